@@ -1,0 +1,16 @@
+"""Names the application for Ray Serve: `serve run serve_app:app`, or `serve run serve_app:build bundle=PATH`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whale_ray.serving.app import build, build_from_environment
+
+__all__ = ["build"]
+
+
+def __getattr__(name: str) -> Any:
+    # `app` is made when it is asked for, so that `build` needs no WHALE_RAY_BUNDLE.
+    if name == "app":
+        return build_from_environment()
+    raise AttributeError(f"serve_app has `app` and `build`, but no {name!r}")

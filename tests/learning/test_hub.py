@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from whale_ray.errors import EncoderError
+from whale_ray.learning.encoders import build_encoder, rebuild_encoder
+
+import whale_ray.torchvision_ops  # noqa: F401  # isort: skip
+import transformers  # isort: skip
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def vit() -> transformers.PreTrainedModel:
+    config = transformers.ViTConfig(**SMALL, intermediate_size=64, image_size=32, patch_size=8)
+    return transformers.ViTForImageClassification(config)
+
+
+def dinov2() -> transformers.PreTrainedModel:
+    return transformers.Dinov2Model(transformers.Dinov2Config(**SMALL, mlp_ratio=2, image_size=56, patch_size=14))
+
+
+def swin() -> transformers.PreTrainedModel:
+    sizes = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "image_size": 32, "window_size": 4}
+    return transformers.SwinModel(transformers.SwinConfig(**sizes, patch_size=4))
+
+
+def convnext() -> transformers.PreTrainedModel:
+    return transformers.ConvNextModel(transformers.ConvNextConfig(hidden_sizes=[8, 8, 16, 32], depths=[1, 1, 1, 1]))
+
+
+MODELS = {"vit": vit, "dinov2": dinov2, "swin": swin, "convnext": convnext}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("hub")
+    for name, make in MODELS.items():
+        torch.manual_seed(0)
+        make().eval().save_pretrained(root / name)
+    return root
+
+
+def pictures(*size: int) -> torch.Tensor:
+    return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def baseline(folder: Path, name: str, **options: object) -> object:
+    options = {"image_size": (64, 64), "embedding_size": None, "neck": "none", **options}
+    return build_encoder(f"hf:{folder / name}", **options).eval()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 64), (60, 36)])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_model_encodes_pictures_of_any_shape_and_is_rebuilt(
+    folder: Path, name: str, size: tuple[int, int]
+) -> None:
+    encoder = build_encoder(f"hf:{folder / name}", embedding_size=8, image_size=size).eval()
+    again = rebuild_encoder(json.loads(json.dumps(encoder.recipe))).eval()
+    again.load_state_dict(encoder.state_dict())
+    assert encoder(pictures(*size)).shape == (2, 8)
+    assert torch.equal(encoder(pictures(*size)), again(pictures(*size)))
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2"])
+def test_the_class_token_is_what_the_model_itself_gives(folder: Path, name: str) -> None:
+    encoder = baseline(folder, name)
+    model = transformers.AutoModel.from_pretrained(folder / name).eval()
+    options = {"interpolate_pos_encoding": True} if name == "vit" else {}
+    inputs = (pictures(64, 64) - encoder.mean) / encoder.std
+    expected = model(pixel_values=inputs, **options).last_hidden_state[:, 0]
+    torch.testing.assert_close(encoder(pictures(64, 64)), expected)
+    assert encoder.recipe["pool"] == "cls"
+
+
+def test_avg_leaves_the_class_token_out(folder: Path) -> None:
+    encoder = baseline(folder, "vit", pool="avg")
+    tokens = encoder.trunk((pictures(64, 64) - encoder.mean) / encoder.std)
+    assert tokens.shape == (2, 1 + 8 * 8, 32)
+    torch.testing.assert_close(encoder(pictures(64, 64)), tokens[:, 1:].mean(1))
+
+
+@pytest.mark.parametrize("name", ["swin", "convnext"])
+def test_a_model_without_class_token_gives_its_own_pooled_output(folder: Path, name: str) -> None:
+    encoder = baseline(folder, name, image_size=(32, 32))
+    model = transformers.AutoModel.from_pretrained(folder / name).eval()
+    inputs = (pictures(32, 32) - encoder.mean) / encoder.std
+    torch.testing.assert_close(encoder(pictures(32, 32)), model(pixel_values=inputs).pooler_output)
+    with pytest.raises(EncoderError, match="has no class token"):
+        baseline(folder, name, pool="cls")
+
+
+def test_pictures_are_normalised_as_the_models_own_preprocessor_says(folder: Path, tmp_path: Path) -> None:
+    vit().save_pretrained(tmp_path)
+    written = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
+    encoder = build_encoder(f"hf:{tmp_path}", embedding_size=8, image_size=(32, 32))
+    assert encoder.recipe["mean"] == pytest.approx([0.1, 0.2, 0.3])
+    assert encoder.recipe["std"] == pytest.approx([0.5, 0.6, 0.7])
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    raw = torch.randint(0, 256, (3, 224, 224), dtype=torch.uint8)
+    expected = processor(raw, return_tensors="pt").pixel_values
+    torch.testing.assert_close((raw[None] / 255 - encoder.mean) / encoder.std, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_without_preprocessor_is_given_imagenets_and_the_recipe_says_so(folder: Path) -> None:
+    recipe = baseline(folder, "vit").recipe
+    assert recipe["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert recipe["preprocessing"].startswith("ImageNet")
+
+
+def test_random_weights_take_the_config_alone(folder: Path) -> None:
+    pretrained, random = baseline(folder, "vit"), baseline(folder, "vit", weights="random")
+    assert pretrained.recipe["config"] == random.recipe["config"]
+    assert not torch.equal(pretrained(pictures(64, 64)), random(pictures(64, 64)))
+
+
+def test_weights_from_a_file_must_fit_the_config(folder: Path, tmp_path: Path) -> None:
+    model = transformers.AutoModel.from_pretrained(folder / "dinov2")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    encoder = baseline(folder, "dinov2", weights=str(tmp_path / "w.pth"))
+    assert torch.equal(encoder(pictures(64, 64)), baseline(folder, "dinov2")(pictures(64, 64)))
+    with pytest.raises(EncoderError, match=r"do not fit hf:.*missing.*not known"):
+        baseline(folder, "vit", weights=str(tmp_path / "w.pth"))
+
+
+def test_a_folder_whose_weights_lack_tensors_is_refused(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "dinov2" / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if "layer.1." not in k}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "dinov2" / "config.json").read_text())
+    with pytest.raises(EncoderError, match=r"lack .* tensors of its own config"):
+        build_encoder(f"hf:{tmp_path}", embedding_size=8, image_size=(56, 56))
+
+
+def test_a_model_of_words_is_refused(tmp_path: Path) -> None:
+    config = transformers.BertConfig(**SMALL, intermediate_size=64, vocab_size=50)
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(EncoderError, match="must take pictures, but BertModel does not"):
+        build_encoder(f"hf:{tmp_path}", embedding_size=8)
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    settings = {"model_type": "foreign", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(EncoderError, match="cannot be loaded"):
+        build_encoder(f"hf:{tmp_path}", embedding_size=8)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_that_is_not_there_and_one_that_is_empty_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="there is no such folder"):
+        build_encoder(f"hf:{tmp_path / 'nowhere'}", embedding_size=8)
+    with pytest.raises(EncoderError, match="cannot be loaded"):
+        build_encoder(f"hf:{tmp_path}", embedding_size=8)
+
+
+def test_a_hub_that_cannot_be_reached_is_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(EncoderError, match=r"cannot be reached.*hf download nobody/nothing --local-dir DIR"):
+        build_encoder("hf:nobody/nothing", embedding_size=8)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import LIMITS, plain_server, web_service
+from fastapi import FastAPI
+from pictures import draw, encode
+from test_identify_call import JPEG, check_problem
+
+from whale_ray.serving.guard import Guard, answer_refusals_as_problems
+from whale_ray.serving.uploads import Limits
+
+
+def test_a_fault_of_ours_is_a_503_problem_without_a_trace(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    answer_refusals_as_problems(app)
+    app.add_middleware(Guard, digest=None)
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("the secret of the house")
+
+    async def call() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://house") as client:
+            return await client.get("/broken")
+
+    with caplog.at_level(logging.ERROR):
+        answer = asyncio.run(call())
+    check_problem(answer, 503, "Try again")
+    assert "secret" not in answer.text
+    assert answer.headers["retry-after"] == "5"
+    assert "the secret of the house" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def narrow(bundle: Path) -> Iterator[httpx.Client]:
+    """A service that answers one call at a time and waits half a second for a body."""
+    limits = Limits(LIMITS.image_bytes, LIMITS.image_pixels, LIMITS.call_bytes, LIMITS.images, seconds=0.5)
+    service = web_service(bundle, limits=limits, most_calls=1)
+    with plain_server(service) as address, httpx.Client(base_url=address) as caller:
+        yield caller
+
+
+def stalled(client: httpx.Client, go_on: threading.Event, begun: threading.Event) -> httpx.Response:
+    def body() -> Iterator[bytes]:
+        yield b"x"
+        begun.set()
+        go_on.wait(10)
+
+    return client.post("/v1/identify", content=body(), headers=JPEG)
+
+
+def test_a_body_that_does_not_arrive_is_a_408_problem(narrow: httpx.Client) -> None:
+    check_problem(stalled(narrow, go_on := threading.Event(), threading.Event()), 408, "0.5 s")
+    go_on.set()
+
+
+def test_a_call_beyond_the_most_is_a_503_problem_that_says_when_to_come_again(narrow: httpx.Client) -> None:
+    go_on, begun = threading.Event(), threading.Event()
+    holder = threading.Thread(target=stalled, args=(narrow, go_on, begun))
+    holder.start()
+    begun.wait(10)
+    answers = [narrow.post("/v1/identify", content=b"x", headers=JPEG) for _ in range(3)]
+    go_on.set()
+    holder.join()
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    check_problem(refused[0], 503, "Try again")
+    assert refused[0].headers["retry-after"] == "1"
+    assert narrow.get("/healthz").status_code == 200
+    assert narrow.post("/v1/identify", content=encode(draw(0, 0), "PNG"), headers=JPEG).status_code == 200

@@ -1,0 +1,91 @@
+"""The house keeps its floors: who may import whom, and where Ray, torch and faiss are allowed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "whale_ray"
+
+# Top to bottom. A file imports only what stands before it.
+PLAN = """
+errors torchvision_ops durable
+data.catalog data.fluke data.synthetic data.pixels data.audit data.split data.batches
+learning.layers learning.trunks learning.weights learning.hub learning.classifiers learning.encoders
+learning.losses learning.precision learning.optimiser learning.training
+retrieval.embedding retrieval.neighbours retrieval.gallery retrieval.ranking retrieval.metrics retrieval.evaluation
+bundle identify
+sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
+sweep.dataset sweep.plan sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard sweep.trial sweep.ledger
+sweep.report sweep.winner sweep.runfolder sweep.cluster sweep.progress sweep.run sweep.command sweep.__main__
+serving.contract serving.page serving.app
+submission cli
+"""
+HOUSE = PLAN.split()
+
+# Where a library may be imported, by module prefix; elsewhere it must not be.
+ALLOWED = {
+    "ray.tune": {"sweep.trial", "sweep.run"},
+    "ray.serve": {"serving.app"},
+    "ray": {"sweep.cluster", "sweep.trial", "sweep.run", "serving.app"},
+    "faiss": {"retrieval.neighbours"},
+    "wandb": {"sweep.tracking"},
+    "optuna": {"sweep.space"},
+}
+
+
+def modules() -> dict[str, Path]:
+    paths = (path for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_file_has_its_place_in_the_house() -> None:
+    assert set(modules()) == set(HOUSE)
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_a_file_imports_only_what_stands_above_it(module: str) -> None:
+    place = HOUSE.index(module)
+    own = {name.removeprefix("whale_ray.") for name in imports(modules()[module]) if name.startswith("whale_ray.")}
+    below = {name for name in own if name in HOUSE and HOUSE.index(name) >= place}
+    assert not below, f"{module} imports {sorted(below)}, which stand below it"
+
+
+@pytest.mark.parametrize("library", sorted(ALLOWED))
+def test_a_library_is_imported_only_where_the_table_says(library: str) -> None:
+    users = {
+        module
+        for module, path in modules().items()
+        if any(name == library or name.startswith(f"{library}.") for name in imports(path))
+    }
+    assert users, f"nobody imports {library}: the table is out of date"
+    assert users <= ALLOWED[library]
+
+
+def test_no_file_is_called_utils() -> None:
+    assert not {"utils", "common", "helpers", "misc"} & {path.stem for path in PACKAGE.rglob("*.py")}
+
+
+def test_importing_the_package_loads_neither_torch_nor_ray_and_is_quick() -> None:
+    code = "import sys, time; t = time.perf_counter(); import whale_ray; print(time.perf_counter() - t); "
+    code += "print(sorted({'torch', 'ray', 'pandas', 'transformers'} & set(sys.modules)))"
+    seconds, loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split("\n")[:2]
+    assert loaded == "[]"
+    assert float(seconds) < 0.3

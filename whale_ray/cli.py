@@ -1,0 +1,148 @@
+"""The command `whale-ray`: every road into the project, each a thin door to the room that does the work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whale_ray.errors import WhaleRayError
+from whale_ray.sweep.command import EXAMPLES, sweep
+
+application = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Finds the best way to recognise individual whales in your photographs, and puts it into service.",
+)
+application.command(epilog=EXAMPLES)(sweep)
+
+
+def _refusing(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with what a person can mend said in one message and exit code 2."""
+
+    @wraps(command)
+    def guarded(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except WhaleRayError as error:
+            typer.echo(f"whale_ray: {error}", err=True)
+            raise typer.Exit(2) from None
+
+    return guarded
+
+
+@application.command(epilog="Example: whale-ray synth synthetic --individuals 60 --images 700")
+@_refusing
+def synth(
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, or is empty.")],
+    individuals: Annotated[int, typer.Option(help="How many named individuals.", min=2)] = 60,
+    images: Annotated[int, typer.Option(help="How many training photographs.", min=4)] = 700,
+    difficulty: Annotated[float, typer.Option(help="0 clear to 1 very hard.", min=0.0, max=1.0)] = 0.5,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same data set.")] = 0,
+) -> None:
+    """Draws a data set of humpback flukes in the Kaggle layout."""
+    from whale_ray.data.synthetic import draw_dataset
+
+    draw_dataset(folder, individuals=individuals, images=images, difficulty=difficulty, seed=seed, progress=True)
+    typer.echo(f"{images} photographs of {individuals} individuals in {folder}")
+
+
+@application.command(epilog="Example: whale-ray audit data")
+@_refusing
+def audit(
+    folder: Annotated[Path, typer.Argument(help="The folder with train.csv and train/.")],
+    group_column: Annotated[str | None, typer.Option(help="Column of encounters or days.")] = None,
+) -> None:
+    """Says what is wrong with a folder of photographs; changes nothing."""
+    from whale_ray.data.audit import audit_photographs
+    from whale_ray.data.catalog import read_catalog
+    from whale_ray.data.pixels import Geometry, prepare_pixels
+    from whale_ray.sweep.dataset import pixel_cache
+
+    catalog = read_catalog(folder, group_column=group_column)
+    pixels = prepare_pixels(catalog, Geometry(64, 64), cache=pixel_cache(), progress=True)
+    for line in audit_photographs(catalog, pixels).lines():
+        typer.echo(line)
+
+
+@application.command()
+def spec() -> None:
+    """Prints the reference of the sweep file: every key, its type, default and meaning."""
+    from whale_ray.sweep.spec import reference_text
+
+    typer.echo(reference_text())
+
+
+@application.command(epilog="Example: whale-ray report runs/quickstart")
+@_refusing
+def report(run: Annotated[Path, typer.Argument(help="A run folder, as runs/quickstart.")]) -> None:
+    """Writes a run folder's report.html anew and prints its path."""
+    from whale_ray.sweep.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@application.command(epilog="Example: whale-ray submit runs/vit_proxy/best data/test submission.csv")
+@_refusing
+def submit(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, as runs/quickstart/best.")],
+    images: Annotated[Path, typer.Argument(help="The folder of test photographs.")],
+    out: Annotated[Path, typer.Argument(help="The CSV file to write.")],
+) -> None:
+    """Writes a Kaggle submission: five distinct labels for every test photograph."""
+    from whale_ray.identify import Bundle
+    from whale_ray.submission import kaggle_command, write_submission
+
+    unreadable = write_submission(Bundle.load(bundle), images, out, progress=True)
+    for name, reason in unreadable.items():
+        typer.echo(f"{name} cannot be decoded and gets the most frequent labels: {reason}", err=True)
+    typer.echo(f"{out} is written. Send it with:\n{kaggle_command(out)}")
+
+
+@application.command(epilog="Example: whale-ray identify runs/quickstart/best fluke.jpg")
+@_refusing
+def identify(
+    target: Annotated[str, typer.Argument(help="A bundle, or the URL of a service.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    top: Annotated[int, typer.Option(help="How many individuals.", min=1, max=50)] = 5,
+) -> None:
+    """Prints the individuals that each photograph may show, as JSON lines."""
+    for image, answer in zip(images, _answers(target, images, top), strict=True):
+        typer.echo(json.dumps({"filename": str(image), **answer}))
+
+
+def _answers(target: str, images: list[Path], top: int) -> list[dict[str, Any]]:
+    import dataclasses
+
+    if target.startswith(("http://", "https://")):
+        from whale_ray.serving.client import ask_service
+
+        return ask_service(target, images, top=top)
+    from whale_ray.identify import Bundle
+
+    return [dataclasses.asdict(answer) for answer in Bundle.load(target).identify(images, top=top)]
+
+
+@application.command(epilog="Example: whale-ray serve runs/quickstart/best")
+@_refusing
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, as runs/quickstart/best.")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve other hosts without a key.")] = False,
+) -> None:
+    """Serves a bundle over HTTP until Ctrl-C."""
+    from whale_ray.serving.app import serve_bundle
+
+    serve_bundle(bundle, host=host, port=port, insecure=insecure)
+
+
+def main() -> None:
+    """The entry of `whale-ray`."""
+    application()

@@ -1,0 +1,1 @@
+"""Photographs and their labels: read, drawn, decoded, audited, split, batched."""

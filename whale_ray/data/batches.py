@@ -1,0 +1,189 @@
+"""Batches to train on: which photographs come together, and how each is varied, all on the training device.
+
+Knows rows of pixels and integer labels; knows no loss and no encoder: pictures are floats from 0 to 1, normalised
+by the encoder itself. All randomness of an epoch comes from (seed, number of the epoch), so that a training which
+goes on later sees the same batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whale_ray.data.pixels import Geometry, centre_crop
+
+UNKNOWN = -1
+# What strength 1 of each augmentation means.
+ROTATION_DEGREES, SCALE, SHEAR_DEGREES = 25.0, 0.25, 10.0
+BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.5, 0.6
+ERASED_SHARE = 0.3
+_GREY = (0.299, 0.587, 0.114)
+
+
+class Batches:
+    """The batches of a training set.
+
+    array: uint8 (N, H', W', 3). rows: which of them train. labels: int64, one a row, 0 to C - 1, or -1 for an unknown
+    individual. images_per_individual: K of PxK sampling; None for plain shuffling.
+    flip: `none`; `augment` mirrors half of the pictures; `new_individual` gives the mirrored ones labels of their own,
+    C to 2 C - 1. affine, colour, blur, erasing: strengths from 0 (off) to 1.
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray,
+        geometry: Geometry,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        *,
+        batch_size: int,
+        images_per_individual: int | None,
+        flip: str = "none",
+        affine: float = 0.0,
+        colour: float = 0.0,
+        blur: float = 0.0,
+        erasing: float = 0.0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._array, self._geometry, self._device = array, geometry, torch.device(device)
+        self._rows, self._labels = rows, labels
+        self._individuals = int(labels.max()) + 1
+        self._batch_size, self._per_individual, self._seed = batch_size, images_per_individual, seed
+        self._flip = flip
+        self._strengths = {"affine": affine, "colour": colour, "blur": blur, "erasing": erasing}
+        self.num_classes = self._individuals * (2 if flip == "new_individual" else 1)
+        self.steps = math.ceil(len(rows) / batch_size)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures, float32 (B, 3, H, W) from 0 to 1, and labels, int64 (B,); `steps` times."""
+        numbers = np.random.default_rng([self._seed, number])
+        generator = torch.Generator(self._device).manual_seed(int(numbers.integers(2**62)))
+        order = self._shuffled(numbers) if self._per_individual is None else self._grouped(numbers)
+        for places in order:
+            yield self._varied(places, generator)
+
+    def _shuffled(self, numbers: np.random.Generator) -> list[np.ndarray]:
+        order = numbers.permutation(len(self._rows))
+        return np.array_split(order, self.steps)  # even sizes: a last batch of one picture has no variance to normalise
+
+    def _grouped(self, numbers: np.random.Generator) -> list[np.ndarray]:
+        """P individuals x K images a batch; unknown individuals take their share of each batch.
+
+        An individual with fewer than K images repeats some; one with more comes in several groups of K. About as many
+        images are seen as there are: which groups have to wait for another epoch is drawn.
+        """
+        assert self._per_individual is not None
+        known = np.flatnonzero(self._labels != UNKNOWN)
+        unknown = numbers.permutation(np.flatnonzero(self._labels == UNKNOWN))
+        unknown_each = round(self._batch_size * len(unknown) / len(self._rows))
+        individuals = max(1, (self._batch_size - unknown_each) // self._per_individual)
+        groups = numbers.permutation(self._groups(known, numbers))
+        drawn = np.resize(np.arange(len(groups)), self.steps * individuals).reshape(self.steps, individuals)
+        others = np.resize(unknown, (self.steps, unknown_each))
+        return [
+            np.concatenate([groups[mine].ravel(), theirs]).astype(int)
+            for mine, theirs in zip(drawn, others, strict=True)
+        ]
+
+    def _groups(self, known: np.ndarray, numbers: np.random.Generator) -> np.ndarray:
+        """Groups of K places with one label each: (G, K)."""
+        order = known[np.argsort(numbers.permutation(len(known)), kind="stable")]
+        order = order[np.argsort(self._labels[order], kind="stable")]
+        size = self._per_individual or 1
+        groups = []
+        for places in np.split(order, np.flatnonzero(np.diff(self._labels[order])) + 1):
+            groups.append(np.resize(places, (math.ceil(len(places) / size), size)))
+        return np.concatenate(groups)
+
+    def _varied(self, places: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        moved = self._strengths["affine"] > 0
+        array = self._array[self._rows[places]]
+        pictures = torch.from_numpy(np.ascontiguousarray(array if moved else centre_crop(array, self._geometry)))
+        pictures = pictures.to(self._device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
+        labels = torch.from_numpy(self._labels[places]).to(self._device)
+        draw = _Draw(len(pictures), generator)
+        if moved:
+            pictures = _affine(pictures, self._geometry, self._strengths["affine"], draw)
+        if self._flip != "none":
+            pictures, labels = self._flipped(pictures, labels, draw)
+        for name, vary in (("colour", _colour), ("blur", _blur), ("erasing", _erase)):
+            if self._strengths[name] > 0:
+                pictures = vary(pictures, self._strengths[name], draw)
+        return pictures.contiguous(), labels
+
+    def _flipped(self, pictures: Tensor, labels: Tensor, draw: _Draw) -> tuple[Tensor, Tensor]:
+        mirrored = draw.uniform() < 0.5
+        pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
+        if self._flip == "new_individual":
+            labels = torch.where(mirrored & (labels != UNKNOWN), labels + self._individuals, labels)
+        return pictures, labels
+
+
+class _Draw:
+    """Random numbers for a batch of B pictures."""
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        self._count, self._generator = count, generator
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """B numbers from low to high."""
+        numbers = torch.rand(self._count, generator=self._generator, device=self._generator.device)
+        return low + (high - low) * numbers
+
+
+def _affine(pictures: Tensor, geometry: Geometry, strength: float, draw: _Draw) -> Tensor:
+    """Rotates, scales, shears and shifts each picture; what moves in comes from the border."""
+    angle = torch.deg2rad(draw.uniform(-1, 1) * ROTATION_DEGREES * strength)
+    shear = torch.tan(torch.deg2rad(draw.uniform(-1, 1) * SHEAR_DEGREES * strength))
+    scale = torch.exp(draw.uniform(-1, 1) * math.log1p(SCALE * strength))
+    height, width = geometry.height, geometry.width
+    stored_height, stored_width = geometry.stored
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    shift = geometry.margin * strength
+    rows = [
+        [cosine * width / stored_width, (shear * cosine - sine) * height / stored_width, draw.uniform(-shift, shift)],
+        [sine * width / stored_height, (shear * sine + cosine) * height / stored_height, draw.uniform(-shift, shift)],
+    ]
+    theta = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+    grid = F.affine_grid(theta, [len(pictures), 3, height, width], align_corners=False)
+    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _colour(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
+    """Changes brightness, contrast and saturation of each picture."""
+    factors = [
+        torch.exp(draw.uniform(-1, 1) * math.log1p(most * strength))[:, None, None, None]
+        for most in (BRIGHTNESS, CONTRAST, SATURATION)
+    ]
+    grey = (pictures * pictures.new_tensor(_GREY)[:, None, None]).sum(dim=1, keepdim=True)
+    coloured = torch.lerp(grey, pictures, factors[2])
+    mean = grey.mean(dim=(2, 3), keepdim=True)
+    return (torch.lerp(mean, coloured, factors[1]) * factors[0]).clamp_(0.0, 1.0)
+
+
+def _blur(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
+    """Mixes each picture with its 5 x 5 mean, half of them not at all."""
+    weight = (draw.uniform(-1, 1) * strength).clamp_(min=0.0)[:, None, None, None]
+    blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    return torch.lerp(pictures, blurred, weight)
+
+
+def _erase(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
+    """Greys a rectangle of each picture, half of them not at all (random erasing, Zhong et al. 2020)."""
+    height, width = pictures.shape[2:]
+    area = draw.uniform(-1, 1).clamp_(min=0.0) * ERASED_SHARE * strength
+    aspect = torch.exp(draw.uniform(-1, 1))
+    tall, wide = torch.sqrt(area * aspect), torch.sqrt(area / aspect)
+    top, left = draw.uniform() * (1 - tall), draw.uniform() * (1 - wide)
+    y = (torch.arange(height, device=pictures.device) + 0.5) / height
+    x = (torch.arange(width, device=pictures.device) + 0.5) / width
+    inside_y = (y >= top[:, None]) & (y < (top + tall)[:, None])
+    inside_x = (x >= left[:, None]) & (x < (left + wide)[:, None])
+    inside = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]
+    return torch.where(inside, pictures.new_tensor(0.5), pictures)

@@ -1,0 +1,174 @@
+"""The catalog: which photographs there are, whom each shows, where it lies. Reads the table, opens no picture.
+
+Every fault of the table is found before anything starts, and said in one message.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from whale_ray.errors import DataError
+
+BOX = ("x0", "y0", "x1", "y1")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The photographs of a data set.
+
+    table: a row a photograph: image (file name below `folder`), individual, group ("" where none is known) and,
+    where boxes are given, x0, y0, x1, y1 in pixels of the picture (NaN: the whole picture).
+    """
+
+    table: pd.DataFrame
+    folder: Path
+    unknown_label: str
+
+    def path(self, image: str) -> Path:
+        """Where the photograph lies."""
+        return self.folder / image
+
+
+def read_catalog(
+    root: Path,
+    *,
+    table: str = "train.csv",
+    image_folder: str = "train",
+    image_column: str = "Image",
+    label_column: str = "Id",
+    group_column: str | None = None,
+    boxes: Path | None = None,
+    unknown_label: str = "new_whale",
+    check_files: bool = True,
+) -> Catalog:
+    """The catalog that `root`/`table` describes, photographs in `root`/`image_folder`.
+
+    check_files: whether the folder of photographs must be there; without it the table alone is read.
+    Raises: DataError with everything that is wrong.
+    """
+    path, folder = root / table, root / image_folder
+    _require_layout(root, path, folder if check_files else root)
+    columns = {"image": image_column, "individual": label_column}
+    if group_column is not None:
+        columns["group"] = group_column
+    rows = _read_table(path, columns)
+    if group_column is None:
+        rows["group"] = ""
+    faults = _faults(rows, unknown_label)
+    if boxes is not None:
+        rows, found = _with_boxes(rows, boxes)
+        faults += found
+    if check_files:
+        faults += _outside(rows["image"], folder)
+    if faults:
+        raise DataError(
+            "\n".join([f"{path} cannot be used, nothing was started:", *(f"  {fault}" for fault in faults)])
+        )
+    return Catalog(rows, folder, unknown_label)
+
+
+def _require_layout(root: Path, table: Path, folder: Path) -> None:
+    missing = [path for path, there in ((table, table.is_file()), (folder, folder.is_dir())) if not there]
+    if missing:
+        raise DataError(
+            f"the photographs must lie in {root}, but {' and '.join(map(str, missing))} "
+            f"{'is' if len(missing) == 1 else 'are'} not there.\n"
+            f"  How it must lie: {table} with the columns Image,Id and the pictures in {root}/train/; another place is "
+            "named with --data DIR.\n"
+            "  Where to get it: https://www.kaggle.com/competitions/humpback-whale-identification/data "
+            "(or your own photographs in that form).\n"
+            "  Meanwhile: `make sweep` draws synthetic flukes and runs a sweep on them; "
+            "`whale-ray synth synthetic` only draws them, for --data synthetic."
+        )
+
+
+def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        raise DataError(f"{path} must be a CSV table in UTF-8, but: {error}. Save it as CSV") from None
+    absent = [wanted for wanted in columns.values() if wanted not in table]
+    if absent:
+        found = ", ".join(map(str, table.columns))
+        hints = "".join(_did_you_mean(name, table.columns) for name in absent)
+        raise DataError(
+            f"{path} must have the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}, but has {found}.{hints} "
+            "Name them with data.image_column, data.label_column, data.group_column"
+        )
+    return pd.DataFrame({name: table[column].str.strip() for name, column in columns.items()})
+
+
+def _did_you_mean(word: str, names: Iterable[str]) -> str:
+    lower = {str(name).lower(): str(name) for name in names}
+    found = difflib.get_close_matches(word.lower(), lower, n=1)
+    return f" Did you mean {lower[found[0]]} for {word}?" if found else ""
+
+
+def _faults(rows: pd.DataFrame, unknown_label: str) -> list[str]:
+    """What is wrong with the table itself."""
+    image, individual = rows["image"], rows["individual"]
+    faults = [
+        *_listed(rows.index[image == ""] + 2, "a row must name its photograph, but {} {} does not", "line"),
+        *_listed(rows.index[individual == ""] + 2, "a row must name its individual, but {} {} does not", "line"),
+        *_listed(
+            image[image.duplicated() & (image != "")], "a photograph has one row, but {} {} has more", "photograph"
+        ),
+        *_listed(
+            image[image.map(_leaves_folder)],
+            "a photograph lies inside the folder, but the path of {} {} leaves it",
+            "photograph",
+        ),
+    ]
+    counts = individual[individual != unknown_label].value_counts()
+    if not faults and (counts.empty or counts.iloc[0] < 2):
+        faults.append(
+            "at least one individual must have two photographs, one to know it by and one to find, but none has. "
+            "Add photographs, or look whether the label column is the right one"
+        )
+    return faults
+
+
+def _listed(values: Iterable[object], message: str, noun: str) -> list[str]:
+    shown = [str(value) for value in values]
+    if not shown:
+        return []
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return [message.format(noun + ("s" if len(shown) > 1 else ""), ", ".join(shown[:_SHOWN]) + more)]
+
+
+def _leaves_folder(image: str) -> bool:
+    path = PurePosixPath(image.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or ":" in path.parts[0] if path.parts else False
+
+
+def _outside(images: pd.Series, folder: Path) -> list[str]:
+    """Photographs that are links to a place outside of the folder."""
+    real = folder.resolve()
+    inside: Callable[[Path], bool] = lambda path: path.resolve().is_relative_to(real)  # noqa: E731
+    links = [image for image in images if not _leaves_folder(image) and not inside(folder / image)]
+    return _listed(links, "a photograph lies inside the folder, but {} {} links out of it", "photograph")
+
+
+def _with_boxes(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows with their boxes, and what is wrong with those."""
+    table = _read_table(path, {"image": "Image", **{side: side for side in BOX}})
+    table = table[table["image"].isin(rows["image"])]
+    sides = table[list(BOX)].apply(pd.to_numeric, errors="coerce")
+    boxes = sides.assign(image=table["image"])
+    wrong = sides.isna().any(axis=1) | (sides["x0"] >= sides["x1"]) | (sides["y0"] >= sides["y1"])
+    faults = _listed(
+        boxes.loc[wrong, "image"],
+        "`x0 < x1` and `y0 < y1` must hold for every box, but they do not for {} {} in " + str(path),
+        "photograph",
+    )
+    twice = boxes.loc[boxes["image"].duplicated(), "image"]
+    faults += _listed(twice, "a photograph has one box, but {} {} has more in " + str(path), "photograph")
+    if boxes.empty:
+        faults.append(f"{path} must name photographs of the table, but none of its rows does")
+    return rows.merge(boxes.drop_duplicates("image"), on="image", how="left", sort=False), faults

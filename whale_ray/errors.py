@@ -1,0 +1,96 @@
+"""Every error a person can meet, in one tree; what is not in it is a bug of ours.
+
+    WhaleRayError
+    ├── InputError                 what was given cannot be used; nothing was started (exit 2)
+    │   ├── SettingsError          the sweep file, an option: every fault at once
+    │   ├── DataError              the table, the folder, the photographs
+    │   ├── EncoderError           an encoder or weights that do not exist or do not fit
+    │   └── BundleError            a bundle that is damaged, foreign or differs from its golden images
+    ├── ImageError                 one photograph; carries the HTTP status of its refusal
+    │   ├── ImageTypeError         not an image type that is accepted      (415)
+    │   ├── ImageTooLargeError     too many bytes or pixels                (413)
+    │   └── ImageDecodeError       of a known type, but damaged or empty   (422)
+    └── TrainingError              a loss that is not finite; the trial fails, the sweep goes on
+
+Messages follow one form: the rule, what came instead, the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class WhaleRayError(Exception):
+    """Root of every error that whale_ray raises on purpose."""
+
+
+class InputError(WhaleRayError):
+    """What was given cannot be used; nothing was started."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in a settings file: what, and where (`line` counts from 1; None where there is no line)."""
+
+    message: str
+    line: int | None = None
+
+
+class SettingsError(InputError):
+    """All faults of one settings file, in one message, each with its line."""
+
+    def __init__(self, source: str, faults: Iterable[Fault]) -> None:
+        self.source = source
+        self.faults = tuple(faults)
+        super().__init__(str(self))
+
+    def __reduce__(self) -> tuple[type[SettingsError], tuple[str, tuple[Fault, ...]]]:
+        return SettingsError, (self.source, self.faults)
+
+    def __str__(self) -> str:
+        count = f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''}"
+        rows = (
+            f"  line {fault.line}: {fault.message}" if fault.line else f"  {fault.message}" for fault in self.faults
+        )
+        return "\n".join([f"{self.source}: {count}, nothing was started", *rows])
+
+
+class DataError(InputError):
+    """The table, the folder or the photographs cannot be used as asked."""
+
+
+class EncoderError(InputError):
+    """An encoder or weights that do not exist, cannot be fetched, or do not fit."""
+
+
+class BundleError(InputError):
+    """A bundle that is damaged, foreign, or differs from its golden images."""
+
+
+class ImageError(WhaleRayError):
+    """One photograph cannot be used."""
+
+    status = 400
+
+
+class ImageTypeError(ImageError):
+    """Not an image type that is accepted."""
+
+    status = 415
+
+
+class ImageTooLargeError(ImageError):
+    """More bytes or pixels than are accepted."""
+
+    status = 413
+
+
+class ImageDecodeError(ImageError):
+    """Of a known type, but damaged, truncated or empty."""
+
+    status = 422
+
+
+class TrainingError(WhaleRayError):
+    """Training cannot go on, as when the loss is not finite."""

@@ -1,0 +1,180 @@
+"""Encoders: from a picture to one vector; the table of families, and how an encoder is built and built again.
+
+Knows trunks, pooling and necks; knows nothing of losses, training, galleries or the sweep file.
+Reading the table imports neither torchvision nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whale_ray.errors import EncoderError
+from whale_ray.learning.classifiers import torchvision_names, torchvision_trunk
+from whale_ray.learning.layers import NECKS, POOLS
+from whale_ray.learning.trunks import Trunk, tiny_trunk
+
+
+def _hub_trunk(name: str, **options: Any) -> Trunk:
+    from whale_ray.learning.hub import hub_trunk
+
+    return hub_trunk(name, **options)
+
+
+ENCODERS: dict[str, Callable[..., Trunk]] = {
+    "tiny": tiny_trunk,
+    "torchvision": torchvision_trunk,
+    "hf": _hub_trunk,
+}
+"""Family → builder of its trunks. Names: `tiny`, `torchvision:<model>`, `hf:<hub id or folder>`."""
+
+
+class Head(nn.Module):
+    """What follows the trunk: a pooling, and a neck from its features to the embedding."""
+
+    def __init__(self, pool: nn.Module, neck: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+        self.neck = neck
+
+
+class Encoder(nn.Module):
+    """A picture's embedding: float (B, 3, H, W), RGB from 0 to 1 → (B, embedding_size), not of unit length.
+
+    `recipe` is JSON-able and holds all that `rebuild_encoder` needs; the weights are the `state_dict`.
+    With `freeze="trunk"` the trunk takes no gradient and stays in evaluation mode, batch statistics included.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, trunk: Trunk, head: Head, *, embedding_size: int, recipe: dict[str, Any]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+        self.embedding_size = embedding_size
+        self.recipe = recipe
+        self.register_buffer("mean", torch.tensor(recipe["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(recipe["std"]).view(1, 3, 1, 1), persistent=False)
+        if recipe["freeze"] == "trunk":
+            self.trunk.requires_grad_(False)
+        self.train()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings of a batch of pictures."""
+        features = self.trunk((images - self.mean) / self.std)
+        pooled = self.head.pool(features, self.trunk.prefix)
+        embeddings: Tensor = self.head.neck(self.trunk.norm(pooled))
+        return embeddings
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Set training mode; a frozen trunk stays in evaluation mode."""
+        super().train(mode)
+        if self.recipe["freeze"] == "trunk":
+            self.trunk.eval()
+        return self
+
+
+def build_encoder(
+    name: str,
+    *,
+    embedding_size: int | None,
+    pool: str = "auto",
+    neck: str = "linear",
+    weights: str = "pretrained",
+    freeze: str = "none",
+    image_size: tuple[int, int] = (224, 224),
+) -> Encoder:
+    """Return an encoder; what is random in it is drawn from torch's default generator.
+
+    Args:
+        name: `tiny`, `torchvision:<model>`, `hf:<hub id>` or `hf:<folder>`.
+        embedding_size: D; None is the trunk's own number of features.
+        pool: `avg`, `gem`, `cls` or `auto`: the class token where there is one, else the average.
+        neck: `linear`, `bnneck`, or `none`: the pooled features as they come.
+        weights: `pretrained`, `random` or a file (.safetensors, or .pth of tensors only).
+        freeze: `none` or `trunk`.
+        image_size: height and width in pixels.
+
+    Raises:
+        EncoderError: an unknown name or option, weights that cannot be had or do not fit, pictures too small.
+    """
+    _check_choice("pool", pool, ("auto", *POOLS))
+    _check_choice("neck", neck, ("none", *NECKS))
+    _check_choice("freeze", freeze, ("none", "trunk"))
+    family, model = _split_name(name)
+    height, width = image_size
+    trunk = ENCODERS[family](model, weights=weights, image_size=(height, width))
+    options = {"pool": pool, "neck": neck, "freeze": freeze, "image_size": [height, width]}
+    statistics = {"mean": list(trunk.mean), "std": list(trunk.std)}
+    return _assemble(trunk, {"name": name, "embedding_size": embedding_size, **options, **statistics, **trunk.origin})
+
+
+def rebuild_encoder(recipe: dict[str, Any]) -> Encoder:
+    """Return an encoder of the same architecture with random weights; needs no network and no other file.
+
+    Raises:
+        EncoderError: the recipe names what this version cannot build.
+    """
+    family, model = _split_name(recipe["name"])
+    height, width = recipe["image_size"]
+    known = {"config": recipe["config"]} if "config" in recipe else {}
+    trunk = ENCODERS[family](model, weights="random", image_size=(height, width), **known)
+    return _assemble(trunk, dict(recipe))
+
+
+def check_encoder_name(name: str) -> None:
+    """Return nothing if the name can be an encoder's; hub ids and folders are looked up only when built.
+
+    Raises:
+        EncoderError: an unknown family or torchvision model, with the nearest names.
+    """
+    family, model = _split_name(name)
+    if family == "torchvision" and model not in (names := torchvision_names()):
+        raise EncoderError(f"torchvision has no classification model {model!r}{_nearest(model, names)}")
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    family, colon, model = name.partition(":")
+    if family in ENCODERS and (family == "tiny") != bool(colon and model):
+        return family, model
+    names = ["tiny", *(f"torchvision:{known}" for known in torchvision_names())]
+    near = _nearest(name, names) or _nearest(f"torchvision:{name}", names) or _nearest(f"torchvision:{model}", names)
+    raise EncoderError(f"an encoder is tiny, torchvision:<model> or hf:<hub id or folder>, but got {name!r}{near}")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = get_close_matches(name, names, n=3, cutoff=0.75)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise EncoderError(f"model.{key} must be one of {', '.join(choices)}, but got {value!r}")
+
+
+def _assemble(trunk: Trunk, recipe: dict[str, Any]) -> Encoder:
+    trunk.measure(tuple(recipe["image_size"]), name=recipe["name"])
+    if recipe["pool"] == "auto":
+        recipe["pool"] = "cls" if trunk.class_token else "avg"
+    if recipe["pool"] == "cls" and not trunk.class_token:
+        raise EncoderError(f"{recipe['name']} has no class token for `pool: cls`. Set model.pool to avg or gem.")
+    size = recipe["embedding_size"] or trunk.features
+    neck = _build_neck(recipe["neck"], trunk.features, size, name=recipe["name"])
+    head = Head(POOLS[recipe["pool"]](), neck)
+    return Encoder(trunk, head, embedding_size=size, recipe=recipe | {"embedding_size": size})
+
+
+def _build_neck(kind: str, features: int, embedding_size: int, *, name: str) -> nn.Module:
+    if kind != "none":
+        return NECKS[kind](features, embedding_size)
+    if embedding_size != features:
+        raise EncoderError(
+            f"`neck: none` gives the {features} features of {name} as they come, but embedding_size is "
+            f"{embedding_size}. Leave embedding_size out, or choose neck linear or bnneck."
+        )
+    return nn.Identity()

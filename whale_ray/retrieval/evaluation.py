@@ -1,0 +1,202 @@
+"""From the embeddings of photographs to every score of every retrieval setting, chosen without flattering itself.
+
+Knows photographs as rows: vectors, names, parts. Knows no encoder, no folder and no Ray. One search serves all
+settings that see the same vectors; votes and thresholds are tried on what that search found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.errors import InputError
+from whale_ray.retrieval.gallery import GalleryIndex, combine_views
+from whale_ray.retrieval.metrics import CUTOFFS, find_ranks, recall_at
+from whale_ray.retrieval.neighbours import find_neighbours
+from whale_ray.retrieval.ranking import VOTES
+from whale_ray.retrieval.resampling import query_clusters, query_folds
+from whale_ray.retrieval.scoring import (
+    Outcome,
+    Pooled,
+    Queries,
+    choose,
+    groups_for_choosing,
+    plain_scores,
+    pool,
+    scores_with_intervals,
+)
+from whale_ray.retrieval.searches import Searches
+from whale_ray.retrieval.setting import RetrievalSetting, distinct_settings
+
+__all__ = [
+    "Evaluation",
+    "RetrievalSetting",
+    "combine_views",
+    "distinct_settings",
+    "evaluate",
+    "score_setting",
+    "study_recall",
+]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every score of a trial.
+
+    table: a row a setting, scored on all queries, not cross-fitted. best, threshold: chosen on all folds, for use;
+    threshold is None where no query is unknown. scores: cross-fitted, with intervals, ceiling, chance and trivial
+    answer; a score that cannot be had is None and `reason` says why. queries: a row a query, as its fold's choice
+    answered it; `cluster` is what a paired interval resamples.
+    """
+
+    table: pd.DataFrame
+    best: RetrievalSetting
+    threshold: float | None
+    scores: dict[str, Any]
+    queries: pd.DataFrame
+
+
+def evaluate(
+    views: Mapping[str, np.ndarray],
+    *,
+    individuals: np.ndarray,
+    parts: np.ndarray,
+    images: np.ndarray,
+    settings: Sequence[RetrievalSetting],
+    unknown_label: str,
+    groups: np.ndarray | None = None,
+    objective: str = "recall@1",
+    held_out_as_new: bool = False,
+    seed: int = 0,
+) -> Evaluation:
+    """Every score of every setting, by cross-fitting over five folds of queries.
+
+    views: `plain` and, where a setting wants it, `flip`: float16 (N, D), a row a photograph. individuals, images,
+    parts (`train` or `val`), groups ("" for none): (N,). The gallery is the named photographs of `train`, the queries
+    are all of `val`. held_out_as_new: named queries without a gallery image play the unknown individual.
+
+    Raises: InputError for an objective that is not computed, a view that is missing, no setting.
+    """
+    if not settings:
+        raise InputError("an evaluation needs at least one retrieval setting, but got none. Give RetrievalSetting()")
+    held = Searches(
+        views,
+        settings,
+        individuals=individuals,
+        parts=parts,
+        unknown_label=unknown_label,
+        held_out_as_new=held_out_as_new,
+    )
+    names = np.asarray(images, dtype=str)[held.rows]
+    asked_groups = None if groups is None else np.asarray(groups, dtype=str)[held.rows]
+    clusters = query_clusters(
+        held.individuals[held.rows], images=names, groups=asked_groups, unknown_label=unknown_label
+    )
+    folds = query_folds(clusters, images=names, groups=asked_groups, seed=seed)
+    outcomes = [held.outcome(setting) for setting in settings]
+    final, *choices = choose(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
+    pooled = pool(outcomes, choices, folds, held.queries)
+    return Evaluation(
+        table=_table(settings, outcomes, held.queries),
+        best=settings[final.place],
+        threshold=final.threshold,
+        scores=scores_with_intervals(pooled, held.queries, clusters, seed=seed),
+        queries=_query_table(held, pooled, settings, np.asarray(images, dtype=str), clusters=clusters, folds=folds),
+    )
+
+
+def score_setting(
+    views: Mapping[str, np.ndarray],
+    *,
+    setting: RetrievalSetting,
+    individuals: np.ndarray,
+    parts: np.ndarray,
+    unknown_label: str,
+    held_out_as_new: bool = False,
+) -> dict[str, float | None]:
+    """recall@K, image_recall@K and map@5 of one setting, for looking on during training: not cross-fitted.
+
+    Arguments as `evaluate`. A score that cannot be had is None.
+    """
+    held = Searches(
+        views,
+        [setting],
+        individuals=individuals,
+        parts=parts,
+        unknown_label=unknown_label,
+        held_out_as_new=held_out_as_new,
+    )
+    scores = plain_scores(held.outcome(setting), held.queries)
+    del scores["threshold"]
+    return scores
+
+
+def study_recall(vectors: np.ndarray, *, individuals: np.ndarray, parts: np.ndarray) -> dict[str, float | None]:
+    """study_recall@K: the share of all validation images with the same label among their K nearest others.
+
+    vectors: (N, D). Each image of `val` is searched among the other images of `val`; the unknown label counts as an
+    individual, and an image that is alone under its label is a miss, as in the study that this stands beside.
+    """
+    rows = np.flatnonzero(np.asarray(parts) == "val")
+    labels = np.asarray(individuals, dtype=str)[rows]
+    index = GalleryIndex(vectors[rows], labels)
+    found = find_neighbours(vectors[rows], index, individuals=1, neighbours=CUTOFFS[-1] + 1).indices
+    own = found == np.arange(len(rows))[:, None]
+    own[:, -1:] |= ~own.any(axis=1, keepdims=True)
+    others = found[~own].reshape(len(rows), max(found.shape[1] - 1, 0))
+    codes = index.codes_of(labels)
+    ranks = find_ranks(codes[others], codes)
+    everyone = np.ones(len(rows), dtype=bool)
+    return {f"study_recall@{cutoff}": recall_at(ranks, everyone, cutoff) for cutoff in CUTOFFS}
+
+
+def _table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outcome], queries: Queries) -> pd.DataFrame:
+    rows = [plain_scores(outcome, queries) for outcome in outcomes]
+    return pd.concat([_setting_columns(settings), pd.DataFrame(rows, dtype=np.float64)], axis=1)
+
+
+def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
+    """A row a setting; neighbours and temperature are absent where the vote has none."""
+    warmths = [setting.temperature if VOTES[setting.vote].has_temperature else None for setting in settings]
+    return pd.DataFrame(
+        {
+            "vote": [setting.vote for setting in settings],
+            "neighbours": pd.array([setting.neighbours for setting in settings], dtype="Int64"),
+            "temperature": np.array(warmths, dtype=np.float64),
+            "flip": [setting.flip for setting in settings],
+        }
+    )
+
+
+def _query_table(
+    held: Searches,
+    pooled: Pooled,
+    settings: Sequence[RetrievalSetting],
+    images: np.ndarray,
+    *,
+    clusters: np.ndarray,
+    folds: np.ndarray,
+) -> pd.DataFrame:
+    names = np.append(held.individuals[held.gallery], "")  # -1, no answer, is the last
+    queries = held.queries
+    columns = {
+        "image": images[held.rows],
+        "individual": held.individuals[held.rows],
+        "known": queries.known,
+        "new": queries.new,
+        "rank": pooled.ranks,
+        "image_rank": pooled.image_ranks,
+        "nearest_image": np.append(images[held.gallery], "")[pooled.answer_images],
+        "nearest_individual": names[pooled.answer_images],
+        "cosine": pooled.cosines,
+        "average_precision@5": pooled.precisions,
+        "threshold": pooled.thresholds,
+        "cluster": clusters,
+        "fold": folds,
+    }
+    chosen = _setting_columns([settings[place] for place in pooled.place])
+    return pd.concat([pd.DataFrame(columns), chosen], axis=1)

@@ -1,0 +1,234 @@
+"""Exact cosine search: which gallery images, and which individuals, are nearest to a query.
+
+Knows vectors, labels and faiss. Knows nothing of votes, thresholds or scores.
+
+Equal things come out equal: faiss proposes candidates in float32, their cosines are computed again in float64
+and rounded to steps of 1e-6, so that a vector's place in a matrix product decides no tie. Ties go by the name of
+the individual, then by the order of the gallery. A tie that may go on beyond the candidates deepens the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from whale_ray.retrieval.gallery import STEPS, GalleryIndex, unit
+
+_ABSENT = np.iinfo(np.int64).min
+_LOW = 2**32 - 1
+_MARGIN = 4  # steps by which faiss, in float32, may be wrong
+_QUERIES = 1024  # queries searched together
+_CELLS = 2**22  # numbers held at once where a block of float64 is needed
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What a search found for Q queries, nearest first; -1 and NaN stand where there is nothing more.
+
+    indices, cosines: (Q, K) gallery rows of the nearest images and their cosines.
+    individuals: (Q, R) codes by their largest cosine: as many as asked for, and all among the K images.
+    best_cosines, best_indices: (Q, R) that largest cosine and the gallery row it belongs to.
+    columns: (Q, K) the column of `individuals` that an image belongs to.
+    """
+
+    indices: np.ndarray
+    cosines: np.ndarray
+    individuals: np.ndarray
+    best_cosines: np.ndarray
+    best_indices: np.ndarray
+    columns: np.ndarray
+
+
+def find_neighbours(
+    queries: np.ndarray, index: GalleryIndex, *, individuals: int = 50, neighbours: int = 1
+) -> Neighbours:
+    """The nearest `neighbours` images and `individuals` distinct individuals of each query, or all there are.
+
+    queries: (Q, D). Both numbers are at least 1.
+    """
+    images, distinct = min(neighbours, len(index)), min(individuals, len(index.names))
+    depth = images + 2 * distinct
+
+    def search(vectors: np.ndarray) -> Neighbours:
+        return _describe(*_search(vectors, index, images, distinct, depth), index)
+
+    return _in_chunks(search, unit(queries))
+
+
+def find_by_centroid(queries: np.ndarray, index: GalleryIndex, *, individuals: int = 50) -> Neighbours:
+    """The individuals of each query by the cosine to their normalised class mean; no list of images (K = 0).
+
+    `best_cosines` and `best_indices` are those of the nearest image, as everywhere.
+    """
+    distinct = min(individuals, len(index.names))
+
+    def search(vectors: np.ndarray) -> Neighbours:
+        _, means = _search(vectors, index.centroids, min(1, distinct), distinct, 2 * distinct)
+        return _describe(means[:, :0], _best_images(vectors, index, _places(means)), index)
+
+    return _in_chunks(search, unit(queries))
+
+
+def _in_chunks(search: Callable[[np.ndarray], Neighbours], vectors: np.ndarray) -> Neighbours:
+    starts = range(0, max(len(vectors), 1), _QUERIES)
+    parts = [search(vectors[start : start + _QUERIES]) for start in starts]
+    if len(parts) == 1:
+        return parts[0]
+    return Neighbours(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Neighbours)))
+
+
+def _keys(cosines: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """One int64 for each candidate: the greater, the nearer; the earlier place where cosines are equal."""
+    steps = np.rint(cosines * STEPS).astype(np.int64)
+    return np.asarray((steps << 32) + (_LOW - places))
+
+
+def _places(keys: np.ndarray) -> np.ndarray:
+    return np.where(keys == _ABSENT, -1, _LOW - (keys & _LOW))
+
+
+def _cosines(keys: np.ndarray) -> np.ndarray:
+    return np.where(keys == _ABSENT, np.nan, (keys >> 32) / STEPS)
+
+
+def _largest(keys: np.ndarray, count: int) -> np.ndarray:
+    if count < keys.shape[1]:
+        keys = np.partition(keys, keys.shape[1] - count, axis=1)[:, keys.shape[1] - count :]
+    return np.sort(keys, axis=1)[:, ::-1]
+
+
+def _search(
+    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, depth: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keys of the nearest images (Q, images) and, one an individual, of the nearest individuals (Q, R)."""
+    if 16 * depth >= len(index):  # looking at all of them is then the shorter way
+        return _search_all(queries, index, images, individuals)
+    image_keys, best_keys, settled = _search_nearest(queries, index, images, individuals, depth)
+    if not settled.all():
+        deeper = _search(queries[~settled], index, images, individuals, 4 * depth)
+        image_keys[~settled], best_keys[~settled] = deeper
+    return image_keys, best_keys
+
+
+def _search_nearest(
+    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, depth: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_search`, among `depth` candidates of faiss; `settled` (Q,) says for whom they suffice."""
+    import faiss
+
+    rough, places = faiss.knn(queries, index.vectors, depth, metric=faiss.METRIC_INNER_PRODUCT)
+    keys = np.sort(_keys(_exact_cosines(queries, index, places), places), axis=1)[:, ::-1]
+    image_keys = keys[:, :images].copy()
+    best_keys = _limit(_first_of_each(keys, index, max(images, individuals)), image_keys, individuals)
+    beyond = (np.ceil(rough[:, -1].astype(np.float64) * STEPS).astype(np.int64) + _MARGIN + 1) << 32
+    return image_keys, best_keys, np.minimum(image_keys[:, -1], best_keys[:, individuals - 1]) >= beyond
+
+
+def _exact_cosines(queries: np.ndarray, index: GalleryIndex, places: np.ndarray) -> np.ndarray:
+    """The cosine in float64 of each query to each of its candidates: (Q, depth) from places (Q, depth)."""
+    cosines = np.empty(places.shape)
+    size = max(1, _CELLS // (places.shape[1] * queries.shape[1]))
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        candidates = index.vectors[places[part]].astype(np.float64)
+        cosines[part] = np.matmul(candidates, queries[part].astype(np.float64)[:, :, None])[:, :, 0]
+    return cosines
+
+
+def _first_of_each(keys: np.ndarray, index: GalleryIndex, width: int) -> np.ndarray:
+    """The greatest key of each individual among `keys` (sorted), padded to (Q, min(width, C))."""
+    order = np.arange(keys.shape[1])
+    grouped = np.sort((index.codes[_places(keys)] << 32) + order, axis=1)
+    starts = np.diff(grouped >> 32, axis=1, prepend=-1) > 0
+    first = np.zeros(keys.shape, dtype=bool)
+    first[np.nonzero(starts)[0], grouped[starts] & _LOW] = True
+    column = np.cumsum(first, axis=1) - 1
+    first &= column < width
+    best = np.full((len(keys), min(width, len(index.names))), _ABSENT)
+    best[np.nonzero(first)[0], column[first]] = keys[first]
+    return best
+
+
+def _limit(best_keys: np.ndarray, image_keys: np.ndarray, individuals: int) -> np.ndarray:
+    """Blanks the individuals that were not asked for and have no image among the nearest ones."""
+    more = best_keys[:, individuals:]
+    more[more < image_keys[:, -1:]] = _ABSENT
+    return best_keys
+
+
+def _search_all(
+    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_search`, by looking at every image of the gallery, a block of queries at a time."""
+    width = min(max(images, individuals), len(index.names))
+    image_keys = np.empty((len(queries), images), dtype=np.int64)
+    best_keys = np.empty((len(queries), width), dtype=np.int64)
+    for part, keys in _blocks_of_keys(queries, index):
+        image_keys[part] = _largest(keys, images)
+        best_keys[part] = _largest(np.maximum.reduceat(keys, index.starts, axis=1), width)
+    return image_keys, _limit(best_keys, image_keys, individuals)
+
+
+def _blocks_of_keys(queries: np.ndarray, index: GalleryIndex) -> Iterator[tuple[slice, np.ndarray]]:
+    """The keys of the whole gallery, (q, N), for a few queries at a time."""
+    if not len(index):
+        return
+    size, width = max(1, _CELLS // len(index)), max(1, _CELLS // queries.shape[1])
+    for start in range(0, len(queries), size):
+        block = queries[start : start + size].astype(np.float64)
+        keys = np.empty((len(block), len(index)), dtype=np.int64)
+        for first in range(0, len(index), width):
+            gallery = index.vectors[first : first + width].astype(np.float64)
+            keys[:, first : first + width] = _keys(block @ gallery.T, np.arange(first, first + len(gallery)))
+        yield slice(start, start + size), keys
+
+
+def _best_images(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) -> np.ndarray:
+    """The key of the nearest image of each given individual: (Q, R) from codes (Q, R)."""
+    best = np.empty(codes.shape, dtype=np.int64)
+    images = max(1, codes.shape[1] * len(index) // max(1, len(index.names)))
+    if 16 * images >= len(index):
+        for part, keys in _blocks_of_keys(queries, index):
+            largest = np.maximum.reduceat(keys, index.starts, axis=1)
+            best[part] = np.take_along_axis(largest, codes[part], axis=1)
+        return best
+    size = max(1, _CELLS // (images * queries.shape[1]))
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        best[part] = _best_of_few(queries[part], index, codes[part])
+    return best
+
+
+def _best_of_few(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) -> np.ndarray:
+    counts = index.images_per_individual[codes].ravel()
+    firsts = np.cumsum(counts) - counts
+    places = np.repeat(index.starts[codes].ravel() - firsts, counts) + np.arange(counts.sum())
+    rows = np.repeat(np.repeat(np.arange(len(queries)), codes.shape[1]), counts)
+    images, asked = index.vectors[places].astype(np.float64), queries.astype(np.float64)[rows]
+    keys = _keys(np.einsum("nd,nd->n", images, asked), places)
+    best: np.ndarray = np.maximum.reduceat(keys, firsts)
+    return best.reshape(codes.shape)
+
+
+def _describe(image_keys: np.ndarray, best_keys: np.ndarray, index: GalleryIndex) -> Neighbours:
+    rows = np.append(index.rows, -1)  # place -1 is nowhere
+    codes = np.append(index.codes, -1)
+    images, individuals = _places(image_keys), codes[_places(best_keys)]
+    return Neighbours(
+        indices=rows[images],
+        cosines=_cosines(image_keys),
+        individuals=individuals,
+        best_cosines=_cosines(best_keys),
+        best_indices=rows[_places(best_keys)],
+        columns=_columns(codes[images], individuals, len(index.names)),
+    )
+
+
+def _columns(codes: np.ndarray, individuals: np.ndarray, count: int) -> np.ndarray:
+    """Where each of `codes` (Q, K) stands in its row of `individuals` (Q, R), which holds it."""
+    rows = np.arange(len(codes))[:, None]
+    column = np.zeros((len(codes), count + 1), dtype=np.int32)  # the last cell is of the absent
+    column[rows, individuals] = np.arange(individuals.shape[1])
+    return np.asarray(column[rows, codes])

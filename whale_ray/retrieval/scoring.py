@@ -1,0 +1,213 @@
+"""Scores of one or of many outcomes: who is a known query, which setting and threshold are best, what they are worth.
+
+Knows what a ranking gave each query. Knows neither vectors nor how the ranking came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from whale_ray.errors import InputError
+from whale_ray.retrieval.metrics import (
+    CUTOFFS,
+    ThresholdSteps,
+    are_hits,
+    average_precisions,
+    best_thresholds,
+    chance_of_image_recall,
+    chance_of_map,
+    chance_of_recall,
+    find_ranks,
+    recall_at,
+    threshold_steps,
+)
+from whale_ray.retrieval.ranking import Ranking
+from whale_ray.retrieval.resampling import FOLDS, bootstrap_interval
+
+MAP = "map@5"
+OBJECTIVES = (*(f"recall@{cutoff}" for cutoff in CUTOFFS), *(f"image_recall@{cutoff}" for cutoff in CUTOFFS), MAP)
+_SIXTIETHS = 60
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The right answers of Q queries.
+
+    truth: (Q,) code of the individual, -1 where the gallery has none of it. new: bool (Q,), the right answer is the
+    unknown individual. images: (Q,), how many gallery images show the individual. gallery: N; individuals: C.
+    """
+
+    truth: np.ndarray
+    new: np.ndarray
+    images: np.ndarray
+    gallery: int
+    individuals: int
+
+    @property
+    def known(self) -> np.ndarray:
+        """Whether the individual has a gallery image: bool (Q,)."""
+        known: np.ndarray = self.truth >= 0
+        return known
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one retrieval setting gave each query: ranks (Q,), the first five cosines (Q, 5), the first answer (Q,)."""
+
+    ranks: np.ndarray
+    image_ranks: np.ndarray
+    cosines: np.ndarray
+    answers: np.ndarray
+    answer_images: np.ndarray
+    steps: ThresholdSteps
+
+
+def read_outcome(ranking: Ranking, image_ranks: np.ndarray, queries: Queries) -> Outcome:
+    """What is kept of a ranking for scoring: little, since there may be hundreds."""
+    ranks = find_ranks(ranking.individuals, queries.truth)
+    cosines = ranking.cosines[:, :5].copy()
+    return Outcome(
+        ranks=ranks,
+        image_ranks=image_ranks,
+        cosines=cosines,
+        answers=ranking.individuals[:, :1].copy(),
+        answer_images=ranking.images[:, :1].copy(),
+        steps=threshold_steps(cosines, ranks, queries.new),
+    )
+
+
+def plain_scores(outcome: Outcome, queries: Queries) -> dict[str, float | None]:
+    """recall@K, image_recall@K, map@5 and `threshold` on these very queries: map@5 at its best threshold flatters.
+
+    None where there is no query to score: no known one, none at all, no unknown one to set a threshold by.
+    """
+    scores: dict[str, float | None] = {}
+    for name, ranks in (("recall", outcome.ranks), ("image_recall", outcome.image_ranks)):
+        scores |= {f"{name}@{cutoff}": recall_at(ranks, queries.known, cutoff) for cutoff in CUTOFFS}
+    thresholds, sums = best_thresholds(outcome.steps, np.ones((1, len(queries.new)), dtype=bool))
+    scores[MAP] = float(sums[0]) / (_SIXTIETHS * len(queries.new)) if len(queries.new) else None
+    scores["threshold"] = float(thresholds[0]) if queries.new.any() else None
+    return scores
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The place of the best outcome, and its threshold (None where no unknown query says where to put it)."""
+
+    place: int
+    threshold: float | None
+
+
+def choose(outcomes: Sequence[Outcome], queries: Queries, groups: np.ndarray, *, objective: str) -> list[Choice]:
+    """The best outcome and threshold on each group of queries (bool (G, Q)); the first of equals.
+
+    A recall is no objective where no query of the group is known: then map@5 decides.
+
+    Raises: InputError for an objective that is not computed.
+    """
+    if objective not in OBJECTIVES:
+        raise InputError(f"an objective is one of {', '.join(OBJECTIVES)}, but got {objective!r}. Name one of them")
+    found = [best_thresholds(outcome.steps, groups) for outcome in outcomes]
+    thresholds, sums = (np.stack(each) for each in zip(*found, strict=True))
+    known_groups = groups & queries.known
+    hits = np.stack([known_groups @ _hits(outcome, objective) for outcome in outcomes])
+    values = np.where(known_groups.any(axis=1) & (objective != MAP), hits, sums)
+    places = values.argmax(axis=0)
+    settled = (groups & queries.new).any(axis=1)
+    return [
+        Choice(int(place), float(thresholds[place, group]) if settled[group] else None)
+        for group, place in enumerate(places)
+    ]
+
+
+def _hits(outcome: Outcome, objective: str) -> np.ndarray:
+    name, _, cutoff = objective.partition("@")
+    return are_hits(outcome.image_ranks if name == "image_recall" else outcome.ranks, int(cutoff)).astype(np.int64)
+
+
+def groups_for_choosing(folds: np.ndarray) -> np.ndarray:
+    """All queries, then for each fold the queries outside it (all, where there are none): bool (1 + FOLDS, Q)."""
+    others = folds != np.arange(FOLDS)[:, None]
+    others[~others.any(axis=1)] = True
+    return np.concatenate([np.ones((1, len(folds)), dtype=bool), others])
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What each query got from the choice made without its fold; (Q,) each, `threshold` NaN where there is none."""
+
+    place: np.ndarray
+    ranks: np.ndarray
+    image_ranks: np.ndarray
+    precisions: np.ndarray
+    answers: np.ndarray
+    answer_images: np.ndarray
+    cosines: np.ndarray
+    thresholds: np.ndarray
+
+
+def pool(outcomes: Sequence[Outcome], choices: Sequence[Choice], folds: np.ndarray, queries: Queries) -> Pooled:
+    """The outcome of each query under the choice of its fold (`choices[fold]`)."""
+    parts, rows = [], []
+    for fold, choice in enumerate(choices):
+        here, outcome = np.flatnonzero(folds == fold), outcomes[choice.place]
+        threshold = np.nan if choice.threshold is None else choice.threshold
+        precisions = average_precisions(
+            outcome.cosines[here], outcome.ranks[here], queries.new[here], threshold=choice.threshold
+        )
+        kept = (outcome.ranks[here], outcome.image_ranks[here], precisions)
+        first = (_first(outcome.answers[here], -1), _first(outcome.answer_images[here], -1))
+        cosine = _first(outcome.cosines[here], np.nan)
+        parts.append((np.full(len(here), choice.place), *kept, *first, cosine, np.full(len(here), threshold)))
+        rows.append(here)
+    back = np.argsort(np.concatenate(rows))
+    return Pooled(*(np.concatenate(each)[back] for each in zip(*parts, strict=True)))
+
+
+def _first(values: np.ndarray, absent: float) -> np.ndarray:
+    return values[:, 0] if values.shape[1] else np.full(len(values), absent, dtype=values.dtype)
+
+
+def scores_with_intervals(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """Every score with `_low` and `_high`, its `ceiling/`, `chance/` and `trivial/`, and the counts of queries.
+
+    A score that no query can give is None; `reason` then says why.
+    """
+    hits = [are_hits(ranks, cutoff) for ranks in (pooled.ranks, pooled.image_ranks) for cutoff in CUTOFFS]
+    values = np.stack([*hits, pooled.precisions], axis=1).astype(np.float64)
+    counted = np.stack([queries.known] * len(hits) + [np.ones(len(values), dtype=bool)], axis=1)
+    scores: dict[str, Any] = {"queries": len(values), "known_queries": int(queries.known.sum())}
+    if not len(values):
+        return scores | dict.fromkeys(OBJECTIVES) | {"reason": "no query: there is no validation photograph"}
+    lows, highs = bootstrap_interval(values, counted, clusters, seed=seed)
+    for place, name in enumerate(OBJECTIVES):
+        here = counted[:, place]
+        scores[name] = float(values[here, place].mean()) if here.any() else None
+        scores[f"{name}_low"], scores[f"{name}_high"] = _number(lows[place]), _number(highs[place])
+    if not queries.known.any():
+        scores["reason"] = "no known query: no validation photograph is of an individual with a gallery image"
+    return scores | _beside(queries)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _beside(queries: Queries) -> dict[str, float | None]:
+    """What each score has to be read against: the most that can be had, random order, and `new` for everything."""
+    known, named, total = (int(each.sum()) for each in (queries.known, ~queries.new, queries.new | True))
+    ceiling = known / named if named else None
+    beside: dict[str, float | None] = {f"ceiling/{name}": ceiling for name in OBJECTIVES}
+    beside["ceiling/map@5"] = (known + total - named) / total
+    beside["trivial/map@5"] = (total - named) / total
+    beside["chance/map@5"] = chance_of_map(queries.individuals, known / total) if known else 0.0
+    images = queries.images[queries.known]
+    for cutoff in CUTOFFS:
+        beside[f"chance/recall@{cutoff}"] = chance_of_recall(queries.individuals, cutoff) if known else None
+        by_image = chance_of_image_recall(images, queries.gallery, cutoff) if known else None
+        beside[f"chance/image_recall@{cutoff}"] = by_image
+    return beside

@@ -1,0 +1,144 @@
+"""The HTTP contract: what may be asked, what is answered, and how a refusal looks (RFC 9457).
+
+Knows names, types and limits; knows no bundle, no web framework and no Ray.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from whale_ray.errors import ImageError, WhaleRayError
+
+MOST_CANDIDATES = 50
+MOST_PER_PAGE = 1000
+PROBLEM_TYPE = "application/problem+json"
+
+
+class IdentifyQuery(BaseModel):
+    """What may stand behind the question mark of `/v1/identify`."""
+
+    model_config = ConfigDict(extra="forbid")
+    top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="How many individuals each photograph gets.")
+
+
+class PageQuery(BaseModel):
+    """Which part of a long list, in the order of the names."""
+
+    model_config = ConfigDict(extra="forbid")
+    after: str = Field("", description="The last name of the page before.")
+    limit: int = Field(100, ge=1, le=MOST_PER_PAGE, description="How many names a page holds.")
+
+
+class Problem(BaseModel):
+    """A refusal; `detail` says the rule, what came instead, and the remedy."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+class NewIndividual(BaseModel):
+    """Whether the animal is probably one that the gallery does not hold."""
+
+    probability: float | None = Field(description="Null until the bundle is calibrated.")
+    decision: Literal["new", "known"]
+
+
+class Candidate(BaseModel):
+    """One individual that the photograph may show."""
+
+    rank: int = Field(description="From 1, in the order of the bundle's vote.")
+    individual: str
+    distance: float = Field(description="The smallest cosine distance to a photograph of it, 0 to 2.")
+    probability: float | None = Field(description="Null until the bundle is calibrated.")
+    image: str = Field(description="The gallery photograph of that distance; see `/v1/images/{image}`.")
+
+
+class Identified(BaseModel):
+    """The answer for one photograph."""
+
+    filename: str | None
+    new_individual: NewIndividual
+    candidates: list[Candidate]
+
+
+class Unidentified(BaseModel):
+    """A photograph of a call with several that could not be used."""
+
+    filename: str | None
+    problem: Problem
+
+
+class Answer(BaseModel):
+    """The answer to `/v1/identify`: a result a photograph, in the order in which they came."""
+
+    model: str = Field(description="The id of the bundle that answered.")
+    results: list[Identified | Unidentified]
+
+
+class ModelCard(BaseModel):
+    """What answers here, and how well it did."""
+
+    id: str
+    encoder: str
+    embedding_size: int
+    individuals: int = Field(description="Named individuals in the gallery.")
+    images: int = Field(description="Photographs in the gallery.")
+    threshold: float | None = Field(description="Below this cosine an animal is taken for a new one.")
+    retrieval: dict[str, Any]
+    scores: dict[str, Any] = Field(description="Measured on validation photographs, with their intervals.")
+    data_fingerprint: str
+
+
+class IndividualSummary(BaseModel):
+    """An individual and the number of its gallery photographs."""
+
+    id: str
+    images: int
+
+
+class IndividualsPage(BaseModel):
+    """A part of the catalogue, in the order of the names; `next` leads to the following part."""
+
+    total: int
+    individuals: list[IndividualSummary]
+    next: str | None
+
+
+class IndividualPage(BaseModel):
+    """An individual and a part of its gallery photographs; `next` leads to the following part."""
+
+    id: str
+    total: int
+    images: list[str]
+    next: str | None
+
+
+class Health(BaseModel):
+    """The service is ready."""
+
+    status: Literal["ok"] = "ok"
+    model: str
+
+
+class RefusalError(WhaleRayError):
+    """A request that gets a problem for an answer."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.problem = problem(status, detail)
+        self.headers = headers or {}
+
+
+def problem(status: int, detail: str) -> Problem:
+    """The problem of this HTTP status, its title the status' own phrase (RFC 9457, 4.2.1)."""
+    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+
+
+def refused_image(error: ImageError) -> RefusalError:
+    """The refusal that an image deserves."""
+    return RefusalError(error.status, str(error))

@@ -1,0 +1,72 @@
+"""A Kaggle submission from a bundle: five distinct labels for every test photograph.
+
+Comes by the same way as the service, `identify`; knows the CSV's form, nothing of training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.progress import track
+
+from whale_ray.durable import write_whole
+from whale_ray.errors import DataError, ImageError
+from whale_ray.identify import Bundle
+
+LABELS_PER_ROW = 5
+_BATCH = 32
+_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+
+
+def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool = False) -> dict[str, str]:
+    """Writes Image,Id rows for every photograph in `images`; returns those that could not be decoded, with the reason.
+
+    A photograph that cannot be decoded gets the unknown label and the most photographed individuals: a row is
+    never missing. Raises: DataError where the folder has no photograph.
+    """
+    names = _photographs(images)
+    fallback = _fallback(bundle)
+    rows: list[tuple[str, list[str]]] = []
+    unreadable: dict[str, str] = {}
+    starts = range(0, len(names), _BATCH)
+    for start in track(starts, description="identifying", disable=not progress, transient=True):
+        chunk = names[start : start + _BATCH]
+        prepared = {}
+        for name in chunk:
+            try:
+                prepared[name] = bundle.prepare(images / name)
+            except ImageError as error:
+                unreadable[name] = str(error)
+        found = _labels(bundle, prepared)
+        rows += [(name, found.get(name, fallback)) for name in chunk]
+    table = pd.DataFrame({"Image": [name for name, _ in rows], "Id": [" ".join(labels) for _, labels in rows]})
+    write_whole(path, table.to_csv(index=False))
+    return unreadable
+
+
+def _labels(bundle: Bundle, prepared: dict[str, object]) -> dict[str, list[str]]:
+    if not prepared:
+        return {}
+    answers = bundle.rank(bundle.embed(list(prepared.values())), top=LABELS_PER_ROW)  # type: ignore[arg-type]
+    options = {"unknown_label": bundle.unknown_label, "count": LABELS_PER_ROW, "threshold": bundle.threshold}
+    return {name: answer.labels(**options) for name, answer in zip(prepared, answers, strict=True)}  # type: ignore[arg-type]
+
+
+def _fallback(bundle: Bundle) -> list[str]:
+    frequent = pd.Series(bundle.individuals).value_counts(sort=True).index[: LABELS_PER_ROW - 1]
+    return [bundle.unknown_label, *frequent]
+
+
+def _photographs(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise DataError(f"the test photographs must lie in a folder, but {folder} is none. Name the folder")
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
+    if not names:
+        raise DataError(f"{folder} must hold photographs ({', '.join(sorted(_ENDINGS))}), but it holds none")
+    return names
+
+
+def kaggle_command(path: Path) -> str:
+    """The command that sends a submission to the competition."""
+    return f'kaggle competitions submit -c humpback-whale-identification -f {path} -m "whale_ray"'

@@ -1,0 +1,87 @@
+"""What a trial keeps of its weights: the state to go on from while it trains, the weights to deploy when it has.
+
+Tensors, numbers and JSON only; nothing here executes what it reads.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whale_ray.durable import replacing, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from whale_ray.learning.encoders import Encoder
+    from whale_ray.learning.training import Training
+
+WEIGHTS = "encoder.safetensors"
+RECIPE = "recipe.json"
+
+
+class Checkpoint:
+    """The state of a trial that trains; with `keep_best`, also the weights of its best epoch so far."""
+
+    def __init__(self, folder: Path, *, keep_best: bool) -> None:
+        self._state = folder / "state.pt"
+        self._best = folder / "best.safetensors" if keep_best else None
+
+    def load(self, training: Training) -> list[dict[str, Any]]:
+        """The figures of the epochs done, after which `training` then goes on; an empty list where none is."""
+        import torch
+
+        if not self._state.exists():
+            return []
+        state = torch.load(self._state, weights_only=True, map_location=training.device)
+        training.load_state_dict(state["training"])
+        return list(state["epochs"])
+
+    def save(self, training: Training, epochs: list[dict[str, Any]], *, objective: str) -> None:
+        """Writes the state after the last of `epochs`, and its weights where its score is the best so far."""
+        import torch
+
+        scores = [row[objective] for row in epochs if row.get(objective) is not None]
+        is_best = bool(scores) and epochs[-1].get(objective) == max(scores) and scores.count(max(scores)) == 1
+        if self._best is not None and is_best:
+            _save_tensors(training.encoder.state_dict(), self._best)
+        with replacing(self._state) as draft:
+            torch.save({"training": training.state_dict(), "epochs": epochs}, draft)
+
+    def restore_best(self, encoder: Encoder) -> None:
+        """Gives `encoder` the weights of the best epoch, where those are to be kept."""
+        if self._best is not None and self._best.exists():
+            encoder.load_state_dict(load_weights(self._best))
+
+
+def keep_weights(encoder: Encoder, folder: Path) -> None:
+    """Writes the weights and the recipe of a trained encoder."""
+    _save_tensors(encoder.state_dict(), folder / WEIGHTS)
+    write_whole(folder / RECIPE, json.dumps(encoder.recipe))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name."""
+    from safetensors.torch import load_file
+
+    return dict(load_file(path))
+
+
+def drop_state(folder: Path) -> None:
+    """Removes what only training needed from the checkpoint folder of a trial that has ended."""
+    for name in ("state.pt", "best.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def drop_weights(folder: Path) -> None:
+    """Removes the checkpoint folder of a trial; its scores and embeddings stay."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with replacing(path) as draft:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)

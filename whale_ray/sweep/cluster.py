@@ -1,0 +1,77 @@
+"""The Ray cluster that a sweep runs on: found or started, described to the person, left as it was found.
+
+Knows ray.init and its dashboard; knows no trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from whale_ray.errors import InputError
+
+
+@contextlib.contextmanager
+def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds a connection to the cluster at `address`, or to one of its own that ends with the block.
+
+    Raises: InputError where there is no cluster at `address`.
+    """
+    # Read by Ray when it is imported or started: our own live view and signals take the place of Tune's.
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except ConnectionError as error:
+        raise InputError(
+            f"a Ray cluster must answer at {address}, but: {error}. Start one with `ray start --head`, "
+            "or leave --address out"
+        ) from error
+    try:
+        if context.dashboard_url:
+            say(f"Ray dashboard: http://{context.dashboard_url}{_sign_in()}")
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _sign_in() -> str:
+    """How to sign in to the dashboard, where Ray's token mode is on; the token itself is never printed."""
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    if not is_token_auth_enabled():
+        return ""
+    place = os.environ.get("RAY_AUTH_TOKEN_PATH", str(Path("~/.ray/auth_token")))
+    return f" (to sign in, paste the token that `cat {place}` shows)"
+
+
+def slots(resources: Mapping[str, float]) -> int:
+    """How many trials with these resources fit on the cluster at once.
+
+    Raises: InputError where not even one fits.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    wanted = {name: amount for name, amount in resources.items() if amount > 0}
+    if not wanted:
+        return int(have.get("CPU", 1))
+    short = {name: have.get(name, 0.0) for name, amount in wanted.items() if have.get(name, 0.0) < amount}
+    if short:
+        parts = [f"{wanted[name]:g} {name} where the cluster has {found:g}" for name, found in short.items()]
+        raise InputError(
+            f"a trial's resources must fit on the cluster, but it wants {' and '.join(parts)}. Lower "
+            "resources.cpus or resources.gpus, or name a larger cluster with --address"
+        )
+    return min(int(have[name] / amount + 1e-9) for name, amount in wanted.items())

@@ -1,0 +1,60 @@
+"""What settings of one sweep forbid each other, found before anything starts.
+
+Knows settings that are right by themselves (`reading`), and the losses that can take negatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from whale_ray.learning.losses import ACCEPTS_NEGATIVES
+from whale_ray.sweep.reading import Reading
+
+
+def find_conflicts(reading: Reading) -> None:
+    """Adds a fault for each pair of settings that cannot go together."""
+    for check in CHECKS:
+        check(reading)
+
+
+def _check_grid(reading: Reading) -> None:
+    strategy = reading.fixed.get("search.strategy")
+    if strategy == "grid":
+        for axis in reading.axes:
+            if axis.listed() is None:
+                remedy = "Write a list, give the range a step, or take strategy: random or optuna."
+                reading.fault(axis.name, f"a grid has no place for the range of `{axis.name}` without a step. {remedy}")
+        if "search.trials" in reading.places:
+            message = "`search.trials` has no meaning in a grid, which runs every combination."
+            reading.fault("search.trials", f"{message} Leave it out, or take strategy: random or optuna.")
+    elif strategy and not reading.axes and not reading.faults:
+        message = f"`strategy: {strategy}` needs an axis, but every setting has one value."
+        reading.fault("search.strategy", f"{message} Write a list or a range somewhere, or take strategy: grid.")
+
+
+def _check_negatives(reading: Reading) -> None:
+    if "negative" not in reading.possible("train.new_whale"):
+        return
+    unable = [name for name in reading.possible("loss.name") if name not in ACCEPTS_NEGATIVES]
+    if unable:
+        able = ", ".join(sorted(ACCEPTS_NEGATIVES))
+        rule = f"`new_whale: negative` needs a loss that can take negatives ({able})"
+        message = f"{rule}, but got {', '.join(unable)}."
+        reading.fault("train.new_whale", f"{message} Take `new_whale: ignore`, or another loss.")
+
+
+def _check_order(reading: Reading) -> None:
+    pairs = [("train.warmup_epochs", "train.epochs")]
+    if "pk" in reading.possible("train.sampler"):
+        pairs.append(("train.images_per_individual", "train.batch_size"))
+    if "asha" in reading.possible("search.scheduler"):
+        pairs.append(("search.grace_epochs", "train.epochs"))
+    for small, large in pairs:
+        least, most = reading.possible(large), reading.possible(small)
+        if least and most and max(most) > min(least):
+            came = f"but got {max(most)} and {min(least)}"
+            name = small if small in reading.places else large
+            reading.fault(name, f"`{small}` must not be larger than `{large}`, {came}. Change one of them.")
+
+
+CHECKS: tuple[Callable[[Reading], None], ...] = (_check_grid, _check_negatives, _check_order)

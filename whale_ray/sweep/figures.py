@@ -1,0 +1,215 @@
+"""Small plots as SVG text that take their colours from the page: curves, and rows of dots.
+
+Knows numbers, labels and looks (class names that the page's style gives a colour). Knows nothing of sweeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 460, 280
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
+ROW_HEIGHT = 40
+LABEL_WIDTH = 150
+
+# Shapes around (0, 0), so that curves are told apart without colour.
+MARKERS = {
+    "c0": "M0-4.2A4.2 4.2 0 1 1 0 4.2A4.2 4.2 0 1 1 0-4.2Z",
+    "c1": "M-3.6-3.6H3.6V3.6H-3.6Z",
+    "c2": "M0-5L5 0L0 5L-5 0Z",
+    "c3": "M0-5L4.8 3.6H-4.8Z",
+    "c4": "M0 5L4.8-3.6H-4.8Z",
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One axis of a plot: from `low` to `high`, with a label. `marks`: the ticks, where they are not to be found."""
+
+    low: float
+    high: float
+    label: str
+    log: bool = False
+    percent: bool = False
+    marks: tuple[float, ...] = ()
+
+    def share(self, value: float) -> float:
+        """Where the value lies: 0 at `low`, 1 at `high`."""
+        low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        return (at - low) / (high - low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places and texts of the ticks."""
+        return [(value, self.text(value)) for value in self.marks or _ticks(self.low, self.high, log=self.log)]
+
+    def text(self, value: float) -> str:
+        """The value in few characters."""
+        return f"{100 * value:.3g} %" if self.percent else f"{value:.4g}"
+
+
+def scale_of(
+    values: Iterable[float], label: str, *, log: bool = False, percent: bool = False, zero: bool = False
+) -> Scale:
+    """A scale that holds all finite values, with a little room; `zero`: from 0 on.
+
+    >>> scale_of([0.12, 0.48], "recall@1", zero=True).high
+    0.5
+    """
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = (0.0 if zero else min(finite)), max(finite)
+    if high <= low:
+        low, high = (low / 2, low * 2) if log else (low - 0.05, high + 0.05)
+    if log:
+        return Scale(low / 1.1, high * 1.1, label, log=True, percent=percent)
+    step = _step(high - low)
+    return Scale(math.floor(low / step) * step, math.ceil(round(high / step, 6)) * step, label, percent=percent)
+
+
+def _step(span: float) -> float:
+    """The round number that divides a span into four to eight parts."""
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    return next(power * part for part in (1, 2, 2.5, 5, 10) if span / (power * part) <= 6)
+
+
+def _ticks(low: float, high: float, *, log: bool) -> list[float]:
+    if not log:
+        step = _step(high - low)
+        return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    whole = [10.0**power for power in powers if low <= 10.0**power <= high]
+    fine = [part * 10.0**power for power in powers for part in (1, 2, 5) if low <= part * 10.0**power <= high]
+    return whole if len(whole) >= 3 else fine or [low, high]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points joined by a line. look: c0 … c4, base, limit or faint. band: low and high at each point."""
+
+    name: str
+    look: str
+    points: tuple[tuple[float, float], ...]
+    band: tuple[tuple[float, float], ...] = ()
+
+
+def plot_curves(curves: Sequence[Curve], *, x: Scale, y: Scale, alt: str) -> Markup:
+    """An SVG with the curves, the first one on top; `alt` says in words what it shows."""
+    frame = _Frame(x, y, WIDTH, HEIGHT, LEFT)
+    drawn = [part for curve in reversed(curves) for part in _curve(curve, frame)]
+    return frame.svg(alt, [*frame.vertical_axis(), *frame.horizontal_axis(), *drawn])
+
+
+def _curve(curve: Curve, frame: _Frame) -> Iterable[Markup]:
+    if curve.band:
+        outline = [(at, high) for (at, _), (_, high) in zip(curve.points, curve.band, strict=True)]
+        outline += [(at, low) for (at, _), (low, _) in reversed(list(zip(curve.points, curve.band, strict=True)))]
+        yield Markup('<path class="band {}" d="{}Z"/>').format(curve.look, frame.path(outline))
+    yield Markup('<path class="line {}" d="{}"><title>{}</title></path>').format(
+        curve.look, frame.path(curve.points), curve.name
+    )
+    if curve.look in MARKERS or len(curve.points) == 1:
+        yield from (frame.marker(curve.look, *point, said=f"{curve.name}: {y}") for point, y in _said(curve, frame))
+
+
+def _said(curve: Curve, frame: _Frame) -> Iterable[tuple[tuple[float, float], str]]:
+    return ((point, f"{frame.y.text(point[1])} at {frame.x.text(point[0])}") for point in curve.points)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The dots of one value of a category, each with what it is."""
+
+    label: str
+    values: tuple[float, ...]
+    names: tuple[str, ...]
+
+
+def plot_rows(rows: Sequence[Row], *, x: Scale, alt: str) -> Markup:
+    """An SVG with a row of dots for each value, and a bar at their mean with the mean beside the label."""
+    height = TOP + BOTTOM + ROW_HEIGHT * len(rows)
+    frame = _Frame(x, Scale(len(rows), 0, ""), WIDTH, height, LABEL_WIDTH)
+    drawn = [part for place, row in enumerate(rows) for part in _row(row, place, frame)]
+    return frame.svg(alt, [*frame.horizontal_axis(), *drawn])
+
+
+def _row(row: Row, place: int, frame: _Frame) -> Iterable[Markup]:
+    mean = sum(row.values) / len(row.values)
+    middle = place + 0.5
+    _, down = frame.at(frame.x.low, middle)
+    count = f"mean {frame.x.text(mean)} of {len(row.values)}"
+    yield Markup('<text class="value" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
+        LABEL_WIDTH - 10, down - 2, _short(row.label)
+    )
+    yield Markup('<text class="note" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
+        LABEL_WIDTH - 10, down + 12, count
+    )
+    for number, (value, name) in enumerate(zip(row.values, row.names, strict=True)):
+        spread = 0.22 * ((number * 0.618) % 1.0 - 0.5) if len(row.values) > 1 else 0.0
+        yield frame.marker("dot", value, middle + spread, said=f"{name}: {frame.x.text(value)}")
+    across, _ = frame.at(mean, middle)
+    yield Markup('<path class="mean" d="M{:.1f} {:.1f}v22"/>').format(across, down - 11)
+
+
+def _short(label: str) -> str:
+    """The label, its middle left out where it is too long to stand beside a row."""
+    return label if len(label) <= 22 else f"{label[:9]}…{label[-12:]}"
+
+
+def plot_dots(dots: Row, places: Sequence[float], *, x: Scale, y: Scale, alt: str) -> Markup:
+    """An SVG with a dot for each value of a number that varies: `places` across, `dots.values` upwards."""
+    frame = _Frame(x, y, WIDTH, HEIGHT, LEFT)
+    marks = [
+        frame.marker("dot", place, value, said=f"{name}: {y.text(value)} at {x.text(place)}")
+        for place, value, name in zip(places, dots.values, dots.names, strict=True)
+    ]
+    return frame.svg(alt, [*frame.vertical_axis(), *frame.horizontal_axis(), *marks])
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The rectangle that a plot is drawn in, and where its numbers lie there."""
+
+    x: Scale
+    y: Scale
+    width: int
+    height: int
+    left: int
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        across = self.left + self.x.share(x) * (self.width - self.left - RIGHT)
+        return across, self.height - BOTTOM - self.y.share(y) * (self.height - TOP - BOTTOM)
+
+    def path(self, points: Iterable[tuple[float, float]]) -> str:
+        return "M" + "L".join("{:.1f} {:.1f}".format(*self.at(*point)) for point in points)
+
+    def marker(self, look: str, x: float, y: float, *, said: str) -> Markup:
+        across, down = self.at(x, y)
+        return Markup(
+            '<path class="mark {}" transform="translate({:.1f} {:.1f})" d="{}"><title>{}</title></path>'
+        ).format(look, across, down, MARKERS.get(look, MARKERS["c0"]), said)
+
+    def horizontal_axis(self) -> Iterable[Markup]:
+        bottom = self.height - BOTTOM
+        for value, text in self.x.ticks():
+            across, _ = self.at(value, self.y.low)
+            yield Markup('<path class="grid" d="M{:.1f} {}V{}"/>').format(across, TOP, bottom)
+            yield Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(across, bottom + 16, text)
+        middle = (self.left + self.width - RIGHT) / 2
+        yield Markup('<text class="name" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            middle, self.height - 8, self.x.label
+        )
+
+    def vertical_axis(self) -> Iterable[Markup]:
+        for value, text in self.y.ticks():
+            _, down = self.at(self.x.low, value)
+            yield Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(self.left, down, self.width - RIGHT)
+            yield Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(self.left - 7, down + 4, text)
+
+    def svg(self, alt: str, parts: Iterable[Markup]) -> Markup:
+        inside = Markup("").join(parts)
+        return Markup('<svg class="plot" role="img" aria-label="{}" viewBox="0 0 {} {}">{}</svg>').format(
+            alt, self.width, self.height, inside
+        )

@@ -1,0 +1,112 @@
+"""The leaderboard: what the trial folders of a run say, as one table, best first.
+
+Reads the run folder alone: a finished, an interrupted and a running sweep look the same from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from whale_ray.durable import write_whole
+
+CUTOFFS = (1, 2, 4, 8, 16, 32)
+SCORES = (
+    *(f"recall@{cutoff}" for cutoff in CUTOFFS),
+    *(f"image_recall@{cutoff}" for cutoff in CUTOFFS),
+    "map@5",
+    "recall@1_low",
+    "recall@1_high",
+)
+_LAST = ("neighbours", "vote", "epochs", "seconds", "error")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a trial's folder says. status: running (also: interrupted), finished, pruned or failed."""
+
+    trial: str
+    folder: Path
+    kind: str
+    number: int | None
+    point: dict[str, Any]
+    settings: dict[str, Any]
+    result: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        """finished, pruned, failed, or running where no result is written yet."""
+        return str(self.result.get("status", "running"))
+
+
+def write_record(folder: Path, *, kind: str, number: int | None, point: dict[str, Any], settings: Any) -> None:
+    """Writes settings.json, with which a trial begins to exist. kind: `trial` or `baseline`."""
+    record = {"kind": kind, "number": number, "point": point, "settings": settings}
+    write_whole(folder / "settings.json", json.dumps(record, indent=1, sort_keys=True))
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Writes result.json, the sign that a trial has ended."""
+    write_whole(folder / "result.json", json.dumps(dict(result), indent=1, sort_keys=True))
+
+
+def read_records(run: Path) -> list[Record]:
+    """Every trial of the run folder, in the order of their ids."""
+    return [read_record(path.parent) for path in sorted((run / "trials").glob("*/settings.json"))]
+
+
+def read_record(folder: Path) -> Record:
+    """What the folder of one trial says."""
+    settings = json.loads((folder / "settings.json").read_text())
+    result_path = folder / "result.json"
+    result = json.loads(result_path.read_text()) if result_path.exists() else _unfinished(folder)
+    return Record(trial=folder.name, folder=folder, result=result, **settings)
+
+
+def _unfinished(folder: Path) -> dict[str, Any]:
+    """The scores of the last epoch that was evaluated, as far as training has come."""
+    path = folder / "epochs.csv"
+    if not path.exists():
+        return {}
+    epochs = pd.read_csv(path)
+    scored = epochs.dropna(subset=["recall@1"]) if "recall@1" in epochs else epochs.iloc[:0]
+    scores = scored.iloc[-1][[name for name in SCORES if name in scored]].to_dict() if len(scored) else {}
+    return {**scores, "epochs": int(epochs["epoch"].iloc[-1])}
+
+
+def leaderboard(records: Iterable[Record], *, axes: Iterable[str], objective: str) -> pd.DataFrame:
+    """The table of leaderboard.csv: finished trials by their objective, then pruned, running and failed ones."""
+    columns = ["trial", "status", "kind", *axes, *SCORES, *_LAST]
+    rows = [_row(record) for record in records]
+    table = pd.DataFrame(rows, columns=columns) if rows else pd.DataFrame(columns=columns)
+    order = {"finished": 0, "pruned": 1, "running": 2, "failed": 3}
+    key = table["status"].map(order).rename("order")
+    score = -pd.to_numeric(table[objective]).fillna(-1.0)
+    ranked = pd.DataFrame({"order": key, "score": score, "trial": table["trial"]}).sort_values(
+        ["order", "score", "trial"]
+    )
+    table = table.loc[ranked.index].reset_index(drop=True)
+    table.insert(0, "rank", range(1, len(table) + 1))
+    return table
+
+
+def _row(record: Record) -> dict[str, Any]:
+    point = record.point or {}
+    return {"trial": record.trial, "status": record.status, "kind": record.kind, **point, **record.result}
+
+
+def winner(table: pd.DataFrame) -> str | None:
+    """The id of the best finished trial, or None."""
+    finished = table[table["status"] == "finished"]
+    return None if finished.empty else str(finished["trial"].iloc[0])
+
+
+def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
+    """Writes leaderboard.csv; a cell that a spreadsheet would take for a formula is quoted with an apostrophe."""
+    escaped = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell)
+    write_whole(path, escaped.to_csv(index=False))

@@ -1,0 +1,124 @@
+"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere.
+
+Knows rich and words; it is told what happens and asks nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+_SHOWN_ROWS = 12
+_SHOWN_COLUMNS = (
+    "recall@1",
+    "recall@1_low",
+    "recall@1_high",
+    "map@5",
+    "neighbours",
+    "vote",
+    "epochs",
+    "seconds",
+)
+
+
+class Progress:
+    """The view of one sweep at work. `total` may be None: not known before."""
+
+    def __init__(self, *, sweep: str, objective: str, total: int | None, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._sweep, self._objective, self._total = sweep, objective, total
+        self._running: dict[str, dict[str, Any]] = {}
+        self._ended: dict[str, int] = {}
+        self._best: tuple[float, str] | None = None
+        self._started = time.monotonic()
+        self._live = Live(console=self.console, refresh_per_second=2, transient=True, get_renderable=self._table)
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Writes a line that stays."""
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def started(self, trial: str, label: str) -> None:
+        """A trial begins."""
+        self._running[trial] = {"label": label}
+        if not self.console.is_terminal:
+            self.say(f"trial {trial} starts: {label}")
+
+    def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
+        """A trial reports an epoch."""
+        row = self._running.setdefault(trial, {"label": ""})
+        row.update(figures)
+        if not self.console.is_terminal and "loss" in figures:
+            self.say(f"trial {trial} {_figures(row, self._objective)}")
+
+    def ended(self, trial: str, *, status: str, score: float | None, error: str) -> None:
+        """A trial has ended."""
+        label = self._running.pop(trial, {"label": ""})["label"]
+        self._ended[status] = self._ended.get(status, 0) + 1
+        if score is not None and (self._best is None or score > self._best[0]):
+            self._best = (score, trial)
+        value = error if status == "failed" else f"{self._objective} {_number(score)}"
+        self.say(f"trial {trial} {status} ({self._count()}): {value}  [{label}]")
+
+    def _count(self) -> str:
+        done = sum(self._ended.values())
+        return f"{done} of {self._total}" if self._total else f"{done} ended"
+
+    def _table(self) -> Table:
+        minutes = (time.monotonic() - self._started) / 60
+        best = f", best {self._objective} {self._best[0]:.3f} ({self._best[1]})" if self._best else ""
+        table = Table(title=f"{self._sweep}: {self._count()}, {minutes:.1f} min{best}", title_justify="left")
+        for column in ("trial", "setting", "epoch", "loss", self._objective, "images/s"):
+            table.add_column(column, overflow="fold")
+        for trial, row in self._running.items():
+            figures = (_number(row.get(name)) for name in ("loss", self._objective, "images_per_second"))
+            table.add_row(trial, escape(row["label"]), str(row.get("epoch", "…")), *figures)
+        return table
+
+
+def _figures(row: Mapping[str, Any], objective: str) -> str:
+    parts = [f"epoch {row.get('epoch', '…')}"]
+    names = {"loss": "loss", objective: objective, "images_per_second": "images/s"}
+    parts += [f"{shown} {_number(row[name])}" for name, shown in names.items() if row.get(name) is not None]
+    return ", ".join(parts)
+
+
+def _number(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def leaderboard_table(table: pd.DataFrame, *, axes: list[str]) -> Table:
+    """The head of the leaderboard for a terminal: rank, trial, axes, the scores that matter."""
+    columns = ["rank", "trial", "status", "kind", *axes, *_SHOWN_COLUMNS]
+    view = Table(title="Leaderboard", title_justify="left")
+    for column in columns:
+        view.add_column(column, overflow="fold", justify="right" if column in _SHOWN_COLUMNS else "left")
+    for row in table.head(_SHOWN_ROWS).to_dict("records"):
+        view.add_row(*(_cell(row.get(column)) for column in columns))
+    if len(table) > _SHOWN_ROWS:
+        view.caption = f"and {len(table) - _SHOWN_ROWS} more in leaderboard.csv"
+    return view
+
+
+def _cell(value: Any) -> str:
+    if value is None or (not isinstance(value, str) and pd.isna(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:g}" if value == int(value) or abs(value) < 0.01 else f"{value:.3f}"
+    return escape(str(value))

@@ -1,0 +1,240 @@
+"""The reference of the sweep file: every key with type, default, limits and meaning; every loss's parameters.
+
+Knows all keys; reads no file. Names of encoders' families and losses come without importing torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Final, get_args
+
+from whale_ray.learning.losses import LIMITS, LOSSES, loss_parameters
+from whale_ray.sweep.settings import Default, Setting, shown
+
+DEPTHS: Final = (1, 2, 4, 8, 16, 32)
+OBJECTIVES: Final = (*(f"{score}@{k}" for score in ("recall", "image_recall") for k in DEPTHS), "map@5")
+
+# Sections whose value may be a list of mappings, and the key that tells the alternatives apart.
+SELECTORS: Final = {"model": "encoder", "loss": "name"}
+# Sections that one trial's settings consist of, besides the seed.
+TRIAL_SECTIONS: Final = ("data", "split", "model", "loss", "train", "resources")
+
+_SIGNS: Final = {">=": "low", ">": "above", "<=": "high", "<": "below"}
+
+
+def _plain(key: str, takes: str, default: Any, meaning: str, **marks: bool) -> Setting:
+    """A setting from its short form: a kind, its limits ("int >= 1 <= 9") or choices, perhaps "or null"."""
+    kind, *rest = takes.removesuffix(" or null").split()
+    choices, limits = (tuple(rest), []) if kind == "choice" else ((), rest)
+    bounds = {_SIGNS[sign]: float(bound) for sign, bound in zip(limits[::2], limits[1::2], strict=True)}
+    return Setting(
+        key=key,
+        kind=kind,
+        meaning=meaning,
+        default=default,
+        choices=choices,
+        nullable=takes.endswith(" or null"),
+        **marks,
+        **bounds,  # type: ignore[arg-type]
+    )
+
+
+_part = partial(_plain, identity=True)
+_axis = partial(_plain, identity=True, axis=True)
+_free = partial(_plain, axis=True)
+
+SETTINGS: tuple[Setting, ...] = (
+    _plain("name", "folder_name", Default.REQUIRED, "name of the run folder, runs/NAME"),
+    _axis("seed", "int >= 0 <= 4294967295", 0, "seed of weights, batches and augmentation; as an axis: repeats"),
+    _plain("keep_checkpoints", "int >= 1", 3, "of how many finished trials, the best, weights are kept"),
+    _plain("data.root", "text", "data", "folder of the table and the photographs (option --data)"),
+    _plain("data.table", "text", "train.csv", "the table inside it"),
+    _plain("data.image_folder", "text", "train", "the folder of photographs inside it"),
+    _plain("data.image_column", "text", "Image", "column of file names"),
+    _plain("data.label_column", "text", "Id", "column of individuals"),
+    _plain("data.group_column", "text or null", None, "column of encounters or days, kept together by the split"),
+    _plain("data.boxes", "text or null", None, "CSV file Image,x0,y0,x1,y1: photographs are cropped to it"),
+    _part("data.unknown_label", "text", "new_whale", "label of individuals that nobody knows"),
+    _axis("data.image_size", "size", 224, "256, or '256x512' as height x width, in pixels"),
+    _axis("data.resize", "choice pad stretch", "pad", "pad keeps the aspect, stretch does not"),
+    _plain(
+        "data.on_bad_image",
+        "choice set_aside error",
+        "set_aside",
+        "unreadable photographs are listed, or end the sweep",
+    ),
+    _part("data.val_fraction", "float > 0 < 1", 0.2, "share of each individual's photographs that validates"),
+    _part(
+        "split.kind",
+        "choice stratified halves",
+        "stratified",
+        "`split: halves` is short for it: half and half, val_fraction unused",
+    ),
+    _part("split.seed", "int >= 0 <= 4294967295", 0, "seed of the split; left out: as `seed` (its first value)"),
+    _axis("model.encoder", "encoder", Default.REQUIRED, "what turns a photograph into a vector"),
+    _axis("model.embedding_size", "int >= 2 <= 65536", 512, "length of that vector"),
+    _axis(
+        "model.pool",
+        "choice auto avg gem cls",
+        "auto",
+        "how the features become one vector; auto: cls where there is one, else avg",
+    ),
+    _axis("model.neck", "choice linear bnneck", "linear", "what follows the pooling"),
+    _axis("model.weights", "weights", "pretrained", "where the trunk starts"),
+    _axis("model.freeze", "choice none trunk", "none", "what is not trained"),
+    _axis(
+        "loss.name",
+        " ".join(("choice", *LOSSES)),
+        Default.REQUIRED,
+        "the loss; its own parameters stand beside it, see below",
+    ),
+    _axis("train.epochs", "int >= 1", 10, "passes over the training photographs"),
+    _axis("train.batch_size", "int >= 2", 64, "photographs a step"),
+    _axis(
+        "train.sampler",
+        "choice pk shuffle",
+        "pk",
+        "pk: some individuals, some images of each; shuffle: any order",
+    ),
+    _axis("train.images_per_individual", "int >= 1", 4, "images of an individual in a batch (sampler pk)"),
+    _axis("train.learning_rate", "float > 0", 0.0001, "AdamW's, of the trunk"),
+    _axis(
+        "train.head_learning_rate",
+        "float > 0 or null",
+        None,
+        "of pooling and neck; null: the trunk's",
+    ),
+    _axis(
+        "train.proxy_learning_rate",
+        "float > 0 or null",
+        None,
+        "of the loss's proxies; null: 100 times the trunk's",
+    ),
+    _axis("train.weight_decay", "float >= 0", 0.0001, "AdamW's"),
+    _axis("train.warmup_epochs", "float >= 0", 1.0, "epochs in which the learning rates rise from 0"),
+    _axis("train.schedule", "choice cosine constant", "cosine", "the learning rates after the warm-up"),
+    _axis("train.clip", "float > 0 or null", 10.0, "largest norm of the gradient; null: any"),
+    _part("train.precision", "choice auto fp32 bf16", "auto", "auto: bf16 where it pays on this device"),
+    _axis(
+        "train.new_whale",
+        "choice ignore negative",
+        "ignore",
+        "unknown individuals: left out, or negative to everyone",
+    ),
+    _axis(
+        "train.flip",
+        "choice none augment new_individual",
+        "none",
+        "mirrored photographs: the same individual, or another one",
+    ),
+    _axis("train.affine", "float >= 0 <= 1", 0.3, "strength of shifts, turns and zooms; 0 is off"),
+    _axis("train.colour", "float >= 0 <= 1", 0.3, "strength of changes of light and colour; 0 is off"),
+    _axis("train.blur", "float >= 0 <= 1", 0.0, "strength of blur; 0 is off"),
+    _axis("train.erasing", "float >= 0 <= 1", 0.0, "strength of erased patches; 0 is off"),
+    _part("train.keep", "choice last best", "last", "which epoch's weights are scored and kept"),
+    _part("train.evaluate_every", "int >= 1", 1, "epochs between two evaluations"),
+    _free("retrieval.neighbours", "int >= 1 <= 1000", 10, "k, how many gallery images vote"),
+    _free(
+        "retrieval.vote",
+        "choice nearest majority softmax centroid",
+        "nearest",
+        "how they become ranked individuals",
+    ),
+    _free("retrieval.temperature", "float > 0", 0.05, "of the softmax vote"),
+    _free("retrieval.flip", "choice none average", "none", "average: embed the mirrored photograph as well"),
+    _plain(
+        "search.strategy",
+        "choice grid random optuna",
+        "grid",
+        "grid: every combination; the others draw trials",
+    ),
+    _plain("search.trials", "int >= 1", 20, "how many are drawn (not with a grid)"),
+    _plain("search.hours", "float > 0 or null", None, "no trial starts after this time; null: no limit"),
+    _plain("search.objective", " ".join(("choice", *OBJECTIVES)), "recall@1", "what is to be large"),
+    _plain("search.scheduler", "choice none asha", "none", "asha stops weak trials early"),
+    _plain("search.grace_epochs", "int >= 1", 1, "epochs that every trial gets (asha)"),
+    _plain("search.reduction_factor", "int >= 2", 3, "one in how many goes on (asha)"),
+    _plain("search.seed", "int >= 0 <= 4294967295", 0, "seed of the draws; left out: as `seed` (its first value)"),
+    _plain("resources.cpus", "float > 0", 1.0, "cores of a trial; fractions share one"),
+    _plain("resources.gpus", "float >= 0", 0.0, "GPUs of a trial; fractions share one"),
+    _plain("tracking.wandb", "choice off offline online", "off", "Weights & Biases: a run for each trial"),
+    _plain("tracking.wandb_project", "text", "whale_ray", "its project there"),
+    _plain("bundle.retrain_on_all", "bool", False, "train the winner again on all photographs"),
+    _plain("bundle.examples", "int >= 0 <= 100", 6, "labelled photographs for the web page"),
+    _plain("bundle.thumbnails", "bool", True, "small JPEGs of the gallery"),
+)
+
+SECTIONS: Final = tuple(dict.fromkeys(setting.section for setting in SETTINGS if setting.section))
+
+
+def section_settings(section: str) -> dict[str, Setting]:
+    """The settings of a section by their short key; of the top with an empty name."""
+    return {setting.short: setting for setting in SETTINGS if setting.section == section}
+
+
+def loss_settings(name: str) -> dict[str, Setting]:
+    """The parameters of one loss as settings, each of which may be an axis."""
+    return {key: _parameter_setting(parameter) for key, parameter in loss_parameters(name).items()}
+
+
+def _parameter_setting(parameter: inspect.Parameter) -> Setting:
+    choices = get_args(parameter.annotation)
+    low, high = LIMITS.get(parameter.name, (None, None))
+    return Setting(
+        key=f"loss.{parameter.name}",
+        kind="choice" if choices else parameter.annotation.__name__,
+        meaning="a parameter of the loss",
+        default=parameter.default,
+        choices=choices,
+        low=low,
+        high=None if high is None or math.isinf(high) else high,
+        axis=True,
+        identity=True,
+    )
+
+
+def reference_text() -> str:
+    """The whole reference as tables for people, at most 110 columns wide."""
+    keys = [_row(setting) for setting in SETTINGS]
+    losses = [
+        (name, key, shown_default(setting), setting.rule())
+        for name in LOSSES
+        for key, setting in loss_settings(name).items()
+    ]
+    parts = (
+        "axis: may be a list or a range. id: part of a trial's identity (another value, another trial).",
+        _table(("key", "default", "axis", "id", "takes; meaning"), keys),
+        "The parameters of each loss; every one may be an axis and is part of a trial's identity.",
+        _table(("loss", "parameter", "default", "takes"), losses),
+    )
+    return "\n\n".join(parts)
+
+
+def shown_default(setting: Setting) -> str:
+    """The default as it would be written in YAML; "required" where there is none."""
+    if setting.default is None:
+        return "null"
+    return "required" if setting.default is Default.REQUIRED else shown(setting.default).strip("'")
+
+
+def _row(setting: Setting) -> tuple[str, ...]:
+    marks = ("yes" if setting.axis else "", "yes" if setting.identity else "")
+    rule = "recall@K, image_recall@K (K 1 to 32), map@5" if setting.choices == OBJECTIVES else setting.rule()
+    return setting.key, shown_default(setting), *marks, f"{rule}; {setting.meaning}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 110) -> str:
+    lines = [tuple(head), *map(tuple, rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(head) - 1)]
+    room = width - sum(widths) - 2 * len(widths)
+    return "\n".join(part for line in lines for part in _lines(line, widths, room))
+
+
+def _lines(cells: Sequence[Any], widths: Sequence[int], room: int) -> list[str]:
+    left = "".join(f"{cell:<{wide}}  " for cell, wide in zip(cells, widths, strict=False))
+    first, *rest = textwrap.wrap(cells[-1], room) or [""]
+    return [left + first, *(" " * len(left) + more for more in rest)]

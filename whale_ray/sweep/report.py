@@ -1,0 +1,212 @@
+"""The report of a run: one page that stands alone, right at every moment of a sweep.
+
+Reads the run folder, and the photographs that sweep.yaml names; runs nothing. The page is report.html.j2.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from whale_ray.durable import write_whole
+from whale_ray.errors import InputError
+from whale_ray.sweep.comparison import Comparison, compare_trials
+from whale_ray.sweep.examples import Photographs, find_examples, missing_files
+from whale_ray.sweep.figures import MARKERS
+from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headline
+from whale_ray.sweep.leaderboard import Record, leaderboard, read_records
+from whale_ray.sweep.plan import label
+from whale_ray.sweep.plots import describe, looks_of, plot_effects, plot_learning, plot_recall
+from whale_ray.sweep.spec import Sweep, load_sweep
+
+_HERE = Path(__file__).parent
+_SETTINGS_SHOWN = 10
+_AUDIT_SHOWN = 50
+SECTIONS = (
+    ("result", "Result"),
+    ("data", "Photographs"),
+    ("leaderboard", "Leaderboard"),
+    ("recall", "Recall"),
+    ("learning", "Learning"),
+    ("axes", "Axes"),
+    ("retrieval", "Retrieval"),
+    ("gallery", "Examples"),
+    ("use", "Use it"),
+    ("words", "Words"),
+)
+
+
+def write_report(run: Path) -> Path:
+    """The path of report.html, written anew from what the run folder holds now.
+
+    Raises: InputError where the folder is none of a sweep.
+    """
+    if not (run / "sweep.yaml").is_file():
+        raise InputError(f"a run folder holds sweep.yaml, but {run} does not. Name one below runs/")
+    sweep = load_sweep(run / "sweep.yaml")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"score": show_score, "seconds": _seconds}
+    environment.filters |= {"setting": _setting_value, "percent_css": _css_percent}
+    page = environment.get_template("report.html.j2").render(_view(run, sweep), **_assets())
+    write_whole(run / "report.html", page)
+    return run / "report.html"
+
+
+def _assets() -> dict[str, str]:
+    """The page's own style and script, and the hash by which the page lets this script run and no other."""
+    script = (_HERE / "report.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"style": (_HERE / "report.css").read_text(), "script": script, "script_hash": digest}
+
+
+def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
+    """Everything that the page shows."""
+    objective = str(sweep.fixed["search.objective"])
+    records = _ranked(read_records(run), sweep, objective)
+    best = next((record for record in records if record.status == "finished"), None)
+    unknown = str(sweep.fixed["data.unknown_label"])
+    comparison = compare_trials(records, objective)
+    looks = looks_of(records)
+    axes = [axis.name for axis in sweep.axes]
+    return {
+        "sweep": sweep,
+        "sections": SECTIONS,
+        "markers": MARKERS,
+        "shown_of_audit": _AUDIT_SHOWN,
+        "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "objective": objective,
+        "counts": Counter(record.status for record in records),
+        "best": best,
+        "best_label": describe(best) if best else "",
+        "headline": write_headline(records, best, objective, comparison=comparison, unknown_label=unknown)
+        if best
+        else None,
+        "cross_fitted": comparison is not None,
+        "together": len(comparison.together) if comparison else 0,
+        "table_scores": list(dict.fromkeys((objective, "recall@1", "recall@4", "map@5"))),
+        "audit": _audit(run),
+        "parts": _parts(run, sweep),
+        "axes": axes,
+        "rows": [_row(record, axes, objective, comparison) for record in records],
+        "recall": plot_recall(records, looks),
+        "learning": plot_learning(records, looks, objective),
+        "effects": plot_effects(records, sweep.axes, objective),
+        "retrieval": _retrieval(best, objective),
+        "bundle": (run / "best").exists(),
+        "run": str(run),
+        **_gallery(best, sweep),
+    }
+
+
+def _ranked(records: Sequence[Record], sweep: Sweep, objective: str) -> list[Record]:
+    """The records in the order of leaderboard.csv."""
+    table = leaderboard(records, axes=[axis.name for axis in sweep.axes], objective=objective)
+    by_id = {record.trial: record for record in records}
+    return [by_id[trial] for trial in table["trial"]]
+
+
+def _row(record: Record, axes: Sequence[str], objective: str, comparison: Comparison | None) -> dict[str, Any]:
+    """One line of the leaderboard."""
+    point = record.point or {}
+    return {
+        "record": record,
+        "result": record.result,
+        "point": [point.get(axis) for axis in axes],
+        "label": label(point),
+        "together": comparison is not None and record.trial in comparison.together,
+        "vote": _setting(record.result),
+        "score": record.result.get(objective),
+        "epochs": _epochs(record),
+    }
+
+
+def _epochs(record: Record) -> str:
+    done, wanted = record.result.get("epochs"), record.settings.get("train", {}).get("epochs")
+    if record.status == "finished" or wanted is None:
+        return "" if done is None else str(done)
+    return f"{done or 0} of {wanted}"
+
+
+def _setting(row: Any) -> str:
+    """A retrieval setting in few words."""
+    if not isinstance(row.get("vote"), str):
+        return ""
+    parts = [row["vote"]]
+    parts += [f"k {row['neighbours']:.0f}"] if is_number(row.get("neighbours")) else []
+    parts += [f"τ {row['temperature']:g}"] if row["vote"] == "softmax" and is_number(row.get("temperature")) else []
+    return ", ".join([*parts, *(["flipped too"] if row.get("flip") == "average" else [])])
+
+
+def _retrieval(best: Record | None, objective: str) -> list[dict[str, Any]]:
+    """The best of the winner's retrieval settings, the one that was chosen marked."""
+    path = best.folder / "retrieval.csv" if best else None
+    if best is None or path is None or not path.exists():
+        return []
+    table = pd.read_csv(path)
+    rows = table.sort_values(objective, ascending=False, kind="stable").head(_SETTINGS_SHOWN).to_dict("records")
+    chosen = _setting(best.result)
+    return [{"scores": row, "said": _setting(row), "chosen": _setting(row) == chosen} for row in rows]
+
+
+def _audit(run: Path) -> dict[str, Any]:
+    path = run / "audit.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _parts(run: Path, sweep: Sweep) -> dict[str, int]:
+    """How many photographs and named individuals there are in each part of the split."""
+    path = run / "split.csv"
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    named = table[table["Id"] != sweep.fixed["data.unknown_label"]]
+    counts = {str(part): int(count) for part, count in table["part"].value_counts().items()}
+    return counts | {f"{part}_named": int(rows["Id"].nunique()) for part, rows in named.groupby("part")}
+
+
+def _gallery(best: Record | None, sweep: Sweep) -> dict[str, Any]:
+    folder = Path(sweep.fixed["data.root"]) / sweep.fixed["data.image_folder"]
+    if best is None:
+        return {"examples": None, "examples_missing": [], "photographs": str(folder)}
+    missing = missing_files(best)
+    examples = None if missing else find_examples(best, Photographs(folder))
+    return {"examples": examples, "examples_missing": missing, "photographs": str(folder)}
+
+
+def _setting_value(value: Any) -> str:
+    """The value of an axis as a person would write it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _css_percent(share: float) -> str:
+    return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
+
+
+def _seconds(value: Any) -> str:
+    """A duration for people.
+
+    >>> _seconds(42.1), _seconds(200), _seconds(8000)
+    ('42 s', '3 min 20 s', '2 h 13 min')
+    """
+    if not is_number(value):
+        return ABSENT
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,54 @@
+"""The run folder of a sweep: claimed by one driver at a time, never overwritten.
+
+Knows paths and the lock; what the files in it say is known by those who write them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from whale_ray.errors import InputError
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, fresh: bool = False) -> Iterator[Path]:
+    """Gives the run folder, made if need be and locked against a second driver until the block ends.
+
+    fresh: an old folder is first moved to `<name>.<time>`. A lock dies with its driver, however that ends.
+    Raises: InputError where another driver holds it, or it cannot be written to.
+    """
+    try:
+        with _locked(folder):
+            if fresh and (folder / "sweep.yaml").exists():
+                folder.rename(folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
+        with _locked(folder):
+            (folder / "trials").mkdir(exist_ok=True)
+            yield folder
+    except OSError as error:
+        raise InputError(
+            f"the run folder {folder} must be writable, but: {error}. Choose another with --runs"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise InputError(
+                f"one driver at a time may write to {folder}, but process {holder} does. Wait for it or stop it"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,151 @@
+"""The winner becomes a bundle: its weights, every named photograph as gallery, golden images, a model card.
+
+Reads a trial's folder and the data set; what the bundle promises is measured on the inference path, `identify`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from whale_ray.bundle import Contents, write_bundle
+from whale_ray.data.pixels import decode_image
+from whale_ray.durable import point_to
+from whale_ray.errors import BundleError
+from whale_ray.identify import Bundle
+from whale_ray.retrieval.evaluation import RetrievalSetting
+from whale_ray.retrieval.gallery import combine_views
+from whale_ray.sweep.checkpoint import RECIPE, WEIGHTS, load_weights
+from whale_ray.sweep.dataset import Dataset, geometry_of
+from whale_ray.sweep.leaderboard import Record
+
+GOLDEN_IMAGES = 6
+GOLDEN_SIDE = 512
+THUMBNAIL_SIDE = 160
+EXAMPLE_SIDE = 640
+
+
+def make_bundle(record: Record, dataset: Dataset, *, run: Path, examples: int, thumbnails: bool) -> Path:
+    """The path of the winner's bundle below `run`/bundles; `run`/best points to it from then on.
+
+    Raises: BundleError where the encoder gives (nearly) one embedding for different photographs.
+    """
+    contents = _with_golden(_contents(record, dataset, examples=examples, thumbnails=thumbnails), dataset)
+    folder = run / "bundles" / contents.manifest["id"]
+    if not folder.exists():
+        write_bundle(contents, folder)
+    Bundle.load(folder)
+    point_to(run / "best", folder)
+    return folder
+
+
+def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> Contents:
+    stored = np.load(record.folder / "embeddings.npz", allow_pickle=False)
+    named = stored["individual"] != dataset.unknown_label
+    setting = RetrievalSetting(**{key: record.result[key] for key in ("vote", "neighbours", "temperature", "flip")})
+    views = {view: stored[view][named] for view in ("plain", "flip") if view in stored}
+    vectors = combine_views(views, setting.flip)
+    table = pd.DataFrame({name: stored[name][named] for name in ("image", "individual")})
+    manifest = _manifest(record, dataset, setting, table)
+    manifest["id"] = f"{record.trial}-{_digest(manifest, vectors)}"
+    return Contents(
+        manifest=manifest,
+        weights=load_weights(record.folder / "checkpoint" / WEIGHTS),
+        gallery=vectors,
+        table=table,
+        golden=(),
+        golden_vectors=np.zeros((0, vectors.shape[1]), dtype=np.float32),
+        thumbnails=_thumbnails(dataset, table) if thumbnails else {},
+        examples=_examples(dataset, examples),
+    )
+
+
+def _manifest(record: Record, dataset: Dataset, setting: RetrievalSetting, table: pd.DataFrame) -> dict[str, Any]:
+    geometry = geometry_of(record.settings["data"], record.settings["train"])
+    figures = {key: value for key, value in record.result.items() if key not in ("seconds", "status", "error")}
+    measured = dataset.table["individual"].ne(dataset.unknown_label) & dataset.table["part"].eq("train")
+    return {
+        "trial": record.trial,
+        "settings": record.settings,
+        "preprocessing": dataclasses.asdict(geometry),
+        "encoder": json.loads((record.folder / "checkpoint" / RECIPE).read_text()),
+        "embedding_size": record.result["embedding_size"],
+        "retrieval": dataclasses.asdict(setting),
+        "threshold": record.result["threshold"],
+        "calibration": None,
+        "unknown_label": dataset.unknown_label,
+        "scores": figures,
+        "measured_gallery": int(measured.sum()),
+        "individuals": int(table["individual"].nunique()),
+        "images": len(table),
+        "data_fingerprint": dataset.fingerprint,
+    }
+
+
+def _digest(manifest: dict[str, Any], vectors: np.ndarray) -> str:
+    text = json.dumps(manifest, sort_keys=True).encode()
+    return hashlib.sha256(text + vectors.tobytes()).hexdigest()[:8]
+
+
+def _with_golden(contents: Contents, dataset: Dataset) -> Contents:
+    """The contents with golden images and the tolerance measured on them; the encoder must tell them apart."""
+    rows = _far_apart(contents.gallery.astype(np.float32), GOLDEN_IMAGES)
+    golden = tuple(_encode(_picture(dataset, contents.table["image"].iloc[row], GOLDEN_SIDE), "PNG") for row in rows)
+    bundle = Bundle(dataclasses.replace(contents, golden=golden))
+    together = bundle.embed([bundle.prepare(picture) for picture in golden])
+    noise = bundle.golden_difference(together)
+    distances = 1.0 - together @ together.T
+    smallest = float(distances[~np.eye(len(golden), dtype=bool)].min()) if len(golden) > 1 else 1.0
+    tolerance = min(max(4.0 * noise, 1e-4), smallest / 10.0)
+    if tolerance <= noise:
+        raise BundleError(
+            f"the encoder must tell its golden images apart, but the nearest two of trial {contents.manifest['trial']} "
+            f"differ by {smallest:.2g} cosine distance and one embedding by {noise:.2g}. It has collapsed: train it "
+            "longer, or with a smaller learning rate"
+        )
+    manifest = contents.manifest | {"tolerance": tolerance}
+    return dataclasses.replace(contents, manifest=manifest, golden=golden, golden_vectors=together)
+
+
+def _far_apart(vectors: np.ndarray, count: int) -> list[int]:
+    """Rows of up to `count` vectors, each as far as can be from those before it (greedy)."""
+    chosen = [0]
+    nearest = vectors @ vectors[0]
+    while len(chosen) < min(count, len(vectors)):
+        chosen.append(int(np.argmin(nearest)))
+        nearest = np.maximum(nearest, vectors @ vectors[chosen[-1]])
+    return chosen
+
+
+def _thumbnails(dataset: Dataset, table: pd.DataFrame) -> dict[int, bytes]:
+    return {row: _encode(_picture(dataset, image, THUMBNAIL_SIDE), "JPEG") for row, image in enumerate(table["image"])}
+
+
+def _examples(dataset: Dataset, count: int) -> tuple[tuple[bytes, str], ...]:
+    """A few validation photographs, evenly spread over the table, with their labels."""
+    validation = dataset.table[dataset.table["part"] == "val"]
+    rows = np.unique(np.linspace(0, len(validation) - 1, min(count, len(validation)), dtype=int))
+    return tuple(
+        (_encode(_picture(dataset, image, EXAMPLE_SIDE), "JPEG"), individual)
+        for image, individual in validation.iloc[rows][["image", "individual"]].itertuples(index=False)
+    )
+
+
+def _picture(dataset: Dataset, image: str, side: int) -> Image.Image:
+    picture = decode_image(dataset.catalog.path(image))
+    picture.thumbnail((side, side))
+    return picture
+
+
+def _encode(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=85)
+    return buffer.getvalue()
