@@ -112,24 +112,46 @@ def process(*command: str, ready: str, **variables: str) -> Iterator[subprocess.
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TOP, env=settings
     )
+    assert running.stdout
+    lines: list[str] = []
+    while not any(ready in line for line in lines):
+        line = running.stdout.readline()
+        assert line, "".join(lines)
+        lines.append(line)
+    rest = threading.Thread(target=running.stdout.read)
+    rest.start()
     try:
-        assert running.stdout
-        lines: list[str] = []
-        while not any(ready in line for line in lines):
-            line = running.stdout.readline()
-            assert line, "".join(lines)
-            lines.append(line)
-        threading.Thread(target=running.stdout.read, daemon=True).start()
         yield running
     finally:
         running.send_signal(signal.SIGTERM)
         running.wait(timeout=60)
+        rest.join()
+        running.stdout.close()
 
 
 def serving(bundle: Path, port: int, **settings: int) -> tuple[str, ...]:
     """The command that serves the bundle."""
     code = "import sys; from pathlib import Path; from whale_ray.serving.app import serve_bundle; "
     return sys.executable, "-c", f"{code}serve_bundle(Path(sys.argv[1]), port={port}, **{settings})", str(bundle)
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below this one."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, size = {pid}, 0
+    while len(found) > size:
+        size = len(found)
+        found |= {child for child, parent in parents.items() if parent in found}
+    return found - {pid}
+
+
+def alive(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if Path(f"/proc/{pid}").exists()}
 
 
 @pytest.fixture(scope="session")
@@ -142,8 +164,16 @@ def plain(bundle: Path) -> Iterator[str]:
 def on_ray(bundle: Path) -> Iterator[str]:
     port = free_port()
     limits = {"image_bytes": LIMITS.image_bytes, "call_bytes": LIMITS.call_bytes, "images": LIMITS.images}
-    with process(*serving(bundle, port, **limits), ready="/v1/identify"):
+    with process(*serving(bundle, port, **limits), ready="/v1/identify") as running:
         yield f"http://127.0.0.1:{port}"
+        started = descendants(running.pid)
+    # SIGTERM has ended the service, and everything that it started
+    assert running.returncode == 0
+    assert len(started) > 3
+    deadline = time.monotonic() + 20
+    while alive(started) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(started)
 
 
 @pytest.fixture(params=["plain", pytest.param("on_ray", marks=pytest.mark.slow)])

@@ -52,7 +52,7 @@ def stalled(client: httpx.Client, go_on: threading.Event, begun: threading.Event
     def body() -> Iterator[bytes]:
         yield b"x"
         begun.set()
-        go_on.wait(10)
+        go_on.wait(1)
 
     return client.post("/v1/identify", content=body(), headers=JPEG)
 

@@ -211,8 +211,8 @@ MALFORMED = {
     "no boundary": (b"--X--\r\n", "multipart/form-data", "boundary"),
     "no form": (b"nothing of the kind", FORM, "well-formed"),
     "a name in a strange character set": (
-        b'--X\r\nContent-Disposition: form-data; name="image\xff"; filename="\xffa.jpg"\r\n\r\nx\r\n--X--\r\n',
-        FORM + "; charset=punycode",
+        b'--X\r\nContent-Disposition: form-data; name="image"; filename="xn--0"\r\n\r\nx\r\n--X--\r\n',
+        FORM + "; charset=idna",
         "character set",
     ),
 }

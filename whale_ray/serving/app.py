@@ -215,10 +215,11 @@ def _run(application: serve.Application) -> None:
     try:
         serve.run(application, name=NAME, route_prefix="/")
     except RuntimeError as error:
-        reasons = re.findall(r"BundleError: (.+)", str(error))
+        message = serve.status().applications[NAME].deployments[NAME].message
+        reasons = re.findall(r"BundleError: (.+)", message)
         if not reasons:
             raise
-        raise BundleError(reasons[-1]) from None
+        raise BundleError(reasons[-1]) from error
 
 
 def _welcome(bundle: Path, host: str, port: int) -> str:

@@ -111,18 +111,18 @@ class _Viewer:
         self.photographs = photographs
 
     def example(self, query: Mapping[Any, Any]) -> Example:
-        """The query, the nearest photograph of the answer, and the nearest of the right individual (or, if the answer
-        is right, of the next individual).
+        """The query, the nearest photograph of the answer, and the nearest of the right individual; of another one
+        where the answer is right or nobody is.
         """
         image, truth, answer = (str(query[name]) for name in ("image", "individual", "nearest_individual"))
         row = int(np.flatnonzero(self.images == image)[0])
         distances = 1.0 - self.vectors[self.gallery] @ self.vectors[row]
         names = self.individuals[self.gallery]
         wanted = [(names == answer, "the answer")]
-        if truth == answer:
-            wanted.append((names != answer, "nearest other individual"))
-        elif query["known"]:
+        if query["known"] and truth != answer:
             wanted.append((names == truth, "the right individual"))
+        else:
+            wanted.append((names != answer, "nearest other individual"))
         answers = [self._nearest(distances, mask, role) for mask, role in wanted if mask.any()]
         return Example(self._picture(row, "query", None), tuple(answers), int(query["rank"]))
 

@@ -14,7 +14,8 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
 ROW_HEIGHT = 40
-LABEL_WIDTH = 150
+LABEL_WIDTH = 168
+_LETTERS = 21
 
 # Shapes around (0, 0), so that curves are told apart without colour.
 MARKERS = {
@@ -49,6 +50,10 @@ class Scale:
     def text(self, value: float) -> str:
         """The value in few characters."""
         return f"{100 * value:.3g} %" if self.percent else f"{value:.4g}"
+
+    def difference(self, value: float) -> str:
+        """A difference of two values in few characters."""
+        return f"{100 * value:.1f} points" if self.percent else f"{value:.3g}"
 
 
 def scale_of(
@@ -139,7 +144,7 @@ def _row(row: Row, place: int, frame: _Frame) -> Iterable[Markup]:
     mean = sum(row.values) / len(row.values)
     middle = place + 0.5
     _, down = frame.at(frame.x.low, middle)
-    count = f"mean {frame.x.text(mean)} of {len(row.values)}"
+    count = f"mean {frame.x.text(mean)}, n = {len(row.values)}"
     yield Markup('<text class="value" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
         LABEL_WIDTH - 10, down - 2, _short(row.label)
     )
@@ -154,8 +159,13 @@ def _row(row: Row, place: int, frame: _Frame) -> Iterable[Markup]:
 
 
 def _short(label: str) -> str:
-    """The label, its middle left out where it is too long to stand beside a row."""
-    return label if len(label) <= 22 else f"{label[:9]}…{label[-12:]}"
+    """What of the label fits beside a row: its last part, its middle left out.
+
+    >>> _short("hf:google/vit-base-patch16-224")
+    'vit-base-patch16-224'
+    """
+    label = label if len(label) <= _LETTERS else label.rpartition("/")[2]
+    return label if len(label) <= _LETTERS else f"{label[:8]}…{label[9 - _LETTERS :]}"
 
 
 def plot_dots(dots: Row, places: Sequence[float], *, x: Scale, y: Scale, alt: str) -> Markup:

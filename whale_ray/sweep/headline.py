@@ -95,7 +95,10 @@ def _frozen(records: Sequence[Record], best: Record) -> list[Record]:
 
 def _baselines(records: Sequence[Record], best: Record, scores: Sequence[str]) -> list[Line]:
     shown = _frozen(records, best)[:_BASELINES_SHOWN]
-    return [_line("Baseline", f"no training: {describe(one)}", "base", one.result, scores) for one in shown]
+    return [
+        _line("Baseline", f"not trained: {describe(one).removeprefix('baseline, ')}", "base", one.result, scores)
+        for one in shown
+    ]
 
 
 def _limits(result: Mapping[str, Any], scores: Sequence[str], unknown_label: str) -> list[Line]:

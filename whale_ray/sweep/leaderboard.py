@@ -83,7 +83,7 @@ def leaderboard(records: Iterable[Record], *, axes: Iterable[str], objective: st
     """The table of leaderboard.csv: finished trials by their objective, then pruned, running and failed ones."""
     columns = ["trial", "status", "kind", *axes, *SCORES, *_LAST]
     rows = [_row(record) for record in records]
-    table = pd.DataFrame(rows, columns=columns) if rows else pd.DataFrame(columns=columns)
+    table = pd.DataFrame(rows, columns=columns, dtype=object)
     order = {"finished": 0, "pruned": 1, "running": 2, "failed": 3}
     key = table["status"].map(order).rename("order")
     score = -pd.to_numeric(table[objective]).fillna(-1.0)

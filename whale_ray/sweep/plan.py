@@ -54,14 +54,14 @@ def axis_values(axis: Axis) -> tuple[Any, ...]:
     return axis.listed() or (axis.low, axis.high)
 
 
-def label(point: Point) -> str:
+def label(point: Point, *, kind: str = "trial") -> str:
     """A point in few words.
 
     >>> label({"model.embedding_size": 64, "loss.name": "arcface"})
     'embedding_size 64, loss arcface'
     """
-    words = {"loss.name": "loss"}
-    return ", ".join(f"{words.get(name, name.rpartition('.')[2])} {value}" for name, value in point.items())
+    words = [f"{'loss' if name == 'loss.name' else name.rpartition('.')[2]} {value}" for name, value in point.items()]
+    return ", ".join(words if kind == "trial" else ["baseline, frozen as it comes", *words])
 
 
 def retrieval_settings(sweep: Sweep) -> tuple[RetrievalSetting, ...]:

@@ -1,4 +1,4 @@
-"""The plots of a run: recall@K, learning curves, the effect of each axis. From records of trials to figures.
+"""The curves of a run, recall@K and learning; and how a trial is called beside them.
 
 Knows what a trial's folder holds and what is worth plotting of it; how a plot is drawn is known by `figures`.
 """
@@ -6,21 +6,18 @@ Knows what a trial's folder holds and what is worth plotting of it; how a plot i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from whale_ray.sweep.axes import Axis
-from whale_ray.sweep.figures import Curve, Row, Scale, plot_curves, plot_dots, plot_rows, scale_of
+from whale_ray.sweep.figures import Curve, Scale, plot_curves, scale_of
 from whale_ray.sweep.leaderboard import CUTOFFS, Record
 from whale_ray.sweep.plan import label
 
 LOOKS = ("c0", "c1", "c2", "c3", "c4")
-RETRIEVAL_AXES = ("vote", "neighbours", "temperature", "flip")
-_MOST_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,23 @@ class Plot:
 
 def describe(record: Record) -> str:
     """The trial in few words, its id last."""
-    words = label(record.point or {})
+    point = record.point or {}
+    words = label({name: show_value(point[name]) for name in sorted(point, key=_place)})
     if record.kind == "baseline":
         words = f"baseline, {words}" if words else "baseline"
     return f"{words} ({record.trial})" if words else record.trial
+
+
+def show_value(value: Any) -> str:
+    """The value of an axis as a person would write it."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Where an axis stands in a description: encoder, loss, the loss's own, then the others."""
+    first = ("model.encoder", "loss.name")
+    place = first.index(name) if name in first else len(first)
+    return place, 0 if name.startswith(("model.", "loss.")) else 1, name
 
 
 def looks_of(records: Sequence[Record]) -> dict[str, str]:
@@ -51,14 +61,14 @@ def looks_of(records: Sequence[Record]) -> dict[str, str]:
 def plot_recall(records: Sequence[Record], looks: Mapping[str, str]) -> Plot | None:
     """recall@K of the best few and the baselines, between chance and ceiling; None where no trial has finished."""
     finished = [record for record in records if record.status == "finished" and record.trial in looks]
-    finished = [record for record in finished if _is_number(record.result.get("recall@1"))]
+    finished = [record for record in finished if is_finite(record.result.get("recall@1"))]
     curves = [_recall(record, looks[record.trial], band=place == 0) for place, record in enumerate(finished)]
     if not curves:
         return None
     best = finished[0].result
     for name, said in (("ceiling", "ceiling: the most that is possible"), ("chance", "chance: a random order")):
         points = tuple(
-            (float(k), best[f"{name}/recall@{k}"]) for k in CUTOFFS if _is_number(best.get(f"{name}/recall@{k}"))
+            (float(k), best[f"{name}/recall@{k}"]) for k in CUTOFFS if is_finite(best.get(f"{name}/recall@{k}"))
         )
         curves += [Curve(said, "limit", points)] if points else []
     x = Scale(1, 32, "K: individuals in the answer", log=True, marks=tuple(map(float, CUTOFFS)))
@@ -70,10 +80,10 @@ def plot_recall(records: Sequence[Record], looks: Mapping[str, str]) -> Plot | N
 
 def _recall(record: Record, look: str, *, band: bool) -> Curve:
     score = record.result
-    cutoffs = [k for k in CUTOFFS if _is_number(score.get(f"recall@{k}"))]
+    cutoffs = [k for k in CUTOFFS if is_finite(score.get(f"recall@{k}"))]
     points = tuple((float(k), float(score[f"recall@{k}"])) for k in cutoffs)
     ends = [(score.get(f"recall@{k}_low", math.nan), score.get(f"recall@{k}_high", math.nan)) for k in cutoffs]
-    whole = band and all(_is_number(low) and _is_number(high) for low, high in ends)
+    whole = band and all(is_finite(low) and is_finite(high) for low, high in ends)
     return Curve(describe(record), look, points, tuple(ends) if whole else ())
 
 
@@ -94,7 +104,7 @@ def plot_learning(records: Sequence[Record], looks: Mapping[str, str], objective
     groups = [(objective, trained, objective)]
     for name in sorted({str(record.settings["loss"]["name"]) for record in trained}):
         groups.append((f"loss: {name}", [one for one in trained if one.settings["loss"]["name"] == name], "loss"))
-    plots = [_learning(title, group, looks, epochs, column) for title, group, column in groups]
+    plots = [_learning(title, group, looks, epochs, column, objective) for title, group, column in groups]
     return [plot for plot in plots if plot is not None]
 
 
@@ -104,7 +114,12 @@ def _epochs(record: Record) -> pd.DataFrame:
 
 
 def _learning(
-    title: str, group: Sequence[Record], looks: Mapping[str, str], epochs: Mapping[str, pd.DataFrame], column: str
+    title: str,
+    group: Sequence[Record],
+    looks: Mapping[str, str],
+    epochs: Mapping[str, pd.DataFrame],
+    column: str,
+    objective: str,
 ) -> Plot | None:
     curves = []
     for record in group:
@@ -113,9 +128,10 @@ def _learning(
         points = (
             tuple(zip(scored["epoch"].astype(float), scored[column].astype(float), strict=True)) if len(scored) else ()
         )
-        status = "" if record.status == "finished" else f" {record.status}"
+        status = {"finished": "", "running": ", unfinished"}.get(record.status, f", {record.status}")
         if finite := tuple(point for point in points if math.isfinite(point[1])):
-            curves.append(Curve(describe(record) + status, looks.get(record.trial, "faint"), finite))
+            name = describe(record) if column == objective else record.trial
+            curves.append(Curve(name + status, looks.get(record.trial, "faint"), finite))
     if not curves:
         return None
     last = max(at for curve in curves for at, _ in curve.points)
@@ -137,99 +153,11 @@ def _whole_marks(last: int) -> list[int]:
     return sorted({1, *range(step, last + 1, step)})
 
 
-def plot_effects(records: Sequence[Record], axes: Sequence[Axis], objective: str) -> list[Plot]:
-    """For each axis, the objective of the finished trials by its value, the most telling axis first.
-
-    An axis of an alternative is shown for the trials that have it; retrieval axes with the best score a trial
-    reaches at each of their values.
-    """
-    finished = [record for record in records if record.status == "finished" and record.kind == "trial"]
-    trials = [record for record in finished if _is_number(record.result.get(objective))]
-    found: list[tuple[str, list[Point], Axis | None]]
-    found = [(axis.name, _at_axis(trials, axis.name, objective), axis) for axis in axes]
-    found += [(f"retrieval.{name}", _at_retrieval(trials, name, objective), None) for name in RETRIEVAL_AXES]
-    effects = [
-        _effect(name, points, axis, objective) for name, points, axis in found if len({p[0] for p in points}) > 1
-    ]
-    return [plot for _, plot in sorted(effects, key=lambda effect: -effect[0])]
-
-
-Point = tuple[Any, float, str]
-
-
-def _at_axis(trials: Sequence[Record], name: str, objective: str) -> list[Point]:
-    have = [record for record in trials if (record.point or {}).get(name) is not None]
-    return [(record.point[name], float(record.result[objective]), describe(record)) for record in have]
-
-
-def _at_retrieval(trials: Sequence[Record], name: str, objective: str) -> list[Point]:
-    points: list[Point] = []
-    for record in trials:
-        path = record.folder / "retrieval.csv"
-        table = pd.read_csv(path) if path.exists() else pd.DataFrame()
-        if name in table and objective in table:
-            best = table.dropna(subset=[name]).groupby(name)[objective].max()
-            points += [(value, float(score), describe(record)) for value, score in best.items()]
-    return points
-
-
-def _effect(name: str, points: Sequence[Point], axis: Axis | None, objective: str) -> tuple[float, Plot]:
-    scores = scale_of([score for _, score, _ in points], objective, percent=is_share(objective))
-    values = sorted({value for value, _, _ in points}, key=_order(axis))
-    if len(values) > _MOST_ROWS and all(_is_number(value) for value in values):
-        return _scatter(name, points, axis, scores)
-    rows = [_row(value, points) for value in values]
-    means = [sum(row.values) / len(row.values) for row in rows]
-    spread = max(means) - min(means)
-    best = rows[means.index(max(means))].label
-    note = f"Means differ by up to {scores.text(spread)}; highest at {best}." + _where(axis)
-    alt = f"Dots of {objective} by {name}. " + ", ".join(
-        f"{row.label}: mean {scores.text(mean)}" for row, mean in zip(rows, means, strict=True)
-    )
-    return spread, Plot(name, plot_rows(rows, x=scores, alt=alt), note=note)
-
-
-def _row(value: Any, points: Sequence[Point]) -> Row:
-    own = [(score, said) for at, score, said in points if at == value]
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return Row(shown, tuple(score for score, _ in own), tuple(said for _, said in own))
-
-
-def _scatter(name: str, points: Sequence[Point], axis: Axis | None, scores: Scale) -> tuple[float, Plot]:
-    places = [float(value) for value, _, _ in points]
-    values = tuple(score for _, score, _ in points)
-    x = scale_of(places, name, log=bool(axis and axis.log))
-    thirds = pd.Series(values, index=places).sort_index()
-    cut = max(1, len(thirds) // 3)
-    low, high = float(thirds.iloc[:cut].mean()), float(thirds.iloc[-cut:].mean())
-    note = f"Mean of the lowest third of values {scores.text(low)}, of the highest third {scores.text(high)}." + _where(
-        axis
-    )
-    svg = plot_dots(
-        Row(name, values, tuple(said for _, _, said in points)),
-        places,
-        x=x,
-        y=scores,
-        alt=f"Dots of {scores.label} by {name}. {note}",
-    )
-    return abs(high - low), Plot(name, svg, note=note)
-
-
-def _order(axis: Axis | None) -> Callable[[Any], tuple[float, str]]:
-    """The order in which the sweep file lists the values; else numbers by size, then words."""
-    listed = list(axis.listed() or ()) if axis else []
-    places = {value: place for place, value in enumerate(listed)}
-    return lambda value: (places.get(value, value if _is_number(value) else math.inf), str(value))
-
-
-def _where(axis: Axis | None) -> str:
-    return f" Only where {axis.when[0]} is {axis.when[1]}." if axis and axis.when else ""
-
-
 def is_share(name: str) -> bool:
     """Whether a score is a share of queries, shown in percent."""
     return "recall@" in name
 
 
-def _is_number(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that can be drawn."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -5,17 +5,20 @@ Knows rich and words; it is told what happens and asks nobody.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 _SHOWN_ROWS = 12
+_WIDTH_OF_LOG = 140
 _SHOWN_COLUMNS = (
     "recall@1",
     "recall@1_low",
@@ -31,8 +34,8 @@ _SHOWN_COLUMNS = (
 class Progress:
     """The view of one sweep at work. `total` may be None: not known before."""
 
-    def __init__(self, *, sweep: str, objective: str, total: int | None, console: Console | None = None) -> None:
-        self.console = console or Console()
+    def __init__(self, *, sweep: str, objective: str, total: int | None = None, console: Console | None = None) -> None:
+        self.console = console or _console()
         self._sweep, self._objective, self._total = sweep, objective, total
         self._running: dict[str, dict[str, Any]] = {}
         self._ended: dict[str, int] = {}
@@ -90,6 +93,12 @@ class Progress:
         return table
 
 
+def _console() -> Console:
+    """The terminal; where there is none, lines wide enough for a table in a log."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH_OF_LOG)
+
+
 def _figures(row: Mapping[str, Any], objective: str) -> str:
     parts = [f"epoch {row.get('epoch', '…')}"]
     names = {"loss": "loss", objective: objective, "images_per_second": "images/s"}
@@ -98,27 +107,59 @@ def _figures(row: Mapping[str, Any], objective: str) -> str:
 
 
 def _number(value: Any) -> str:
-    if value is None or pd.isna(value):
+    if _absent(value):
         return "-"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def leaderboard_table(table: pd.DataFrame, *, axes: list[str]) -> Table:
     """The head of the leaderboard for a terminal: rank, trial, axes, the scores that matter."""
-    columns = ["rank", "trial", "status", "kind", *axes, *_SHOWN_COLUMNS]
-    view = Table(title="Leaderboard", title_justify="left")
-    for column in columns:
-        view.add_column(column, overflow="fold", justify="right" if column in _SHOWN_COLUMNS else "left")
+    view = Table(title="Leaderboard", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    view.add_column("", justify="right")
+    view.add_column("trial", no_wrap=True)
+    for axis in axes:
+        view.add_column(short_name(axis), overflow="fold", min_width=7)
+    for column in ("recall@1", "95 %", "map@5", "vote", "k", "s"):
+        view.add_column(column, justify="left" if column == "vote" else "right", no_wrap=True)
     for row in table.head(_SHOWN_ROWS).to_dict("records"):
-        view.add_row(*(_cell(row.get(column)) for column in columns))
+        view.add_row(*_leaderboard_row(row, axes))
     if len(table) > _SHOWN_ROWS:
         view.caption = f"and {len(table) - _SHOWN_ROWS} more in leaderboard.csv"
     return view
 
 
+def _leaderboard_row(row: Mapping[Any, Any], axes: list[str]) -> list[str]:
+    kind = "" if row["kind"] == "trial" else f" ({row['kind']})"
+    status = "" if row["status"] == "finished" else f" {row['status']}"
+    low, high = _number(row["recall@1_low"]), _number(row["recall@1_high"])
+    return [
+        _cell(row["rank"]),
+        f"{row['trial']}{kind}{status}",
+        *(_short_value(row[axis]) for axis in axes),
+        _number(row["recall@1"]),
+        f"{low}-{high}",
+        _number(row["map@5"]),
+        _cell(row["vote"]),
+        _cell(row["neighbours"]),
+        "-" if _absent(row["seconds"]) else f"{row['seconds']:.0f}",
+    ]
+
+
+def short_name(axis: str) -> str:
+    """An axis in few letters: `loss` for loss.name, else its last part."""
+    return "loss" if axis == "loss.name" else axis.rpartition(".")[2].replace("_", " ")
+
+
+def _short_value(value: Any) -> str:
+    """A cell; of `hf:google/vit-base-patch16-224` or `torchvision:resnet18` the last part."""
+    return re.split("[:/]", _cell(value))[-1]
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (not isinstance(value, str) and bool(pd.isna(value)))
+
+
 def _cell(value: Any) -> str:
-    if value is None or (not isinstance(value, str) and pd.isna(value)):
+    if _absent(value):
         return "-"
-    if isinstance(value, float):
-        return f"{value:g}" if value == int(value) or abs(value) < 0.01 else f"{value:.3f}"
-    return escape(str(value))
+    return f"{value:g}" if isinstance(value, float) else escape(str(value))

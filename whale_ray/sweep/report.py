@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,12 +21,13 @@ import pandas as pd
 from whale_ray.durable import write_whole
 from whale_ray.errors import InputError
 from whale_ray.sweep.comparison import Comparison, compare_trials
+from whale_ray.sweep.effects import plot_effects
 from whale_ray.sweep.examples import Photographs, find_examples, missing_files
 from whale_ray.sweep.figures import MARKERS
 from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headline
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records
 from whale_ray.sweep.plan import label
-from whale_ray.sweep.plots import describe, looks_of, plot_effects, plot_learning, plot_recall
+from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.spec import Sweep, load_sweep
 
 _HERE = Path(__file__).parent
@@ -61,7 +63,7 @@ def write_report(run: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"score": show_score, "seconds": _seconds}
-    environment.filters |= {"setting": _setting_value, "percent_css": _css_percent}
+    environment.filters |= {"setting": show_value, "percent_css": _css_percent}
     page = environment.get_template("report.html.j2").render(_view(run, sweep), **_assets())
     write_whole(run / "report.html", page)
     return run / "report.html"
@@ -109,6 +111,8 @@ def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
         "retrieval": _retrieval(best, objective),
         "bundle": (run / "best").exists(),
         "run": str(run),
+        "bundle_path": shlex.quote(f"{run}/best"),
+        "test_folder": shlex.quote(f"{sweep.fixed['data.root']}/test"),
         **_gallery(best, sweep),
     }
 
@@ -186,11 +190,6 @@ def _gallery(best: Record | None, sweep: Sweep) -> dict[str, Any]:
     missing = missing_files(best)
     examples = None if missing else find_examples(best, Photographs(folder))
     return {"examples": examples, "examples_missing": missing, "photographs": str(folder)}
-
-
-def _setting_value(value: Any) -> str:
-    """The value of an axis as a person would write it."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _css_percent(share: float) -> str:

@@ -226,7 +226,8 @@ class _Watch(_Unsaved, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins."""
-        self._progress.started(_trial_id(trial), label(self._ledger.record(_trial_id(trial)).point))
+        record = self._ledger.record(_trial_id(trial))
+        self._progress.started(record.trial, label(record.point, kind=record.kind))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A trial reports an epoch."""

@@ -1,0 +1,77 @@
+"""What many tests share and none may change: a small drawn data set, one Ray, one finished sweep."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SWEEP = """
+name: little
+data: {root: ROOT, image_size: 32x64, val_fraction: 0.4}
+model: {encoder: tiny, embedding_size: 16, weights: random}
+loss: {name: [arcface, proxy_anchor]}
+train: {epochs: 2, batch_size: 16, learning_rate: 3.0e-3}
+retrieval: {vote: [nearest, softmax], neighbours: [1, 5], flip: [none, average]}
+search: {strategy: grid}
+bundle: {examples: 3}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of decoded photographs: never the user's own. In the environment, for workers inherit that."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WHALE_RAY_CACHE", str(folder))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn data set: 8 named individuals and unknown ones on 72 photographs, 14 more in test/."""
+    from whale_ray.data.synthetic import draw_dataset
+
+    root = tmp_path_factory.mktemp("photographs") / "drawn"
+    draw_dataset(root, individuals=8, images=72, difficulty=0.2, size=(32, 64), workers=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cluster(cache: Path) -> Iterator[str]:
+    """The address of a Ray of this session's own, with two CPUs."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    import ray
+
+    context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+
+
+WriteSweep = Callable[..., "Sweep"]
+
+
+@pytest.fixture(scope="session")
+def write_sweep(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> WriteSweep:
+    """Reads the small sweep as a person would give it: settings over it as `--set` has them."""
+    from whale_ray.sweep.spec import Sweep, load_sweep
+
+    path = tmp_path_factory.mktemp("sweeps") / "little.yaml"
+    path.write_text(SWEEP.replace("ROOT", str(photographs)))
+
+    def write(*options: str) -> Sweep:
+        return load_sweep(path, options)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def finished(cluster: str, write_sweep: WriteSweep, tmp_path_factory: pytest.TempPathFactory) -> "SweepResult":
+    """The small sweep when all of it has run. To be read only."""
+    from whale_ray.sweep.run import run_sweep
+
+    return run_sweep(write_sweep(), runs=tmp_path_factory.mktemp("runs"))

@@ -1,0 +1,154 @@
+"""What an audit finds: what cannot be used, what is there twice, what contradicts itself."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from whale_ray.data.audit import Audit, audit_photographs
+from whale_ray.data.catalog import Catalog
+from whale_ray.data.pixels import Geometry, prepare_pixels
+from whale_ray.errors import DataError
+
+DataFolder = Callable[[dict[str, tuple[str, bytes | Image.Image]]], Catalog]
+
+
+def drawn(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def saved(image: Image.Image, quality: int) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def audited(data_folder: DataFolder, tmp_path: Path) -> Callable[..., Audit]:
+    def audit(photographs: dict[str, tuple[str, bytes | Image.Image]], **settings: str) -> Audit:
+        catalog = data_folder(photographs)
+        pixels = prepare_pixels(catalog, Geometry(64, 64), cache=tmp_path / "cache")
+        return audit_photographs(catalog, pixels, **settings)
+
+    return audit
+
+
+def test_a_sound_set_is_counted(audited: Callable[..., Audit]) -> None:
+    names = ["w", "w", "w", "v", "v", "u", "new_whale"]
+    audit = audited({f"{place}.png": (name, drawn(place, (90 + place, 60))) for place, name in enumerate(names)})
+    assert audit.usable.all()
+    assert (audit.twins == "").all()
+    found = audit.findings
+    assert (found["photographs"], found["individuals"], found["singletons"], found["unknown"]) == (7, 3, 1, 1)
+    assert found["images_per_individual"] == {"1": 1, "2": 1, "3": 1}
+    assert found["widths"] == {"smallest": 90, "median": 93, "largest": 96}
+    assert found["set_aside"] == found["twins"] == found["conflicts"] == found["identical_files"] == []
+    assert audit.lines() == ["7 photographs, 3 individuals (1 with one photograph), 1 of unknown individuals"]
+
+
+def test_hostile_photographs_are_set_aside_into_a_list_that_is_shown(
+    hostile: dict[str, bytes], audited: Callable[..., Audit]
+) -> None:
+    good = {"good.png": ("w", drawn(5)), "also.png": ("w", drawn(6))}
+    audit = audited(good | {name: ("v", content) for name, content in hostile.items()})
+    shown = {row["image"]: row["status"] for row in audit.findings["set_aside"]}
+    assert shown == {
+        "text.jpg": "wrong_type",
+        "truncated.jpg": "damaged",
+        "vast.png": "too_large",
+        "animated.gif": "wrong_type",
+        "empty.jpg": "empty",
+    }
+    assert audit.usable.sum() == 5
+    text = "\n".join(audit.lines())
+    assert "5 photographs are set aside" in text
+    assert all(name in text for name in shown)
+    assert all(row["reason"] for row in audit.findings["set_aside"])
+
+
+def test_bad_photographs_are_an_error_where_that_is_asked_for(
+    hostile: dict[str, bytes], audited: Callable[..., Audit]
+) -> None:
+    photographs = {"a.png": ("w", drawn(1)), "b.png": ("w", drawn(2)), "text.jpg": ("w", hostile["text.jpg"])}
+    with pytest.raises(DataError, match=r"1 of 3 are not:\n  text\.jpg: wrong_type.*\n.*set_aside to go on"):
+        audited(photographs, on_bad_image="error")
+
+
+def test_a_set_without_one_usable_photograph_is_an_error(audited: Callable[..., Audit]) -> None:
+    with pytest.raises(DataError, match="2 of 2 are not"):
+        audited({"a.png": ("w", b"text"), "b.png": ("w", b"text")})
+
+
+def test_the_same_picture_saved_again_smaller_and_worse_is_a_twin(audited: Callable[..., Audit]) -> None:
+    picture = drawn(1)
+    audit = audited(
+        {
+            "a.png": ("w", picture),
+            "other.png": ("w", drawn(2)),
+            "worse.jpg": ("w", saved(picture, 40)),
+            "small.png": ("w", picture.resize((80, 60), Image.Resampling.BICUBIC)),
+        }
+    )
+    assert audit.findings["twins"] == [["a.png", "worse.jpg", "small.png"]]
+    assert audit.twins[0] == audit.twins[2] == audit.twins[3] != ""
+    assert audit.twins[1] == ""
+    assert audit.findings["conflicts"] == []
+    assert "1 pictures are there more than once" in audit.lines()[1]
+
+
+def test_the_same_picture_under_two_individuals_is_a_conflict(audited: Callable[..., Audit]) -> None:
+    audit = audited(
+        {
+            "a.png": ("w", drawn(1)),
+            "b.png": ("w", drawn(2)),
+            "c.jpg": ("v", saved(drawn(1), 90)),
+            "d.png": ("v", drawn(4)),
+        }
+    )
+    assert audit.findings["conflicts"] == [{"images": ["a.png", "c.jpg"], "individuals": ["v", "w"]}]
+    assert "the same picture under v and w: a.png, c.jpg" in audit.lines()
+
+
+def test_identical_files_are_listed(audited: Callable[..., Audit]) -> None:
+    audit = audited({"a.png": ("w", drawn(1)), "b.png": ("w", drawn(1)), "c.png": ("w", drawn(2))})
+    assert audit.findings["identical_files"] == [["a.png", "b.png"]]
+
+
+def test_pictures_that_only_hash_alike_are_no_twins(audited: Callable[..., Audit]) -> None:
+    """A perceptual hash sees no brightness; the comparison of pixels does."""
+    dark = ImageEnhance.Brightness(drawn(1)).enhance(0.5)
+    audit = audited({"a.png": ("w", drawn(1)), "b.png": ("w", dark)})
+    hashes = [int(audit_hash, 16) for audit_hash in _hashes(drawn(1), dark)]
+    assert (hashes[0] ^ hashes[1]).bit_count() <= 6
+    assert audit.findings["twins"] == []
+
+
+def _hashes(*images: Image.Image) -> list[str]:
+    import imagehash
+
+    return [str(imagehash.phash(image)) for image in images]
+
+
+def test_grey_padding_does_not_make_wide_pictures_alike(audited: Callable[..., Audit]) -> None:
+    wide = drawn(1, (640, 40))
+    paler = ImageEnhance.Brightness(wide).enhance(0.7)
+    assert audited({"a.png": ("w", wide), "b.png": ("w", paler)}).findings["twins"] == []
+
+
+def test_hundreds_of_blank_pictures_are_one_group(audited: Callable[..., Audit]) -> None:
+    blank = Image.new("RGB", (20, 20), "black")
+    audit = audited({f"{number}.png": ("w", blank) for number in range(150)} | {"a.png": ("v", drawn(1))})
+    assert [len(group) for group in audit.findings["twins"]] == [150]
+
+
+def test_the_audit_is_written_as_json(audited: Callable[..., Audit], tmp_path: Path) -> None:
+    audit = audited({"a.png": ("w", drawn(1)), "b.png": ("w", drawn(1)), "c.png": ("v", b"text")})
+    audit.write(tmp_path / "audit.json")
+    assert json.loads((tmp_path / "audit.json").read_text()) == audit.findings

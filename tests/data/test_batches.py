@@ -1,0 +1,269 @@
+"""Which photographs come together in a batch, and how each is varied."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from whale_ray.data.batches import Batches
+from whale_ray.data.pixels import Geometry, centre_crop
+
+PLAIN = Geometry(16, 24)
+
+
+def numbered(count: int, geometry: Geometry = PLAIN) -> np.ndarray:
+    """Pictures of one grey level each: that of their row."""
+    levels = np.arange(count, dtype=np.uint8)[:, None, None, None]
+    return np.broadcast_to(levels, (count, *geometry.stored, 3)).copy()
+
+
+def noisy(count: int, geometry: Geometry) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *geometry.stored, 3), dtype=np.uint8)
+
+
+def made(labels: list[int], **settings: object) -> Batches:
+    options: dict[str, object] = {"batch_size": 8, "images_per_individual": None} | settings
+    count = len(labels)
+    return Batches(numbered(count), PLAIN, np.arange(count), np.array(labels), **options)  # type: ignore[arg-type]
+
+
+def rows_of(pictures: torch.Tensor) -> list[int]:
+    return (pictures[:, 0, 0, 0] * 255).round().int().tolist()
+
+
+def test_batches_are_floats_from_0_to_1_in_torchs_order() -> None:
+    array = noisy(4, PLAIN)
+    batches = Batches(array, PLAIN, np.array([2]), np.array([0]), batch_size=4, images_per_individual=None)
+    ((pictures, labels),) = batches.epoch(0)
+    assert pictures.shape == (1, 3, 16, 24)
+    assert pictures.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert np.allclose(pictures[0].numpy() * 255, array[2].transpose(2, 0, 1), atol=1e-3)
+
+
+def test_shuffling_shows_every_photograph_once_with_its_label() -> None:
+    batches = made([row % 5 for row in range(30)])
+    seen = [
+        pair for pictures, labels in batches.epoch(1) for pair in zip(rows_of(pictures), labels.tolist(), strict=True)
+    ]
+    assert sorted(seen) == [(row, row % 5) for row in range(30)]
+    assert batches.steps == 4
+    assert batches.num_classes == 5
+
+
+def test_rows_choose_from_the_array() -> None:
+    batches = Batches(
+        numbered(30), PLAIN, np.array([3, 17, 20]), np.array([0, 1, 1]), batch_size=2, images_per_individual=None
+    )
+    seen = {
+        row: label
+        for pictures, labels in batches.epoch(0)
+        for row, label in zip(rows_of(pictures), labels, strict=True)
+    }
+    assert seen == {3: 0, 17: 1, 20: 1}
+
+
+@pytest.mark.parametrize("count", [9, 17, 31, 33])
+def test_no_batch_has_a_single_picture_where_there_are_more(count: int) -> None:
+    batches = made([row % 3 for row in range(count)])
+    sizes = [len(labels) for _, labels in batches.epoch(0)]
+    assert len(sizes) == batches.steps
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= 8
+
+
+@pytest.mark.parametrize("per_individual", [None, 4])
+def test_an_epoch_depends_on_seed_and_number_alone(per_individual: int | None) -> None:
+    labels = [row % 5 for row in range(40)]
+    options = {"images_per_individual": per_individual, "colour": 1.0, "flip": "augment", "erasing": 1.0, "blur": 1.0}
+
+    def epoch(seed: int, number: int) -> list[torch.Tensor]:
+        return [tensor for pair in made(labels, seed=seed, **options).epoch(number) for tensor in pair]
+
+    batches = made(labels, seed=3, **options)
+    list(batches.epoch(0))
+    torch.manual_seed(99)
+    next(batches.epoch(7))
+    again = [tensor for pair in batches.epoch(7) for tensor in pair]
+    assert all(torch.equal(one, other) for one, other in zip(again, epoch(3, 7), strict=True))
+    for other in (epoch(3, 8), epoch(4, 7)):
+        assert any(not torch.equal(one, two) for one, two in zip(again, other, strict=True))
+
+
+def test_the_randomness_of_torch_and_numpy_outside_is_left_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    list(made([0, 0, 1, 1], colour=1.0, affine=1.0).epoch(0))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_p_times_k_brings_k_of_each_individual() -> None:
+    batches = made([row // 5 for row in range(60)], batch_size=16, images_per_individual=4)
+    for _, labels in batches.epoch(0):
+        assert len(labels) == 16
+        assert all(count % 4 == 0 for count in Counter(labels.tolist()).values())
+
+
+def test_an_individual_with_fewer_than_k_photographs_repeats_them_evenly() -> None:
+    batches = made([0, 0, 1, 2, 2, 2], batch_size=12, images_per_individual=4)
+    ((pictures, labels),) = batches.epoch(0)
+    counts = Counter(zip(labels.tolist(), rows_of(pictures), strict=True))
+    assert Counter(labels.tolist()) == {0: 4, 1: 4, 2: 4}
+    assert counts[(0, 0)] == counts[(0, 1)] == 2
+    assert counts[(1, 2)] == 4
+    assert sorted(counts[(2, row)] for row in (3, 4, 5)) == [1, 1, 2]
+
+
+def test_an_epoch_shows_about_as_many_pictures_as_there_are() -> None:
+    labels = [individual for individual in range(40) for _ in range(1 + individual % 7)]
+    batches = made(labels, batch_size=16, images_per_individual=4)
+    shown = sum(len(labels) for _, labels in batches.epoch(0))
+    assert abs(shown - len(labels)) < 16
+
+
+def test_over_some_epochs_every_photograph_is_seen() -> None:
+    labels = [individual for individual in range(30) for _ in range(1 + individual % 7)]
+    batches = made(labels, batch_size=16, images_per_individual=4)
+    seen = {row for number in range(12) for pictures, _ in batches.epoch(number) for row in rows_of(pictures)}
+    assert seen == set(range(len(labels)))
+
+
+def test_unknown_whales_take_their_share_of_each_batch() -> None:
+    labels = [individual for individual in range(10) for _ in range(6)] + [-1] * 20
+    batches = made(labels, batch_size=16, images_per_individual=4)
+    assert batches.num_classes == 10
+    for _, found in batches.epoch(0):
+        assert (found == -1).sum() == 4
+        assert len(found) == 16
+
+
+def test_without_p_times_k_unknown_whales_are_shuffled_in() -> None:
+    batches = made([0, 1, -1, -1, 0], batch_size=2)
+    assert sorted(label for _, labels in batches.epoch(0) for label in labels.tolist()) == [-1, -1, 0, 0, 1]
+
+
+def test_without_augmentation_the_centre_crop_comes_as_it_is() -> None:
+    geometry = Geometry(16, 24, margin=0.25)
+    array = noisy(6, geometry)
+    batches = Batches(array, geometry, np.arange(6), np.arange(6), batch_size=6, images_per_individual=None)
+    ((pictures, labels),) = batches.epoch(0)
+    expected = centre_crop(array, geometry)[labels.numpy()].transpose(0, 3, 1, 2)
+    assert np.allclose(pictures.numpy() * 255, expected, atol=1e-3)
+
+
+def test_flipping_as_augmentation_mirrors_about_half_and_keeps_the_labels() -> None:
+    array = noisy(64, PLAIN)
+    batches = Batches(
+        array, PLAIN, np.arange(64), np.arange(64), batch_size=64, images_per_individual=None, flip="augment"
+    )
+    ((pictures, labels),) = batches.epoch(0)
+    plain = torch.from_numpy(array[labels.numpy()]).permute(0, 3, 1, 2) / 255
+    same = (pictures - plain).abs().amax(dim=(1, 2, 3)) < 1e-5
+    mirrored = (pictures - plain.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    assert (same ^ mirrored).all()
+    assert 16 < mirrored.sum() < 48
+    assert batches.num_classes == 64
+
+
+def test_a_mirrored_picture_can_be_an_individual_of_its_own_but_an_unknown_whale_stays_unknown() -> None:
+    array = noisy(64, PLAIN)
+    individuals = np.array([row % 4 - 1 for row in range(64)])
+    batches = Batches(
+        array, PLAIN, np.arange(64), individuals, batch_size=64, images_per_individual=None, flip="new_individual"
+    )
+    assert batches.num_classes == 6
+    ((pictures, labels),) = batches.epoch(0)
+    where = {picture.tobytes(): row for row, picture in enumerate(array)}
+    for picture, label in zip(
+        (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1), labels.tolist(), strict=True
+    ):
+        row = where.get(picture.numpy().tobytes())
+        if row is None:
+            individual = individuals[where[picture.flip(1).contiguous().numpy().tobytes()]]
+            assert label == (-1 if individual == -1 else individual + 3)
+        else:
+            assert label == individuals[row]
+
+
+@pytest.mark.parametrize("name", ["affine", "colour", "blur", "erasing"])
+def test_each_augmentation_changes_pictures_and_stays_between_0_and_1(name: str) -> None:
+    geometry = Geometry(16, 24, margin=0.25)
+    array = noisy(32, geometry)
+    batches = Batches(
+        array, geometry, np.arange(32), np.arange(32), batch_size=32, images_per_individual=None, **{name: 1.0}
+    )
+    ((pictures, labels),) = batches.epoch(0)
+    plain = torch.from_numpy(centre_crop(array, geometry)[labels.numpy()]).permute(0, 3, 1, 2) / 255
+    changed = (pictures - plain).abs().amax(dim=(1, 2, 3)) > 0.01
+    assert changed.sum() >= 8
+    assert pictures.shape == (32, 3, 16, 24)
+    assert pictures.min() >= 0
+    assert pictures.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["affine", "colour", "blur", "erasing"])
+def test_a_weak_augmentation_changes_less_than_a_strong_one(name: str) -> None:
+    geometry = Geometry(16, 24, margin=0.25)
+    smooth = np.linspace(0, 255, 36 * 24, dtype=np.uint8).reshape(1, 24, 36, 1).repeat(64, 0).repeat(3, 3)
+    smooth[:, ::4] //= 2
+
+    def change(strength: float) -> float:
+        batches = Batches(
+            smooth,
+            geometry,
+            np.arange(64),
+            np.arange(64),
+            batch_size=64,
+            images_per_individual=None,
+            **{name: strength},
+        )
+        ((pictures, _),) = batches.epoch(0)
+        plain = torch.from_numpy(centre_crop(smooth, geometry).copy()).permute(0, 3, 1, 2) / 255
+        return float((pictures - plain).abs().mean())
+
+    assert 0 < change(0.2) < change(1.0)
+
+
+def test_a_rotation_keeps_a_disc_round_where_the_picture_is_wide() -> None:
+    """Axes of a drawn disc, from the second moments of its mask: equal up to the drawn shear of strength 0.5."""
+    geometry = Geometry(64, 192, margin=0.125)
+    height, width = geometry.stored
+    y, x = np.mgrid[:height, :width]
+    disc = ((y - height / 2 + 0.5) ** 2 + (x - width / 2 + 0.5) ** 2 < 20**2).astype(np.uint8) * 255
+    array = np.repeat(disc[None, ..., None], 3, axis=3).repeat(32, axis=0)
+    batches = Batches(
+        array, geometry, np.arange(32), np.arange(32), batch_size=32, images_per_individual=None, affine=0.5
+    )
+    ((pictures, _),) = batches.epoch(0)
+    for picture in pictures[:, 0].numpy():
+        rows, columns = np.nonzero(picture > 0.5)
+        axes = np.linalg.eigvalsh(np.cov(rows, columns))
+        assert np.sqrt(axes[1] / axes[0]) < 1.12
+
+
+def test_what_moves_in_comes_from_the_margin_and_not_from_black() -> None:
+    geometry = Geometry(32, 32, margin=0.125)
+    array = np.full((64, *geometry.stored, 3), 255, dtype=np.uint8)
+    batches = Batches(
+        array, geometry, np.arange(64), np.arange(64), batch_size=64, images_per_individual=None, affine=1.0
+    )
+    ((pictures, _),) = batches.epoch(0)
+    assert pictures.min() > 0.999
+
+
+def test_erasing_greys_one_rectangle_of_some_pictures() -> None:
+    array = np.full((64, 16, 24, 3), 255, dtype=np.uint8)
+    batches = Batches(
+        array, PLAIN, np.arange(64), np.arange(64), batch_size=64, images_per_individual=None, erasing=1.0
+    )
+    ((pictures, _),) = batches.epoch(0)
+    erased = pictures[:, 0] == 0.5
+    assert 8 < erased.any(dim=(1, 2)).sum() < 56
+    for mask in erased[erased.any(dim=(1, 2))]:
+        rows, columns = torch.where(mask)
+        tall, wide = rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
+        assert mask.sum() == tall * wide <= 0.4 * 16 * 24
