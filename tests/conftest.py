@@ -6,8 +6,13 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.spec import Sweep
 
 SWEEP = """
 name: little
@@ -47,18 +52,19 @@ def cluster(cache: Path) -> Iterator[str]:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     import ray
 
-    context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    context = ray.init(address="local", num_cpus=2, **options)
     yield context.address_info["gcs_address"]
     ray.shutdown()
 
 
-WriteSweep = Callable[..., "Sweep"]
+WriteSweep = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
 def write_sweep(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> WriteSweep:
     """Reads the small sweep as a person would give it: settings over it as `--set` has them."""
-    from whale_ray.sweep.spec import Sweep, load_sweep
+    from whale_ray.sweep.spec import load_sweep
 
     path = tmp_path_factory.mktemp("sweeps") / "little.yaml"
     path.write_text(SWEEP.replace("ROOT", str(photographs)))
@@ -70,7 +76,7 @@ def write_sweep(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def finished(cluster: str, write_sweep: WriteSweep, tmp_path_factory: pytest.TempPathFactory) -> "SweepResult":
+def finished(cluster: str, write_sweep: WriteSweep, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     """The small sweep when all of it has run. To be read only."""
     from whale_ray.sweep.run import run_sweep
 

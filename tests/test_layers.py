@@ -14,15 +14,19 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 # Top to bottom. A file imports only what stands before it.
 PLAN = """
 errors torchvision_ops durable
-data.catalog data.fluke data.synthetic data.pixels data.audit data.split data.batches
-learning.layers learning.trunks learning.weights learning.hub learning.classifiers learning.encoders
+data.catalog data.census data.fluke data.scene data.synthetic
+data.pictures data.pixels data.audit data.split data.batches
+learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.losses learning.precision learning.optimiser learning.training
-retrieval.embedding retrieval.neighbours retrieval.gallery retrieval.ranking retrieval.metrics retrieval.evaluation
+retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking retrieval.setting
+retrieval.metrics retrieval.resampling retrieval.scoring retrieval.searches retrieval.evaluation
 bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard sweep.trial sweep.ledger
-sweep.report sweep.winner sweep.runfolder sweep.cluster sweep.progress sweep.run sweep.command sweep.__main__
-serving.contract serving.page serving.app
+sweep.figures sweep.plots sweep.effects sweep.comparison sweep.headline sweep.examples sweep.report
+sweep.winner sweep.runfolder sweep.cluster sweep.progress sweep.run sweep.command sweep.__main__
+serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web
+serving.app serving.client
 submission cli
 """
 HOUSE = PLAN.split()

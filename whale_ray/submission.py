@@ -5,8 +5,10 @@ Comes by the same way as the service, `identify`; knows the CSV's form, nothing 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.progress import track
 
@@ -16,7 +18,7 @@ from whale_ray.identify import Bundle
 
 LABELS_PER_ROW = 5
 _BATCH = 32
-_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 
 
 def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool = False) -> dict[str, str]:
@@ -32,11 +34,11 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
     starts = range(0, len(names), _BATCH)
     for start in track(starts, description="identifying", disable=not progress, transient=True):
         chunk = names[start : start + _BATCH]
-        prepared = {}
+        prepared: dict[str, np.ndarray] = {}
         for name in chunk:
             try:
                 prepared[name] = bundle.prepare(images / name)
-            except ImageError as error:
+            except (ImageError, OSError) as error:
                 unreadable[name] = str(error)
         found = _labels(bundle, prepared)
         rows += [(name, found.get(name, fallback)) for name in chunk]
@@ -45,12 +47,14 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
     return unreadable
 
 
-def _labels(bundle: Bundle, prepared: dict[str, object]) -> dict[str, list[str]]:
+def _labels(bundle: Bundle, prepared: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     if not prepared:
         return {}
-    answers = bundle.rank(bundle.embed(list(prepared.values())), top=LABELS_PER_ROW)  # type: ignore[arg-type]
-    options = {"unknown_label": bundle.unknown_label, "count": LABELS_PER_ROW, "threshold": bundle.threshold}
-    return {name: answer.labels(**options) for name, answer in zip(prepared, answers, strict=True)}  # type: ignore[arg-type]
+    answers = bundle.rank(bundle.embed(list(prepared.values())), top=LABELS_PER_ROW)
+    return {
+        name: answer.labels(unknown_label=bundle.unknown_label, count=LABELS_PER_ROW, threshold=bundle.threshold)
+        for name, answer in zip(prepared, answers, strict=True)
+    }
 
 
 def _fallback(bundle: Bundle) -> list[str]:

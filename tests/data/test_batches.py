@@ -267,3 +267,13 @@ def test_erasing_greys_one_rectangle_of_some_pictures() -> None:
         rows, columns = torch.where(mask)
         tall, wide = rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
         assert mask.sum() == tall * wide <= 0.4 * 16 * 24
+
+
+def test_colour_leaves_grey_grey_and_blur_leaves_an_even_picture_as_it_is() -> None:
+    grey = np.repeat(noisy(32, PLAIN)[..., :1], 3, axis=3)
+    coloured = Batches(grey, PLAIN, np.arange(32), np.arange(32), batch_size=32, images_per_individual=None, colour=1.0)
+    ((pictures, _),) = coloured.epoch(0)
+    assert torch.allclose(pictures[:, :1].expand(-1, 3, -1, -1), pictures, atol=1e-5)
+    blurred = made([row % 4 for row in range(32)], batch_size=32, blur=1.0)
+    ((pictures, _),) = blurred.epoch(0)
+    assert torch.allclose(pictures, pictures[:, :1, :1, :1].expand_as(pictures), atol=1e-5)

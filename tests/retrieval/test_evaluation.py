@@ -37,7 +37,7 @@ def in_training(photographs):
 
 
 def test_recall_at_1_with_nearest_is_the_precision_at_1_of_pytorch_metric_learning():
-    photographs = draw(spread=2.0, new=0.0)
+    photographs = draw(spread=1.0, new=0.0)
     vectors, train = unit(photographs["views"]["plain"]), photographs["parts"] == "train"
     labels = np.unique(photographs["individuals"], return_inverse=True)[1]
     calculator = AccuracyCalculator(include=("precision_at_1",), k=1)

@@ -98,7 +98,7 @@ def test_no_gallery_and_no_query_give_empty_lists():
 @pytest.mark.parametrize(("images", "individuals"), [(60, 12), (5000, 1500)])
 def test_centroids_order_individuals_and_the_nearest_image_gives_the_cosine(images, individuals):
     gallery, labels = draw(images, individuals=individuals, size=6)
-    queries, _ = draw(10, individuals=individuals, size=6, seed=1)
+    queries, _ = draw(4, individuals=individuals, size=6, seed=1)
     index = GalleryIndex(gallery, labels)
     found = find_by_centroid(queries, index, individuals=10)
     for place, query in enumerate(unit(queries)):

@@ -51,7 +51,8 @@ class Run:
     def begin(self, trial: str, point: dict[str, Any], *, kind: str = "trial") -> Path:
         """A trial that has begun."""
         folder = self.folder / "trials" / trial
-        write_record(folder, kind=kind, number=None, point=point, settings=self.sweep.settings(self._whole(point)))
+        settings = self.sweep.settings(self._whole(point))
+        write_record(folder, kind=kind, point=point, settings=settings, data_fingerprint="0" * 16)
         return folder
 
     def _whole(self, point: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def build_optimiser(parts: Iterable[tuple[nn.Module, float]], *, weight_decay: f
     groups = [group for module, rate in parts for group in _groups(module, rate, weight_decay)]
     if not groups:
         raise ValueError("something must be left to train, but trunk, head and loss have no free parameter")
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def _groups(module: nn.Module, rate: float, weight_decay: float) -> list[dict[str, object]]:

@@ -106,7 +106,9 @@ def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _like(key: str, parameter: nn.Parameter, value: Tensor) -> Tensor:
     """Return a moment laid out in memory as its parameter is: another layout changes the last digit."""
-    return value.clone() if key == "step" else torch.empty_like(parameter, requires_grad=False).copy_(value)
+    if key == "step":
+        return value.to(parameter.device, copy=True)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def start_training(

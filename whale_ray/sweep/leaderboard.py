@@ -33,9 +33,9 @@ class Record:
     trial: str
     folder: Path
     kind: str
-    number: int | None
     point: dict[str, Any]
     settings: dict[str, Any]
+    data_fingerprint: str
     result: dict[str, Any]
 
     @property
@@ -44,9 +44,11 @@ class Record:
         return str(self.result.get("status", "running"))
 
 
-def write_record(folder: Path, *, kind: str, number: int | None, point: dict[str, Any], settings: Any) -> None:
+def write_record(
+    folder: Path, *, kind: str, point: dict[str, Any], settings: dict[str, Any], data_fingerprint: str
+) -> None:
     """Writes settings.json, with which a trial begins to exist. kind: `trial` or `baseline`."""
-    record = {"kind": kind, "number": number, "point": point, "settings": settings}
+    record = {"kind": kind, "point": point, "settings": settings, "data_fingerprint": data_fingerprint}
     write_whole(folder / "settings.json", json.dumps(record, indent=1, sort_keys=True))
 
 
@@ -62,10 +64,18 @@ def read_records(run: Path) -> list[Record]:
 
 def read_record(folder: Path) -> Record:
     """What the folder of one trial says."""
-    settings = json.loads((folder / "settings.json").read_text())
+    written = json.loads((folder / "settings.json").read_text())
     result_path = folder / "result.json"
     result = json.loads(result_path.read_text()) if result_path.exists() else _unfinished(folder)
-    return Record(trial=folder.name, folder=folder, result=result, **settings)
+    return Record(
+        trial=folder.name,
+        folder=folder,
+        kind=written["kind"],
+        point=written["point"],
+        settings=written["settings"],
+        data_fingerprint=written.get("data_fingerprint", ""),
+        result=result,
+    )
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:
@@ -74,13 +84,17 @@ def _unfinished(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     epochs = pd.read_csv(path)
-    scored = epochs.dropna(subset=["recall@1"]) if "recall@1" in epochs else epochs.iloc[:0]
-    scores = scored.iloc[-1][[name for name in SCORES if name in scored]].to_dict() if len(scored) else {}
-    return {**scores, "epochs": int(epochs["epoch"].iloc[-1])}
+    names = [name for name in SCORES if name in epochs]
+    scored = epochs[names].dropna(how="all").astype(object)
+    scores = {str(name): value for name, value in scored.iloc[-1].items()} if len(scored) else {}
+    return {**scores, "epochs": int(epochs["epoch"].iloc[-1]), "seconds": float(epochs["seconds"].sum())}
 
 
 def leaderboard(records: Iterable[Record], *, axes: Iterable[str], objective: str) -> pd.DataFrame:
-    """The table of leaderboard.csv: finished trials by their objective, then pruned, running and failed ones."""
+    """The leaderboard: finished trials by their objective, then pruned, running and failed ones.
+
+    A row a trial; beside the columns of leaderboard.csv it has `kind`: trial or baseline.
+    """
     columns = ["trial", "status", "kind", *axes, *SCORES, *_LAST]
     rows = [_row(record) for record in records]
     table = pd.DataFrame(rows, columns=columns, dtype=object)
@@ -100,13 +114,14 @@ def _row(record: Record) -> dict[str, Any]:
     return {"trial": record.trial, "status": record.status, "kind": record.kind, **point, **record.result}
 
 
-def winner(table: pd.DataFrame) -> str | None:
-    """The id of the best finished trial, or None."""
-    finished = table[table["status"] == "finished"]
-    return None if finished.empty else str(finished["trial"].iloc[0])
+def finished_trials(table: pd.DataFrame) -> list[str]:
+    """The ids of the finished trials, best first."""
+    return [str(trial) for trial in table.loc[table["status"] == "finished", "trial"]]
 
 
 def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
     """Writes leaderboard.csv; a cell that a spreadsheet would take for a formula is quoted with an apostrophe."""
-    escaped = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell)
+    escaped = table.drop(columns="kind").map(
+        lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
+    )
     write_whole(path, escaped.to_csv(index=False))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from whale_ray.errors import InputError
 from whale_ray.sweep.checkpoint import drop_weights
 from whale_ray.sweep.leaderboard import (
     Record,
@@ -22,7 +24,7 @@ from whale_ray.sweep.leaderboard import (
     write_record,
     write_result,
 )
-from whale_ray.sweep.plan import Point, Settings, baselines
+from whale_ray.sweep.plan import Point, Settings, baselines, first_settings
 from whale_ray.sweep.space import Study
 from whale_ray.sweep.spec import Sweep, trial_identity
 
@@ -37,13 +39,30 @@ class Ledger:
         self.objective: str = sweep.fixed["search.objective"]
         self._fingerprint = data_fingerprint
         self._records = read_records(folder)
+        self._refuse_others()
         self._known = {record.trial for record in self._records}
-        self._study = Study(sweep, folder / "study.db", known=lambda point: self._id_at(point) in self._known)
+        known = lambda point: self._id(sweep.settings(point)) in self._known  # noqa: E731
+        self._study = Study(sweep, folder / "study.db", begun=self._known, known=known)
         for record in self._records:
-            self._tell(record)
+            if record.kind == "trial":
+                self._study.adopt(record.trial, record.point, ended=record.status != "running")
+                self._tell(record)
 
-    def _id_at(self, point: Point) -> str:
-        return self._id(self.sweep.settings(point))
+    def _refuse_others(self) -> None:
+        """Raises InputError where the folder holds trials that were scored on other photographs or queries."""
+        now = self._measured_on(first_settings(self.sweep), self._fingerprint)
+        others = [one.trial for one in self._records if self._measured_on(one.settings, one.data_fingerprint) != now]
+        if others:
+            raise InputError(
+                f"the trials of a run folder must be scored on the same photographs and split, but {len(others)} of "
+                f"{self.folder} were scored on others ({', '.join(others[:3])}). Say --fresh, which moves that folder "
+                "aside, or give the sweep another name"
+            )
+
+    @staticmethod
+    def _measured_on(settings: Settings, fingerprint: str) -> tuple[Any, ...]:
+        data, split = settings["data"], settings["split"]
+        return fingerprint, data["unknown_label"], data["val_fraction"], split["kind"], split["seed"]
 
     def _id(self, settings: Settings) -> str:
         return trial_identity(settings, data_fingerprint=self._fingerprint)
@@ -52,8 +71,9 @@ class Ledger:
         """The ids of trials to run, each when it is asked for: unfinished ones, baselines, then what is proposed."""
         yield from (record.trial for record in self._records if record.status == "running")
         for point, settings in baselines(self.sweep):
-            if self._id(settings) not in self._known:
-                yield self._begin("baseline", None, point, settings)
+            baseline = f"baseline-{self._id(settings)}"
+            if baseline not in self._known:
+                yield self._begin(baseline, "baseline", point, settings)
         done = sum(record.kind == "trial" for record in self._records)
         deadline = time.monotonic() + 3600 * (self.sweep.fixed["search.hours"] or float("inf"))
         while self._room(done) and time.monotonic() < deadline:
@@ -64,7 +84,7 @@ class Ledger:
             done += 1
 
     def _room(self, done: int) -> bool:
-        return self.sweep.fixed["search.strategy"] == "grid" or done < self.sweep.fixed["search.trials"]
+        return bool(self.sweep.fixed["search.strategy"] == "grid" or done < self.sweep.fixed["search.trials"])
 
     def _propose(self) -> str | None:
         """The id of a new trial at a point that has none yet; None where the space has no more."""
@@ -73,14 +93,15 @@ class Ledger:
             if proposal is None:
                 return None
             settings = self.sweep.settings(proposal.point)
-            if self._id(settings) not in self._known:
-                return self._begin("trial", proposal.number, proposal.point, settings)
-            self._tell_repeat(proposal.number, self._id(settings))
+            trial = self._id(settings)
+            if trial not in self._known:
+                self._study.begin(proposal.number, trial)
+                return self._begin(trial, "trial", proposal.point, settings)
+            self._tell_repeat(proposal.number, trial)
         return None
 
-    def _begin(self, kind: str, number: int | None, point: Point, settings: Settings) -> str:
-        trial = self._id(settings)
-        write_record(self._folder(trial), kind=kind, number=number, point=point, settings=settings)
+    def _begin(self, trial: str, kind: str, point: Point, settings: Settings) -> str:
+        write_record(self._folder(trial), kind=kind, point=point, settings=settings, data_fingerprint=self._fingerprint)
         self._known.add(trial)
         return trial
 
@@ -98,24 +119,25 @@ class Ledger:
             write_result(record.folder, {**record.result, "status": status, "error": error})
             record = self.record(trial)
         self._tell(record)
+        if record.status != "finished":
+            drop_weights(record.folder / "checkpoint")
         table = self.leaderboard()
         self._keep_quota(table)
         write_leaderboard(table, self.folder / "leaderboard.csv")
         return record
 
     def _tell(self, record: Record) -> None:
-        if record.number is None or record.status == "running":
+        if record.kind != "trial" or record.status == "running":
             return
         score = None if record.status == "failed" else record.result.get(self.objective)
         notes = {name: record.result.get(name) for name in ("neighbours", "vote", "temperature", "flip")}
-        notes |= {"trial": record.trial, "epoch": record.result.get("epochs", 0)}
-        self._study.tell(record.number, score, pruned=record.status == "pruned", notes=notes)
+        notes["epoch"] = record.result.get("epochs", 0)
+        self._study.tell(record.trial, score, pruned=record.status == "pruned", notes=notes)
 
     def _tell_repeat(self, number: int, trial: str) -> None:
-        """A point that was drawn again: told with the score of the trial that has it."""
         record = self.record(trial)
         score = record.result.get(self.objective) if record.status == "finished" else None
-        self._study.tell(number, score, notes={"repeats": trial})
+        self._study.tell_repeat(number, trial, score)
 
     def _keep_quota(self, table: pd.DataFrame) -> None:
         finished = table.loc[table["status"] == "finished", "trial"]

@@ -92,7 +92,7 @@ def geometries(sweep: Sweep) -> list[Geometry]:
 
 def longest_training(sweep: Sweep) -> int:
     """The most epochs that a trial of the sweep can have."""
-    return max(sweep.settings(point)["train"]["epochs"] for point in corner_points(sweep, "train.epochs"))
+    return max(int(sweep.settings(point)["train"]["epochs"]) for point in corner_points(sweep, "train.epochs"))
 
 
 def baselines(sweep: Sweep) -> list[tuple[Point, Settings]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from whale_ray.durable import write_whole
 from whale_ray.sweep.cluster import connected, slots
 from whale_ray.sweep.dataset import Dataset, open_dataset, pixel_cache, write_split
-from whale_ray.sweep.leaderboard import winner, write_leaderboard
+from whale_ray.sweep.leaderboard import finished_trials, write_leaderboard
 from whale_ray.sweep.ledger import Ledger, forget_failed
 from whale_ray.sweep.plan import (
     check_encoders,
@@ -35,7 +35,7 @@ from whale_ray.sweep.runfolder import claimed
 from whale_ray.sweep.spec import Sweep
 from whale_ray.sweep.tracking import check_tracking
 from whale_ray.sweep.trial import Job, run_trial
-from whale_ray.sweep.winner import make_bundle
+from whale_ray.sweep.winner import make_best_bundle
 
 _WORKER_LOSSES = 2
 
@@ -81,13 +81,13 @@ def run_sweep(
     check_encoders(sweep)
     dataset = _open_dataset(sweep, progress)
     with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
-        _write_inputs(sweep, dataset, folder)
         if retry_failed:
             forget_failed(folder)
         ledger = Ledger(sweep, folder, data_fingerprint=dataset.fingerprint)
+        _write_inputs(sweep, dataset, folder)
         with connected(address, say=progress.say), progress:
             _tune(sweep, _job(sweep, dataset, folder), ledger, progress, stopping)
-        return _conclude(sweep, dataset, ledger, interrupted=stopping.is_set())
+        return _conclude(sweep, dataset, ledger, interrupted=stopping.is_set(), say=progress.say)
 
 
 def _open_dataset(sweep: Sweep, progress: Progress) -> Dataset:
@@ -113,6 +113,7 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
     return Job(
         sweep=sweep.name,
         folder=folder.resolve(),
+        working_folder=Path.cwd(),
         dataset=dataset,
         retrieval=retrieval_settings(sweep),
         objective=fixed["search.objective"],
@@ -169,19 +170,19 @@ def _scheduler(sweep: Sweep) -> Any:
     )
 
 
-def _conclude(sweep: Sweep, dataset: Dataset, ledger: Ledger, *, interrupted: bool) -> SweepResult:
+def _conclude(
+    sweep: Sweep, dataset: Dataset, ledger: Ledger, *, interrupted: bool, say: Callable[[str], None]
+) -> SweepResult:
     table = ledger.leaderboard()
     write_leaderboard(table, ledger.folder / "leaderboard.csv")
-    best = winner(table)
-    bundle = None
-    if best is not None:
-        bundle = make_bundle(
-            ledger.record(best),
-            dataset,
-            run=ledger.folder,
-            examples=sweep.fixed["bundle.examples"],
-            thumbnails=sweep.fixed["bundle.thumbnails"],
-        )
+    bundle = make_best_bundle(
+        map(ledger.record, finished_trials(table)),
+        dataset,
+        run=ledger.folder,
+        say=say,
+        examples=sweep.fixed["bundle.examples"],
+        thumbnails=sweep.fixed["bundle.thumbnails"],
+    )
     return SweepResult(ledger.folder, table, bundle, write_report(ledger.folder), interrupted)
 
 

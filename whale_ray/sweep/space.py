@@ -6,13 +6,15 @@ sample. Knows points of the space; how a point becomes a trial's settings is `sp
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from whale_ray.sweep.axes import Axis
 from whale_ray.sweep.plan import Point, exists, grid_points
@@ -55,22 +57,29 @@ class Proposal:
 
 
 class Study:
-    """The Optuna study of one run folder: asked for points, told what became of them."""
+    """The Optuna study of one run folder: asked for points, told what became of their trials."""
 
-    def __init__(self, sweep: Sweep, path: Path, *, known: Callable[[Point], bool]) -> None:
-        """known: whether a cell of a grid has its trial already and need not be asked for."""
+    def __init__(self, sweep: Sweep, path: Path, *, begun: Collection[str], known: Callable[[Point], bool]) -> None:
+        """begun: the trials that there are. known: whether a cell of a grid has its trial and need not be asked for."""
         strategy = sweep.fixed["search.strategy"]
         seed = int(sweep.fixed["search.seed"])
         self._axes = sweep.axes
         cells = (point for point in grid_points(sweep.axes) if not known(point))
         self._cells = cells if strategy == "grid" else None
-        self._study = optuna.create_study(
-            study_name=sweep.name,
-            storage=f"sqlite:///{path}",
-            direction="maximize",
-            load_if_exists=True,
-            sampler=_tree_parzen(seed) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed),
-        )
+        sampler = _tree_parzen(seed) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed)
+        self._study = _open_study(sweep, f"sqlite:///{path}", sampler)
+        self._numbers: dict[str, int] = {}
+        for one in self._study.get_trials(deepcopy=False):
+            trial = one.user_attrs.get("trial")
+            if trial in begun:
+                self._numbers[trial] = one.number
+            elif not one.state.is_finished():
+                self._forget(one)
+
+    def _forget(self, left_by_a_kill: optuna.trial.FrozenTrial) -> None:
+        if left_by_a_kill.state == TrialState.WAITING:
+            self._study.ask()
+        self._study.tell(left_by_a_kill.number, state=TrialState.FAIL)
 
     def ask(self) -> Proposal | None:
         """The next point; None where a grid has no more."""
@@ -79,21 +88,78 @@ class Study:
             if cell is None:
                 return None
             self._study.enqueue_trial(cell)
+        return self._ask()
+
+    def _ask(self) -> Proposal:
         trial = self._study.ask()
         return Proposal(trial.number, _suggest(trial, self._axes))
 
-    def tell(self, number: int, value: float | None, *, pruned: bool = False, notes: Mapping[str, Any] = {}) -> None:
-        """Records the outcome of a point once: its score, or None where it failed; telling again changes nothing."""
-        trial = self._study.get_trials(deepcopy=False)[number]
-        if trial.state.is_finished():
+    def begin(self, number: int, trial: str) -> None:
+        """A proposal becomes a trial."""
+        self._numbers[trial] = number
+        self._handle(number).set_user_attr("trial", trial)
+
+    def adopt(self, trial: str, point: Point, *, ended: bool) -> None:
+        """A trial of the run folder has its place in the study, an open one where it has not ended.
+
+        It has none where its point is not of this space.
+        """
+        number = self._numbers.get(trial)
+        if number is not None and (ended or not self._frozen(number).state.is_finished()):
             return
-        handle = optuna.Trial(self._study, trial._trial_id)
+        if _fits(point, self._axes):
+            self._study.enqueue_trial(point)
+            self.begin(self._ask().number, trial)
+
+    def tell(self, trial: str, value: float | None, *, pruned: bool = False, notes: Mapping[str, Any] = {}) -> None:
+        """Records the outcome of a trial once: its score, or None where it failed; telling again changes nothing."""
+        number = self._numbers.get(trial)
+        if number is None or self._frozen(number).state.is_finished():
+            return
+        handle = self._handle(number)
         for key, note in notes.items():
             handle.set_user_attr(key, note)
         if value is None:
-            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+            self._study.tell(number, state=TrialState.FAIL)
         elif pruned:
             handle.report(value, step=int(notes.get("epoch", 1)))
-            self._study.tell(number, state=optuna.trial.TrialState.PRUNED)
+            self._study.tell(number, state=TrialState.PRUNED)
         else:
             self._study.tell(number, value)
+
+    def tell_repeat(self, number: int, trial: str, value: float | None) -> None:
+        """A point was drawn again: told with the score of the trial that has it, None where that has none yet."""
+        self._handle(number).set_user_attr("repeats", trial)
+        self._study.tell(number, value, state=TrialState.FAIL if value is None else None)
+
+    def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _handle(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self._study, self._frozen(number)._trial_id)
+
+
+def _open_study(sweep: Sweep, storage: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    """The study of this space and objective: a list cannot grow inside of a study, so another one begins beside it."""
+    axes = {axis.name: list(axis.values) if axis.values else {"log": axis.log} for axis in sweep.axes}
+    space = {"objective": sweep.fixed["search.objective"], "axes": axes}
+    for name in itertools.chain([sweep.name], (f"{sweep.name} {count}" for count in itertools.count(2))):
+        study = optuna.create_study(
+            study_name=name, storage=storage, direction="maximize", load_if_exists=True, sampler=sampler
+        )
+        if "space" not in study.user_attrs:
+            study.set_user_attr("space", space)
+        if study.user_attrs["space"] == space:
+            return study
+    raise AssertionError("there is always another name")
+
+
+def _fits(point: Point, axes: Sequence[Axis]) -> bool:
+    own = [axis for axis in axes if exists(axis, point)]
+    return {axis.name for axis in own} == point.keys() and all(_holds(axis, point[axis.name]) for axis in own)
+
+
+def _holds(axis: Axis, value: Any) -> bool:
+    if axis.values is not None:
+        return value in axis.values
+    return isinstance(value, int | float) and (axis.low or 0) <= value <= (axis.high or 0)

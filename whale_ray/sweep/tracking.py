@@ -19,15 +19,21 @@ class Tracker(Protocol):
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
         """Writes the figures of one epoch."""
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Writes the final figures and closes."""
+    def summarise(self, figures: Mapping[str, Any]) -> None:
+        """Writes the final figures."""
+
+    def close(self) -> None:
+        """Writes what is left: the trial is over, however it ended."""
 
 
 class _Nowhere:
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
         pass
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def summarise(self, figures: Mapping[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -37,7 +43,7 @@ class _WeightsAndBiases:
 
         self._folder = folder / "wandb"
         self._run = wandb.init(
-            mode=mode,
+            mode="online" if mode == "online" else "offline",
             project=project,
             group=sweep,
             id=f"{sweep}-{trial}",
@@ -53,8 +59,10 @@ class _WeightsAndBiases:
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
         self._run.log(dict(figures), step=epoch)
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        self._run.summary.update(dict(summary))
+    def summarise(self, figures: Mapping[str, Any]) -> None:
+        self._run.summary.update(dict(figures))
+
+    def close(self) -> None:
         self._run.finish(quiet=True)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,7 @@ class Job:
 
     sweep: str
     folder: Path
+    working_folder: Path
     dataset: Dataset
     retrieval: tuple[RetrievalSetting, ...]
     objective: str
@@ -57,6 +60,8 @@ def run_trial(config: Mapping[str, str], job: Job) -> None:
     """Trains, scores and records the trial that `config` names; what goes wrong is recorded, not raised."""
     from ray import tune
 
+    # Paths in settings are relative to where the sweep was typed; Tune has moved the worker elsewhere.
+    os.chdir(job.working_folder)
     folder = job.trial_folder(config["trial"])
     started = time.perf_counter()
     try:
@@ -99,12 +104,17 @@ class _Trial:
         self.encoder = encoder_of(self.settings).to(self.device)
 
     def run(self, report: Any) -> dict[str, Any]:
-        tracker = self._tracker()
+        with closing(self._tracker()) as tracker:
+            result = self._result(report, tracker)
+            tracker.summarise({key: value for key, value in result.items() if value is not None})
+        return result
+
+    def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
         epochs = self._train(report, tracker) if self.settings["train"]["epochs"] else []
         views, embed_rate = self._views()
         evaluation = self._evaluate(views)
         self._write(views, evaluation)
-        result = {
+        return {
             **evaluation.scores,
             "epochs": len(epochs),
             "embedding_size": self.encoder.embedding_size,
@@ -115,8 +125,6 @@ class _Trial:
             "threshold": evaluation.threshold,
             "milliseconds_per_image": 1000.0 / embed_rate,
         }
-        tracker.finish({key: value for key, value in result.items() if value is not None})
-        return result
 
     def _tracker(self) -> Tracker:
         job = self.job
@@ -154,8 +162,8 @@ class _Trial:
         size = self.encoder.embedding_size
         loss = build_loss(num_classes=batches.num_classes, embedding_size=size, **self.settings["loss"])
         train = self.settings["train"]
-        names = ("epochs", "learning_rate", "head_learning_rate", "proxy_learning_rate", "weight_decay")
-        names += ("warmup_epochs", "schedule", "clip", "precision")
+        rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "weight_decay")
+        names = ("epochs", *rates, "warmup_epochs", "schedule", "clip", "precision")
         return start_training(
             self.encoder,
             loss.to(self.device),
@@ -247,5 +255,5 @@ class _Trial:
         table = self.job.dataset.table.iloc[self.rows]
         names = {column: table[column].to_numpy(dtype=str) for column in ("image", "individual", "group", "part")}
         with replacing(self.folder / "embeddings.npz") as draft:
-            np.savez(draft, **views, **names)
+            np.savez(draft, allow_pickle=False, **views, **names)
         keep_weights(self.encoder, self.folder / "checkpoint")

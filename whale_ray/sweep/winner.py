@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,31 @@ THUMBNAIL_SIDE = 160
 EXAMPLE_SIDE = 640
 
 
+def make_best_bundle(
+    records: Iterable[Record], dataset: Dataset, *, run: Path, say: Callable[[str], None], **options: Any
+) -> Path | None:
+    """The bundle of the first of `records`, best first, that can become one; `say` is told why another could not."""
+    for record in records:
+        try:
+            return make_bundle(record, dataset, run=run, **options)
+        except BundleError as error:
+            say(f"trial {record.trial} cannot become a bundle: {error}")
+    return None
+
+
 def make_bundle(record: Record, dataset: Dataset, *, run: Path, examples: int, thumbnails: bool) -> Path:
     """The path of the winner's bundle below `run`/bundles; `run`/best points to it from then on.
 
-    Raises: BundleError where the encoder gives (nearly) one embedding for different photographs.
+    Raises: BundleError where the encoder gives (nearly) one embedding for different photographs, or where its
+    weights are no longer kept.
     """
+    if not (record.folder / "checkpoint" / WEIGHTS).exists():
+        raise BundleError(
+            f"a bundle needs weights, but those of trial {record.trial} were dropped when it was not among the best. "
+            "Raise keep_checkpoints before a sweep whose objective may change"
+        )
     contents = _with_golden(_contents(record, dataset, examples=examples, thumbnails=thumbnails), dataset)
-    folder = run / "bundles" / contents.manifest["id"]
+    folder = run / "bundles" / str(contents.manifest["id"])
     if not folder.exists():
         write_bundle(contents, folder)
     Bundle.load(folder)
