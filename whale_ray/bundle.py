@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
+_NEEDED = (
+    *("id", "settings", "preprocessing", "encoder", "embedding_size", "retrieval", "threshold", "tolerance"),
+    *("unknown_label", "scores", "data_fingerprint", "files"),
+)
 _LIBRARIES = ("whale-ray", "torch", "torchvision", "transformers", "faiss-cpu", "numpy", "pillow")
 
 
@@ -83,11 +87,13 @@ def read_bundle(folder: Path) -> Contents:
 
     Raises: BundleError naming each file that is missing, damaged or foreign.
     """
+    from safetensors import SafetensorError
+
     manifest = _manifest(folder)
     _check_files(folder, manifest["files"])
     try:
         return _contents(folder, manifest)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BundleError(f"{folder} cannot be read as a bundle: {error}. Make the bundle again") from error
 
 
@@ -96,8 +102,9 @@ def _contents(folder: Path, manifest: dict[str, Any]) -> Contents:
 
     table = pd.read_csv(folder / "gallery.csv", dtype=str, keep_default_na=False)
     gallery = np.load(folder / "gallery.npy", allow_pickle=False)
-    if len(table) != len(gallery):
-        raise ValueError(f"gallery.csv has {len(table)} rows, gallery.npy {len(gallery)}")
+    wanted = (len(table), manifest["embedding_size"])
+    if gallery.shape != wanted:
+        raise ValueError(f"gallery.npy must be {wanted}, a row a row of gallery.csv, but is {gallery.shape}")
     return Contents(
         manifest=manifest,
         weights=load_file(folder / "encoder.safetensors"),
@@ -163,8 +170,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT_VERSION:
         raise BundleError(f"this version reads bundles of format {FORMAT_VERSION}, but {path} has format {found}")
-    if not isinstance(manifest.get("files"), dict):
-        raise BundleError(f"{path} lists no files. Make the bundle again")
+    absent = [key for key in _NEEDED if key not in manifest]
+    if absent or not isinstance(manifest["files"], dict):
+        raise BundleError(f"{path} must hold {', '.join(absent or ['the files'])}, but does not. Make the bundle again")
     return dict(manifest)
 
 
@@ -183,8 +191,9 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     """The model card, in Markdown, for people: what it is, how well it does and on what, how to use it."""
     scores = manifest["scores"]
     rows = [f"| {name} | {_figure(scores, name)} |" for name in ("recall@1", "recall@4", "recall@16", "map@5")]
-    retrieval = ", ".join(f"{key} {value}" for key, value in manifest["retrieval"].items() if value is not None)
+    retrieval = ", ".join(f"{key} {value}" for key, value in sorted(manifest["retrieval"].items()) if value is not None)
     threshold = manifest["threshold"]
+    retrained = bool(manifest.get("retrained_on_all"))
     new = "no threshold: nothing in the data was unknown" if threshold is None else f"below cosine {threshold:.3f}"
     return "\n".join(
         [
@@ -200,6 +209,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
             f"Measured on {scores['known_queries']} known queries and {scores['queries']} validation photographs,",
             f"with the {manifest['measured_gallery']} named training photographs as gallery; the gallery here holds",
             "every named photograph. The setting and the threshold were chosen with cross-fitting.",
+            *(["The weights were then trained again on all photographs, at the same settings."] * retrained),
             "",
             "| score | value, 95 % interval, ceiling, chance |",
             "|---|---|",

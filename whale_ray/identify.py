@@ -91,7 +91,11 @@ class Bundle:
 
         Raises: BundleError where anything differs from what it was when the bundle was made.
         """
-        bundle = cls(read_bundle(Path(path)), device=device)
+        contents = read_bundle(Path(path))
+        try:
+            bundle = cls(contents, device=device)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{path}/bundle.json cannot be understood ({error}). Make the bundle again") from error
         bundle.check_golden()
         return bundle
 
@@ -102,8 +106,16 @@ class Bundle:
 
     def check_golden(self) -> None:
         """Raises BundleError where the golden images do not give the embeddings expected of them."""
-        difference = self.golden_difference(self.contents.golden_vectors)
-        tolerance = self.card["tolerance"]
+        expected, tolerance = self.contents.golden_vectors, self.card["tolerance"]
+        if not self.contents.golden or expected.shape != (len(self.contents.golden), self.card["embedding_size"]):
+            raise BundleError(f"{self.id} must have golden images, each with its embedding. Make the bundle again")
+        most = largest_tolerance(expected)
+        if not (isinstance(tolerance, float) and 0 < tolerance <= most):
+            raise BundleError(
+                f"the tolerance of {self.id} must be above 0 and at most {most:.2g}, a tenth of the smallest distance "
+                f"between its golden images, but is {tolerance}. Make the bundle again"
+            )
+        difference = self.golden_difference(expected)
         if not difference <= tolerance:
             raise BundleError(
                 f"the golden images must give their embeddings within {tolerance:.2g} cosine distance, but {self.id} "
@@ -176,6 +188,13 @@ class Bundle:
         if not photographs:
             return []
         return self.rank(self.embed([self.prepare(photograph) for photograph in photographs]), top=top)
+
+
+def largest_tolerance(golden_vectors: np.ndarray) -> float:
+    """A tenth of the smallest cosine distance between two golden embeddings (G, D): a collapsed encoder has none."""
+    distances = 1.0 - golden_vectors @ golden_vectors.T
+    pairs = distances[~np.eye(len(distances), dtype=bool)]
+    return float(pairs.min(initial=1.0)) / 10.0
 
 
 def _load_weights(encoder: Any, contents: Contents) -> None:

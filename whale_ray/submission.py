@@ -65,7 +65,7 @@ def _fallback(bundle: Bundle) -> list[str]:
 def _photographs(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"the test photographs must lie in a folder, but {folder} is none. Name the folder")
-    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _ENDINGS and not path.is_dir())
     if not names:
         raise DataError(f"{folder} must hold photographs ({', '.join(sorted(_ENDINGS))}), but it holds none")
     return names

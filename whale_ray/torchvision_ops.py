@@ -27,16 +27,16 @@ def _loads(extension: Path | None) -> bool:
     if extension is None:
         return False
     try:
-        torch.ops.load_library(str(extension))
+        torch.ops.load_library(str(extension))  # type: ignore[no-untyped-call]
     except OSError:
         return False
     return True
 
 
 def _declare_operators() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     return library
 
 

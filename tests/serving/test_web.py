@@ -14,6 +14,9 @@ from pictures import INDIVIDUALS, draw, encode
 from PIL import Image
 from test_identify_call import check_problem
 
+from whale_ray import identify
+from whale_ray.serving import contract
+
 
 def test_the_model_card_says_what_answers_and_how_well(client: httpx.Client) -> None:
     card = client.get("/v1/model").json()
@@ -138,3 +141,7 @@ def test_the_right_key_opens_every_call(locked: httpx.Client) -> None:
 def test_readiness_and_the_page_need_no_key(locked: httpx.Client) -> None:
     assert locked.get("/healthz").status_code == 200
     assert locked.get("/").status_code == 200
+
+
+def test_the_contract_allows_as_many_candidates_as_a_bundle_ranks() -> None:
+    assert contract.MOST_CANDIDATES == identify.MOST_CANDIDATES

@@ -24,6 +24,7 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
         "RAY_AIR_NEW_OUTPUT": "0",
     }
     import ray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from pathlib import Path
@@ -106,9 +107,9 @@ def print_plan(plan: Sweep, runs: Path) -> None:
     )
     for axis in plan.axes:
         where = f"   (where {axis.when[0]} is {axis.when[1]})" if axis.when else ""
-        typer.echo(f"  {axis.name}: {axis.written()}{where}")
+        typer.echo(f"  {axis.name}: {json.dumps(axis.written())}{where}")
     for name, values in plan.retrieval.items():
-        typer.echo(f"  retrieval.{name}: {list(values)}   (never retrained)")
+        typer.echo(f"  retrieval.{name}: {json.dumps(list(values))}   (never retrained)")
     typer.echo(f"a trial takes {plan.fixed['resources.cpus']:g} CPU and {plan.fixed['resources.gpus']:g} GPU")
     records = read_records(runs / plan.name)
     done = [record for record in records if record.status in ("finished", "pruned")]

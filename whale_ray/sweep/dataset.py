@@ -64,6 +64,20 @@ class Dataset:
         return rows[kept], labels[kept], len(names)
 
 
+def catalog_of(data: Mapping[str, Any]) -> Catalog:
+    """The catalog that the settings `data` name. Raises: DataError for everything in it that cannot be used."""
+    return read_catalog(
+        Path(data["root"]),
+        table=data["table"],
+        image_folder=data["image_folder"],
+        image_column=data["image_column"],
+        label_column=data["label_column"],
+        group_column=data["group_column"],
+        boxes=None if data["boxes"] is None else Path(data["boxes"]),
+        unknown_label=data["unknown_label"],
+    )
+
+
 def open_dataset(
     data: Mapping[str, Any],
     split: Mapping[str, Any],
@@ -76,16 +90,7 @@ def open_dataset(
 
     Raises: DataError for everything in it that cannot be used.
     """
-    catalog = read_catalog(
-        Path(data["root"]),
-        table=data["table"],
-        image_folder=data["image_folder"],
-        image_column=data["image_column"],
-        label_column=data["label_column"],
-        group_column=data["group_column"],
-        boxes=None if data["boxes"] is None else Path(data["boxes"]),
-        unknown_label=data["unknown_label"],
-    )
+    catalog = catalog_of(data)
     pixels = prepare_pixels(catalog, geometry, cache=cache, progress=progress)
     audit = audit_photographs(catalog, pixels, on_bad_image=data["on_bad_image"])
     usable = audit.usable.to_numpy()

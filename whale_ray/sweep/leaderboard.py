@@ -87,7 +87,8 @@ def _unfinished(folder: Path) -> dict[str, Any]:
     names = [name for name in SCORES if name in epochs]
     scored = epochs[names].dropna(how="all").astype(object)
     scores = {str(name): value for name, value in scored.iloc[-1].items()} if len(scored) else {}
-    return {**scores, "epochs": int(epochs["epoch"].iloc[-1]), "seconds": float(epochs["seconds"].sum())}
+    spent = {"seconds": float(epochs["seconds"].sum())} if "seconds" in epochs else {}
+    return {**scores, **spent, "epochs": int(epochs["epoch"].iloc[-1])}
 
 
 def leaderboard(records: Iterable[Record], *, axes: Iterable[str], objective: str) -> pd.DataFrame:
@@ -121,7 +122,11 @@ def finished_trials(table: pd.DataFrame) -> list[str]:
 
 def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
     """Writes leaderboard.csv; a cell that a spreadsheet would take for a formula is quoted with an apostrophe."""
-    escaped = table.drop(columns="kind").map(
-        lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
-    )
-    write_whole(path, escaped.to_csv(index=False))
+    write_whole(path, table.drop(columns="kind").map(_as_text).to_csv(index=False))
+
+
+def _as_text(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    line = cell.replace("\r", " ")
+    return f"'{line}" if line[:1] in tuple("=+-@\t") else line

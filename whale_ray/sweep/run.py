@@ -16,26 +16,23 @@ import pandas as pd
 from ray import tune
 from ray.tune.search import Searcher
 
-from whale_ray.durable import write_whole
 from whale_ray.sweep.cluster import connected, slots
-from whale_ray.sweep.dataset import Dataset, open_dataset, pixel_cache, write_split
+from whale_ray.sweep.dataset import Dataset
 from whale_ray.sweep.leaderboard import finished_trials, write_leaderboard
 from whale_ray.sweep.ledger import Ledger, forget_failed
 from whale_ray.sweep.plan import (
-    check_encoders,
-    first_settings,
-    geometries,
     label,
     longest_training,
     retrieval_settings,
 )
+from whale_ray.sweep.preparation import check_inputs, prepare_dataset, write_inputs
 from whale_ray.sweep.progress import Progress
 from whale_ray.sweep.report import write_report
 from whale_ray.sweep.runfolder import claimed
 from whale_ray.sweep.spec import Sweep
-from whale_ray.sweep.tracking import check_tracking
-from whale_ray.sweep.trial import Job, run_trial
+from whale_ray.sweep.trial import retrain_on_all, run_trial
 from whale_ray.sweep.winner import make_best_bundle
+from whale_ray.sweep.work import Job
 
 _WORKER_LOSSES = 2
 
@@ -77,35 +74,17 @@ def run_sweep(
     """
     progress = progress or Progress(sweep=sweep.name, objective=sweep.fixed["search.objective"])
     stopping = stopping or threading.Event()
-    check_tracking(sweep.fixed["tracking.wandb"])
-    check_encoders(sweep)
-    dataset = _open_dataset(sweep, progress)
+    check_inputs(sweep)
+    dataset = prepare_dataset(sweep, progress)
     with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
         if retry_failed:
             forget_failed(folder)
         ledger = Ledger(sweep, folder, data_fingerprint=dataset.fingerprint)
-        _write_inputs(sweep, dataset, folder)
+        write_inputs(sweep, dataset, folder)
+        job = _job(sweep, dataset, folder)
         with connected(address, say=progress.say), progress:
-            _tune(sweep, _job(sweep, dataset, folder), ledger, progress, stopping)
-        return _conclude(sweep, dataset, ledger, interrupted=stopping.is_set(), say=progress.say)
-
-
-def _open_dataset(sweep: Sweep, progress: Progress) -> Dataset:
-    settings = first_settings(sweep)
-    first, *others = geometries(sweep)
-    watched = progress.console.is_terminal
-    dataset = open_dataset(settings["data"], settings["split"], geometry=first, cache=pixel_cache(), progress=watched)
-    for geometry in others:
-        dataset.pixels(geometry, progress=watched)
-    for line in dataset.audit.lines():
-        progress.say(line)
-    return dataset
-
-
-def _write_inputs(sweep: Sweep, dataset: Dataset, folder: Path) -> None:
-    write_whole(folder / "sweep.yaml", sweep.to_yaml())
-    write_split(dataset, folder / "split.csv")
-    dataset.audit.write(folder / "audit.json")
+            _tune(sweep, job, ledger, progress, stopping)
+        return _conclude(sweep, job, ledger, interrupted=stopping.is_set(), say=progress.say)
 
 
 def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
@@ -170,16 +149,16 @@ def _scheduler(sweep: Sweep) -> Any:
     )
 
 
-def _conclude(
-    sweep: Sweep, dataset: Dataset, ledger: Ledger, *, interrupted: bool, say: Callable[[str], None]
-) -> SweepResult:
+def _conclude(sweep: Sweep, job: Job, ledger: Ledger, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
     table = ledger.leaderboard()
     write_leaderboard(table, ledger.folder / "leaderboard.csv")
+    retrain = sweep.fixed["bundle.retrain_on_all"] and not interrupted
     bundle = make_best_bundle(
         map(ledger.record, finished_trials(table)),
-        dataset,
+        job.dataset,
         run=ledger.folder,
         say=say,
+        retrain=(lambda trial: retrain_on_all(trial, job)) if retrain else None,
         examples=sweep.fixed["bundle.examples"],
         thumbnails=sweep.fixed["bundle.thumbnails"],
     )

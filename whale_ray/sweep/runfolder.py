@@ -22,17 +22,26 @@ def claimed(folder: Path, *, fresh: bool = False) -> Iterator[Path]:
     fresh: an old folder is first moved to `<name>.<time>`. A lock dies with its driver, however that ends.
     Raises: InputError where another driver holds it, or it cannot be written to.
     """
-    try:
-        with _locked(folder):
-            if fresh and (folder / "sweep.yaml").exists():
-                folder.rename(folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
-        with _locked(folder):
+    with contextlib.ExitStack() as held:
+        try:
+            if fresh:
+                _move_aside(folder)
+            held.enter_context(_locked(folder))
             (folder / "trials").mkdir(exist_ok=True)
-            yield folder
-    except OSError as error:
-        raise InputError(
-            f"the run folder {folder} must be writable, but: {error}. Choose another with --runs"
-        ) from error
+        except OSError as error:
+            raise InputError(
+                f"the run folder {folder} must be writable, but: {error}. Choose another with --runs"
+            ) from error
+        yield folder
+
+
+def _move_aside(folder: Path) -> None:
+    with _locked(folder):
+        if not (folder / "sweep.yaml").exists():
+            return
+        while (old := folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")).exists():
+            time.sleep(0.1)
+        folder.rename(old)
 
 
 @contextlib.contextmanager

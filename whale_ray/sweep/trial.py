@@ -1,4 +1,4 @@
-"""One trial: train an encoder at one setting, score it, write its folder. The one place that knows Ray and scores.
+"""One trial on a Ray worker: run, watched, and its outcome written down whatever happens.
 
 A trial's folder is all that is left of it; the driver and the next sweep read nothing else:
 settings.json, epochs.csv, retrieval.csv, queries.parquet, embeddings.npz, checkpoint/, result.json (written last).
@@ -6,54 +6,19 @@ settings.json, epochs.csv, retrieval.csv, queries.parquet, embeddings.npz, check
 
 from __future__ import annotations
 
+import dataclasses
 import gc
-import json
 import os
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from whale_ray.durable import replacing, write_whole
+from whale_ray.durable import write_whole
 from whale_ray.errors import WhaleRayError
-from whale_ray.retrieval.evaluation import Evaluation, RetrievalSetting, evaluate, score_setting
-from whale_ray.sweep.checkpoint import Checkpoint, drop_state, keep_weights
-from whale_ray.sweep.dataset import Dataset, geometry_of
+from whale_ray.sweep.checkpoint import drop_state
 from whale_ray.sweep.leaderboard import write_result
-from whale_ray.sweep.plan import Settings, encoder_of
-from whale_ray.sweep.tracking import Tracker, open_tracker
-
-if TYPE_CHECKING:
-    from whale_ray.data.batches import Batches
-    from whale_ray.learning.training import Epoch, Training
-
-Views = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all trials of a sweep share: where they write, what they see, how they are scored."""
-
-    sweep: str
-    folder: Path
-    working_folder: Path
-    dataset: Dataset
-    retrieval: tuple[RetrievalSetting, ...]
-    objective: str
-    threads: int
-    gpu: bool
-    wandb: str
-    wandb_project: str
-
-    def trial_folder(self, trial: str) -> Path:
-        """Where a trial keeps what is left of it."""
-        return self.folder / "trials" / trial
+from whale_ray.sweep.work import Job, Work
 
 
 def run_trial(config: Mapping[str, str], job: Job) -> None:
@@ -65,7 +30,7 @@ def run_trial(config: Mapping[str, str], job: Job) -> None:
     folder = job.trial_folder(config["trial"])
     started = time.perf_counter()
     try:
-        result = _Trial(config["trial"], job).run(lambda figures: tune.report(dict(figures)))
+        result = Work(config["trial"], job).run(lambda figures: tune.report(dict(figures)))
         result |= {"status": "finished", "error": ""}
     except Exception as error:
         write_whole(folder / "traceback.txt", traceback.format_exc())
@@ -77,183 +42,20 @@ def run_trial(config: Mapping[str, str], job: Job) -> None:
     tune.report({"epoch": result.get("epochs", 0), "done": True, job.objective: result.get(job.objective) or 0.0})
 
 
+def retrain_on_all(trial: str, job: Job) -> Path:
+    """The folder of a finished trial's encoder, trained again at its settings on training and validation photographs.
+
+    It holds checkpoint/ and embeddings.npz as a trial's folder does; scores are still those of the trial.
+    """
+    table = job.dataset.table
+    everything = table.assign(part=table["part"].replace("val", "train"))
+    whole = dataclasses.replace(job, dataset=dataclasses.replace(job.dataset, table=everything))
+    return Work(trial, whole, folder=job.trial_folder(trial) / "retrained").retrain()
+
+
 def _release_memory() -> None:
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-class _Trial:
-    """A trial at work: its parts, built from the settings."""
-
-    def __init__(self, trial: str, job: Job) -> None:
-        import torch
-
-        torch.set_num_threads(job.threads)
-        self.job = job
-        self.folder = job.trial_folder(trial)
-        self.trial = trial
-        self.settings: Settings = json.loads((self.folder / "settings.json").read_text())["settings"]
-        self.device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
-        self.geometry = geometry_of(self.settings["data"], self.settings["train"])
-        self.pixels = job.dataset.pixels(self.geometry)
-        self.rows = job.dataset.rows("train", "val")
-        torch.manual_seed(self.settings["seed"])
-        self.encoder = encoder_of(self.settings).to(self.device)
-
-    def run(self, report: Any) -> dict[str, Any]:
-        with closing(self._tracker()) as tracker:
-            result = self._result(report, tracker)
-            tracker.summarise({key: value for key, value in result.items() if value is not None})
-        return result
-
-    def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
-        epochs = self._train(report, tracker) if self.settings["train"]["epochs"] else []
-        views, embed_rate = self._views()
-        evaluation = self._evaluate(views)
-        self._write(views, evaluation)
-        return {
-            **evaluation.scores,
-            "epochs": len(epochs),
-            "embedding_size": self.encoder.embedding_size,
-            "neighbours": evaluation.best.neighbours,
-            "vote": evaluation.best.vote,
-            "temperature": evaluation.best.temperature,
-            "flip": evaluation.best.flip,
-            "threshold": evaluation.threshold,
-            "milliseconds_per_image": 1000.0 / embed_rate,
-        }
-
-    def _tracker(self) -> Tracker:
-        job = self.job
-        return open_tracker(
-            job.wandb,
-            project=job.wandb_project,
-            sweep=job.sweep,
-            trial=self.trial,
-            settings=self.settings,
-            folder=self.folder,
-        )
-
-    def _batches(self) -> Batches:
-        from whale_ray.data.batches import Batches
-
-        train = self.settings["train"]
-        rows, labels, _ = self.job.dataset.training_rows(negatives=train["new_whale"] == "negative")
-        return Batches(
-            self.pixels.array,
-            self.geometry,
-            rows,
-            labels,
-            batch_size=train["batch_size"],
-            images_per_individual=train["images_per_individual"] if train["sampler"] == "pk" else None,
-            flip=train["flip"],
-            **{name: train[name] for name in ("affine", "colour", "blur", "erasing")},
-            seed=self.settings["seed"],
-            device=self.device,
-        )
-
-    def _training(self, batches: Batches) -> Training:
-        from whale_ray.learning.losses import build_loss
-        from whale_ray.learning.training import start_training
-
-        size = self.encoder.embedding_size
-        loss = build_loss(num_classes=batches.num_classes, embedding_size=size, **self.settings["loss"])
-        train = self.settings["train"]
-        rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "weight_decay")
-        names = ("epochs", *rates, "warmup_epochs", "schedule", "clip", "precision")
-        return start_training(
-            self.encoder,
-            loss.to(self.device),
-            steps=batches.steps,
-            device=self.device,
-            seed=self.settings["seed"],
-            **{name: train[name] for name in names},
-        )
-
-    def _train(self, report: Any, tracker: Tracker) -> list[dict[str, Any]]:
-        from whale_ray.learning.training import train_epochs
-
-        batches = self._batches()
-        training = self._training(batches)
-        checkpoint = Checkpoint(self.folder / "checkpoint", keep_best=self.settings["train"]["keep"] == "best")
-        epochs = checkpoint.load(training)
-        for epoch in train_epochs(training, batches):
-            figures = self._figures(epoch)
-            epochs.append(figures)
-            checkpoint.save(training, epochs, objective=self.job.objective)
-            write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
-            tracker.log(figures, epoch=epoch.number)
-            report(figures)
-        checkpoint.restore_best(self.encoder)
-        return epochs
-
-    def _figures(self, epoch: Epoch) -> dict[str, Any]:
-        """One row of epochs.csv; the scores of the first retrieval setting where this epoch is evaluated."""
-        figures: dict[str, Any] = {
-            "epoch": epoch.number,
-            "loss": epoch.loss,
-            "images_per_second": epoch.images / epoch.seconds,
-            "seconds": epoch.seconds,
-            "learning_rate": epoch.learning_rate,
-        }
-        every, last = self.settings["train"]["evaluate_every"], self.settings["train"]["epochs"]
-        if epoch.number % every == 0 or epoch.number == last:
-            setting = self.job.retrieval[0]
-            views = {"plain": self._embed(flipped=False)}
-            if setting.flip == "average":
-                views["flip"] = self._embed(flipped=True)
-            figures |= score_setting(views, setting=setting, **self._photographs())
-        return figures
-
-    def _embed(self, *, flipped: bool) -> np.ndarray:
-        from whale_ray.retrieval.embedding import embed
-
-        return embed(
-            self.encoder,
-            self.pixels.array,
-            self.geometry,
-            self.rows,
-            flipped=flipped,
-            batch_size=self.settings["train"]["batch_size"],
-            device=self.device,
-        )
-
-    def _views(self) -> tuple[Views, float]:
-        started = time.perf_counter()
-        views = {"plain": self._embed(flipped=False)}
-        rate = len(self.rows) / (time.perf_counter() - started)
-        if any(setting.flip == "average" for setting in self.job.retrieval):
-            views["flip"] = self._embed(flipped=True)
-        return views, rate
-
-    def _photographs(self) -> dict[str, Any]:
-        table = self.job.dataset.table.iloc[self.rows]
-        return {
-            "individuals": table["individual"].to_numpy(dtype=str),
-            "parts": table["part"].to_numpy(dtype=str),
-            "unknown_label": self.job.dataset.unknown_label,
-            "held_out_as_new": self.job.dataset.held_out,
-        }
-
-    def _evaluate(self, views: Views) -> Evaluation:
-        table = self.job.dataset.table.iloc[self.rows]
-        return evaluate(
-            views,
-            images=table["image"].to_numpy(dtype=str),
-            groups=table["group"].to_numpy(dtype=str),
-            settings=self.job.retrieval,
-            objective=self.job.objective,
-            **self._photographs(),
-        )
-
-    def _write(self, views: Views, evaluation: Evaluation) -> None:
-        evaluation.table.to_csv(self.folder / "retrieval.csv", index=False)
-        evaluation.queries.to_parquet(self.folder / "queries.parquet", index=False)
-        table = self.job.dataset.table.iloc[self.rows]
-        names = {column: table[column].to_numpy(dtype=str) for column in ("image", "individual", "group", "part")}
-        with replacing(self.folder / "embeddings.npz") as draft:
-            np.savez(draft, allow_pickle=False, **views, **names)
-        keep_weights(self.encoder, self.folder / "checkpoint")

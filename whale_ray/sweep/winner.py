@@ -21,7 +21,7 @@ from whale_ray.bundle import Contents, write_bundle
 from whale_ray.data.pixels import decode_image
 from whale_ray.durable import point_to
 from whale_ray.errors import BundleError
-from whale_ray.identify import Bundle
+from whale_ray.identify import Bundle, largest_tolerance
 from whale_ray.retrieval.evaluation import RetrievalSetting
 from whale_ray.retrieval.gallery import combine_views
 from whale_ray.sweep.checkpoint import RECIPE, WEIGHTS, load_weights
@@ -35,12 +35,22 @@ EXAMPLE_SIDE = 640
 
 
 def make_best_bundle(
-    records: Iterable[Record], dataset: Dataset, *, run: Path, say: Callable[[str], None], **options: Any
+    records: Iterable[Record],
+    dataset: Dataset,
+    *,
+    run: Path,
+    say: Callable[[str], None],
+    retrain: Callable[[str], Path] | None = None,
+    **options: Any,
 ) -> Path | None:
-    """The bundle of the first of `records`, best first, that can become one; `say` is told why another could not."""
+    """The bundle of the first of `records`, best first, that can become one; `say` is told why another could not.
+
+    retrain: gives the folder of the trial's encoder, trained again on all photographs, whose weights then serve.
+    """
     for record in records:
         try:
-            return make_bundle(record, dataset, run=run, **options)
+            source = record if retrain is None else dataclasses.replace(record, folder=retrain(record.trial))
+            return make_bundle(source, dataset, run=run, **options)
         except BundleError as error:
             say(f"trial {record.trial} cannot become a bundle: {error}")
     return None
@@ -102,6 +112,7 @@ def _manifest(record: Record, dataset: Dataset, setting: RetrievalSetting, table
         "calibration": None,
         "unknown_label": dataset.unknown_label,
         "scores": figures,
+        "retrained_on_all": record.folder.name == "retrained",
         "measured_gallery": int(measured.sum()),
         "individuals": int(table["individual"].nunique()),
         "images": len(table),
@@ -121,13 +132,12 @@ def _with_golden(contents: Contents, dataset: Dataset) -> Contents:
     bundle = Bundle(dataclasses.replace(contents, golden=golden))
     together = bundle.embed([bundle.prepare(picture) for picture in golden])
     noise = bundle.golden_difference(together)
-    distances = 1.0 - together @ together.T
-    smallest = float(distances[~np.eye(len(golden), dtype=bool)].min()) if len(golden) > 1 else 1.0
-    tolerance = min(max(4.0 * noise, 1e-4), smallest / 10.0)
+    most = largest_tolerance(together)
+    tolerance = min(max(4.0 * noise, 1e-4), most)
     if tolerance <= noise:
         raise BundleError(
             f"the encoder must tell its golden images apart, but the nearest two of trial {contents.manifest['trial']} "
-            f"differ by {smallest:.2g} cosine distance and one embedding by {noise:.2g}. It has collapsed: train it "
+            f"differ by {10 * most:.2g} cosine distance and one embedding by {noise:.2g}. It has collapsed: train it "
             "longer, or with a smaller learning rate"
         )
     manifest = contents.manifest | {"tolerance": tolerance}

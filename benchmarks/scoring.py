@@ -1,0 +1,168 @@
+"""Seconds to score 100 retrieval settings over those of one training epoch; goal 0.05.
+
+Two sizes: 15,000 photographs with the competition's balance of individuals, 512 dimensions, against resnet18 at
+224 px; and the quickstart as its file says, with 100 settings and with its own. Embeddings are drawn and ready. The
+epoch is that of the photographs which train, taken from a measured number of steps.
+"""
+
+from __future__ import annotations
+
+import pairs  # isort: skip  # one thread, settled before NumPy and torch are loaded
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+
+from whale_ray.data.batches import Batches
+from whale_ray.data.census import UNKNOWN, plan_photos
+from whale_ray.data.pixels import Geometry
+from whale_ray.data.split import split_photographs
+from whale_ray.learning.encoders import build_encoder
+from whale_ray.learning.losses import build_loss
+from whale_ray.learning.training import start_training, train_epochs
+from whale_ray.retrieval.evaluation import RetrievalSetting, distinct_settings, evaluate
+from whale_ray.sweep.plan import retrieval_settings
+from whale_ray.sweep.settings import image_size
+from whale_ray.sweep.spec import load_sweep
+
+GOAL = 0.05
+QUICKSTART = Path(__file__).parents[1] / "sweeps" / "quickstart.yaml"
+NOISE = 1.5  # of an embedding, beside its individual's direction of length 1 in each dimension
+HUNDRED = distinct_settings(
+    vote=["nearest", "majority", "softmax", "centroid"],
+    neighbours=[1, 2, 3, 5, 8, 10, 15, 20],
+    temperature=[0.01, 0.02, 0.05, 0.1, 0.2],
+    flip=["none", "average"],
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set, an encoder and how many of its training steps are timed."""
+
+    name: str
+    images: int
+    individuals: int
+    encoder: str
+    size: tuple[int, int]
+    batch: int
+    embedding_size: int
+    steps: int
+    settings: Sequence[RetrievalSetting]
+
+
+def cases() -> list[Case]:
+    """The realistic case, then the quickstart's encoders with 100 settings and with its own."""
+    large = Case("15,000 photographs", 15_000, 2_960, "torchvision:resnet18", (224, 224), 32, 512, 3, HUNDRED)
+    sweep = load_sweep(QUICKSTART)
+    axes = {axis.name: axis.values or () for axis in sweep.axes}
+    small = partial(
+        Case,
+        images=700,
+        individuals=60,
+        size=image_size(sweep.fixed["data.image_size"]),
+        batch=sweep.fixed["train.batch_size"],
+        embedding_size=max(axes["model.embedding_size"]),
+        steps=4,
+    )
+    wanted = [HUNDRED, retrieval_settings(sweep)]
+    encoders = axes["model.encoder"]
+    return [large] + [small("quickstart", encoder=name, settings=each) for each in wanted for name in encoders]
+
+
+def photographs(case: Case) -> tuple[pd.DataFrame, np.ndarray]:
+    """The case's table (image, individual, group, part), and the animal on each photograph."""
+    photos = [photo for photo in plan_photos(individuals=case.individuals, images=case.images, seed=0)]
+    photos = [photo for photo in photos if photo.part == "train"]
+    table = pd.DataFrame(
+        {
+            "image": [photo.image for photo in photos],
+            "individual": [photo.label for photo in photos],
+            "group": [f"encounter {photo.encounter}" for photo in photos],
+        }
+    )
+    table["part"] = split_photographs(table, unknown_label=UNKNOWN)
+    return table, np.array([photo.animal for photo in photos])
+
+
+def scoring(case: Case, table: pd.DataFrame, animals: np.ndarray) -> Callable[[], object]:
+    """A function that scores every setting on drawn embeddings."""
+    random = np.random.default_rng(0)
+    directions = random.standard_normal((animals.max() + 1, case.embedding_size))
+    views = {view: _embeddings(directions[animals], random) for view in ("plain", "flip")}
+    columns = {name: table[name].to_numpy(dtype=str) for name in ("image", "individual", "group", "part")}
+    return lambda: evaluate(
+        views,
+        images=columns["image"],
+        individuals=columns["individual"],
+        groups=columns["group"],
+        parts=columns["part"],
+        settings=case.settings,
+        unknown_label=UNKNOWN,
+    )
+
+
+def _embeddings(directions: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    noisy = directions + NOISE * random.standard_normal(directions.shape)
+    return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float16)
+
+
+def training(case: Case, individuals: int, *, rounds: int) -> Callable[[], object]:
+    """A function that trains `steps` steps as a trial does."""
+    geometry, count = Geometry(*case.size), case.steps * case.batch
+    pictures = np.random.default_rng(0).integers(0, 256, (count, *geometry.stored, 3), dtype=np.uint8)
+    labels = np.arange(count) // 4
+    batches = Batches(pictures, geometry, np.arange(count), labels, batch_size=case.batch, images_per_individual=4)
+    encoder = build_encoder(case.encoder, embedding_size=case.embedding_size, weights="random", image_size=case.size)
+    loss = build_loss("proxy_anchor", num_classes=individuals, embedding_size=case.embedding_size)
+    epochs = train_epochs(
+        start_training(encoder, loss, epochs=rounds + 1, steps=case.steps, learning_rate=1e-4, seed=0), batches
+    )
+    return lambda: next(epochs)
+
+
+def measure(case: Case, *, rounds: int) -> tuple[list[str], float]:
+    """A row of the table, and the ratio of scoring to one epoch."""
+    table, animals = photographs(case)
+    known = (table["part"] == "train") & (table["individual"] != UNKNOWN)
+    individuals = table["individual"][known].nunique()
+    pair = pairs.take_turns(scoring(case, table, animals), training(case, individuals, rounds=rounds), rounds=rounds)
+    gallery, queries = int(known.sum()), int((table["part"] == "val").sum())
+    scale = gallery / (case.steps * case.batch)
+    row = [
+        case.name,
+        case.encoder.removeprefix("torchvision:"),
+        f"{gallery} x {queries} x {case.embedding_size}",
+        str(len(case.settings)),
+        f"{median(pair.first):.3f}",
+        f"{scale * median(pair.second):.2f}",
+        f"{case.steps} of {gallery / case.batch:.1f}",
+        f"{pair.ratio / scale:.4f}",
+        f"{pair.cpu_ratio / scale:.4f}",
+    ]
+    return row, pair.ratio / scale
+
+
+def main(rounds: Annotated[int, typer.Option(help="Rounds of both, in turns.", min=1)] = 5) -> None:
+    """Divides the time to score retrieval settings by one training epoch's; about two minutes on one thread."""
+    torch.set_num_threads(pairs.THREADS)
+    rows, verdicts = [], []
+    for case in cases():
+        row, ratio = measure(case, rounds=rounds)
+        rows.append(row)
+        verdicts.append((f"scoring {len(case.settings)} settings / one epoch, {case.name}, {row[1]}", ratio))
+    head = ["case", "encoder", "gallery x queries x D", "settings", "scoring s", "epoch s (extrapolated)"]
+    pairs.print_table([*head, "steps measured", "ratio", "ratio, processor time"], rows)
+    for name, ratio in verdicts:
+        pairs.print_verdict(name, ratio, at_most=GOAL)
+
+
+if __name__ == "__main__":
+    typer.run(main)

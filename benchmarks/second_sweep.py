@@ -1,0 +1,57 @@
+"""Photographs that a second sweep on the same data decodes; goal 0. Beside it the seconds of the first and the second.
+
+Each sweep opens the data set as all do before their first trial: the table, then prepare_pixels. The two have nothing
+in common but the data and the cache on the disk.
+"""
+
+from __future__ import annotations
+
+import pairs  # isort: skip  # one thread, settled before NumPy is loaded
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+
+from whale_ray.data.catalog import read_catalog
+from whale_ray.data.pixels import Geometry, prepare_pixels
+from whale_ray.data.synthetic import draw_dataset
+from whale_ray.sweep.dataset import MARGIN
+
+IMAGES, INDIVIDUALS = 700, 60
+GEOMETRIES = (Geometry(64, 64, margin=MARGIN), Geometry(224, 224, margin=MARGIN))
+
+
+def open_photographs(root: Path, cache: Path, geometry: Geometry) -> tuple[int, float]:
+    """How many photographs one sweep decodes, and the seconds until it has them all."""
+    counts: list[int] = []
+
+    def opened() -> None:
+        counts.append(prepare_pixels(read_catalog(root), geometry, cache=cache, workers=pairs.THREADS).decoded)
+
+    clock, _ = pairs.seconds(opened)
+    return counts[0], clock
+
+
+def main(rounds: Annotated[int, typer.Option(help="Rounds, each with a new cache.", min=1)] = 5) -> None:
+    """Counts what the second of two sweeps on the same data decodes; about a minute, most of it drawing the data."""
+    rows, again = [], 0
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "synthetic"
+        draw_dataset(root, individuals=INDIVIDUALS, images=IMAGES, difficulty=0.4)
+        for geometry in GEOMETRIES:
+            caches = [Path(scratch) / f"cache_{geometry.height}_{number}" for number in range(rounds)]
+            # in turns: first and second sweep on one cache, then on the next
+            taken = [[open_photographs(root, cache, geometry) for _ in range(2)] for cache in caches]
+            again += sum(second for _, (second, _) in taken)
+            for sweep, each in zip(("first", "second"), zip(*taken, strict=True), strict=True):
+                counts, clocks = zip(*each, strict=True)
+                name = f"{geometry.height} px, {sweep} sweep"
+                rows.append([name, str(IMAGES), str(max(counts)), f"{median(clocks):.3f}"])
+    pairs.print_table(["case", "photographs", "decoded", "seconds"], rows)
+    pairs.print_verdict("photographs decoded again / photographs", again / (IMAGES * len(rows) / 2), at_most=0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,245 @@
+"""One trial at work: its encoder is built, trained, scored and written down.
+
+Knows training and scores, and the folder that is left of a trial; who runs it, and where, is `trial`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.durable import replacing, write_whole
+from whale_ray.retrieval.evaluation import Evaluation, RetrievalSetting, evaluate, score_setting, study_recall
+from whale_ray.sweep.checkpoint import Checkpoint, drop_state, keep_weights
+from whale_ray.sweep.dataset import Dataset, geometry_of
+from whale_ray.sweep.plan import Settings, encoder_of
+from whale_ray.sweep.tracking import Tracker, open_tracker
+
+if TYPE_CHECKING:
+    from whale_ray.data.batches import Batches
+    from whale_ray.learning.training import Epoch, Training
+
+Views = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a sweep share: where they write, what they see, how they are scored."""
+
+    sweep: str
+    folder: Path
+    working_folder: Path
+    dataset: Dataset
+    retrieval: tuple[RetrievalSetting, ...]
+    objective: str
+    threads: int
+    gpu: bool
+    wandb: str
+    wandb_project: str
+
+    def trial_folder(self, trial: str) -> Path:
+        """Where a trial keeps what is left of it."""
+        return self.folder / "trials" / trial
+
+
+class Work:
+    """A trial at work: its parts, built from its settings; what it leaves goes into `folder`."""
+
+    def __init__(self, trial: str, job: Job, *, folder: Path | None = None) -> None:
+        import torch
+
+        torch.set_num_threads(job.threads)
+        self.job = job
+        self.folder = folder or job.trial_folder(trial)
+        self.trial = trial
+        self.settings: Settings = json.loads((job.trial_folder(trial) / "settings.json").read_text())["settings"]
+        self.device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
+        self.geometry = geometry_of(self.settings["data"], self.settings["train"])
+        self.pixels = job.dataset.pixels(self.geometry)
+        self.rows = job.dataset.rows("train", "val")
+        torch.manual_seed(self.settings["seed"])
+        self.encoder = encoder_of(self.settings).to(self.device)
+
+    def run(self, report: Any) -> dict[str, Any]:
+        """The trial's result, after training, scoring and writing; `report` is called with each epoch's figures."""
+        with closing(self._tracker()) as tracker:
+            result = self._result(report, tracker)
+            tracker.summarise({key: value for key, value in result.items() if value is not None})
+        return result
+
+    def retrain(self) -> Path:
+        """The folder, after training and writing the encoder without any score."""
+        if self.settings["train"]["epochs"]:
+            with closing(
+                open_tracker("off", project="", sweep="", trial="", settings={}, folder=self.folder)
+            ) as tracker:
+                self._train(lambda figures: None, tracker)
+        self._write_encoder(self._views()[0])
+        drop_state(self.folder / "checkpoint")
+        return self.folder
+
+    def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
+        epochs = self._train(report, tracker) if self.settings["train"]["epochs"] else []
+        views, embed_rate = self._views()
+        evaluation = self._evaluate(views)
+        evaluation.table.to_csv(self.folder / "retrieval.csv", index=False)
+        evaluation.queries.to_parquet(self.folder / "queries.parquet", index=False)
+        self._write_encoder(views)
+        return {
+            **evaluation.scores,
+            **self._study_recall(views),
+            "epochs": len(epochs),
+            "embedding_size": self.encoder.embedding_size,
+            "neighbours": evaluation.best.neighbours,
+            "vote": evaluation.best.vote,
+            "temperature": evaluation.best.temperature,
+            "flip": evaluation.best.flip,
+            "threshold": evaluation.threshold,
+            "milliseconds_per_image": 1000.0 / embed_rate,
+        }
+
+    def _tracker(self) -> Tracker:
+        job = self.job
+        return open_tracker(
+            job.wandb,
+            project=job.wandb_project,
+            sweep=job.sweep,
+            trial=self.trial,
+            settings=self.settings,
+            folder=self.folder,
+        )
+
+    def _batches(self) -> Batches:
+        from whale_ray.data.batches import Batches
+
+        train = self.settings["train"]
+        rows, labels, _ = self.job.dataset.training_rows(negatives=train["new_whale"] == "negative")
+        return Batches(
+            self.pixels.array,
+            self.geometry,
+            rows,
+            labels,
+            batch_size=train["batch_size"],
+            images_per_individual=train["images_per_individual"] if train["sampler"] == "pk" else None,
+            flip=train["flip"],
+            **{name: train[name] for name in ("affine", "colour", "blur", "erasing")},
+            seed=self.settings["seed"],
+            device=self.device,
+        )
+
+    def _training(self, batches: Batches) -> Training:
+        from whale_ray.learning.losses import build_loss
+        from whale_ray.learning.training import start_training
+
+        size = self.encoder.embedding_size
+        loss = build_loss(num_classes=batches.num_classes, embedding_size=size, **self.settings["loss"])
+        train = self.settings["train"]
+        rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "weight_decay")
+        names = ("epochs", *rates, "warmup_epochs", "schedule", "clip", "precision")
+        return start_training(
+            self.encoder,
+            loss.to(self.device),
+            steps=batches.steps,
+            device=self.device,
+            seed=self.settings["seed"],
+            **{name: train[name] for name in names},
+        )
+
+    def _train(self, report: Any, tracker: Tracker) -> list[dict[str, Any]]:
+        from whale_ray.learning.training import train_epochs
+
+        batches = self._batches()
+        training = self._training(batches)
+        checkpoint = Checkpoint(self.folder / "checkpoint", keep_best=self.settings["train"]["keep"] == "best")
+        epochs = checkpoint.load(training)
+        for epoch in train_epochs(training, batches):
+            figures = self._figures(epoch)
+            epochs.append(figures)
+            checkpoint.save(training, epochs, objective=self.job.objective)
+            write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
+            tracker.log(figures, epoch=epoch.number)
+            report(figures)
+        checkpoint.restore_best(self.encoder)
+        return epochs
+
+    def _figures(self, epoch: Epoch) -> dict[str, Any]:
+        """One row of epochs.csv; the scores of the first retrieval setting where this epoch is evaluated."""
+        figures: dict[str, Any] = {
+            "epoch": epoch.number,
+            "loss": epoch.loss,
+            "images_per_second": epoch.images / epoch.seconds,
+            "seconds": epoch.seconds,
+            "learning_rate": epoch.learning_rate,
+        }
+        every, last = self.settings["train"]["evaluate_every"], self.settings["train"]["epochs"]
+        scored = epoch.number % every == 0 or epoch.number == last
+        if scored and len(self.job.dataset.rows("val")):
+            setting = self.job.retrieval[0]
+            views = {"plain": self._embed(flipped=False)}
+            if setting.flip == "average":
+                views["flip"] = self._embed(flipped=True)
+            figures |= score_setting(views, setting=setting, **self._photographs())
+        return figures
+
+    def _embed(self, *, flipped: bool) -> np.ndarray:
+        from whale_ray.retrieval.embedding import embed
+
+        return embed(
+            self.encoder,
+            self.pixels.array,
+            self.geometry,
+            self.rows,
+            flipped=flipped,
+            batch_size=self.settings["train"]["batch_size"],
+            device=self.device,
+        )
+
+    def _views(self) -> tuple[Views, float]:
+        started = time.perf_counter()
+        views = {"plain": self._embed(flipped=False)}
+        rate = len(self.rows) / (time.perf_counter() - started)
+        if any(setting.flip == "average" for setting in self.job.retrieval):
+            views["flip"] = self._embed(flipped=True)
+        return views, rate
+
+    def _photographs(self) -> dict[str, Any]:
+        table = self.job.dataset.table.iloc[self.rows]
+        return {
+            "individuals": table["individual"].to_numpy(dtype=str),
+            "parts": table["part"].to_numpy(dtype=str),
+            "unknown_label": self.job.dataset.unknown_label,
+            "held_out_as_new": self.job.dataset.held_out,
+        }
+
+    def _evaluate(self, views: Views) -> Evaluation:
+        table = self.job.dataset.table.iloc[self.rows]
+        return evaluate(
+            views,
+            images=table["image"].to_numpy(dtype=str),
+            groups=table["group"].to_numpy(dtype=str),
+            settings=self.job.retrieval,
+            objective=self.job.objective,
+            **self._photographs(),
+        )
+
+    def _study_recall(self, views: Views) -> dict[str, float | None]:
+        """The figures of the original study, where the split is the study's."""
+        if self.settings["split"]["kind"] != "halves":
+            return {}
+        photographs = self._photographs()
+        return study_recall(views["plain"], individuals=photographs["individuals"], parts=photographs["parts"])
+
+    def _write_encoder(self, views: Views) -> None:
+        """Writes the embeddings of all photographs and the weights that gave them."""
+        table = self.job.dataset.table.iloc[self.rows]
+        names = {column: table[column].to_numpy(dtype=str) for column in ("image", "individual", "group", "part")}
+        with replacing(self.folder / "embeddings.npz") as draft:
+            np.savez(draft, allow_pickle=False, **views, **names)
+        keep_weights(self.encoder, self.folder / "checkpoint")
