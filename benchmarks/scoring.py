@@ -79,8 +79,8 @@ def cases() -> list[Case]:
 
 def photographs(case: Case) -> tuple[pd.DataFrame, np.ndarray]:
     """The case's table (image, individual, group, part), and the animal on each photograph."""
-    photos = [photo for photo in plan_photos(individuals=case.individuals, images=case.images, seed=0)]
-    photos = [photo for photo in photos if photo.part == "train"]
+    planned = plan_photos(individuals=case.individuals, images=case.images, seed=0)
+    photos = [photo for photo in planned if photo.part == "train"]
     table = pd.DataFrame(
         {
             "image": [photo.image for photo in photos],
@@ -111,7 +111,8 @@ def scoring(case: Case, table: pd.DataFrame, animals: np.ndarray) -> Callable[[]
 
 def _embeddings(directions: np.ndarray, random: np.random.Generator) -> np.ndarray:
     noisy = directions + NOISE * random.standard_normal(directions.shape)
-    return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float16)
+    vectors: np.ndarray = noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
+    return vectors.astype(np.float16)
 
 
 def training(case: Case, individuals: int, *, rounds: int) -> Callable[[], object]:

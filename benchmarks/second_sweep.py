@@ -50,7 +50,9 @@ def main(rounds: Annotated[int, typer.Option(help="Rounds, each with a new cache
                 name = f"{geometry.height} px, {sweep} sweep"
                 rows.append([name, str(IMAGES), str(max(counts)), f"{median(clocks):.3f}"])
     pairs.print_table(["case", "photographs", "decoded", "seconds"], rows)
-    pairs.print_verdict("photographs decoded again / photographs", again / (IMAGES * len(rows) / 2), at_most=0)
+    pairs.print_verdict(
+        "photographs decoded again / photographs", again / (IMAGES * rounds * len(GEOMETRIES)), at_most=0
+    )
 
 
 if __name__ == "__main__":

@@ -154,12 +154,18 @@ def _affine(pictures: Tensor, geometry: Geometry, strength: float, draw: _Draw) 
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
     shift = geometry.margin * strength
     rows = [
-        [cosine * width / stored_width, (shear * cosine - sine) * height / stored_width, draw.uniform(-shift, shift)],
-        [sine * width / stored_height, (shear * sine + cosine) * height / stored_height, draw.uniform(-shift, shift)],
+        (cosine * width / stored_width, (shear * cosine - sine) * height / stored_width, draw.uniform(-shift, shift)),
+        (sine * width / stored_height, (shear * sine + cosine) * height / stored_height, draw.uniform(-shift, shift)),
     ]
-    theta = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
-    grid = F.affine_grid(theta, [len(pictures), 3, height, width], align_corners=False)
+    x, y = _centres(width, pictures.device), _centres(height, pictures.device)[:, None]
+    # a quarter of affine_grid's time, which multiplies many matrices of 3 x 2
+    grid = torch.stack([(a[:, None, None] * x + c[:, None, None]) + b[:, None, None] * y for a, b, c in rows], dim=3)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _centres(size: int, device: torch.device) -> Tensor:
+    """Where the centres of `size` pixels lie between -1 and 1, the outer edges."""
+    return (2 * torch.arange(size, device=device) + 1) / size - 1
 
 
 def _colour(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:

@@ -118,7 +118,8 @@ def best_thresholds(steps: ThresholdSteps, groups: np.ndarray) -> tuple[np.ndarr
 
 def _middle_of_widest(best: np.ndarray, edges: np.ndarray) -> float:
     """The middle of the longest run of True in `best` (P,), whose pieces lie between `edges` (P + 1,)."""
-    turns = np.flatnonzero(np.diff(best, prepend=False, append=False))
+    bounded = np.concatenate([[False], best, [False]])
+    turns = np.flatnonzero(bounded[1:] != bounded[:-1])
     lower, upper = edges[turns[::2]], edges[turns[1::2]]
     widest = np.argmax(upper - lower)
     return float((lower[widest] + upper[widest]) / 2)

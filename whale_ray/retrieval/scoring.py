@@ -111,17 +111,19 @@ def choose(outcomes: Sequence[Outcome], queries: Queries, groups: np.ndarray, *,
     """
     if objective not in OBJECTIVES:
         raise InputError(f"an objective is one of {', '.join(OBJECTIVES)}, but got {objective!r}. Name one of them")
-    found = [best_thresholds(outcome.steps, groups) for outcome in outcomes]
-    thresholds, sums = (np.stack(each) for each in zip(*found, strict=True))
     known_groups = groups & queries.known
-    hits = np.stack([known_groups @ _hits(outcome, objective) for outcome in outcomes])
-    values = np.where(known_groups.any(axis=1) & (objective != MAP), hits, sums)
+    values = np.stack([known_groups @ _hits(outcome, objective) for outcome in outcomes])
+    by_map = ~known_groups.any(axis=1) | (objective == MAP)
+    if by_map.any():
+        values[:, by_map] = [best_thresholds(outcome.steps, groups[by_map])[1] for outcome in outcomes]
     places = values.argmax(axis=0)
-    settled = (groups & queries.new).any(axis=1)
-    return [
-        Choice(int(place), float(thresholds[place, group]) if settled[group] else None)
-        for group, place in enumerate(places)
-    ]
+    return [_settle(int(place), outcomes[place], queries, group) for place, group in zip(places, groups, strict=True)]
+
+
+def _settle(place: int, outcome: Outcome, queries: Queries, group: np.ndarray) -> Choice:
+    if not (group & queries.new).any():
+        return Choice(place, None)
+    return Choice(place, float(best_thresholds(outcome.steps, group[None])[0][0]))
 
 
 def _hits(outcome: Outcome, objective: str) -> np.ndarray:

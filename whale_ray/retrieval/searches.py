@@ -45,6 +45,7 @@ class Searches:
         self.unknown_label, self.held_out_as_new = unknown_label, held_out_as_new
         self._found: dict[str, tuple[GalleryIndex, Neighbours]] = {}
         self._by_centroid: dict[str, Neighbours] = {}
+        self._image_ranks: dict[str, np.ndarray] = {}
 
     @cached_property
     def queries(self) -> Queries:
@@ -68,14 +69,20 @@ class Searches:
     def outcome(self, setting: RetrievalSetting) -> Outcome:
         """What the setting gives each query."""
         index, found = self.found(setting.flip)
-        nearest_codes = np.take_along_axis(found.individuals, found.columns[:, : CUTOFFS[-1]], axis=1)
-        image_ranks = find_ranks(nearest_codes, self.queries.truth)
+        image_ranks = self._ranks_of_images(setting.flip, found)
         if VOTES[setting.vote].by_centroid:
             found = self._found_by_centroid(setting.flip, index)
         ranking = rank_individuals(
             found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature
         )
         return read_outcome(ranking, image_ranks, self.queries)
+
+    def _ranks_of_images(self, flip: str, found: Neighbours) -> np.ndarray:
+        """The rank of each query's first right image; no vote in it, so all settings of a view share it."""
+        if flip not in self._image_ranks:
+            nearest = np.take_along_axis(found.individuals, found.columns[:, : CUTOFFS[-1]], axis=1)
+            self._image_ranks[flip] = find_ranks(nearest, self.queries.truth)
+        return self._image_ranks[flip]
 
     def _found_by_centroid(self, flip: str, index: GalleryIndex) -> Neighbours:
         if flip not in self._by_centroid:

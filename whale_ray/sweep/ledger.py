@@ -28,7 +28,7 @@ from whale_ray.sweep.plan import Point, Settings, baselines, first_settings
 from whale_ray.sweep.space import Study
 from whale_ray.sweep.spec import Sweep, trial_identity
 
-_REPEATS_BEFORE_EXHAUSTED = 200
+_REPEATS = 20
 
 
 class Ledger:
@@ -88,7 +88,7 @@ class Ledger:
 
     def _propose(self) -> str | None:
         """The id of a new trial at a point that has none yet; None where the space has no more."""
-        for _ in range(_REPEATS_BEFORE_EXHAUSTED):
+        for _ in range(_REPEATS):
             proposal = self._study.ask()
             if proposal is None:
                 return None

@@ -6,7 +6,6 @@ Turns a Sweep into settings of trials; starts nothing, knows neither Ray nor Opt
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +31,15 @@ def grid_points(axes: Sequence[Axis]) -> Iterator[Point]:
     >>> [tuple(point.values()) for point in grid_points(axes)]
     [('a', 1), ('a', 2), ('b',)]
     """
-    points: list[Point] = [{}]
-    for axis in axes:
-        points = list(itertools.chain.from_iterable(_extended(point, axis) for point in points))
-    yield from points
+    yield from _points({}, axes)
+
+
+def _points(point: Point, axes: Sequence[Axis]) -> Iterator[Point]:
+    if not axes:
+        yield point
+        return
+    for longer in _extended(point, axes[0]):
+        yield from _points(longer, axes[1:])
 
 
 def _extended(point: Point, axis: Axis) -> list[Point]:

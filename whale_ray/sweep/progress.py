@@ -129,15 +129,14 @@ def leaderboard_table(table: pd.DataFrame, *, axes: list[str]) -> Table:
 
 
 def _leaderboard_row(row: Mapping[Any, Any], axes: list[str]) -> list[str]:
-    kind = "" if row["kind"] == "trial" else f" ({row['kind']})"
     status = "" if row["status"] == "finished" else f" {row['status']}"
     low, high = _number(row["recall@1_low"]), _number(row["recall@1_high"])
     return [
         _cell(row["rank"]),
-        f"{row['trial']}{kind}{status}",
+        f"{row['trial']}{status}",
         *(_short_value(row[axis]) for axis in axes),
         _number(row["recall@1"]),
-        f"{low}-{high}",
+        "-" if _absent(row["recall@1_low"]) else f"{low}-{high}",
         _number(row["map@5"]),
         _cell(row["vote"]),
         _cell(row["neighbours"]),

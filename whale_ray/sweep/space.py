@@ -85,9 +85,12 @@ class Study:
         """The next point; None where a grid has no more."""
         if self._cells is not None:
             cell = next(self._cells, None)
-            if cell is None:
-                return None
-            self._study.enqueue_trial(cell)
+            return None if cell is None else self.ask_for(cell)
+        return self._ask()
+
+    def ask_for(self, point: Point) -> Proposal:
+        """This very point of the space."""
+        self._study.enqueue_trial(point)
         return self._ask()
 
     def _ask(self) -> Proposal:
@@ -108,8 +111,7 @@ class Study:
         if number is not None and (ended or not self._frozen(number).state.is_finished()):
             return
         if _fits(point, self._axes):
-            self._study.enqueue_trial(point)
-            self.begin(self._ask().number, trial)
+            self.begin(self.ask_for(point).number, trial)
 
     def tell(self, trial: str, value: float | None, *, pruned: bool = False, notes: Mapping[str, Any] = {}) -> None:
         """Records the outcome of a trial once: its score, or None where it failed; telling again changes nothing."""

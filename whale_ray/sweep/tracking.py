@@ -63,7 +63,7 @@ class _WeightsAndBiases:
         self._run.summary.update(dict(figures))
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def open_tracker(

@@ -50,7 +50,10 @@ def retrain_on_all(trial: str, job: Job) -> Path:
     table = job.dataset.table
     everything = table.assign(part=table["part"].replace("val", "train"))
     whole = dataclasses.replace(job, dataset=dataclasses.replace(job.dataset, table=everything))
-    return Work(trial, whole, folder=job.trial_folder(trial) / "retrained").retrain()
+    folder = job.trial_folder(trial) / "retrained"
+    if not (folder / "embeddings.npz").exists():
+        Work(trial, whole, folder=folder).retrain()
+    return folder
 
 
 def _release_memory() -> None:

@@ -74,8 +74,8 @@ class Work:
             tracker.summarise({key: value for key, value in result.items() if value is not None})
         return result
 
-    def retrain(self) -> Path:
-        """The folder, after training and writing the encoder without any score."""
+    def retrain(self) -> None:
+        """Trains and writes the encoder, without any score."""
         if self.settings["train"]["epochs"]:
             with closing(
                 open_tracker("off", project="", sweep="", trial="", settings={}, folder=self.folder)
@@ -83,7 +83,6 @@ class Work:
                 self._train(lambda figures: None, tracker)
         self._write_encoder(self._views()[0])
         drop_state(self.folder / "checkpoint")
-        return self.folder
 
     def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
         epochs = self._train(report, tracker) if self.settings["train"]["epochs"] else []
@@ -240,6 +239,6 @@ class Work:
         """Writes the embeddings of all photographs and the weights that gave them."""
         table = self.job.dataset.table.iloc[self.rows]
         names = {column: table[column].to_numpy(dtype=str) for column in ("image", "individual", "group", "part")}
+        keep_weights(self.encoder, self.folder / "checkpoint")
         with replacing(self.folder / "embeddings.npz") as draft:
             np.savez(draft, allow_pickle=False, **views, **names)
-        keep_weights(self.encoder, self.folder / "checkpoint")

@@ -1,0 +1,129 @@
+"""The photographs of a sweep: read, decoded, audited and split once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from whale_ray.data.pixels import Geometry
+from whale_ray.errors import DataError
+from whale_ray.sweep.dataset import MARGIN, Dataset, geometry_of, open_dataset, pixel_cache, write_split
+from whale_ray.sweep.reference import section_settings
+
+GEOMETRY = Geometry(16, 32)
+
+
+@pytest.fixture
+def root(photographs: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(photographs, tmp_path / "photographs")
+
+
+def opened(root: Path, tmp_path: Path, *, kind: str = "stratified", **data: Any) -> Dataset:
+    defaults = {key: setting.default for key, setting in section_settings("data").items()}
+    settings = defaults | {"root": str(root), "val_fraction": 0.4} | data
+    return open_dataset(settings, {"kind": kind, "seed": 0}, geometry=GEOMETRY, cache=tmp_path / "cache")
+
+
+def test_a_row_of_the_table_is_a_row_of_the_pixels(root: Path, tmp_path: Path) -> None:
+    dataset = opened(root, tmp_path)
+    pixels = dataset.pixels(GEOMETRY)
+    assert pixels.decoded == 0
+    assert len(pixels.array) == len(dataset.table) == 72
+    assert set(dataset.table["part"]) == {"train", "val"}
+    row = 7
+    with Image.open(root / "train" / dataset.table["image"][row]) as picture:
+        mean = np.asarray(picture.convert("RGB")).mean()
+    assert abs(pixels.array[row].mean() - mean) < 25
+
+
+def test_classes_are_the_named_individuals_of_the_training_part(root: Path, tmp_path: Path) -> None:
+    dataset = opened(root, tmp_path)
+    rows, labels, classes = dataset.training_rows(negatives=False)
+    individuals = dataset.table["individual"].to_numpy()[rows]
+    assert set(dataset.table["part"].iloc[rows]) == {"train"}
+    assert "new_whale" not in individuals
+    assert set(labels) == set(range(classes))
+    assert len({*zip(individuals, labels, strict=True)}) == classes
+
+
+def test_unknown_individuals_are_negatives_where_that_is_asked_for(root: Path, tmp_path: Path) -> None:
+    dataset = opened(root, tmp_path)
+    rows, labels, classes = dataset.training_rows(negatives=True)
+    unknown = dataset.table["individual"].to_numpy()[rows] == "new_whale"
+    assert unknown.any()
+    assert (labels[unknown] == -1).all()
+    assert classes == len(set(labels[~unknown]))
+    assert len(rows) > len(dataset.training_rows(negatives=False)[0])
+
+
+def test_a_photograph_that_cannot_be_used_is_in_no_part_and_in_the_audit(root: Path, tmp_path: Path) -> None:
+    name = pd.read_csv(root / "train.csv")["Image"][3]
+    (root / "train" / name).write_text("a text")
+    dataset = opened(root, tmp_path)
+    assert dataset.table.set_index("image")["part"][name] == "set_aside"
+    assert name in str(dataset.audit.findings)
+    assert 3 not in dataset.rows("train", "val")
+    with pytest.raises(DataError, match=name):
+        opened(root, tmp_path, on_bad_image="error")
+
+
+def test_where_nobody_is_unknown_whole_individuals_play_it(root: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(root / "train.csv")
+    table["Id"] = np.where(table["Id"] == "new_whale", [f"x_{row // 4}" for row in range(len(table))], table["Id"])
+    table.to_csv(root / "train.csv", index=False)
+    dataset = opened(root, tmp_path)
+    assert dataset.held_out
+    parts = dataset.table.groupby("individual")["part"].agg(set)
+    assert any(found == {"val"} for found in parts)
+    assert not opened(shutil.copytree(root, tmp_path / "other"), tmp_path, unknown_label="x_0").held_out
+
+
+def test_encounters_stay_on_one_side(root: Path, tmp_path: Path) -> None:
+    dataset = opened(root, tmp_path, group_column="Encounter")
+    assert dataset.table.groupby("group")["part"].nunique().max() == 1
+
+
+def test_the_fingerprint_is_of_what_is_shown_and_not_of_where_it_lies(root: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(root, tmp_path / "moved")
+    one, other = opened(root, tmp_path), opened(moved, tmp_path)
+    assert one.fingerprint == other.fingerprint
+    table = pd.read_csv(moved / "train.csv")
+    table.loc[0, "Id"] = "someone_else"
+    table.to_csv(moved / "train.csv", index=False)
+    assert opened(moved, tmp_path).fingerprint != one.fingerprint
+
+
+def test_the_split_is_written_for_people(root: Path, tmp_path: Path) -> None:
+    dataset = opened(root, tmp_path)
+    write_split(dataset, tmp_path / "split.csv")
+    written = pd.read_csv(tmp_path / "split.csv")
+    assert list(written.columns) == ["Image", "Id", "part"]
+    assert written["Image"].tolist() == pd.read_csv(root / "train.csv")["Image"].tolist()
+    assert written["part"].tolist() == dataset.table["part"].tolist()
+
+
+def test_a_data_folder_that_is_not_there_says_all_that_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path / "data", tmp_path)
+    message = str(caught.value)
+    for part in ("kaggle.com/competitions/humpback-whale-identification", "train.csv", "make sweep", "synth"):
+        assert part in message
+
+
+def test_the_margin_is_there_where_augmentation_moves_the_picture() -> None:
+    data = {"image_size": "16x32", "resize": "stretch"}
+    assert geometry_of(data, {"affine": 0.0}) == Geometry(16, 32, "stretch", 0.0)
+    assert geometry_of(data, {"affine": 0.1}) == Geometry(16, 32, "stretch", MARGIN)
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path))
+    assert pixel_cache() == tmp_path / "pixels"
+    monkeypatch.delenv("WHALE_RAY_CACHE")
+    assert pixel_cache() == Path.home() / ".cache" / "whale_ray" / "pixels"

@@ -1,0 +1,201 @@
+"""The books of a sweep: what is still to run, what becomes of it, what is kept."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from whale_ray.errors import InputError
+from whale_ray.sweep.leaderboard import read_record, write_result
+from whale_ray.sweep.ledger import Ledger, forget_failed
+from whale_ray.sweep.spec import Sweep, load_sweep
+
+GRID = """
+name: books
+model: {encoder: tiny, embedding_size: [8, 16], weights: random}
+loss: {name: [arcface, supcon]}
+keep_checkpoints: 2
+"""
+FINGERPRINT = "0123456789abcdef"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "books"
+
+
+def sweep_of(folder: Path, *options: str, text: str = GRID) -> Sweep:
+    folder.mkdir(exist_ok=True)
+    path = folder.parent / "sweep.yaml"
+    path.write_text(text)
+    return load_sweep(path, options)
+
+
+def open_ledger(folder: Path, *options: str, text: str = GRID, data: str = FINGERPRINT) -> Ledger:
+    return Ledger(sweep_of(folder, *options, text=text), folder, data_fingerprint=data)
+
+
+def end(ledger: Ledger, trial: str, score: float, **result: object) -> None:
+    """What a worker leaves of a trial that ends well, and what the driver then does."""
+    folder = ledger.folder / "trials" / trial
+    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoint" / "encoder.safetensors").write_bytes(b"weights")
+    write_result(folder, {"status": "finished", "recall@1": score, "map@5": 1 - score, "error": "", **result})
+    ledger.settle(trial, status="pruned")
+
+
+def run_all(ledger: Ledger) -> list[str]:
+    trials = []
+    for place, trial in enumerate(ledger.trials()):
+        trials.append(trial)
+        end(ledger, trial, place / 10)
+    return trials
+
+
+def with_weights(folder: Path) -> set[str]:
+    return {path.parent.parent.name for path in folder.glob("trials/*/checkpoint/encoder.safetensors")}
+
+
+def test_the_baseline_is_trial_zero_and_says_so_in_its_id(folder: Path) -> None:
+    first, *others = run_all(open_ledger(folder))
+    assert first.startswith("baseline-")
+    record = read_record(folder / "trials" / first)
+    assert (record.kind, record.point, record.settings["train"]["epochs"]) == ("baseline", {}, 0)
+    assert len(others) == 4
+    assert all(len(trial) == 8 and int(trial, 16) >= 0 for trial in others)
+    assert [one for one in read_ids(folder) if one.startswith("baseline")] == [first]
+
+
+def read_ids(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "trials").iterdir())
+
+
+def test_nothing_is_run_twice(folder: Path) -> None:
+    assert len(run_all(open_ledger(folder))) == 5
+    assert run_all(open_ledger(folder)) == []
+
+
+def test_a_grown_axis_runs_only_the_new_cells(folder: Path) -> None:
+    old = run_all(open_ledger(folder))
+    new = run_all(open_ledger(folder, "model.embedding_size=[8, 16, 32]"))
+    assert len(new) == 2
+    assert not set(new) & set(old)
+    points = [read_record(folder / "trials" / trial).point for trial in new]
+    assert points == [
+        {"model.embedding_size": 32, "loss.name": "arcface"},
+        {"model.embedding_size": 32, "loss.name": "supcon"},
+    ]
+    assert run_all(open_ledger(folder, "model.embedding_size=[8, 16, 32]")) == []
+    assert run_all(open_ledger(folder)) == []
+
+
+def test_a_new_axis_runs_only_what_is_not_its_default(folder: Path) -> None:
+    run_all(open_ledger(folder))
+    new = run_all(open_ledger(folder, "train.batch_size=[64, 32]"))
+    assert [read_record(folder / "trials" / trial).point["train.batch_size"] for trial in new[-4:]] == [32] * 4
+    assert [trial for trial in new if not trial.startswith("baseline")] == new[-4:]
+
+
+def test_unfinished_trials_come_first_and_keep_their_ids(folder: Path) -> None:
+    trials = open_ledger(folder).trials()
+    begun = [next(trials) for _ in range(3)]
+    again = open_ledger(folder)
+    assert sorted(run_all(again)[:3]) == sorted(begun)
+    assert len(read_ids(folder)) == 5
+
+
+def test_failed_trials_stay_as_they_are_until_they_are_forgotten(folder: Path) -> None:
+    ledger = open_ledger(folder)
+    failed = ""
+    for trial in ledger.trials():
+        if not trial.startswith("baseline") and not failed:
+            failed = trial
+            (folder / "trials" / trial / "traceback.txt").write_text("Traceback")
+            ledger.settle(trial, status="failed", error="its worker was lost")
+        else:
+            end(ledger, trial, 0.5)
+    assert run_all(open_ledger(folder)) == []
+    table = pd.read_csv(folder / "leaderboard.csv")
+    assert table.iloc[-1][["trial", "status", "error"]].tolist() == [failed, "failed", "its worker was lost"]
+    forget_failed(folder)
+    assert not (folder / "trials" / failed / "traceback.txt").exists()
+    assert run_all(open_ledger(folder)) == [failed]
+    assert "failed" not in set(pd.read_csv(folder / "leaderboard.csv")["status"])
+
+
+def test_only_the_best_keep_their_weights(folder: Path) -> None:
+    trials = run_all(open_ledger(folder))
+    assert with_weights(folder) == set(trials[-2:])
+
+
+def test_a_pruned_trial_keeps_its_scores_and_not_its_weights(folder: Path) -> None:
+    ledger = open_ledger(folder)
+    trials = ledger.trials()
+    next(trials)
+    trial = next(trials)
+    place = folder / "trials" / trial
+    (place / "checkpoint").mkdir()
+    (place / "checkpoint" / "state.pt").write_bytes(b"state")
+    (place / "epochs.csv").write_text("epoch,loss,seconds,recall@1,map@5\n1,2.0,3.5,0.25,0.1\n")
+    record = ledger.settle(trial, status="pruned")
+    assert (record.status, record.result["recall@1"], record.result["epochs"]) == ("pruned", 0.25, 1)
+    assert not (place / "checkpoint").exists()
+    assert (place / "epochs.csv").exists()
+    rows = sqlite3.connect(folder / "study.db").execute("select state from trials").fetchall()
+    assert rows == [("PRUNED",)]
+
+
+def test_a_trial_that_ended_itself_is_not_settled_otherwise(folder: Path) -> None:
+    ledger = open_ledger(folder)
+    trial = next(ledger.trials())
+    write_result(folder / "trials" / trial, {"status": "failed", "error": "the loss is nan"})
+    assert ledger.settle(trial, status="pruned").result == {"status": "failed", "error": "the loss is nan"}
+
+
+@pytest.mark.parametrize("strategy", ["random", "optuna"])
+def test_a_search_runs_as_many_trials_as_it_is_given_and_goes_on_when_given_more(folder: Path, strategy: str) -> None:
+    options = (f"search.strategy={strategy}", "train.learning_rate={low: 1.0e-5, high: 1.0e-1, log: true}")
+    first = run_all(open_ledger(folder, *options, "search.trials=3"))
+    assert len(first) == 1 + 3
+    assert run_all(open_ledger(folder, *options, "search.trials=3")) == []
+    assert len(run_all(open_ledger(folder, *options, "search.trials=5"))) == 2
+
+
+def test_a_search_ends_when_the_space_has_no_more(folder: Path) -> None:
+    trials = run_all(open_ledger(folder, "search.strategy=random", "search.trials=20"))
+    assert len(trials) == len(set(trials)) == 1 + 4
+
+
+def test_no_trial_starts_when_the_hours_are_over(folder: Path) -> None:
+    trials = run_all(open_ledger(folder, "search.strategy=random", "search.trials=4", "search.hours=1.0e-9"))
+    assert len(trials) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "data"),
+    [((), "fedcba9876543210"), (("data.val_fraction=0.5",), FINGERPRINT), (("split.kind=halves",), FINGERPRINT)],
+)
+def test_trials_of_other_photographs_or_another_split_are_not_mixed(
+    folder: Path, options: tuple[str, ...], data: str
+) -> None:
+    run_all(open_ledger(folder))
+    with pytest.raises(InputError, match=r"same photographs and split, but 5 of .* --fresh"):
+        open_ledger(folder, *options, data=data)
+
+
+def test_another_objective_orders_anew_and_trains_nothing(folder: Path) -> None:
+    trials = run_all(open_ledger(folder))
+    other = open_ledger(folder, "search.objective=map@5")
+    assert run_all(other) == []
+    assert other.leaderboard()["trial"].tolist() == trials
+
+
+def test_settings_of_a_trial_are_all_that_is_needed_to_run_it(folder: Path) -> None:
+    *_, trial = run_all(open_ledger(folder))
+    written = json.loads((folder / "trials" / trial / "settings.json").read_text())
+    sweep = sweep_of(folder)
+    assert written["settings"] == json.loads(json.dumps(sweep.settings(written["point"])))
