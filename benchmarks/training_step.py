@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -55,8 +56,8 @@ class Case:
 CASES = (Case("resnet18", 64, 64), Case("resnet18", 224, 32), Case("mobilenet_v2", 192, 32))
 
 
-def bare_round(case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
-    """A function that does STEPS bare training steps on one batch that is ready."""
+def bare_step(case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
+    """A function that does one bare training step on a batch that is ready."""
     import whale_ray.torchvision_ops  # noqa: F401  # isort: skip
     from torchvision import models
 
@@ -67,27 +68,28 @@ def bare_round(case: Case, dtype: torch.dtype, layout: torch.memory_format) -> C
     labels = torch.arange(case.batch) // PER_INDIVIDUAL
     half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else nullcontext()
 
-    def steps() -> None:
-        for _ in range(STEPS):
-            with half:
-                embeddings = model(pictures)
-            _descend(loss(embeddings.float(), labels), optimiser)
+    def step() -> None:
+        with half:
+            embeddings = model(pictures)
+        value: Tensor = loss(embeddings.float(), labels)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        optimiser.step()
 
-    return steps
-
-
-def _descend(loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    optimiser.step()
+    return step
 
 
 def fastest_format(case: Case) -> tuple[Callable[[], None], str]:
-    """The bare round in the format that is the fastest here, of three turns each, and what it is called."""
-    candidates = [bare_round(case, dtype, layout) for dtype, layout in FORMATS]
+    """The bare step in the format that is the fastest here, of three turns each, and what it is called."""
+    candidates = [bare_step(case, dtype, layout) for dtype, layout in FORMATS]
     taken = [[pairs.seconds(candidate)[0] for candidate in candidates] for _ in range(3)]
     best = int(np.median(taken, axis=0).argmin())
     return candidates[best], " ".join(str(part).removeprefix("torch.") for part in FORMATS[best])
+
+
+def _repeat(step: Callable[[], None]) -> None:
+    for _ in range(STEPS):
+        step()
 
 
 def trial_round(case: Case, folder: Path, *, rounds: int) -> Callable[[], object]:
@@ -130,7 +132,9 @@ def main(rounds: Annotated[int, typer.Option(help="Rounds of both, in turns.", m
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
             bare, layout = fastest_format(case)
-            pair = pairs.take_turns(bare, trial_round(case, Path(folder), rounds=rounds), rounds=rounds)
+            pair = pairs.take_turns(
+                partial(_repeat, bare), trial_round(case, Path(folder), rounds=rounds), rounds=rounds
+            )
             name, images = f"{case.model} at {case.size} px", STEPS * case.batch
             ratios[name] = pair.ratio
             rates = (f"{images / median(side):.1f}" for side in (pair.second, pair.first))

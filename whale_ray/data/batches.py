@@ -158,8 +158,9 @@ def _affine(pictures: Tensor, geometry: Geometry, strength: float, draw: _Draw) 
         (sine * width / stored_height, (shear * sine + cosine) * height / stored_height, draw.uniform(-shift, shift)),
     ]
     x, y = _centres(width, pictures.device), _centres(height, pictures.device)[:, None]
-    # a quarter of affine_grid's time, which multiplies many matrices of 3 x 2
-    grid = torch.stack([(a[:, None, None] * x + c[:, None, None]) + b[:, None, None] * y for a, b, c in rows], dim=3)
+    # affine_grid does the same by many products with 3 x 2 matrices: a quarter of a batch's time on a processor
+    sides = [a[:, None, None] * x + b[:, None, None] * y + c[:, None, None] for a, b, c in rows]
+    grid = torch.stack(sides, dim=3)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from whale_ray.sweep.leaderboard import (
     write_record,
     write_result,
 )
-from whale_ray.sweep.plan import Point, Settings, baselines, first_settings
-from whale_ray.sweep.space import Study
+from whale_ray.sweep.plan import Point, Settings, baselines, first_settings, grid_points
+from whale_ray.sweep.space import Proposal, Study
 from whale_ray.sweep.spec import Sweep, trial_identity
 
 _REPEATS = 20
@@ -88,10 +89,7 @@ class Ledger:
 
     def _propose(self) -> str | None:
         """The id of a new trial at a point that has none yet; None where the space has no more."""
-        for _ in range(_REPEATS):
-            proposal = self._study.ask()
-            if proposal is None:
-                return None
+        for proposal in self._proposals():
             settings = self.sweep.settings(proposal.point)
             trial = self._id(settings)
             if trial not in self._known:
@@ -99,6 +97,16 @@ class Ledger:
                 return self._begin(trial, "trial", proposal.point, settings)
             self._tell_repeat(proposal.number, trial)
         return None
+
+    def _proposals(self) -> Iterator[Proposal]:
+        """What the search draws; after many repeats, what it has left out, where the space can be listed."""
+        drawn = iter(self._study.ask, None)
+        yield from islice(drawn, _REPEATS)
+        if any(axis.listed() is None for axis in self.sweep.axes):
+            yield from islice(drawn, 10 * _REPEATS)
+            return
+        points = grid_points(self.sweep.axes)
+        yield from (self._study.ask_for(one) for one in points if self._id(self.sweep.settings(one)) not in self._known)
 
     def _begin(self, trial: str, kind: str, point: Point, settings: Settings) -> str:
         write_record(self._folder(trial), kind=kind, point=point, settings=settings, data_fingerprint=self._fingerprint)
