@@ -20,10 +20,13 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
 
     Raises: InputError where there is no cluster at `address`.
     """
-    # Read by Ray when it is imported or started: our own live view and signals take the place of Tune's.
+    # Read by Ray when it is imported or started: our own live view, signals and files take the place of Tune's,
+    # and an epoch may be without a score, where it is not evaluated.
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
         "RAY_AIR_NEW_OUTPUT": "0",
     }

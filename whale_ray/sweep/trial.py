@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from whale_ray.durable import write_whole
 from whale_ray.errors import WhaleRayError
@@ -30,7 +31,7 @@ def run_trial(config: Mapping[str, str], job: Job) -> None:
     folder = job.trial_folder(config["trial"])
     started = time.perf_counter()
     try:
-        result = Work(config["trial"], job).run(lambda figures: tune.report(dict(figures)))
+        result = Work(config["trial"], job).run(lambda figures: tune.report(_present(figures)))
         result |= {"status": "finished", "error": ""}
     except Exception as error:
         write_whole(folder / "traceback.txt", traceback.format_exc())
@@ -40,6 +41,11 @@ def run_trial(config: Mapping[str, str], job: Job) -> None:
     write_result(folder, {**result, "seconds": time.perf_counter() - started})
     drop_state(folder / "checkpoint")
     tune.report({"epoch": result.get("epochs", 0), "done": True, job.objective: result.get(job.objective) or 0.0})
+
+
+def _present(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures that there are: a scheduler cannot compare a score that an epoch does not have."""
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def retrain_on_all(trial: str, job: Job) -> Path:

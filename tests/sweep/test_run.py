@@ -1,0 +1,342 @@
+"""The whole way, with a real Ray: from photographs to a run folder with a bundle, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+from whale_ray.data.pixels import prepare_pixels
+from whale_ray.errors import InputError
+from whale_ray.identify import Bundle
+from whale_ray.sweep.dataset import catalog_of, pixel_cache
+from whale_ray.sweep.plan import first_settings, geometries
+from whale_ray.sweep.progress import Progress
+from whale_ray.sweep.run import SweepResult, run_sweep
+from whale_ray.sweep.spec import Sweep, load_sweep
+
+if TYPE_CHECKING:
+    WriteSweep = Callable[..., Sweep]
+
+
+@pytest.fixture
+def runs(finished: SweepResult, tmp_path: Path) -> Path:
+    """A folder of runs that holds the finished sweep, to go on with."""
+    shutil.copytree(finished.folder, tmp_path / "runs" / "little", symlinks=True)
+    return tmp_path / "runs"
+
+
+class Watching(Progress):
+    """The progress of a sweep, with a hand on what happens at an epoch."""
+
+    def __init__(self, at_epoch: Callable[[str, Mapping[str, Any]], None] = lambda trial, figures: None) -> None:
+        super().__init__(sweep="little", objective="recall@1")
+        self.begun: list[str] = []
+        self.epochs: list[tuple[str, int]] = []
+        self._at_epoch = at_epoch
+
+    def started(self, trial: str, label: str) -> None:
+        self.begun.append(trial)
+        super().started(trial, label)
+
+    def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
+        super().epoch(trial, figures)
+        if "loss" in figures:
+            self.epochs.append((trial, figures["epoch"]))
+            self._at_epoch(trial, figures)
+
+
+def results(folder: Path) -> dict[str, int]:
+    """When each trial's result was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")}
+
+
+# What a run leaves
+
+
+def test_a_run_folder_holds_what_the_contract_says(finished: SweepResult) -> None:
+    folder = finished.folder
+    files = {"sweep.yaml", "split.csv", "audit.json", "study.db", "lock", "leaderboard.csv", "report.html"}
+    assert {path.name for path in folder.iterdir()} == files | {"trials", "bundles", "best"}
+    assert finished.exit_code == 0
+    assert finished.report == folder / "report.html"
+    assert "recall" in finished.report.read_text()
+    assert json.loads((folder / "audit.json").read_text())
+    trials = sorted(path.name for path in (folder / "trials").iterdir())
+    assert sorted(finished.table["trial"]) == trials
+    assert len(trials) == 1 + 2
+    for trial in trials:
+        wanted = {"settings.json", "retrieval.csv", "queries.parquet", "embeddings.npz", "checkpoint", "result.json"}
+        wanted |= set() if trial.startswith("baseline") else {"epochs.csv"}
+        assert {path.name for path in (folder / "trials" / trial).iterdir()} == wanted
+
+
+def test_the_sweep_in_the_folder_is_the_one_that_ran(finished: SweepResult, write_sweep: WriteSweep) -> None:
+    assert load_sweep(finished.folder / "sweep.yaml") == write_sweep()
+
+
+def test_the_leaderboard_is_the_table_best_first_with_a_marked_baseline(finished: SweepResult) -> None:
+    table = pd.read_csv(finished.folder / "leaderboard.csv")
+    assert table["rank"].tolist() == [1, 2, 3]
+    assert table["recall@1"].is_monotonic_decreasing
+    assert set(table["status"]) == {"finished"}
+    baseline = table[table["trial"].str.startswith("baseline-")]
+    assert baseline["epochs"].tolist() == [0]
+    assert baseline["loss.name"].isna().all()
+    trained = table[~table["trial"].str.startswith("baseline-")]
+    assert set(trained["loss.name"]) == {"arcface", "proxy_anchor"}
+    assert (trained["epochs"] == 2).all()
+    assert (table["recall@1_low"] <= table["recall@1"]).all()
+    assert (table["recall@1"] <= table["recall@1_high"]).all()
+
+
+def test_every_score_of_a_trial_stands_beside_its_ceiling_chance_and_trivial_answer(finished: SweepResult) -> None:
+    for path in finished.folder.glob("trials/*/result.json"):
+        result = json.loads(path.read_text())
+        for name in ("recall@1", "recall@32", "image_recall@4", "map@5"):
+            for key in (name, f"{name}_low", f"{name}_high", f"ceiling/{name}", f"chance/{name}"):
+                assert 0 <= result[key] <= 1
+            assert result[f"{name}_low"] <= result[name] <= result[f"ceiling/{name}"]
+        assert 0 <= result["trivial/map@5"] <= 1
+
+
+def test_every_retrieval_setting_is_scored_and_the_embeddings_are_kept(finished: SweepResult) -> None:
+    split = pd.read_csv(finished.folder / "split.csv")
+    used = split[split["part"] != "set_aside"]
+    for folder in (finished.folder / "trials").iterdir():
+        table = pd.read_csv(folder / "retrieval.csv")
+        assert len(table) == (1 + 2) * 2
+        with np.load(folder / "embeddings.npz", allow_pickle=False) as stored:
+            assert stored["plain"].dtype == stored["flip"].dtype == np.float16
+            assert len(stored["plain"]) == len(used)
+            assert stored["image"].tolist() == used["Image"].tolist()
+            assert stored["part"].tolist() == used["part"].tolist()
+        queries = pd.read_parquet(folder / "queries.parquet")
+        assert sorted(queries["image"]) == sorted(used.loc[used["part"] == "val", "Image"])
+
+
+def test_each_epoch_of_a_trial_is_a_row(finished: SweepResult) -> None:
+    for path in finished.folder.glob("trials/*/epochs.csv"):
+        epochs = pd.read_csv(path)
+        assert epochs["epoch"].tolist() == [1, 2]
+        assert np.isfinite(epochs[["loss", "seconds", "recall@1", "map@5", "images_per_second"]]).all().all()
+
+
+def test_the_study_holds_each_trial_with_its_retrieval_setting(finished: SweepResult) -> None:
+    study = optuna.load_study(study_name="little", storage=f"sqlite:///{finished.folder / 'study.db'}")
+    scores = dict(zip(finished.table["trial"], finished.table["recall@1"], strict=True))
+    assert len(study.trials) == 2
+    for trial in study.trials:
+        assert trial.value == scores[trial.user_attrs["trial"]]
+        assert trial.user_attrs["vote"] in ("nearest", "softmax")
+
+
+def test_best_is_the_bundle_of_the_first_row(finished: SweepResult) -> None:
+    assert os.readlink(finished.folder / "best") == f"bundles/{finished.bundle.name if finished.bundle else ''}"
+    bundle = Bundle.load(finished.folder / "best")
+    assert bundle.card["trial"] == finished.table["trial"][0]
+    assert bundle.card["scores"]["recall@1"] == finished.table["recall@1"][0]
+
+
+def test_photographs_are_decoded_once_for_all_sweeps(finished: SweepResult, write_sweep: WriteSweep) -> None:
+    for geometry in geometries(write_sweep()):
+        catalog = catalog_of(first_settings(write_sweep())["data"])
+        assert prepare_pixels(catalog, geometry, cache=pixel_cache()).decoded == 0
+
+
+# The same command again
+
+
+@pytest.mark.slow
+def test_the_same_command_again_trains_nothing(
+    runs: Path, finished: SweepResult, write_sweep: WriteSweep, cluster: str
+) -> None:
+    before = results(runs / "little")
+    progress = Watching()
+    again = run_sweep(write_sweep(), runs=runs, progress=progress)
+    assert (progress.begun, progress.epochs) == ([], [])
+    assert results(runs / "little") == before
+    assert again.exit_code == 0
+    assert again.bundle
+    assert finished.bundle
+    assert again.bundle.name == finished.bundle.name
+    pd.testing.assert_frame_equal(again.table, finished.table)
+
+
+@pytest.mark.slow
+def test_a_grown_grid_trains_only_its_new_cells_and_one_that_fails_is_a_row_with_its_reason(
+    runs: Path, write_sweep: WriteSweep, cluster: str
+) -> None:
+    before = results(runs / "little")
+    progress = Watching()
+    losses = "loss.name=[arcface, proxy_anchor, supcon]"
+    grown = run_sweep(write_sweep(losses, "model.embedding_size=[16]"), runs=runs, progress=progress)
+    after = results(runs / "little")
+    assert len(progress.begun) == 1
+    assert {trial: after[trial] for trial in before} == before
+    assert grown.exit_code == 0
+    failing = run_sweep(write_sweep("loss.name=[arcface]", "train.learning_rate=[3.0e-3, 1.0e+30]"), runs=runs)
+    assert failing.exit_code == 3
+    assert failing.bundle
+    row = failing.table.iloc[-1]
+    assert (row["status"], row["train.learning_rate"]) == ("failed", 1e30)
+    assert "the loss and its gradient must be finite" in row["error"]
+    trace = (runs / "little" / "trials" / row["trial"] / "traceback.txt").read_text()
+    assert trace.startswith("Traceback")
+    assert "TrainingError" in trace
+    assert row["trial"] in failing.report.read_text()
+    assert (failing.table["status"] == "finished").sum() == 4
+
+
+# What happens in between
+
+
+@pytest.mark.slow
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_epoch(
+    runs: Path, write_sweep: WriteSweep, cluster: str
+) -> None:
+    killed: list[int] = []
+
+    def kill(trial: str, figures: Mapping[str, Any]) -> None:
+        if figures["epoch"] == 2 and not killed:
+            killed.append(figures["pid"])
+            os.kill(figures["pid"], signal.SIGKILL)
+
+    progress = Watching(kill)
+    result = run_sweep(write_sweep("loss.name=arcface", "train.epochs=4"), runs=runs, progress=progress)
+    assert len(killed) == 1
+    assert result.exit_code == 0
+    (trial,) = set(progress.begun)
+    assert [number for _, number in progress.epochs].count(1) == 1
+    epochs = pd.read_csv(runs / "little" / "trials" / trial / "epochs.csv")
+    assert epochs["epoch"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_goes_on_where_it_was_and_ends_as_if_it_had_not_been(
+    runs: Path, write_sweep: WriteSweep, cluster: str, tmp_path: Path
+) -> None:
+    sweep = write_sweep("loss.name=arcface", "train.epochs=4", "resources.cpus=2")
+    stopping = threading.Event()
+    first = Watching(lambda trial, figures: stopping.set() if figures["epoch"] == 2 else None)
+    interrupted = run_sweep(sweep, runs=runs, progress=first, stopping=stopping)
+    assert interrupted.exit_code == 130
+    assert interrupted.interrupted
+    (trial,) = set(first.begun)
+    row = interrupted.table.set_index("trial").loc[trial]
+    assert row["status"] == "running"
+    assert 2 <= row["epochs"] < 4
+    assert (runs / "little" / "trials" / trial / "checkpoint" / "state.pt").exists()
+    second = Watching()
+    result = run_sweep(sweep, runs=runs, progress=second)
+    assert result.exit_code == 0
+    assert second.begun == [trial]
+    assert second.epochs[0] == (trial, row["epochs"] + 1)
+    assert not (runs / "little" / "trials" / trial / "checkpoint" / "state.pt").exists()
+    whole = run_sweep(sweep, runs=tmp_path / "whole")
+    scores = [table.set_index("trial").loc[trial, "map@5"] for table in (result.table, whole.table)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-9)
+
+
+@pytest.mark.slow
+def test_asha_prunes_and_wandb_has_a_run_of_its_own_for_each_trial(
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+) -> None:
+    asha = ("search.scheduler=asha", "search.grace_epochs=1", "search.reduction_factor=2", "search.objective=map@5")
+    options = ("loss.name=arcface", "seed=[0, 1, 2, 3]", "train.epochs=3", "resources.cpus=2")
+    result = run_sweep(write_sweep(*asha, *options, "tracking.wandb=offline"), runs=tmp_path)
+    assert result.exit_code == 0
+    table = result.table[result.table["kind"] == "trial"].set_index("trial")
+    assert set(table["status"]) == {"finished", "pruned"}
+    pruned = table[table["status"] == "pruned"]
+    assert (pruned["epochs"] < 3).all()
+    assert pruned["map@5"].notna().all()
+    for trial in result.table["trial"]:
+        folder = result.folder / "trials" / trial
+        (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+        assert trial in log.name
+        assert log.stat().st_size > 0
+        assert (folder / "checkpoint").exists() == (trial in set(result.table["trial"][:3]) - set(pruned.index))
+    study = optuna.load_study(study_name="little", storage=f"sqlite:///{result.folder / 'study.db'}")
+    assert sorted(one.state.name for one in study.trials) == sorted(
+        {"finished": "COMPLETE", "pruned": "PRUNED"}[status] for status in table["status"]
+    )
+
+
+@pytest.mark.slow
+def test_asha_goes_by_the_epochs_that_are_evaluated(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
+    options = ("loss.name=arcface", "search.scheduler=asha", "train.epochs=3", "train.evaluate_every=2")
+    result = run_sweep(write_sweep(*options), runs=tmp_path)
+    assert result.exit_code == 0
+    trial = result.table.loc[result.table["kind"] == "trial", "trial"].item()
+    epochs = pd.read_csv(result.folder / "trials" / trial / "epochs.csv")
+    assert epochs["recall@1"].notna().tolist() == [False, True, True]
+
+
+# What cannot work
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("model.encoder=torchvision:resnet19",), "resnet18"),
+        (("model.encoder=hf:nowhere/at-all", "model.weights=pretrained"), "nowhere/at-all"),
+        (("model.encoder=torchvision:resnet18", "model.weights=pretrained"), "resnet18"),
+        (("model.weights=WEIGHTS",), r"do not fit .*(missing|not known)"),
+        (("data.root=NOWHERE",), "humpback-whale-identification"),
+        (("data.label_column=Ids",), "Did you mean Id for Ids"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_started(
+    write_sweep: WriteSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
+) -> None:
+    import torch
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no weights here"))
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+    places = {"WEIGHTS": str(tmp_path / "other.pth"), "NOWHERE": str(tmp_path / "nowhere")}
+    for name, place in places.items():
+        options = tuple(option.replace(name, place) for option in options)
+    with pytest.raises(InputError, match=rf"(?s){said}"):
+        run_sweep(write_sweep(*options), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("resource", "said"), [("cpus=64", "64 CPU where the cluster has 2"), ("gpus=1", "1 GPU")])
+def test_a_trial_that_needs_more_than_the_cluster_has_is_refused(
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path, resource: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run_sweep(write_sweep(f"resources.{resource}"), runs=tmp_path)
+    assert list(tmp_path.glob("little/trials/*")) == []
+
+
+def test_wandb_online_without_a_key_is_refused(
+    write_sweep: WriteSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(InputError, match="needs a key"):
+        run_sweep(write_sweep("tracking.wandb=online"), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_exit_code_says_how_it_ended() -> None:
+    def code(*statuses: str, bundle: Path | None = Path("bundle"), interrupted: bool = False) -> int:
+        table = pd.DataFrame({"status": statuses})
+        return SweepResult(Path(), table, bundle, Path(), interrupted).exit_code
+
+    assert code("finished", "pruned") == 0
+    assert code("finished", "failed") == 3
+    assert code("failed", "failed", bundle=None) == 1
+    assert code("finished", "running", interrupted=True) == 130
