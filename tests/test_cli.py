@@ -1,0 +1,307 @@
+"""The command line as a person meets it: what it prints, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+from conftest import SWEEP
+from typer.testing import CliRunner, Result
+
+from whale_ray.cli import application
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.run import SweepResult
+
+COMMANDS = ("sweep", "synth", "audit", "spec", "report", "submit", "identify", "serve")
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The sweep command listens to signals; afterwards they are pytest's again."""
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def file(tmp_path: Path, photographs: Path) -> Path:
+    path = tmp_path / "little.yaml"
+    path.write_text(SWEEP.replace("ROOT", str(photographs)))
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(application, [str(argument) for argument in arguments])
+
+
+# Help and the reference
+
+
+def test_help_names_every_command() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    assert [name for name in COMMANDS if not re.search(rf"^  {name}\b", result.output, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+    assert command == "spec" or "Example" in result.output
+
+
+def test_help_of_the_module_is_that_of_the_command() -> None:
+    shown = [
+        subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+        for command in ([sys.executable, "-m", "whale_ray.sweep"], [sys.executable, "-m", "whale_ray.cli", "sweep"])
+    ]
+    without_name = [text.partition("[OPTIONS]")[2] for text in shown]
+    assert without_name[0] == without_name[1]
+    for option in ("--set", "--data", "--runs", "--address", "--dry-run", "--retry-failed", "--fresh"):
+        assert option in shown[0]
+
+
+def test_a_command_that_does_not_exist_is_the_persons_error() -> None:
+    assert run("swep").exit_code == 2
+
+
+def test_spec_prints_the_whole_reference() -> None:
+    from whale_ray.sweep.spec import SETTINGS
+
+    result = run("spec")
+    assert result.exit_code == 0
+    assert [setting.key for setting in SETTINGS if setting.key not in result.output] == []
+
+
+def test_importing_the_command_imports_neither_torch_nor_ray() -> None:
+    code = "import sys, whale_ray.cli; print([name for name in ('torch', 'ray', 'pandas') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# Data
+
+
+@pytest.mark.slow
+def test_synth_draws_a_data_set_and_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "drawn"
+    command = [sys.executable, "-c", "from whale_ray.cli import main; main()", "synth", str(folder)]
+    ended = subprocess.run(
+        [*command, "--individuals", "2", "--images", "6"], capture_output=True, text=True, check=True
+    )
+    assert "6 photographs of 2 individuals" in ended.stdout
+    assert len(pd.read_csv(folder / "train.csv")) == 6
+    again = run("synth", folder, "--individuals", 2, "--images", 6)
+    assert again.exit_code == 2
+    assert "empty" in again.stderr
+    assert run("synth", tmp_path / "other", "--difficulty", 2).exit_code == 2
+
+
+def test_audit_says_what_is_wrong_and_changes_nothing(photographs: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(photographs, tmp_path / "photographs")
+    name = pd.read_csv(root / "train.csv")["Image"][0]
+    (root / "train" / name).write_text("a text")
+    before = sorted(path.stat().st_mtime_ns for path in root.rglob("*"))
+    result = run("audit", root)
+    assert result.exit_code == 0
+    assert name in result.output
+    assert sorted(path.stat().st_mtime_ns for path in root.rglob("*")) == before
+    missing = run("audit", tmp_path / "nowhere")
+    assert missing.exit_code == 2
+    assert missing.stderr.startswith("whale_ray: ")
+
+
+# The sweep
+
+
+def test_a_dry_run_says_what_would_run_and_starts_nothing(file: Path, tmp_path: Path) -> None:
+    result = run("sweep", file, "--dry-run", "--runs", tmp_path / "runs", "--set", "train.epochs=[1, 2]")
+    assert result.exit_code == 0
+    for part in ("little: grid search, 4 trials", "loss.name", "train.epochs: [1, 2]", "never retrained", "1 CPU"):
+        assert part in result.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_says_what_is_done(file: Path, finished: SweepResult) -> None:
+    result = run("sweep", file, "--dry-run", "--runs", finished.folder.parent)
+    assert "3 trials are done" in result.output
+    assert finished.table["trial"][0] in result.output
+
+
+def test_every_fault_of_a_sweep_file_comes_at_once_with_its_line(file: Path, tmp_path: Path) -> None:
+    text = file.read_text().replace("embedding_size", "embeding_size").replace("epochs: 2", "epochs: two")
+    file.write_text(text)
+    result = run("sweep", file, "--runs", tmp_path / "runs", "--set", "loss.margn=1")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("whale_ray: ")
+    assert "faults, nothing was started" in result.stderr
+    assert re.search(r"line 4: .*embeding_size.*embedding_size", result.stderr)
+    assert re.search(r"line 6: .*train.epochs", result.stderr)
+    assert "margn" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_file_that_is_not_there_is_the_persons_error(tmp_path: Path) -> None:
+    result = run("sweep", tmp_path / "nowhere.yaml")
+    assert result.exit_code == 2
+    assert "cannot be read" in result.stderr
+
+
+def test_all_that_is_wrong_outside_of_the_file_comes_at_once_before_ray(file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(tmp_path / "runs")]
+    command += ["--data", str(tmp_path / "nowhere"), "--set", f"model.weights={tmp_path}/none.pth"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert "humpback-whale-identification" in ended.stderr
+    assert "none.pth" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_cluster_that_is_not_there_is_the_persons_error(file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(tmp_path)]
+    environment = os.environ | {
+        "RAY_gcs_rpc_server_connect_timeout_s": "1",
+        "RAY_gcs_server_request_timeout_seconds": "1",
+    }
+    ended = subprocess.run(
+        [*command, "--address", "127.0.0.1:1"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert ended.returncode == 2
+    assert "a Ray cluster must answer at 127.0.0.1:1" in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_second_driver_is_refused(file: Path, finished: SweepResult, tmp_path: Path) -> None:
+    from whale_ray.sweep.runfolder import claimed
+
+    with claimed(tmp_path / "runs" / "little"):
+        result = run("sweep", file, "--runs", tmp_path / "runs")
+    assert result.exit_code == 2
+    assert "one driver at a time" in result.stderr
+
+
+def watched(command: list[str], *, folder: Path, until: str, number: int) -> tuple[int, str]:
+    """Exit code and output of a command that gets the signal when it has printed `until`."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, start_new_session=True
+    ) as process:
+        killer = threading.Timer(200, process.kill)
+        killer.start()
+        assert process.stdout
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if re.search(until, line):
+                process.send_signal(number)
+                until = "$^"
+        code = process.wait()
+        killer.cancel()
+    return code, "".join(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "own_ray"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_sweep_that_is_interrupted_says_how_to_go_on_and_then_does(
+    number: int, own_ray: bool, cluster: str, photographs: Path, tmp_path: Path
+) -> None:
+    """Also: paths that are relative to where the command was typed hold in Ray's workers, which work elsewhere."""
+    shutil.copytree(photographs, tmp_path / "drawn")
+    (tmp_path / "little.yaml").write_text(SWEEP.replace("ROOT", "drawn"))
+    command = [sys.executable, "-m", "whale_ray.sweep", "little.yaml", "--set", "train.epochs=6"]
+    command += ["--set", "loss.name=arcface"] + ([] if own_ray else ["--address", cluster])
+    code, output = watched(command, folder=tmp_path, until="epoch 2", number=number)
+    assert code == 130, output
+    assert "stopping: trials keep what they have checkpointed" in output
+    assert "Type the same command again to go on" in output
+    assert "Traceback" not in output
+    folder = tmp_path / "runs" / "little"
+    before = pd.read_csv(folder / "leaderboard.csv").set_index("trial")["status"]
+    assert "running" in set(before)
+    code, output = watched(command, folder=tmp_path, until="$^", number=0)
+    assert code == 0, output
+    assert "epoch 1," not in output
+    for part in ("Leaderboard", "report       ", "best bundle  ", "serve it     whale-ray serve runs/little/best"):
+        assert part in output
+    table = pd.read_csv(folder / "leaderboard.csv").set_index("trial")
+    assert set(table["status"]) == {"finished"}
+    (trial,) = (name for name in table.index if not name.startswith("baseline"))
+    assert pd.read_csv(folder / "trials" / trial / "epochs.csv")["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_failed_trials_are_listed_with_their_reasons_and_exit_code_3(
+    file: Path, cluster: str, finished: SweepResult, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.folder, tmp_path / "runs" / "little", symlinks=True)
+    options = ("--set", "loss.name=arcface", "--set", "train.learning_rate=1.0e+30")
+    result = run("sweep", file, "--runs", tmp_path / "runs", *options)
+    assert result.exit_code == 3
+    assert re.search(r"failed: trial [0-9a-f]{8}: the loss .* must be finite.*traceback\.txt", result.output)
+    assert "best bundle" in result.output
+
+
+# What comes after
+
+
+def test_report_writes_the_report_anew(finished: SweepResult, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished.folder, tmp_path / "little", symlinks=True)
+    (folder / "report.html").unlink()
+    result = run("report", folder)
+    assert result.exit_code == 0
+    assert result.output.strip() == str(folder / "report.html")
+    assert (folder / "report.html").exists()
+    assert run("report", tmp_path / "nowhere").exit_code == 2
+
+
+def test_submit_writes_the_file_and_prints_the_command(
+    finished: SweepResult, photographs: Path, tmp_path: Path
+) -> None:
+    images = shutil.copytree(photographs / "test", tmp_path / "test")
+    (images / "zz.jpg").write_text("a text")
+    result = run("submit", finished.folder / "best", images, tmp_path / "out.csv")
+    assert result.exit_code == 0
+    assert "kaggle competitions submit -c humpback-whale-identification -f" in result.output
+    assert "zz.jpg cannot be decoded" in result.stderr
+    assert len(pd.read_csv(tmp_path / "out.csv")) == len(list(images.iterdir()))
+    assert run("submit", tmp_path, images, tmp_path / "out.csv").exit_code == 2
+    assert run("submit", finished.folder / "best", tmp_path / "nowhere", tmp_path / "out.csv").exit_code == 2
+
+
+def test_identify_prints_a_line_a_photograph(finished: SweepResult, photographs: Path) -> None:
+    images = sorted((photographs / "test").iterdir())[:2]
+    result = run("identify", finished.folder / "best", *images, "--top", 3)
+    assert result.exit_code == 0
+    answers = [json.loads(line) for line in result.output.splitlines()]
+    assert [answer["filename"] for answer in answers] == [str(image) for image in images]
+    assert [len(answer["candidates"]) for answer in answers] == [3, 3]
+    assert {"decision", "probability"} == answers[0]["new_individual"].keys()
+
+
+def test_identify_refuses_what_is_no_photograph_or_not_there(finished: SweepResult, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("a text")
+    for image in (tmp_path / "text.jpg", tmp_path / "nowhere.jpg"):
+        result = run("identify", finished.folder / "best", image)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("whale_ray: ")
+        assert image.name in result.stderr
+
+
+def test_serve_refuses_what_is_no_bundle(tmp_path: Path) -> None:
+    result = run("serve", tmp_path)
+    assert result.exit_code == 2
+    assert "a bundle is a folder with a bundle.json" in result.stderr
