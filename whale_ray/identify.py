@@ -15,7 +15,7 @@ from PIL import Image
 
 from whale_ray.bundle import Contents, read_bundle
 from whale_ray.data.pixels import Geometry, decode_image, fit_image
-from whale_ray.errors import BundleError
+from whale_ray.errors import BundleError, DataError, ImageError
 from whale_ray.learning.encoders import rebuild_encoder
 from whale_ray.retrieval.embedding import embed
 from whale_ray.retrieval.evaluation import RetrievalSetting
@@ -181,13 +181,25 @@ class Bundle:
     def identify(self, photographs: Sequence[Photograph], *, top: int = 5) -> list[Identification]:
         """An answer for each photograph (a path, bytes or a Pillow image), `top` individuals each, 1 to 50.
 
-        Raises: ImageError for the first photograph that cannot be decoded; ValueError for another `top`.
+        Raises: ImageError for the first photograph that cannot be decoded, DataError for a file that cannot be read,
+        ValueError for another `top`.
         """
         if not 1 <= top <= MOST_CANDIDATES:
             raise ValueError(f"`1 <= top <= {MOST_CANDIDATES}` must hold, but got {top}")
         if not photographs:
             return []
-        return self.rank(self.embed([self.prepare(photograph) for photograph in photographs]), top=top)
+        return self.rank(self.embed([self._prepare_named(photograph) for photograph in photographs]), top=top)
+
+    def _prepare_named(self, photograph: Photograph) -> np.ndarray:
+        """As `prepare`; what is wrong with a file is said with its name."""
+        if not isinstance(photograph, Path | str):
+            return self.prepare(photograph)
+        try:
+            return self.prepare(photograph)
+        except ImageError as error:
+            raise type(error)(f"{photograph}: {error}") from error
+        except OSError as error:
+            raise DataError(f"a photograph must be a file that can be read, but {photograph}: {error}") from error
 
 
 def largest_tolerance(golden_vectors: np.ndarray) -> float:

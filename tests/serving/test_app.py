@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
-from conftest import KEY, TOP, contents, free_port, process, serving
 from pictures import draw, encode
 from pydantic import ValidationError
 from ray.serve import Application
+from services import KEY, TOP, contents, free_port, process, serving
 
 from whale_ray.bundle import write_bundle
 from whale_ray.errors import BundleError, InputError

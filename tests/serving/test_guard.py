@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import LIMITS, plain_server, web_service
 from fastapi import FastAPI
 from pictures import draw, encode
+from services import LIMITS, plain_server, web_service
 from test_identify_call import JPEG, check_problem
 
 from whale_ray.serving.guard import Guard, answer_refusals_as_problems

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from conftest import LIMITS
 from pictures import INDIVIDUALS, draw, encode
 from PIL import Image
+from services import LIMITS
 
 JPEG = {"Content-Type": "image/jpeg"}
 ANSWER_KEYS = {"model", "results"}

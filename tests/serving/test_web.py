@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import KEY, plain_server, web_service
 from pictures import INDIVIDUALS, draw, encode
 from PIL import Image
+from services import KEY, plain_server, web_service
 from test_identify_call import check_problem
 
 from whale_ray import identify

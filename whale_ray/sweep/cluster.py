@@ -8,6 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -36,7 +39,9 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
         yield
         return
     try:
-        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        _knock(address)
+        with _sigterm_kept():
+            context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise InputError(
             f"a Ray cluster must answer at {address}, but: {error}. Start one with `ray start --head`, "
@@ -48,6 +53,26 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises ConnectionError where nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Keeps who listens to SIGTERM: ray.init puts its own handler there, which ends the process at once."""
+    listener = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(listener) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, listener)
 
 
 def _sign_in() -> str:

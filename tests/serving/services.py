@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import uvicorn
+from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
+
+from whale_ray.bundle import Contents, write_bundle
+from whale_ray.identify import Bundle
+from whale_ray.learning.encoders import build_encoder
+from whale_ray.serving.guard import key_digest
+from whale_ray.serving.recogniser import Recogniser
+from whale_ray.serving.uploads import Limits
+from whale_ray.serving.web import Service, build_web
+
+KEY = "a key of a person"
+LIMITS = Limits(image_bytes=400_000, call_bytes=1_000_000, images=8)
+TOP = Path(__file__).parents[2]
+
+
+def contents() -> Contents:
+    """A bundle of a tiny encoder with random weights; its last gallery photograph has no thumbnail."""
+    torch.manual_seed(0)
+    encoder = build_encoder("tiny", embedding_size=32, weights="random", image_size=(48, 64))
+    pictures = [draw(individual, view) for individual in range(len(INDIVIDUALS)) for view in range(IMAGES_EACH)]
+    names = [name for name in INDIVIDUALS for _ in range(IMAGES_EACH)]
+    table = pd.DataFrame({"image": [f"{name}/{row}.jpg" for row, name in enumerate(names)], "individual": names})
+    manifest = {
+        "id": "tiny-00000000",
+        "settings": {"model": {"encoder": "tiny"}},
+        "preprocessing": {"height": 48, "width": 64, "resize": "pad", "margin": 0.0},
+        "encoder": encoder.recipe,
+        "embedding_size": 32,
+        "retrieval": {"vote": "nearest", "neighbours": None, "temperature": 0.05, "flip": "none"},
+        "threshold": 0.999,
+        "calibration": None,
+        "unknown_label": "new_whale",
+        "scores": {"recall@1": 0.5, "recall@1_low": 0.4, "recall@1_high": 0.6, "known_queries": 6, "queries": 7},
+        "measured_gallery": 12,
+        "individuals": len(INDIVIDUALS),
+        "images": len(table),
+        "data_fingerprint": "0123456789abcdef",
+        "tolerance": 1e-4,
+    }
+    golden = tuple(encode(picture, "PNG") for picture in pictures[:: 2 * IMAGES_EACH])
+    blank = np.zeros((len(table), 32), dtype=np.float16)
+    made = Contents(manifest, encoder.state_dict(), blank, table, golden, np.zeros((len(golden), 32)))
+    bundle = Bundle(made)
+    return dataclasses.replace(
+        made,
+        gallery=bundle.embed([bundle.prepare(picture) for picture in pictures]).astype(np.float16),
+        golden_vectors=bundle.embed([bundle.prepare(picture) for picture in golden]),
+        thumbnails={row: encode(picture, "JPEG") for row, picture in enumerate(pictures[:-1])},
+    )
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(contents(), tmp_path_factory.mktemp("serving") / "bundle")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def web_service(bundle: Path, *, limits: Limits = LIMITS, most_calls: int = 16) -> Service:
+    loaded = Bundle.load(bundle)
+    recogniser = Recogniser(
+        loaded, threads=1, decoders=2, batch=32, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels
+    )
+    return Service(loaded, recogniser, limits=limits, most_calls=most_calls)
+
+
+@contextmanager
+def plain_server(service: Service, *, key: str | None = None) -> Iterator[str]:
+    """The same web application without Ray, in a thread of this process."""
+    port = free_port()
+    app = build_web(service, digest=key_digest(key))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def process(*command: str, ready: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has printed `ready`, ended by SIGTERM when the block ends."""
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **variables}
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TOP, env=settings
+    )
+    assert running.stdout
+    lines: list[str] = []
+    while not any(ready in line for line in lines):
+        line = running.stdout.readline()
+        assert line, "".join(lines)
+        lines.append(line)
+    rest = threading.Thread(target=running.stdout.read)
+    rest.start()
+    try:
+        yield running
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.wait(timeout=60)
+        rest.join()
+        running.stdout.close()
+
+
+def serving(bundle: Path, port: int, **settings: int) -> tuple[str, ...]:
+    """The command that serves the bundle."""
+    code = "import sys; from pathlib import Path; from whale_ray.serving.app import serve_bundle; "
+    return sys.executable, "-c", f"{code}serve_bundle(Path(sys.argv[1]), port={port}, **{settings})", str(bundle)
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below this one."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, size = {pid}, 0
+    while len(found) > size:
+        size = len(found)
+        found |= {child for child, parent in parents.items() if parent in found}
+    return found - {pid}
+
+
+def alive(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if Path(f"/proc/{pid}").exists()}
+
+
+@pytest.fixture(scope="session")
+def plain(bundle: Path) -> Iterator[str]:
+    with plain_server(web_service(bundle)) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def on_ray(bundle: Path) -> Iterator[str]:
+    port = free_port()
+    limits = {"image_bytes": LIMITS.image_bytes, "call_bytes": LIMITS.call_bytes, "images": LIMITS.images}
+    with process(*serving(bundle, port, **limits), ready="/v1/identify") as running:
+        yield f"http://127.0.0.1:{port}"
+        started = descendants(running.pid)
+    # SIGTERM has ended the service, and everything that it started
+    assert running.returncode == 0
+    assert len(started) > 3
+    deadline = time.monotonic() + 20
+    while alive(started) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(started)
+
+
+@pytest.fixture(params=["plain", pytest.param("on_ray", marks=pytest.mark.slow)])
+def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    """A client of the service, which runs without Ray and, slower to start, with it."""
+    with httpx.Client(base_url=request.getfixturevalue(request.param), timeout=60) as caller:
+        yield caller
