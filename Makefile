@@ -33,7 +33,7 @@ format: $(INSTALLED)  ## rewrites the code in its format
 check: $(INSTALLED)  ## format, lint, types and the quick tests: after each edit
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test: $(INSTALLED)  ## everything that CI runs
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .

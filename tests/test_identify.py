@@ -165,3 +165,8 @@ def test_with_a_vote_the_first_candidate_below_the_threshold_may_be_nearer_than_
 
 def test_the_unknown_label_is_last_where_few_individuals_are_all_near() -> None:
     assert answer_with(0.9, 0.8).labels(unknown_label="new", threshold=0.5) == ["a", "b", "new"]
+
+
+def test_distances_are_written_with_six_decimals(bundle: Bundle, test_images: list[Path]) -> None:
+    (answer,) = bundle.identify(test_images[:1], top=5)
+    assert [one.distance for one in answer.candidates] == [round(one.distance, 6) for one in answer.candidates]

@@ -168,7 +168,7 @@ class Bundle:
             Candidate(
                 rank=place + 1,
                 individual=str(self._index.names[individuals[place]]),
-                distance=float(np.clip(1.0 - cosines[place], 0.0, 2.0)),
+                distance=round(float(np.clip(1.0 - cosines[place], 0.0, 2.0)), 6),
                 probability=None,
                 image=self.images[images[place]],
                 row=int(images[place]),

@@ -24,9 +24,10 @@ from whale_ray.serving.app import ServeSettings, build, build_from_environment, 
 
 
 def test_a_folder_that_is_no_bundle_is_refused_before_ray_starts(tmp_path: Path) -> None:
+    before = ray.is_initialized()
     with pytest.raises(BundleError, match=r"bundle\.json"):
         serve_bundle(tmp_path, port=free_port())
-    assert not ray.is_initialized()
+    assert ray.is_initialized() == before
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "whales.example"])
@@ -39,13 +40,14 @@ def test_another_host_without_a_key_is_refused_with_the_ways_out(
 
 
 def test_a_port_that_is_taken_is_refused_before_ray_starts(bundle: Path) -> None:
+    before = ray.is_initialized()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port} must be free.*--port"):
             serve_bundle(bundle, port=port)
-    assert not ray.is_initialized()
+    assert ray.is_initialized() == before
 
 
 def test_a_setting_that_does_not_exist_is_refused(bundle: Path) -> None:
