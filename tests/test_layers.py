@@ -22,8 +22,8 @@ retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking ret
 retrieval.metrics retrieval.resampling retrieval.scoring retrieval.searches retrieval.evaluation
 bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
-sweep.dataset sweep.plan sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard sweep.work
-sweep.trial sweep.ledger
+sweep.dataset sweep.plan sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
+sweep.scores sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.effects sweep.comparison sweep.headline sweep.examples sweep.report
 sweep.winner sweep.runfolder sweep.cluster sweep.progress sweep.preparation sweep.run sweep.command sweep.__main__
 serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web

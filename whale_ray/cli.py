@@ -79,13 +79,44 @@ def spec() -> None:
     typer.echo(reference_text())
 
 
-@application.command(epilog="Example: whale-ray report runs/quickstart")
+_REPORT_EXAMPLES = """
+Examples:
+
+  whale-ray report runs/quickstart
+
+  whale-ray report runs/quickstart --retrieval 'vote=[nearest, softmax]' --retrieval 'neighbours=[1, 5, 20]'
+"""
+
+
+@application.command(epilog=_REPORT_EXAMPLES)
 @_refusing
-def report(run: Annotated[Path, typer.Argument(help="A run folder, as runs/quickstart.")]) -> None:
-    """Writes a run folder's report.html anew and prints its path."""
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, as runs/quickstart.")],
+    retrieval: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=VALUES", help="Score every finished trial for other settings; nothing is trained."),
+    ] = None,
+) -> None:
+    """Writes a run folder's report.html anew; with --retrieval, scores its finished trials for other settings."""
     from whale_ray.sweep.report import write_report
 
+    if retrieval:
+        _score_again(run, retrieval)
     typer.echo(write_report(run))
+
+
+def _score_again(run: Path, retrieval: list[str]) -> None:
+    from rich.console import Console
+
+    from whale_ray.sweep.leaderboard import sweep_file
+    from whale_ray.sweep.progress import leaderboard_table
+    from whale_ray.sweep.scores import score_again
+    from whale_ray.sweep.spec import load_sweep
+
+    board = score_again(run, retrieval)
+    Console().print(leaderboard_table(board, axes=[axis.name for axis in load_sweep(sweep_file(run)).axes]))
+    typer.echo(run / "rescored" / "leaderboard.csv")
+    typer.echo(run / "rescored" / "retrieval.csv")
 
 
 @application.command(epilog="Example: whale-ray submit runs/vit_proxy/best data/test submission.csv")

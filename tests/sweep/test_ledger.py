@@ -6,12 +6,15 @@ import json
 import sqlite3
 from pathlib import Path
 
+import numpy as np
+import optuna
 import pandas as pd
 import pytest
 
 from whale_ray.errors import InputError
 from whale_ray.sweep.leaderboard import read_record, write_result
 from whale_ray.sweep.ledger import Ledger, forget_failed
+from whale_ray.sweep.scores import write_embeddings
 from whale_ray.sweep.spec import Sweep, load_sweep
 
 GRID = """
@@ -21,6 +24,14 @@ loss: {name: [arcface, supcon]}
 keep_checkpoints: 2
 """
 FINGERPRINT = "0123456789abcdef"
+PHOTOGRAPHS = pd.DataFrame(
+    {
+        "image": [f"{row}.jpg" for row in range(24)],
+        "individual": [f"w_{row % 6}" for row in range(18)] + ["new_whale"] * 6,
+        "group": "",
+        "part": ["train"] * 12 + ["val"] * 12,
+    }
+)
 
 
 @pytest.fixture
@@ -44,8 +55,16 @@ def end(ledger: Ledger, trial: str, score: float, **result: object) -> None:
     folder = ledger.folder / "trials" / trial
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint" / "encoder.safetensors").write_bytes(b"weights")
-    write_result(folder, {"status": "finished", "recall@1": score, "map@5": 1 - score, "error": "", **result})
+    choice = {"objective": ledger.objective, "retrieval": [["nearest", None, 0.05, "none"]]}
+    scores = {"recall@1": score, "map@5": 1 - score, "scored_with": choice}
+    write_result(folder, {"status": "finished", "error": "", **scores, **result})
+    write_embeddings({"plain": vectors(ledger.folder, trial)}, PHOTOGRAPHS, folder)
     ledger.settle(trial, status="pruned")
+
+
+def vectors(folder: Path, trial: str) -> np.ndarray:
+    drawn = np.random.default_rng(abs(hash(trial)) % 2**32)
+    return drawn.normal(size=(len(PHOTOGRAPHS), 4)).astype(np.float16)
 
 
 def run_all(ledger: Ledger) -> list[str]:
@@ -54,6 +73,10 @@ def run_all(ledger: Ledger) -> list[str]:
         trials.append(trial)
         end(ledger, trial, place / 10)
     return trials
+
+
+def study_of(folder: Path, name: str) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{folder / 'study.db'}")
 
 
 def with_weights(folder: Path) -> set[str]:
@@ -187,11 +210,29 @@ def test_trials_of_other_photographs_or_another_split_are_not_mixed(
         open_ledger(folder, *options, data=data)
 
 
-def test_another_objective_orders_anew_and_trains_nothing(folder: Path) -> None:
+@pytest.mark.parametrize("option", ["search.objective=map@5", "retrieval.vote=[nearest, centroid]"])
+def test_another_objective_or_retrieval_scores_anew_and_trains_nothing(folder: Path, option: str) -> None:
     trials = run_all(open_ledger(folder))
-    other = open_ledger(folder, "search.objective=map@5")
+    other = open_ledger(folder, option)
+    assert other.rescored == len(trials)
     assert run_all(other) == []
-    assert other.leaderboard()["trial"].tolist() == trials
+    board = other.leaderboard()
+    assert sorted(board["trial"]) == sorted(trials)
+    assert board[other.objective].is_monotonic_decreasing
+    assert set(board["recall@1"]) != {place / 10 for place in range(len(trials))}
+    assert {one.value for one in study_of(folder, "books 2").trials} == set(
+        board[other.objective][board["kind"] == "trial"]
+    )
+    assert open_ledger(folder, option).rescored == 0
+
+
+def test_embeddings_that_are_cut_are_said_before_anything_is_changed(folder: Path) -> None:
+    trial, *_ = run_all(open_ledger(folder))
+    path = folder / "trials" / trial / "embeddings.npz"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(InputError, match=rf"{trial} must be whole, but .*embeddings.npz cannot be read"):
+        open_ledger(folder, "search.objective=map@5")
+    assert run_all(open_ledger(folder)) == []
 
 
 def test_settings_of_a_trial_are_all_that_is_needed_to_run_it(folder: Path) -> None:

@@ -30,7 +30,7 @@ class Dataset:
     """What the trials of a sweep share.
 
     table: a row a photograph of the catalog: image, individual, group, part ("train", "val" or "set_aside").
-    cache: the folder of decoded pixels on this node. held_out: whether whole individuals play `new_whale`.
+    cache: the folder of decoded pixels on this node.
     """
 
     catalog: Catalog
@@ -38,7 +38,6 @@ class Dataset:
     audit: Audit
     cache: Path
     fingerprint: str
-    held_out: bool
 
     def pixels(self, geometry: Geometry, *, progress: bool = False) -> Pixels:
         """The decoded photographs at one geometry, from the cache or built into it; row i is row i of `table`."""
@@ -104,8 +103,7 @@ def open_dataset(
         seed=split["seed"],
         unknown_label=catalog.unknown_label,
     )
-    held_out = not bool((table["individual"] == catalog.unknown_label).any())
-    return Dataset(catalog, table, audit, cache, data_fingerprint(catalog, pixels), held_out)
+    return Dataset(catalog, table, audit, cache, data_fingerprint(catalog, pixels))
 
 
 def pixel_cache() -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from whale_ray.durable import write_whole
+from whale_ray.errors import InputError
 
 CUTOFFS = (1, 2, 4, 8, 16, 32)
 SCORES = (
@@ -55,6 +56,14 @@ def write_record(
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Writes result.json, the sign that a trial has ended."""
     write_whole(folder / "result.json", json.dumps(dict(result), indent=1, sort_keys=True))
+
+
+def sweep_file(run: Path) -> Path:
+    """The resolved sweep file of a run folder. Raises: InputError where the folder is none of a sweep."""
+    path = run / "sweep.yaml"
+    if not path.is_file():
+        raise InputError(f"a run folder holds sweep.yaml, but {run} does not. Name one below runs/")
+    return path
 
 
 def read_records(run: Path) -> list[Record]:

@@ -26,6 +26,7 @@ from whale_ray.sweep.leaderboard import (
     write_result,
 )
 from whale_ray.sweep.plan import Point, Settings, baselines, first_settings, grid_points
+from whale_ray.sweep.scores import is_scored_by, rescore_for_good, scoring_of
 from whale_ray.sweep.space import Proposal, Study
 from whale_ray.sweep.spec import Sweep, trial_identity
 
@@ -41,6 +42,7 @@ class Ledger:
         self._fingerprint = data_fingerprint
         self._records = read_records(folder)
         self._refuse_others()
+        self.rescored = self._rescore()
         self._known = {record.trial for record in self._records}
         known = lambda point: self._id(sweep.settings(point)) in self._known  # noqa: E731
         self._study = Study(sweep, folder / "study.db", begun=self._known, known=known)
@@ -48,6 +50,17 @@ class Ledger:
             if record.kind == "trial":
                 self._study.adopt(record.trial, record.point, ended=record.status != "running")
                 self._tell(record)
+
+    def _rescore(self) -> int:
+        """Scores finished trials anew where the sweep now asks for other retrieval settings; how many those were."""
+        scoring = scoring_of(self.sweep)
+        finished = [record for record in self._records if record.status == "finished"]
+        stale = [record for record in finished if not is_scored_by(scoring, record)]
+        for record in stale:
+            rescore_for_good(record, scoring)
+        if stale:
+            self._records = read_records(self.folder)
+        return len(stale)
 
     def _refuse_others(self) -> None:
         """Raises InputError where the folder holds trials that were scored on other photographs or queries."""

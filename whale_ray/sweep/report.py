@@ -19,13 +19,12 @@ import jinja2
 import pandas as pd
 
 from whale_ray.durable import write_whole
-from whale_ray.errors import InputError
 from whale_ray.sweep.comparison import Comparison, compare_trials
 from whale_ray.sweep.effects import plot_effects
 from whale_ray.sweep.examples import Photographs, find_examples, missing_files
 from whale_ray.sweep.figures import MARKERS
 from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headline
-from whale_ray.sweep.leaderboard import Record, leaderboard, read_records
+from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
 from whale_ray.sweep.plan import label
 from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.spec import Sweep, load_sweep
@@ -52,9 +51,7 @@ def write_report(run: Path) -> Path:
 
     Raises: InputError where the folder is none of a sweep.
     """
-    if not (run / "sweep.yaml").is_file():
-        raise InputError(f"a run folder holds sweep.yaml, but {run} does not. Name one below runs/")
-    sweep = load_sweep(run / "sweep.yaml")
+    sweep = load_sweep(sweep_file(run))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,

@@ -20,15 +20,12 @@ from whale_ray.sweep.cluster import connected, slots
 from whale_ray.sweep.dataset import Dataset
 from whale_ray.sweep.leaderboard import finished_trials, write_leaderboard
 from whale_ray.sweep.ledger import Ledger, forget_failed
-from whale_ray.sweep.plan import (
-    label,
-    longest_training,
-    retrieval_settings,
-)
+from whale_ray.sweep.plan import label, longest_training
 from whale_ray.sweep.preparation import check_inputs, prepare_dataset, write_inputs
 from whale_ray.sweep.progress import Progress
 from whale_ray.sweep.report import write_report
 from whale_ray.sweep.runfolder import claimed
+from whale_ray.sweep.scores import scoring_of
 from whale_ray.sweep.spec import Sweep
 from whale_ray.sweep.trial import retrain_on_all, run_trial
 from whale_ray.sweep.winner import make_best_bundle
@@ -80,6 +77,10 @@ def run_sweep(
         if retry_failed:
             forget_failed(folder)
         ledger = Ledger(sweep, folder, data_fingerprint=dataset.fingerprint)
+        if ledger.rescored:
+            progress.say(
+                f"{ledger.rescored} trials scored anew from their embeddings: the sweep asks for other settings"
+            )
         write_inputs(sweep, dataset, folder)
         job = _job(sweep, dataset, folder)
         with connected(address, say=progress.say), progress:
@@ -94,8 +95,7 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
         folder=folder.resolve(),
         working_folder=Path.cwd(),
         dataset=dataset,
-        retrieval=retrieval_settings(sweep),
-        objective=fixed["search.objective"],
+        scoring=scoring_of(sweep),
         threads=max(1, int(fixed["resources.cpus"])),
         gpu=fixed["resources.gpus"] > 0,
         wandb=fixed["tracking.wandb"],

@@ -142,9 +142,10 @@ class Study:
 
 
 def _open_study(sweep: Sweep, storage: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-    """The study of this space and objective: a list cannot grow inside of a study, so another one begins beside it."""
+    """The study of this space and this way to score: neither can change inside of one, so another begins beside it."""
     axes = {axis.name: list(axis.values) if axis.values else {"log": axis.log} for axis in sweep.axes}
-    space = {"objective": sweep.fixed["search.objective"], "axes": axes}
+    retrieval = {name: list(values) for name, values in sweep.retrieval.items()}
+    space = {"objective": sweep.fixed["search.objective"], "axes": axes, "retrieval": retrieval}
     for name in itertools.chain([sweep.name], (f"{sweep.name} {count}" for count in itertools.count(2))):
         study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", load_if_exists=True, sampler=sampler

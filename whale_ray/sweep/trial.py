@@ -40,7 +40,13 @@ def run_trial(config: Mapping[str, str], job: Job) -> None:
     _release_memory()
     write_result(folder, {**result, "seconds": time.perf_counter() - started})
     drop_state(folder / "checkpoint")
-    tune.report({"epoch": result.get("epochs", 0), "done": True, job.objective: result.get(job.objective) or 0.0})
+    tune.report(
+        {
+            "epoch": result.get("epochs", 0),
+            "done": True,
+            job.scoring.objective: result.get(job.scoring.objective) or 0.0,
+        }
+    )
 
 
 def _present(figures: Mapping[str, Any]) -> dict[str, Any]:

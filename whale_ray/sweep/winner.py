@@ -32,6 +32,7 @@ GOLDEN_IMAGES = 6
 GOLDEN_SIDE = 512
 THUMBNAIL_SIDE = 160
 EXAMPLE_SIDE = 640
+_NOT_SCORES = ("seconds", "status", "error", "scored_with")
 
 
 def make_best_bundle(
@@ -99,7 +100,7 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
 
 def _manifest(record: Record, dataset: Dataset, setting: RetrievalSetting, table: pd.DataFrame) -> dict[str, Any]:
     geometry = geometry_of(record.settings["data"], record.settings["train"])
-    figures = {key: value for key, value in record.result.items() if key not in ("seconds", "status", "error")}
+    figures = {key: value for key, value in record.result.items() if key not in _NOT_SCORES}
     measured = dataset.table["individual"].ne(dataset.unknown_label) & dataset.table["part"].eq("train")
     return {
         "trial": record.trial,

@@ -15,18 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.durable import replacing, write_whole
-from whale_ray.retrieval.evaluation import Evaluation, RetrievalSetting, evaluate, score_setting, study_recall
+from whale_ray.durable import write_whole
 from whale_ray.sweep.checkpoint import Checkpoint, drop_state, keep_weights
 from whale_ray.sweep.dataset import Dataset, geometry_of
 from whale_ray.sweep.plan import Settings, encoder_of
+from whale_ray.sweep.scores import (
+    Scoring,
+    Views,
+    figures_of,
+    score_epoch,
+    score_trial,
+    study_figures,
+    write_embeddings,
+    write_scores,
+)
 from whale_ray.sweep.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:
     from whale_ray.data.batches import Batches
     from whale_ray.learning.training import Epoch, Training
-
-Views = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,7 @@ class Job:
     folder: Path
     working_folder: Path
     dataset: Dataset
-    retrieval: tuple[RetrievalSetting, ...]
-    objective: str
+    scoring: Scoring
     threads: int
     gpu: bool
     wandb: str
@@ -64,6 +70,7 @@ class Work:
         self.geometry = geometry_of(self.settings["data"], self.settings["train"])
         self.pixels = job.dataset.pixels(self.geometry)
         self.rows = job.dataset.rows("train", "val")
+        self.table = job.dataset.table.iloc[self.rows]
         torch.manual_seed(self.settings["seed"])
         self.encoder = encoder_of(self.settings).to(self.device)
 
@@ -87,20 +94,15 @@ class Work:
     def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
         epochs = self._train(report, tracker) if self.settings["train"]["epochs"] else []
         views, embed_rate = self._views()
-        evaluation = self._evaluate(views)
-        evaluation.table.to_csv(self.folder / "retrieval.csv", index=False)
-        evaluation.queries.to_parquet(self.folder / "queries.parquet", index=False)
+        scoring = self.job.scoring
+        evaluation = score_trial(views, self.table, scoring=scoring, unknown_label=self.job.dataset.unknown_label)
+        write_scores(evaluation, self.folder)
         self._write_encoder(views)
         return {
-            **evaluation.scores,
-            **self._study_recall(views),
+            **figures_of(evaluation, scoring),
+            **(study_figures(views, self.table) if self.settings["split"]["kind"] == "halves" else {}),
             "epochs": len(epochs),
             "embedding_size": self.encoder.embedding_size,
-            "neighbours": evaluation.best.neighbours,
-            "vote": evaluation.best.vote,
-            "temperature": evaluation.best.temperature,
-            "flip": evaluation.best.flip,
-            "threshold": evaluation.threshold,
             "milliseconds_per_image": 1000.0 / embed_rate,
         }
 
@@ -161,7 +163,7 @@ class Work:
         for epoch in train_epochs(training, batches):
             figures = self._figures(epoch)
             epochs.append(figures)
-            checkpoint.save(training, epochs, objective=self.job.objective)
+            checkpoint.save(training, epochs, objective=self.job.scoring.objective)
             write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
             tracker.log(figures, epoch=epoch.number)
             report(figures)
@@ -180,11 +182,12 @@ class Work:
         every, last = self.settings["train"]["evaluate_every"], self.settings["train"]["epochs"]
         scored = epoch.number % every == 0 or epoch.number == last
         if scored and len(self.job.dataset.rows("val")):
-            setting = self.job.retrieval[0]
+            setting = self.job.scoring.retrieval[0]
             views = {"plain": self._embed(flipped=False)}
             if setting.flip == "average":
                 views["flip"] = self._embed(flipped=True)
-            figures |= score_setting(views, setting=setting, **self._photographs())
+            unknown = self.job.dataset.unknown_label
+            figures |= score_epoch(views, self.table, setting=setting, unknown_label=unknown)
         return figures
 
     def _embed(self, *, flipped: bool) -> np.ndarray:
@@ -201,44 +204,13 @@ class Work:
         )
 
     def _views(self) -> tuple[Views, float]:
+        """Both views, whatever the sweep asks of them: other retrieval settings may be scored later; images/s."""
         started = time.perf_counter()
         views = {"plain": self._embed(flipped=False)}
         rate = len(self.rows) / (time.perf_counter() - started)
-        if any(setting.flip == "average" for setting in self.job.retrieval):
-            views["flip"] = self._embed(flipped=True)
-        return views, rate
-
-    def _photographs(self) -> dict[str, Any]:
-        table = self.job.dataset.table.iloc[self.rows]
-        return {
-            "individuals": table["individual"].to_numpy(dtype=str),
-            "parts": table["part"].to_numpy(dtype=str),
-            "unknown_label": self.job.dataset.unknown_label,
-            "held_out_as_new": self.job.dataset.held_out,
-        }
-
-    def _evaluate(self, views: Views) -> Evaluation:
-        table = self.job.dataset.table.iloc[self.rows]
-        return evaluate(
-            views,
-            images=table["image"].to_numpy(dtype=str),
-            groups=table["group"].to_numpy(dtype=str),
-            settings=self.job.retrieval,
-            objective=self.job.objective,
-            **self._photographs(),
-        )
-
-    def _study_recall(self, views: Views) -> dict[str, float | None]:
-        """The figures of the original study, where the split is the study's."""
-        if self.settings["split"]["kind"] != "halves":
-            return {}
-        photographs = self._photographs()
-        return study_recall(views["plain"], individuals=photographs["individuals"], parts=photographs["parts"])
+        return {**views, "flip": self._embed(flipped=True)}, rate
 
     def _write_encoder(self, views: Views) -> None:
         """Writes the embeddings of all photographs and the weights that gave them."""
-        table = self.job.dataset.table.iloc[self.rows]
-        names = {column: table[column].to_numpy(dtype=str) for column in ("image", "individual", "group", "part")}
         keep_weights(self.encoder, self.folder / "checkpoint")
-        with replacing(self.folder / "embeddings.npz") as draft:
-            np.savez(draft, allow_pickle=False, **views, **names)
+        write_embeddings(views, self.table, self.folder)

@@ -1,0 +1,166 @@
+"""The scores of a trial from its embeddings: when it has trained, and again for other retrieval settings.
+
+Knows vectors, the table of their photographs and the files that scores are written to; trains nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.durable import replacing, write_whole
+from whale_ray.errors import InputError
+from whale_ray.retrieval.evaluation import Evaluation, RetrievalSetting, evaluate, score_setting, study_recall
+from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file, write_leaderboard, write_result
+from whale_ray.sweep.plan import retrieval_settings
+from whale_ray.sweep.spec import Sweep, load_sweep
+
+Views = Mapping[str, np.ndarray]
+COLUMNS = ("image", "individual", "group", "part")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the trials of a sweep are scored by: the retrieval settings to choose among, and what is to be large."""
+
+    retrieval: tuple[RetrievalSetting, ...]
+    objective: str
+
+    def written(self) -> dict[str, Any]:
+        """As a result says it, to be compared with another sweep's."""
+        settings = [[one.vote, one.neighbours, one.temperature, one.flip] for one in self.retrieval]
+        return {"objective": self.objective, "retrieval": settings}
+
+
+def scoring_of(sweep: Sweep) -> Scoring:
+    """What this sweep's trials are scored by."""
+    return Scoring(retrieval_settings(sweep), sweep.fixed["search.objective"])
+
+
+def roles(table: pd.DataFrame, *, unknown_label: str) -> dict[str, Any]:
+    """What a score has to know of the photographs: who is on each, which part it is in, who plays `new_whale`."""
+    individuals = table["individual"].to_numpy(dtype=str)
+    return {
+        "individuals": individuals,
+        "parts": table["part"].to_numpy(dtype=str),
+        "unknown_label": unknown_label,
+        "held_out_as_new": unknown_label not in individuals,
+    }
+
+
+def score_epoch(
+    views: Views, table: pd.DataFrame, *, setting: RetrievalSetting, unknown_label: str
+) -> dict[str, float | None]:
+    """The scores of one setting, not cross-fitted: for looking on during training. Arguments as `score_trial`."""
+    return score_setting(views, setting=setting, **roles(table, unknown_label=unknown_label))
+
+
+def score_trial(views: Views, table: pd.DataFrame, *, scoring: Scoring, unknown_label: str) -> Evaluation:
+    """Every score of every setting, cross-fitted.
+
+    views: `plain` and `flip`, float16 (N, D). table: a row a photograph: image, individual, group, part.
+    """
+    return evaluate(
+        views,
+        images=table["image"].to_numpy(dtype=str),
+        groups=table["group"].to_numpy(dtype=str),
+        settings=scoring.retrieval,
+        objective=scoring.objective,
+        **roles(table, unknown_label=unknown_label),
+    )
+
+
+def figures_of(evaluation: Evaluation, scoring: Scoring) -> dict[str, Any]:
+    """What a result says of an evaluation: its scores, the setting and threshold chosen, and from among which."""
+    best = evaluation.best
+    return {
+        **evaluation.scores,
+        "neighbours": best.neighbours,
+        "vote": best.vote,
+        "temperature": best.temperature,
+        "flip": best.flip,
+        "threshold": evaluation.threshold,
+        "scored_with": scoring.written(),
+    }
+
+
+def study_figures(views: Views, table: pd.DataFrame) -> dict[str, float | None]:
+    """study_recall@K of the unflipped photographs, as the original study counted."""
+    columns = (table[name].to_numpy(dtype=str) for name in ("individual", "part"))
+    individuals, parts = columns
+    return study_recall(views["plain"], individuals=individuals, parts=parts)
+
+
+def write_scores(evaluation: Evaluation, folder: Path) -> None:
+    """Writes retrieval.csv, a row a setting, and queries.parquet, a row a query."""
+    write_whole(folder / "retrieval.csv", evaluation.table.to_csv(index=False))
+    with replacing(folder / "queries.parquet") as draft:
+        evaluation.queries.to_parquet(draft, index=False)
+
+
+def write_embeddings(views: Views, table: pd.DataFrame, folder: Path) -> None:
+    """Writes embeddings.npz: each view, and the photographs that its rows are."""
+    names = {column: table[column].to_numpy(dtype=str) for column in COLUMNS}
+    with replacing(folder / "embeddings.npz") as draft:
+        np.savez(draft, allow_pickle=False, **views, **names)
+
+
+def read_embeddings(folder: Path) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """The views and the table that `write_embeddings` wrote. Raises: InputError where they cannot be read."""
+    try:
+        with (folder / "embeddings.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            views = {view: stored[view] for view in ("plain", "flip") if view in stored}
+            return views, pd.DataFrame({column: stored[column] for column in COLUMNS})
+    except Exception as error:  # numpy and zipfile raise many kinds for a file that is cut or foreign
+        raise InputError(
+            f"the embeddings of trial {folder.name} must be whole, but {folder / 'embeddings.npz'} cannot be read: "
+            f"{error}. Remove the trial's folder, and the sweep trains it again"
+        ) from error
+
+
+def is_scored_by(scoring: Scoring, record: Record) -> bool:
+    """Whether a finished trial's result was chosen among these settings by this objective."""
+    return bool(record.result.get("scored_with") == scoring.written())
+
+
+def rescore(record: Record, scoring: Scoring) -> Evaluation:
+    """The scores of a finished trial for other settings, from its stored embeddings. Nothing is trained or written."""
+    views, table = read_embeddings(record.folder)
+    return score_trial(views, table, scoring=scoring, unknown_label=record.settings["data"]["unknown_label"])
+
+
+def rescore_for_good(record: Record, scoring: Scoring) -> None:
+    """Scores a finished trial for these settings and writes what it now says, result.json last."""
+    evaluation = rescore(record, scoring)
+    write_scores(evaluation, record.folder)
+    write_result(record.folder, {**record.result, **figures_of(evaluation, scoring)})
+
+
+def score_again(run: Path, options: Sequence[str]) -> pd.DataFrame:
+    """The leaderboard of a run as other retrieval settings give it, each trial's choice among them cross-fitted.
+
+    options: retrieval axes as `vote=[nearest, softmax]`; those not named are the sweep's own. Written to
+    `run`/rescored: leaderboard.csv and retrieval.csv, a row a trial and setting. The run's own files stay as they are.
+    Raises: InputError for another option, a folder that is no run, no finished trial, embeddings that cannot be read.
+    """
+    sweep = load_sweep(sweep_file(run), [f"retrieval.{option}" for option in options])
+    scoring = scoring_of(sweep)
+    finished = [record for record in read_records(run) if record.status == "finished"]
+    if not finished:
+        raise InputError(f"scoring again needs a finished trial, but {run} has none. Let the sweep finish one")
+    found = [(record, rescore(record, scoring)) for record in finished]
+    records = [
+        dataclasses.replace(record, result=record.result | figures_of(evaluation, scoring))
+        for record, evaluation in found
+    ]
+    board = leaderboard(records, axes=[axis.name for axis in sweep.axes], objective=scoring.objective)
+    write_leaderboard(board, run / "rescored" / "leaderboard.csv")
+    every = pd.concat({record.trial: one.table for record, one in found}, names=["trial", None])
+    write_whole(run / "rescored" / "retrieval.csv", every.reset_index("trial").to_csv(index=False))
+    return board
