@@ -240,3 +240,83 @@ def test_settings_of_a_trial_are_all_that_is_needed_to_run_it(folder: Path) -> N
     written = json.loads((folder / "trials" / trial / "settings.json").read_text())
     sweep = sweep_of(folder)
     assert written["settings"] == json.loads(json.dumps(sweep.settings(written["point"])))
+
+
+# Finalists, budgets, and what is tried again
+
+
+def test_the_finalists_are_repeated_with_new_seeds_when_all_else_has_ended_and_the_mean_wins(folder: Path) -> None:
+    options = ("search.repeats=2", "search.finalists=2")
+    ledger = open_ledger(folder, *options)
+    scores: dict[str, float] = {}
+    upcoming = ledger.trials()
+    waiting: list[str] = []
+    while (trial := next(upcoming, "")) != "":
+        if trial is None:  # finalists are known when nothing runs any more
+            assert waiting
+            end(ledger, waiting[0], scores[waiting.pop(0)])
+            continue
+        record = ledger.record(trial)
+        if record.kind == "repeat":
+            assert record.settings["seed"] in (1, 2)
+            end(ledger, trial, 0.5)
+        else:
+            scores[trial] = len(scores) / 10
+            waiting.append(trial)
+    board = ledger.leaderboard()
+    best, second = sorted((name for name in scores if not name.startswith("baseline")), key=lambda name: -scores[name])[
+        :2
+    ]
+    assert board["kind"].value_counts()["repeat"] == 4
+    assert board["runs"].head(2).tolist() == [3, 3]
+    assert set(board["trial"].head(2)) == {best, second}
+    means = {name: (scores[name] + 1.0) / 3 for name in (best, second)}
+    assert board["recall@1_mean"].head(2).tolist() == pytest.approx(sorted(means.values(), reverse=True))
+    assert board["kind"].tolist()[-4:] == ["repeat"] * 4
+    assert "recall@1_sd" in pd.read_csv(folder / "leaderboard.csv")
+    assert run_all(open_ledger(folder, *options)) == []
+
+
+def test_hours_are_a_budget_of_all_sittings(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "clock.json").write_text('{"seconds": 3600.0}')
+    assert len(run_all(open_ledger(folder, "search.hours=1"))) == 1  # the baseline alone
+    assert len(run_all(open_ledger(folder, "search.hours=2"))) == 4
+    ledger = open_ledger(folder, "search.hours=2")
+    ledger.tick()
+    assert json.loads((folder / "clock.json").read_text())["seconds"] >= 3600
+
+
+def test_a_trial_that_did_not_fit_beside_others_comes_again_alone_and_only_once(folder: Path) -> None:
+    ledger = open_ledger(folder)
+    upcoming = ledger.trials()
+    baseline, trial = next(upcoming), next(upcoming)
+    assert baseline
+    assert trial
+    end(ledger, baseline, 0.0)
+    (folder / "trials" / trial / "alone").touch()
+    assert ledger.postpone(trial)
+    others = [next(upcoming) for _ in range(3)]
+    for other in others:
+        assert other
+        end(ledger, other, 0.1)
+    assert next(upcoming) == trial
+    assert next(upcoming) is None
+    assert not ledger.postpone(trial)
+    ledger.give_up(trial, "out of memory")
+    assert ledger.settle(trial, status="failed").status == "failed"
+    assert list(upcoming) == []
+
+
+def test_a_trial_is_compared_with_those_of_its_encoder_and_of_earlier_sittings(folder: Path) -> None:
+    options = ("search.scheduler=asha", "search.grace=1", "search.reduction_factor=2", "train.epochs=4")
+    ledger = open_ledger(folder, *options)
+    upcoming = ledger.trials()
+    next(upcoming)
+    one, two = str(next(upcoming)), str(next(upcoming))
+    assert ledger.goes_on(one, {"epoch": 1, "recall@1": 0.5})
+    pd.DataFrame({"epoch": [1], "loss": [1.0], "recall@1": [0.5]}).to_csv(folder / "trials" / one / "epochs.csv")
+    again = open_ledger(folder, *options)
+    assert not again.goes_on(two, {"epoch": 1, "recall@1": 0.4})
+    assert again.goes_on(two, {"epoch": 4, "recall@1": 0.4})
+    assert again.goes_on(two, {"epoch": 3, "recall@1": None})

@@ -15,13 +15,13 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from watching import Watching
 
 from whale_ray.data.pixels import prepare_pixels
 from whale_ray.errors import InputError
 from whale_ray.identify import Bundle
 from whale_ray.sweep.dataset import catalog_of, pixel_cache
 from whale_ray.sweep.plan import first_settings, geometries
-from whale_ray.sweep.progress import Progress
 from whale_ray.sweep.run import SweepResult, run_sweep
 from whale_ray.sweep.spec import Sweep, load_sweep
 
@@ -34,26 +34,6 @@ def runs(finished: SweepResult, tmp_path: Path) -> Path:
     """A folder of runs that holds the finished sweep, to go on with."""
     shutil.copytree(finished.folder, tmp_path / "runs" / "little", symlinks=True)
     return tmp_path / "runs"
-
-
-class Watching(Progress):
-    """The progress of a sweep, with a hand on what happens at an epoch."""
-
-    def __init__(self, at_epoch: Callable[[str, Mapping[str, Any]], None] = lambda trial, figures: None) -> None:
-        super().__init__(sweep="little", objective="recall@1")
-        self.begun: list[str] = []
-        self.epochs: list[tuple[str, int]] = []
-        self._at_epoch = at_epoch
-
-    def started(self, trial: str, label: str) -> None:
-        self.begun.append(trial)
-        super().started(trial, label)
-
-    def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
-        super().epoch(trial, figures)
-        if "loss" in figures:
-            self.epochs.append((trial, figures["epoch"]))
-            self._at_epoch(trial, figures)
 
 
 def results(folder: Path) -> dict[str, int]:
@@ -252,7 +232,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was_and_ends_as_if_it_had_not_
 def test_asha_prunes_and_wandb_has_a_run_of_its_own_for_each_trial(
     write_sweep: WriteSweep, cluster: str, tmp_path: Path
 ) -> None:
-    asha = ("search.scheduler=asha", "search.grace_epochs=1", "search.reduction_factor=2", "search.objective=map@5")
+    asha = ("search.scheduler=asha", "search.grace=1", "search.reduction_factor=2", "search.objective=map@5")
     options = ("loss.name=arcface", "seed=[0, 1, 2, 3]", "train.epochs=3", "resources.cpus=2")
     result = run_sweep(write_sweep(*asha, *options, "tracking.wandb=offline"), runs=tmp_path)
     assert result.exit_code == 0

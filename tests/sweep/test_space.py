@@ -118,7 +118,7 @@ def test_outcomes_are_found_by_whoever_opens_the_file(tmp_path: Path) -> None:
         assert proposal
         study.begin(proposal.number, trial)
     study.tell("good", 0.75, notes={"vote": "softmax", "neighbours": 5})
-    study.tell("pruned", 0.25, pruned=True, notes={"epoch": 3})
+    study.tell("pruned", 0.25, pruned=True, curve={1: 0.5, 3: 0.25})
     study.tell("failed", None)
     found = {one.user_attrs["trial"]: one for one in trials_of(tmp_path, "space")}
     assert {name: one.state for name, one in found.items()} == {
@@ -129,7 +129,7 @@ def test_outcomes_are_found_by_whoever_opens_the_file(tmp_path: Path) -> None:
     }
     assert found["good"].value == 0.75
     assert (found["good"].user_attrs["vote"], found["good"].user_attrs["neighbours"]) == ("softmax", 5)
-    assert found["pruned"].intermediate_values == {3: 0.25}
+    assert found["pruned"].intermediate_values == {1: 0.5, 3: 0.25}
 
 
 def test_telling_again_changes_nothing(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_a_stepped_range_is_listed_exactly_and_may_stand_in_a_grid(tmp_path: Pat
         ("train: {sampler: shufle}", r"one of pk, shuffle, but got 'shufle'\. Did you mean `shuffle`\?"),
         ("train: {warmup_epochs: 11}", r"`train.warmup_epochs` must not be larger than `train.epochs`, but got 11"),
         ("train: {images_per_individual: 65}", r"must not be larger than `train.batch_size`, but got 65"),
-        ("search: {scheduler: asha, grace_epochs: 11}", r"`search.grace_epochs` must not be larger"),
+        ("search: {scheduler: asha, grace: 11}", r"`search.grace` must not be larger"),
         (
             "train: {precision: [fp32, bf16]}",
             r"`train.precision` takes one value and cannot be an axis, but got a list",

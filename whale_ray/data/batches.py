@@ -8,7 +8,7 @@ goes on later sees the same batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Batches:
     array: uint8 (N, H', W', 3). rows: which of them train. labels: int64, one a row, 0 to C - 1, or -1 for an unknown
     individual. images_per_individual: K of PxK sampling; None for plain shuffling.
     flip: `none`; `augment` mirrors half of the pictures; `new_individual` gives the mirrored ones labels of their own,
-    C to 2 C - 1. affine, colour, blur, erasing: strengths from 0 (off) to 1.
+    C to 2 C - 1. affine, colour, blur, erasing: strengths from 0 (off) to 1. on_batch: called before each batch.
     """
 
     def __init__(
@@ -51,7 +51,9 @@ class Batches:
         erasing: float = 0.0,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        on_batch: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_batch = on_batch
         self._array, self._geometry, self._device = array, geometry, torch.device(device)
         self._rows, self._labels = rows, labels
         self._individuals = int(labels.max()) + 1
@@ -67,6 +69,7 @@ class Batches:
         generator = torch.Generator(self._device).manual_seed(int(numbers.integers(2**62)))
         order = self._shuffled(numbers) if self._per_individual is None else self._grouped(numbers)
         for places in order:
+            self._on_batch()
             yield self._batch(places, generator)
 
     def _shuffled(self, numbers: np.random.Generator) -> list[np.ndarray]:

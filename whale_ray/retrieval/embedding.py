@@ -5,7 +5,7 @@ Knows decoded pixels and an encoder as a function of images. Knows neither names
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -28,12 +28,14 @@ def embed(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     precision: str = "auto",
+    on_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Unit vectors, float16 (n, D), of the centre crops of `array[rows]`, in the order of `rows`.
 
     encoder: on `device`, takes float (B, 3, height, width) in [0, 1]; it is run in evaluation mode and left in the
     mode it had. array: uint8 (N, H, W, 3), margin included. flipped: mirrored left to right. precision: `bf16` runs
-    channels-last autocast; `auto` is fp32, so that a photograph has the same vector wherever it is embedded.
+    channels-last autocast; `auto` is fp32, so that a photograph has the same vector wherever it is embedded. on_batch:
+    called before each batch.
 
     Raises: TrainingError where a vector is not finite; InputError for another precision.
     """
@@ -42,6 +44,7 @@ def embed(
     target, parts = torch.device(device), []
     with _evaluating(encoder), torch.inference_mode():
         for start in range(0, len(rows), batch_size):
+            on_batch()
             images = _batch(centre_crop(array[rows[start : start + batch_size]], geometry), target, flipped=flipped)
             parts.append(_unit(_forward(encoder, images, half=precision == "bf16")))
     if not parts:

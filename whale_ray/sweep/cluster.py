@@ -85,6 +85,22 @@ def _sign_in() -> str:
     return f" (to sign in, paste the token that `cat {place}` shows)"
 
 
+def end_worker(*, pid: int, node: str) -> None:
+    """Ends a process on a node of the cluster at once, whatever it is doing."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    ending = ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there)
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(ending.remote(pid), timeout=60)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def slots(resources: Mapping[str, float]) -> int:
     """How many trials with these resources fit on the cluster at once.
 

@@ -47,8 +47,8 @@ def _check_order(reading: Reading) -> None:
     pairs = [("train.warmup_epochs", "train.epochs")]
     if "pk" in reading.possible("train.sampler"):
         pairs.append(("train.images_per_individual", "train.batch_size"))
-    if "asha" in reading.possible("search.scheduler"):
-        pairs.append(("search.grace_epochs", "train.epochs"))
+    if reading.fixed.get("search.scheduler") == "asha" and reading.fixed.get("search.resource") == "epochs":
+        pairs.append(("search.grace", "train.epochs"))
     for small, large in pairs:
         least, most = reading.possible(large), reading.possible(small)
         if least and most and max(most) > min(least):

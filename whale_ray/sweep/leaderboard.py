@@ -6,7 +6,7 @@ Reads the run folder alone: a finished, an interrupted and a running sweep look 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,23 +100,46 @@ def _unfinished(folder: Path) -> dict[str, Any]:
     return {**scores, **spent, "epochs": int(epochs["epoch"].iloc[-1])}
 
 
+def read_curve(folder: Path, objective: str) -> list[dict[str, Any]]:
+    """The rows of a trial's epochs.csv in which the objective was scored; none where there is no such file."""
+    path = folder / "epochs.csv"
+    if not path.exists():
+        return []
+    epochs = pd.read_csv(path)
+    scored = epochs.dropna(subset=[objective]) if objective in epochs else epochs.iloc[:0]
+    return [{str(name): value for name, value in row.items()} for row in scored.to_dict("records")]
+
+
 def leaderboard(records: Iterable[Record], *, axes: Iterable[str], objective: str) -> pd.DataFrame:
     """The leaderboard: finished trials by their objective, then pruned, running and failed ones.
 
-    A row a trial; beside the columns of leaderboard.csv it has `kind`: trial or baseline.
+    A row a trial; beside the columns of leaderboard.csv it has `kind`: trial, baseline or repeat. Where trials were
+    repeated with other seeds, these come first, by their mean, and the columns `runs`, `<objective>_mean` and
+    `<objective>_sd` say so; the repeats themselves stand after all other finished trials.
     """
+    kept = list(records)
     columns = ["trial", "status", "kind", *axes, *SCORES, *_LAST]
-    rows = [_row(record) for record in records]
-    table = pd.DataFrame(rows, columns=columns, dtype=object)
-    order = {"finished": 0, "pruned": 1, "running": 2, "failed": 3}
-    key = table["status"].map(order).rename("order")
-    score = -pd.to_numeric(table[objective]).fillna(-1.0)
-    ranked = pd.DataFrame({"order": key, "score": score, "trial": table["trial"]}).sort_values(
-        ["order", "score", "trial"]
-    )
-    table = table.loc[ranked.index].reset_index(drop=True)
+    table = pd.DataFrame([_row(record) for record in kept], columns=columns, dtype=object)
+    score = pd.to_numeric(table[objective])
+    order = table["status"].map({"finished": 1, "pruned": 3, "running": 4, "failed": 5})
+    if (table["kind"] == "repeat").any():
+        table = table.join(_over_seeds(kept, score, objective))
+        repeated = table["runs"] > 1
+        score = table[f"{objective}_mean"].where(repeated, score)
+        order = order.mask(repeated & (order == 1), 0).mask((table["kind"] == "repeat") & (order == 1), 2)
+    keys = {"order": order, "score": -pd.to_numeric(score).fillna(-1.0), "trial": table["trial"]}
+    table = table.loc[pd.DataFrame(keys).sort_values(list(keys)).index].reset_index(drop=True)
     table.insert(0, "rank", range(1, len(table) + 1))
     return table
+
+
+def _over_seeds(records: Sequence[Record], score: pd.Series[float], objective: str) -> pd.DataFrame:
+    """Runs, mean and standard deviation of the objective over finished trials that differ in nothing but the seed."""
+    same = [json.dumps({**one.settings, "seed": 0}, sort_keys=True) for one in records]
+    trained = [one.status == "finished" and one.kind != "baseline" for one in records]
+    groups = score.where(pd.Series(trained)).groupby(pd.Series(same))
+    spread = {f"{objective}_mean": groups.transform("mean"), f"{objective}_sd": groups.transform("std")}
+    return pd.DataFrame({"runs": groups.transform("count"), **spread})
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -6,8 +6,8 @@ alone is enough to go on.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import pandas as pd
 
 from whale_ray.errors import InputError
 from whale_ray.sweep.checkpoint import drop_weights
+from whale_ray.sweep.early import EarlyStopping
+from whale_ray.sweep.guards import ALONE, Clock
 from whale_ray.sweep.leaderboard import (
     Record,
     leaderboard,
+    read_curve,
     read_record,
     read_records,
     write_leaderboard,
@@ -46,6 +49,12 @@ class Ledger:
         self._known = {record.trial for record in self._records}
         known = lambda point: self._id(sweep.settings(point)) in self._known  # noqa: E731
         self._study = Study(sweep, folder / "study.db", begun=self._known, known=known)
+        self._open: set[str] = set()
+        self._again: list[str] = []
+        self._alone: set[str] = set()
+        self._clock = Clock(folder / "clock.json")
+        self._hours: float = sweep.fixed["search.hours"] or float("inf")
+        self._early = EarlyStopping(sweep, self._records) if sweep.fixed["search.scheduler"] == "asha" else None
         for record in self._records:
             if record.kind == "trial":
                 self._study.adopt(record.trial, record.point, ended=record.status != "running")
@@ -81,21 +90,53 @@ class Ledger:
     def _id(self, settings: Settings) -> str:
         return trial_identity(settings, data_fingerprint=self._fingerprint)
 
-    def trials(self) -> Iterator[str]:
-        """The ids of trials to run, each when it is asked for: unfinished ones, baselines, then what is proposed."""
+    def trials(self) -> Iterator[str | None]:
+        """The ids of trials to run, each when it is asked for; None where one must wait for those that run.
+
+        Unfinished ones, baselines, what the search proposes, what is to be tried again, the repeats of the finalists.
+        """
+        yield from map(self._opened, self._to_train())
+        while True:
+            following = self._again.pop() if self._again else None
+            if following is None and not self._open:
+                following = self._next_repeat()
+                if following is None:
+                    return
+            yield following and self._opened(following)
+
+    def _opened(self, trial: str) -> str:
+        self._open.add(trial)
+        if (self.trial_folder(trial) / ALONE).exists():
+            self._alone.add(trial)
+        return trial
+
+    def _to_train(self) -> Iterator[str]:
         yield from (record.trial for record in self._records if record.status == "running")
         for point, settings in baselines(self.sweep):
             baseline = f"baseline-{self._id(settings)}"
             if baseline not in self._known:
                 yield self._begin(baseline, "baseline", point, settings)
         done = sum(record.kind == "trial" for record in self._records)
-        deadline = time.monotonic() + 3600 * (self.sweep.fixed["search.hours"] or float("inf"))
-        while self._room(done) and time.monotonic() < deadline:
+        while self._room(done) and self._clock.hours() < self._hours:
             trial = self._propose()
             if trial is None:
                 return
             yield trial
             done += 1
+
+    def _next_repeat(self) -> str | None:
+        """The id of a finalist's next training with another seed; None where all have had theirs."""
+        wanted, finalists = self.sweep.fixed["search.repeats"], self.sweep.fixed["search.finalists"]
+        if not wanted or self._clock.hours() >= self._hours:
+            return None
+        board = self.leaderboard()
+        leading = board.loc[(board["status"] == "finished") & (board["kind"] == "trial"), "trial"].iloc[:finalists]
+        for record, count in itertools.product(map(self.record, leading), range(1, wanted + 1)):
+            settings = record.settings | {"seed": record.settings["seed"] + count}
+            repeat = self._id(settings)
+            if repeat not in self._known:
+                return self._begin(repeat, "repeat", record.point, settings)
+        return None
 
     def _room(self, done: int) -> bool:
         return bool(self.sweep.fixed["search.strategy"] == "grid" or done < self.sweep.fixed["search.trials"])
@@ -122,19 +163,45 @@ class Ledger:
         yield from (self._study.ask_for(one) for one in points if self._id(self.sweep.settings(one)) not in self._known)
 
     def _begin(self, trial: str, kind: str, point: Point, settings: Settings) -> str:
-        write_record(self._folder(trial), kind=kind, point=point, settings=settings, data_fingerprint=self._fingerprint)
+        write_record(
+            self.trial_folder(trial), kind=kind, point=point, settings=settings, data_fingerprint=self._fingerprint
+        )
         self._known.add(trial)
         return trial
 
-    def _folder(self, trial: str) -> Path:
+    def trial_folder(self, trial: str) -> Path:
+        """Where a trial keeps what is left of it."""
         return self.folder / "trials" / trial
 
     def record(self, trial: str) -> Record:
         """What the trial's folder says now."""
-        return read_record(self._folder(trial))
+        return read_record(self.trial_folder(trial))
+
+    def tick(self) -> None:
+        """Time goes by: the budget of hours counts it, whatever ends this sitting."""
+        self._clock.tick()
+
+    def goes_on(self, trial: str, figures: Mapping[str, Any]) -> bool:
+        """Whether a trial is worth going on with after the epoch of these figures."""
+        return self._early is None or self._early.goes_on(self.record(trial), figures)
+
+    def postpone(self, trial: str) -> bool:
+        """Whether a trial that has ended is to be tried again, alone on a GPU; it then comes once more."""
+        alone = (self.trial_folder(trial) / ALONE).exists() and trial not in self._alone
+        if alone and self.record(trial).status == "running":
+            self._open.discard(trial)
+            self._again.append(trial)
+            return True
+        return False
+
+    def give_up(self, trial: str, error: str) -> None:
+        """A trial that still runs has failed."""
+        record = self.record(trial)
+        write_result(record.folder, {**record.result, "status": "failed", "error": error})
 
     def settle(self, trial: str, *, status: str, error: str = "") -> Record:
         """What became of a trial that has ended; `status` and `error` where the trial itself left no result."""
+        self._open.discard(trial)
         record = self.record(trial)
         if record.status == "running":
             write_result(record.folder, {**record.result, "status": status, "error": error})
@@ -152,8 +219,8 @@ class Ledger:
             return
         score = None if record.status == "failed" else record.result.get(self.objective)
         notes = {name: record.result.get(name) for name in ("neighbours", "vote", "temperature", "flip")}
-        notes["epoch"] = record.result.get("epochs", 0)
-        self._study.tell(record.trial, score, pruned=record.status == "pruned", notes=notes)
+        curve = {row["epoch"]: row[self.objective] for row in read_curve(record.folder, self.objective)}
+        self._study.tell(record.trial, score, pruned=record.status == "pruned", curve=curve, notes=notes)
 
     def _tell_repeat(self, number: int, trial: str) -> None:
         record = self.record(trial)
@@ -163,7 +230,7 @@ class Ledger:
     def _keep_quota(self, table: pd.DataFrame) -> None:
         finished = table.loc[table["status"] == "finished", "trial"]
         for trial in finished.iloc[self.sweep.fixed["keep_checkpoints"] :]:
-            drop_weights(self._folder(trial) / "checkpoint")
+            drop_weights(self.trial_folder(trial) / "checkpoint")
 
     def leaderboard(self) -> pd.DataFrame:
         """The leaderboard as the trial folders say now."""

@@ -153,14 +153,28 @@ SETTINGS: tuple[Setting, ...] = (
         "grid: every combination; the others draw trials",
     ),
     _plain("search.trials", "int >= 1", 20, "how many are drawn (not with a grid)"),
-    _plain("search.hours", "float > 0 or null", None, "no trial starts after this time; null: no limit"),
+    _plain("search.hours", "float > 0 or null", None, "budget of all sittings; no trial starts after it; null: none"),
     _plain("search.objective", " ".join(("choice", *OBJECTIVES)), "recall@1", "what is to be large"),
-    _plain("search.scheduler", "choice none asha", "none", "asha stops weak trials early"),
-    _plain("search.grace_epochs", "int >= 1", 1, "epochs that every trial gets (asha)"),
+    _plain(
+        "search.scheduler", "choice none asha", "none", "asha stops weak trials early, each encoder's among themselves"
+    ),
+    _plain(
+        "search.resource",
+        "choice epochs seconds",
+        "epochs",
+        "what trials are given alike before they are compared (asha)",
+    ),
+    _plain("search.grace", "float > 0", 1.0, "how much of the resource every trial gets (asha)"),
     _plain("search.reduction_factor", "int >= 2", 3, "one in how many goes on (asha)"),
+    _plain(
+        "search.repeats", "int >= 0", 0, "how often the finalists are trained again, with new seeds; the mean then wins"
+    ),
+    _plain("search.finalists", "int >= 1", 3, "how many of the best trials are repeated"),
     _plain("search.seed", "int >= 0 <= 4294967295", 0, "seed of the draws; left out: as `seed` (its first value)"),
     _plain("resources.cpus", "float > 0", 1.0, "cores of a trial; fractions share one"),
     _plain("resources.gpus", "float >= 0", 0.0, "GPUs of a trial; fractions share one"),
+    _plain("resources.stall_minutes", "float > 0 or null", 30.0, "a trial without a sign of life for so long is ended"),
+    _plain("resources.min_free_gb", "float >= 0", 1.0, "no trial starts while the disk has less room"),
     _plain("tracking.wandb", "choice off offline online", "off", "Weights & Biases: a run for each trial"),
     _plain("tracking.wandb_project", "text", "whale_ray", "its project there"),
     _plain("bundle.retrain_on_all", "bool", False, "train the winner again on all photographs"),

@@ -1,37 +1,31 @@
-"""One sweep from its settings to its bundle: the driver, and all that is Ray's about it.
+"""One sweep from its settings to its bundle: the driver.
 
-Prepares the data once, hands trials to Ray Tune, lets the ledger settle each that ends, and makes the bundle.
+Prepares the data once, opens the ledger, lets the tuner run what is missing, and makes the bundle and the report.
 """
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from ray import tune
-from ray.tune.search import Searcher
 
-from whale_ray.sweep.cluster import connected, slots
+from whale_ray.sweep.cluster import connected
 from whale_ray.sweep.dataset import Dataset
 from whale_ray.sweep.leaderboard import finished_trials, write_leaderboard
 from whale_ray.sweep.ledger import Ledger, forget_failed
-from whale_ray.sweep.plan import label, longest_training
 from whale_ray.sweep.preparation import check_inputs, prepare_dataset, write_inputs
 from whale_ray.sweep.progress import Progress
 from whale_ray.sweep.report import write_report
 from whale_ray.sweep.runfolder import claimed
 from whale_ray.sweep.scores import scoring_of
 from whale_ray.sweep.spec import Sweep
-from whale_ray.sweep.trial import retrain_on_all, run_trial
+from whale_ray.sweep.trial import retrain_on_all
+from whale_ray.sweep.tuner import run_trials
 from whale_ray.sweep.winner import make_best_bundle
 from whale_ray.sweep.work import Job
-
-_WORKER_LOSSES = 2
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def run_sweep(
         write_inputs(sweep, dataset, folder)
         job = _job(sweep, dataset, folder)
         with connected(address, say=progress.say), progress:
-            _tune(sweep, job, ledger, progress, stopping)
+            run_trials(ledger, job, progress, stopping)
         return _conclude(sweep, job, ledger, interrupted=stopping.is_set(), say=progress.say)
 
 
@@ -97,55 +91,9 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
         dataset=dataset,
         scoring=scoring_of(sweep),
         threads=max(1, int(fixed["resources.cpus"])),
-        gpu=fixed["resources.gpus"] > 0,
+        gpus=fixed["resources.gpus"],
         wandb=fixed["tracking.wandb"],
         wandb_project=fixed["tracking.wandb_project"],
-    )
-
-
-def _tune(sweep: Sweep, job: Job, ledger: Ledger, progress: Progress, stopping: threading.Event) -> None:
-    resources = {"CPU": sweep.fixed["resources.cpus"], "GPU": sweep.fixed["resources.gpus"]}
-    room = slots(resources)
-    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), resources)
-    with tempfile.TemporaryDirectory(prefix="whale_ray_tune_") as scratch:
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=_Queue(ledger.trials()),
-                scheduler=_scheduler(sweep),
-                num_samples=-1,
-                max_concurrent_trials=room,
-                reuse_actors=True,
-                trial_name_creator=_trial_id,
-                trial_dirname_creator=_trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=sweep.name,
-                storage_path=scratch,
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=_WORKER_LOSSES),
-                callbacks=[_Watch(ledger, progress, stopping)],
-                stop=_StopWhen(stopping),
-            ),
-        ).fit()
-
-
-def _trial_id(trial: Any) -> str:
-    return str(trial.config["trial"])
-
-
-def _scheduler(sweep: Sweep) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-
-    if sweep.fixed["search.scheduler"] == "none":
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr="epoch",
-        metric=sweep.fixed["search.objective"],
-        mode="max",
-        max_t=longest_training(sweep) + 1,
-        grace_period=sweep.fixed["search.grace_epochs"],
-        reduction_factor=sweep.fixed["search.reduction_factor"],
     )
 
 
@@ -163,82 +111,3 @@ def _conclude(sweep: Sweep, job: Job, ledger: Ledger, *, interrupted: bool, say:
         thumbnails=sweep.fixed["bundle.thumbnails"],
     )
     return SweepResult(ledger.folder, table, bundle, write_report(ledger.folder), interrupted)
-
-
-class _Unsaved:
-    """What Tune would write into its own state, which is never read: the run folder is the state."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Queue(_Unsaved, Searcher):
-    """Hands the ids of trials to Ray Tune, one when there is room for one; keeps no state of its own."""
-
-    def __init__(self, ids: Iterator[str]) -> None:
-        super().__init__()
-        self._ids = ids
-
-    def suggest(self, trial_id: str) -> dict[str, str] | str:
-        """The next trial's config, or the word that there is none."""
-        following = next(self._ids, None)
-        return Searcher.FINISHED if following is None else {"trial": following}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Does nothing: the run folder says what became of a trial."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Does nothing: the run folder is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing: the run folder is the state."""
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Accepts whatever Tune says: the space is ours."""
-        return True
-
-
-class _Watch(_Unsaved, tune.Callback):
-    """Passes on what Tune sees, to the person who watches and to the ledger."""
-
-    def __init__(self, ledger: Ledger, progress: Progress, stopping: threading.Event) -> None:
-        self._ledger, self._progress, self._stopping = ledger, progress, stopping
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial begins."""
-        record = self._ledger.record(_trial_id(trial))
-        self._progress.started(record.trial, label(record.point, kind=record.kind))
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """A trial reports an epoch."""
-        self._progress.epoch(_trial_id(trial), result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has ended: by itself, or stopped by the scheduler or by a person."""
-        record = self._ledger.record(_trial_id(trial))
-        if record.status != "running" or not self._stopping.is_set():
-            self._settle(trial, status="pruned")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's worker was lost for good."""
-        self._settle(trial, status="failed", error=f"its worker was lost {_WORKER_LOSSES + 1} times")
-
-    def _settle(self, trial: Any, *, status: str, error: str = "") -> None:
-        record = self._ledger.settle(_trial_id(trial), status=status, error=error)
-        score, reason = record.result.get(self._ledger.objective), record.result.get("error", "")
-        self._progress.ended(record.trial, status=record.status, score=score, error=reason)
-
-
-class _StopWhen(_Unsaved, tune.Stopper):
-    """Ends all trials when the event is set."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never: a trial ends by itself."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether a person asked to stop."""
-        return self._event.is_set()

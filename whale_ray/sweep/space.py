@@ -113,18 +113,30 @@ class Study:
         if _fits(point, self._axes):
             self.begin(self.ask_for(point).number, trial)
 
-    def tell(self, trial: str, value: float | None, *, pruned: bool = False, notes: Mapping[str, Any] = {}) -> None:
-        """Records the outcome of a trial once: its score, or None where it failed; telling again changes nothing."""
+    def tell(
+        self,
+        trial: str,
+        value: float | None,
+        *,
+        pruned: bool = False,
+        curve: Mapping[int, float] = {},
+        notes: Mapping[str, Any] = {},
+    ) -> None:
+        """Records the outcome of a trial once: its score, or None where it failed; telling again changes nothing.
+
+        curve: the score after each epoch that has one. notes: what else is known, as attributes of the trial.
+        """
         number = self._numbers.get(trial)
         if number is None or self._frozen(number).state.is_finished():
             return
         handle = self._handle(number)
+        for epoch, score in (curve or ({0: value} if pruned and value is not None else {})).items():
+            handle.report(score, step=int(epoch))
         for key, note in notes.items():
             handle.set_user_attr(key, note)
         if value is None:
             self._study.tell(number, state=TrialState.FAIL)
         elif pruned:
-            handle.report(value, step=int(notes.get("epoch", 1)))
             self._study.tell(number, state=TrialState.PRUNED)
         else:
             self._study.tell(number, value)

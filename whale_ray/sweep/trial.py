@@ -18,35 +18,74 @@ from typing import Any
 from whale_ray.durable import write_whole
 from whale_ray.errors import WhaleRayError
 from whale_ray.sweep.checkpoint import drop_state
+from whale_ray.sweep.guards import ALONE, Pulse, is_no_room
 from whale_ray.sweep.leaderboard import write_result
 from whale_ray.sweep.work import Job, Work
 
 
-def run_trial(config: Mapping[str, str], job: Job) -> None:
-    """Trains, scores and records the trial that `config` names; what goes wrong is recorded, not raised."""
+def run_trial(config: Mapping[str, Any], job: Job) -> None:
+    """Trains, scores and records the trial that `config` names; what goes wrong is recorded, not raised.
+
+    A trial that has its result already (it was given up, and is started again all the same) does nothing. Without
+    room on the disk there is no result either: the trial is unfinished.
+    """
+    import ray
     from ray import tune
 
     # Paths in settings are relative to where the sweep was typed; Tune has moved the worker elsewhere.
     os.chdir(job.working_folder)
     folder = job.trial_folder(config["trial"])
-    started = time.perf_counter()
+    result: dict[str, Any] = {}
     try:
-        result = Work(config["trial"], job).run(lambda figures: tune.report(_present(figures)))
-        result |= {"status": "finished", "error": ""}
+        if not (folder / "result.json").exists():
+            pulse = Pulse(folder, node=ray.get_runtime_context().get_node_id())
+            result = _outcome(config["trial"], job, pulse)
+            pulse.stop()
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        result = {"no_room": str(error)}
+    finally:
+        _release_memory()  # also where Tune ends the trial: the next one may share the process
+    score = result.get(job.scoring.objective) or 0.0
+    end = {"epoch": result.get("epochs", 0), "no_room": result.get("no_room", "")}
+    tune.report({**end, "done": True, job.scoring.objective: score})
+
+
+def _outcome(trial: str, job: Job, pulse: Pulse) -> dict[str, Any]:
+    """The trial's result, written; nothing is written, and {} returned, where it is to be tried again."""
+    from ray import tune
+
+    folder = job.trial_folder(trial)
+    started = time.perf_counter()
+    work = None
+    try:
+        work = Work(trial, job, on_batch=pulse.beat)
+        result = work.run(lambda figures: tune.report(_present(figures))) | {"status": "finished", "error": ""}
     except Exception as error:
+        if is_no_room(error):
+            raise
         write_whole(folder / "traceback.txt", traceback.format_exc())
-        shown = str(error) if isinstance(error, WhaleRayError) else f"{type(error).__name__}: {error}"
-        result = {"status": "failed", "error": shown.splitlines()[0] if shown else type(error).__name__}
-    _release_memory()
-    write_result(folder, {**result, "seconds": time.perf_counter() - started})
+        if _may_fit_alone(error, job) and not (folder / ALONE).exists():
+            write_whole(folder / ALONE, "the GPU's memory did not suffice beside other trials\n")
+            return {}
+        result = {"status": "failed", "error": _first_line(error)}
+    result["seconds"] = time.perf_counter() - started + (work.earlier_seconds if work else 0.0)
+    write_result(folder, result)
     drop_state(folder / "checkpoint")
-    tune.report(
-        {
-            "epoch": result.get("epochs", 0),
-            "done": True,
-            job.scoring.objective: result.get(job.scoring.objective) or 0.0,
-        }
-    )
+    return result
+
+
+def _may_fit_alone(error: Exception, job: Job) -> bool:
+    """Whether a GPU of which the trial had a part only was too small."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) and 0 < job.gpus < 1
+
+
+def _first_line(error: Exception) -> str:
+    shown = str(error) if isinstance(error, WhaleRayError) else f"{type(error).__name__}: {error}"
+    return shown.splitlines()[0] if shown else type(error).__name__
 
 
 def _present(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Job:
     dataset: Dataset
     scoring: Scoring
     threads: int
-    gpu: bool
+    gpus: float
     wandb: str
     wandb_project: str
 
@@ -56,17 +57,24 @@ class Job:
 
 
 class Work:
-    """A trial at work: its parts, built from its settings; what it leaves goes into `folder`."""
+    """A trial at work: its parts, built from its settings; what it leaves goes into `folder`.
 
-    def __init__(self, trial: str, job: Job, *, folder: Path | None = None) -> None:
+    on_batch: called before each batch that is trained on or embedded.
+    """
+
+    def __init__(
+        self, trial: str, job: Job, *, folder: Path | None = None, on_batch: Callable[[], None] = lambda: None
+    ) -> None:
         import torch
 
         torch.set_num_threads(job.threads)
         self.job = job
         self.folder = folder or job.trial_folder(trial)
         self.trial = trial
+        self.on_batch = on_batch
+        self.earlier_seconds = 0.0
         self.settings: Settings = json.loads((job.trial_folder(trial) / "settings.json").read_text())["settings"]
-        self.device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if job.gpus and torch.cuda.is_available() else "cpu")
         self.geometry = geometry_of(self.settings["data"], self.settings["train"])
         self.pixels = job.dataset.pixels(self.geometry)
         self.rows = job.dataset.rows("train", "val")
@@ -133,6 +141,7 @@ class Work:
             **{name: train[name] for name in ("affine", "colour", "blur", "erasing")},
             seed=self.settings["seed"],
             device=self.device,
+            on_batch=self.on_batch,
         )
 
     def _training(self, batches: Batches) -> Training:
@@ -160,8 +169,9 @@ class Work:
         training = self._training(batches)
         checkpoint = Checkpoint(self.folder / "checkpoint", keep_best=self.settings["train"]["keep"] == "best")
         epochs = checkpoint.load(training)
+        self.earlier_seconds = sum(row["seconds"] for row in epochs)
         for epoch in train_epochs(training, batches):
-            figures = self._figures(epoch)
+            figures = self._figures(epoch, spent=sum(row["seconds"] for row in epochs))
             epochs.append(figures)
             checkpoint.save(training, epochs, objective=self.job.scoring.objective)
             write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
@@ -170,13 +180,14 @@ class Work:
         checkpoint.restore_best(self.encoder)
         return epochs
 
-    def _figures(self, epoch: Epoch) -> dict[str, Any]:
+    def _figures(self, epoch: Epoch, *, spent: float) -> dict[str, Any]:
         """One row of epochs.csv; the scores of the first retrieval setting where this epoch is evaluated."""
         figures: dict[str, Any] = {
             "epoch": epoch.number,
             "loss": epoch.loss,
             "images_per_second": epoch.images / epoch.seconds,
             "seconds": epoch.seconds,
+            "training_seconds": spent + epoch.seconds,
             "learning_rate": epoch.learning_rate,
         }
         every, last = self.settings["train"]["evaluate_every"], self.settings["train"]["epochs"]
@@ -201,6 +212,7 @@ class Work:
             flipped=flipped,
             batch_size=self.settings["train"]["batch_size"],
             device=self.device,
+            on_batch=self.on_batch,
         )
 
     def _views(self) -> tuple[Views, float]:

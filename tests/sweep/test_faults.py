@@ -1,0 +1,146 @@
+"""A sweep that nobody looks after: trials that fail, hang or lose their worker, disks that fill, files that are cut."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from watching import Watching
+
+from whale_ray.sweep.guards import where_it_runs
+from whale_ray.sweep.run import run_sweep
+from whale_ray.sweep.spec import Sweep
+
+if TYPE_CHECKING:
+    WriteSweep = Callable[..., Sweep]
+
+pytestmark = pytest.mark.slow
+SECONDS = "resources.stall_minutes=0.1"
+
+
+class Meddling(Watching):
+    """A hand on the workers: what is done when a trial with this learning rate reports its first epoch."""
+
+    def __init__(self, deeds: Mapping[str, Callable[[int], None]]) -> None:
+        super().__init__(self._meddle)
+        self._deeds = dict(deeds)
+        self._labels: dict[str, str] = {}
+
+    def started(self, trial: str, label: str) -> None:
+        self._labels[trial] = label
+        super().started(trial, label)
+
+    def _meddle(self, trial: str, figures: Mapping[str, Any]) -> None:
+        for word in [word for word in self._deeds if word in self._labels[trial]]:
+            self._deeds.pop(word)(figures["pid"])
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def freeze(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def test_one_nan_one_killed_worker_and_one_that_stalls_leave_a_bundle_and_exit_three(
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+) -> None:
+    rates = "train.learning_rate=[1.0e-3, 2.0e-3, 3.0e-3, 1.0e+30]"
+    sweep = write_sweep("loss.name=arcface", rates, "train.epochs=3", SECONDS)
+    progress = Meddling({"0.001": kill, "0.002": freeze})
+    result = run_sweep(sweep, runs=tmp_path, progress=progress)
+    assert result.exit_code == 3
+    assert result.bundle
+    table = result.table.set_index("train.learning_rate")
+    assert table["status"].drop(float("nan"), errors="ignore").loc[[1e-3, 2e-3, 3e-3]].tolist() == ["finished"] * 3
+    assert table.loc[1e30, "status"] == "failed"
+    assert "must be finite" in table.loc[1e30, "error"]
+    assert (result.folder / "trials" / table.loc[1e30, "trial"] / "traceback.txt").exists()
+    for trial in table.loc[[1e-3, 2e-3, 3e-3], "trial"]:
+        epochs = pd.read_csv(result.folder / "trials" / trial / "epochs.csv")
+        assert epochs["epoch"].tolist() == [1, 2, 3]
+        assert [number for name, number in progress.epochs if name == trial].count(1) == 1
+        assert not (result.folder / "trials" / trial / "alive").exists()
+
+
+def test_a_trial_that_hangs_twice_has_failed_with_its_reason_and_the_sweep_goes_on(
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+) -> None:
+    sweep = write_sweep("loss.name=[arcface, supcon]", "train.epochs=2", SECONDS)
+
+    class Hanging(Watching):
+        """Where a trial of supcon begins there is a checkpoint that nobody ever finishes to write."""
+
+        def started(self, trial: str, label: str) -> None:
+            super().started(trial, label)
+            folder = tmp_path / "little" / "trials" / trial / "checkpoint"
+            if "supcon" in label and not folder.exists():
+                folder.mkdir()
+                os.mkfifo(folder / "state.pt")
+
+    result = run_sweep(sweep, runs=tmp_path, progress=Hanging())
+    assert result.exit_code == 3
+    assert result.bundle
+    failed = result.table[result.table["status"] == "failed"].iloc[0]
+    assert failed["loss.name"] == "supcon"
+    assert failed["error"] == "no sign of life for 0.1 minutes, 2 times"
+    assert "no sign of life" in (result.folder / "trials" / failed["trial"] / "traceback.txt").read_text()
+    assert result.table["status"].tolist().count("finished") == 2
+
+
+def test_a_worker_that_is_lost_again_and_again_is_a_row_with_its_reason(
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+) -> None:
+    result_of: list[int] = []
+
+    def kill_always(trial: str, figures: Mapping[str, Any]) -> None:
+        result_of.append(figures["epoch"])
+        kill(figures["pid"])
+
+    result = run_sweep(
+        write_sweep("loss.name=arcface", "train.epochs=9"), runs=tmp_path, progress=Watching(kill_always)
+    )
+    assert len(result_of) == 3
+    row = result.table[result.table["status"] == "failed"].iloc[0]
+    assert row["error"] == "its worker was lost 3 times"
+    assert (result.folder / "trials" / row["trial"] / "traceback.txt").read_text()
+    assert result.exit_code == 3
+
+
+def test_no_trial_starts_while_the_disk_has_too_little_room(
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+) -> None:
+    stopping = threading.Event()
+    said: list[str] = []
+
+    class Waiting(Watching):
+        def say(self, text: str) -> None:
+            said.append(text)
+            if "no trial starts until there is room" in text:
+                threading.Timer(3.0, stopping.set).start()
+
+    progress = Waiting()
+    result = run_sweep(write_sweep("resources.min_free_gb=1.0e+9"), runs=tmp_path, progress=progress, stopping=stopping)
+    assert result.exit_code == 130
+    assert progress.begun == []
+    assert [line for line in said if "min_free_gb" in line] == [
+        said[[("min_free_gb" in one) for one in said].index(True)]
+    ]
+
+
+def test_a_trial_says_where_it_runs_while_it_runs(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
+    found: list[Any] = []
+
+    def look(trial: str, figures: Mapping[str, Any]) -> None:
+        place = where_it_runs(tmp_path / "little" / "trials" / trial)
+        found.append(place and place["pid"] == figures["pid"])
+
+    run_sweep(write_sweep("loss.name=arcface", "train.epochs=2"), runs=tmp_path, progress=Watching(look))
+    assert found == [True, True]
