@@ -6,6 +6,7 @@ Knows files and clocks; who is ended or kept waiting for it is decided elsewhere
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -42,23 +43,40 @@ class Clock:
 
 
 class Pulse:
-    """A trial's sign of life: the file `alive` in its folder, which says where it runs and is touched as it works."""
+    """A trial's sign of life: the file `alive` in its folder, which says where it runs and is touched as it works.
+
+    It is locked while the trial runs: where a worker has outlived its driver, the next one waits until it has gone.
+    """
 
     def __init__(self, folder: Path, *, node: str) -> None:
         self._path = folder / ALIVE
-        write_whole(self._path, json.dumps({"pid": os.getpid(), "node": node}))
+        self._descriptor = _lock(self._path)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "node": node}).encode(), 0)
         self._last = time.monotonic()
+
+    def __enter__(self) -> Pulse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
 
     def beat(self) -> None:
         """Says that the trial works; may be called as often as one likes."""
-        now = time.monotonic()
-        if now - self._last >= 1.0 and self._path.exists():
-            os.utime(self._path)
-            self._last = now
+        if time.monotonic() - self._last >= 1.0:
+            os.utime(self._descriptor)
+            self._last = time.monotonic()
 
-    def stop(self) -> None:
-        """The trial has ended."""
-        self._path.unlink(missing_ok=True)
+
+def _lock(path: Path) -> int:
+    """A descriptor of the file, made if need be, that holds its lock."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+        os.close(descriptor)  # who held it has ended, and taken the file away
 
 
 class Stalls:

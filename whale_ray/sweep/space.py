@@ -66,7 +66,9 @@ class Study:
         self._axes = sweep.axes
         cells = (point for point in grid_points(sweep.axes) if not known(point))
         self._cells = cells if strategy == "grid" else None
-        sampler = _tree_parzen(seed) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed)
+        # A search that goes on must not draw its first points again; `random` does, and passes over them, so that it
+        # ends as if it had never stopped.
+        sampler = _tree_parzen(seed + len(begun)) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed)
         self._study = _open_study(sweep, f"sqlite:///{path}", sampler)
         self._numbers: dict[str, int] = {}
         for one in self._study.get_trials(deepcopy=False):

@@ -37,10 +37,9 @@ def run_trial(config: Mapping[str, Any], job: Job) -> None:
     folder = job.trial_folder(config["trial"])
     result: dict[str, Any] = {}
     try:
-        if not (folder / "result.json").exists():
-            pulse = Pulse(folder, node=ray.get_runtime_context().get_node_id())
-            result = _outcome(config["trial"], job, pulse)
-            pulse.stop()
+        with Pulse(folder, node=ray.get_runtime_context().get_node_id()) as pulse:
+            if not (folder / "result.json").exists():
+                result = _outcome(config["trial"], job, pulse)
     except OSError as error:
         if not is_no_room(error):
             raise
