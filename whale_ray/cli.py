@@ -145,7 +145,7 @@ def identify(
 ) -> None:
     """Prints the individuals that each photograph may show, as JSON lines."""
     for image, answer in zip(images, _answers(target, images, top), strict=True):
-        typer.echo(json.dumps({"filename": str(image), **answer}))
+        typer.echo(json.dumps(answer | {"filename": str(image)}))
 
 
 def _answers(target: str, images: list[Path], top: int) -> list[dict[str, Any]]:

@@ -46,7 +46,16 @@ def results(folder: Path) -> dict[str, int]:
 
 def test_a_run_folder_holds_what_the_contract_says(finished: SweepResult) -> None:
     folder = finished.folder
-    files = {"sweep.yaml", "split.csv", "audit.json", "study.db", "lock", "leaderboard.csv", "report.html"}
+    files = {
+        "sweep.yaml",
+        "split.csv",
+        "audit.json",
+        "study.db",
+        "lock",
+        "leaderboard.csv",
+        "report.html",
+        "clock.json",
+    }
     assert {path.name for path in folder.iterdir()} == files | {"trials", "bundles", "best"}
     assert finished.exit_code == 0
     assert finished.report == folder / "report.html"

@@ -66,7 +66,8 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
         progress.say(f"failed: trial {row.trial}: {row.error} ({result.folder}/trials/{row.trial}/traceback.txt)")
     progress.say(f"report       {result.report}")
     if result.bundle is not None:
-        progress.say(f"best bundle  {result.folder / 'best'} -> {result.bundle}")
+        so_far = " (so far)" if result.interrupted else ""
+        progress.say(f"best bundle  {result.folder / 'best'} -> {result.bundle}{so_far}")
         progress.say(f"serve it     whale-ray serve {result.folder / 'best'}")
     if result.interrupted:
         progress.say("interrupted: nothing that had finished is lost. Type the same command again to go on")

@@ -39,6 +39,7 @@ class Progress:
         self._sweep, self._objective, self._total = sweep, objective, total
         self._running: dict[str, dict[str, Any]] = {}
         self._ended: dict[str, int] = {}
+        self._earlier = 0
         self._best: tuple[float, str] | None = None
         self._started = time.monotonic()
         self._live = Live(console=self.console, refresh_per_second=2, transient=True, get_renderable=self._table)
@@ -55,6 +56,12 @@ class Progress:
         """Writes a line that stays."""
         self.console.print(escape(text), highlight=False, soft_wrap=True)
 
+    def earlier(self, count: int) -> None:
+        """So many trials have ended in sittings before this one."""
+        self._earlier = count
+        if count:
+            self.say(f"{count} trials have ended before and are kept")
+
     def started(self, trial: str, label: str) -> None:
         """A trial begins."""
         self._running[trial] = {"label": label}
@@ -66,7 +73,7 @@ class Progress:
         row = self._running.setdefault(trial, {"label": ""})
         row.update(figures)
         if not self.console.is_terminal and "loss" in figures:
-            self.say(f"trial {trial} {_figures(row, self._objective)}")
+            self.say(f"trial {trial} {_figures(figures, self._objective)}")
 
     def ended(self, trial: str, *, status: str, score: float | None, error: str) -> None:
         """A trial has ended."""
@@ -78,7 +85,7 @@ class Progress:
         self.say(f"trial {trial} {status} ({self._count()}): {value}  [{label}]")
 
     def _count(self) -> str:
-        done = sum(self._ended.values())
+        done = self._earlier + sum(self._ended.values())
         return f"{done} of {self._total}" if self._total else f"{done} ended"
 
     def _table(self) -> Table:

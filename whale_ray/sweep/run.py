@@ -71,6 +71,7 @@ def run_sweep(
         if retry_failed:
             forget_failed(folder)
         ledger = Ledger(sweep, folder, data_fingerprint=dataset.fingerprint)
+        progress.earlier(int((ledger.leaderboard()["status"] != "running").sum()))
         if ledger.rescored:
             progress.say(
                 f"{ledger.rescored} trials scored anew from their embeddings: the sweep asks for other settings"
