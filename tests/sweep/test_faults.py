@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]
 
 pytestmark = pytest.mark.slow
-SECONDS = "resources.stall_minutes=0.1"
+SECONDS = "resources.stall_minutes=0.25"
 
 
 class Meddling(Watching):
@@ -90,7 +92,7 @@ def test_a_trial_that_hangs_twice_has_failed_with_its_reason_and_the_sweep_goes_
     assert result.bundle
     failed = result.table[result.table["status"] == "failed"].iloc[0]
     assert failed["loss.name"] == "supcon"
-    assert failed["error"] == "no sign of life for 0.1 minutes, 2 times"
+    assert failed["error"] == "no sign of life for 0.25 minutes, 2 times"
     assert "no sign of life" in (result.folder / "trials" / failed["trial"] / "traceback.txt").read_text()
     assert result.table["status"].tolist().count("finished") == 2
 
@@ -144,3 +146,27 @@ def test_a_trial_says_where_it_runs_while_it_runs(write_sweep: WriteSweep, clust
 
     run_sweep(write_sweep("loss.name=arcface", "train.epochs=2"), runs=tmp_path, progress=Watching(look))
     assert found == [True, True]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_disk_that_fills_leaves_trials_unfinished_and_with_room_again_the_sweep_ends(
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o"]
+    if subprocess.run([*mount, "size=300k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        sweep = write_sweep("resources.min_free_gb=0")
+        progress = Watching()
+        with contextlib.suppress(OSError):
+            full = run_sweep(sweep, runs=disk, progress=progress)
+            assert full.interrupted
+            assert "failed" not in set(full.table["status"])
+        subprocess.run([*mount, "remount,size=100m", str(disk)], check=True)
+        result = run_sweep(sweep, runs=disk)
+        assert result.exit_code == 0
+        assert set(result.table["status"]) == {"finished"}
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from whale_ray.errors import InputError
+from whale_ray.sweep.guards import is_no_room
 from whale_ray.sweep.spec import Sweep, load_sweep
 
 EXAMPLES = """
@@ -50,6 +51,12 @@ def sweep(
     except InputError as error:
         typer.echo(f"whale_ray: {error}", err=True)
         raise typer.Exit(2) from None
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        rule = f"a sweep needs a disk with room, that it may write to, but: {error}"
+        typer.echo(f"whale_ray: {rule}. Nothing that had finished is lost: make room, and type it again", err=True)
+        raise typer.Exit(1) from None
     raise typer.Exit(code)
 
 

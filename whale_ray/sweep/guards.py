@@ -123,5 +123,10 @@ def free_gigabytes(folder: Path) -> float:
 
 
 def is_no_room(error: BaseException) -> bool:
-    """Whether an error says that the disk is full, over its quota or not writable."""
-    return isinstance(error, OSError) and error.errno in _NO_ROOM
+    """Whether an error, or what it came from, says that the disk is full, over its quota or not writable.
+
+    Libraries that write tensors pass on the system's words alone.
+    """
+    cause = error.__cause__ or error.__context__
+    own = isinstance(error, OSError) and error.errno in _NO_ROOM
+    return own or os.strerror(errno.ENOSPC) in str(error) or (cause is not None and is_no_room(cause))

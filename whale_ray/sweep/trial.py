@@ -40,7 +40,7 @@ def run_trial(config: Mapping[str, Any], job: Job) -> None:
         with Pulse(folder, node=ray.get_runtime_context().get_node_id()) as pulse:
             if not (folder / "result.json").exists():
                 result = _outcome(config["trial"], job, pulse)
-    except OSError as error:
+    except Exception as error:
         if not is_no_room(error):
             raise
         result = {"no_room": str(error)}
