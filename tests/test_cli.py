@@ -119,9 +119,22 @@ def test_audit_says_what_is_wrong_and_changes_nothing(photographs: Path, tmp_pat
     assert result.exit_code == 0
     assert name in result.output
     assert sorted(path.stat().st_mtime_ns for path in root.rglob("*")) == before
+    assert "audit.json" not in result.output
     missing = run("audit", tmp_path / "nowhere")
     assert missing.exit_code == 2
     assert missing.stderr.startswith("whale_ray: ")
+
+
+def test_audit_takes_the_data_settings_that_its_messages_name(photographs: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(photographs, tmp_path / "photographs")
+    table = pd.read_csv(root / "train.csv").rename(columns={"Image": "file"})
+    table.to_csv(root / "train.csv", index=False)
+    assert "data.image_column" in run("audit", root).stderr
+    result = run("audit", root, "--set", "data.image_column=file", "--set", "data.group_column=Encounter")
+    assert result.exit_code == 0
+    assert "72 photographs" in result.output
+    assert f"in {table['Encounter'].nunique()} encounters" in result.output
+    assert "only settings of `data`" in run("audit", root, "--set", "train.epochs=2").stderr
 
 
 # The sweep

@@ -53,21 +53,32 @@ def synth(
     typer.echo(f"{images} photographs of {individuals} individuals in {folder}")
 
 
-@application.command(epilog="Example: whale-ray audit data")
+_AUDIT_EXAMPLES = """
+Examples:
+
+  whale-ray audit data
+
+  whale-ray audit data --set data.image_column=file --set data.group_column=encounter
+"""
+
+
+@application.command(epilog=_AUDIT_EXAMPLES)
 @_refusing
 def audit(
     folder: Annotated[Path, typer.Argument(help="The folder with train.csv and train/.")],
-    group_column: Annotated[str | None, typer.Option(help="Column of encounters or days.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A `data` setting, as in a sweep file.")
+    ] = None,
 ) -> None:
     """Says what is wrong with a folder of photographs; changes nothing."""
     from whale_ray.data.audit import audit_photographs
-    from whale_ray.data.catalog import read_catalog
     from whale_ray.data.pixels import Geometry, prepare_pixels
-    from whale_ray.sweep.dataset import pixel_cache
+    from whale_ray.sweep.dataset import catalog_of, pixel_cache
+    from whale_ray.sweep.spec import data_settings
 
-    catalog = read_catalog(folder, group_column=group_column)
+    catalog = catalog_of(data_settings(folder, set_ or []))
     pixels = prepare_pixels(catalog, Geometry(64, 64), cache=pixel_cache(), progress=True)
-    for line in audit_photographs(catalog, pixels).lines():
+    for line in audit_photographs(catalog, pixels).lines(most=None):
         typer.echo(line)
 
 

@@ -50,7 +50,10 @@ def test_a_sound_set_is_counted(audited: Callable[..., Audit]) -> None:
     assert found["images_per_individual"] == {"1": 1, "2": 1, "3": 1}
     assert found["widths"] == {"smallest": 90, "median": 93, "largest": 96}
     assert found["set_aside"] == found["twins"] == found["conflicts"] == found["identical_files"] == []
-    assert audit.lines() == ["7 photographs, 3 individuals (1 with one photograph), 1 of unknown individuals"]
+    assert audit.lines() == [
+        "7 photographs, 7 of them usable: 6 of 3 individuals (1 with one photograph), 1 of unknown individuals",
+        "nothing wrong was found",
+    ]
 
 
 def test_hostile_photographs_are_set_aside_into_a_list_that_is_shown(
@@ -68,7 +71,7 @@ def test_hostile_photographs_are_set_aside_into_a_list_that_is_shown(
     }
     assert audit.usable.sum() == 5
     text = "\n".join(audit.lines())
-    assert "5 photographs are set aside" in text
+    assert "5 photographs cannot be used and are set aside:" in text
     assert all(name in text for name in shown)
     assert all(row["reason"] for row in audit.findings["set_aside"])
 
@@ -100,7 +103,10 @@ def test_the_same_picture_saved_again_smaller_and_worse_is_a_twin(audited: Calla
     assert audit.twins[0] == audit.twins[2] == audit.twins[3] != ""
     assert audit.twins[1] == ""
     assert audit.findings["conflicts"] == []
-    assert "1 pictures are there more than once" in audit.lines()[1]
+    assert audit.lines()[1:] == [
+        "1 pictures are there more than once; the split keeps the copies together:",
+        "  a.png, worse.jpg, small.png",
+    ]
 
 
 def test_the_same_picture_under_two_individuals_is_a_conflict(audited: Callable[..., Audit]) -> None:
@@ -113,7 +119,31 @@ def test_the_same_picture_under_two_individuals_is_a_conflict(audited: Callable[
         }
     )
     assert audit.findings["conflicts"] == [{"images": ["a.png", "c.jpg"], "individuals": ["v", "w"]}]
-    assert "the same picture under v and w: a.png, c.jpg" in audit.lines()
+    assert audit.lines()[1].startswith("1 pictures stand under two individuals")
+    assert audit.lines()[2:] == ["  v and w: a.png, c.jpg"]
+
+
+def test_counts_are_of_what_can_be_used_and_nobody_vanishes(audited: Callable[..., Audit]) -> None:
+    photographs = {"a.png": ("w", drawn(1)), "b.png": ("w", b"text"), "c.png": ("v", b"text"), "d.png": ("u", drawn(2))}
+    audit = audited(photographs)
+    found = audit.findings
+    assert (found["photographs"], found["individuals"], found["singletons"]) == (4, 2, 2)
+    assert found["without_photograph"] == ["v"]
+    assert audit.lines()[-2:] == ["1 individuals have no photograph that can be used:", "  v"]
+
+
+def test_a_long_list_is_cut_only_where_audit_json_has_the_rest(audited: Callable[..., Audit]) -> None:
+    audit = audited({f"{n:02}.png": ("w", b"text") for n in range(12)} | {"x.png": ("w", drawn(1))})
+    assert audit.lines()[-1] == "  and 2 more in audit.json"
+    assert audit.lines(most=None)[-1].startswith("  11.png: ")
+
+
+@pytest.mark.parametrize("side", [64, 128, 200])
+def test_twins_are_the_same_at_every_picture_size(side: int, data_folder: DataFolder, tmp_path: Path) -> None:
+    photographs = {"wide.png": ("w", drawn(1, (640, 40))), "worse.jpg": ("w", saved(drawn(1, (640, 40)), 30))}
+    catalog = data_folder(photographs | {"other.png": ("w", drawn(3))})
+    pixels = prepare_pixels(catalog, Geometry(side, side, margin=0.125), cache=tmp_path / "cache")
+    assert audit_photographs(catalog, pixels).findings["twins"] == [["wide.png", "worse.jpg"]]
 
 
 def test_identical_files_are_listed(audited: Callable[..., Audit]) -> None:

@@ -6,23 +6,21 @@ Knows the catalog and the decoded pixels; finds what cannot be used, what is the
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.pixels import FILL, Pixels, centre_crop
+from whale_ray.data.pixels import Pixels
 from whale_ray.durable import write_whole
 from whale_ray.errors import DataError
 
 HASH_DISTANCE = 6  # bits of 64 in which the perceptual hashes of twins may differ
 PIXEL_DISTANCE = 5.0  # grey levels of 255 by which twins may differ on average, at 16 x 16
-_SIDE = 16
 _ROWS = 2048  # photographs compared at once with all others
 _SHOWN = 10
 
@@ -39,28 +37,48 @@ class Audit:
     twins: pd.Series
     findings: dict[str, Any]
 
-    def lines(self) -> list[str]:
-        """The findings in a few lines for a person."""
+    def lines(self, *, most: int | None = _SHOWN) -> list[str]:
+        """The findings in lines for a person, of each kind `most` at most (None: all; audit.json has them)."""
         found = self.findings
-        lines = [
-            f"{found['photographs']} photographs, {found['individuals']} individuals ({found['singletons']} with one "
-            f"photograph), {found['unknown']} of unknown individuals"
-        ]
-        if found["set_aside"]:
-            lines.append(f"{len(found['set_aside'])} photographs are set aside (audit.json lists them):")
-            lines += [f"  {row['image']}: {row['status']}, {row['reason']}" for row in found["set_aside"][:_SHOWN]]
-            lines += [f"  and {len(found['set_aside']) - _SHOWN} more"] * (len(found["set_aside"]) > _SHOWN)
-        if found["twins"]:
-            lines.append(f"{len(found['twins'])} pictures are there more than once; the split keeps them together")
-        for conflict in found["conflicts"][:_SHOWN]:
-            lines.append(
-                f"the same picture under {' and '.join(conflict['individuals'])}: {', '.join(conflict['images'])}"
-            )
-        return lines
+        twins = [images for images in found["twins"] if images not in [one["images"] for one in found["conflicts"]]]
+        lines = [_counted(found)]
+        lines += _listed(
+            "photographs cannot be used and are set aside",
+            [f"{row['image']}: {row['status']}, {row['reason']}" for row in found["set_aside"]],
+            most,
+        )
+        lines += _listed("individuals have no photograph that can be used", found["without_photograph"], most)
+        copies = [", ".join(images) for images in twins]
+        lines += _listed("pictures are there more than once; the split keeps the copies together", copies, most)
+        lines += _listed(
+            "pictures stand under two individuals or more, so that a label is wrong; they are trained on only",
+            [f"{' and '.join(one['individuals'])}: {', '.join(one['images'])}" for one in found["conflicts"]],
+            most,
+        )
+        return lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
 
     def write(self, path: Path) -> None:
         """Writes audit.json."""
         write_whole(path, json.dumps(self.findings, indent=1))
+
+
+def _counted(found: dict[str, Any]) -> str:
+    usable = found["photographs"] - len(found["set_aside"])
+    encounters = f", in {found['groups']} encounters" if found["groups"] else ""
+    return (
+        f"{found['photographs']} photographs, {usable} of them usable: {usable - found['unknown']} of "
+        f"{found['individuals']} individuals ({found['singletons']} with one photograph), {found['unknown']} of "
+        f"unknown individuals{encounters}"
+    )
+
+
+def _listed(what: str, rows: Sequence[str], most: int | None) -> list[str]:
+    """A heading with the number of rows and the rows under it; nothing where there are none."""
+    if not rows:
+        return []
+    more = len(rows) - len(rows[:most])
+    lines = [f"{len(rows)} {what}:", *(f"  {row}" for row in rows[:most])]
+    return [*lines, f"  and {more} more in audit.json"] if more else lines
 
 
 def audit_photographs(catalog: Catalog, pixels: Pixels, *, on_bad_image: str = "set_aside") -> Audit:
@@ -85,18 +103,21 @@ def audit_photographs(catalog: Catalog, pixels: Pixels, *, on_bad_image: str = "
 def _findings(
     catalog: Catalog, health: pd.DataFrame, usable: pd.Series, twins: pd.Series, bad: list[dict[Hashable, Any]]
 ) -> dict[str, Any]:
-    table = catalog.table
-    known = table["individual"] != catalog.unknown_label
-    counts = table.loc[known & usable, "individual"].value_counts()
-    groups = [table.loc[rows] for rows in twins[twins != ""].groupby(twins).groups.values()]
+    table = catalog.table[usable]
+    named = table[table["individual"] != catalog.unknown_label]
+    counts = named["individual"].value_counts()
+    everyone = set(catalog.table["individual"]) - {catalog.unknown_label}
+    groups = [catalog.table.loc[rows] for rows in twins[twins != ""].groupby(twins).groups.values()]
     identical = health.loc[usable].groupby("sha256")["image"].agg(list)
     conflicts = [group for group in groups if group["individual"].nunique() > 1]
     sizes = health.loc[usable, ["width", "height"]]
     return {
-        "photographs": len(table),
-        "individuals": int(table.loc[known, "individual"].nunique()),
+        "photographs": len(catalog.table),
+        "individuals": len(counts),
         "singletons": int((counts == 1).sum()),
-        "unknown": int((~known).sum()),
+        "unknown": len(table) - len(named),
+        "groups": int(table.loc[table["group"] != "", "group"].nunique()),
+        "without_photograph": sorted(everyone - set(counts.index)),
         "set_aside": bad,
         "identical_files": [images for images in identical if len(images) > 1],
         "twins": [group["image"].tolist() for group in groups],
@@ -116,21 +137,15 @@ def _spread(values: pd.Series) -> dict[str, int]:
 
 def _twin_groups(pixels: Pixels, usable: np.ndarray) -> pd.Series:
     """A group id for each row that has a twin, "" for the others: the first row of its connected component."""
-    first = np.arange(len(usable))
+    first, small = np.arange(len(usable)), pixels.small.astype(np.float32)
     for one, other in _pairs_by_hash(pixels.health["phash"], usable):
         if first[one] == first[other]:
             continue
-        if _difference(_small_grey(pixels, one), _small_grey(pixels, other)) <= PIXEL_DISTANCE:
+        if np.abs(small[one] - small[other]).mean() <= PIXEL_DISTANCE:
             low, high = sorted((first[one], first[other]))
             first[first == high] = low
     counts = np.bincount(first, minlength=len(first))
     return pd.Series([f"twin{row}" if counts[row] > 1 else "" for row in first], index=pixels.health.index)
-
-
-def _difference(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean difference in grey levels, where neither shows padding."""
-    seen = (one != FILL) & (other != FILL)
-    return float(np.abs(one - other)[seen].sum() / max(1, int(seen.sum())))
 
 
 def _pairs_by_hash(hashes: pd.Series, usable: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -143,9 +158,3 @@ def _pairs_by_hash(hashes: pd.Series, usable: np.ndarray) -> Iterator[tuple[int,
         for one, other in np.argwhere(near):
             if one < other:
                 yield int(rows[start + one]), int(rows[start + other])
-
-
-def _small_grey(pixels: Pixels, row: int) -> np.ndarray:
-    """The photograph as 16 x 16 means of grey levels, float32."""
-    grey = Image.fromarray(centre_crop(pixels.array[row], pixels.geometry)).convert("L")
-    return np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float32)

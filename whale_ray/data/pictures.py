@@ -17,7 +17,7 @@ from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLa
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 FILL = 127  # the grey of what lies beyond a picture's edge
-VERSION = 1  # of decoding and fitting: pixels decoded by another version are decoded again
+VERSION = 2  # of decoding and fitting: pixels decoded by another version are decoded again
 Image.MAX_IMAGE_PIXELS = None  # decode_image has its own limit, which is an error and not a warning
 Box = tuple[float, float, float, float]
 

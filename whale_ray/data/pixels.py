@@ -49,6 +49,7 @@ __all__ = [
     "prepare_pixels",
 ]
 _MOST_BYTES = 32 * 2**20
+_SMALL = 16
 _TEXTS = ("image", "status", "reason", "sha256", "phash")
 _STATUS = {ImageTypeError: "wrong_type", ImageTooLargeError: "too_large", ImageDecodeError: "damaged"}
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -58,12 +59,14 @@ _EMPTY = hashlib.sha256(b"").hexdigest()
 class Pixels:
     """The decoded photographs of a catalog, row by row.
 
-    array: a memory map, uint8 (N, H', W', 3), zero where a photograph is not ok. decoded: how many were decoded by
-    this call. health: image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box),
-    reason, width, height, sha256 of the file, phash (16 hex digits).
+    array: a memory map, uint8 (N, H', W', 3), zero where a photograph is not ok. small: each whole photograph in
+    16 x 16 grey levels, uint8 (N, 16, 16), whatever the geometry. decoded: how many were decoded by this call.
+    health: image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box), reason, width,
+    height, sha256 of the file, phash (16 hex digits).
     """
 
     array: np.ndarray
+    small: np.ndarray
     geometry: Geometry
     health: pd.DataFrame
     decoded: int
@@ -87,7 +90,8 @@ def prepare_pixels(
                 _build(catalog, geometry, folder, workers or len(os.sched_getaffinity(0)), progress)
                 decoded = len(catalog.table)
     health = pd.read_csv(folder / "health.csv", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
-    return Pixels(np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False), geometry, health, decoded)
+    small = np.load(folder / "small.npy", allow_pickle=False)
+    return Pixels(np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False), small, geometry, health, decoded)
 
 
 def _fingerprint(catalog: Catalog, geometry: Geometry) -> str:
@@ -116,12 +120,14 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         array = _new_array(draft / "pixels.npy", (len(catalog.table), *geometry.stored, 3))
+        small = np.zeros((len(catalog.table), _SMALL, _SMALL), np.uint8)
         with ThreadPoolExecutor(workers) as pool:
-            rows = pool.map(lambda row: _decode_row(catalog, geometry, array, row), range(len(catalog.table)))
+            rows = pool.map(lambda row: _decode_row(catalog, geometry, array, small, row), range(len(catalog.table)))
             health = list(
                 track(rows, "decoding photographs", total=len(catalog.table), disable=not progress, transient=True)
             )
         array.flush()
+        np.save(draft / "small.npy", small, allow_pickle=False)
         pd.DataFrame(health).to_csv(draft / "health.csv", index=False)
         os.sync()
         draft.rename(folder)
@@ -144,8 +150,10 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
     return array
 
 
-def _decode_row(catalog: Catalog, geometry: Geometry, array: np.ndarray, row: int) -> dict[str, object]:
-    """Decodes one photograph into its row of the array; says how it went."""
+def _decode_row(
+    catalog: Catalog, geometry: Geometry, array: np.ndarray, small: np.ndarray, row: int
+) -> dict[str, object]:
+    """Decodes one photograph into its row of both arrays; says how it went."""
     photograph = catalog.table.iloc[row]
     health: dict[str, object] = {"image": photograph["image"], "status": "ok", "reason": "", "width": 0, "height": 0}
     health |= {"sha256": "", "phash": ""}
@@ -154,6 +162,7 @@ def _decode_row(catalog: Catalog, geometry: Geometry, array: np.ndarray, row: in
         health["sha256"] = hashlib.sha256(data).hexdigest()
         image = decode_image(data, max_bytes=_MOST_BYTES)
         health |= {"width": image.width, "height": image.height, "phash": _perceptual_hash(image)}
+        small[row] = image.convert("L").resize((_SMALL, _SMALL), Image.Resampling.BOX, reducing_gap=2.0)
         array[row] = fit_image(image, geometry, box=_box(photograph))
     except FileNotFoundError:
         health |= {"status": "missing", "reason": "there is no such file"}

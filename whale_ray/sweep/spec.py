@@ -23,7 +23,16 @@ from whale_ray.sweep.reading import expand_short_forms, read_settings
 from whale_ray.sweep.reference import SELECTORS, SETTINGS, TRIAL_SECTIONS, loss_settings, reference_text
 from whale_ray.sweep.settings import WEIGHTS_WORDS, Setting, did_you_mean
 
-__all__ = ["SETTINGS", "Axis", "Setting", "Sweep", "load_sweep", "reference_text", "trial_identity"]
+__all__ = [
+    "SETTINGS",
+    "Axis",
+    "Setting",
+    "Sweep",
+    "data_settings",
+    "load_sweep",
+    "reference_text",
+    "trial_identity",
+]
 
 
 @dataclass(frozen=True)
@@ -119,8 +128,23 @@ def load_sweep(path: Path | str, overrides: Sequence[str] = (), *, data: Path | 
     data: the folder that replaces `data.root`.
     Raises: SettingsError with every fault, its line in the file and the nearest valid name.
     """
-    source = str(path)
-    text = _read_text(Path(path))
+    return _read_sweep(_read_text(Path(path)), str(path), overrides, data)
+
+
+def data_settings(root: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The `data` section of a sweep on the photographs in `root`, `overrides` ("data.image_column=file") laid over it.
+
+    Raises: SettingsError with every fault; for an override of another section.
+    """
+    if foreign := [option for option in overrides if not option.startswith("data.")]:
+        fault = Fault(f"only settings of `data` have a meaning here, as data.image_column=file, not {foreign[0]}.")
+        raise SettingsError("--set", [fault])
+    least = "name: photographs\nmodel: {encoder: tiny}\nloss: {name: arcface}\n"
+    sweep = _read_sweep(least, "--set", overrides, root)
+    return {key.removeprefix("data."): value for key, value in sweep.fixed.items() if key.startswith("data.")}
+
+
+def _read_sweep(text: str, source: str, overrides: Sequence[str], data: Path | None) -> Sweep:
     faults: list[Fault] = []
     root = parse_document(text, faults)
     if root is not None and not isinstance(root.value, dict):
