@@ -194,7 +194,9 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     retrieval = ", ".join(f"{key} {value}" for key, value in sorted(manifest["retrieval"].items()) if value is not None)
     threshold = manifest["threshold"]
     retrained = bool(manifest.get("retrained_on_all"))
-    new = "no threshold: nothing in the data was unknown" if threshold is None else f"below cosine {threshold:.3f}"
+    new = "no threshold: nothing in the data was unknown"
+    if threshold is not None:
+        new = f"where the first individual is farther than {1 - threshold:.3g} (cosine below {threshold:.6g})"
     return "\n".join(
         [
             f"# {manifest['id']}",

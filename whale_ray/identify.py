@@ -57,8 +57,8 @@ class Identification:
         """At most `count` labels in Kaggle's order: `unknown_label` before the first candidate below the threshold."""
         labels = [candidate.individual for candidate in self.candidates]
         if threshold is not None:
-            cosines = [1.0 - candidate.distance for candidate in self.candidates]
-            place = next((place for place, cosine in enumerate(cosines) if cosine < threshold), len(labels))
+            farthest = _distance(threshold)
+            place = next((place for place, one in enumerate(self.candidates) if one.distance > farthest), len(labels))
             labels.insert(place, unknown_label)
         return labels[:count]
 
@@ -98,6 +98,11 @@ class Bundle:
             raise BundleError(f"{path}/bundle.json cannot be understood ({error}). Make the bundle again") from error
         bundle.check_golden()
         return bundle
+
+    @property
+    def new_distance(self) -> float | None:
+        """The distance to the nearest individual above which an animal is taken for new; None: nobody ever is."""
+        return None if self.threshold is None else _distance(self.threshold)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -168,14 +173,14 @@ class Bundle:
             Candidate(
                 rank=place + 1,
                 individual=str(self._index.names[individuals[place]]),
-                distance=round(float(np.clip(1.0 - cosines[place], 0.0, 2.0)), 6),
+                distance=min(max(_distance(cosines[place]), 0.0), 2.0),
                 probability=None,
                 image=self.images[images[place]],
                 row=int(images[place]),
             )
             for place in range(count)
         )
-        known = self.threshold is None or float(cosines[0]) >= self.threshold
+        known = self.new_distance is None or candidates[0].distance <= self.new_distance
         return Identification(NewIndividual(None, "known" if known else "new"), candidates)
 
     def identify(self, photographs: Sequence[Photograph], *, top: int = 5) -> list[Identification]:
@@ -200,6 +205,11 @@ class Bundle:
             raise type(error)(f"{photograph}: {error}") from error
         except OSError as error:
             raise DataError(f"a photograph must be a file that can be read, but {photograph}: {error}") from error
+
+
+def _distance(cosine: float) -> float:
+    """The distance of a cosine to six places: answers and the threshold are rounded alike, so that they agree."""
+    return round(1.0 - float(cosine), 6)
 
 
 def largest_tolerance(golden_vectors: np.ndarray) -> float:

@@ -89,6 +89,7 @@ class ModelCard(BaseModel):
     individuals: int = Field(description="Named individuals in the gallery.")
     images: int = Field(description="Photographs in the gallery.")
     threshold: float | None = Field(description="Below this cosine an animal is taken for a new one.")
+    new_distance: float | None = Field(description="The same as a distance: above it, an animal is taken for new.")
     retrieval: dict[str, Any]
     scores: dict[str, Any] = Field(description="Measured on validation photographs, with their intervals.")
     data_fingerprint: str

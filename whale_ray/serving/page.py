@@ -55,7 +55,7 @@ function table(section, candidates) {
     const row = element(body, 'tr');
     element(row, 'td', candidate.rank);
     element(row, 'td', candidate.individual);
-    element(row, 'td', candidate.distance.toFixed(3));
+    element(row, 'td', candidate.distance.toPrecision(3));
     thumbnail(element(row, 'td'), candidate.image);
   }
 }

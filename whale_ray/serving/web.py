@@ -102,6 +102,7 @@ async def model(service: Here) -> ModelCard:
         individuals=len(service.names),
         images=len(service.rows),
         threshold=service.bundle.threshold,
+        new_distance=service.bundle.new_distance,
         retrieval=card["retrieval"],
         scores=card["scores"],
         data_fingerprint=card["data_fingerprint"],
