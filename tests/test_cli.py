@@ -71,7 +71,7 @@ def test_help_of_the_module_is_that_of_the_command() -> None:
     ]
     without_name = [text.partition("[OPTIONS]")[2] for text in shown]
     assert without_name[0] == without_name[1]
-    for option in ("--set", "--data", "--runs", "--address", "--dry-run", "--retry-failed", "--fresh"):
+    for option in ("--set", "--data", "--runs", "--address", "--dry-run", "--estimate", "--retry-failed", "--fresh"):
         assert option in shown[0]
 
 
@@ -133,7 +133,7 @@ def test_audit_takes_the_data_settings_that_its_messages_name(photographs: Path,
     result = run("audit", root, "--set", "data.image_column=file", "--set", "data.group_column=Encounter")
     assert result.exit_code == 0
     assert "72 photographs" in result.output
-    assert f"in {table['Encounter'].nunique()} encounters" in result.output
+    assert f"; {table['Encounter'].nunique()} encounters" in result.output
     assert "only settings of `data`" in run("audit", root, "--set", "train.epochs=2").stderr
 
 
@@ -143,7 +143,7 @@ def test_audit_takes_the_data_settings_that_its_messages_name(photographs: Path,
 def test_a_dry_run_says_what_would_run_and_starts_nothing(file: Path, tmp_path: Path) -> None:
     result = run("sweep", file, "--dry-run", "--runs", tmp_path / "runs", "--set", "train.epochs=[1, 2]")
     assert result.exit_code == 0
-    for part in ("little: grid search, 4 trials", "loss.name", "train.epochs: [1, 2]", "never retrained", "1 CPU"):
+    for part in ("little: grid search, 4 trials and 1 baseline", "train.epochs: [1, 2]", "never retrained", "1 CPU"):
         assert part in result.output
     assert not (tmp_path / "runs").exists()
 

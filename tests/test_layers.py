@@ -23,7 +23,7 @@ retrieval.metrics retrieval.resampling retrieval.scoring retrieval.searches retr
 bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
-sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
+sweep.forecast sweep.estimate sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.effects sweep.comparison sweep.headline sweep.examples sweep.report
 sweep.winner sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.tuner sweep.run sweep.command sweep.__main__

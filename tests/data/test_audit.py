@@ -51,7 +51,7 @@ def test_a_sound_set_is_counted(audited: Callable[..., Audit]) -> None:
     assert found["widths"] == {"smallest": 90, "median": 93, "largest": 96}
     assert found["set_aside"] == found["twins"] == found["conflicts"] == found["identical_files"] == []
     assert audit.lines() == [
-        "7 photographs, 7 of them usable: 6 of 3 individuals (1 with one photograph), 1 of unknown individuals",
+        "7 photographs: 6 of 3 named individuals (1 with one photograph), 1 of unknown ones",
         "nothing wrong was found",
     ]
 
@@ -129,6 +129,10 @@ def test_counts_are_of_what_can_be_used_and_nobody_vanishes(audited: Callable[..
     found = audit.findings
     assert (found["photographs"], found["individuals"], found["singletons"]) == (4, 2, 2)
     assert found["without_photograph"] == ["v"]
+    assert (
+        audit.lines()[0]
+        == "4 photographs: 2 of 2 named individuals (2 with one photograph), 0 of unknown ones, 2 unusable"
+    )
     assert audit.lines()[-2:] == ["1 individuals have no photograph that can be used:", "  v"]
 
 

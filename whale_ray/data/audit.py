@@ -63,12 +63,13 @@ class Audit:
 
 
 def _counted(found: dict[str, Any]) -> str:
-    usable = found["photographs"] - len(found["set_aside"])
-    encounters = f", in {found['groups']} encounters" if found["groups"] else ""
+    aside = len(found["set_aside"])
+    named = found["photographs"] - aside - found["unknown"]
     return (
-        f"{found['photographs']} photographs, {usable} of them usable: {usable - found['unknown']} of "
-        f"{found['individuals']} individuals ({found['singletons']} with one photograph), {found['unknown']} of "
-        f"unknown individuals{encounters}"
+        f"{found['photographs']} photographs: {named} of {found['individuals']} named individuals "
+        f"({found['singletons']} with one photograph), {found['unknown']} of unknown ones"
+        + (f", {aside} unusable" if aside else "")
+        + (f"; {found['groups']} encounters" if found["groups"] else "")
     )
 
 

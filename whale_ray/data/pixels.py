@@ -47,6 +47,7 @@ __all__ = [
     "decode_image",
     "fit_image",
     "prepare_pixels",
+    "room_for_pixels",
 ]
 _MOST_BYTES = 32 * 2**20
 _SMALL = 16
@@ -92,6 +93,12 @@ def prepare_pixels(
     health = pd.read_csv(folder / "health.csv", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
     small = np.load(folder / "small.npy", allow_pickle=False)
     return Pixels(np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False), small, geometry, health, decoded)
+
+
+def room_for_pixels(catalog: Catalog, geometry: Geometry, *, cache: Path) -> tuple[int, bool]:
+    """The bytes that the decoded photographs take in `cache`, and whether they are there already."""
+    size = len(catalog.table) * math.prod((*geometry.stored, 3))
+    return size, (cache / _fingerprint(catalog, geometry)).is_dir()
 
 
 def _fingerprint(catalog: Catalog, geometry: Geometry) -> str:

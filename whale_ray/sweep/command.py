@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from pathlib import Path
@@ -21,7 +20,7 @@ Examples:
 
   python -m whale_ray.sweep sweeps/vit_proxy.yaml --data /photos/humpbacks --set train.epochs=20
 
-  python -m whale_ray.sweep sweeps/vit_proxy.yaml --dry-run
+  python -m whale_ray.sweep sweeps/vit_proxy.yaml --dry-run --estimate
 
 The same command again goes on where the last one stopped.
 """
@@ -38,14 +37,17 @@ def sweep(
     runs: Annotated[str, typer.Option(help="The folder of run folders.")] = "runs",
     address: Annotated[str | None, typer.Option(help="A running Ray cluster, as HOST:6379 or auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; start nothing.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="With --dry-run: also the time, from a short step of each encoder.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move the old run folder aside and begin anew.")] = False,
 ) -> None:
     """Finds the best way to recognise the individuals in your photographs."""
     try:
         plan = load_sweep(file, set_ or [], data=data)
-        if dry_run:
-            print_plan(plan, Path(runs))
+        if dry_run or estimate:
+            _print_forecast(plan, Path(runs) / plan.name, measure=estimate)
             return
         code = run_and_show(plan, runs=Path(runs), address=address, fresh=fresh, retry_failed=retry_failed)
     except InputError as error:
@@ -62,10 +64,13 @@ def sweep(
 
 def run_and_show(plan: Sweep, **options: Any) -> int:
     """Runs the sweep before the person's eyes; the exit code."""
+    from whale_ray.sweep.forecast import planned_trials
+    from whale_ray.sweep.plan import baselines
     from whale_ray.sweep.progress import Progress, leaderboard_table
     from whale_ray.sweep.run import run_sweep
 
-    progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"], total=_total(plan))
+    planned = len(baselines(plan)) + planned_trials(plan)
+    progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"], total=planned)
     stopping = _stop_on_signals(progress)
     result = run_sweep(plan, progress=progress, stopping=stopping, **options)
     progress.console.print(leaderboard_table(result.table, axes=[axis.name for axis in plan.axes]))
@@ -73,19 +78,14 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
         progress.say(f"failed: trial {row.trial}: {row.error} ({result.folder}/trials/{row.trial}/traceback.txt)")
     progress.say(f"report       {result.report}")
     if result.bundle is not None:
+        if result.table["kind"][0] == "baseline":
+            progress.say("the best is a baseline, the encoder as it comes: no trial that trained has a higher score")
         so_far = " (so far)" if result.interrupted else ""
         progress.say(f"best bundle  {result.folder / 'best'} -> {result.bundle}{so_far}")
         progress.say(f"serve it     whale-ray serve {result.folder / 'best'}")
     if result.interrupted:
         progress.say("interrupted: nothing that had finished is lost. Type the same command again to go on")
     return result.exit_code
-
-
-def _total(plan: Sweep) -> int:
-    from whale_ray.sweep.plan import baselines
-
-    grid = plan.fixed["search.strategy"] == "grid"
-    return len(baselines(plan)) + (plan.grid_cells() if grid else plan.fixed["search.trials"])
 
 
 def _stop_on_signals(progress: Any) -> threading.Event:
@@ -103,27 +103,20 @@ def _stop_on_signals(progress: Any) -> threading.Event:
     return stopping
 
 
-def print_plan(plan: Sweep, runs: Path) -> None:
-    """Prints what the sweep would run: trials or space, what is done already, resources."""
+def _print_forecast(plan: Sweep, run: Path, *, measure: bool) -> None:
+    """Prints what the sweep would run; with `measure`, also how long that takes."""
+    from whale_ray.sweep.forecast import forecast, trials_at_once, trials_left
     from whale_ray.sweep.leaderboard import read_records
-    from whale_ray.sweep.plan import label
 
-    grid = plan.fixed["search.strategy"] == "grid"
-    trials = f"{plan.grid_cells()} trials" if grid else f"up to {plan.fixed['search.trials']} trials"
-    typer.echo(
-        f"{plan.name}: {plan.fixed['search.strategy']} search, {trials}, objective {plan.fixed['search.objective']}"
-    )
-    for axis in plan.axes:
-        where = f"   (where {axis.when[0]} is {axis.when[1]})" if axis.when else ""
-        typer.echo(f"  {axis.name}: {json.dumps(axis.written())}{where}")
-    for name, values in plan.retrieval.items():
-        typer.echo(f"  retrieval.{name}: {json.dumps(list(values))}   (never retrained)")
-    typer.echo(f"a trial takes {plan.fixed['resources.cpus']:g} CPU and {plan.fixed['resources.gpus']:g} GPU")
-    records = read_records(runs / plan.name)
-    done = [record for record in records if record.status in ("finished", "pruned")]
-    typer.echo(f"{len(done)} trials are done in {runs / plan.name}, {len(records) - len(done)} unfinished or failed")
-    for record in done:
-        typer.echo(f"  {record.trial} {record.status}: {label(record.point)}")
+    for line in forecast(plan, run):
+        typer.echo(line)
+    if measure:
+        from whale_ray.sweep.estimate import estimate
+
+        left = trials_left(plan, records := read_records(run))
+        left += sum(record.status == "running" and record.kind == "trial" for record in records)
+        for line in estimate(plan, trials=left, at_once=trials_at_once(plan)):
+            typer.echo(line)
 
 
 def main() -> None:

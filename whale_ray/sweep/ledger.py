@@ -17,6 +17,7 @@ import pandas as pd
 from whale_ray.errors import InputError
 from whale_ray.sweep.checkpoint import drop_weights
 from whale_ray.sweep.early import EarlyStopping
+from whale_ray.sweep.forecast import trials_left
 from whale_ray.sweep.guards import ALONE, Clock
 from whale_ray.sweep.leaderboard import (
     Record,
@@ -90,6 +91,15 @@ class Ledger:
     def _id(self, settings: Settings) -> str:
         return trial_identity(settings, data_fingerprint=self._fingerprint)
 
+    def has_work(self) -> bool:
+        """Whether there is a trial to run. Asks the study for none."""
+        unfinished = any(record.status == "running" for record in self._records)
+        if unfinished or any(trial not in self._known for trial, *_ in self._baselines()):
+            return True
+        if self._clock.hours() >= self._hours:
+            return False
+        return trials_left(self.sweep, self._records) > 0 or self._repeat_left() is not None
+
     def trials(self) -> Iterator[str | None]:
         """The ids of trials to run, each when it is asked for; None where one must wait for those that run.
 
@@ -112,8 +122,7 @@ class Ledger:
 
     def _to_train(self) -> Iterator[str]:
         yield from (record.trial for record in self._records if record.status == "running")
-        for point, settings in baselines(self.sweep):
-            baseline = f"baseline-{self._id(settings)}"
+        for baseline, point, settings in self._baselines():
             if baseline not in self._known:
                 yield self._begin(baseline, "baseline", point, settings)
         done = sum(record.kind == "trial" for record in self._records)
@@ -124,8 +133,16 @@ class Ledger:
             yield trial
             done += 1
 
+    def _baselines(self) -> Iterator[tuple[str, Point, Settings]]:
+        for point, settings in baselines(self.sweep):
+            yield f"baseline-{self._id(settings)}", point, settings
+
     def _next_repeat(self) -> str | None:
         """The id of a finalist's next training with another seed; None where all have had theirs."""
+        found = self._repeat_left()
+        return None if found is None else self._begin(self._id(found[1]), "repeat", *found)
+
+    def _repeat_left(self) -> tuple[Point, Settings] | None:
         wanted, finalists = self.sweep.fixed["search.repeats"], self.sweep.fixed["search.finalists"]
         if not wanted or self._clock.hours() >= self._hours:
             return None
@@ -133,9 +150,8 @@ class Ledger:
         leading = board.loc[(board["status"] == "finished") & (board["kind"] == "trial"), "trial"].iloc[:finalists]
         for record, count in itertools.product(map(self.record, leading), range(1, wanted + 1)):
             settings = record.settings | {"seed": record.settings["seed"] + count}
-            repeat = self._id(settings)
-            if repeat not in self._known:
-                return self._begin(repeat, "repeat", record.point, settings)
+            if self._id(settings) not in self._known:
+                return record.point, settings
         return None
 
     def _room(self, done: int) -> bool:

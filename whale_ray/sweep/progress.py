@@ -136,7 +136,8 @@ def leaderboard_table(table: pd.DataFrame, *, axes: list[str]) -> Table:
 
 
 def _leaderboard_row(row: Mapping[Any, Any], axes: list[str]) -> list[str]:
-    status = "" if row["status"] == "finished" else f" {row['status']}"
+    words = {"finished": "", "running": " unfinished"}  # a leaderboard is shown when nothing runs any more
+    status = words.get(row["status"], f" {row['status']}")
     low, high = _number(row["recall@1_low"]), _number(row["recall@1_high"])
     return [
         _cell(row["rank"]),

@@ -78,8 +78,11 @@ def run_sweep(
             )
         write_inputs(sweep, dataset, folder)
         job = _job(sweep, dataset, folder)
-        with connected(address, say=progress.say), progress:
-            run_trials(ledger, job, progress, stopping)
+        if ledger.has_work():
+            with connected(address, say=progress.say), progress:
+                run_trials(ledger, job, progress, stopping)
+        else:
+            progress.say("nothing is left to train: every trial that this sweep asks for has ended")
         return _conclude(sweep, job, ledger, interrupted=stopping.is_set(), say=progress.say)
 
 

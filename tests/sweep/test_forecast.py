@@ -1,0 +1,86 @@
+"""What is said before a sweep starts, and what is found to be left of one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from whale_ray.sweep.estimate import estimate, measure_step
+from whale_ray.sweep.forecast import forecast, trials_at_once, trials_left
+from whale_ray.sweep.leaderboard import read_records
+from whale_ray.sweep.plan import first_settings
+from whale_ray.sweep.run import SweepResult, run_sweep
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.spec import Sweep
+
+    WriteSweep = Callable[..., Sweep]
+
+
+def test_a_new_sweep_is_all_to_begin(write_sweep: WriteSweep, tmp_path: Path) -> None:
+    lines = list(forecast(write_sweep("data.image_size=40"), tmp_path / "runs" / "little"))
+    assert lines[0] == "little: grid search, 2 trials and 1 baseline, objective recall@1"
+    assert any(line.startswith("0 trials are done") and line.endswith("2 to begin") for line in lines)
+    assert "72 photographs; disk: 0.00 GB of decoded photographs (0.00 GB of them not there yet)" in lines[-1]
+    assert not any("temperature" in line for line in lines), "one value is no axis"
+
+
+def test_what_is_done_counts_cell_by_cell(write_sweep: WriteSweep, finished: SweepResult) -> None:
+    run = finished.folder
+    assert trials_left(write_sweep(), read_records(run)) == 0
+    assert trials_left(write_sweep("model.embedding_size=[16, 24, 32]"), read_records(run)) == 4
+    searched = write_sweep("search.strategy=optuna", "search.trials=7")
+    assert trials_left(searched, read_records(run)) == 5
+    lines = "\n".join(forecast(write_sweep("model.embedding_size=[16, 24]"), run))
+    assert "3 trials are done" in lines
+    assert "2 to begin" in lines
+    assert "baseline, frozen as it comes" in lines
+    assert "(there already)" in lines
+
+
+def test_a_trial_that_this_machine_has_no_room_for_is_said(write_sweep: WriteSweep, tmp_path: Path) -> None:
+    sweep = write_sweep("resources.cpus=4000")
+    assert trials_at_once(sweep) == 0
+    assert any("too few; lower resources.cpus" in line for line in forecast(sweep, tmp_path))
+    assert trials_at_once(write_sweep("resources.cpus=0.5")) == 2 * trials_at_once(write_sweep())
+
+
+def test_without_its_photographs_a_sweep_still_says_what_it_would_run(write_sweep: WriteSweep, tmp_path: Path) -> None:
+    lines = list(forecast(write_sweep(f"data.root={tmp_path}/nowhere"), tmp_path))
+    assert "2 trials" in lines[0]
+    assert "the photographs cannot be used yet" in lines[-1]
+
+
+def test_a_forecast_imports_neither_torch_nor_ray() -> None:
+    """It is there in under three seconds: torch alone takes as long to import."""
+    code = "import sys, whale_ray.sweep.forecast; print([name for name in ('torch', 'ray') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_an_estimate_grows_with_what_is_to_do(write_sweep: WriteSweep) -> None:
+    step = measure_step(first_settings(write_sweep()), threads=1)
+    assert step.embed > 0
+    assert step.train > 0
+    assert step.weights > 1000
+    *encoders, total = estimate(write_sweep(), trials=2, at_once=2)
+    assert [line.split(":")[0] for line in encoders] == ["tiny at 32x64"]
+    assert "for the 2 to train on this machine, 2 at a time" in total
+
+
+@pytest.mark.slow
+def test_a_sweep_with_nothing_left_starts_no_ray(
+    write_sweep: WriteSweep, finished: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An address at which nobody answers would be an error where Ray is needed."""
+    shutil.copytree(finished.folder, tmp_path / "runs" / "little", symlinks=True)
+    result = run_sweep(write_sweep(), runs=tmp_path / "runs", address="127.0.0.1:1")
+    assert result.exit_code == 0
+    assert "nothing is left to train: every trial that this sweep asks for has ended" in capsys.readouterr().out
+    assert json.loads((result.folder / "best" / "bundle.json").read_text())["id"] == finished.bundle.name  # type: ignore[union-attr]
