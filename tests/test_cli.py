@@ -102,7 +102,7 @@ def test_synth_draws_a_data_set_and_refuses_a_folder_that_is_not_empty(tmp_path:
     ended = subprocess.run(
         [*command, "--individuals", "2", "--images", "6"], capture_output=True, text=True, check=True
     )
-    assert "6 photographs of 2 individuals" in ended.stdout
+    assert f"6 photographs of 2 individuals in {folder}/train, 1 more in {folder}/test" in ended.stdout
     assert len(pd.read_csv(folder / "train.csv")) == 6
     again = run("synth", folder, "--individuals", 2, "--images", 6)
     assert again.exit_code == 2
@@ -171,6 +171,9 @@ def test_a_sweep_file_that_is_not_there_is_the_persons_error(tmp_path: Path) -> 
     result = run("sweep", tmp_path / "nowhere.yaml")
     assert result.exit_code == 2
     assert "cannot be read" in result.stderr
+    assert "Did you mean" not in result.stderr
+    (tmp_path / "flukes.yaml").touch()
+    assert "Did you mean `flukes.yaml`" in run("sweep", tmp_path / "fluke.yaml").stderr
 
 
 def test_all_that_is_wrong_outside_of_the_file_comes_at_once_before_ray(file: Path, tmp_path: Path) -> None:
@@ -284,7 +287,12 @@ def test_submit_writes_the_file_and_prints_the_command(
     assert result.exit_code == 0
     assert "kaggle competitions submit -c humpback-whale-identification -f" in result.output
     assert "zz.jpg cannot be decoded" in result.stderr
-    assert len(pd.read_csv(tmp_path / "out.csv")) == len(list(images.iterdir()))
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert len(table) == len(list(images.iterdir()))
+    new = table["Id"].str.startswith("new_whale").sum()
+    assert f"out.csv is written: {len(table)} photographs, {new} of them first of all new_whale." in result.output
+    again = run("submit", finished.folder / "best", images, tmp_path / "out.csv")
+    assert "is written again, over the older file: " in again.output
     assert run("submit", tmp_path, images, tmp_path / "out.csv").exit_code == 2
     assert run("submit", finished.folder / "best", tmp_path / "nowhere", tmp_path / "out.csv").exit_code == 2
 
@@ -297,6 +305,7 @@ def test_identify_prints_a_line_a_photograph(finished: SweepResult, photographs:
     assert [answer["filename"] for answer in answers] == [str(image) for image in images]
     assert [len(answer["candidates"]) for answer in answers] == [3, 3]
     assert {"decision", "probability"} == answers[0]["new_individual"].keys()
+    assert {"rank", "individual", "distance", "probability", "image"} == answers[0]["candidates"][0].keys()
 
 
 def test_identify_refuses_what_is_no_photograph_or_not_there(finished: SweepResult, tmp_path: Path) -> None:
@@ -306,6 +315,7 @@ def test_identify_refuses_what_is_no_photograph_or_not_there(finished: SweepResu
         assert result.exit_code == 2
         assert result.stderr.startswith("whale_ray: ")
         assert image.name in result.stderr
+        assert "Errno" not in result.stderr
 
 
 def test_serve_refuses_what_is_no_bundle(tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def test_the_labels_are_those_that_identify_ranks(bundle: Bundle, images: Path, 
         assert found[path.name] == [candidate.individual for candidate in answer.candidates]
 
 
+def test_a_label_with_a_space_would_break_kaggles_form(bundle: Bundle, images: Path, tmp_path: Path) -> None:
+    table = bundle.contents.table.replace({bundle.individuals[0]: "two words"})
+    with pytest.raises(DataError, match=r"free of spaces.*two words"):
+        write_submission(Bundle(dataclasses.replace(bundle.contents, table=table)), images, tmp_path / "out.csv")
+
+
 @pytest.mark.parametrize(("threshold", "place"), [(1.01, 0), (-1.01, None), (None, None)])
 def test_new_whale_stands_where_the_threshold_puts_it(
     bundle: Bundle, images: Path, tmp_path: Path, threshold: float | None, place: int | None

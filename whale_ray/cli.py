@@ -50,7 +50,8 @@ def synth(
     from whale_ray.data.synthetic import draw_dataset
 
     draw_dataset(folder, individuals=individuals, images=images, difficulty=difficulty, seed=seed, progress=True)
-    typer.echo(f"{images} photographs of {individuals} individuals in {folder}")
+    tested = len(list((folder / "test").iterdir()))
+    typer.echo(f"{images} photographs of {individuals} individuals in {folder}/train, {tested} more in {folder}/test")
 
 
 _AUDIT_EXAMPLES = """
@@ -141,10 +142,14 @@ def submit(
     from whale_ray.identify import Bundle
     from whale_ray.submission import kaggle_command, write_submission
 
-    unreadable = write_submission(Bundle.load(bundle), images, out, progress=True)
+    replaced = " again, over the older file" if out.exists() else ""
+    recogniser = Bundle.load(bundle)
+    unreadable = write_submission(recogniser, images, out, progress=True)
+    first = [line.split(",")[1].split()[0] for line in out.read_text().splitlines()[1:]]
     for name, reason in unreadable.items():
         typer.echo(f"{name} cannot be decoded and gets the most frequent labels: {reason}", err=True)
-    typer.echo(f"{out} is written. Send it with:\n{kaggle_command(out)}")
+    new = f"{first.count(recogniser.unknown_label)} of them first of all {recogniser.unknown_label}"
+    typer.echo(f"{out} is written{replaced}: {len(first)} photographs, {new}. Send it with:\n{kaggle_command(out)}")
 
 
 @application.command(epilog="Example: whale-ray identify runs/quickstart/best fluke.jpg")
@@ -168,7 +173,10 @@ def _answers(target: str, images: list[Path], top: int) -> list[dict[str, Any]]:
         return ask_service(target, images, top=top)
     from whale_ray.identify import Bundle
 
-    return [dataclasses.asdict(answer) for answer in Bundle.load(target).identify(images, top=top)]
+    answers = [dataclasses.asdict(answer) for answer in Bundle.load(target).identify(images, top=top)]
+    for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
+        del candidate["row"]  # a place in this bundle's gallery, which a service does not tell either
+    return answers
 
 
 @application.command(epilog="Example: whale-ray serve runs/quickstart/best")

@@ -204,7 +204,9 @@ class Bundle:
         except ImageError as error:
             raise type(error)(f"{photograph}: {error}") from error
         except OSError as error:
-            raise DataError(f"a photograph must be a file that can be read, but {photograph}: {error}") from error
+            raise DataError(
+                f"a photograph must be a file that can be read, but {photograph}: {error.strerror or error}"
+            ) from error
 
 
 def _distance(cosine: float) -> float:

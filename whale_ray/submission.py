@@ -28,6 +28,7 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
     never missing. Raises: DataError where the folder has no photograph.
     """
     names = _photographs(images)
+    _check_labels([*bundle.individuals, bundle.unknown_label])
     fallback = _fallback(bundle)
     rows: list[tuple[str, list[str]]] = []
     unreadable: dict[str, str] = {}
@@ -60,6 +61,15 @@ def _labels(bundle: Bundle, prepared: Mapping[str, np.ndarray]) -> dict[str, lis
 def _fallback(bundle: Bundle) -> list[str]:
     frequent = pd.Series(bundle.individuals).value_counts(sort=True).index[: LABELS_PER_ROW - 1]
     return [bundle.unknown_label, *frequent]
+
+
+def _check_labels(labels: list[str]) -> None:
+    """Raises DataError for a label with a space: Kaggle's form has five labels in a cell, with spaces between."""
+    if spaced := sorted({label for label in labels if len(label.split()) != 1}):
+        raise DataError(
+            f"a submission's labels must be free of spaces, but {len(spaced)} of the bundle are not, as {spaced[0]!r}. "
+            "Write them with _ in train.csv, and run the sweep on that"
+        )
 
 
 def _photographs(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ The only file that knows ray.serve; the web application itself stands in `web`. 
 (no `from __future__ import annotations`): Ray reads the type of `build`'s argument to check what was typed.
 """
 
+import io
 import ipaddress
 import logging
 import os
@@ -12,7 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -145,6 +146,7 @@ def serve_bundle(
     _check_place(host, port, insecure=insecure)
     chosen = ServeSettings(bundle=bundle, **settings)
     application = _application(chosen)
+    print(f"{bundle} is loaded into {chosen.replicas} replica{'s' * (chosen.replicas != 1)} …", flush=True)
     with suppress(KeyboardInterrupt), _running_ray(chosen), _signals_interrupt():
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = {"host": host, "port": port}
@@ -154,7 +156,9 @@ def serve_bundle(
             print(_welcome(bundle, host, port), flush=True)
             threading.Event().wait()
         finally:
-            serve.shutdown()
+            print("stopping: requests that are under way are answered", flush=True)
+            with redirect_stdout(io.StringIO()):  # Ray tells of its own controller's end as of a failure
+                serve.shutdown()
 
 
 def _check_place(host: str, port: int, *, insecure: bool) -> None:

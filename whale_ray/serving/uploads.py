@@ -45,7 +45,8 @@ class Upload:
 async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
     """The photographs of the request, in the order in which they came, at least one.
 
-    Raises: RefusalError 400 (malformed), 408 (too slow), 413 (too many bytes or images), 415 (neither image nor form).
+    Raises: RefusalError 400 (malformed), 408 (too slow), 413 (too many bytes or images), 415 (neither image nor form),
+        422 (an empty body).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -97,7 +98,10 @@ def _bounded(request: Request, most: int) -> Receive:
 
 
 async def _read_body(request: Request, limits: Limits) -> list[Upload]:
-    return [Upload(None, await request.body())]
+    data = await request.body()
+    if not data:
+        raise RefusalError(422, f"the body must be a photograph, but is empty. {_HOW}")
+    return [Upload(None, data)]
 
 
 async def _read_form(request: Request, limits: Limits) -> list[Upload]:

@@ -126,7 +126,7 @@ def leaderboard_table(table: pd.DataFrame, *, axes: list[str]) -> Table:
     view.add_column("trial", no_wrap=True)
     for axis in axes:
         view.add_column(short_name(axis), overflow="fold", min_width=7)
-    for column in ("recall@1", "95 %", "map@5", "vote", "k", "s"):
+    for column in ("recall@1", "95 %", "map@5", "vote", "k", "seconds"):
         view.add_column(column, justify="left" if column == "vote" else "right", no_wrap=True)
     for row in table.head(_SHOWN_ROWS).to_dict("records"):
         view.add_row(*_leaderboard_row(row, axes))

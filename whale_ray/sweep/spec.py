@@ -173,8 +173,8 @@ def _read_text(path: Path) -> str:
         message = f"a sweep file is UTF-8 text, but byte {error.start} is not. Save it as UTF-8."
         raise SettingsError(str(path), [Fault(message)]) from None
     except OSError as error:
-        names = {str(other): other for other in path.parent.glob("*.yaml")} if path.parent.is_dir() else {}
-        said = did_you_mean(str(path), names) or "Give the path of a YAML file, as sweeps/quickstart.yaml."
+        names = [other.name for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        said = did_you_mean(path.name, names) or "Give the path of a YAML file, as sweeps/quickstart.yaml."
         message = f"the sweep file cannot be read ({error.strerror or error}). {said}"
         raise SettingsError(str(path), [Fault(message)]) from None
 
