@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 BUNDLE ?= runs/quickstart/best
 
-.PHONY: help install synthetic sweep serve check test format
+.PHONY: help install synthetic sweep serve check prometheus test format
 
 help:      ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/'
@@ -35,7 +35,11 @@ check: $(INSTALLED)  ## format, lint, types and the quick tests: after each edit
 	$(BIN)/mypy
 	$(BIN)/pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
-test: $(INSTALLED)  ## everything that CI runs
+prometheus:  ## the one program of Debian's that a test wants; without it that test is skipped
+	@command -v prometheus >/dev/null || (apt-get update -qq && apt-get install -qq -y prometheus) >/dev/null 2>&1 \
+	  || echo "prometheus is not there and cannot be installed here: the test that scrapes with it is skipped"
+
+test: $(INSTALLED) prometheus  ## everything that CI runs
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest

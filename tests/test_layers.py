@@ -26,7 +26,7 @@ sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking s
 sweep.forecast sweep.estimate sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.effects sweep.comparison sweep.headline sweep.examples sweep.report
 sweep.winner sweep.runfolder sweep.cluster sweep.progress sweep.preparation
-sweep.tuner sweep.run sweep.command sweep.__main__
+sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web
 serving.app serving.client
 submission cli
@@ -37,7 +37,7 @@ HOUSE = PLAN.split()
 ALLOWED = {
     "ray.tune": {"sweep.trial", "sweep.tuner"},
     "ray.serve": {"serving.app"},
-    "ray": {"sweep.cluster", "sweep.trial", "sweep.tuner", "serving.app"},
+    "ray": {"sweep.cluster", "sweep.metrics", "sweep.trial", "sweep.tuner", "serving.app"},
     "faiss": {"retrieval.neighbours"},
     "wandb": {"sweep.tracking"},
     "optuna": {"sweep.space"},

@@ -64,13 +64,11 @@ def sweep(
 
 def run_and_show(plan: Sweep, **options: Any) -> int:
     """Runs the sweep before the person's eyes; the exit code."""
-    from whale_ray.sweep.forecast import planned_trials
-    from whale_ray.sweep.plan import baselines
+    from whale_ray.sweep.forecast import planned_runs
     from whale_ray.sweep.progress import Progress, leaderboard_table
     from whale_ray.sweep.run import run_sweep
 
-    planned = len(baselines(plan)) + planned_trials(plan)
-    progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"], total=planned)
+    progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"], total=planned_runs(plan))
     stopping = _stop_on_signals(progress)
     result = run_sweep(plan, progress=progress, stopping=stopping, **options)
     progress.console.print(leaderboard_table(result.table, axes=[axis.name for axis in plan.axes]))

@@ -41,6 +41,13 @@ def planned_trials(sweep: Sweep) -> int:
     return int(sweep.grid_cells() if grid else sweep.fixed["search.trials"])
 
 
+def planned_runs(sweep: Sweep) -> int:
+    """How many trials there are to be in all: baselines, those that train, repeats of the finalists."""
+    trials, fixed = planned_trials(sweep), sweep.fixed
+    repeats = fixed["search.repeats"] * min(trials, fixed["search.finalists"])
+    return len(baselines(sweep)) + trials + int(repeats)
+
+
 def trials_left(sweep: Sweep, records: list[Record]) -> int:
     """How many trials that train are still to be begun: cells of the grid that have none, or draws that are left."""
     if sweep.fixed["search.strategy"] != "grid":

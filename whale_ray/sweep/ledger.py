@@ -248,10 +248,14 @@ class Ledger:
         for trial in finished.iloc[self.sweep.fixed["keep_checkpoints"] :]:
             drop_weights(self.trial_folder(trial) / "checkpoint")
 
+    def records(self) -> list[Record]:
+        """What every trial's folder says now."""
+        return read_records(self.folder)
+
     def leaderboard(self) -> pd.DataFrame:
         """The leaderboard as the trial folders say now."""
         names = [axis.name for axis in self.sweep.axes]
-        return leaderboard(read_records(self.folder), axes=names, objective=self.objective)
+        return leaderboard(self.records(), axes=names, objective=self.objective)
 
 
 def forget_failed(folder: Path) -> None:

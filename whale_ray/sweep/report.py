@@ -46,9 +46,10 @@ SECTIONS = (
 )
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, *, live: bool = False) -> Path:
     """The path of report.html, written anew from what the run folder holds now.
 
+    live: the sweep is at work, so that the page loads itself again now and then.
     Raises: InputError where the folder is none of a sweep.
     """
     sweep = load_sweep(sweep_file(run))
@@ -61,7 +62,7 @@ def write_report(run: Path) -> Path:
     )
     environment.filters |= {"score": show_score, "seconds": _seconds}
     environment.filters |= {"setting": show_value, "percent_css": _css_percent}
-    page = environment.get_template("report.html.j2").render(_view(run, sweep), **_assets())
+    page = environment.get_template("report.html.j2").render(_view(run, sweep), **_assets(), live=live)
     write_whole(run / "report.html", page)
     return run / "report.html"
 

@@ -22,6 +22,7 @@ from whale_ray.sweep.report import write_report
 from whale_ray.sweep.runfolder import claimed
 from whale_ray.sweep.scores import scoring_of
 from whale_ray.sweep.spec import Sweep
+from whale_ray.sweep.tracking import log_outcome
 from whale_ray.sweep.trial import retrain_on_all
 from whale_ray.sweep.tuner import run_trials
 from whale_ray.sweep.winner import make_best_bundle
@@ -78,12 +79,16 @@ def run_sweep(
             )
         write_inputs(sweep, dataset, folder)
         job = _job(sweep, dataset, folder)
-        if ledger.has_work():
+        if worked := ledger.has_work():
             with connected(address, say=progress.say), progress:
                 run_trials(ledger, job, progress, stopping)
         else:
             progress.say("nothing is left to train: every trial that this sweep asks for has ended")
-        return _conclude(sweep, job, ledger, interrupted=stopping.is_set(), say=progress.say)
+        result = _conclude(sweep, job, ledger, interrupted=stopping.is_set(), say=progress.say)
+        if worked and not result.interrupted:
+            tracked = {"project": job.wandb_project, "sweep": job.sweep}
+            log_outcome(job.wandb, folder=folder, report=result.report, bundle=result.bundle, **tracked)
+        return result
 
 
 def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:

@@ -16,8 +16,11 @@ from ray.tune.search import Searcher
 
 from whale_ray.durable import write_whole
 from whale_ray.sweep.cluster import end_worker, slots
+from whale_ray.sweep.forecast import planned_runs
 from whale_ray.sweep.guards import ALONE, Stalls, free_gigabytes, where_it_runs
 from whale_ray.sweep.ledger import Ledger
+from whale_ray.sweep.live import LiveReport
+from whale_ray.sweep.metrics import Metrics
 from whale_ray.sweep.plan import label
 from whale_ray.sweep.progress import Progress
 from whale_ray.sweep.trial import run_trial
@@ -37,7 +40,18 @@ def run_trials(ledger: Ledger, job: Job, progress: Progress, stopping: threading
     share = {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}
     room = slots(share)
     trainable = tune.with_parameters(run_trial, job=job)
-    with tempfile.TemporaryDirectory(prefix="whale_ray_tune_") as scratch:
+    trainable.__name__ = f"{ledger.sweep.name}: a trial at a time"  # how Ray's dashboard calls the actors
+    records = [record for record in ledger.records() if record.status != "running"]
+    metrics = Metrics(
+        sweep=ledger.sweep.name,
+        objective=ledger.objective,
+        total=planned_runs(ledger.sweep),
+        before=[(record.status, record.result.get(ledger.objective)) for record in records],
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="whale_ray_tune_") as scratch,
+        LiveReport(ledger.folder, say=progress.say) as report,
+    ):
         tune.Tuner(
             tune.with_resources(trainable, lambda config: share | ({"GPU": 1} if config["alone"] else {})),
             tune_config=tune.TuneConfig(
@@ -54,7 +68,7 @@ def run_trials(ledger: Ledger, job: Job, progress: Progress, stopping: threading
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
-                callbacks=[_Watch(ledger, progress, stopping)],
+                callbacks=[_Watch(ledger, progress, stopping, metrics, report)],
                 stop=_StopWhen(stopping),
             ),
         ).fit()
@@ -131,8 +145,11 @@ class _Early(_Unsaved, FIFOScheduler):
 class _Watch(_Unsaved, tune.Callback):
     """Passes on what Tune sees, to the person who watches and to the ledger; ends trials that have stalled."""
 
-    def __init__(self, ledger: Ledger, progress: Progress, stopping: threading.Event) -> None:
+    def __init__(
+        self, ledger: Ledger, progress: Progress, stopping: threading.Event, metrics: Metrics, report: LiveReport
+    ) -> None:
         self._ledger, self._progress, self._stopping = ledger, progress, stopping
+        self._metrics, self._report = metrics, report
         self._minutes = ledger.sweep.fixed["resources.stall_minutes"]
         self._stalls = Stalls(self._minutes)
         self._stalled: dict[str, int] = {}
@@ -140,7 +157,9 @@ class _Watch(_Unsaved, tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins."""
         record = self._ledger.record(_trial_id(trial))
-        self._progress.started(record.trial, label(record.point, kind=record.kind))
+        said = label(record.point, kind=record.kind)
+        self._progress.started(record.trial, said)
+        self._metrics.started(record.trial, said, epochs=record.settings["train"]["epochs"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A trial reports an epoch, or its end."""
@@ -148,6 +167,7 @@ class _Watch(_Unsaved, tune.Callback):
             self._stopping.set()
             self._progress.say(f"trial {_trial_id(trial)} has nowhere to write to: {reason}")
         self._progress.epoch(_trial_id(trial), result)
+        self._metrics.epoch(_trial_id(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended: by itself, or stopped by the scheduler or by a person."""
@@ -187,6 +207,8 @@ class _Watch(_Unsaved, tune.Callback):
         record = self._ledger.settle(_trial_id(trial), status=status, error=error)
         score, reason = record.result.get(self._ledger.objective), record.result.get("error", "")
         self._progress.ended(record.trial, status=record.status, score=score, error=reason)
+        self._metrics.ended(record.trial, status=record.status, score=score)
+        self._report.changed()
 
 
 class _StopWhen(_Unsaved, tune.Stopper):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ class Work:
 
     def run(self, report: Any) -> dict[str, Any]:
         """The trial's result, after training, scoring and writing; `report` is called with each epoch's figures."""
-        with closing(self._tracker()) as tracker:
+        with self._tracker() as tracker:
             result = self._result(report, tracker)
             tracker.summarise({key: value for key, value in result.items() if value is not None})
         return result
@@ -92,9 +92,7 @@ class Work:
     def retrain(self) -> None:
         """Trains and writes the encoder, without any score."""
         if self.settings["train"]["epochs"]:
-            with closing(
-                open_tracker("off", project="", sweep="", trial="", settings={}, folder=self.folder)
-            ) as tracker:
+            with open_tracker("off", project="", sweep="", trial="", settings={}, folder=self.folder) as tracker:
                 self._train(lambda figures: None, tracker)
         self._write_encoder(self._views()[0])
         drop_state(self.folder / "checkpoint")
@@ -114,7 +112,7 @@ class Work:
             "milliseconds_per_image": 1000.0 / embed_rate,
         }
 
-    def _tracker(self) -> Tracker:
+    def _tracker(self) -> AbstractContextManager[Tracker]:
         job = self.job
         return open_tracker(
             job.wandb,

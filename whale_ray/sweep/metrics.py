@@ -1,0 +1,75 @@
+"""What a sweep tells Ray's metrics, for Prometheus to scrape: how its trials do, how many wait, how many failed.
+
+Knows ray.util.metrics and figures; the names here are those of the board in deploy/grafana.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ray.util.metrics import Gauge
+
+STATUSES = ("waiting", "running", "finished", "pruned", "failed")
+_FIGURES = {
+    "loss": "Loss of the last epoch, mean over its photographs",
+    "images_per_second": "Photographs trained on in a second",
+    "learning_rate": "Learning rate at the end of the epoch",
+}
+
+
+class Metrics:
+    """The gauges of one sweep. Ray puts `ray_` before each name and sends the last values until the sweep ends."""
+
+    def __init__(self, *, sweep: str, objective: str, total: int, before: Iterable[tuple[str, float | None]]) -> None:
+        """total: how many trials there are to be. before: status and score of those that have ended already."""
+        self._sweep, self._objective, self._total = sweep, objective, total
+        self._counts: Counter[str] = Counter()
+        self._epochs: dict[str, int] = {}
+        self._settings: dict[str, str] = {}
+        self._trials = Gauge("whale_ray_trials", "Trials of a sweep", tag_keys=("sweep", "status"))
+        self._best = Gauge("whale_ray_best_score", "The best score so far", tag_keys=("sweep", "metric"))
+        self._best_score = float("-inf")
+        tags = ("sweep", "trial", "setting")
+        self._progress = Gauge("whale_ray_trial_progress", "Share of a trial's epochs that are done", tag_keys=tags)
+        self._score = Gauge("whale_ray_trial_score", "Score on validation", tag_keys=(*tags, "metric"))
+        self._figures = {name: Gauge(f"whale_ray_trial_{name}", said, tag_keys=tags) for name, said in _FIGURES.items()}
+        self._count()
+        for status, score in before:
+            self.ended("", status=status, score=score)
+
+    def started(self, trial: str, label: str, *, epochs: int) -> None:
+        """A trial begins, of so many epochs."""
+        self._settings[trial], self._epochs[trial] = label, epochs
+        self._count()
+
+    def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
+        """A trial reports an epoch."""
+        tags = self._tags(trial)
+        if epochs := self._epochs.get(trial):
+            self._progress.set(figures.get("epoch", 0) / epochs, tags)
+        for name, gauge in self._figures.items():
+            if figures.get(name) is not None:
+                gauge.set(float(figures[name]), tags)
+        for name in {"recall@1", "map@5", self._objective}:
+            if figures.get(name) is not None:
+                self._score.set(float(figures[name]), {**tags, "metric": name})
+
+    def ended(self, trial: str, *, status: str, score: float | None) -> None:
+        """A trial has ended."""
+        self._settings.pop(trial, None)
+        self._counts[status] += 1
+        self._count()
+        if score is not None and score > self._best_score:
+            self._best_score = score
+            self._best.set(score, {"sweep": self._sweep, "metric": self._objective})
+
+    def _tags(self, trial: str) -> dict[str, str]:
+        return {"sweep": self._sweep, "trial": trial, "setting": self._settings.get(trial, "")}
+
+    def _count(self) -> None:
+        begun = sum(self._counts.values()) + len(self._settings)
+        now = self._counts | Counter(running=len(self._settings), waiting=max(0, self._total - begun))
+        for status in STATUSES:
+            self._trials.set(now[status], {"sweep": self._sweep, "status": status})
