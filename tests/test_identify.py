@@ -104,10 +104,10 @@ def test_the_decision_is_new_below_the_threshold_and_known_from_it_on(bundle: Bu
     (answer,) = bundle.identify(test_images[:1], top=50)
     cosine = 1 - min(candidate.distance for candidate in answer.candidates)
     decisions = []
-    for threshold in (cosine - 0.01, cosine + 0.01, None):
+    for threshold in (cosine - 1e-7, cosine - 0.01, cosine + 1e-7, cosine + 0.01, None):
         other = Bundle(dataclasses.replace(bundle.contents, manifest=bundle.card | {"threshold": threshold}))
         decisions += [one.new_individual.decision for one in other.identify(test_images[:1], top=1)]
-    assert decisions == ["known", "new", "known"]
+    assert decisions == ["known", "known", "new", "new", "known"]
 
 
 def test_no_photograph_has_no_answer(bundle: Bundle) -> None:
@@ -165,8 +165,3 @@ def test_with_a_vote_the_first_candidate_below_the_threshold_may_be_nearer_than_
 
 def test_the_unknown_label_is_last_where_few_individuals_are_all_near() -> None:
     assert answer_with(0.9, 0.8).labels(unknown_label="new", threshold=0.5) == ["a", "b", "new"]
-
-
-def test_distances_are_written_with_six_decimals(bundle: Bundle, test_images: list[Path]) -> None:
-    (answer,) = bundle.identify(test_images[:1], top=5)
-    assert [one.distance for one in answer.candidates] == [round(one.distance, 6) for one in answer.candidates]

@@ -172,9 +172,11 @@ def _answers(target: str, images: list[Path], top: int) -> list[dict[str, Any]]:
 
         return ask_service(target, images, top=top)
     from whale_ray.identify import Bundle
+    from whale_ray.serving.contract import PLACES
 
     answers = [dataclasses.asdict(answer) for answer in Bundle.load(target).identify(images, top=top)]
     for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
+        candidate["distance"] = round(candidate["distance"], PLACES)
         del candidate["row"]  # a place in this bundle's gallery, which a service does not tell either
     return answers
 

@@ -57,8 +57,8 @@ class Identification:
         """At most `count` labels in Kaggle's order: `unknown_label` before the first candidate below the threshold."""
         labels = [candidate.individual for candidate in self.candidates]
         if threshold is not None:
-            farthest = _distance(threshold)
-            place = next((place for place, one in enumerate(self.candidates) if one.distance > farthest), len(labels))
+            far = (place for place, one in enumerate(self.candidates) if one.distance > 1.0 - threshold)
+            place = next(far, len(labels))
             labels.insert(place, unknown_label)
         return labels[:count]
 
@@ -102,7 +102,7 @@ class Bundle:
     @property
     def new_distance(self) -> float | None:
         """The distance to the nearest individual above which an animal is taken for new; None: nobody ever is."""
-        return None if self.threshold is None else _distance(self.threshold)
+        return None if self.threshold is None else 1.0 - self.threshold
 
     @property
     def card(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Bundle:
             Candidate(
                 rank=place + 1,
                 individual=str(self._index.names[individuals[place]]),
-                distance=min(max(_distance(cosines[place]), 0.0), 2.0),
+                distance=min(max(1.0 - float(cosines[place]), 0.0), 2.0),
                 probability=None,
                 image=self.images[images[place]],
                 row=int(images[place]),
@@ -207,11 +207,6 @@ class Bundle:
             raise DataError(
                 f"a photograph must be a file that can be read, but {photograph}: {error.strerror or error}"
             ) from error
-
-
-def _distance(cosine: float) -> float:
-    """The distance of a cosine to six places: answers and the threshold are rounded alike, so that they agree."""
-    return round(1.0 - float(cosine), 6)
 
 
 def largest_tolerance(golden_vectors: np.ndarray) -> float:

@@ -51,6 +51,7 @@ def test_a_raw_photograph_gets_an_answer_of_the_contract(client: httpx.Client) -
     assert best["individual"] == "w_02"
     assert best["image"] == "w_02/6.jpg"
     assert best["distance"] == pytest.approx(0.0, abs=1e-3)
+    assert best["distance"] == round(best["distance"], 7)
     assert best["probability"] is None
     assert len({candidate["individual"] for candidate in result["candidates"]}) == 4
 

@@ -6,14 +6,15 @@ Knows names, types and limits; knows no bundle, no web framework and no Ray.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from whale_ray.errors import ImageError, WhaleRayError
 
 MOST_CANDIDATES = 50
 MOST_PER_PAGE = 1000
+PLACES = 7  # of a distance, as it is written
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -41,6 +42,10 @@ class Problem(BaseModel):
     detail: str
 
 
+Distance = Annotated[float, AfterValidator(lambda distance: round(distance, PLACES))]
+"""A cosine distance as it is written in an answer; what is decided is decided by all of its digits."""
+
+
 class NewIndividual(BaseModel):
     """Whether the animal is probably one that the gallery does not hold."""
 
@@ -53,7 +58,7 @@ class Candidate(BaseModel):
 
     rank: int = Field(description="From 1, in the order of the bundle's vote.")
     individual: str
-    distance: float = Field(description="The smallest cosine distance to a photograph of it, 0 to 2.")
+    distance: Distance = Field(description="The smallest cosine distance to a photograph of it, 0 to 2.")
     probability: float | None = Field(description="Null until the bundle is calibrated.")
     image: str = Field(description="The gallery photograph of that distance; see `/v1/images/{image}`.")
 
@@ -89,7 +94,7 @@ class ModelCard(BaseModel):
     individuals: int = Field(description="Named individuals in the gallery.")
     images: int = Field(description="Photographs in the gallery.")
     threshold: float | None = Field(description="Below this cosine an animal is taken for a new one.")
-    new_distance: float | None = Field(description="The same as a distance: above it, an animal is taken for new.")
+    new_distance: Distance | None = Field(description="The same as a distance: above it, an animal is taken for new.")
     retrieval: dict[str, Any]
     scores: dict[str, Any] = Field(description="Measured on validation photographs, with their intervals.")
     data_fingerprint: str
