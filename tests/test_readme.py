@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 TREE_FOLDERS = ("whale_ray", "sweeps", "benchmarks")
 TOP_FILES = ("*.py", "*.md", "*.toml", "Makefile")
+OTHERS = ("source", "export", "unzip", "kaggle", "tensorboard", "optuna-dashboard", "prometheus", "grafana")
 LARGEST_PICTURE = 250_000
 
 
@@ -122,7 +123,7 @@ def test_a_command_is_well_formed_and_its_program_and_files_exist(line: str) -> 
         case ["curl", *arguments]:
             assert any("/v1/identify" in argument for argument in arguments)
         case [program, *_]:
-            assert program in ("source", "export", "unzip", "kaggle")
+            assert program in OTHERS
 
 
 def check_arguments(arguments: list[str]) -> None:
