@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 WEIGHTS = "encoder.safetensors"
 RECIPE = "recipe.json"
+STATES = ("state.pt", "best.safetensors")
 
 
 class Checkpoint:
     """The state of a trial that trains; with `keep_best`, also the weights of its best epoch so far."""
 
     def __init__(self, folder: Path, *, keep_best: bool) -> None:
-        self._state = folder / "state.pt"
-        self._best = folder / "best.safetensors" if keep_best else None
+        self._state = folder / STATES[0]
+        self._best = folder / STATES[1] if keep_best else None
 
     def load(self, training: Training) -> list[dict[str, Any]]:
         """The figures of the epochs done, after which `training` then goes on; an empty list where none is."""
@@ -71,7 +72,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 def drop_state(folder: Path) -> None:
     """Removes what only training needed from the checkpoint folder of a trial that has ended."""
-    for name in ("state.pt", "best.safetensors"):
+    for name in STATES:
         (folder / name).unlink(missing_ok=True)
 
 

@@ -41,6 +41,9 @@ def sweep(
         bool, typer.Option("--estimate", help="With --dry-run: also the time, from a short step of each encoder.")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    import_: Annotated[
+        Path | None, typer.Option("--import", metavar="RUN", help="Take the finished trials of another run folder.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move the old run folder aside and begin anew.")] = False,
 ) -> None:
     """Finds the best way to recognise the individuals in your photographs."""
@@ -49,7 +52,8 @@ def sweep(
         if dry_run or estimate:
             _print_forecast(plan, Path(runs) / plan.name, measure=estimate)
             return
-        code = run_and_show(plan, runs=Path(runs), address=address, fresh=fresh, retry_failed=retry_failed)
+        options = {"address": address, "fresh": fresh, "retry_failed": retry_failed, "import_from": import_}
+        code = run_and_show(plan, runs=Path(runs), **options)
     except InputError as error:
         typer.echo(f"whale_ray: {error}", err=True)
         raise typer.Exit(2) from None

@@ -162,3 +162,11 @@ def _as_text(cell: Any) -> Any:
         return cell
     line = cell.replace("\r", " ")
     return f"'{line}" if line[:1] in tuple("=+-@\t") else line
+
+
+def forget_failed(folder: Path) -> None:
+    """Makes every failed trial of the run folder an unfinished one, which is then run again."""
+    for record in read_records(folder):
+        if record.status == "failed":
+            (record.folder / "traceback.txt").unlink(missing_ok=True)
+            (record.folder / "result.json").unlink()

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from whale_ray.errors import InputError
 from whale_ray.sweep.checkpoint import drop_weights
+from whale_ray.sweep.comparable import refuse_others
 from whale_ray.sweep.early import EarlyStopping
 from whale_ray.sweep.forecast import trials_left
 from whale_ray.sweep.guards import ALONE, Clock
@@ -29,6 +29,7 @@ from whale_ray.sweep.leaderboard import (
     write_record,
     write_result,
 )
+from whale_ray.sweep.longer import begin_from, note_on_epochs, shorter_trial
 from whale_ray.sweep.plan import Point, Settings, baselines, first_settings, grid_points
 from whale_ray.sweep.scores import is_scored_by, rescore_for_good, scoring_of
 from whale_ray.sweep.space import Proposal, Study
@@ -45,8 +46,9 @@ class Ledger:
         self.objective: str = sweep.fixed["search.objective"]
         self._fingerprint = data_fingerprint
         self._records = read_records(folder)
-        self._refuse_others()
+        refuse_others(self._records, first_settings(sweep), fingerprint=data_fingerprint, folder=folder)
         self.rescored = self._rescore()
+        self.note = note_on_epochs(sweep, self._records)
         self._known = {record.trial for record in self._records}
         known = lambda point: self._id(sweep.settings(point)) in self._known  # noqa: E731
         self._study = Study(sweep, folder / "study.db", begun=self._known, known=known)
@@ -71,22 +73,6 @@ class Ledger:
         if stale:
             self._records = read_records(self.folder)
         return len(stale)
-
-    def _refuse_others(self) -> None:
-        """Raises InputError where the folder holds trials that were scored on other photographs or queries."""
-        now = self._measured_on(first_settings(self.sweep), self._fingerprint)
-        others = [one.trial for one in self._records if self._measured_on(one.settings, one.data_fingerprint) != now]
-        if others:
-            raise InputError(
-                f"the trials of a run folder must be scored on the same photographs and split, but {len(others)} of "
-                f"{self.folder} were scored on others ({', '.join(others[:3])}). Say --fresh, which moves that folder "
-                "aside, or give the sweep another name"
-            )
-
-    @staticmethod
-    def _measured_on(settings: Settings, fingerprint: str) -> tuple[Any, ...]:
-        data, split = settings["data"], settings["split"]
-        return fingerprint, data["unknown_label"], data["val_fraction"], split["kind"], split["seed"]
 
     def _id(self, settings: Settings) -> str:
         return trial_identity(settings, data_fingerprint=self._fingerprint)
@@ -183,6 +169,8 @@ class Ledger:
             self.trial_folder(trial), kind=kind, point=point, settings=settings, data_fingerprint=self._fingerprint
         )
         self._known.add(trial)
+        if shorter := shorter_trial(settings, self.records()):
+            begin_from(shorter, self.trial_folder(trial))
         return trial
 
     def trial_folder(self, trial: str) -> Path:
@@ -256,11 +244,3 @@ class Ledger:
         """The leaderboard as the trial folders say now."""
         names = [axis.name for axis in self.sweep.axes]
         return leaderboard(self.records(), axes=names, objective=self.objective)
-
-
-def forget_failed(folder: Path) -> None:
-    """Makes every failed trial of the run folder an unfinished one, which is then run again."""
-    for record in read_records(folder):
-        if record.status == "failed":
-            (record.folder / "traceback.txt").unlink(missing_ok=True)
-            (record.folder / "result.json").unlink()

@@ -14,8 +14,9 @@ import pandas as pd
 
 from whale_ray.sweep.cluster import connected
 from whale_ray.sweep.dataset import Dataset
-from whale_ray.sweep.leaderboard import finished_trials, write_leaderboard
-from whale_ray.sweep.ledger import Ledger, forget_failed
+from whale_ray.sweep.imports import import_run
+from whale_ray.sweep.leaderboard import finished_trials, forget_failed, write_leaderboard
+from whale_ray.sweep.ledger import Ledger
 from whale_ray.sweep.preparation import check_inputs, prepare_dataset, write_inputs
 from whale_ray.sweep.progress import Progress
 from whale_ray.sweep.report import write_report
@@ -56,11 +57,13 @@ def run_sweep(
     address: str | None = None,
     fresh: bool = False,
     retry_failed: bool = False,
+    import_from: Path | None = None,
     progress: Progress | None = None,
     stopping: threading.Event | None = None,
 ) -> SweepResult:
     """What the run folder holds when everything that was missing of the sweep has run.
 
+    import_from: another run folder, whose finished trials are taken where they fit this sweep and its photographs.
     stopping: when it is set, trials are ended after what they have checkpointed, and the result says interrupted.
     Raises: InputError, before anything is started, for what cannot work.
     """
@@ -71,12 +74,17 @@ def run_sweep(
     with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
         if retry_failed:
             forget_failed(folder)
+        if import_from is not None:
+            for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
+                progress.say(line)
         ledger = Ledger(sweep, folder, data_fingerprint=dataset.fingerprint)
         progress.earlier(int((ledger.leaderboard()["status"] != "running").sum()))
         if ledger.rescored:
             progress.say(
                 f"{ledger.rescored} trials scored anew from their embeddings: the sweep asks for other settings"
             )
+        if ledger.note:
+            progress.say(ledger.note)
         write_inputs(sweep, dataset, folder)
         job = _job(sweep, dataset, folder)
         if worked := ledger.has_work():

@@ -22,6 +22,8 @@ from whale_ray.sweep.plan import retrieval_settings
 from whale_ray.sweep.spec import Sweep, load_sweep
 
 Views = Mapping[str, np.ndarray]
+# Of the scores: trials that were scored by another definition are scored anew from their embeddings.
+DEFINITION = 1
 COLUMNS = ("image", "individual", "group", "part")
 
 
@@ -35,7 +37,7 @@ class Scoring:
     def written(self) -> dict[str, Any]:
         """As a result says it, to be compared with another sweep's."""
         settings = [[one.vote, one.neighbours, one.temperature, one.flip] for one in self.retrieval]
-        return {"objective": self.objective, "retrieval": settings}
+        return {"definition": DEFINITION, "objective": self.objective, "retrieval": settings}
 
 
 def scoring_of(sweep: Sweep) -> Scoring:

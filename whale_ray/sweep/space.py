@@ -112,7 +112,7 @@ class Study:
         number = self._numbers.get(trial)
         if number is not None and (ended or not self._frozen(number).state.is_finished()):
             return
-        if _fits(point, self._axes):
+        if fits(point, self._axes):
             self.begin(self.ask_for(point).number, trial)
 
     def tell(
@@ -171,7 +171,8 @@ def _open_study(sweep: Sweep, storage: str, sampler: optuna.samplers.BaseSampler
     raise AssertionError("there is always another name")
 
 
-def _fits(point: Point, axes: Sequence[Axis]) -> bool:
+def fits(point: Point, axes: Sequence[Axis]) -> bool:
+    """Whether the point lies in the space of these axes: a value for each that exists there, and no other."""
     own = [axis for axis in axes if exists(axis, point)]
     return {axis.name for axis in own} == point.keys() and all(_holds(axis, point[axis.name]) for axis in own)
 

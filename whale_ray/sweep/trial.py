@@ -20,6 +20,7 @@ from whale_ray.errors import WhaleRayError
 from whale_ray.sweep.checkpoint import drop_state
 from whale_ray.sweep.guards import ALONE, Pulse, is_no_room
 from whale_ray.sweep.leaderboard import write_result
+from whale_ray.sweep.longer import goes_on_later
 from whale_ray.sweep.work import Job, Work
 
 
@@ -71,7 +72,8 @@ def _outcome(trial: str, job: Job, pulse: Pulse) -> dict[str, Any]:
         result = {"status": "failed", "error": _first_line(error)}
     result["seconds"] = time.perf_counter() - started + (work.earlier_seconds if work else 0.0)
     write_result(folder, result)
-    drop_state(folder / "checkpoint")
+    if work is None or not goes_on_later(work.settings):
+        drop_state(folder / "checkpoint")
     return result
 
 

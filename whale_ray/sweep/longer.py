@@ -1,0 +1,68 @@
+"""More epochs for trials that have ended: where the schedule allows it, a trial begins where a shorter one stopped.
+
+Knows records and checkpoints. The shorter trial stays what it was: another row, with its own scores.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from whale_ray.durable import replacing
+from whale_ray.sweep.checkpoint import STATES
+from whale_ray.sweep.leaderboard import Record
+from whale_ray.sweep.spec import Sweep
+
+CONTINUED = ("epochs.csv", *(f"checkpoint/{name}" for name in STATES))
+
+
+def goes_on_later(settings: dict[str, Any]) -> bool:
+    """Whether a trial of these settings keeps its state when it has ended: a constant rate knows no last epoch."""
+    return bool(settings["train"].get("schedule") == "constant")
+
+
+def shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> Record | None:
+    """The longest finished trial of the same settings with fewer epochs that has its state still; None without."""
+    if not goes_on_later(settings):
+        return None
+    wanted, same = settings["train"]["epochs"], _but_epochs(settings)
+    shorter = [
+        record
+        for record in records
+        if record.status == "finished"
+        and record.settings["train"]["epochs"] < wanted
+        and _but_epochs(record.settings) == same
+        and (record.folder / "checkpoint" / STATES[0]).exists()
+    ]
+    return max(shorter, key=lambda record: int(record.settings["train"]["epochs"]), default=None)
+
+
+def begin_from(shorter: Record, folder: Path) -> None:
+    """Gives the new trial's folder the state and the curve of a shorter trial."""
+    for name in CONTINUED:
+        if (shorter.folder / name).exists():
+            with replacing(folder / name) as draft:
+                shutil.copyfile(shorter.folder / name, draft)
+
+
+def note_on_epochs(sweep: Sweep, records: Iterable[Record]) -> str | None:
+    """What a person should know who has changed the number of epochs of a sweep that has trials; None where nothing."""
+    trained = [record for record in records if record.kind == "trial"]
+    before = {record.settings["train"]["epochs"] for record in trained}
+    wanted, schedule = sweep.fixed.get("train.epochs"), sweep.fixed.get("train.schedule")
+    if wanted is None or schedule is None or not before or wanted in before:
+        return None
+    listed = ", ".join(map(str, sorted(before)))
+    if schedule == "constant":
+        return f"train.epochs is {wanted}, after {listed}: trials go on from the checkpoints that there are still"
+    return (
+        f"train.epochs is {wanted}, after {listed}: with schedule: {schedule} the number of epochs shapes the whole "
+        "training, so that these are other trials and begin anew (with schedule: constant they would go on)"
+    )
+
+
+def _but_epochs(settings: dict[str, Any]) -> str:
+    return json.dumps({**settings, "train": {**settings["train"], "epochs": 0}}, sort_keys=True)
