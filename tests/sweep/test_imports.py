@@ -131,10 +131,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "settings that are no JSON": (lambda trial: (trial / "settings.json").write_text("{" * 9999), "cannot be read"),
     "settings that are a list": (lambda trial: (trial / "settings.json").write_text("[]"), "no mapping"),
     "no settings": (lambda trial: (trial / "settings.json").unlink(), "other photographs"),
-    "a pipe for a result": (
-        XX(trial / "result.json"),
-        "regular",
-    ),
+    "a pipe for a result": (pipe_for_a_result, "no regular file"),
     "another encoder's weights": (
         lambda trial: (trial / "checkpoint" / "recipe.json").write_text('{"name": "hf:evil/model"}'),
         "another encoder",

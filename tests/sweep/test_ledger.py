@@ -199,15 +199,20 @@ def test_no_trial_starts_when_the_hours_are_over(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "data"),
-    [((), "fedcba9876543210"), (("data.val_fraction=0.5",), FINGERPRINT), (("split.kind=halves",), FINGERPRINT)],
+    ("options", "data", "changed"),
+    [
+        ((), "fedcba9876543210", f"labels was {FINGERPRINT} and is fedcba9876543210"),
+        (("data.val_fraction=0.5",), FINGERPRINT, ": data.val_fraction was 0.2 and is 0.5. Say"),
+        (("split.kind=halves",), FINGERPRINT, "split.kind was stratified and is halves"),
+    ],
 )
 def test_trials_of_other_photographs_or_another_split_are_not_mixed(
-    folder: Path, options: tuple[str, ...], data: str
+    folder: Path, options: tuple[str, ...], data: str, changed: str
 ) -> None:
     run_all(open_ledger(folder))
-    with pytest.raises(InputError, match=r"same photographs and split, but 5 of .* --fresh"):
+    with pytest.raises(InputError, match=r"same photographs and split, but 5 of .* --fresh") as refusal:
         open_ledger(folder, *options, data=data)
+    assert changed in str(refusal.value)
 
 
 @pytest.mark.parametrize("option", ["search.objective=map@5", "retrieval.vote=[nearest, centroid]"])

@@ -191,6 +191,47 @@ def test_a_grown_grid_trains_only_its_new_cells_and_one_that_fails_is_a_row_with
 
 
 @pytest.mark.slow
+def test_a_grid_of_four_grown_to_six_trains_exactly_two(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
+    four = ("loss.name=[arcface, proxy_anchor]", "train.epochs=1")
+    first = run_sweep(write_sweep(*four, "model.embedding_size=[8, 16]"), runs=tmp_path)
+    assert (first.table["kind"] == "trial").sum() == 4
+    before = results(first.folder)
+    watching = Watching()
+    grown = run_sweep(write_sweep(*four, "model.embedding_size=[8, 16, 24]"), runs=tmp_path, progress=watching)
+    assert len(watching.begun) == len({trial for trial, _ in watching.epochs}) == 2
+    assert (grown.table["kind"] == "trial").sum() == 6
+    assert {trial: results(grown.folder)[trial] for trial in before} == before
+
+
+@pytest.mark.slow
+def test_with_a_constant_rate_more_epochs_go_on_from_the_checkpoint_and_end_as_if_never_stopped(
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+) -> None:
+    options = ("loss.name=arcface", "train.schedule=constant")
+    run_sweep(write_sweep(*options, "train.epochs=2"), runs=tmp_path / "grown")
+    watching = Watching()
+    grown = run_sweep(write_sweep(*options, "train.epochs=4"), runs=tmp_path / "grown", progress=watching)
+    assert [epoch for _, epoch in watching.epochs] == [3, 4]
+    whole = run_sweep(write_sweep(*options, "train.epochs=4"), runs=tmp_path / "whole")
+    (trial,) = (str(row.trial) for row in whole.table.itertuples() if row.kind == "trial")
+    scores = ["recall@1", "map@5", "recall@4"]
+    tables = [result.table.set_index("trial").loc[trial, scores].tolist() for result in (grown, whole)]
+    assert tables[0] == tables[1]
+    curves = [pd.read_csv(result.folder / "trials" / trial / "epochs.csv")["loss"] for result in (grown, whole)]
+    assert curves[0].tolist() == curves[1].tolist()
+
+
+@pytest.mark.slow
+def test_with_a_cosine_more_epochs_are_other_trials_and_a_person_is_told(
+    write_sweep: WriteSweep, cluster: str, finished: SweepResult, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watching = Watching()
+    run_sweep(write_sweep("train.epochs=3", "loss.name=arcface"), runs=runs, progress=watching)
+    assert [epoch for _, epoch in watching.epochs] == [1, 2, 3]
+    assert "train.epochs is 3, after 2: with schedule: cosine" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_epoch(
     runs: Path, write_sweep: WriteSweep, cluster: str
 ) -> None:
