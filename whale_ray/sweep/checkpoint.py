@@ -23,6 +23,10 @@ RECIPE = "recipe.json"
 STATES = ("state.pt", "best.safetensors")
 
 
+class CheckpointError(Exception):
+    """The state of a trial cannot be read."""
+
+
 class Checkpoint:
     """The state of a trial that trains; with `keep_best`, also the weights of its best epoch so far."""
 
@@ -31,14 +35,24 @@ class Checkpoint:
         self._best = folder / STATES[1] if keep_best else None
 
     def load(self, training: Training) -> list[dict[str, Any]]:
-        """The figures of the epochs done, after which `training` then goes on; an empty list where none is."""
+        """The figures of the epochs done, after which `training` then goes on; an empty list where none is.
+
+        Raises: CheckpointError where the state is damaged; it lies aside then, and `training` is as it was.
+        """
         import torch
 
         if not self._state.exists():
             return []
-        state = torch.load(self._state, weights_only=True, map_location=training.device)
-        training.load_state_dict(state["training"])
-        return list(state["epochs"])
+        try:
+            state = torch.load(self._state, weights_only=True, map_location=training.device)
+            epochs = list(state["epochs"])
+            training.load_state_dict(state["training"])
+        except Exception as error:  # torch raises many kinds for a file that is cut or foreign
+            aside = self._state.with_suffix(".damaged")
+            self._state.replace(aside)
+            reason = type(error).__name__
+            raise CheckpointError(f"the checkpoint could not be read ({reason}) and lies aside in {aside}") from error
+        return epochs
 
     def save(self, training: Training, epochs: list[dict[str, Any]], *, objective: str) -> None:
         """Writes the state after the last of `epochs`, and its weights where its score is the best so far."""

@@ -72,19 +72,24 @@ def read_records(run: Path) -> list[Record]:
 
 
 def read_record(folder: Path) -> Record:
-    """What the folder of one trial says."""
-    written = json.loads((folder / "settings.json").read_text())
+    """What the folder of one trial says. Raises: InputError where it cannot be read."""
     result_path = folder / "result.json"
-    result = json.loads(result_path.read_text()) if result_path.exists() else _unfinished(folder)
-    return Record(
-        trial=folder.name,
-        folder=folder,
-        kind=written["kind"],
-        point=written["point"],
-        settings=written["settings"],
-        data_fingerprint=written.get("data_fingerprint", ""),
-        result=result,
-    )
+    try:
+        written = json.loads((folder / "settings.json").read_text())
+        return Record(
+            trial=folder.name,
+            folder=folder,
+            kind=written["kind"],
+            point=written["point"],
+            settings=written["settings"],
+            data_fingerprint=written.get("data_fingerprint", ""),
+            result=json.loads(result_path.read_text()) if result_path.exists() else _unfinished(folder),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"a trial's settings.json, result.json and epochs.csv must be whole, but of {folder} one is damaged or of "
+            f"another project: {type(error).__name__} {error}. Move that folder away, and the trial is trained again"
+        ) from error
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:

@@ -48,10 +48,12 @@ class Ledger:
         self._records = read_records(folder)
         refuse_others(self._records, first_settings(sweep), fingerprint=data_fingerprint, folder=folder)
         self.rescored = self._rescore()
-        self.note = note_on_epochs(sweep, self._records)
+        self.notes = [*note_on_epochs(sweep, self._records)]
         self._known = {record.trial for record in self._records}
         known = lambda point: self._id(sweep.settings(point)) in self._known  # noqa: E731
         self._study = Study(sweep, folder / "study.db", begun=self._known, known=known)
+        if self._study.damaged:
+            self.notes.append(f"study.db was damaged and lies in {self._study.damaged}: made anew from the trials")
         self._open: set[str] = set()
         self._again: list[str] = []
         self._alone: set[str] = set()

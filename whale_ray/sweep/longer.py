@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +48,21 @@ def begin_from(shorter: Record, folder: Path) -> None:
                 shutil.copyfile(shorter.folder / name, draft)
 
 
-def note_on_epochs(sweep: Sweep, records: Iterable[Record]) -> str | None:
-    """What a person should know who has changed the number of epochs of a sweep that has trials; None where nothing."""
+def note_on_epochs(sweep: Sweep, records: Iterable[Record]) -> Iterator[str]:
+    """What a person should know who has changed the number of epochs of a sweep that has trials."""
     trained = [record for record in records if record.kind == "trial"]
     before = {record.settings["train"]["epochs"] for record in trained}
     wanted, schedule = sweep.fixed.get("train.epochs"), sweep.fixed.get("train.schedule")
     if wanted is None or schedule is None or not before or wanted in before:
-        return None
+        return
     listed = ", ".join(map(str, sorted(before)))
     if schedule == "constant":
-        return f"train.epochs is {wanted}, after {listed}: trials go on from the checkpoints that there are still"
-    return (
-        f"train.epochs is {wanted}, after {listed}: with schedule: {schedule} the number of epochs shapes the whole "
-        "training, so that these are other trials and begin anew (with schedule: constant they would go on)"
-    )
+        yield f"train.epochs is {wanted}, after {listed}: trials go on from the checkpoints that there are still"
+    else:
+        yield (
+            f"train.epochs is {wanted}, after {listed}: with schedule: {schedule} the number of epochs shapes the "
+            "whole training, so that these are other trials and begin anew (with schedule: constant they would go on)"
+        )
 
 
 def _but_epochs(settings: dict[str, Any]) -> str:

@@ -83,8 +83,8 @@ def run_sweep(
             progress.say(
                 f"{ledger.rescored} trials scored anew from their embeddings: the sweep asks for other settings"
             )
-        if ledger.note:
-            progress.say(ledger.note)
+        for note in ledger.notes:
+            progress.say(note)
         write_inputs(sweep, dataset, folder)
         job = _job(sweep, dataset, folder)
         if worked := ledger.has_work():

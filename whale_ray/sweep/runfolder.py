@@ -26,6 +26,7 @@ def claimed(folder: Path, *, fresh: bool = False) -> Iterator[Path]:
         try:
             if fresh:
                 _move_aside(folder)
+            _refuse_foreign(folder)
             held.enter_context(_locked(folder))
             (folder / "trials").mkdir(exist_ok=True)
         except OSError as error:
@@ -33,6 +34,16 @@ def claimed(folder: Path, *, fresh: bool = False) -> Iterator[Path]:
                 f"the run folder {folder} must be writable, but: {error}. Choose another with --runs"
             ) from error
         yield folder
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raises InputError where the folder holds something else than a run."""
+    inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if inside and not {"lock", "sweep.yaml"} & set(inside):
+        raise InputError(
+            f"the run folder {folder} must be a sweep's own, but holds something else ({', '.join(inside[:3])}). "
+            "Give the sweep another name, or choose another folder with --runs"
+        )
 
 
 def _move_aside(folder: Path) -> None:

@@ -7,8 +7,11 @@ sample. Knows points of the space; how a point becomes a trial's settings is `sp
 from __future__ import annotations
 
 import itertools
+import sqlite3
+import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +72,7 @@ class Study:
         # A search that goes on must not draw its first points again; `random` does, and passes over them, so that it
         # ends as if it had never stopped.
         sampler = _tree_parzen(seed + len(begun)) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed)
+        self.damaged = _move_damaged(path)
         self._study = _open_study(sweep, f"sqlite:///{path}", sampler)
         self._numbers: dict[str, int] = {}
         for one in self._study.get_trials(deepcopy=False):
@@ -153,6 +157,25 @@ class Study:
 
     def _handle(self, number: int) -> optuna.Trial:
         return optuna.Trial(self._study, self._frozen(number)._trial_id)
+
+
+def _move_damaged(path: Path) -> Path | None:
+    """Where a study file was moved to that is none of SQLite's, or is cut; None where it is whole or not there.
+
+    Nothing is lost with it: each trial's folder says all that the study had learned of it.
+    """
+    if not path.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            whole = connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    except sqlite3.DatabaseError:
+        whole = False
+    if whole:
+        return None
+    aside = path.with_suffix(f".damaged.{time.strftime('%Y%m%d-%H%M%S')}")
+    path.replace(aside)
+    return aside
 
 
 def _open_study(sweep: Sweep, storage: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:

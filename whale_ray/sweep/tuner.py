@@ -166,6 +166,8 @@ class _Watch(_Unsaved, tune.Callback):
         if reason := result.get("no_room"):
             self._stopping.set()
             self._progress.say(f"trial {_trial_id(trial)} has nowhere to write to: {reason}")
+        if note := result.get("note"):
+            self._progress.say(f"trial {_trial_id(trial)}: {note.splitlines()[0]}")
         self._progress.epoch(_trial_id(trial), result)
         self._metrics.epoch(_trial_id(trial), result)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.durable import write_whole
-from whale_ray.sweep.checkpoint import Checkpoint, drop_state, keep_weights
+from whale_ray.sweep.checkpoint import Checkpoint, CheckpointError, drop_state, keep_weights
 from whale_ray.sweep.dataset import Dataset, geometry_of
 from whale_ray.sweep.plan import Settings, encoder_of
 from whale_ray.sweep.scores import (
@@ -161,12 +161,19 @@ class Work:
         )
 
     def _train(self, report: Any, tracker: Tracker) -> list[dict[str, Any]]:
+        import torch
+
         from whale_ray.learning.training import train_epochs
 
         batches = self._batches()
-        training = self._training(batches)
         checkpoint = Checkpoint(self.folder / "checkpoint", keep_best=self.settings["train"]["keep"] == "best")
-        epochs = checkpoint.load(training)
+        training = self._training(batches)
+        try:
+            epochs, note = checkpoint.load(training), {}
+        except CheckpointError as error:
+            torch.manual_seed(self.settings["seed"])
+            self.encoder = encoder_of(self.settings).to(self.device)
+            training, epochs, note = self._training(batches), [], {"note": f"{error}; it begins anew"}
         self.earlier_seconds = sum(row["seconds"] for row in epochs)
         for epoch in train_epochs(training, batches):
             figures = self._figures(epoch, spent=sum(row["seconds"] for row in epochs))
@@ -174,7 +181,7 @@ class Work:
             checkpoint.save(training, epochs, objective=self.job.scoring.objective)
             write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
             tracker.log(figures, epoch=epoch.number)
-            report(figures)
+            report(figures | note)
         checkpoint.restore_best(self.encoder)
         return epochs
 

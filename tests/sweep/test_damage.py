@@ -1,0 +1,112 @@
+"""Files that are cut, foreign or spoiled in a run folder: a clear message, and nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
+import pandas as pd
+import pytest
+from watching import Watching
+
+from whale_ray.errors import InputError
+from whale_ray.sweep.run import SweepResult, run_sweep
+from whale_ray.sweep.runfolder import claimed
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.spec import Sweep
+
+    WriteSweep = Callable[..., Sweep]
+
+NOBODY = "127.0.0.1:1"  # an address at which no cluster answers: nothing may be trained
+
+
+@pytest.fixture
+def run(finished: SweepResult, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoiled."""
+    return shutil.copytree(finished.folder, tmp_path / "little", symlinks=True)
+
+
+def cut(path: Path, share: float = 0.5) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+@pytest.mark.parametrize("name", ["settings.json", "result.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_trial_whose_books_are_cut_is_named_and_nothing_is_started(
+    name: str, share: float, run: Path, write_sweep: WriteSweep
+) -> None:
+    spoiled = sorted(run.glob(f"trials/*/{name}"))[0]
+    cut(spoiled, share)
+    with pytest.raises(InputError, match=rf"must be whole.* {spoiled.parent} .*Move that folder away"):
+        run_sweep(write_sweep(), runs=run.parent, address=NOBODY)
+    assert len(list((run / "trials").iterdir())) == 3
+
+
+def test_a_leaderboard_that_is_cut_is_written_again(run: Path, finished: SweepResult, write_sweep: WriteSweep) -> None:
+    cut(run / "leaderboard.csv")
+    run_sweep(write_sweep(), runs=run.parent, address=NOBODY)
+    assert (run / "leaderboard.csv").read_text() == (finished.folder / "leaderboard.csv").read_text()
+
+
+@pytest.mark.parametrize("content", [b"", b"a text", None], ids=["empty", "a text", "cut"])
+def test_a_study_that_is_damaged_is_made_anew_from_the_trials(
+    content: bytes | None, run: Path, write_sweep: WriteSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is None:
+        cut(run / "study.db")
+    else:
+        (run / "study.db").write_bytes(content)
+    run_sweep(write_sweep(), runs=run.parent, address=NOBODY)
+    study = optuna.load_study(study_name="little", storage=f"sqlite:///{run / 'study.db'}")
+    assert [one.state.name for one in study.trials] == ["COMPLETE"] * 2
+    if content != b"":  # SQLite takes an empty file for an empty database
+        assert "study.db was damaged and lies in" in capsys.readouterr().out
+        assert len(list(run.glob("study.damaged.*"))) == 1
+
+
+def test_a_folder_of_something_else_is_left_alone(write_sweep: WriteSweep, tmp_path: Path) -> None:
+    folder = tmp_path / "little"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=r"must be a sweep's own, but holds something else \(thesis.tex\)"):
+        run_sweep(write_sweep(), runs=tmp_path, address=NOBODY)
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_the_run_folder_of_another_project_is_said(write_sweep: WriteSweep, tmp_path: Path) -> None:
+    trial = tmp_path / "little" / "trials" / "exp_0"
+    trial.mkdir(parents=True)
+    (tmp_path / "little" / "sweep.yaml").write_text("program: train.py\n")
+    (trial / "settings.json").write_text('{"lr": 0.1}')
+    with pytest.raises(InputError, match="of another project: KeyError 'kind'"):
+        run_sweep(write_sweep(), runs=tmp_path, address=NOBODY)
+
+
+def test_a_run_folder_with_nothing_in_it_yet_is_claimed(tmp_path: Path) -> None:
+    (tmp_path / "little").mkdir()
+    with claimed(tmp_path / "little"):
+        pass
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_cut_lies_aside_and_the_trial_begins_anew(
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = write_sweep("loss.name=arcface", "train.epochs=4")
+    stopping = threading.Event()
+    stopped = run_sweep(sweep, runs=tmp_path, stopping=stopping, progress=Watching(lambda *_: stopping.set()))
+    assert stopped.interrupted
+    (state,) = stopped.folder.glob("trials/*/checkpoint/state.pt")
+    cut(state)
+    ended = run_sweep(sweep, runs=tmp_path)
+    assert ended.exit_code == 0
+    assert "the checkpoint could not be read (RuntimeError) and lies aside in" in capsys.readouterr().out
+    whole = run_sweep(sweep, runs=tmp_path / "whole")
+    columns = ["trial", "recall@1", "map@5", "recall@1_low"]
+    pd.testing.assert_frame_equal(ended.table[columns], whole.table[columns])
