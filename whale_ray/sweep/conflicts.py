@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from whale_ray.learning.losses import ACCEPTS_NEGATIVES
 from whale_ray.sweep.reading import Reading
+from whale_ray.sweep.reference import SPEED
 
 
 def find_conflicts(reading: Reading) -> None:
@@ -57,4 +58,15 @@ def _check_order(reading: Reading) -> None:
             reading.fault(name, f"`{small}` must not be larger than `{large}`, {came}. Change one of them.")
 
 
-CHECKS: tuple[Callable[[Reading], None], ...] = (_check_grid, _check_negatives, _check_order)
+def _check_objectives(reading: Reading) -> None:
+    objective, also, prefer = (reading.fixed.get(f"search.{key}") for key in ("objective", "also", "prefer"))
+    if prefer not in (None, "none", objective, also):
+        asked = objective if also == "none" else f"{objective} and {also}"
+        message = f"`search.prefer` names one of the objectives, but these are {asked} and it is {prefer}."
+        reading.fault("search.prefer", f"{message} Write `objective: [{objective}, {SPEED}]`, or leave prefer out.")
+    if also not in (None, "none") and reading.fixed.get("search.scheduler") == "asha":
+        message = "`scheduler: asha` stops trials by one objective, but there are two."
+        reading.fault("search.scheduler", f"{message} Leave the scheduler out, or the second objective.")
+
+
+CHECKS: tuple[Callable[[Reading], None], ...] = (_check_grid, _check_negatives, _check_order, _check_objectives)

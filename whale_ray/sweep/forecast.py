@@ -73,10 +73,11 @@ def _machine() -> tuple[int, int]:
 def _search(sweep: Sweep) -> Iterator[str]:
     fixed, frozen = sweep.fixed, len(baselines(sweep))
     up_to = "" if fixed["search.strategy"] == "grid" else "up to "
+    objective = sweep.objective + (f" and {sweep.also}, bundle by {sweep.ranked_by}" if sweep.also else "")
     hours = f", {fixed['search.hours']:g} hours at most" if fixed["search.hours"] else ""
     yield (
         f"{sweep.name}: {fixed['search.strategy']} search, {up_to}{planned_trials(sweep)} trials and {frozen} "
-        f"baseline{'s' * (frozen != 1)}{hours}, objective {fixed['search.objective']}"
+        f"baseline{'s' * (frozen != 1)}{hours}, objective {objective}"
     )
     if fixed["search.repeats"]:
         yield f"  then the best {fixed['search.finalists']} run {fixed['search.repeats']} times more, with new seeds"

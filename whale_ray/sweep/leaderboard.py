@@ -15,6 +15,7 @@ import pandas as pd
 
 from whale_ray.durable import write_whole
 from whale_ray.errors import InputError
+from whale_ray.sweep.reference import SPEED
 
 CUTOFFS = (1, 2, 4, 8, 16, 32)
 SCORES = (
@@ -115,24 +116,28 @@ def read_curve(folder: Path, objective: str) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in scored.to_dict("records")]
 
 
-def leaderboard(records: Iterable[Record], *, axes: Iterable[str], objective: str) -> pd.DataFrame:
+def leaderboard(
+    records: Iterable[Record], *, axes: Iterable[str], objective: str, also: str | None = None
+) -> pd.DataFrame:
     """The leaderboard: finished trials by their objective, then pruned, running and failed ones.
 
+    objective: a score, the largest first, or SPEED, the smallest first. also: another column to be there.
     A row a trial; beside the columns of leaderboard.csv it has `kind`: trial, baseline or repeat. Where trials were
     repeated with other seeds, these come first, by their mean, and the columns `runs`, `<objective>_mean` and
     `<objective>_sd` say so; the repeats themselves stand after all other finished trials.
     """
     kept = list(records)
-    columns = ["trial", "status", "kind", *axes, *SCORES, *_LAST]
+    more = [name for name in dict.fromkeys((objective, also)) if name is not None and name not in SCORES]
+    columns = ["trial", "status", "kind", *axes, *SCORES, *_LAST, *more]
     table = pd.DataFrame([_row(record) for record in kept], columns=columns, dtype=object)
-    score = pd.to_numeric(table[objective])
+    score = pd.to_numeric(table[objective]) * (-1 if objective == SPEED else 1)
     order = table["status"].map({"finished": 1, "pruned": 3, "running": 4, "failed": 5})
     if (table["kind"] == "repeat").any():
-        table = table.join(_over_seeds(kept, score, objective))
+        table = table.join(_over_seeds(kept, pd.to_numeric(table[objective]), objective))
         repeated = table["runs"] > 1
-        score = table[f"{objective}_mean"].where(repeated, score)
+        score = (table[f"{objective}_mean"] * (-1 if objective == SPEED else 1)).where(repeated, score)
         order = order.mask(repeated & (order == 1), 0).mask((table["kind"] == "repeat") & (order == 1), 2)
-    keys = {"order": order, "score": -pd.to_numeric(score).fillna(-1.0), "trial": table["trial"]}
+    keys = {"order": order, "score": -pd.to_numeric(score).fillna(float("-inf")), "trial": table["trial"]}
     table = table.loc[pd.DataFrame(keys).sort_values(list(keys)).index].reset_index(drop=True)
     table.insert(0, "rank", range(1, len(table) + 1))
     return table

@@ -43,7 +43,7 @@ class Ledger:
 
     def __init__(self, sweep: Sweep, folder: Path, *, data_fingerprint: str) -> None:
         self.sweep, self.folder = sweep, folder
-        self.objective: str = sweep.fixed["search.objective"]
+        self.objective = sweep.objective
         self._fingerprint = data_fingerprint
         self._records = read_records(folder)
         refuse_others(self._records, first_settings(sweep), fingerprint=data_fingerprint, folder=folder)
@@ -223,15 +223,19 @@ class Ledger:
     def _tell(self, record: Record) -> None:
         if record.kind != "trial" or record.status == "running":
             return
-        score = None if record.status == "failed" else record.result.get(self.objective)
+        scores = None if record.status == "failed" else self._scores(record)
         notes = {name: record.result.get(name) for name in ("neighbours", "vote", "temperature", "flip")}
         curve = {row["epoch"]: row[self.objective] for row in read_curve(record.folder, self.objective)}
-        self._study.tell(record.trial, score, pruned=record.status == "pruned", curve=curve, notes=notes)
+        self._study.tell(record.trial, scores, pruned=record.status == "pruned", curve=curve, notes=notes)
 
     def _tell_repeat(self, number: int, trial: str) -> None:
         record = self.record(trial)
-        score = record.result.get(self.objective) if record.status == "finished" else None
-        self._study.tell_repeat(number, trial, score)
+        self._study.tell_repeat(number, trial, self._scores(record) if record.status == "finished" else None)
+
+    def _scores(self, record: Record) -> list[float] | None:
+        """The trial's value of each objective; None where one is missing."""
+        values = [record.result.get(name) for name in (self.objective, self.sweep.also) if name is not None]
+        return None if None in values else [float(value) for value in values if value is not None]
 
     def _keep_quota(self, table: pd.DataFrame) -> None:
         finished = table.loc[table["status"] == "finished", "trial"]
@@ -245,4 +249,4 @@ class Ledger:
     def leaderboard(self) -> pd.DataFrame:
         """The leaderboard as the trial folders say now."""
         names = [axis.name for axis in self.sweep.axes]
-        return leaderboard(self.records(), axes=names, objective=self.objective)
+        return leaderboard(self.records(), axes=names, objective=self.sweep.ranked_by, also=self.sweep.also)

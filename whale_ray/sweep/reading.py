@@ -13,7 +13,7 @@ from whale_ray.errors import Fault
 from whale_ray.learning.losses import LOSSES
 from whale_ray.sweep.axes import Axis, read_axis
 from whale_ray.sweep.document import Node, slug
-from whale_ray.sweep.reference import SECTIONS, SELECTORS, SETTINGS, loss_settings, section_settings
+from whale_ray.sweep.reference import SECTIONS, SELECTORS, SETTINGS, SPEED, loss_settings, section_settings
 from whale_ray.sweep.settings import Default, Setting, did_you_mean
 
 NOWHERE = Node(None)
@@ -54,10 +54,25 @@ def read_settings(root: Node, faults: list[Fault]) -> Reading:
 
 
 def expand_short_forms(root: Node) -> None:
-    """Writes `split: halves` as the mapping that it is short for."""
+    """Writes `split: halves` and `objective: [recall@1, milliseconds_per_image]` as what they are short for."""
     split = root.get("split")
     if split is not None and isinstance(split.value, str):
         root.value["split"] = replace(split, value={"kind": split})
+    search = root.get("search")
+    if search is not None and isinstance(search.value, dict):
+        _expand_objectives(search)
+
+
+def _expand_objectives(search: Node) -> None:
+    both = search.get("objective")
+    if both is None or not isinstance(both.value, list) or len(both.value) != 2:
+        return
+    speed = [child for child in both.value if child.value == SPEED]
+    scores = [child for child in both.value if child.value != SPEED]
+    if len(speed) == len(scores) == 1 and "also" not in search.value:
+        search.value.update(objective=scores[0], also=speed[0])
+        if both.value[0] is speed[0]:
+            search.value.setdefault("prefer", speed[0])
 
 
 def _follow_seed(reading: Reading) -> None:

@@ -17,6 +17,7 @@ from whale_ray.sweep.settings import Default, Setting, shown
 
 DEPTHS: Final = (1, 2, 4, 8, 16, 32)
 OBJECTIVES: Final = (*(f"{score}@{k}" for score in ("recall", "image_recall") for k in DEPTHS), "map@5")
+SPEED: Final = "milliseconds_per_image"
 
 # Sections whose value may be a list of mappings, and the key that tells the alternatives apart.
 SELECTORS: Final = {"model": "encoder", "loss": "name"}
@@ -156,6 +157,18 @@ SETTINGS: tuple[Setting, ...] = (
     _plain("search.hours", "float > 0 or null", None, "budget of all sittings; no trial starts after it; null: none"),
     _plain("search.objective", " ".join(("choice", *OBJECTIVES)), "recall@1", "what is to be large"),
     _plain(
+        "search.also",
+        f"choice none {SPEED}",
+        "none",
+        f"a second objective, to be small; `objective: [recall@1, {SPEED}]` is short for both",
+    ),
+    _plain(
+        "search.prefer",
+        " ".join(("choice none", *OBJECTIVES, SPEED)),
+        "none",
+        "which of two objectives ranks the trials and chooses the bundle; none: the first",
+    ),
+    _plain(
         "search.scheduler", "choice none asha", "none", "asha stops weak trials early, each encoder's among themselves"
     ),
     _plain(
@@ -235,9 +248,17 @@ def shown_default(setting: Setting) -> str:
     return "required" if setting.default is Default.REQUIRED else shown(setting.default).strip("'")
 
 
+# What is shorter in words than as a list of choices.
+_RULES = {"search.objective": "recall@K, image_recall@K (K 1 to 32), map@5", "search.prefer": "one of the two, or none"}
+
+
 def _row(setting: Setting) -> tuple[str, ...]:
     marks = ("yes" if setting.axis else "", "yes" if setting.identity else "")
-    rule = "recall@K, image_recall@K (K 1 to 32), map@5" if setting.choices == OBJECTIVES else setting.rule()
+    rules = {
+        "search.objective": "recall@K, image_recall@K (K 1 to 32), map@5",
+        "search.prefer": "an objective, or none",
+    }
+    rule = rules.get(setting.key) or setting.rule()
     return setting.key, shown_default(setting), *marks, f"{rule}; {setting.meaning}"
 
 

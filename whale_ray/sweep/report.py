@@ -28,6 +28,7 @@ from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep
 from whale_ray.sweep.plan import label
 from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.tradeoff import front_of, plot_tradeoff
 
 _HERE = Path(__file__).parent
 _SETTINGS_SHOWN = 10
@@ -76,8 +77,8 @@ def _assets() -> dict[str, str]:
 
 def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
     """Everything that the page shows."""
-    objective = str(sweep.fixed["search.objective"])
-    records = _ranked(read_records(run), sweep, objective)
+    objective = sweep.objective
+    records = _ranked(read_records(run), sweep)
     best = next((record for record in records if record.status == "finished"), None)
     unknown = str(sweep.fixed["data.unknown_label"])
     comparison = compare_trials(records, objective)
@@ -107,6 +108,8 @@ def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
         "learning": plot_learning(records, looks, objective),
         "effects": plot_effects(records, sweep.axes, objective),
         "retrieval": _retrieval(best, objective),
+        "tradeoff": plot_tradeoff(records, score=objective, cost=sweep.also) if sweep.also else None,
+        "front": front_of(records, score=objective, cost=sweep.also) if sweep.also else [],
         "bundle": (run / "best").exists(),
         "run": str(run),
         "bundle_path": shlex.quote(f"{run}/best"),
@@ -115,10 +118,14 @@ def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _ranked(records: Sequence[Record], sweep: Sweep, objective: str) -> list[Record]:
-    """The records in the order of leaderboard.csv."""
-    table = leaderboard(records, axes=[axis.name for axis in sweep.axes], objective=objective)
+def _ranked(records: Sequence[Record], sweep: Sweep) -> list[Record]:
+    """The records in the order of leaderboard.csv; those that were repeated know their mean and spread."""
+    table = leaderboard(records, axes=[], objective=sweep.ranked_by, also=sweep.also)
     by_id = {record.trial: record for record in records}
+    repeated = table[table["runs"] > 1] if "runs" in table else table.iloc[:0]
+    for row in repeated.to_dict("records"):
+        over = {"runs": int(row["runs"]), "mean": row[f"{sweep.ranked_by}_mean"], "sd": row[f"{sweep.ranked_by}_sd"]}
+        by_id[row["trial"]].result["over_seeds"] = over
     return [by_id[trial] for trial in table["trial"]]
 
 

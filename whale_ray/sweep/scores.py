@@ -161,7 +161,7 @@ def score_again(run: Path, options: Sequence[str]) -> pd.DataFrame:
         dataclasses.replace(record, result=record.result | figures_of(evaluation, scoring))
         for record, evaluation in found
     ]
-    board = leaderboard(records, axes=[axis.name for axis in sweep.axes], objective=scoring.objective)
+    board = leaderboard(records, axes=[axis.name for axis in sweep.axes], objective=sweep.ranked_by, also=sweep.also)
     write_leaderboard(board, run / "rescored" / "leaderboard.csv")
     every = pd.concat({record.trial: one.table for record, one in found}, names=["trial", None])
     write_whole(run / "rescored" / "retrieval.csv", every.reset_index("trial").to_csv(index=False))

@@ -122,35 +122,39 @@ class Study:
     def tell(
         self,
         trial: str,
-        value: float | None,
+        values: float | Sequence[float] | None,
         *,
         pruned: bool = False,
         curve: Mapping[int, float] = {},
         notes: Mapping[str, Any] = {},
     ) -> None:
-        """Records the outcome of a trial once: its score, or None where it failed; telling again changes nothing.
+        """Records the outcome of a trial once: the value of each objective, or None where it failed.
+
+        Telling again changes nothing.
 
         curve: the score after each epoch that has one. notes: what else is known, as attributes of the trial.
         """
         number = self._numbers.get(trial)
         if number is None or self._frozen(number).state.is_finished():
             return
+        values = [values] if isinstance(values, int | float) else values
         handle = self._handle(number)
-        for epoch, score in (curve or ({0: value} if pruned and value is not None else {})).items():
-            handle.report(score, step=int(epoch))
+        if len(self._study.directions) == 1:  # Optuna has no curves of two objectives
+            for epoch, score in (curve or ({0: values[0]} if pruned and values else {})).items():
+                handle.report(score, step=int(epoch))
         for key, note in notes.items():
             handle.set_user_attr(key, note)
-        if value is None:
+        if values is None:
             self._study.tell(number, state=TrialState.FAIL)
         elif pruned:
             self._study.tell(number, state=TrialState.PRUNED)
         else:
-            self._study.tell(number, value)
+            self._study.tell(number, list(values))
 
-    def tell_repeat(self, number: int, trial: str, value: float | None) -> None:
+    def tell_repeat(self, number: int, trial: str, values: float | Sequence[float] | None) -> None:
         """A point was drawn again: told with the score of the trial that has it, None where that has none yet."""
         self._handle(number).set_user_attr("repeats", trial)
-        self._study.tell(number, value, state=TrialState.FAIL if value is None else None)
+        self._study.tell(number, values, state=TrialState.FAIL if values is None else None)
 
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
@@ -182,10 +186,13 @@ def _open_study(sweep: Sweep, storage: str, sampler: optuna.samplers.BaseSampler
     """The study of this space and this way to score: neither can change inside of one, so another begins beside it."""
     axes = {axis.name: list(axis.values) if axis.values else {"log": axis.log} for axis in sweep.axes}
     retrieval = {name: list(values) for name, values in sweep.retrieval.items()}
-    space = {"objective": sweep.fixed["search.objective"], "axes": axes, "retrieval": retrieval}
+    space = {"objective": sweep.objective, "axes": axes, "retrieval": retrieval}
+    if sweep.also:
+        space["also"] = sweep.also
+    directions = ["maximize", "minimize"] if sweep.also else ["maximize"]
     for name in itertools.chain([sweep.name], (f"{sweep.name} {count}" for count in itertools.count(2))):
         study = optuna.create_study(
-            study_name=name, storage=storage, direction="maximize", load_if_exists=True, sampler=sampler
+            study_name=name, storage=storage, directions=directions, load_if_exists=True, sampler=sampler
         )
         if "space" not in study.user_attrs:
             study.set_user_attr("space", space)

@@ -50,6 +50,23 @@ class Sweep:
     axes: tuple[Axis, ...]
     retrieval: dict[str, tuple[Any, ...]]
 
+    @property
+    def objective(self) -> str:
+        """The score that is to be large."""
+        return str(self.fixed["search.objective"])
+
+    @property
+    def also(self) -> str | None:
+        """The second objective, to be small; None where there is one alone."""
+        also = str(self.fixed["search.also"])
+        return None if also == "none" else also
+
+    @property
+    def ranked_by(self) -> str:
+        """Which of the objectives ranks the trials."""
+        prefer = str(self.fixed["search.prefer"])
+        return self.objective if prefer == "none" else prefer
+
     def settings(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """The nested settings of one trial: a mapping a section, and `seed`.
 
@@ -157,6 +174,7 @@ def _read_sweep(text: str, source: str, overrides: Sequence[str], data: Path | N
     expand_short_forms(root)
     for option in overrides:
         lay_over(root, option, faults, selectors=SELECTORS)
+    expand_short_forms(root)
     if data is not None:
         write_at(root, ["data", "root"], Node(str(data), None, "option --data"))
     reading = read_settings(root, faults)
