@@ -1,0 +1,102 @@
+"""A sweep of 8 trials from the command to the written bundle, beside the same trainings back to back without Ray.
+
+Both read the same cache of decoded photographs and end with the same leaderboard and bundle. The sweep runs as many
+trials at once as there are cores, a thread each; the plain process one after the other, with all cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+
+SWEEP = """
+name: NAME
+data: {root: ROOT, image_size: 48x96, group_column: Encounter}
+model: {encoder: torchvision:resnet18, weights: random, embedding_size: [64, 128]}
+loss: {name: [arcface, proxy_anchor]}
+train: {epochs: 6, batch_size: 32, learning_rate: [1.0e-3, 2.0e-3], proxy_learning_rate: 2.0e-2, evaluate_every: 3}
+retrieval: {neighbours: [1, 3, 5, 10], vote: [nearest, softmax]}
+search: {strategy: grid}
+"""
+TRIALS = 8
+GOAL = 1.1
+
+
+def run_plainly(file: Path, runs: Path) -> None:
+    """The trainings of the sweep in this process, one after the other, and its bundle: no Ray anywhere."""
+    from whale_ray.sweep import run
+    from whale_ray.sweep.leaderboard import write_result
+    from whale_ray.sweep.spec import load_sweep
+    from whale_ray.sweep.work import Work
+
+    def back_to_back(ledger: Any, job: Any, progress: Any, stopping: threading.Event) -> None:
+        for trial in ledger.trials():
+            started = time.perf_counter()
+            figures = Work(trial, replace(job, threads=len(os.sched_getaffinity(0)))).run(lambda figures: None)
+            seconds = {"seconds": time.perf_counter() - started}
+            write_result(ledger.trial_folder(trial), {**figures, **seconds, "status": "finished", "error": ""})
+            ledger.settle(trial, status="finished")
+
+    @contextlib.contextmanager
+    def nowhere(address: str | None, *, say: Any) -> Iterator[None]:
+        yield
+
+    vars(run).update(run_trials=back_to_back, connected=nowhere)
+    assert run.run_sweep(load_sweep(file), runs=runs).bundle is not None
+
+
+def seconds_of(command: list[str]) -> float:
+    """Seconds of a command, from its start to its end. Raises: CalledProcessError where it fails."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Rounds, the sweep and the plain process in turns.", min=1)] = 3,
+    plain: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Times both; about five minutes a round on two cores."""
+    if plain is not None:
+        run_plainly(plain, plain.parent / "plain_runs")
+        return
+    import pairs
+
+    from whale_ray.data.synthetic import draw_dataset
+
+    taken: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "synthetic"
+        draw_dataset(root, individuals=60, images=700, difficulty=0.4)
+        os.environ["WHALE_RAY_CACHE"] = f"{scratch}/cache"
+        for number in range(rounds):
+            file = Path(scratch) / f"round{number}.yaml"
+            file.write_text(SWEEP.replace("NAME", file.stem).replace("ROOT", str(root)))
+            sweep = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", f"{scratch}/runs"]
+            first = seconds_of([*sweep, "--set", "train.epochs=1", "--set", "name=warm"]) if number == 0 else 0.0
+            taken.append((seconds_of(sweep), seconds_of([sys.executable, __file__, "--plain", str(file)])))
+            print(f"round {number + 1}: sweep {taken[-1][0]:.0f} s, plain {taken[-1][1]:.0f} s", flush=True)
+            if first:
+                print(f"(before, to warm the cache: 8 trials of one epoch, {first:.0f} s)", flush=True)
+    rows = [
+        [name, str(TRIALS), f"{median(each):.1f}"]
+        for name, each in zip(("sweep", "plain"), zip(*taken, strict=True), strict=True)
+    ]
+    pairs.print_table(["case", "trials", "seconds"], rows)
+    pairs.print_verdict("seconds of the sweep / of the plain process", median(a / b for a, b in taken), at_most=GOAL)
+
+
+if __name__ == "__main__":
+    typer.run(main)
