@@ -189,19 +189,23 @@ class _Frame:
     left: int
 
     def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point lies in the picture, in its units."""
         across = self.left + self.x.share(x) * (self.width - self.left - RIGHT)
         return across, self.height - BOTTOM - self.y.share(y) * (self.height - TOP - BOTTOM)
 
     def path(self, points: Iterable[tuple[float, float]]) -> str:
+        """A line through the points, as SVG writes a path."""
         return "M" + "L".join("{:.1f} {:.1f}".format(*self.at(*point)) for point in points)
 
     def marker(self, look: str, x: float, y: float, *, said: str) -> Markup:
+        """The sign of a point; `said` is shown when the mouse is over it."""
         across, down = self.at(x, y)
         return Markup(
             '<path class="mark {}" transform="translate({:.1f} {:.1f})" d="{}"><title>{}</title></path>'
         ).format(look, across, down, MARKERS.get(look, MARKERS["c0"]), said)
 
     def horizontal_axis(self) -> Iterable[Markup]:
+        """Grid lines, numbers and name of x."""
         bottom = self.height - BOTTOM
         for value, text in self.x.ticks():
             across, _ = self.at(value, self.y.low)
@@ -213,12 +217,14 @@ class _Frame:
         )
 
     def vertical_axis(self) -> Iterable[Markup]:
+        """Grid lines and numbers of y."""
         for value, text in self.y.ticks():
             _, down = self.at(self.x.low, value)
             yield Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(self.left, down, self.width - RIGHT)
             yield Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(self.left - 7, down + 4, text)
 
     def svg(self, alt: str, parts: Iterable[Markup]) -> Markup:
+        """The whole picture; `alt` says in words what it shows."""
         inside = Markup("").join(parts)
         return Markup('<svg class="plot" role="img" aria-label="{}" viewBox="0 0 {} {}">{}</svg>').format(
             alt, self.width, self.height, inside

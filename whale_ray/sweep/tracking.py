@@ -37,14 +37,17 @@ class _All:
         self._trackers = tuple(trackers)
 
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
+        """Writes the figures of one epoch."""
         for tracker in self._trackers:
             tracker.log(figures, epoch=epoch)
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
+        """Writes the final figures."""
         for tracker in self._trackers:
             tracker.summarise(figures)
 
     def close(self) -> None:
+        """Writes what is left."""
         for tracker in self._trackers:
             tracker.close()
 
@@ -57,6 +60,7 @@ class _TensorBoard:
         self._writer: Any = None
 
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
+        """Writes the figures of one epoch."""
         from tensorboardX import SummaryWriter
 
         if self._writer is None:
@@ -70,6 +74,7 @@ class _TensorBoard:
         """Does nothing: the curves' last points say it."""
 
     def close(self) -> None:
+        """Writes what is left."""
         if self._writer is not None:
             self._writer.close()
 
@@ -96,15 +101,19 @@ class _WeightsAndBiases:
             raise InputError(f"wandb must write below {folder}, but made no folder there. Set tracking.wandb: off")
 
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
+        """Writes the figures of one epoch."""
         self._run.log(dict(figures), step=epoch, commit=True)
 
     def add(self, artifact: Any) -> None:
+        """Gives the run an artifact."""
         self._run.log_artifact(artifact)
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
+        """Writes the final figures."""
         self._run.summary.update(dict(figures))
 
     def close(self) -> None:
+        """Writes what is left."""
         self._run.finish()
 
 
