@@ -36,7 +36,7 @@ check: $(INSTALLED)  ## format, lint, types and the quick tests: after each edit
 	$(BIN)/pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 prometheus:  ## the one program of Debian's that a test wants; without it that test is skipped
-	@command -v prometheus >/dev/null || (apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus) >/dev/null 2>&1 \
+	@command -v prometheus >/dev/null || timeout 180 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus' >/dev/null 2>&1 \
 	  || echo "prometheus is not there and cannot be installed here: the test that scrapes with it is skipped"
 
 test: $(INSTALLED) prometheus  ## everything that CI runs

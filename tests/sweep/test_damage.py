@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -110,3 +111,19 @@ def test_a_checkpoint_that_is_cut_lies_aside_and_the_trial_begins_anew(
     whole = run_sweep(sweep, runs=tmp_path / "whole")
     columns = ["trial", "recall@1", "map@5", "recall@1_low"]
     pd.testing.assert_frame_equal(ended.table[columns], whole.table[columns])
+
+
+def test_a_disk_that_cannot_be_written_to_is_said_before_anything_starts(run: Path, write_sweep: WriteSweep) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(run.parent / "disk")]
+    (run.parent / "disk").mkdir()
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        shutil.copytree(run, run.parent / "disk" / "little", symlinks=True)
+        subprocess.run(["mount", "-o", "remount,ro", str(run.parent / "disk")], check=True)
+        for name in ("little", "other"):
+            with pytest.raises(InputError, match=r"must be writable, but: .*Read-only.* Choose another with --runs"):
+                run_sweep(write_sweep(f"name={name}"), runs=run.parent / "disk", address=NOBODY)
+        assert (run.parent / "disk" / "little" / "leaderboard.csv").read_bytes()
+    finally:
+        subprocess.run(["umount", "--lazy", str(run.parent / "disk")], check=True)
