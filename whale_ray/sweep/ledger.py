@@ -7,8 +7,8 @@ alone is enough to go on.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -238,9 +238,17 @@ class Ledger:
         return None if None in values else [float(value) for value in values if value is not None]
 
     def _keep_quota(self, table: pd.DataFrame) -> None:
-        finished = table.loc[table["status"] == "finished", "trial"]
-        for trial in finished.iloc[self.sweep.fixed["keep_checkpoints"] :]:
+        finished = table[table["status"] == "finished"]
+        kept = first_in_turn(self._orders(finished), self.sweep.fixed["keep_checkpoints"])
+        for trial in finished.loc[~finished["trial"].isin(kept), "trial"]:
             drop_weights(self.trial_folder(trial) / "checkpoint")
+
+    def _orders(self, finished: pd.DataFrame) -> list[list[str]]:
+        """The finished trials, best first; with two objectives also by the other, whose winner keeps its weights too."""
+        orders = [finished["trial"].tolist()]
+        for name in {self.sweep.objective, self.sweep.also} - {self.sweep.ranked_by, None}:
+            orders.append(finished.sort_values(name, ascending=name == self.sweep.also)["trial"].tolist())
+        return orders
 
     def records(self) -> list[Record]:
         """What every trial's folder says now."""
@@ -250,3 +258,13 @@ class Ledger:
         """The leaderboard as the trial folders say now."""
         names = [axis.name for axis in self.sweep.axes]
         return leaderboard(self.records(), axes=names, objective=self.sweep.ranked_by, also=self.sweep.also)
+
+
+def first_in_turn(orders: Sequence[Sequence[str]], count: int) -> list[str]:
+    """`count` names, taken from the `orders` in turn, each once.
+
+    >>> first_in_turn([["a", "b", "c"], ["c", "a", "b"]], 3)
+    ['a', 'c', 'b']
+    """
+    in_turn = [name for places in zip_longest(*orders) for name in places if name is not None]
+    return list(dict.fromkeys(in_turn))[:count]
