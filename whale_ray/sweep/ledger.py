@@ -244,7 +244,7 @@ class Ledger:
             drop_weights(self.trial_folder(trial) / "checkpoint")
 
     def _orders(self, finished: pd.DataFrame) -> list[list[str]]:
-        """The finished trials, best first; with two objectives also by the other, whose winner keeps its weights too."""
+        """The finished trials, best first; with two objectives also by the other, whose winner keeps its weights."""
         orders = [finished["trial"].tolist()]
         for name in {self.sweep.objective, self.sweep.also} - {self.sweep.ranked_by, None}:
             orders.append(finished.sort_values(name, ascending=name == self.sweep.also)["trial"].tolist())
