@@ -246,8 +246,9 @@ class Ledger:
     def _orders(self, finished: pd.DataFrame) -> list[list[str]]:
         """The finished trials, best first; with two objectives also by the other, whose winner keeps its weights."""
         orders = [finished["trial"].tolist()]
-        for name in {self.sweep.objective, self.sweep.also} - {self.sweep.ranked_by, None}:
-            orders.append(finished.sort_values(name, ascending=name == self.sweep.also)["trial"].tolist())
+        for name in (self.sweep.objective, self.sweep.also):
+            if name is not None and name != self.sweep.ranked_by:
+                orders.append(finished.sort_values(name, ascending=name == self.sweep.also)["trial"].tolist())
         return orders
 
     def records(self) -> list[Record]:
