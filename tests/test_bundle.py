@@ -247,7 +247,7 @@ def test_the_card_says_how_well_it_does_on_what_and_what_was_not_measured(copied
     manifest = read_bundle(copied).manifest
     card = (copied / "README.md").read_text()
     scores = manifest["scores"]
-    assert f"{scores['recall@1']:.3f}, {scores['recall@1_low']:.3f} to {scores['recall@1_high']:.3f}" in card
+    assert f"{scores['map@5']:.3f}, {scores['map@5_low']:.3f} to {scores['map@5_high']:.3f}" in card
     assert f"fingerprint {manifest['data_fingerprint']}" in card
     unmeasured = manifest | {"scores": scores | {"recall@1": None, "reason": "no known query"}, "threshold": None}
     assert "| recall@1 | not measured: no known query |" in model_card(unmeasured)

@@ -47,7 +47,7 @@ def test_candidates_are_distinct_individuals_of_the_gallery_ranked_from_one(
             assert bundle.images[candidate.row] == candidate.image
             assert bundle.individuals[candidate.row] == candidate.individual
             assert 0 <= candidate.distance <= 2
-            assert candidate.probability is None
+            assert candidate.probability is None or 0 <= candidate.probability <= 1
 
 
 def test_nearest_gives_each_individual_the_cosine_distance_of_its_nearest_image(

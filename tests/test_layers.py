@@ -19,12 +19,14 @@ data.pictures data.pixels data.audit data.split data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.losses learning.precision learning.optimiser learning.training
 retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking retrieval.setting
-retrieval.metrics retrieval.resampling retrieval.scoring retrieval.searches retrieval.evaluation
+retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
+retrieval.searches retrieval.evaluation
 bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
-sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.examples sweep.report
+sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.trust sweep.examples
+sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web

@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 _NEEDED = (
-    *("id", "settings", "preprocessing", "encoder", "embedding_size", "retrieval", "threshold", "tolerance"),
+    *(
+        "id",
+        "settings",
+        "preprocessing",
+        "encoder",
+        "embedding_size",
+        "retrieval",
+        "threshold",
+        "tolerance",
+        "calibration",
+    ),
     *("unknown_label", "scores", "data_fingerprint", "files"),
 )
 _LIBRARIES = ("whale-ray", "torch", "torchvision", "transformers", "faiss-cpu", "numpy", "pillow")
@@ -190,7 +200,10 @@ def _check_files(folder: Path, expected: Mapping[str, str]) -> None:
 def model_card(manifest: Mapping[str, Any]) -> str:
     """The model card, in Markdown, for people: what it is, how well it does and on what, how to use it."""
     scores = manifest["scores"]
-    rows = [f"| {name} | {_figure(scores, name)} |" for name in ("recall@1", "recall@4", "recall@16", "map@5")]
+    rows = [
+        f"| {name} | {_figure(scores, name)} |"
+        for name in ("recall@1", "recall@4", "recall@16", "map@5", "auroc", "baks", "baus")
+    ]
     retrieval = ", ".join(f"{key} {value}" for key, value in sorted(manifest["retrieval"].items()) if value is not None)
     threshold = manifest["threshold"]
     retrained = bool(manifest.get("retrained_on_all"))

@@ -17,6 +17,7 @@ from whale_ray.bundle import Contents, read_bundle
 from whale_ray.data.pixels import Geometry, decode_image, fit_image
 from whale_ray.errors import BundleError, DataError, ImageError
 from whale_ray.learning.encoders import rebuild_encoder
+from whale_ray.retrieval.calibration import read_calibration
 from whale_ray.retrieval.embedding import embed
 from whale_ray.retrieval.evaluation import RetrievalSetting
 from whale_ray.retrieval.gallery import GalleryIndex, combine_views, unit
@@ -74,6 +75,7 @@ class Bundle:
         self.contents = contents
         self.id: str = manifest["id"]
         self.threshold: float | None = manifest["threshold"]
+        self.calibration = read_calibration(manifest["calibration"])
         self.unknown_label: str = manifest["unknown_label"]
         self.setting = RetrievalSetting(**manifest["retrieval"])
         self.geometry = Geometry(**manifest["preprocessing"])
@@ -164,24 +166,34 @@ class Bundle:
             temperature=setting.temperature,
             individuals=MOST_CANDIDATES,
         )
-        rows = zip(ranking.individuals, ranking.cosines, ranking.images, strict=True)
+        said = (self.calibration.of_match(ranking.cosines), self.calibration.of_new(ranking.cosines))
+        rows = zip(ranking.individuals, ranking.cosines, ranking.images, *said, strict=True)
         return [self._answer(*row, top=top) for row in rows]
 
-    def _answer(self, individuals: np.ndarray, cosines: np.ndarray, images: np.ndarray, *, top: int) -> Identification:
+    def _answer(
+        self,
+        individuals: np.ndarray,
+        cosines: np.ndarray,
+        images: np.ndarray,
+        match: np.ndarray,
+        new: float,
+        *,
+        top: int,
+    ) -> Identification:
         count = int(min(top, (individuals >= 0).sum()))
         candidates = tuple(
             Candidate(
                 rank=place + 1,
                 individual=str(self._index.names[individuals[place]]),
                 distance=min(max(1.0 - float(cosines[place]), 0.0), 2.0),
-                probability=None,
+                probability=_share(match[place]),
                 image=self.images[images[place]],
                 row=int(images[place]),
             )
             for place in range(count)
         )
         known = self.new_distance is None or candidates[0].distance <= self.new_distance
-        return Identification(NewIndividual(None, "known" if known else "new"), candidates)
+        return Identification(NewIndividual(_share(new), "known" if known else "new"), candidates)
 
     def identify(self, photographs: Sequence[Photograph], *, top: int = 5) -> list[Identification]:
         """An answer for each photograph (a path, bytes or a Pillow image), `top` individuals each, 1 to 50.
@@ -207,6 +219,10 @@ class Bundle:
             raise DataError(
                 f"a photograph must be a file that can be read, but {photograph}: {error.strerror or error}"
             ) from error
+
+
+def _share(probability: float) -> float | None:
+    return None if np.isnan(probability) else float(probability)
 
 
 def largest_tolerance(golden_vectors: np.ndarray) -> float:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation import distinct_settings, evaluate
+from whale_ray.retrieval.evaluation import Evaluation, distinct_settings, evaluate
 from whale_ray.sweep.comparison import compare_trials
 from whale_ray.sweep.effects import plot_effects
 from whale_ray.sweep.examples import Photographs, find_examples
@@ -24,6 +24,7 @@ from whale_ray.sweep.figures import Curve, Row, Scale, plot_curves, plot_rows, s
 from whale_ray.sweep.leaderboard import leaderboard, read_record, read_records, write_record, write_result
 from whale_ray.sweep.report import write_report
 from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.trust import judge_trust
 
 SWEEP = """
 name: flukes
@@ -409,3 +410,40 @@ def test_the_report_of_map_names_its_objective(full: Run) -> None:
     sweep = replace(full.sweep, fixed=full.sweep.fixed | {"search.objective": "map@5"})
     (full.folder / "sweep.yaml").write_text(sweep.to_yaml())
     assert "its MAP@5 (1 is perfect) is" in full.page()
+
+
+def many_queries() -> Evaluation:
+    """The scores of 60 individuals of 4 photographs, half of them in validation, and of 40 unknown ones."""
+    random = np.random.default_rng(0)
+    names = np.array([*np.repeat([f"w_{place:02d}" for place in range(60)], 4), *["new_whale"] * 40])
+    places = np.array([*np.repeat(np.arange(60), 4), *range(60, 100)])
+    vectors = random.normal(size=(100, 8))[places] + 0.7 * random.normal(size=(len(places), 8))
+    return evaluate(
+        {"plain": (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)},
+        individuals=names,
+        parts=np.where(np.arange(len(names)) % 2, "val", "train"),
+        images=np.array([f"{place}.jpg" for place in range(len(names))]),
+        settings=distinct_settings(vote=["nearest"], neighbours=[1], temperature=[0.05], flip=["none"]),
+        unknown_label="new_whale",
+    )
+
+
+def test_the_report_says_how_far_the_best_trial_can_be_trusted(run: Run) -> None:
+    found, folder = many_queries(), run.begin("aaaaaaaa", {"model.embedding_size": 16})
+    run.finish(folder, noise=1.0, **found.scores)
+    found.queries.to_parquet(folder / "queries.parquet", index=False)
+    trust = judge_trust(read_record(folder))
+    assert [row["name"] for row in trust.scores] == ["auroc", "baks", "baus", "brier/match", "brier/new"]
+    for row in trust.scores:
+        assert row["low"] < row["value"] < row["high"]
+    assert found.scores["brier/match"] < found.scores["trivial/brier/match"]
+    assert [(row["images"], row["queries"]) for row in trust.by_images] == [("2-3", 120)]
+    assert trust.reliability is not None
+    assert "Reliability curves: the first answer is right: said" in trust.reliability.svg
+
+
+def test_the_page_has_the_figures_of_trust(full: Run) -> None:
+    page = full.page()
+    section = page[page.index('<section id="trust">') : page.index('<section id="learning">')]
+    for said in ("<td>auroc</td>", "<td>baks</td>", "<td>baus</td>", "<td>4-9</td>"):
+        assert said in section, said

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.errors import InputError
+from whale_ray.retrieval.calibration import Calibration, fit_calibration
 from whale_ray.retrieval.gallery import GalleryIndex, combine_views
 from whale_ray.retrieval.metrics import CUTOFFS, find_ranks, recall_at
 from whale_ray.retrieval.neighbours import find_neighbours
@@ -24,6 +25,7 @@ from whale_ray.retrieval.scoring import (
     Pooled,
     Queries,
     choose,
+    first_of,
     groups_for_choosing,
     plain_scores,
     pool,
@@ -48,14 +50,15 @@ class Evaluation:
     """Every score of a trial.
 
     table: a row a setting, scored on all queries, not cross-fitted. best, threshold: chosen on all folds, for use;
-    threshold is None where no query is unknown. scores: cross-fitted, with intervals, ceiling, chance and trivial
-    answer; a score that cannot be had is None and `reason` says why. queries: a row a query, as its fold's choice
-    answered it; `cluster` is what a paired interval resamples.
+    threshold is None where no query is unknown; calibration is fitted on all folds, too. scores: cross-fitted, with
+    intervals, ceiling, chance and trivial answer; a score that cannot be had is None and `reason` says why. queries:
+    a row a query, as its fold's choice answered it; `cluster` is what a paired interval resamples.
     """
 
     table: pd.DataFrame
     best: RetrievalSetting
     threshold: float | None
+    calibration: Calibration
     scores: dict[str, Any]
     queries: pd.DataFrame
 
@@ -104,6 +107,7 @@ def evaluate(
         table=_table(settings, outcomes, held.queries),
         best=settings[final.place],
         threshold=final.threshold,
+        calibration=fit_calibration(outcomes[final.place].cosines, outcomes[final.place].ranks, ~held.queries.known),
         scores=scores_with_intervals(pooled, held.queries, clusters, seed=seed),
         queries=_query_table(held, pooled, settings, np.asarray(images, dtype=str), clusters=clusters, folds=folds),
     )
@@ -192,9 +196,11 @@ def _query_table(
         "image_rank": pooled.image_ranks,
         "nearest_image": np.append(images[held.gallery], "")[pooled.answer_images],
         "nearest_individual": names[pooled.answer_images],
-        "cosine": pooled.cosines,
+        "cosine": first_of(pooled.cosines, np.nan),
         "average_precision@5": pooled.precisions,
         "threshold": pooled.thresholds,
+        "match_probability": pooled.match,
+        "new_probability": pooled.new,
         "cluster": clusters,
         "fold": folds,
     }

@@ -5,9 +5,12 @@ Knows labels and figures of queries. Knows nothing of vectors, votes or threshol
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 FOLDS = 5
+FEWEST_CLUSTERS = 6
 _DRAWS = 1000
 _CELLS = 2**22  # clusters drawn at once
 
@@ -72,16 +75,29 @@ def bootstrap_interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The lower and upper end, each (M,), of the percentile interval of M means, by resampling whole clusters.
 
-    values: (Q, M). counted: bool (Q, M), which queries enter each mean. NaN where fewer than two clusters are counted.
+    values: (Q, M). counted: bool (Q, M), which queries enter each mean. NaN where too few clusters are counted.
     """
     codes = np.unique(clusters, return_inverse=True)[1]
     sums, sizes = (_sum_by_cluster(each, codes) for each in (np.where(counted, values, 0.0), counted))
     means = _resampled_means(sums, sizes, np.random.default_rng(seed))
-    enough = (sizes > 0).sum(axis=0) >= 2
+    enough = enough_clusters((sizes > 0).sum(axis=0))
     means[:, ~enough] = 0.0
-    tail = 50.0 * (1.0 - level)
-    low, high = np.nanpercentile(means, [tail, 100.0 - tail], axis=0)
+    low, high = percentiles(means, level=level)
     return np.where(enough, low, np.nan), np.where(enough, high, np.nan)
+
+
+def enough_clusters(counts: np.ndarray | int) -> np.ndarray:
+    """Whether so many clusters can give an interval of 95 %: the range of n values holds their median with
+    1 - 2 ** (1 - n), which reaches 0.95 at six.
+    """
+    return np.asarray(counts) >= FEWEST_CLUSTERS
+
+
+def percentiles(draws: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and upper end of the middle `level` of draws (B, ...), NaN left out."""
+    tail = 50.0 * (1.0 - level)
+    low, high = np.nanpercentile(draws, [tail, 100.0 - tail], axis=0)
+    return low, high
 
 
 def _sum_by_cluster(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -90,15 +106,20 @@ def _sum_by_cluster(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 def _resampled_means(sums: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """(draws, M) means; NaN where a draw has no counted query."""
-    clusters, means = len(sums), []
+    means = []
+    for weights in cluster_draws(len(sums), random):
+        total = weights @ sizes
+        means.append(np.divide(weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0))
+    return np.concatenate(means)
+
+
+def cluster_draws(clusters: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """How often each cluster is drawn, float (b, clusters), a few draws at a time, until there are all."""
     at_once = max(1, _CELLS // clusters)
     for start in range(0, _DRAWS, at_once):
         draws = min(at_once, _DRAWS - start)
         cells = random.integers(0, clusters, (draws, clusters)) + clusters * np.arange(draws)[:, None]
-        weights = np.bincount(cells.ravel(), minlength=draws * clusters).reshape(draws, clusters).astype(np.float64)
-        total = weights @ sizes
-        means.append(np.divide(weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0))
-    return np.concatenate(means)
+        yield np.bincount(cells.ravel(), minlength=draws * clusters).reshape(draws, clusters).astype(np.float64)
 
 
 def paired_interval(
@@ -106,7 +127,7 @@ def paired_interval(
 ) -> tuple[float, float]:
     """The interval of mean(first) - mean(second) over the same queries (Q,), by resampling whole clusters.
 
-    An interval that holds zero: the two are not told apart. NaN, NaN with fewer than two clusters.
+    An interval that holds zero: the two are not told apart. NaN, NaN with too few clusters.
     """
     difference = (np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64))[:, None]
     low, high = bootstrap_interval(difference, np.ones(difference.shape, dtype=bool), clusters, level=level, seed=seed)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from whale_ray.errors import InputError
+from whale_ray.retrieval.calibration import fit_calibration
 from whale_ray.retrieval.metrics import (
     CUTOFFS,
     ThresholdSteps,
@@ -25,11 +27,14 @@ from whale_ray.retrieval.metrics import (
     recall_at,
     threshold_steps,
 )
+from whale_ray.retrieval.open_set import beside_open_set, open_set_scores
 from whale_ray.retrieval.ranking import Ranking
-from whale_ray.retrieval.resampling import FOLDS, bootstrap_interval
+from whale_ray.retrieval.resampling import FEWEST_CLUSTERS, FOLDS, bootstrap_interval, enough_clusters
 
 MAP = "map@5"
 OBJECTIVES = (*(f"recall@{cutoff}" for cutoff in CUTOFFS), *(f"image_recall@{cutoff}" for cutoff in CUTOFFS), MAP)
+BRIERS = ("brier/match", "brier/new")
+IMAGES_PER_INDIVIDUAL = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))
 _SIXTIETHS = 60
 
 
@@ -133,14 +138,23 @@ def _hits(outcome: Outcome, objective: str) -> np.ndarray:
 
 def groups_for_choosing(folds: np.ndarray) -> np.ndarray:
     """All queries, then for each fold the queries outside it (all, where there are none): bool (1 + FOLDS, Q)."""
-    others = folds != np.arange(FOLDS)[:, None]
-    others[~others.any(axis=1)] = True
-    return np.concatenate([np.ones((1, len(folds)), dtype=bool), others])
+    others = [_others(folds, fold) for fold in range(FOLDS)]
+    return np.stack([np.ones(len(folds), dtype=bool), *others])
+
+
+def _others(folds: np.ndarray, fold: int) -> np.ndarray:
+    """The queries outside a fold, bool (Q,); all, where there are none."""
+    others: np.ndarray = folds != fold
+    return others if others.any() else np.ones(len(folds), dtype=bool)
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """What each query got from the choice made without its fold; (Q,) each, `threshold` NaN where there is none."""
+    """What each query got from the choice made without its fold; (Q,) each, NaN where there is no threshold.
+
+    cosines: (Q, up to 5), of the ranked candidates. match, new: the probabilities, from the same four folds, that the
+    first candidate is right and that the animal is new; NaN where there was too little to learn them from.
+    """
 
     place: np.ndarray
     ranks: np.ndarray
@@ -150,6 +164,8 @@ class Pooled:
     answer_images: np.ndarray
     cosines: np.ndarray
     thresholds: np.ndarray
+    match: np.ndarray
+    new: np.ndarray
 
 
 def pool(outcomes: Sequence[Outcome], choices: Sequence[Choice], folds: np.ndarray, queries: Queries) -> Pooled:
@@ -162,15 +178,19 @@ def pool(outcomes: Sequence[Outcome], choices: Sequence[Choice], folds: np.ndarr
             outcome.cosines[here], outcome.ranks[here], queries.new[here], threshold=choice.threshold
         )
         kept = (outcome.ranks[here], outcome.image_ranks[here], precisions)
-        first = (_first(outcome.answers[here], -1), _first(outcome.answer_images[here], -1))
-        cosine = _first(outcome.cosines[here], np.nan)
-        parts.append((np.full(len(here), choice.place), *kept, *first, cosine, np.full(len(here), threshold)))
+        first = (first_of(outcome.answers[here], -1), first_of(outcome.answer_images[here], -1))
+        cosines = outcome.cosines[here]
+        others = _others(folds, fold)
+        calibration = fit_calibration(outcome.cosines[others], outcome.ranks[others], ~queries.known[others])
+        said = (first_of(calibration.of_match(cosines), np.nan), calibration.of_new(cosines))
+        parts.append((np.full(len(here), choice.place), *kept, *first, cosines, np.full(len(here), threshold), *said))
         rows.append(here)
     back = np.argsort(np.concatenate(rows))
     return Pooled(*(np.concatenate(each)[back] for each in zip(*parts, strict=True)))
 
 
-def _first(values: np.ndarray, absent: float) -> np.ndarray:
+def first_of(values: np.ndarray, absent: float) -> np.ndarray:
+    """The first column of `values` (Q, R); `absent` where there is none."""
     return values[:, 0] if values.shape[1] else np.full(len(values), absent, dtype=values.dtype)
 
 
@@ -185,14 +205,74 @@ def scores_with_intervals(pooled: Pooled, queries: Queries, clusters: np.ndarray
     scores: dict[str, Any] = {"queries": len(values), "known_queries": int(queries.known.sum())}
     if not len(values):
         return scores | dict.fromkeys(OBJECTIVES) | {"reason": "no query: there is no validation photograph"}
+    scores |= _means(OBJECTIVES, values, counted, clusters, seed=seed)
+    scores |= _open_set(pooled, queries, clusters, seed=seed) | _briers(pooled, queries, clusters, seed=seed)
+    scores["by_images"] = _by_images(pooled, queries, clusters, seed=seed)
+    if reasons := _reasons(queries, clusters):
+        scores["reason"] = "; ".join(reasons)
+    return scores | _beside(queries)
+
+
+def _means(
+    names: Sequence[str], values: np.ndarray, counted: np.ndarray, clusters: np.ndarray, *, seed: int
+) -> dict[str, float | None]:
+    """The mean of each column of `values` (Q, M) over its counted queries, with `_low` and `_high`."""
     lows, highs = bootstrap_interval(values, counted, clusters, seed=seed)
-    for place, name in enumerate(OBJECTIVES):
+    scores: dict[str, float | None] = {}
+    for place, name in enumerate(names):
         here = counted[:, place]
         scores[name] = float(values[here, place].mean()) if here.any() else None
         scores[f"{name}_low"], scores[f"{name}_high"] = _number(lows[place]), _number(highs[place])
+    return scores
+
+
+def _open_set(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, float | None]:
+    first = first_of(pooled.cosines, np.nan)
+    said_new = None if np.isnan(pooled.thresholds).any() else first < pooled.thresholds
+    right = (pooled.ranks == 1) & (False if said_new is None else ~said_new)
+    scores = open_set_scores(first, right, said_new, known=queries.known, clusters=clusters, seed=seed)
+    return scores | beside_open_set(scores)
+
+
+def _briers(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, float | None]:
+    """brier/match and brier/new of the cross-fitted probabilities; trivial/: of always saying how frequent it is."""
+    outcomes = np.stack([pooled.ranks == 1, ~queries.known], axis=1).astype(np.float64)
+    said = np.stack([pooled.match, pooled.new], axis=1)
+    given = ~np.isnan(said)
+    scores = _means(BRIERS, np.where(given, said - outcomes, 0.0) ** 2, given, clusters, seed=seed)
+    shares = [outcomes[mask, place].mean() if mask.any() else np.nan for place, mask in enumerate(given.T)]
+    trivial = {f"trivial/{name}": _number(share * (1 - share)) for name, share in zip(BRIERS, shares, strict=True)}
+    return scores | trivial
+
+
+def _by_images(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
+    """recall@1 and map@5 of the known queries by how many gallery images their individual has."""
+    values = np.stack([are_hits(pooled.ranks, 1), pooled.precisions], axis=1).astype(np.float64)
+    rows: list[dict[str, Any]] = []
+    for (least, name), (beyond, _) in pairwise([*IMAGES_PER_INDIVIDUAL, (np.inf, "")]):
+        here = queries.known & (queries.images >= least) & (queries.images < beyond)
+        scores = _means(("recall@1", MAP), values, np.stack([here, here], axis=1), clusters, seed=seed)
+        rows.append({"images": name, "queries": int(here.sum()), **scores})
+    return rows
+
+
+def _reasons(queries: Queries, clusters: np.ndarray) -> list[str]:
+    """Why some scores or intervals cannot be given."""
+    reasons = []
     if not queries.known.any():
-        scores["reason"] = "no known query: no validation photograph is of an individual with a gallery image"
-    return scores | _beside(queries)
+        reasons.append("no known query: no validation photograph is of an individual with a gallery image")
+    elif queries.individuals == 1:
+        reasons.append("the gallery holds one individual only: every answer names it, so that recall says nothing")
+    if queries.known.all():
+        reasons.append("no unknown query: auroc, baks, baus, the threshold and the probability of new need some")
+    for kind, mask in (("known", queries.known), ("unknown", ~queries.known)):
+        count = len(np.unique(clusters[mask]))
+        if mask.any() and not enough_clusters(count):
+            reasons.append(
+                f"no interval over {kind} queries: they are of {count} individuals or groups, and an interval of 95 % "
+                f"needs {FEWEST_CLUSTERS}"
+            )
+    return reasons
 
 
 def _number(value: float) -> float | None:

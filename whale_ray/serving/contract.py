@@ -46,10 +46,16 @@ Distance = Annotated[float, AfterValidator(lambda distance: round(distance, PLAC
 """A cosine distance as it is written in an answer; what is decided is decided by all of its digits."""
 
 
+Probability = Annotated[float, AfterValidator(lambda probability: round(probability, 4))]
+
+
 class NewIndividual(BaseModel):
     """Whether the animal is probably one that the gallery does not hold."""
 
-    probability: float | None = Field(description="Null until the bundle is calibrated.")
+    probability: Probability | None = Field(
+        description="That no individual of the gallery is shown, where new ones are as frequent as in validation; "
+        "null where validation held too few to learn it from."
+    )
     decision: Literal["new", "known"]
 
 
@@ -59,7 +65,9 @@ class Candidate(BaseModel):
     rank: int = Field(description="From 1, in the order of the bundle's vote.")
     individual: str
     distance: Distance = Field(description="The smallest cosine distance to a photograph of it, 0 to 2.")
-    probability: float | None = Field(description="Null until the bundle is calibrated.")
+    probability: Probability | None = Field(
+        description="That it is this individual; null where validation held too few answers to learn it from."
+    )
     image: str = Field(description="The gallery photograph of that distance; see `/v1/images/{image}`.")
 
 

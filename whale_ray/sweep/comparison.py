@@ -44,7 +44,7 @@ def compare_trials(records: Sequence[Record], objective: str) -> Comparison | No
     values = np.column_stack([chosen, scores[:, 1:] - scores[:, :1]])
     low, high = bootstrap_interval(values, np.ones(values.shape, dtype=bool), first["cluster"].to_numpy(dtype=str))
     others = zip(same[1:], low[1:], high[1:], strict=True)
-    together = frozenset(trial for (trial, _), below, above in others if below <= 0 <= above)
+    together = frozenset(trial for (trial, _), below, above in others if not (below > 0 or above < 0))
     return Comparison(float(chosen.mean()), float(low[0]), float(high[0]), together)
 
 

@@ -29,6 +29,7 @@ from whale_ray.sweep.plan import label
 from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.spec import Sweep, load_sweep
 from whale_ray.sweep.tradeoff import front_of, plot_tradeoff
+from whale_ray.sweep.trust import judge_trust
 
 _HERE = Path(__file__).parent
 _SETTINGS_SHOWN = 10
@@ -38,6 +39,7 @@ SECTIONS = (
     ("data", "Photographs"),
     ("leaderboard", "Leaderboard"),
     ("recall", "Recall"),
+    ("trust", "Trust"),
     ("learning", "Learning"),
     ("axes", "Axes"),
     ("retrieval", "Retrieval"),
@@ -105,6 +107,7 @@ def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
         "axes": axes,
         "rows": [_row(record, axes, objective, comparison) for record in records],
         "recall": plot_recall(records, looks),
+        "trust": judge_trust(best) if best else None,
         "learning": plot_learning(records, looks, objective),
         "effects": plot_effects(records, sweep.axes, objective),
         "retrieval": _retrieval(best, objective),

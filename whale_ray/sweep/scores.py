@@ -23,7 +23,7 @@ from whale_ray.sweep.spec import Sweep, load_sweep
 
 Views = Mapping[str, np.ndarray]
 # Of the scores: trials that were scored by another definition are scored anew from their embeddings.
-DEFINITION = 1
+DEFINITION = 2
 COLUMNS = ("image", "individual", "group", "part")
 
 
@@ -88,6 +88,7 @@ def figures_of(evaluation: Evaluation, scoring: Scoring) -> dict[str, Any]:
         "temperature": best.temperature,
         "flip": best.flip,
         "threshold": evaluation.threshold,
+        "calibration": evaluation.calibration.written(),
         "scored_with": scoring.written(),
     }
 

@@ -32,7 +32,7 @@ GOLDEN_IMAGES = 6
 GOLDEN_SIDE = 512
 THUMBNAIL_SIDE = 160
 EXAMPLE_SIDE = 640
-_NOT_SCORES = ("seconds", "status", "error", "scored_with")
+_NOT_SCORES = ("seconds", "status", "error", "scored_with", "calibration")
 
 
 def make_best_bundle(
@@ -110,7 +110,7 @@ def _manifest(record: Record, dataset: Dataset, setting: RetrievalSetting, table
         "embedding_size": record.result["embedding_size"],
         "retrieval": dataclasses.asdict(setting),
         "threshold": record.result["threshold"],
-        "calibration": None,
+        "calibration": record.result["calibration"],
         "unknown_label": dataset.unknown_label,
         "scores": figures,
         "retrained_on_all": record.folder.name == "retrained",

@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pytest
+
+from whale_ray.retrieval.calibration import Calibration, brier, fit_calibration, leads, read_calibration, reliability
+
+
+def answers(queries=4000, seed=0, slope=12.0):
+    """Rankings whose first candidate is right with a known probability: logistic in its cosine."""
+    random = np.random.default_rng(seed)
+    cosines = np.sort(random.uniform(0.2, 0.9, (queries, 5)), axis=1)[:, ::-1]
+    right = random.random(queries) < 1 / (1 + np.exp(-slope * (cosines[:, 0] - 0.75)))
+    return cosines, np.where(right, 1, 0), ~right
+
+
+def test_the_probabilities_are_those_that_the_answers_were_drawn_with():
+    cosines, ranks, new = answers()
+    calibration = fit_calibration(cosines, ranks, new)
+    fresh, fresh_ranks, fresh_new = answers(seed=1)
+    for said, happened in (
+        (calibration.of_match(fresh)[:, 0], fresh_ranks == 1),
+        (calibration.of_new(fresh), fresh_new),
+    ):
+        for group in reliability(said, happened):
+            assert group["said"] == pytest.approx(group["happened"], abs=0.09)
+        assert brier(said, happened) < happened.mean() * (1 - happened.mean())
+
+
+def test_candidates_beyond_the_first_have_a_probability_of_their_own():
+    cosines, ranks, new = answers()
+    said = fit_calibration(cosines, ranks, new).of_match(np.array([[0.85, 0.5, 0.4, 0.4, 0.3, 0.29, np.nan]]))
+    assert said.shape == (1, 7)
+    assert said[0, 0] > 0.5 > said[0, 1]
+    assert (np.diff(said[0, :6]) <= 0).all()
+    assert np.isnan(said[0, 6])
+
+
+def test_a_lead_is_over_the_other_first_candidates():
+    found = leads(np.array([[0.5, 0.9, 0.7, np.nan, np.nan, 0.2], [0.6, 0.6, 0.1, 0.0, 0.0, 0.0]]))
+    assert found[0, [0, 1, 2, 5]].tolist() == pytest.approx([-0.4, 0.2, -0.2, -0.7])
+    assert found[1, :2].tolist() == [0.0, 0.0]
+
+
+def test_what_is_written_is_read_again():
+    calibration = fit_calibration(*answers())
+    assert read_calibration(json.loads(json.dumps(calibration.written()))) == calibration
+    assert read_calibration(None) == Calibration(None, None)
+
+
+@pytest.mark.parametrize("kind", ["all right", "all wrong", "few"])
+def test_too_little_to_learn_from_gives_no_probability(kind):
+    cosines = answers(30)[0]
+    ranks = {"all right": np.ones(30), "all wrong": np.zeros(30), "few": np.arange(30) == 3}[kind].astype(int)
+    calibration = fit_calibration(cosines[:, :1], ranks, np.zeros(30, dtype=bool))
+    assert calibration == Calibration(None, None)
+    assert np.isnan(calibration.of_match(cosines)).all()
+    assert np.isnan(calibration.of_new(cosines)).all()
+
+
+def test_a_gallery_of_one_individual_has_probabilities_from_its_cosine():
+    cosines, ranks, new = answers(500)
+    calibration = fit_calibration(cosines[:, :1], ranks, new)
+    said = calibration.of_match(np.array([[0.3], [0.9]]))[:, 0]
+    assert 0 <= said[0] < said[1] <= 1
+
+
+def test_cosines_that_hardly_differ_still_give_finite_probabilities():
+    cosines, ranks, new = answers()
+    squeezed = 1 - (1 - cosines) * 1e-4
+    said, plain = fit_calibration(squeezed, ranks, new).of_match(squeezed), fit_calibration(cosines, ranks, new)
+    assert said == pytest.approx(plain.of_match(cosines), abs=1e-3)
