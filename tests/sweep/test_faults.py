@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+from little_sweep import SWEEP
 from watching import Watching
 
 from whale_ray.sweep.guards import where_it_runs
@@ -170,3 +172,27 @@ def test_a_disk_that_fills_leaves_trials_unfinished_and_with_room_again_the_swee
         assert set(result.table["status"]) == {"finished"}
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_worker_that_does_not_let_go_of_a_pruned_trial_loses_no_other(photographs: Path, tmp_path: Path) -> None:
+    """Tune gives a trial up without a word where its worker is not free in time; here it never waits."""
+    file = tmp_path / "little.yaml"
+    file.write_text(SWEEP.replace("ROOT", str(photographs)))
+    search = ("strategy=random", "trials=6", "scheduler=asha", "grace=1", "reduction_factor=2", "objective=map@5")
+    train = ("train.epochs=4", "train.learning_rate={low: 1.0e-6, high: 1.0e-2, log: true}")
+    options = [f"search.{one}" for one in search] + [*train, "resources.cpus=2"]
+    command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(tmp_path)]
+    for option in options:
+        command += ["--set", option]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "0"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lost its worker before it began" in done.stdout
+    board = pd.read_csv(tmp_path / "little" / "leaderboard.csv")
+    assert len(board) == 7
+    assert set(board["status"]) == {"finished", "pruned"}

@@ -14,7 +14,7 @@ import pytest
 from whale_ray.errors import InputError
 from whale_ray.sweep.leaderboard import forget_failed, read_record, write_result
 from whale_ray.sweep.ledger import Ledger
-from whale_ray.sweep.scores import write_embeddings
+from whale_ray.sweep.scores import scoring_of, write_embeddings
 from whale_ray.sweep.spec import Sweep, load_sweep
 
 GRID = """
@@ -55,8 +55,7 @@ def end(ledger: Ledger, trial: str, score: float, **result: object) -> None:
     folder = ledger.folder / "trials" / trial
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint" / "encoder.safetensors").write_bytes(b"weights")
-    choice = {"definition": 1, "objective": ledger.objective, "retrieval": [["nearest", None, 0.05, "none"]]}
-    scores = {"recall@1": score, "map@5": 1 - score, "scored_with": choice}
+    scores = {"recall@1": score, "map@5": 1 - score, "scored_with": scoring_of(ledger.sweep).written()}
     write_result(folder, {"status": "finished", "error": "", **scores, **result})
     write_embeddings({"plain": vectors(ledger.folder, trial)}, PHOTOGRAPHS, folder)
     ledger.settle(trial, status="pruned")

@@ -119,6 +119,8 @@ def test_retrieval_settings_are_always_lists(tmp_path: Path) -> None:
         "vote": ("nearest",),
         "temperature": (0.05,),
         "flip": ("average",),
+        "whiten": ("none",),
+        "whitened_size": (128,),
     }
     assert sweep.axes == ()
 
@@ -190,11 +192,11 @@ def test_a_stepped_range_is_listed_exactly_and_may_stand_in_a_grid(tmp_path: Pat
         ("train: {epoch: 3}", r"there is no key `train.epoch`\. Did you mean `epochs`\?"),
         ("data: {epochs: 3}", r"there is no key `data.epochs`\. Did you mean `train.epochs`\?"),
         ("train.epochs: 3", r"there is no key `train.epochs`\. Write `train: \{epochs: …\}`"),
-        ("train: {epochs: 0}", r"`train.epochs` must be a whole number >= 1, but got 0"),
-        ("train: {epochs: '3'}", r"must be a whole number >= 1, but got '3'\. Take the quotes away"),
-        ("train: {epochs: 2.5}", r"must be a whole number >= 1, but got 2.5"),
-        ("train: {epochs: true}", r"must be a whole number >= 1, but got true"),
-        ("train: {epochs: null}", r"must be a whole number >= 1, but got nothing"),
+        ("train: {epochs: -1}", r"`train.epochs` must be a whole number >= 0, but got -1"),
+        ("train: {epochs: '3'}", r"must be a whole number >= 0, but got '3'\. Take the quotes away"),
+        ("train: {epochs: 2.5}", r"must be a whole number >= 0, but got 2.5"),
+        ("train: {epochs: true}", r"must be a whole number >= 0, but got true"),
+        ("train: {epochs: null}", r"must be a whole number >= 0, but got nothing"),
         ("train: {learning_rate: 0}", r"must be a number > 0, but got 0"),
         ("train: {learning_rate: .inf}", r"must be a number > 0, but got inf\. It must be finite"),
         ("train: {learning_rate: 1e999}", r"It must be finite"),
@@ -212,7 +214,7 @@ def test_a_stepped_range_is_listed_exactly_and_may_stand_in_a_grid(tmp_path: Pat
         ("train: {epochs: [3, 5, 3]}", r"`train.epochs` has the value 3 twice"),
         ("train: {learning_rate: [1, 1.0]}", r"`train.learning_rate` has the value 1.0 twice"),
         ("data: {image_size: [64, 64x64]}", r"`data.image_size` has the value 64 twice"),
-        ("train: {epochs: [[3]]}", r"must be a whole number >= 1, but got a list"),
+        ("train: {epochs: [[3]]}", r"must be a whole number >= 0, but got a list"),
         ("train: {affine: {low: 0.5, high: 0.5, step: 0.1}}", r"`low < high` must hold for train.affine, .*low=0.5"),
         (
             "train: {affine: {low: 0.1, high: 0.5}}",
@@ -344,7 +346,7 @@ def test_negatives_are_taken_by_the_losses_that_can(tmp_path: Path, loss: str) -
 
 
 def test_all_faults_are_told_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
-    text = PLAIN + "train:\n  epochs: 0\n  clip: -1\nsearch: {objective: f1}\n"
+    text = PLAIN + "train:\n  epochs: -1\n  clip: -1\nsearch: {objective: f1}\n"
     found = faults(tmp_path, text, ["train.blur=2"])
     assert [line for line, _ in found] == [5, 6, 7, None]
     with pytest.raises(SettingsError, match=r"sweep\.yaml: 4 faults, nothing was started\n  line 5: `train.epochs`"):
@@ -405,12 +407,12 @@ def test_an_option_reaches_the_alternative_that_it_names(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("train.epochs=0", r"`train.epochs` must be a whole number >= 1, but got 0"),
+        ("train.epochs=-1", r"`train.epochs` must be a whole number >= 0, but got -1"),
         ("train.epoch=3", r"there is no key `train.epoch`\. Did you mean `epochs`\?"),
         ("train.epochs", r"must be KEY=VALUE"),
         ("=3", r"must be KEY=VALUE"),
         ("train..epochs=3", r"must be KEY=VALUE"),
-        ("train.epochs=", r"must be a whole number >= 1, but got nothing"),
+        ("train.epochs=", r"must be a whole number >= 0, but got nothing"),
         ("train.epochs=[3", r"this is not valid YAML"),
         ("name.x=3", r"`name` has no keys of its own"),
         (
@@ -507,12 +509,15 @@ def test_the_reference_names_what_the_floors_offer() -> None:
     from whale_ray.learning.encoders import ENCODERS
     from whale_ray.learning.layers import NECKS, POOLS
     from whale_ray.retrieval.ranking import VOTES
+    from whale_ray.retrieval.whitening import WHITENINGS
 
     choices = {setting.key: set(setting.choices) for setting in SETTINGS}
     assert set(ENCODER_FAMILIES) == set(ENCODERS)
     assert choices["retrieval.vote"] == set(VOTES)
     assert choices["split.kind"] == set(SPLITS)
-    assert choices["model.neck"] == set(NECKS)
+    assert choices["model.neck"] == {*NECKS, "none"}
+    assert choices["loss.name"] == {*LOSSES, "none"}
+    assert choices["retrieval.whiten"] == set(WHITENINGS)
     assert choices["model.pool"] == {"auto", *POOLS}
 
 
@@ -535,3 +540,24 @@ def test_a_sweep_loads_quickly_and_without_torch_or_ray(tmp_path: Path) -> None:
         assert heavy == []
         seconds = min(seconds, float(elapsed))
     assert seconds < 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["train.epochs=0"], "goes with `loss: {name: none}` alone"),
+        (["loss.name=none"], "goes with `loss: {name: none}` alone"),
+        (["loss.name=none", "train.epochs=[0, 5]"], "but got epochs 0, 5 and loss none"),
+        (["loss.name=none", "train.epochs=0"], "leaves a neck as it was drawn, at random, but got neck linear"),
+        (["model.neck=none"], "Write `embedding_size: null`"),
+    ],
+)
+def test_what_trains_nothing_is_said_to_train_nothing(tmp_path: Path, options: list[str], said: str) -> None:
+    assert any(said in message for _, message in faults(tmp_path, PLAIN, options))
+
+
+def test_a_frozen_encoder_alone_is_a_sweep(tmp_path: Path) -> None:
+    options = ["loss.name=none", "train.epochs=0", "model.neck=none", "model.embedding_size=null"]
+    settings = read(tmp_path, PLAIN, options).settings({})
+    assert (settings["loss"], settings["train"]["epochs"]) == ({"name": "none"}, 0)
+    assert settings["model"]["embedding_size"] is None

@@ -6,16 +6,17 @@ Reading the table imports neither torchvision nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.classifiers import torchvision_names, torchvision_trunk
-from whale_ray.learning.layers import NECKS, POOLS
+from whale_ray.learning.layers import NECKS, POOLS, Whiten
 from whale_ray.learning.trunks import Trunk, tiny_trunk
 
 
@@ -31,6 +32,10 @@ ENCODERS: dict[str, Callable[..., Trunk]] = {
     "hf": _hub_trunk,
 }
 """Family → builder of its trunks. Names: `tiny`, `torchvision:<model>`, `hf:<hub id or folder>`."""
+
+
+WHITENED = "whitened_size"
+"""The recipe's key for the dimensions of an encoder that whitens; absent where it does not."""
 
 
 class Head(nn.Module):
@@ -56,6 +61,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.head = head
+        self.whitening: nn.Module = nn.Identity()
         self.embedding_size = embedding_size
         self.recipe = recipe
         self.register_buffer("mean", torch.tensor(recipe["mean"]).view(1, 3, 1, 1), persistent=False)
@@ -68,7 +74,7 @@ class Encoder(nn.Module):
         """Return the embeddings of a batch of pictures."""
         features = self.trunk((images - self.mean) / self.std)
         pooled = self.head.pool(features, self.trunk.prefix)
-        embeddings: Tensor = self.head.neck(self.trunk.norm(pooled))
+        embeddings: Tensor = self.whitening(self.head.neck(self.trunk.norm(pooled)))
         return embeddings
 
     def train(self, mode: bool = True) -> Encoder:
@@ -124,7 +130,21 @@ def rebuild_encoder(recipe: dict[str, Any]) -> Encoder:
     height, width = recipe["image_size"]
     known = {"config": recipe["config"]} if "config" in recipe else {}
     trunk = ENCODERS[family](model, weights="random", image_size=(height, width), **known)
-    return _assemble(trunk, dict(recipe))
+    encoder = _assemble(trunk, {key: value for key, value in recipe.items() if key != WHITENED})
+    if WHITENED in recipe:
+        encoder.whitening = Whiten(encoder.embedding_size, recipe[WHITENED])
+        encoder.embedding_size = recipe[WHITENED]
+        encoder.recipe = dict(recipe)
+    return encoder
+
+
+def with_whitening(
+    recipe: dict[str, Any], weights: Mapping[str, Tensor], *, mean: np.ndarray, matrix: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The recipe and weights of the encoder that also subtracts mean (D,) and multiplies with matrix (D, d)."""
+    parts = {"whitening.mean": mean, "whitening.matrix": matrix}
+    tensors = {name: torch.from_numpy(part.astype(np.float32)).contiguous() for name, part in parts.items()}
+    return {**recipe, WHITENED: matrix.shape[1]}, {**weights, **tensors}
 
 
 def check_encoder_name(name: str) -> None:
@@ -175,6 +195,6 @@ def _build_neck(kind: str, features: int, embedding_size: int, *, name: str) -> 
     if embedding_size != features:
         raise EncoderError(
             f"`neck: none` gives the {features} features of {name} as they come, but embedding_size is "
-            f"{embedding_size}. Leave embedding_size out, or choose neck linear or bnneck."
+            f"{embedding_size}. Write embedding_size: null, or choose neck linear or bnneck."
         )
     return nn.Identity()

@@ -76,6 +76,23 @@ def batch_norm_neck(features: int, embedding_size: int) -> nn.Module:
 NECKS: dict[str, Callable[[int, int], nn.Module]] = {"linear": linear_neck, "bnneck": batch_norm_neck}
 
 
+class Whiten(nn.Module):
+    """A linear map of unit vectors: (B, D) → (B, d), not of unit length. mean: (D,). matrix: (D, d)."""
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, features: int, whitened: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("matrix", torch.zeros(features, whitened))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Return the whitened embeddings, in float32 always."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return (F.normalize(embeddings.float()) - self.mean) @ self.matrix
+
+
 @contextmanager
 def settled_norms(module: nn.Module) -> Iterator[None]:
     """Let batch normalisations use what they have learned so far: a batch of one image has no statistics."""

@@ -172,6 +172,8 @@ def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
             "neighbours": pd.array([setting.neighbours for setting in settings], dtype="Int64"),
             "temperature": np.array(warmths, dtype=np.float64),
             "flip": [setting.flip for setting in settings],
+            "whiten": [setting.whiten for setting in settings],
+            "whitened_size": pd.array([setting.whitened_size for setting in settings], dtype="Int64"),
         }
     )
 

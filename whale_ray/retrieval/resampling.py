@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 FOLDS = 5
-FEWEST_CLUSTERS = 6
+FEWEST_CLUSTERS = 4
 _DRAWS = 1000
 _CELLS = 2**22  # clusters drawn at once
 
@@ -87,9 +87,7 @@ def bootstrap_interval(
 
 
 def enough_clusters(counts: np.ndarray | int) -> np.ndarray:
-    """Whether so many clusters can give an interval of 95 %: the range of n values holds their median with
-    1 - 2 ** (1 - n), which reaches 0.95 at six.
-    """
+    """Whether so many clusters can give an interval: resampling fewer says nothing of those that were not seen."""
     return np.asarray(counts) >= FEWEST_CLUSTERS
 
 

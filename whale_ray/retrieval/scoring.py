@@ -269,8 +269,8 @@ def _reasons(queries: Queries, clusters: np.ndarray) -> list[str]:
         count = len(np.unique(clusters[mask]))
         if mask.any() and not enough_clusters(count):
             reasons.append(
-                f"no interval over {kind} queries: they are of {count} individuals or groups, and an interval of 95 % "
-                f"needs {FEWEST_CLUSTERS}"
+                f"no interval over {kind} queries: they are of {count} individuals or groups, and an interval needs "
+                f"{FEWEST_CLUSTERS}"
             )
     return reasons
 

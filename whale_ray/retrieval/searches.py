@@ -15,7 +15,47 @@ from whale_ray.retrieval.metrics import CUTOFFS, find_ranks
 from whale_ray.retrieval.neighbours import Neighbours, find_by_centroid, find_neighbours
 from whale_ray.retrieval.ranking import VOTES, rank_individuals
 from whale_ray.retrieval.scoring import Outcome, Queries, read_outcome
-from whale_ray.retrieval.setting import RetrievalSetting
+from whale_ray.retrieval.setting import RetrievalSetting, View
+from whale_ray.retrieval.whitening import Whitening, fit_whitening
+
+
+class Vectors:
+    """The vectors of N photographs as each setting sees them; a whitening is fitted once, on those of `train`.
+
+    views: `plain` and, where a setting wants it, `flip`: float16 (N, D). individuals, parts: (N,).
+    """
+
+    def __init__(
+        self, views: Mapping[str, np.ndarray], *, individuals: np.ndarray, parts: np.ndarray, unknown_label: str
+    ) -> None:
+        self.views = views
+        self.individuals = np.asarray(individuals, dtype=str)
+        self.training = np.asarray(parts) == "train"
+        self.unknown_label = unknown_label
+        self._fitted: dict[str, Whitening] = {}
+
+    def whitening(self, view: View) -> Whitening | None:
+        """What whitens this view; None where nothing does. Raises: InputError where it cannot be learned."""
+        if view.whiten == "none":
+            return None
+        if view.whiten not in self._fitted:
+            self._fitted[view.whiten] = fit_whitening(
+                self.views["plain"][self.training],
+                self.individuals[self.training],
+                kind=view.whiten,
+                unknown_label=self.unknown_label,
+            )
+        fitted = self._fitted[view.whiten]
+        return fitted if view.whitened_size is None else fitted.shortened(view.whitened_size)
+
+    def seen(self, view: View) -> np.ndarray:
+        """Unit vectors, float16 (N, d): each view whitened, then combined."""
+        whitening = self.whitening(view)
+        if whitening is None:
+            return combine_views(self.views, view.flip)
+        wanted = ("plain", "flip") if view.flip == "average" else ("plain",)
+        white = {name: whitening.apply(vectors) for name, vectors in self.views.items() if name in wanted}
+        return combine_views(white, view.flip)
 
 
 class Searches:
@@ -34,58 +74,55 @@ class Searches:
         unknown_label: str,
         held_out_as_new: bool,
     ) -> None:
-        self.views = views
-        self.individuals = np.asarray(individuals, dtype=str)
+        self.vectors = Vectors(views, individuals=individuals, parts=parts, unknown_label=unknown_label)
+        self.individuals = self.vectors.individuals
         self.rows = np.flatnonzero(np.asarray(parts) == "val")
         self.gallery = np.flatnonzero((np.asarray(parts) == "train") & (self.individuals != unknown_label))
         self.depths = {
-            flip: max(CUTOFFS[-1], *(setting.neighbours or 1 for setting in settings if setting.flip == flip))
-            for flip in {setting.flip for setting in settings}
+            view: max(CUTOFFS[-1], *(setting.neighbours or 1 for setting in settings if setting.view == view))
+            for view in dict.fromkeys(setting.view for setting in settings)
         }
         self.unknown_label, self.held_out_as_new = unknown_label, held_out_as_new
-        self._found: dict[str, tuple[GalleryIndex, Neighbours]] = {}
-        self._by_centroid: dict[str, Neighbours] = {}
-        self._image_ranks: dict[str, np.ndarray] = {}
+        self._found: dict[View, tuple[np.ndarray, GalleryIndex, Neighbours]] = {}
+        self._by_centroid: dict[View, Neighbours] = {}
+        self._image_ranks: dict[View, np.ndarray] = {}
 
     @cached_property
     def queries(self) -> Queries:
         """The right answers; the same whatever vectors are searched."""
-        index, _ = self.found(next(iter(self.depths)))
+        _, index, _ = self.found(next(iter(self.depths)))
         labels = self.individuals[self.rows]
         truth = index.codes_of(labels)
         new = labels == self.unknown_label
         images = np.append(index.images_per_individual, 0)[truth]
         return Queries(truth, new | (self.held_out_as_new & (truth < 0)), images, len(index), len(index.names))
 
-    def found(self, flip: str) -> tuple[GalleryIndex, Neighbours]:
-        """The gallery in this view and what the queries found in it."""
-        if flip not in self._found:
-            vectors = combine_views(self.views, flip)
+    def found(self, view: View) -> tuple[np.ndarray, GalleryIndex, Neighbours]:
+        """The queries' vectors in this view, the gallery, and what they found in it."""
+        if view not in self._found:
+            vectors = self.vectors.seen(view)
             index = GalleryIndex(vectors[self.gallery], self.individuals[self.gallery])
-            neighbours = find_neighbours(vectors[self.rows], index, neighbours=self.depths[flip])
-            self._found[flip] = (index, neighbours)
-        return self._found[flip]
+            queries = vectors[self.rows]
+            self._found[view] = (queries, index, find_neighbours(queries, index, neighbours=self.depths[view]))
+        return self._found[view]
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
         """What the setting gives each query."""
-        index, found = self.found(setting.flip)
-        image_ranks = self._ranks_of_images(setting.flip, found)
+        view = setting.view
+        queries, index, found = self.found(view)
+        image_ranks = self._ranks_of_images(view, found)
         if VOTES[setting.vote].by_centroid:
-            found = self._found_by_centroid(setting.flip, index)
+            if view not in self._by_centroid:
+                self._by_centroid[view] = find_by_centroid(queries, index)
+            found = self._by_centroid[view]
         ranking = rank_individuals(
             found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature
         )
         return read_outcome(ranking, image_ranks, self.queries)
 
-    def _ranks_of_images(self, flip: str, found: Neighbours) -> np.ndarray:
+    def _ranks_of_images(self, view: View, found: Neighbours) -> np.ndarray:
         """The rank of each query's first right image; no vote in it, so all settings of a view share it."""
-        if flip not in self._image_ranks:
+        if view not in self._image_ranks:
             nearest = np.take_along_axis(found.individuals, found.columns[:, : CUTOFFS[-1]], axis=1)
-            self._image_ranks[flip] = find_ranks(nearest, self.queries.truth)
-        return self._image_ranks[flip]
-
-    def _found_by_centroid(self, flip: str, index: GalleryIndex) -> Neighbours:
-        if flip not in self._by_centroid:
-            vectors = combine_views({view: array[self.rows] for view, array in self.views.items()}, flip)
-            self._by_centroid[flip] = find_by_centroid(vectors, index)
-        return self._by_centroid[flip]
+            self._image_ranks[view] = find_ranks(nearest, self.queries.truth)
+        return self._image_ranks[view]

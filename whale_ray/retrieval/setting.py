@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.ranking import VOTES, check_vote
+from whale_ray.retrieval.whitening import WHITENINGS
 
 FLIPS = ("none", "average")
+
+
+@dataclass(frozen=True)
+class View:
+    """What a setting makes of an encoder's vectors before they are searched."""
+
+    flip: str = "none"
+    whiten: str = "none"
+    whitened_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class RetrievalSetting:
     """How embeddings become ranked individuals; never retrained.
 
     neighbours: k, None where the vote has none. temperature: of the softmax vote. flip: `average` adds the mirrored
-    view to the plain one.
+    view to the plain one. whiten: `pca` or `learned` maps the vectors first, to `whitened_size` dimensions (None: all).
 
     Raises: InputError where these do not go together.
     """
@@ -29,17 +39,35 @@ class RetrievalSetting:
     neighbours: int | None = None
     temperature: float = 0.05
     flip: str = "none"
+    whiten: str = "none"
+    whitened_size: int | None = None
 
     def __post_init__(self) -> None:
         check_vote(self.vote, neighbours=self.neighbours, temperature=self.temperature)
         if self.flip not in FLIPS:
             raise InputError(f"flip is one of {', '.join(FLIPS)}, but got {self.flip!r}. Name one of them")
+        if self.whiten not in WHITENINGS:
+            raise InputError(f"whiten is one of {', '.join(WHITENINGS)}, but got {self.whiten!r}. Name one of them")
+
+    @property
+    def view(self) -> View:
+        """What is searched."""
+        return View(self.flip, self.whiten, self.whitened_size)
+
+
+SETTING_FIELDS = tuple(field.name for field in fields(RetrievalSetting))
 
 
 def distinct_settings(
-    *, vote: Sequence[str], neighbours: Sequence[int], temperature: Sequence[float], flip: Sequence[str]
+    *,
+    vote: Sequence[str],
+    neighbours: Sequence[int],
+    temperature: Sequence[float],
+    flip: Sequence[str],
+    whiten: Sequence[str] = ("none",),
+    whitened_size: Sequence[int | None] = (None,),
 ) -> list[RetrievalSetting]:
-    """Every setting these values make, the first values first, none twice: k and temperature only where they count.
+    """Every setting these values make, the first values first, none twice: each only where it counts.
 
     >>> settings = distinct_settings(vote=["nearest", "majority"], neighbours=[1, 3], temperature=[0.05], flip=["none"])
     >>> [(setting.vote, setting.neighbours) for setting in settings]
@@ -47,8 +75,11 @@ def distinct_settings(
     """
     default = RetrievalSetting().temperature
     settings: dict[RetrievalSetting, None] = {}
-    for name, k, warmth, view in itertools.product(vote, neighbours, temperature, flip):
+    every = itertools.product(vote, neighbours, temperature, flip, whiten, whitened_size)
+    for name, k, warmth, mirrored, white, size in every:
         known = VOTES.get(name, VOTES["nearest"])
         counted = k if known.counts_neighbours else None
-        settings[RetrievalSetting(name, counted, warmth if known.has_temperature else default, view)] = None
+        warmth = warmth if known.has_temperature else default
+        size = None if white == "none" else size
+        settings[RetrievalSetting(name, counted, warmth, mirrored, white, size)] = None
     return list(settings)

@@ -5,11 +5,12 @@ Knows settings that are right by themselves (`reading`), and the losses that can
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from whale_ray.learning.losses import ACCEPTS_NEGATIVES
 from whale_ray.sweep.reading import Reading
-from whale_ray.sweep.reference import SPEED
+from whale_ray.sweep.reference import NO_LOSS, SPEED
 
 
 def find_conflicts(reading: Reading) -> None:
@@ -51,7 +52,7 @@ def _check_order(reading: Reading) -> None:
     if reading.fixed.get("search.scheduler") == "asha" and reading.fixed.get("search.resource") == "epochs":
         pairs.append(("search.grace", "train.epochs"))
     for small, large in pairs:
-        least, most = reading.possible(large), reading.possible(small)
+        least, most = [value for value in reading.possible(large) if value], reading.possible(small)
         if least and most and max(most) > min(least):
             came = f"but got {max(most)} and {min(least)}"
             name = small if small in reading.places else large
@@ -69,4 +70,30 @@ def _check_objectives(reading: Reading) -> None:
         reading.fault("search.scheduler", f"{message} Leave the scheduler out, or the second objective.")
 
 
-CHECKS: tuple[Callable[[Reading], None], ...] = (_check_grid, _check_negatives, _check_order, _check_objectives)
+def _check_untrained(reading: Reading) -> None:
+    epochs, losses = (set(reading.possible(name)) for name in ("train.epochs", "loss.name"))
+    if epochs and losses and (0 in epochs or NO_LOSS in losses) and (epochs, losses) != ({0}, {NO_LOSS}):
+        rule = f"`epochs: 0` trains nothing and goes with `loss: {{name: {NO_LOSS}}}` alone, and that with it"
+        came = f"epochs {_listed(epochs)} and loss {_listed(losses)}"
+        reading.fault(
+            "train.epochs", f"{rule}, but got {came}. Put what trains and what does not into two sweep files."
+        )
+    if 0 in epochs and (necks := set(reading.possible("model.neck")) - {"none"}):
+        message = f"`epochs: 0` leaves a neck as it was drawn, at random, but got neck {_listed(necks)}."
+        reading.fault("train.epochs", f"{message} Write `neck: none, embedding_size: null`.")
+    if "none" in reading.possible("model.neck") and set(reading.possible("model.embedding_size")) - {None}:
+        message = "`neck: none` gives the features of the trunk as they come, so that their number cannot be chosen."
+        reading.fault("model.neck", f"{message} Write `embedding_size: null`, or choose neck linear or bnneck.")
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(sorted(map(str, values)))
+
+
+CHECKS: tuple[Callable[[Reading], None], ...] = (
+    _check_grid,
+    _check_negatives,
+    _check_order,
+    _check_objectives,
+    _check_untrained,
+)

@@ -16,7 +16,7 @@ from whale_ray.sweep.figures import Row, Scale, plot_dots, plot_rows, scale_of
 from whale_ray.sweep.leaderboard import Record
 from whale_ray.sweep.plots import Plot, describe, is_finite, is_share, show_value
 
-RETRIEVAL_AXES = ("vote", "neighbours", "temperature", "flip")
+RETRIEVAL_AXES = ("vote", "neighbours", "temperature", "flip", "whiten", "whitened_size")
 _MOST_ROWS = 8
 
 

@@ -9,13 +9,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from whale_ray.sweep.dataset import catalog_of, geometry_of
 from whale_ray.sweep.plan import Settings, baselines, corner_points, encoder_of, first_settings
 from whale_ray.sweep.spec import Sweep
+
+if TYPE_CHECKING:
+    import torch
+
+    from whale_ray.learning.encoders import Encoder
 
 _PICTURES = 16
 _LABELS = 8
@@ -62,9 +67,6 @@ def measure_step(settings: Settings, *, threads: int) -> Step:
     """What a picture costs with these settings, on pictures of noise: the quickest of a few rounds."""
     import torch
 
-    from whale_ray.data.batches import Batches
-    from whale_ray.learning.losses import build_loss
-    from whale_ray.learning.training import start_training, train_epochs
     from whale_ray.retrieval.embedding import embed
 
     torch.set_num_threads(threads)
@@ -72,21 +74,38 @@ def measure_step(settings: Settings, *, threads: int) -> Step:
     encoder = encoder_of(settings).to(device)
     geometry = geometry_of(settings["data"], settings["train"])
     pixels = np.random.default_rng(0).integers(0, 256, (_PICTURES, *geometry.stored, 3), dtype=np.uint8)
-    rows, train = np.arange(_PICTURES), settings["train"]
+    rows = np.arange(_PICTURES)
+    size = min(_PICTURES, settings["train"]["batch_size"])
+    rounds = (
+        _train_rounds(settings, encoder, pixels, size=size, device=device) if settings["train"]["epochs"] else [0.0]
+    )
+    taken = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        embed(encoder, pixels, geometry, rows, flipped=False, batch_size=size, device=device)
+        taken.append((time.perf_counter() - started) / _PICTURES)
+    return Step(min(rounds), min(taken), _BYTES * sum(one.numel() for one in encoder.state_dict().values()))
+
+
+def _train_rounds(
+    settings: Settings, encoder: Encoder, pixels: np.ndarray, *, size: int, device: torch.device
+) -> list[float]:
+    """Seconds a picture of a few epochs on these pictures, the first one left out."""
+    from whale_ray.data.batches import Batches
+    from whale_ray.learning.losses import build_loss
+    from whale_ray.learning.training import start_training, train_epochs
+
+    train, rows = settings["train"], np.arange(len(pixels))
+    geometry = geometry_of(settings["data"], train)
     moves = {name: train[name] for name in ("affine", "colour", "blur", "erasing")}
-    options = {"batch_size": min(_PICTURES, train["batch_size"]), "seed": 0, "device": device, **moves}
+    options = {"batch_size": size, "seed": 0, "device": device, **moves}
     batches = Batches(pixels, geometry, rows, rows % _LABELS, images_per_individual=None, flip="none", **options)
     loss = build_loss(num_classes=_LABELS, embedding_size=encoder.embedding_size, **settings["loss"]).to(device)
     training = start_training(
         encoder, loss, epochs=1 + _ROUNDS, steps=batches.steps, learning_rate=1e-6, device=device, seed=0
     )
     _, *rounds = [epoch.seconds / epoch.images for epoch in train_epochs(training, batches)]
-    taken = []
-    for _ in range(_ROUNDS):
-        started = time.perf_counter()
-        embed(encoder, pixels, geometry, rows, flipped=False, batch_size=options["batch_size"], device=device)
-        taken.append((time.perf_counter() - started) / _PICTURES)
-    return Step(min(rounds), min(taken), _BYTES * sum(one.numel() for one in encoder.state_dict().values()))
+    return rounds
 
 
 def _trial_seconds(settings: Settings, step: Step, *, images: int, share: float) -> float:

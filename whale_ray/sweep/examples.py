@@ -17,7 +17,9 @@ import pandas as pd
 
 from whale_ray.data.pixels import decode_image
 from whale_ray.errors import ImageError
-from whale_ray.retrieval.gallery import combine_views, unit
+from whale_ray.retrieval.gallery import unit
+from whale_ray.retrieval.searches import Vectors
+from whale_ray.retrieval.setting import SETTING_FIELDS, RetrievalSetting
 from whale_ray.sweep.leaderboard import Record
 
 THUMBNAIL_SIDE = 220
@@ -105,8 +107,10 @@ class _Viewer:
         with np.load(record.folder / "embeddings.npz", allow_pickle=False) as stored:
             views = {view: stored[view] for view in ("plain", "flip") if view in stored}
             self.images, self.individuals, parts = (stored[name] for name in ("image", "individual", "part"))
-        self.vectors = unit(combine_views(views, record.result.get("flip") or "none"))
         self.unknown = record.settings["data"].get("unknown_label", "new_whale")
+        setting = RetrievalSetting(**{name: record.result[name] for name in SETTING_FIELDS if name in record.result})
+        held = Vectors(views, individuals=self.individuals, parts=parts, unknown_label=self.unknown)
+        self.vectors = unit(held.seen(setting.view))
         self.gallery = np.flatnonzero((parts == "train") & (self.individuals != self.unknown))
         self.photographs = photographs
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from whale_ray.retrieval.setting import SETTING_FIELDS
 from whale_ray.sweep.checkpoint import drop_weights
 from whale_ray.sweep.comparable import refuse_others
 from whale_ray.sweep.early import EarlyStopping
@@ -101,6 +102,11 @@ class Ledger:
                 if following is None:
                     return
             yield following and self._opened(following)
+
+    @property
+    def at_work(self) -> int:
+        """How many trials were handed out and have not ended."""
+        return len(self._open)
 
     def _opened(self, trial: str) -> str:
         self._open.add(trial)
@@ -195,10 +201,13 @@ class Ledger:
         """Whether a trial that has ended is to be tried again, alone on a GPU; it then comes once more."""
         alone = (self.trial_folder(trial) / ALONE).exists() and trial not in self._alone
         if alone and self.record(trial).status == "running":
-            self._open.discard(trial)
-            self._again.append(trial)
-            return True
-        return False
+            self.hand_out_again(trial)
+        return alone and trial in self._again
+
+    def hand_out_again(self, trial: str) -> None:
+        """An unfinished trial that nobody works at comes once more."""
+        self._open.discard(trial)
+        self._again.append(trial)
 
     def give_up(self, trial: str, error: str) -> None:
         """A trial that still runs has failed."""
@@ -224,7 +233,7 @@ class Ledger:
         if record.kind != "trial" or record.status == "running":
             return
         scores = None if record.status == "failed" else self._scores(record)
-        notes = {name: record.result.get(name) for name in ("neighbours", "vote", "temperature", "flip")}
+        notes = {name: record.result.get(name) for name in SETTING_FIELDS}
         curve = {row["epoch"]: row[self.objective] for row in read_curve(record.folder, self.objective)}
         self._study.tell(record.trial, scores, pruned=record.status == "pruned", curve=curve, notes=notes)
 

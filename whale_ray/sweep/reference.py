@@ -19,6 +19,8 @@ DEPTHS: Final = (1, 2, 4, 8, 16, 32)
 OBJECTIVES: Final = (*(f"{score}@{k}" for score in ("recall", "image_recall") for k in DEPTHS), "map@5")
 SPEED: Final = "milliseconds_per_image"
 
+# Of a trial that trains nothing.
+NO_LOSS: Final = "none"
 # Sections whose value may be a list of mappings, and the key that tells the alternatives apart.
 SELECTORS: Final = {"model": "encoder", "loss": "name"}
 # Sections that one trial's settings consist of, besides the seed.
@@ -77,23 +79,28 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     _part("split.seed", "int >= 0 <= 4294967295", 0, "seed of the split; left out: as `seed` (its first value)"),
     _axis("model.encoder", "encoder", Default.REQUIRED, "what turns a photograph into a vector"),
-    _axis("model.embedding_size", "int >= 2 <= 65536", 512, "length of that vector"),
+    _axis(
+        "model.embedding_size",
+        "int >= 2 <= 65536 or null",
+        512,
+        "length of that vector; null: as the trunk gives it",
+    ),
     _axis(
         "model.pool",
         "choice auto avg gem cls",
         "auto",
         "how the features become one vector; auto: cls where there is one, else avg",
     ),
-    _axis("model.neck", "choice linear bnneck", "linear", "what follows the pooling"),
+    _axis("model.neck", "choice linear bnneck none", "linear", "what follows the pooling; none: embedding_size null"),
     _axis("model.weights", "weights", "pretrained", "where the trunk starts"),
     _axis("model.freeze", "choice none trunk", "none", "what is not trained"),
     _axis(
         "loss.name",
-        " ".join(("choice", *LOSSES)),
+        " ".join(("choice", *LOSSES, NO_LOSS)),
         Default.REQUIRED,
-        "the loss; its own parameters stand beside it, see below",
+        "the loss; its own parameters stand beside it, see below. none: with train.epochs 0",
     ),
-    _axis("train.epochs", "int >= 1", 10, "passes over the training photographs"),
+    _axis("train.epochs", "int >= 0", 10, "passes over the training photographs; 0: the encoder as it comes"),
     _axis("train.batch_size", "int >= 2", 64, "photographs a step"),
     _axis(
         "train.sampler",
@@ -147,6 +154,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     _free("retrieval.temperature", "float > 0", 0.05, "of the softmax vote"),
     _free("retrieval.flip", "choice none average", "none", "average: embed the mirrored photograph as well"),
+    _free(
+        "retrieval.whiten",
+        "choice none pca learned",
+        "none",
+        "a linear map of the vectors, from the training photographs: pca, or learned from what they name",
+    ),
+    _free("retrieval.whitened_size", "int >= 2 <= 65536 or null", 128, "dimensions that it keeps; null: all"),
     _plain(
         "search.strategy",
         "choice grid random optuna",
@@ -205,7 +219,8 @@ def section_settings(section: str) -> dict[str, Setting]:
 
 def loss_settings(name: str) -> dict[str, Setting]:
     """The parameters of one loss as settings, each of which may be an axis."""
-    return {key: _parameter_setting(parameter) for key, parameter in loss_parameters(name).items()}
+    parameters = {} if name == NO_LOSS else loss_parameters(name)
+    return {key: _parameter_setting(parameter) for key, parameter in parameters.items()}
 
 
 def _parameter_setting(parameter: inspect.Parameter) -> Setting:

@@ -161,7 +161,11 @@ def _setting(row: Any) -> str:
     parts = [row["vote"]]
     parts += [f"k {row['neighbours']:.0f}"] if is_number(row.get("neighbours")) else []
     parts += [f"τ {row['temperature']:g}"] if row["vote"] == "softmax" and is_number(row.get("temperature")) else []
-    return ", ".join([*parts, *(["flipped too"] if row.get("flip") == "average" else [])])
+    parts += ["flipped too"] if row.get("flip") == "average" else []
+    parts += [f"whitened ({row['whiten']})"] if row.get("whiten") in ("pca", "learned") else []
+    return ", ".join(
+        [*parts, *([f"{row['whitened_size']:.0f} dimensions"] if is_number(row.get("whitened_size")) else [])]
+    )
 
 
 def _retrieval(best: Record | None, objective: str) -> list[dict[str, Any]]:

@@ -36,8 +36,15 @@ class Scoring:
 
     def written(self) -> dict[str, Any]:
         """As a result says it, to be compared with another sweep's."""
-        settings = [[one.vote, one.neighbours, one.temperature, one.flip] for one in self.retrieval]
+        settings = [list(dataclasses.astuple(one)) for one in self.retrieval]
         return {"definition": DEFINITION, "objective": self.objective, "retrieval": settings}
+
+    def of(self, kind: str) -> Scoring:
+        """What a trial of this kind is scored by: a baseline is the encoder as it comes, so that nothing whitens it."""
+        if kind != "baseline":
+            return self
+        plain = (dataclasses.replace(one, whiten="none", whitened_size=None) for one in self.retrieval)
+        return dataclasses.replace(self, retrieval=tuple(dict.fromkeys(plain)))
 
 
 def scoring_of(sweep: Sweep) -> Scoring:
@@ -83,10 +90,7 @@ def figures_of(evaluation: Evaluation, scoring: Scoring) -> dict[str, Any]:
     best = evaluation.best
     return {
         **evaluation.scores,
-        "neighbours": best.neighbours,
-        "vote": best.vote,
-        "temperature": best.temperature,
-        "flip": best.flip,
+        **dataclasses.asdict(best),
         "threshold": evaluation.threshold,
         "calibration": evaluation.calibration.written(),
         "scored_with": scoring.written(),
@@ -129,12 +133,13 @@ def read_embeddings(folder: Path) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
 
 def is_scored_by(scoring: Scoring, record: Record) -> bool:
     """Whether a finished trial's result was chosen among these settings by this objective."""
-    return bool(record.result.get("scored_with") == scoring.written())
+    return bool(record.result.get("scored_with") == scoring.of(record.kind).written())
 
 
 def rescore(record: Record, scoring: Scoring) -> Evaluation:
     """The scores of a finished trial for other settings, from its stored embeddings. Nothing is trained or written."""
     views, table = read_embeddings(record.folder)
+    scoring = scoring.of(record.kind)
     return score_trial(views, table, scoring=scoring, unknown_label=record.settings["data"]["unknown_label"])
 
 
@@ -142,7 +147,7 @@ def rescore_for_good(record: Record, scoring: Scoring) -> None:
     """Scores a finished trial for these settings and writes what it now says, result.json last."""
     evaluation = rescore(record, scoring)
     write_scores(evaluation, record.folder)
-    write_result(record.folder, {**record.result, **figures_of(evaluation, scoring)})
+    write_result(record.folder, {**record.result, **figures_of(evaluation, scoring.of(record.kind))})
 
 
 def score_again(run: Path, options: Sequence[str]) -> pd.DataFrame:

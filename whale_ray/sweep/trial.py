@@ -33,6 +33,9 @@ def run_trial(config: Mapping[str, Any], job: Job) -> None:
     import ray
     from ray import tune
 
+    # Tune hands this process on to another trial when this one has ended; with the 2 s it waits by default, a busy
+    # machine makes it lose the other trial.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
     # Paths in settings are relative to where the sweep was typed; Tune has moved the worker elsewhere.
     os.chdir(job.working_folder)
     folder = job.trial_folder(config["trial"])

@@ -55,10 +55,9 @@ def run_trials(ledger: Ledger, job: Job, progress: Progress, stopping: threading
         tune.Tuner(
             tune.with_resources(trainable, lambda config: share | ({"GPU": 1} if config["alone"] else {})),
             tune_config=tune.TuneConfig(
-                search_alg=_Queue(ledger, progress, stopping),
+                search_alg=_Queue(ledger, progress, stopping, room=room),
                 scheduler=_Early(ledger),
                 num_samples=-1,
-                max_concurrent_trials=room,
                 reuse_actors=True,
                 trial_name_creator=_trial_id,
                 trial_dirname_creator=_trial_id,
@@ -86,10 +85,14 @@ class _Unsaved:
 
 
 class _Queue(_Unsaved, Searcher):
-    """Hands the ids of trials to Ray Tune, one when there is room for one; keeps no state of its own."""
+    """Hands the ids of trials to Ray Tune, one when there is room for one; keeps no state of its own.
 
-    def __init__(self, ledger: Ledger, progress: Progress, stopping: threading.Event) -> None:
+    room: how many may be at work. The ledger counts them: Tune's own limit forgets one that lost its worker.
+    """
+
+    def __init__(self, ledger: Ledger, progress: Progress, stopping: threading.Event, *, room: int) -> None:
         super().__init__()
+        self._room = room
         self._ledger, self._progress, self._stopping = ledger, progress, stopping
         self._ids: Iterator[str | None] = ledger.trials()
         self._paused = False
@@ -98,7 +101,7 @@ class _Queue(_Unsaved, Searcher):
         """The next trial's config; None where one must wait, the word that there is none at the end."""
         if self._stopping.is_set():
             return str(Searcher.FINISHED)
-        if self._disk_is_full():
+        if self._ledger.at_work >= self._room or self._disk_is_full():
             return None
         following = next(self._ids, Searcher.FINISHED)
         if following is None or following == Searcher.FINISHED:
@@ -153,6 +156,7 @@ class _Watch(_Unsaved, tune.Callback):
         self._minutes = ledger.sweep.fixed["resources.stall_minutes"]
         self._stalls = Stalls(self._minutes)
         self._stalled: dict[str, int] = {}
+        self._lost: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins."""
@@ -181,6 +185,7 @@ class _Watch(_Unsaved, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's worker was lost for good."""
+        self._lost.add(trial.trial_id)
         folder = self._ledger.trial_folder(_trial_id(trial))
         write_whole(folder / "traceback.txt", f"{trial.get_error()}\n")
         self._settle(trial, status="failed", error=f"its worker was lost {WORKER_LOSSES + 1} times")
@@ -188,9 +193,19 @@ class _Watch(_Unsaved, tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Time goes by: a trial without a sign of life is ended; Tune starts it again, from its last checkpoint."""
         self._ledger.tick()
+        for trial in trials:
+            if trial.status == "ERROR" and trial.trial_id not in self._lost:
+                self._hand_out_again(trial)
         running = [_trial_id(trial) for trial in trials if trial.status == "RUNNING"]
         for trial in self._stalls.find({name: self._ledger.trial_folder(name) for name in running}):
             self._end(trial)
+
+    def _hand_out_again(self, trial: Any) -> None:
+        """A worker was to go on with this trial but did not let go of another in time; Tune tells no callback."""
+        self._lost.add(trial.trial_id)
+        if self._ledger.record(_trial_id(trial)).status == "running":
+            self._ledger.hand_out_again(_trial_id(trial))
+            self._progress.say(f"trial {_trial_id(trial)} lost its worker before it began, and will get another")
 
     def _end(self, trial: str) -> None:
         folder = self._ledger.trial_folder(trial)

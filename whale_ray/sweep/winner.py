@@ -22,8 +22,10 @@ from whale_ray.data.pixels import decode_image
 from whale_ray.durable import point_to
 from whale_ray.errors import BundleError
 from whale_ray.identify import Bundle, largest_tolerance
+from whale_ray.learning.encoders import with_whitening
 from whale_ray.retrieval.evaluation import RetrievalSetting
-from whale_ray.retrieval.gallery import combine_views
+from whale_ray.retrieval.searches import Vectors
+from whale_ray.retrieval.setting import SETTING_FIELDS
 from whale_ray.sweep.checkpoint import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.dataset import Dataset, geometry_of
 from whale_ray.sweep.leaderboard import Record
@@ -80,15 +82,24 @@ def make_bundle(record: Record, dataset: Dataset, *, run: Path, examples: int, t
 def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> Contents:
     stored = np.load(record.folder / "embeddings.npz", allow_pickle=False)
     named = stored["individual"] != dataset.unknown_label
-    setting = RetrievalSetting(**{key: record.result[key] for key in ("vote", "neighbours", "temperature", "flip")})
-    views = {view: stored[view][named] for view in ("plain", "flip") if view in stored}
-    vectors = combine_views(views, setting.flip)
+    setting = RetrievalSetting(**{key: record.result[key] for key in SETTING_FIELDS if key in record.result})
+    held = Vectors(
+        {view: stored[view] for view in ("plain", "flip") if view in stored},
+        individuals=stored["individual"],
+        parts=stored["part"],
+        unknown_label=dataset.unknown_label,
+    )
+    vectors = held.seen(setting.view)[named]
+    weights = load_weights(record.folder / "checkpoint" / WEIGHTS)
+    recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
+    if whitening := held.whitening(setting.view):
+        recipe, weights = with_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.matrix)
     table = pd.DataFrame({name: stored[name][named] for name in ("image", "individual")})
-    manifest = _manifest(record, dataset, setting, table)
+    manifest = _manifest(record, dataset, setting, table, recipe)
     manifest["id"] = f"{record.trial}-{_digest(manifest, vectors)}"
     return Contents(
         manifest=manifest,
-        weights=load_weights(record.folder / "checkpoint" / WEIGHTS),
+        weights=weights,
         gallery=vectors,
         table=table,
         golden=(),
@@ -98,7 +109,9 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     )
 
 
-def _manifest(record: Record, dataset: Dataset, setting: RetrievalSetting, table: pd.DataFrame) -> dict[str, Any]:
+def _manifest(
+    record: Record, dataset: Dataset, setting: RetrievalSetting, table: pd.DataFrame, recipe: dict[str, Any]
+) -> dict[str, Any]:
     geometry = geometry_of(record.settings["data"], record.settings["train"])
     figures = {key: value for key, value in record.result.items() if key not in _NOT_SCORES}
     measured = dataset.table["individual"].ne(dataset.unknown_label) & dataset.table["part"].eq("train")
@@ -106,8 +119,8 @@ def _manifest(record: Record, dataset: Dataset, setting: RetrievalSetting, table
         "trial": record.trial,
         "settings": record.settings,
         "preprocessing": dataclasses.asdict(geometry),
-        "encoder": json.loads((record.folder / "checkpoint" / RECIPE).read_text()),
-        "embedding_size": record.result["embedding_size"],
+        "encoder": recipe,
+        "embedding_size": recipe.get("whitened_size") or record.result["embedding_size"],
         "retrieval": dataclasses.asdict(setting),
         "threshold": record.result["threshold"],
         "calibration": record.result["calibration"],

@@ -73,7 +73,9 @@ class Work:
         self.trial = trial
         self.on_batch = on_batch
         self.earlier_seconds = 0.0
-        self.settings: Settings = json.loads((job.trial_folder(trial) / "settings.json").read_text())["settings"]
+        written = json.loads((job.trial_folder(trial) / "settings.json").read_text())
+        self.settings: Settings = written["settings"]
+        self.scoring = job.scoring.of(written["kind"])
         self.device = torch.device("cuda" if job.gpus and torch.cuda.is_available() else "cpu")
         self.geometry = geometry_of(self.settings["data"], self.settings["train"])
         self.pixels = job.dataset.pixels(self.geometry)
@@ -100,12 +102,11 @@ class Work:
     def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
         epochs = self._train(report, tracker) if self.settings["train"]["epochs"] else []
         views, embed_rate = self._views()
-        scoring = self.job.scoring
-        evaluation = score_trial(views, self.table, scoring=scoring, unknown_label=self.job.dataset.unknown_label)
+        evaluation = score_trial(views, self.table, scoring=self.scoring, unknown_label=self.job.dataset.unknown_label)
         write_scores(evaluation, self.folder)
         self._write_encoder(views)
         return {
-            **figures_of(evaluation, scoring),
+            **figures_of(evaluation, self.scoring),
             **(study_figures(views, self.table) if self.settings["split"]["kind"] == "halves" else {}),
             "epochs": len(epochs),
             "embedding_size": self.encoder.embedding_size,
@@ -198,7 +199,7 @@ class Work:
         every, last = self.settings["train"]["evaluate_every"], self.settings["train"]["epochs"]
         scored = epoch.number % every == 0 or epoch.number == last
         if scored and len(self.job.dataset.rows("val")):
-            setting = self.job.scoring.retrieval[0]
+            setting = self.scoring.retrieval[0]
             views = {"plain": self._embed(flipped=False)}
             if setting.flip == "average":
                 views["flip"] = self._embed(flipped=True)

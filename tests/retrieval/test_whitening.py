@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from whale_ray.errors import InputError
+from whale_ray.retrieval.evaluation import RetrievalSetting, distinct_settings, evaluate, score_setting
+from whale_ray.retrieval.gallery import unit
+from whale_ray.retrieval.whitening import fit_whitening
+
+
+def photographs(individuals=40, images=4, size=24, seed=0):
+    """Individuals that differ in a few weak directions, under loud ones in which each one's photographs differ."""
+    random = np.random.default_rng(seed)
+    loud = np.r_[np.full(6, 3.0), np.full(size - 6, 0.3)]
+    who = np.repeat(np.arange(individuals), images)
+    vectors = 0.6 * random.normal(size=(individuals, size))[who] + loud * random.normal(size=(len(who), size))
+    names = np.array([f"w_{place:02d}" for place in who])
+    names[:8] = "new_whale"
+    return unit(vectors).astype(np.float16), names
+
+
+def test_pca_whitening_is_that_of_scikit_learn_but_for_its_shrinkage():
+    from sklearn.decomposition import PCA
+
+    vectors, names = photographs()
+    precise = unit(vectors).astype(np.float64)
+    fitted = fit_whitening(vectors, names, kind="pca", unknown_label="new_whale").shortened(5)
+    pca = PCA(5, svd_solver="full").fit(precise)
+    total = precise.var(axis=0).mean()
+    variances = pca.explained_variance_ * (len(vectors) - 1) / len(vectors)
+    expected = (precise - pca.mean_) @ pca.components_.T / np.sqrt(variances + 0.2 * total)
+    found = (precise - fitted.mean) @ fitted.matrix
+    assert np.abs(found) == pytest.approx(np.abs(expected), abs=1e-9)
+
+
+def test_after_learned_whitening_photographs_of_one_individual_differ_alike_in_every_direction():
+    vectors, names = photographs(individuals=400)
+    fitted = fit_whitening(vectors, names, kind="learned", unknown_label="new_whale")
+    moved = (unit(vectors).astype(np.float64) - fitted.mean) @ fitted.matrix
+    named = names != "new_whale"
+    around = np.concatenate([moved[names == name] - moved[names == name].mean(axis=0) for name in set(names[named])])
+    before = unit(vectors).astype(np.float64)
+    plain = np.concatenate([before[names == name] - before[names == name].mean(axis=0) for name in set(names[named])])
+    spreads, earlier = (np.linalg.eigvalsh(rows.T @ rows / len(rows)) for rows in (around, plain))
+    assert spreads.max() / spreads.min() < 0.2 * earlier.max() / earlier.min()
+    assert (np.diff(moved.var(axis=0)) <= 1e-9).all()
+
+
+def test_whitening_is_learned_on_training_photographs_alone():
+    vectors, names = photographs()
+    parts = np.where(np.arange(len(names)) % 4 == 3, "val", "train")
+    spoilt = np.where((parts == "val")[:, None], np.float16(0.2), vectors)
+    options = {"individuals": names, "parts": parts, "unknown_label": "new_whale"}
+    from whale_ray.retrieval.searches import Vectors
+
+    for whiten in ("pca", "learned"):
+        view = RetrievalSetting(whiten=whiten, whitened_size=6).view
+        seen, other = (Vectors({"plain": each}, **options).seen(view) for each in (vectors, spoilt))
+        assert seen.shape == (len(names), 6)
+        assert np.array_equal(seen[parts == "train"], other[parts == "train"])
+
+
+def test_learned_whitening_finds_individuals_that_plain_cosines_confuse():
+    vectors, names = photographs(individuals=120)
+    parts = np.where(np.arange(len(names)) % 4 == 3, "val", "train")
+    settings = distinct_settings(
+        vote=["nearest"],
+        neighbours=[1],
+        temperature=[0.05],
+        flip=["none"],
+        whiten=["none", "pca", "learned"],
+        whitened_size=[8, 24],
+    )
+    assert len(settings) == 5
+    options = {"individuals": names, "parts": parts, "unknown_label": "new_whale"}
+    evaluation = evaluate(
+        {"plain": vectors}, settings=settings, images=np.arange(len(names)).astype(str), seed=0, **options
+    )
+    plain, learned = (
+        score_setting({"plain": vectors}, setting=one, **options)["recall@1"] for one in (settings[0], settings[-1])
+    )
+    assert learned > plain + 0.1
+    assert evaluation.best.whiten == "learned"
+    assert evaluation.table["whiten"].tolist() == ["none", "pca", "pca", "learned", "learned"]
+
+
+def test_more_dimensions_than_there_are_give_all():
+    vectors, names = photographs()
+    fitted = fit_whitening(vectors, names, kind="learned", unknown_label="new_whale")
+    assert fitted.shortened(1000).apply(vectors).shape == vectors.shape
+    assert np.linalg.norm(unit(fitted.apply(vectors)), axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "said"),
+    [
+        ("zca", ["a", "a"], "one of none, pca, learned, but got 'zca'"),
+        ("pca", ["a"], "there are 1"),
+        ("learned", ["a", "b"], "individuals with two training photographs"),
+        ("learned", ["new_whale", "new_whale"], "individuals with two training photographs"),
+    ],
+)
+def test_what_cannot_be_learned_is_said(kind, names, said):
+    vectors = np.eye(2)[: len(names)]
+    with pytest.raises(InputError, match=said):
+        fit_whitening(vectors, np.array(names), kind=kind, unknown_label="new_whale")
+
+
+def test_embeddings_that_are_all_the_same_stay_finite():
+    whitened = fit_whitening(np.ones((6, 4)), np.array(list("aabbcc")), kind="learned", unknown_label="?").apply(
+        np.ones((2, 4))
+    )
+    assert np.isfinite(whitened.astype(float)).all()
