@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 _NEEDED = (
-    *(
-        "id",
-        "settings",
-        "preprocessing",
-        "encoder",
-        "embedding_size",
-        "retrieval",
-        "threshold",
-        "tolerance",
-        "calibration",
-    ),
-    *("unknown_label", "scores", "data_fingerprint", "files"),
+    "id",
+    "settings",
+    "preprocessing",
+    "encoder",
+    "embedding_size",
+    "retrieval",
+    "threshold",
+    "tolerance",
+    "calibration",
+    "unknown_label",
+    "scores",
+    "data_fingerprint",
+    "files",
 )
 _LIBRARIES = ("whale-ray", "torch", "torchvision", "transformers", "faiss-cpu", "numpy", "pillow")
 

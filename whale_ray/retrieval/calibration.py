@@ -106,26 +106,12 @@ def _apply(part: Logistic | None, cosines: np.ndarray) -> np.ndarray:
     return np.full(cosines.shape, np.nan) if part is None else part.probability(cosines)
 
 
-def brier(probabilities: np.ndarray, outcomes: np.ndarray) -> float | None:
-    """The mean squared difference of probability and outcome (Brier, 1950), NaN left out; None where all are.
-
-    >>> brier(np.array([1.0, 0.5, np.nan]), np.array([True, True, False]))
-    0.125
-    """
-    given = ~np.isnan(probabilities)
-    return float(np.mean((probabilities[given] - outcomes[given]) ** 2)) if given.any() else None
-
-
 def reliability(probabilities: np.ndarray, outcomes: np.ndarray, *, bins: int = 10) -> list[dict[str, float]]:
     """The reliability curve: in `bins` groups of equally many by rising probability, mean said, share that happened."""
     given = np.flatnonzero(~np.isnan(probabilities))
     order = given[np.argsort(probabilities[given], kind="stable")]
     return [
-        {
-            "said": float(probabilities[part].mean()),
-            "happened": float(outcomes[part].mean()),
-            "queries": float(len(part)),
-        }
+        {"said": float(probabilities[part].mean()), "happened": float(outcomes[part].mean())}
         for part in np.array_split(order, min(bins, max(1, len(order) // 10)))
         if len(part)
     ]

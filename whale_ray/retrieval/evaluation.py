@@ -20,6 +20,7 @@ from whale_ray.retrieval.metrics import CUTOFFS, find_ranks, recall_at
 from whale_ray.retrieval.neighbours import find_neighbours
 from whale_ray.retrieval.ranking import VOTES
 from whale_ray.retrieval.resampling import query_clusters, query_folds
+from whale_ray.retrieval.scoreboard import scores_with_intervals
 from whale_ray.retrieval.scoring import (
     Outcome,
     Pooled,
@@ -29,7 +30,6 @@ from whale_ray.retrieval.scoring import (
     groups_for_choosing,
     plain_scores,
     pool,
-    scores_with_intervals,
 )
 from whale_ray.retrieval.searches import Searches
 from whale_ray.retrieval.setting import RetrievalSetting, distinct_settings
@@ -72,6 +72,7 @@ def evaluate(
     settings: Sequence[RetrievalSetting],
     unknown_label: str,
     groups: np.ndarray | None = None,
+    splits: np.ndarray | None = None,
     objective: str = "recall@1",
     held_out_as_new: bool = False,
     seed: int = 0,
@@ -80,7 +81,9 @@ def evaluate(
 
     views: `plain` and, where a setting wants it, `flip`: float16 (N, D), a row a photograph. individuals, images,
     parts (`train` or `val`), groups ("" for none): (N,). The gallery is the named photographs of `train`, the queries
-    are all of `val`. held_out_as_new: named queries without a gallery image play the unknown individual.
+    are all of `val`. splits: (N,), in which of several splits the row stands, where a photograph has one in each: the
+    queries of a split are searched in its own gallery, and all are scored together. held_out_as_new: named queries
+    without a gallery image play the unknown individual.
 
     Raises: InputError for an objective that is not computed, a view that is missing, no setting.
     """
@@ -91,6 +94,7 @@ def evaluate(
         settings,
         individuals=individuals,
         parts=parts,
+        splits=splits,
         unknown_label=unknown_label,
         held_out_as_new=held_out_as_new,
     )
@@ -131,6 +135,7 @@ def score_setting(
         [setting],
         individuals=individuals,
         parts=parts,
+        splits=None,
         unknown_label=unknown_label,
         held_out_as_new=held_out_as_new,
     )
@@ -187,7 +192,6 @@ def _query_table(
     clusters: np.ndarray,
     folds: np.ndarray,
 ) -> pd.DataFrame:
-    names = np.append(held.individuals[held.gallery], "")  # -1, no answer, is the last
     queries = held.queries
     columns = {
         "image": images[held.rows],
@@ -196,8 +200,8 @@ def _query_table(
         "new": queries.new,
         "rank": pooled.ranks,
         "image_rank": pooled.image_ranks,
-        "nearest_image": np.append(images[held.gallery], "")[pooled.answer_images],
-        "nearest_individual": names[pooled.answer_images],
+        "nearest_image": np.append(images, "")[pooled.images],  # -1, no answer, is the last
+        "nearest_individual": np.append(held.individuals, "")[pooled.images],
         "cosine": first_of(pooled.cosines, np.nan),
         "average_precision@5": pooled.precisions,
         "threshold": pooled.thresholds,

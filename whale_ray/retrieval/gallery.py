@@ -30,13 +30,18 @@ def unit(vectors: np.ndarray, *, rounded: bool = True) -> np.ndarray:
     return (precise / np.where(length > 0, length, 1.0)).astype(np.float32)
 
 
+def views_of(flip: str) -> tuple[str, ...]:
+    """The views that a setting with this `flip` sees."""
+    return ("plain", "flip") if flip == "average" else ("plain",)
+
+
 def combine_views(views: Mapping[str, np.ndarray], flip: str) -> np.ndarray:
     """The vectors that a setting with this `flip` sees, float16 (N, D): the view `plain`, or the unit mean
     of `plain` and `flip`.
 
     Raises: InputError where a view is missing.
     """
-    wanted = ("plain", "flip") if flip == "average" else ("plain",)
+    wanted = views_of(flip)
     missing = [view for view in wanted if view not in views]
     if missing:
         raise InputError(f"flip {flip} needs the views {', '.join(wanted)}, but got {', '.join(views)}. Embed them")

@@ -125,27 +125,30 @@ def _middle_of_widest(best: np.ndarray, edges: np.ndarray) -> float:
     return float((lower[widest] + upper[widest]) / 2)
 
 
-def chance_of_recall(individuals: int, cutoff: int) -> float:
-    """The expected recall@K of `individuals` ranked in random order."""
-    return min(1.0, cutoff / individuals)
+def chance_of_recall(individuals: np.ndarray | int, cutoff: int) -> float:
+    """The expected recall@K of `individuals` ranked in random order, averaged over queries where there are many."""
+    return float(np.minimum(1.0, cutoff / np.asarray(individuals)).mean())
 
 
-def chance_of_image_recall(images: np.ndarray, gallery: int, cutoff: int) -> float:
+def chance_of_image_recall(images: np.ndarray, gallery: np.ndarray | int, cutoff: int) -> float:
     """The expected image_recall@K of a gallery in random order: 1 - C(N - n, K) / C(N, K), averaged over queries.
 
-    images: (Q,), n, how many gallery images show the right individual. gallery: N.
+    images: (Q,), n, how many gallery images show the right individual, at least one. gallery: N, (Q,) or one for all.
 
     >>> round(chance_of_image_recall(np.array([1, 2]), gallery=4, cutoff=2), 6)
     0.666667
     """
-    drawn = np.arange(min(cutoff, gallery))
-    missed = np.clip((gallery - images[:, None] - drawn) / (gallery - drawn), 0.0, None).prod(axis=1)
+    drawn = np.arange(cutoff)
+    left = np.broadcast_to(gallery, images.shape)[:, None] - drawn
+    missed = np.clip((left - images[:, None]) / np.maximum(left, 1), 0.0, None).prod(axis=1)
     return float(1.0 - missed.mean())
 
 
-def chance_of_map(individuals: int, known_share: float) -> float:
-    """The expected map@5 of individuals in random order, the unknown one never named.
+def chance_of_map(individuals: np.ndarray | int, known_share: float) -> float:
+    """The expected map@5 of individuals in random order, the unknown one never named, averaged over known queries.
 
     known_share: the share of all queries whose individual is in the gallery.
     """
-    return known_share * sum(1.0 / rank for rank in range(1, min(_DEPTH, individuals) + 1)) / individuals
+    sums = np.cumsum(1.0 / np.arange(1, _DEPTH + 1))
+    ranked = np.minimum(_DEPTH, individuals)
+    return known_share * float((sums[ranked - 1] / individuals).mean())

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from whale_ray.retrieval.resampling import bootstrap_interval, cluster_draws, enough_clusters, percentiles
+from whale_ray.retrieval.resampling import cluster_draws, enough_clusters, means_with_intervals, percentiles
 
 OPEN_SET = ("auroc", "baks", "baus")
 
@@ -81,11 +81,7 @@ def _balanced(
     """The mean over clusters of each one's share of hits, with its interval over clusters."""
     names, codes = np.unique(clusters[counted], return_inverse=True)
     shares = np.bincount(codes, hits[counted]) / np.bincount(codes)
-    low, high = bootstrap_interval(shares[:, None], np.ones((len(shares), 1), dtype=bool), names, seed=seed)
-    ends = {f"{name}_low": low[0], f"{name}_high": high[0]}
-    return {name: float(shares.mean())} | {
-        end: None if np.isnan(value) else float(value) for end, value in ends.items()
-    }
+    return means_with_intervals((name,), shares[:, None], np.ones((len(shares), 1), dtype=bool), names, seed=seed)
 
 
 def beside_open_set(scores: Mapping[str, float | None]) -> dict[str, float | None]:

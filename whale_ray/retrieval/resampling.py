@@ -5,7 +5,7 @@ Knows labels and figures of queries. Knows nothing of vectors, votes or threshol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -84,6 +84,27 @@ def bootstrap_interval(
     means[:, ~enough] = 0.0
     low, high = percentiles(means, level=level)
     return np.where(enough, low, np.nan), np.where(enough, high, np.nan)
+
+
+def means_with_intervals(
+    names: Sequence[str], values: np.ndarray, counted: np.ndarray, clusters: np.ndarray, *, seed: int
+) -> dict[str, float | None]:
+    """The mean of each column of `values` (Q, M) over its counted queries, with `_low` and `_high`.
+
+    Arguments as `bootstrap_interval`. None where nothing is counted, or too little for an interval.
+    """
+    lows, highs = bootstrap_interval(values, counted, clusters, seed=seed)
+    scores: dict[str, float | None] = {}
+    for place, name in enumerate(names):
+        here = counted[:, place]
+        scores[name] = float(values[here, place].mean()) if here.any() else None
+        scores[f"{name}_low"], scores[f"{name}_high"] = as_number(lows[place]), as_number(highs[place])
+    return scores
+
+
+def as_number(value: float) -> float | None:
+    """The value as JSON can hold it: None for NaN."""
+    return None if np.isnan(value) else float(value)
 
 
 def enough_clusters(counts: np.ndarray | int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Scores of one or of many outcomes: who is a known query, which setting and threshold are best, what they are worth.
+"""Outcomes of many settings: who is a known query, which setting and threshold are best, what each query then got.
 
 Knows what a ranking gave each query. Knows neither vectors nor how the ranking came about.
 """
@@ -6,9 +6,8 @@ Knows what a ranking gave each query. Knows neither vectors nor how the ranking 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
@@ -20,37 +19,32 @@ from whale_ray.retrieval.metrics import (
     are_hits,
     average_precisions,
     best_thresholds,
-    chance_of_image_recall,
-    chance_of_map,
-    chance_of_recall,
     find_ranks,
     recall_at,
     threshold_steps,
 )
-from whale_ray.retrieval.open_set import beside_open_set, open_set_scores
 from whale_ray.retrieval.ranking import Ranking
-from whale_ray.retrieval.resampling import FEWEST_CLUSTERS, FOLDS, bootstrap_interval, enough_clusters
+from whale_ray.retrieval.resampling import FOLDS
 
 MAP = "map@5"
 OBJECTIVES = (*(f"recall@{cutoff}" for cutoff in CUTOFFS), *(f"image_recall@{cutoff}" for cutoff in CUTOFFS), MAP)
-BRIERS = ("brier/match", "brier/new")
-IMAGES_PER_INDIVIDUAL = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))
 _SIXTIETHS = 60
 
 
 @dataclass(frozen=True)
 class Queries:
-    """The right answers of Q queries.
+    """The right answers of Q queries; (Q,) each.
 
-    truth: (Q,) code of the individual, -1 where the gallery has none of it. new: bool (Q,), the right answer is the
-    unknown individual. images: (Q,), how many gallery images show the individual. gallery: N; individuals: C.
+    truth: code of the individual in the query's gallery, -1 where that has none of it. new: whether the right answer
+    is the unknown individual. images: how many gallery images show the individual. gallery, individuals: how many
+    images and individuals the query's gallery has.
     """
 
     truth: np.ndarray
     new: np.ndarray
     images: np.ndarray
-    gallery: int
-    individuals: int
+    gallery: np.ndarray
+    individuals: np.ndarray
 
     @property
     def known(self) -> np.ndarray:
@@ -61,27 +55,50 @@ class Queries:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one retrieval setting gave each query: ranks (Q,), the first five cosines (Q, 5), the first answer (Q,)."""
+    """What one retrieval setting gave each query.
+
+    ranks, image_ranks: (Q,). cosines: (Q, up to 5), of the first individuals. images: (Q,), row of the first answer's
+    image, -1 where there is no answer. new: (Q,), of the queries.
+    """
 
     ranks: np.ndarray
     image_ranks: np.ndarray
     cosines: np.ndarray
-    answers: np.ndarray
-    answer_images: np.ndarray
-    steps: ThresholdSteps
+    images: np.ndarray
+    new: np.ndarray
+
+    @cached_property
+    def steps(self) -> ThresholdSteps:
+        """map@5 as a function of the threshold."""
+        return threshold_steps(self.cosines, self.ranks, self.new)
 
 
-def read_outcome(ranking: Ranking, image_ranks: np.ndarray, queries: Queries) -> Outcome:
-    """What is kept of a ranking for scoring: little, since there may be hundreds."""
-    ranks = find_ranks(ranking.individuals, queries.truth)
-    cosines = ranking.cosines[:, :5].copy()
+def read_outcome(ranking: Ranking, image_ranks: np.ndarray, queries: Queries, *, rows: np.ndarray) -> Outcome:
+    """What is kept of a ranking for scoring: little, since there may be hundreds. rows: (N,), of the gallery images."""
     return Outcome(
-        ranks=ranks,
+        ranks=find_ranks(ranking.individuals, queries.truth),
         image_ranks=image_ranks,
-        cosines=cosines,
-        answers=ranking.individuals[:, :1].copy(),
-        answer_images=ranking.images[:, :1].copy(),
-        steps=threshold_steps(cosines, ranks, queries.new),
+        cosines=ranking.cosines[:, :5].copy(),
+        images=np.append(rows, -1)[first_of(ranking.images, -1)],
+        new=queries.new,
+    )
+
+
+def join_queries(parts: Sequence[Queries]) -> Queries:
+    """The queries of several galleries, one after the other."""
+    return Queries(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Queries)))
+
+
+def join_outcomes(parts: Sequence[Outcome]) -> Outcome:
+    """What one setting gave the queries of several galleries, one after the other."""
+    widest = max(part.cosines.shape[1] for part in parts)
+    padded = [
+        np.pad(one.cosines, ((0, 0), (0, widest - one.cosines.shape[1])), constant_values=np.nan) for one in parts
+    ]
+    names = ("ranks", "image_ranks", "images", "new")
+    return Outcome(
+        cosines=np.concatenate(padded),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
     )
 
 
@@ -160,8 +177,7 @@ class Pooled:
     ranks: np.ndarray
     image_ranks: np.ndarray
     precisions: np.ndarray
-    answers: np.ndarray
-    answer_images: np.ndarray
+    images: np.ndarray
     cosines: np.ndarray
     thresholds: np.ndarray
     match: np.ndarray
@@ -177,13 +193,12 @@ def pool(outcomes: Sequence[Outcome], choices: Sequence[Choice], folds: np.ndarr
         precisions = average_precisions(
             outcome.cosines[here], outcome.ranks[here], queries.new[here], threshold=choice.threshold
         )
-        kept = (outcome.ranks[here], outcome.image_ranks[here], precisions)
-        first = (first_of(outcome.answers[here], -1), first_of(outcome.answer_images[here], -1))
+        kept = (outcome.ranks[here], outcome.image_ranks[here], precisions, outcome.images[here])
         cosines = outcome.cosines[here]
         others = _others(folds, fold)
         calibration = fit_calibration(outcome.cosines[others], outcome.ranks[others], ~queries.known[others])
         said = (first_of(calibration.of_match(cosines), np.nan), calibration.of_new(cosines))
-        parts.append((np.full(len(here), choice.place), *kept, *first, cosines, np.full(len(here), threshold), *said))
+        parts.append((np.full(len(here), choice.place), *kept, cosines, np.full(len(here), threshold), *said))
         rows.append(here)
     back = np.argsort(np.concatenate(rows))
     return Pooled(*(np.concatenate(each)[back] for each in zip(*parts, strict=True)))
@@ -192,104 +207,3 @@ def pool(outcomes: Sequence[Outcome], choices: Sequence[Choice], folds: np.ndarr
 def first_of(values: np.ndarray, absent: float) -> np.ndarray:
     """The first column of `values` (Q, R); `absent` where there is none."""
     return values[:, 0] if values.shape[1] else np.full(len(values), absent, dtype=values.dtype)
-
-
-def scores_with_intervals(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, Any]:
-    """Every score with `_low` and `_high`, its `ceiling/`, `chance/` and `trivial/`, and the counts of queries.
-
-    A score that no query can give is None; `reason` then says why.
-    """
-    hits = [are_hits(ranks, cutoff) for ranks in (pooled.ranks, pooled.image_ranks) for cutoff in CUTOFFS]
-    values = np.stack([*hits, pooled.precisions], axis=1).astype(np.float64)
-    counted = np.stack([queries.known] * len(hits) + [np.ones(len(values), dtype=bool)], axis=1)
-    scores: dict[str, Any] = {"queries": len(values), "known_queries": int(queries.known.sum())}
-    if not len(values):
-        return scores | dict.fromkeys(OBJECTIVES) | {"reason": "no query: there is no validation photograph"}
-    scores |= _means(OBJECTIVES, values, counted, clusters, seed=seed)
-    scores |= _open_set(pooled, queries, clusters, seed=seed) | _briers(pooled, queries, clusters, seed=seed)
-    scores["by_images"] = _by_images(pooled, queries, clusters, seed=seed)
-    if reasons := _reasons(queries, clusters):
-        scores["reason"] = "; ".join(reasons)
-    return scores | _beside(queries)
-
-
-def _means(
-    names: Sequence[str], values: np.ndarray, counted: np.ndarray, clusters: np.ndarray, *, seed: int
-) -> dict[str, float | None]:
-    """The mean of each column of `values` (Q, M) over its counted queries, with `_low` and `_high`."""
-    lows, highs = bootstrap_interval(values, counted, clusters, seed=seed)
-    scores: dict[str, float | None] = {}
-    for place, name in enumerate(names):
-        here = counted[:, place]
-        scores[name] = float(values[here, place].mean()) if here.any() else None
-        scores[f"{name}_low"], scores[f"{name}_high"] = _number(lows[place]), _number(highs[place])
-    return scores
-
-
-def _open_set(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, float | None]:
-    first = first_of(pooled.cosines, np.nan)
-    said_new = None if np.isnan(pooled.thresholds).any() else first < pooled.thresholds
-    right = (pooled.ranks == 1) & (False if said_new is None else ~said_new)
-    scores = open_set_scores(first, right, said_new, known=queries.known, clusters=clusters, seed=seed)
-    return scores | beside_open_set(scores)
-
-
-def _briers(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, float | None]:
-    """brier/match and brier/new of the cross-fitted probabilities; trivial/: of always saying how frequent it is."""
-    outcomes = np.stack([pooled.ranks == 1, ~queries.known], axis=1).astype(np.float64)
-    said = np.stack([pooled.match, pooled.new], axis=1)
-    given = ~np.isnan(said)
-    scores = _means(BRIERS, np.where(given, said - outcomes, 0.0) ** 2, given, clusters, seed=seed)
-    shares = [outcomes[mask, place].mean() if mask.any() else np.nan for place, mask in enumerate(given.T)]
-    trivial = {f"trivial/{name}": _number(share * (1 - share)) for name, share in zip(BRIERS, shares, strict=True)}
-    return scores | trivial
-
-
-def _by_images(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
-    """recall@1 and map@5 of the known queries by how many gallery images their individual has."""
-    values = np.stack([are_hits(pooled.ranks, 1), pooled.precisions], axis=1).astype(np.float64)
-    rows: list[dict[str, Any]] = []
-    for (least, name), (beyond, _) in pairwise([*IMAGES_PER_INDIVIDUAL, (np.inf, "")]):
-        here = queries.known & (queries.images >= least) & (queries.images < beyond)
-        scores = _means(("recall@1", MAP), values, np.stack([here, here], axis=1), clusters, seed=seed)
-        rows.append({"images": name, "queries": int(here.sum()), **scores})
-    return rows
-
-
-def _reasons(queries: Queries, clusters: np.ndarray) -> list[str]:
-    """Why some scores or intervals cannot be given."""
-    reasons = []
-    if not queries.known.any():
-        reasons.append("no known query: no validation photograph is of an individual with a gallery image")
-    elif queries.individuals == 1:
-        reasons.append("the gallery holds one individual only: every answer names it, so that recall says nothing")
-    if queries.known.all():
-        reasons.append("no unknown query: auroc, baks, baus, the threshold and the probability of new need some")
-    for kind, mask in (("known", queries.known), ("unknown", ~queries.known)):
-        count = len(np.unique(clusters[mask]))
-        if mask.any() and not enough_clusters(count):
-            reasons.append(
-                f"no interval over {kind} queries: they are of {count} individuals or groups, and an interval needs "
-                f"{FEWEST_CLUSTERS}"
-            )
-    return reasons
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _beside(queries: Queries) -> dict[str, float | None]:
-    """What each score has to be read against: the most that can be had, random order, and `new` for everything."""
-    known, named, total = (int(each.sum()) for each in (queries.known, ~queries.new, queries.new | True))
-    ceiling = known / named if named else None
-    beside: dict[str, float | None] = {f"ceiling/{name}": ceiling for name in OBJECTIVES}
-    beside["ceiling/map@5"] = (known + total - named) / total
-    beside["trivial/map@5"] = (total - named) / total
-    beside["chance/map@5"] = chance_of_map(queries.individuals, known / total) if known else 0.0
-    images = queries.images[queries.known]
-    for cutoff in CUTOFFS:
-        beside[f"chance/recall@{cutoff}"] = chance_of_recall(queries.individuals, cutoff) if known else None
-        by_image = chance_of_image_recall(images, queries.gallery, cutoff) if known else None
-        beside[f"chance/image_recall@{cutoff}"] = by_image
-    return beside

@@ -6,8 +6,9 @@ Knows the names of votes and views. Knows no vectors.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.ranking import VOTES, check_vote
@@ -56,6 +57,11 @@ class RetrievalSetting:
 
 
 SETTING_FIELDS = tuple(field.name for field in fields(RetrievalSetting))
+
+
+def setting_of(result: Mapping[str, Any]) -> RetrievalSetting:
+    """The setting that a trial's result says was chosen."""
+    return RetrievalSetting(**{name: result[name] for name in SETTING_FIELDS if name in result})
 
 
 def distinct_settings(

@@ -19,7 +19,7 @@ from whale_ray.data.pixels import decode_image
 from whale_ray.errors import ImageError
 from whale_ray.retrieval.gallery import unit
 from whale_ray.retrieval.searches import Vectors
-from whale_ray.retrieval.setting import SETTING_FIELDS, RetrievalSetting
+from whale_ray.retrieval.setting import setting_of
 from whale_ray.sweep.leaderboard import Record
 
 THUMBNAIL_SIDE = 220
@@ -108,7 +108,7 @@ class _Viewer:
             views = {view: stored[view] for view in ("plain", "flip") if view in stored}
             self.images, self.individuals, parts = (stored[name] for name in ("image", "individual", "part"))
         self.unknown = record.settings["data"].get("unknown_label", "new_whale")
-        setting = RetrievalSetting(**{name: record.result[name] for name in SETTING_FIELDS if name in record.result})
+        setting = setting_of(record.result)
         held = Vectors(views, individuals=self.individuals, parts=parts, unknown_label=self.unknown)
         self.vectors = unit(held.seen(setting.view))
         self.gallery = np.flatnonzero((parts == "train") & (self.individuals != self.unknown))

@@ -199,10 +199,10 @@ class Ledger:
 
     def postpone(self, trial: str) -> bool:
         """Whether a trial that has ended is to be tried again, alone on a GPU; it then comes once more."""
-        alone = (self.trial_folder(trial) / ALONE).exists() and trial not in self._alone
-        if alone and self.record(trial).status == "running":
+        asked = (self.trial_folder(trial) / ALONE).exists() and trial not in self._alone
+        if again := asked and self.record(trial).status == "running":
             self.hand_out_again(trial)
-        return alone and trial in self._again
+        return again
 
     def hand_out_again(self, trial: str) -> None:
         """An unfinished trial that nobody works at comes once more."""

@@ -264,16 +264,15 @@ def shown_default(setting: Setting) -> str:
 
 
 # What is shorter in words than as a list of choices.
-_RULES = {"search.objective": "recall@K, image_recall@K (K 1 to 32), map@5", "search.prefer": "one of the two, or none"}
+_RULES: Final = {
+    "search.objective": "recall@K, image_recall@K (K 1 to 32), map@5",
+    "search.prefer": "an objective, or none",
+}
 
 
 def _row(setting: Setting) -> tuple[str, ...]:
     marks = ("yes" if setting.axis else "", "yes" if setting.identity else "")
-    rules = {
-        "search.objective": "recall@K, image_recall@K (K 1 to 32), map@5",
-        "search.prefer": "an objective, or none",
-    }
-    rule = rules.get(setting.key) or setting.rule()
+    rule = _RULES.get(setting.key) or setting.rule()
     return setting.key, shown_default(setting), *marks, f"{rule}; {setting.meaning}"
 
 

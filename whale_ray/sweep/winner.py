@@ -25,7 +25,7 @@ from whale_ray.identify import Bundle, largest_tolerance
 from whale_ray.learning.encoders import with_whitening
 from whale_ray.retrieval.evaluation import RetrievalSetting
 from whale_ray.retrieval.searches import Vectors
-from whale_ray.retrieval.setting import SETTING_FIELDS
+from whale_ray.retrieval.setting import setting_of
 from whale_ray.sweep.checkpoint import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.dataset import Dataset, geometry_of
 from whale_ray.sweep.leaderboard import Record
@@ -82,7 +82,7 @@ def make_bundle(record: Record, dataset: Dataset, *, run: Path, examples: int, t
 def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> Contents:
     stored = np.load(record.folder / "embeddings.npz", allow_pickle=False)
     named = stored["individual"] != dataset.unknown_label
-    setting = RetrievalSetting(**{key: record.result[key] for key in SETTING_FIELDS if key in record.result})
+    setting = setting_of(record.result)
     held = Vectors(
         {view: stored[view] for view in ("plain", "flip") if view in stored},
         individuals=stored["individual"],
