@@ -1,6 +1,8 @@
 import time
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
@@ -248,3 +250,30 @@ def test_a_hundred_settings_take_seconds():
     started = time.process_time()
     evaluate(settings=settings, **photographs)
     assert time.process_time() - started < 15.0
+
+
+def test_queries_of_several_splits_are_searched_in_their_own_galleries_and_scored_together() -> None:
+    random = np.random.default_rng(3)
+    individuals = np.array([f"w_{number % 10}" for number in range(40)] + ["new_whale"] * 10)
+    vectors = random.normal(size=(50, 8)).astype(np.float16)
+    images = np.array([f"{row}.jpg" for row in range(50)])
+    folds = np.arange(50) // 5 % 2
+    parts = [np.where(folds == split, "val", "train") for split in range(2)]
+    settings = [RetrievalSetting()]
+    options: dict[str, Any] = {"settings": settings, "unknown_label": "new_whale"}
+    both = evaluate(
+        {"plain": np.concatenate([vectors, vectors])},
+        individuals=np.tile(individuals, 2),
+        parts=np.concatenate(parts),
+        images=np.tile(images, 2),
+        splits=np.repeat([0, 1], 50),
+        **options,
+    )
+    alone = [
+        evaluate({"plain": vectors}, individuals=individuals, parts=part, images=images, **options) for part in parts
+    ]
+    assert sorted(both.queries["image"]) == sorted(images)
+    columns = ["image", "known", "rank", "nearest_image", "nearest_individual", "cosine"]
+    expected = pd.concat([one.queries[columns] for one in alone], ignore_index=True)
+    pd.testing.assert_frame_equal(both.queries[columns], expected)
+    assert both.scores["known_queries"] == sum(one.scores["known_queries"] for one in alone)
