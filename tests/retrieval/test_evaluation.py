@@ -277,3 +277,17 @@ def test_queries_of_several_splits_are_searched_in_their_own_galleries_and_score
     expected = pd.concat([one.queries[columns] for one in alone], ignore_index=True)
     pd.testing.assert_frame_equal(both.queries[columns], expected)
     assert both.scores["known_queries"] == sum(one.scores["known_queries"] for one in alone)
+
+
+def test_no_photograph_at_all_gives_a_reason_and_no_number() -> None:
+    nothing = np.array([], dtype=str)
+    found = evaluate(
+        {"plain": np.zeros((0, 8), dtype=np.float16)},
+        individuals=nothing,
+        parts=nothing,
+        images=nothing,
+        settings=[RetrievalSetting()],
+        unknown_label="new_whale",
+    )
+    assert found.scores["recall@1"] is None
+    assert "no query" in found.scores["reason"]

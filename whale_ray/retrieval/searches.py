@@ -81,7 +81,7 @@ class Searches:
             for view in dict.fromkeys(setting.view for setting in settings)
         }
         self._splits = []
-        for rows in (np.flatnonzero(splits == split) for split in np.unique(splits)):
+        for rows in (np.flatnonzero(splits == split) for split in (np.unique(splits) if len(splits) else (0,))):
             vectors = Vectors(
                 {name: view[rows] for name, view in views.items()},
                 individuals=self.individuals[rows],
@@ -89,7 +89,7 @@ class Searches:
                 unknown_label=unknown_label,
             )
             self._splits.append(_Search(vectors, rows, depths, held_out_as_new=held_out_as_new))
-        self.rows = np.concatenate([one.rows[one.asking] for one in self._splits] or [np.zeros(0, dtype=np.int64)])
+        self.rows = np.concatenate([one.rows[one.asking] for one in self._splits])
 
     @cached_property
     def queries(self) -> Queries:
@@ -121,6 +121,7 @@ class _Search:
 
     @cached_property
     def queries(self) -> Queries:
+        """The right answers in this gallery."""
         _, index, _ = self.found(next(iter(self.depths)))
         labels = self.vectors.individuals[self.asking]
         truth = index.codes_of(labels)
@@ -138,6 +139,7 @@ class _Search:
         return self._found[view]
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
+        """What the setting gives each query of this gallery."""
         view = setting.view
         queries, index, found = self.found(view)
         image_ranks = self._ranks_of_images(view, found)

@@ -137,17 +137,17 @@ def is_scored_by(scoring: Scoring, record: Record) -> bool:
 
 
 def rescore(record: Record, scoring: Scoring) -> Evaluation:
-    """The scores of a finished trial for other settings, from its stored embeddings. Nothing is trained or written."""
+    """The scores of a finished trial by `scoring`, from its stored embeddings. Nothing is trained or written."""
     views, table = read_embeddings(record.folder)
-    scoring = scoring.of(record.kind)
     return score_trial(views, table, scoring=scoring, unknown_label=record.settings["data"]["unknown_label"])
 
 
 def rescore_for_good(record: Record, scoring: Scoring) -> None:
     """Scores a finished trial for these settings and writes what it now says, result.json last."""
+    scoring = scoring.of(record.kind)
     evaluation = rescore(record, scoring)
     write_scores(evaluation, record.folder)
-    write_result(record.folder, {**record.result, **figures_of(evaluation, scoring.of(record.kind))})
+    write_result(record.folder, {**record.result, **figures_of(evaluation, scoring)})
 
 
 def score_again(run: Path, options: Sequence[str]) -> pd.DataFrame:
@@ -162,7 +162,7 @@ def score_again(run: Path, options: Sequence[str]) -> pd.DataFrame:
     finished = [record for record in read_records(run) if record.status == "finished"]
     if not finished:
         raise InputError(f"scoring again needs a finished trial, but {run} has none. Let the sweep finish one")
-    found = [(record, rescore(record, scoring)) for record in finished]
+    found = [(record, rescore(record, scoring.of(record.kind))) for record in finished]
     records = [
         dataclasses.replace(record, result=record.result | figures_of(evaluation, scoring))
         for record, evaluation in found
