@@ -23,7 +23,7 @@ import typer
 from whale_ray.data.batches import Batches
 from whale_ray.data.census import UNKNOWN, plan_photos
 from whale_ray.data.pixels import Geometry
-from whale_ray.data.split import split_photographs
+from whale_ray.data.split import parts_of, split_photographs
 from whale_ray.learning.encoders import build_encoder
 from whale_ray.learning.losses import build_loss
 from whale_ray.learning.training import start_training, train_epochs
@@ -88,7 +88,7 @@ def photographs(case: Case) -> tuple[pd.DataFrame, np.ndarray]:
             "group": [f"encounter {photo.encounter}" for photo in photos],
         }
     )
-    table["part"] = split_photographs(table, unknown_label=UNKNOWN)
+    table["part"] = parts_of(split_photographs(table, unknown_label=UNKNOWN))
     return table, np.array([photo.animal for photo in photos])
 
 

@@ -25,9 +25,9 @@ retrieval.scoreboard retrieval.searches retrieval.evaluation
 bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
-sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
-sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.trust sweep.examples
-sweep.report
+sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.fit sweep.work sweep.trial
+sweep.ledger sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.trust
+sweep.examples sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from whale_ray.data.catalog import read_catalog
-from whale_ray.data.split import split_photographs
+from whale_ray.data.split import parts_of, split_photographs
 from whale_ray.errors import DataError
 
 TABLES = Path(__file__).parents[3] / "shared" / "data" / "humpback_tables"
@@ -177,7 +177,7 @@ def test_boxes_that_are_not_there_are_refused(tmp_path: Path) -> None:
 def test_the_competitions_table_is_read_and_split_in_seconds() -> None:
     start = time.perf_counter()
     catalog = read_catalog(TABLES, boxes=TABLES / "bounding_boxes.csv", check_files=False)
-    parts = split_photographs(catalog.table)
+    parts = parts_of(split_photographs(catalog.table))
     assert time.perf_counter() - start < 5
     known = catalog.table["individual"] != "new_whale"
     individuals = pd.DataFrame({"individual": catalog.table["individual"], "part": parts})[known]

@@ -241,7 +241,10 @@ def test_a_stepped_range_is_listed_exactly_and_may_stand_in_a_grid(tmp_path: Pat
         ("data: {label_column: 7}", r"`data.label_column` must be text, but got 7\. Write it in quotes"),
         ("data: {root: ''}", r"`data.root` must be text, but got ''"),
         ("data: cats", r"`data` is a section with keys of its own"),
-        ("split: half", r"`split.kind` must be one of stratified, halves, but got 'half'\. Did you mean `halves`"),
+        (
+            "split: half",
+            r"`split.kind` must be one of stratified, kfold, .*halves, but got 'half'\. Did you mean `halves`",
+        ),
         ("search: {objective: recall@3}", r"`search.objective` must be one of recall@1, .*map@5, but got 'recall@3'"),
         ("search: {trials: 5}", r"`search.trials` has no meaning in a grid"),
         ("search: {strategy: random}", r"`strategy: random` needs an axis"),

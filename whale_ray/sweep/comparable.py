@@ -37,5 +37,7 @@ def measured_on(settings: Settings, fingerprint: str) -> dict[str, Any]:
         "data.unknown_label": data["unknown_label"],
         "data.val_fraction": data["val_fraction"],
         "split.kind": split["kind"],
+        "split.folds": split.get("folds", 5) if split["kind"] == "kfold" else None,
+        "split.share": split.get("share", 0.1),
         "split.seed": split["seed"],
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from whale_ray.learning.losses import ACCEPTS_NEGATIVES
 from whale_ray.sweep.reading import Reading
-from whale_ray.sweep.reference import NO_LOSS, SPEED
+from whale_ray.sweep.reference import NO_LOSS, SPEED, section_settings
 
 
 def find_conflicts(reading: Reading) -> None:
@@ -70,6 +70,20 @@ def _check_objectives(reading: Reading) -> None:
         reading.fault("search.scheduler", f"{message} Leave the scheduler out, or the second objective.")
 
 
+def _check_split(reading: Reading) -> None:
+    kind = reading.fixed.get("split.kind")
+    folds = section_settings("split")["folds"].default
+    if kind != "kfold" and reading.fixed.get("split.folds", folds) != folds:
+        message = f"`split.folds` is of `kfold`, but the split is {kind}."
+        reading.fault("split.folds", f"{message} Write `split: {{kfold: 5}}`, or leave folds out.")
+    if kind == "by_group" and reading.fixed.get("data.group_column", "") is None:
+        message = "`split: by_group` keeps encounters or days whole, but data.group_column names no column of them."
+        reading.fault("split.kind", f"{message} Name it, or take another split.")
+    if kind == "kfold" and reading.fixed.get("search.scheduler") == "asha":
+        message = "`scheduler: asha` compares the curve of one training, but a trial of `split: kfold` has several."
+        reading.fault("search.scheduler", f"{message} Leave the scheduler out, or take `split: stratified`.")
+
+
 def _check_untrained(reading: Reading) -> None:
     epochs, losses = (set(reading.possible(name)) for name in ("train.epochs", "loss.name"))
     if epochs and losses and (0 in epochs or NO_LOSS in losses) and (epochs, losses) != ({0}, {NO_LOSS}):
@@ -95,5 +109,6 @@ CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_negatives,
     _check_order,
     _check_objectives,
+    _check_split,
     _check_untrained,
 )

@@ -5,6 +5,7 @@ Knows the way from the `data` and `split` settings to arrays and tables; knows n
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pandas as pd
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.pixels import Geometry, Pixels, data_fingerprint, prepare_pixels
-from whale_ray.data.split import split_photographs
+from whale_ray.data.split import NEVER, SPLITS, parts_of, split_photographs
 from whale_ray.durable import write_whole
 from whale_ray.sweep.settings import image_size
 
@@ -29,8 +30,9 @@ MARGIN = 0.125
 class Dataset:
     """What the trials of a sweep share.
 
-    table: a row a photograph of the catalog: image, individual, group, part ("train", "val" or "set_aside").
-    cache: the folder of decoded pixels on this node.
+    table: a row a photograph of the catalog: image, individual, group, fold (in which it validates, -1 for none), part
+    ("train", "val" or "set_aside"; of several folds "val" where it validates in any). cache: the folder of decoded
+    pixels on this node.
     """
 
     catalog: Catalog
@@ -38,6 +40,28 @@ class Dataset:
     audit: Audit
     cache: Path
     fingerprint: str
+    folds: int = 1
+
+    def fold(self, number: int) -> Dataset:
+        """The same photographs with the parts that they have in one fold."""
+        table = self.table.assign(part=parts_of(self.table["fold"], number).where(self.usable, "set_aside"))
+        return dataclasses.replace(self, table=table, folds=1)
+
+    def without_validation(self) -> Dataset:
+        """The same photographs, all of which train."""
+        table = self.table.assign(part=self.table["part"].replace("val", "train"), fold=NEVER)
+        return dataclasses.replace(self, table=table, folds=1)
+
+    @property
+    def usable(self) -> pd.Series:
+        """Which photographs are not set aside: bool, a row a photograph."""
+        return self.table["part"] != "set_aside"
+
+    def scored(self) -> pd.DataFrame:
+        """A row a photograph and fold, those of a fold together: image, individual, group, part, split (the fold)."""
+        tables = [self.fold(number) if self.folds > 1 else self for number in range(self.folds)]
+        parts = [one.table.iloc[one.rows("train", "val")].assign(split=place) for place, one in enumerate(tables)]
+        return pd.concat(parts, ignore_index=True)[["image", "individual", "group", "part", "split"]]
 
     def pixels(self, geometry: Geometry, *, progress: bool = False) -> Pixels:
         """The decoded photographs at one geometry, from the cache or built into it; row i is row i of `table`."""
@@ -93,17 +117,23 @@ def open_dataset(
     pixels = prepare_pixels(catalog, geometry, cache=cache, progress=progress)
     audit = audit_photographs(catalog, pixels, on_bad_image=data["on_bad_image"])
     usable = audit.usable.to_numpy()
-    table = catalog.table[["image", "individual", "group"]].copy()
-    table["part"] = "set_aside"
-    table.loc[usable, "part"] = split_photographs(
+    table = catalog.table[["image", "individual", "group"]].assign(fold=NEVER, part="set_aside")
+    table.loc[usable, "fold"] = split_photographs(
         table[usable],
         twins=audit.twins[usable],
-        kind=split["kind"],
         val_fraction=data["val_fraction"],
-        seed=split["seed"],
         unknown_label=catalog.unknown_label,
+        **split,
     )
-    return Dataset(catalog, table, audit, cache, data_fingerprint(catalog, pixels))
+    table.loc[usable, "part"] = parts_of(table.loc[usable, "fold"])
+    return Dataset(
+        catalog,
+        table,
+        audit,
+        cache,
+        data_fingerprint(catalog, pixels),
+        folds=split["folds"] if SPLITS[split["kind"]].in_folds else 1,
+    )
 
 
 def pixel_cache() -> Path:
@@ -118,6 +148,7 @@ def geometry_of(data: Mapping[str, Any], train: Mapping[str, Any]) -> Geometry:
 
 
 def write_split(dataset: Dataset, path: Path) -> None:
-    """Writes split.csv: Image, Id, part."""
-    table = dataset.table[["image", "individual", "part"]]
-    write_whole(path, table.set_axis(["Image", "Id", "part"], axis="columns").to_csv(index=False))
+    """Writes split.csv: Image, Id, part and, where there are several, fold (-1: trains in all of them)."""
+    columns = ["image", "individual", "part", *(["fold"] if dataset.folds > 1 else [])]
+    table = dataset.table[columns].rename(columns={"image": "Image", "individual": "Id"})
+    write_whole(path, table.to_csv(index=False))

@@ -23,7 +23,7 @@ from whale_ray.sweep.checkpoint import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.dataset import Dataset
 from whale_ray.sweep.leaderboard import read_record, write_record, write_result
 from whale_ray.sweep.plan import Point, Settings, baselines
-from whale_ray.sweep.scores import COLUMNS, read_embeddings, rescore_for_good, scoring_of
+from whale_ray.sweep.scores import read_embeddings, rescore_for_good, scoring_of
 from whale_ray.sweep.space import fits
 from whale_ray.sweep.spec import Sweep, trial_identity
 
@@ -171,7 +171,7 @@ def _copy_embeddings(origin: Path, draft: Path, dataset: Dataset) -> None:
         raise _NotTakenError(f"embeddings.npz cannot be read: {fault}") from None
     except InputError as fault:
         raise _NotTakenError(str(fault)) from None
-    ours = dataset.table.iloc[dataset.rows("train", "val")][list(COLUMNS)].astype(str).reset_index(drop=True)
+    ours = dataset.scored().astype(str)
     shapes = {(view.ndim, len(view), view.dtype.kind) for view in views.values()}
     if "plain" not in views or shapes != {(2, len(ours), "f")} or not table.astype(str).equals(ours):
         raise _NotTakenError("its embeddings are of other photographs, or of another split")

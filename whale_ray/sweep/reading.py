@@ -13,7 +13,15 @@ from whale_ray.errors import Fault
 from whale_ray.learning.losses import LOSSES
 from whale_ray.sweep.axes import Axis, read_axis
 from whale_ray.sweep.document import Node, slug
-from whale_ray.sweep.reference import SECTIONS, SELECTORS, SETTINGS, SPEED, loss_settings, section_settings
+from whale_ray.sweep.reference import (
+    SECTIONS,
+    SELECTORS,
+    SETTINGS,
+    SPEED,
+    SPLIT_VALUES,
+    loss_settings,
+    section_settings,
+)
 from whale_ray.sweep.settings import Default, Setting, did_you_mean
 
 NOWHERE = Node(None)
@@ -54,13 +62,24 @@ def read_settings(root: Node, faults: list[Fault]) -> Reading:
 
 
 def expand_short_forms(root: Node) -> None:
-    """Writes `split: halves` and `objective: [recall@1, milliseconds_per_image]` as what they are short for."""
+    """Writes `split: halves`, `objective: [recall@1, milliseconds_per_image]` … as what they are short for."""
     split = root.get("split")
     if split is not None and isinstance(split.value, str):
         root.value["split"] = replace(split, value={"kind": split})
+    elif split is not None and isinstance(split.value, dict):
+        _expand_split(split)
     search = root.get("search")
     if search is not None and isinstance(search.value, dict):
         _expand_objectives(search)
+
+
+def _expand_split(split: Node) -> None:
+    """`{kfold: 5}` is `{kind: kfold, folds: 5}`, and `{open_set: 0.2}` is `{kind: open_set, share: 0.2}`."""
+    for kind, key in SPLIT_VALUES.items():
+        node = split.value.get(kind)
+        if node is not None and not {"kind", key} & set(split.value):
+            del split.value[kind]
+            split.value.update({"kind": replace(node, value=kind), key: node})
 
 
 def _expand_objectives(search: Node) -> None:

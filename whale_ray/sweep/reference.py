@@ -18,6 +18,8 @@ from whale_ray.sweep.settings import Default, Setting, shown
 DEPTHS: Final = (1, 2, 4, 8, 16, 32)
 OBJECTIVES: Final = (*(f"{score}@{k}" for score in ("recall", "image_recall") for k in DEPTHS), "map@5")
 SPEED: Final = "milliseconds_per_image"
+# What a kind of split takes, as in `split: {kfold: 5}`.
+SPLIT_VALUES: Final = {"kfold": "folds", "open_set": "share"}
 
 # Of a trial that trains nothing.
 NO_LOSS: Final = "none"
@@ -73,9 +75,16 @@ SETTINGS: tuple[Setting, ...] = (
     _part("data.val_fraction", "float > 0 < 1", 0.2, "share of each individual's photographs that validates"),
     _part(
         "split.kind",
-        "choice stratified halves",
+        "choice stratified kfold open_set by_group halves",
         "stratified",
-        "`split: halves` is short for it: half and half, val_fraction unused",
+        "`split: by_group`, `split: {kfold: 5}`, `split: {open_set: 0.2}` are short for it and what it takes",
+    ),
+    _part("split.folds", "int >= 2 <= 20", 5, "of kfold: trainings in turn, each on what the others validate"),
+    _part(
+        "split.share",
+        "float > 0 < 1",
+        0.1,
+        "share of individuals held out whole as new: by open_set, and where nobody is labelled unknown",
     ),
     _part("split.seed", "int >= 0 <= 4294967295", 0, "seed of the split; left out: as `seed` (its first value)"),
     _axis("model.encoder", "encoder", Default.REQUIRED, "what turns a photograph into a vector"),

@@ -117,9 +117,12 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
 def _conclude(sweep: Sweep, job: Job, ledger: Ledger, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
     table = ledger.leaderboard()
     write_leaderboard(table, ledger.folder / "leaderboard.csv")
-    retrain = sweep.fixed["bundle.retrain_on_all"] and not interrupted
+    in_folds = job.dataset.folds > 1
+    if in_folds and interrupted:
+        say("no bundle yet: that of a sweep in k folds is trained on all photographs when the sweep has ended")
+    retrain = (in_folds or sweep.fixed["bundle.retrain_on_all"]) and not interrupted
     bundle = make_best_bundle(
-        map(ledger.record, finished_trials(table)),
+        () if in_folds and interrupted else map(ledger.record, finished_trials(table)),
         job.dataset,
         run=ledger.folder,
         say=say,

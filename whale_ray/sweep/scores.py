@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from whale_ray.data.split import plays_unknown
 from whale_ray.durable import replacing, write_whole
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation import Evaluation, RetrievalSetting, evaluate, score_setting, study_recall
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file, write_leaderboard, write_result
-from whale_ray.sweep.plan import retrieval_settings
+from whale_ray.sweep.plan import Settings, retrieval_settings
 from whale_ray.sweep.spec import Sweep, load_sweep
 
 Views = Mapping[str, np.ndarray]
@@ -52,36 +53,39 @@ def scoring_of(sweep: Sweep) -> Scoring:
     return Scoring(retrieval_settings(sweep), sweep.fixed["search.objective"])
 
 
-def roles(table: pd.DataFrame, *, unknown_label: str) -> dict[str, Any]:
+def roles(table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
     """What a score has to know of the photographs: who is on each, which part it is in, who plays `new_whale`."""
-    individuals = table["individual"].to_numpy(dtype=str)
+    unknown = settings["data"]["unknown_label"]
+    kind = settings["split"]["kind"]
     return {
-        "individuals": individuals,
+        "individuals": table["individual"].to_numpy(dtype=str),
         "parts": table["part"].to_numpy(dtype=str),
-        "unknown_label": unknown_label,
-        "held_out_as_new": unknown_label not in individuals,
+        "unknown_label": unknown,
+        "held_out_as_new": plays_unknown(kind, table["individual"], unknown_label=unknown),
     }
 
 
 def score_epoch(
-    views: Views, table: pd.DataFrame, *, setting: RetrievalSetting, unknown_label: str
+    views: Views, table: pd.DataFrame, *, setting: RetrievalSetting, settings: Settings
 ) -> dict[str, float | None]:
     """The scores of one setting, not cross-fitted: for looking on during training. Arguments as `score_trial`."""
-    return score_setting(views, setting=setting, **roles(table, unknown_label=unknown_label))
+    return score_setting(views, setting=setting, **roles(table, settings))
 
 
-def score_trial(views: Views, table: pd.DataFrame, *, scoring: Scoring, unknown_label: str) -> Evaluation:
+def score_trial(views: Views, table: pd.DataFrame, *, scoring: Scoring, settings: Settings) -> Evaluation:
     """Every score of every setting, cross-fitted.
 
-    views: `plain` and `flip`, float16 (N, D). table: a row a photograph: image, individual, group, part.
+    views: `plain` and `flip`, float16 (N, D). table: a row a photograph and split: image, individual, group, part,
+    split. settings: those of the trial.
     """
     return evaluate(
         views,
         images=table["image"].to_numpy(dtype=str),
         groups=table["group"].to_numpy(dtype=str),
+        splits=table["split"].to_numpy(),
         settings=scoring.retrieval,
         objective=scoring.objective,
-        **roles(table, unknown_label=unknown_label),
+        **roles(table, settings),
     )
 
 
@@ -115,7 +119,7 @@ def write_embeddings(views: Views, table: pd.DataFrame, folder: Path) -> None:
     """Writes embeddings.npz: each view, and the photographs that its rows are."""
     names = {column: table[column].to_numpy(dtype=str) for column in COLUMNS}
     with replacing(folder / "embeddings.npz") as draft:
-        np.savez(draft, allow_pickle=False, **views, **names)
+        np.savez(draft, allow_pickle=False, **views, **names, split=table["split"].to_numpy(dtype=np.int64))
 
 
 def read_embeddings(folder: Path) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
@@ -123,7 +127,8 @@ def read_embeddings(folder: Path) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     try:
         with (folder / "embeddings.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
             views = {view: stored[view] for view in ("plain", "flip") if view in stored}
-            return views, pd.DataFrame({column: stored[column] for column in COLUMNS})
+            table = pd.DataFrame({column: stored[column] for column in COLUMNS})
+            return views, table.assign(split=stored.get("split", 0))
     except Exception as error:  # numpy and zipfile raise many kinds for a file that is cut or foreign
         raise InputError(
             f"the embeddings of trial {folder.name} must be whole, but {folder / 'embeddings.npz'} cannot be read: "
@@ -139,7 +144,7 @@ def is_scored_by(scoring: Scoring, record: Record) -> bool:
 def rescore(record: Record, scoring: Scoring) -> Evaluation:
     """The scores of a finished trial by `scoring`, from its stored embeddings. Nothing is trained or written."""
     views, table = read_embeddings(record.folder)
-    return score_trial(views, table, scoring=scoring, unknown_label=record.settings["data"]["unknown_label"])
+    return score_trial(views, table, scoring=scoring, settings=record.settings)
 
 
 def rescore_for_good(record: Record, scoring: Scoring) -> None:

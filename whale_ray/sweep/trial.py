@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from whale_ray.sweep.checkpoint import drop_state
 from whale_ray.sweep.guards import ALONE, Pulse, is_no_room
 from whale_ray.sweep.leaderboard import write_result
 from whale_ray.sweep.longer import goes_on_later
-from whale_ray.sweep.work import Job, Work
+from whale_ray.sweep.work import FOLDS, Job, Work
 
 
 def run_trial(config: Mapping[str, Any], job: Job) -> None:
@@ -75,6 +76,7 @@ def _outcome(trial: str, job: Job, pulse: Pulse) -> dict[str, Any]:
         result = {"status": "failed", "error": _first_line(error)}
     result["seconds"] = time.perf_counter() - started + (work.earlier_seconds if work else 0.0)
     write_result(folder, result)
+    shutil.rmtree(folder / FOLDS, ignore_errors=True)
     if work is None or not goes_on_later(work.settings):
         drop_state(folder / "checkpoint")
     return result
@@ -102,9 +104,7 @@ def retrain_on_all(trial: str, job: Job) -> Path:
 
     It holds checkpoint/ and embeddings.npz as a trial's folder does; scores are still those of the trial.
     """
-    table = job.dataset.table
-    everything = table.assign(part=table["part"].replace("val", "train"))
-    whole = dataclasses.replace(job, dataset=dataclasses.replace(job.dataset, table=everything))
+    whole = dataclasses.replace(job, dataset=job.dataset.without_validation())
     folder = job.trial_folder(trial) / "retrained"
     if not (folder / "embeddings.npz").exists():
         Work(trial, whole, folder=folder).retrain()

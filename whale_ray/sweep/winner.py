@@ -29,6 +29,7 @@ from whale_ray.retrieval.setting import setting_of
 from whale_ray.sweep.checkpoint import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.dataset import Dataset, geometry_of
 from whale_ray.sweep.leaderboard import Record
+from whale_ray.sweep.scores import read_embeddings
 
 GOLDEN_IMAGES = 6
 GOLDEN_SIDE = 512
@@ -80,13 +81,13 @@ def make_bundle(record: Record, dataset: Dataset, *, run: Path, examples: int, t
 
 
 def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> Contents:
-    stored = np.load(record.folder / "embeddings.npz", allow_pickle=False)
-    named = stored["individual"] != dataset.unknown_label
+    views, photographs = read_embeddings(record.folder)
+    named = (photographs["individual"] != dataset.unknown_label).to_numpy()
     setting = setting_of(record.result)
     held = Vectors(
-        {view: stored[view] for view in ("plain", "flip") if view in stored},
-        individuals=stored["individual"],
-        parts=stored["part"],
+        views,
+        individuals=photographs["individual"].to_numpy(dtype=str),
+        parts=photographs["part"].to_numpy(dtype=str),
         unknown_label=dataset.unknown_label,
     )
     vectors = held.seen(setting.view)[named]
@@ -94,7 +95,7 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
     if whitening := held.whitening(setting.view):
         recipe, weights = with_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.matrix)
-    table = pd.DataFrame({name: stored[name][named] for name in ("image", "individual")})
+    table = photographs.loc[named, ["image", "individual"]].reset_index(drop=True)
     manifest = _manifest(record, dataset, setting, table, recipe)
     manifest["id"] = f"{record.trial}-{_digest(manifest, vectors)}"
     return Contents(
@@ -114,7 +115,8 @@ def _manifest(
 ) -> dict[str, Any]:
     geometry = geometry_of(record.settings["data"], record.settings["train"])
     figures = {key: value for key, value in record.result.items() if key not in _NOT_SCORES}
-    measured = dataset.table["individual"].ne(dataset.unknown_label) & dataset.table["part"].eq("train")
+    first = dataset.fold(0) if dataset.folds > 1 else dataset
+    measured = first.table["individual"].ne(dataset.unknown_label) & first.table["part"].eq("train")
     return {
         "trial": record.trial,
         "settings": record.settings,

@@ -1,30 +1,29 @@
-"""One trial at work: its encoder is built, trained, scored and written down.
+"""One trial at work: an encoder is trained on each of its splits, all are scored together and written down.
 
-Knows training and scores, and the folder that is left of a trial; who runs it, and where, is `trial`'s.
+Knows splits and scores, and the folder that is left of a trial; who runs it, and where, is `trial`'s.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from whale_ray.durable import write_whole
-from whale_ray.sweep.checkpoint import Checkpoint, CheckpointError, drop_state, keep_weights
-from whale_ray.sweep.dataset import Dataset, geometry_of
-from whale_ray.sweep.plan import Settings, encoder_of
+from whale_ray.sweep.dataset import Dataset
+from whale_ray.sweep.fit import Fit
+from whale_ray.sweep.plan import Settings
 from whale_ray.sweep.scores import (
     Scoring,
     Views,
     figures_of,
-    score_epoch,
     score_trial,
     study_figures,
     write_embeddings,
@@ -32,9 +31,7 @@ from whale_ray.sweep.scores import (
 )
 from whale_ray.sweep.tracking import Tracker, open_tracker
 
-if TYPE_CHECKING:
-    from whale_ray.data.batches import Batches
-    from whale_ray.learning.training import Epoch, Training
+FOLDS = "folds"
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Job:
 
 
 class Work:
-    """A trial at work: its parts, built from its settings; what it leaves goes into `folder`.
+    """A trial at work: an encoder for each of its splits, built from its settings; what it leaves goes into `folder`.
 
     on_batch: called before each batch that is trained on or embedded.
     """
@@ -72,17 +69,11 @@ class Work:
         self.folder = folder or job.trial_folder(trial)
         self.trial = trial
         self.on_batch = on_batch
-        self.earlier_seconds = 0.0
         written = json.loads((job.trial_folder(trial) / "settings.json").read_text())
         self.settings: Settings = written["settings"]
         self.scoring = job.scoring.of(written["kind"])
         self.device = torch.device("cuda" if job.gpus and torch.cuda.is_available() else "cpu")
-        self.geometry = geometry_of(self.settings["data"], self.settings["train"])
-        self.pixels = job.dataset.pixels(self.geometry)
-        self.rows = job.dataset.rows("train", "val")
-        self.table = job.dataset.table.iloc[self.rows]
-        torch.manual_seed(self.settings["seed"])
-        self.encoder = encoder_of(self.settings).to(self.device)
+        self.earlier_seconds = 0.0
 
     def run(self, report: Any) -> dict[str, Any]:
         """The trial's result, after training, scoring and writing; `report` is called with each epoch's figures."""
@@ -93,25 +84,59 @@ class Work:
 
     def retrain(self) -> None:
         """Trains and writes the encoder, without any score."""
-        if self.settings["train"]["epochs"]:
-            with open_tracker("off", project="", sweep="", trial="", settings={}, folder=self.folder) as tracker:
-                self._train(lambda figures: None, tracker)
-        self._write_encoder(self._views()[0])
-        drop_state(self.folder / "checkpoint")
+        fit = self._fit(self.job.dataset, self.folder)
+        fit.train(lambda figures: None)
+        views, _ = fit.views()
+        fit.keep()
+        write_embeddings(views, fit.table, self.folder)
+        fit.forget()
 
     def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
-        epochs = self._train(report, tracker) if self.settings["train"]["epochs"] else []
-        views, embed_rate = self._views()
-        evaluation = score_trial(views, self.table, scoring=self.scoring, unknown_label=self.job.dataset.unknown_label)
+        curve = _Curve(self.folder, report, tracker)
+        views, rate = self._single(curve) if self.job.dataset.folds == 1 else self._folds(curve)
+        table = self.job.dataset.scored()
+        evaluation = score_trial(views, table, scoring=self.scoring, settings=self.settings)
         write_scores(evaluation, self.folder)
-        self._write_encoder(views)
+        write_embeddings(views, table, self.folder)
+        shutil.rmtree(self.folder / FOLDS, ignore_errors=True)
         return {
             **figures_of(evaluation, self.scoring),
-            **(study_figures(views, self.table) if self.settings["split"]["kind"] == "halves" else {}),
-            "epochs": len(epochs),
-            "embedding_size": self.encoder.embedding_size,
-            "milliseconds_per_image": 1000.0 / embed_rate,
+            **(study_figures(views, table) if self.settings["split"]["kind"] == "halves" else {}),
+            "epochs": len(curve.epochs),
+            "embedding_size": views["plain"].shape[1],
+            "milliseconds_per_image": 1000.0 / rate,
         }
+
+    def _single(self, curve: _Curve) -> tuple[Views, float]:
+        fit = self._fit(self.job.dataset, self.folder)
+        curve.add(fit.train(curve.seen))
+        self.earlier_seconds = fit.earlier_seconds
+        fit.keep()
+        return fit.views()
+
+    def _folds(self, curve: _Curve) -> tuple[Views, float]:
+        """The views of every fold, one after the other; each fold is trained once, and its weights are not kept."""
+        every: list[Views] = []
+        for number in range(self.job.dataset.folds):
+            folder = self.folder / FOLDS / str(number)
+            fit = self._fit(self.job.dataset.fold(number), folder)
+            curve.add(fit.train(curve.seen), fold=number)
+            self.earlier_seconds += fit.earlier_seconds
+            views, rate = fit.views()
+            every.append(views)
+        joined = {name: np.concatenate([views[name] for views in every]) for name in every[0]}
+        return joined, rate
+
+    def _fit(self, dataset: Dataset, folder: Path) -> Fit:
+        return Fit(
+            self.settings,
+            dataset,
+            folder,
+            first=self.scoring.retrieval[0],
+            objective=self.scoring.objective,
+            device=self.device,
+            on_batch=self.on_batch,
+        )
 
     def _tracker(self) -> AbstractContextManager[Tracker]:
         job = self.job
@@ -124,111 +149,26 @@ class Work:
             folder=self.folder,
         )
 
-    def _batches(self) -> Batches:
-        from whale_ray.data.batches import Batches
 
-        train = self.settings["train"]
-        rows, labels, _ = self.job.dataset.training_rows(negatives=train["new_whale"] == "negative")
-        return Batches(
-            self.pixels.array,
-            self.geometry,
-            rows,
-            labels,
-            batch_size=train["batch_size"],
-            images_per_individual=train["images_per_individual"] if train["sampler"] == "pk" else None,
-            flip=train["flip"],
-            **{name: train[name] for name in ("affine", "colour", "blur", "erasing")},
-            seed=self.settings["seed"],
-            device=self.device,
-            on_batch=self.on_batch,
-        )
+class _Curve:
+    """The epochs of a trial; those of several folds one after the other, numbered on."""
 
-    def _training(self, batches: Batches) -> Training:
-        from whale_ray.learning.losses import build_loss
-        from whale_ray.learning.training import start_training
+    def __init__(self, folder: Path, report: Callable[[dict[str, Any]], None], tracker: Tracker) -> None:
+        self._path, self._report, self._tracker = folder / "epochs.csv", report, tracker
+        self.epochs: list[dict[str, Any]] = []
 
-        size = self.encoder.embedding_size
-        loss = build_loss(num_classes=batches.num_classes, embedding_size=size, **self.settings["loss"])
-        train = self.settings["train"]
-        rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "weight_decay")
-        names = ("epochs", *rates, "warmup_epochs", "schedule", "clip", "precision")
-        return start_training(
-            self.encoder,
-            loss.to(self.device),
-            steps=batches.steps,
-            device=self.device,
-            seed=self.settings["seed"],
-            **{name: train[name] for name in names},
-        )
+    def seen(self, figures: dict[str, Any]) -> None:
+        """Tells of an epoch that has just ended."""
+        numbered = figures | {"epoch": len(self.epochs) + figures["epoch"]}
+        self._tracker.log(figures, epoch=numbered["epoch"])
+        self._report(numbered)
 
-    def _train(self, report: Any, tracker: Tracker) -> list[dict[str, Any]]:
-        import torch
-
-        from whale_ray.learning.training import train_epochs
-
-        batches = self._batches()
-        checkpoint = Checkpoint(self.folder / "checkpoint", keep_best=self.settings["train"]["keep"] == "best")
-        training = self._training(batches)
-        try:
-            epochs, note = checkpoint.load(training), {}
-        except CheckpointError as error:
-            torch.manual_seed(self.settings["seed"])
-            self.encoder = encoder_of(self.settings).to(self.device)
-            training, epochs, note = self._training(batches), [], {"note": f"{error}; it begins anew"}
-        self.earlier_seconds = sum(row["seconds"] for row in epochs)
-        for epoch in train_epochs(training, batches):
-            figures = self._figures(epoch, spent=sum(row["seconds"] for row in epochs))
-            epochs.append(figures)
-            checkpoint.save(training, epochs, objective=self.job.scoring.objective)
-            write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
-            tracker.log(figures, epoch=epoch.number)
-            report(figures | note)
-        checkpoint.restore_best(self.encoder)
-        return epochs
-
-    def _figures(self, epoch: Epoch, *, spent: float) -> dict[str, Any]:
-        """One row of epochs.csv; the scores of the first retrieval setting where this epoch is evaluated."""
-        figures: dict[str, Any] = {
-            "epoch": epoch.number,
-            "loss": epoch.loss,
-            "images_per_second": epoch.images / epoch.seconds,
-            "seconds": epoch.seconds,
-            "training_seconds": spent + epoch.seconds,
-            "learning_rate": epoch.learning_rate,
-        }
-        every, last = self.settings["train"]["evaluate_every"], self.settings["train"]["epochs"]
-        scored = epoch.number % every == 0 or epoch.number == last
-        if scored and len(self.job.dataset.rows("val")):
-            setting = self.scoring.retrieval[0]
-            views = {"plain": self._embed(flipped=False)}
-            if setting.flip == "average":
-                views["flip"] = self._embed(flipped=True)
-            unknown = self.job.dataset.unknown_label
-            figures |= score_epoch(views, self.table, setting=setting, unknown_label=unknown)
-        return figures
-
-    def _embed(self, *, flipped: bool) -> np.ndarray:
-        from whale_ray.retrieval.embedding import embed
-
-        return embed(
-            self.encoder,
-            self.pixels.array,
-            self.geometry,
-            self.rows,
-            flipped=flipped,
-            batch_size=self.settings["train"]["batch_size"],
-            device=self.device,
-            on_batch=self.on_batch,
-        )
-
-    def _views(self) -> tuple[Views, float]:
-        """Both views, whatever the sweep asks of them: other retrieval settings may be scored later; images/s."""
-        started = time.perf_counter()
-        views = {"plain": self._embed(flipped=False)}
-        rate = len(self.rows) / (time.perf_counter() - started)
-        return {**views, "flip": self._embed(flipped=True)}, rate
-
-    def _write_encoder(self, views: Views) -> None:
-        """Writes the embeddings of all photographs and the weights that gave them."""
-        keep_weights(self.encoder, self.folder / "checkpoint")
-        write_embeddings(views, self.table, self.folder)
+    def add(self, epochs: list[dict[str, Any]], fold: int | None = None) -> None:
+        """The epochs of a training that has ended."""
+        if fold is None:
+            self.epochs = epochs
+            return
+        done = len(self.epochs)
+        self.epochs += [{**row, "fold": fold, "epoch": done + row["epoch"]} for row in epochs]
+        if epochs:
+            write_whole(self._path, pd.DataFrame(self.epochs).to_csv(index=False))

@@ -1,0 +1,173 @@
+"""One encoder on one split: built, trained, embedded; its state goes into a folder, so that it goes on after a stop.
+
+Knows training and the vectors that come of it; which splits a trial has, and how it is scored, is `work`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.durable import write_whole
+from whale_ray.retrieval.setting import RetrievalSetting
+from whale_ray.sweep.checkpoint import Checkpoint, CheckpointError, drop_state, keep_weights
+from whale_ray.sweep.dataset import Dataset, geometry_of
+from whale_ray.sweep.plan import Settings, encoder_of
+from whale_ray.sweep.scores import Views, score_epoch
+
+if TYPE_CHECKING:
+    import torch
+
+    from whale_ray.data.batches import Batches
+    from whale_ray.learning.training import Epoch, Training
+
+_STRENGTHS = ("affine", "colour", "blur", "erasing")
+_TIMED = 32
+
+
+class Fit:
+    """An encoder that is trained on the `train` photographs of a data set; its state is in `folder`.
+
+    first: the retrieval setting that epochs are scored by. on_batch: called before each batch, trained or embedded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        folder: Path,
+        *,
+        first: RetrievalSetting,
+        objective: str,
+        device: torch.device,
+        on_batch: Callable[[], None],
+    ) -> None:
+        import torch
+
+        self.settings, self.dataset, self.folder = settings, dataset, folder
+        self.first, self.objective = first, objective
+        self.device, self.on_batch = device, on_batch
+        self.geometry = geometry_of(settings["data"], settings["train"])
+        self.pixels = dataset.pixels(self.geometry)
+        self.rows = dataset.rows("train", "val")
+        self.table = dataset.scored()
+        self.earlier_seconds = 0.0
+        torch.manual_seed(settings["seed"])
+        self.encoder = encoder_of(settings).to(device)
+
+    def train(self, seen: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+        """The figures of all epochs, those of earlier sittings included; `seen` is told of each new one."""
+        import torch
+
+        from whale_ray.learning.training import train_epochs
+
+        if not self.settings["train"]["epochs"]:
+            return []
+        batches = self._batches()
+        checkpoint = Checkpoint(self.folder / "checkpoint", keep_best=self.settings["train"]["keep"] == "best")
+        training = self._training(batches)
+        try:
+            epochs, note = checkpoint.load(training), {}
+        except CheckpointError as error:
+            torch.manual_seed(self.settings["seed"])
+            self.encoder = encoder_of(self.settings).to(self.device)
+            training, epochs, note = self._training(batches), [], {"note": f"{error}; it begins anew"}
+        self.earlier_seconds = sum(row["seconds"] for row in epochs)
+        for epoch in train_epochs(training, batches):
+            figures = self._figures(epoch, spent=sum(row["seconds"] for row in epochs))
+            epochs.append(figures)
+            checkpoint.save(training, epochs, objective=self.objective)
+            write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
+            seen(figures | note)
+        checkpoint.restore_best(self.encoder)
+        return epochs
+
+    def views(self) -> tuple[Views, float]:
+        """Both views, whatever the sweep asks of them: other retrieval settings may be scored later; images/s."""
+        started = time.perf_counter()
+        views = {"plain": self._embed(flipped=False)}
+        rate = len(self.rows) / (time.perf_counter() - started)
+        return {**views, "flip": self._embed(flipped=True)}, rate
+
+    def keep(self) -> None:
+        """Writes the weights; the state that only training needed is dropped by `forget`."""
+        keep_weights(self.encoder, self.folder / "checkpoint")
+
+    def forget(self) -> None:
+        """Removes what only training needed."""
+        drop_state(self.folder / "checkpoint")
+
+    def _batches(self) -> Batches:
+        from whale_ray.data.batches import Batches
+
+        train = self.settings["train"]
+        rows, labels, _ = self.dataset.training_rows(negatives=train["new_whale"] == "negative")
+        return Batches(
+            self.pixels.array,
+            self.geometry,
+            rows,
+            labels,
+            batch_size=train["batch_size"],
+            images_per_individual=train["images_per_individual"] if train["sampler"] == "pk" else None,
+            flip=train["flip"],
+            **{name: train[name] for name in ("affine", "colour", "blur", "erasing")},
+            seed=self.settings["seed"],
+            device=self.device,
+            on_batch=self.on_batch,
+        )
+
+    def _training(self, batches: Batches) -> Training:
+        from whale_ray.learning.losses import build_loss
+        from whale_ray.learning.training import start_training
+
+        size = self.encoder.embedding_size
+        loss = build_loss(num_classes=batches.num_classes, embedding_size=size, **self.settings["loss"])
+        train = self.settings["train"]
+        rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "weight_decay")
+        names = ("epochs", *rates, "warmup_epochs", "schedule", "clip", "precision")
+        return start_training(
+            self.encoder,
+            loss.to(self.device),
+            steps=batches.steps,
+            device=self.device,
+            seed=self.settings["seed"],
+            **{name: train[name] for name in names},
+        )
+
+    def _figures(self, epoch: Epoch, *, spent: float) -> dict[str, Any]:
+        """One row of epochs.csv; the scores of the first retrieval setting where this epoch is evaluated."""
+        figures: dict[str, Any] = {
+            "epoch": epoch.number,
+            "loss": epoch.loss,
+            "images_per_second": epoch.images / epoch.seconds,
+            "seconds": epoch.seconds,
+            "training_seconds": spent + epoch.seconds,
+            "learning_rate": epoch.learning_rate,
+        }
+        every, last = self.settings["train"]["evaluate_every"], self.settings["train"]["epochs"]
+        scored = epoch.number % every == 0 or epoch.number == last
+        if scored and len(self.dataset.rows("val")):
+            views = {"plain": self._embed(flipped=False)}
+            if self.first.flip == "average":
+                views["flip"] = self._embed(flipped=True)
+            figures |= score_epoch(views, self.table, setting=self.first, settings=self.settings)
+        return figures
+
+    def _embed(self, *, flipped: bool) -> np.ndarray:
+        from whale_ray.retrieval.embedding import embed
+
+        return embed(
+            self.encoder,
+            self.pixels.array,
+            self.geometry,
+            self.rows,
+            flipped=flipped,
+            batch_size=self.settings["train"]["batch_size"],
+            device=self.device,
+            on_batch=self.on_batch,
+        )
