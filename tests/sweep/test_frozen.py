@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,32 @@ def test_typed_again_it_does_nothing_more(frozen: SweepResult) -> None:
     again = run_sweep(load_sweep(frozen.folder / "sweep.yaml"), runs=frozen.folder.parent)
     assert again.bundle is not None
     assert again.bundle.resolve() == (frozen.folder / "best").resolve()
+
+
+HEADS = """
+name: heads
+data: {root: ROOT, image_size: 32x64}
+split: {kfold: 2}
+model: {encoder: tiny, embedding_size: [8, 16], freeze: trunk}
+loss: {name: arcface}
+train: {epochs: 2, batch_size: 16, affine: 0, colour: 0, flip: new_individual}
+search: {strategy: grid}
+bundle: {examples: 3}
+"""
+
+
+def test_heads_on_a_frozen_trunk_learn_from_features_that_are_computed_once(
+    cluster: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "heads.yaml").write_text(HEADS.replace("ROOT", str(photographs)))
+    features = Path(os.environ["WHALE_RAY_CACHE"]) / "features"
+    before = set(features.glob("*.npy"))
+    result = run_sweep(load_sweep(tmp_path / "heads.yaml"), runs=tmp_path / "runs")
+    assert result.exit_code == 0
+    assert len(result.table) == 3
+    # two views; the baseline has other pooling of the same trunk, which here is the same
+    assert len(set(features.glob("*.npy")) - before) == 2
+    assert result.bundle is not None
+    bundle = Bundle.load(result.bundle)
+    (answer,) = bundle.identify([photographs / "train" / bundle.images[0]])
+    assert answer.candidates[0].image == bundle.images[0]

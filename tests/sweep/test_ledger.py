@@ -57,7 +57,7 @@ def end(ledger: Ledger, trial: str, score: float, **result: object) -> None:
     (folder / "checkpoint" / "encoder.safetensors").write_bytes(b"weights")
     scores = {"recall@1": score, "map@5": 1 - score, "scored_with": scoring_of(ledger.sweep).written()}
     write_result(folder, {"status": "finished", "error": "", **scores, **result})
-    write_embeddings({"plain": vectors(ledger.folder, trial)}, PHOTOGRAPHS, folder)
+    write_embeddings({"plain": vectors(ledger.folder, trial)}, PHOTOGRAPHS.assign(split=0), folder)
     ledger.settle(trial, status="pruned")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,9 +131,35 @@ class Batches:
     def _flipped(self, pictures: Tensor, labels: Tensor, draw: _Draw) -> tuple[Tensor, Tensor]:
         mirrored = draw.uniform() < 0.5
         pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
-        if self._flip == "new_individual":
-            labels = torch.where(mirrored & (labels != UNKNOWN), labels + self._individuals, labels)
-        return pictures, labels
+        return pictures, self._renamed(labels, mirrored)
+
+    def _renamed(self, labels: Tensor, mirrored: Tensor) -> Tensor:
+        """The labels of pictures of which some are mirrored: those of other individuals, where the flip makes them."""
+        if self._flip != "new_individual":
+            return labels
+        return torch.where(mirrored & (labels != UNKNOWN), labels + self._individuals, labels)
+
+
+class FeatureBatches(Batches):
+    """Batches of what a frozen encoder makes of the pictures, in place of these: float (B, C).
+
+    array: the features of the plain photographs, (N, C). mirrored: those of the mirrored ones. Strengths must be 0.
+    """
+
+    def __init__(self, array: np.ndarray, mirrored: np.ndarray, *args: Any, **options: Any) -> None:
+        super().__init__(array, *args, **options)
+        self._mirrored = mirrored
+
+    def _varied(self, places: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = self._rows[places]
+        features, labels = (
+            torch.from_numpy(part).to(self._device) for part in (self._array[rows], self._labels[places])
+        )
+        if self._flip == "none":
+            return features, labels
+        mirrored = _Draw(len(rows), generator).uniform() < 0.5
+        others = torch.from_numpy(self._mirrored[rows]).to(self._device)
+        return torch.where(mirrored[:, None], others, features), self._renamed(labels, mirrored)
 
 
 class _Draw:

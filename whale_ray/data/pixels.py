@@ -63,7 +63,7 @@ class Pixels:
     array: a memory map, uint8 (N, H', W', 3), zero where a photograph is not ok. small: each whole photograph in
     16 x 16 grey levels, uint8 (N, 16, 16), whatever the geometry. decoded: how many were decoded by this call.
     health: image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box), reason, width,
-    height, sha256 of the file, phash (16 hex digits).
+    height, sha256 of the file, phash (16 hex digits). fingerprint: of the photographs' files and the geometry.
     """
 
     array: np.ndarray
@@ -71,6 +71,7 @@ class Pixels:
     geometry: Geometry
     health: pd.DataFrame
     decoded: int
+    fingerprint: str
 
 
 def prepare_pixels(
@@ -92,7 +93,8 @@ def prepare_pixels(
                 decoded = len(catalog.table)
     health = pd.read_csv(folder / "health.csv", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
     small = np.load(folder / "small.npy", allow_pickle=False)
-    return Pixels(np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False), small, geometry, health, decoded)
+    array = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    return Pixels(array, small, geometry, health, decoded, folder.name)
 
 
 def room_for_pixels(catalog: Catalog, geometry: Geometry, *, cache: Path) -> tuple[int, bool]:

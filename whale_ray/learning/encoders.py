@@ -51,7 +51,8 @@ class Encoder(nn.Module):
     """A picture's embedding: float (B, 3, H, W), RGB from 0 to 1 → (B, embedding_size), not of unit length.
 
     `recipe` is JSON-able and holds all that `rebuild_encoder` needs; the weights are the `state_dict`.
-    With `freeze="trunk"` the trunk takes no gradient and stays in evaluation mode, batch statistics included.
+    With `freeze="trunk"` trunk and pooling take no gradient and stay in evaluation mode, batch statistics included: the
+    `features` of a picture are then always the same, and `forward` takes them, float (B, C), in place of pictures.
     """
 
     mean: Tensor
@@ -66,21 +67,32 @@ class Encoder(nn.Module):
         self.recipe = recipe
         self.register_buffer("mean", torch.tensor(recipe["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(recipe["std"]).view(1, 3, 1, 1), persistent=False)
-        if recipe["freeze"] == "trunk":
+        if self.is_frozen:
             self.trunk.requires_grad_(False)
+            self.head.pool.requires_grad_(False)
         self.train()
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether all before the neck stays as it is."""
+        return bool(self.recipe["freeze"] == "trunk")
+
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings of a batch of pictures."""
-        features = self.trunk((images - self.mean) / self.std)
-        pooled = self.head.pool(features, self.trunk.prefix)
-        embeddings: Tensor = self.whitening(self.head.neck(self.trunk.norm(pooled)))
+        """Return the embeddings of a batch of pictures, or of their features."""
+        features = images if images.ndim == 2 else self.features(images)
+        embeddings: Tensor = self.whitening(self.head.neck(features))
         return embeddings
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the neck sees: the trunk's features of a batch of pictures, pooled and normalised, (B, C)."""
+        places = self.trunk((images - self.mean) / self.std)
+        pooled: Tensor = self.trunk.norm(self.head.pool(places, self.trunk.prefix))
+        return pooled
 
     def train(self, mode: bool = True) -> Encoder:
         """Set training mode; a frozen trunk stays in evaluation mode."""
         super().train(mode)
-        if self.recipe["freeze"] == "trunk":
+        if self.is_frozen:
             self.trunk.eval()
         return self
 

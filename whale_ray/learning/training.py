@@ -217,7 +217,8 @@ def _rate_factor(training: Training, step: int) -> float:
 
 
 def _train_step(training: Training, pictures: Tensor, labels: Tensor) -> Tensor:
-    pictures = pictures.to(training.device, memory_format=torch.channels_last, non_blocking=True)
+    layout = torch.channels_last if pictures.ndim == 4 else torch.preserve_format  # features have no channels
+    pictures = pictures.to(training.device, memory_format=layout, non_blocking=True)
     labels = labels.to(training.device, non_blocking=True)
     training.optimiser.zero_grad(set_to_none=True)
     half = training.dtype == torch.bfloat16

@@ -42,18 +42,19 @@ def embed(
     if precision not in PRECISIONS:
         raise InputError(f"a precision is one of {', '.join(PRECISIONS)}, but got {precision!r}. Name one of them")
     target, parts = torch.device(device), []
-    with _evaluating(encoder), torch.inference_mode():
+    with evaluating(encoder), torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             on_batch()
-            images = _batch(centre_crop(array[rows[start : start + batch_size]], geometry), target, flipped=flipped)
-            parts.append(_unit(_forward(encoder, images, half=precision == "bf16")))
+            images = picture_batch(array[rows[start : start + batch_size]], geometry, target, flipped=flipped)
+            parts.append(unit_vectors(_forward(encoder, images, half=precision == "bf16")))
     if not parts:
         return np.zeros((0, int(getattr(encoder, "embedding_size", 0))), dtype=np.float16)
     return np.concatenate(parts)
 
 
 @contextmanager
-def _evaluating(encoder: nn.Module) -> Iterator[None]:
+def evaluating(encoder: nn.Module) -> Iterator[None]:
+    """The encoder in evaluation mode; afterwards each part is in the mode that it had."""
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:
@@ -63,9 +64,9 @@ def _evaluating(encoder: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _batch(pixels: np.ndarray, device: torch.device, *, flipped: bool) -> Tensor:
-    """uint8 (B, H, W, 3) as float (B, 3, H, W) in [0, 1] on the device."""
-    images = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float().div_(255)
+def picture_batch(pixels: np.ndarray, geometry: Geometry, device: torch.device, *, flipped: bool) -> Tensor:
+    """The centre crops of uint8 (B, H, W, 3), margin included, as float (B, 3, H, W) in [0, 1] on the device."""
+    images = torch.from_numpy(np.array(centre_crop(pixels, geometry))).to(device).permute(0, 3, 1, 2).float().div_(255)
     return (images.flip(-1) if flipped else images).contiguous()
 
 
@@ -76,8 +77,8 @@ def _forward(encoder: nn.Module, images: Tensor, *, half: bool) -> Tensor:
         return torch.as_tensor(encoder(images.contiguous(memory_format=torch.channels_last)))
 
 
-def _unit(vectors: Tensor) -> np.ndarray:
-    """float16 (B, D), unit length, on the CPU."""
+def unit_vectors(vectors: Tensor) -> np.ndarray:
+    """float16 (B, D), unit length, on the CPU. Raises: TrainingError where one is not finite."""
     precise = vectors.double()
     if not bool(torch.isfinite(precise).all()):
         raise TrainingError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,11 @@ class Fit:
         torch.manual_seed(settings["seed"])
         self.encoder = encoder_of(settings).to(device)
 
+    @property
+    def learns_from_features(self) -> bool:
+        """Whether the trunk is frozen and sees each photograph as it is: its features are then computed once."""
+        return self.encoder.is_frozen and not any(self.settings["train"].get(name) for name in _STRENGTHS)
+
     def train(self, seen: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
         """The figures of all epochs, those of earlier sittings included; `seen` is told of each new one."""
         import torch
@@ -89,10 +95,15 @@ class Fit:
 
     def views(self) -> tuple[Views, float]:
         """Both views, whatever the sweep asks of them: other retrieval settings may be scored later; images/s."""
+        views = {"plain": self._embed(flipped=False), "flip": self._embed(flipped=True)}
+        return views, self._rate()
+
+    def _rate(self) -> float:
+        """Photographs that are embedded a second, from pixels to vectors."""
+        rows = self.rows[:_TIMED]
         started = time.perf_counter()
-        views = {"plain": self._embed(flipped=False)}
-        rate = len(self.rows) / (time.perf_counter() - started)
-        return {**views, "flip": self._embed(flipped=True)}, rate
+        self._embed_pixels(rows, flipped=False)
+        return len(rows) / (time.perf_counter() - started)
 
     def keep(self) -> None:
         """Writes the weights; the state that only training needed is dropped by `forget`."""
@@ -103,12 +114,14 @@ class Fit:
         drop_state(self.folder / "checkpoint")
 
     def _batches(self) -> Batches:
-        from whale_ray.data.batches import Batches
+        from whale_ray.data.batches import Batches, FeatureBatches
 
         train = self.settings["train"]
         rows, labels, _ = self.dataset.training_rows(negatives=train["new_whale"] == "negative")
-        return Batches(
-            self.pixels.array,
+        source: Callable[..., Batches] = partial(Batches, self.pixels.array)
+        if self.learns_from_features:
+            source = partial(FeatureBatches, self._features(flipped=False), self._features(flipped=True))
+        return source(
             self.geometry,
             rows,
             labels,
@@ -159,14 +172,27 @@ class Fit:
         return figures
 
     def _embed(self, *, flipped: bool) -> np.ndarray:
+        from whale_ray.retrieval.features import embed_features
+
+        if self.encoder.is_frozen:
+            return embed_features(self.encoder, self._features(flipped=flipped)[self.rows], device=self.device)
+        return self._embed_pixels(self.rows, flipped=flipped)
+
+    def _embed_pixels(self, rows: np.ndarray, *, flipped: bool) -> np.ndarray:
         from whale_ray.retrieval.embedding import embed
 
-        return embed(
+        size = self.settings["train"]["batch_size"]
+        options: dict[str, Any] = {"batch_size": size, "device": self.device, "on_batch": self.on_batch}
+        return embed(self.encoder, self.pixels.array, self.geometry, rows, flipped=flipped, **options)
+
+    def _features(self, *, flipped: bool) -> np.ndarray:
+        from whale_ray.retrieval.features import frozen_features
+
+        return frozen_features(
             self.encoder,
-            self.pixels.array,
-            self.geometry,
-            self.rows,
+            self.pixels,
             flipped=flipped,
+            cache=self.dataset.cache.with_name("features"),
             batch_size=self.settings["train"]["batch_size"],
             device=self.device,
             on_batch=self.on_batch,
