@@ -17,7 +17,7 @@ errors torchvision_ops durable
 data.catalog data.census data.fluke data.scene data.synthetic
 data.pictures data.pixels data.audit data.split data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
-learning.losses learning.precision learning.optimiser learning.training
+learning.ensemble learning.losses learning.precision learning.optimiser learning.training
 retrieval.embedding retrieval.features retrieval.gallery retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
@@ -25,8 +25,9 @@ retrieval.scoreboard retrieval.searches retrieval.evaluation
 bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
-sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.fit sweep.work sweep.trial
-sweep.ledger sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.trust
+sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores
+sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger
+sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.trust
 sweep.examples sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__

@@ -16,7 +16,7 @@ from PIL import Image
 from whale_ray.bundle import Contents, read_bundle
 from whale_ray.data.pixels import Geometry, decode_image, fit_image
 from whale_ray.errors import BundleError, DataError, ImageError
-from whale_ray.learning.encoders import rebuild_encoder
+from whale_ray.learning.ensemble import rebuild
 from whale_ray.retrieval.calibration import read_calibration
 from whale_ray.retrieval.embedding import embed
 from whale_ray.retrieval.evaluation import RetrievalSetting
@@ -80,7 +80,7 @@ class Bundle:
         self.setting = RetrievalSetting(**manifest["retrieval"])
         self.geometry = Geometry(**manifest["preprocessing"])
         self.device = device
-        self.encoder = rebuild_encoder(manifest["encoder"])
+        self.encoder = rebuild(manifest["encoder"])
         _load_weights(self.encoder, contents)
         self.encoder.eval().to(device)
         self.individuals: list[str] = contents.table["individual"].tolist()

@@ -73,8 +73,13 @@ class Checkpoint:
 
 def keep_weights(encoder: Encoder, folder: Path) -> None:
     """Writes the weights and the recipe of a trained encoder."""
-    _save_tensors(encoder.state_dict(), folder / WEIGHTS)
-    write_whole(folder / RECIPE, json.dumps(encoder.recipe))
+    save_weights(encoder.recipe, encoder.state_dict(), folder)
+
+
+def save_weights(recipe: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes weights, and the recipe of the encoder that they belong to."""
+    _save_tensors(weights, folder / WEIGHTS)
+    write_whole(folder / RECIPE, json.dumps(recipe))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

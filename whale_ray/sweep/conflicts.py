@@ -84,6 +84,12 @@ def _check_split(reading: Reading) -> None:
         reading.fault("search.scheduler", f"{message} Leave the scheduler out, or take `split: stratified`.")
 
 
+def _check_ensemble(reading: Reading) -> None:
+    if reading.fixed.get("search.ensemble") == 1:
+        message = "`search.ensemble` joins the embeddings of two trials or more, but is 1."
+        reading.fault("search.ensemble", f"{message} Write a larger number, or 0 for no ensemble.")
+
+
 def _check_untrained(reading: Reading) -> None:
     epochs, losses = (set(reading.possible(name)) for name in ("train.epochs", "loss.name"))
     if epochs and losses and (0 in epochs or NO_LOSS in losses) and (epochs, losses) != ({0}, {NO_LOSS}):
@@ -110,5 +116,6 @@ CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_order,
     _check_objectives,
     _check_split,
+    _check_ensemble,
     _check_untrained,
 )

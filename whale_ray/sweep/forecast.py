@@ -81,6 +81,8 @@ def _search(sweep: Sweep) -> Iterator[str]:
     )
     if fixed["search.repeats"]:
         yield f"  then the best {fixed['search.finalists']} run {fixed['search.repeats']} times more, with new seeds"
+    if fixed["search.ensemble"]:
+        yield f"  then the best {fixed['search.ensemble']}, of each encoder first, are joined and scored as one"
     for axis in sweep.axes:
         where = f"   (where {axis.when[0]} is {axis.when[1]})" if axis.when else ""
         yield f"  {axis.name}: {json.dumps(axis.written())}{where}"

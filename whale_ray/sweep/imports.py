@@ -21,6 +21,7 @@ from whale_ray.durable import replacing
 from whale_ray.errors import InputError
 from whale_ray.sweep.checkpoint import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.dataset import Dataset
+from whale_ray.sweep.ensemble import KIND
 from whale_ray.sweep.leaderboard import read_record, write_record, write_result
 from whale_ray.sweep.plan import Point, Settings, baselines
 from whale_ray.sweep.scores import read_embeddings, rescore_for_good, scoring_of
@@ -75,6 +76,8 @@ def _import_trial(origin: Path, trials: Path, sweep: Sweep, dataset: Dataset, do
         raise _NotTakenError(f"it is {result.get('status', 'unfinished')!s:.20}, and only finished trials are taken")
     if written.get("data_fingerprint") != dataset.fingerprint:
         raise _NotTakenError("it was trained on other photographs or labels")
+    if written.get("kind") == KIND:
+        raise _NotTakenError("it is an ensemble, which this sweep makes anew of its own trials")
     trial, kind, point, settings = _place(written, sweep, dataset.fingerprint)
     if (trials / trial / "settings.json").exists():
         done.here.append(trial)

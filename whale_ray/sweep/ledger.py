@@ -18,6 +18,7 @@ from whale_ray.retrieval.setting import SETTING_FIELDS
 from whale_ray.sweep.checkpoint import drop_weights
 from whale_ray.sweep.comparable import refuse_others
 from whale_ray.sweep.early import EarlyStopping
+from whale_ray.sweep.ensemble import choose_members, make_ensemble
 from whale_ray.sweep.forecast import trials_left
 from whale_ray.sweep.guards import ALONE, Clock
 from whale_ray.sweep.leaderboard import (
@@ -249,6 +250,7 @@ class Ledger:
     def _keep_quota(self, table: pd.DataFrame) -> None:
         finished = table[table["status"] == "finished"]
         kept = first_in_turn(self._orders(finished), self.sweep.fixed["keep_checkpoints"])
+        kept += [member.trial for member in self._members(table)]
         for trial in finished.loc[~finished["trial"].isin(kept), "trial"]:
             drop_weights(self.trial_folder(trial) / "checkpoint")
 
@@ -259,6 +261,15 @@ class Ledger:
             if name is not None and name != self.sweep.ranked_by:
                 orders.append(finished.sort_values(name, ascending=name == self.sweep.also)["trial"].tolist())
         return orders
+
+    def _members(self, table: pd.DataFrame) -> list[Record]:
+        """The trials that an ensemble of this sweep would join now."""
+        wanted = self.sweep.fixed["search.ensemble"]
+        return choose_members(table, self.records(), wanted) if wanted else []
+
+    def join_best(self) -> None:
+        """Joins the best trials, where the sweep asks for it; the ensemble is a trial like any other from then on."""
+        make_ensemble(self._members(self.leaderboard()), self.folder, scoring_of(self.sweep))
 
     def records(self) -> list[Record]:
         """What every trial's folder says now."""

@@ -19,6 +19,12 @@ from whale_ray.sweep.spec import Sweep
 if TYPE_CHECKING:
     from whale_ray.learning.encoders import Encoder
 
+# What is said of a trial that is none of the search.
+LEADING = {
+    "baseline": ("baseline, frozen as it comes",),
+    "repeat": ("with another seed",),
+    "ensemble": ("the best trials, joined",),
+}
 Point = dict[str, Any]
 Settings = dict[str, Any]
 
@@ -65,7 +71,7 @@ def label(point: Point, *, kind: str = "trial") -> str:
     'embedding_size 64, loss arcface'
     """
     words = [f"{'loss' if name == 'loss.name' else name.rpartition('.')[2]} {value}" for name, value in point.items()]
-    return ", ".join(words if kind == "trial" else ["baseline, frozen as it comes", *words])
+    return ", ".join([*LEADING.get(kind, ()), *words])
 
 
 def retrieval_settings(sweep: Sweep) -> tuple[RetrievalSetting, ...]:

@@ -206,6 +206,12 @@ SETTINGS: tuple[Setting, ...] = (
         "search.repeats", "int >= 0", 0, "how often the finalists are trained again, with new seeds; the mean then wins"
     ),
     _plain("search.finalists", "int >= 1", 3, "how many of the best trials are repeated"),
+    _plain(
+        "search.ensemble",
+        "int >= 0 <= 16",
+        0,
+        "of how many trials the embeddings are joined at the end, the best of each encoder first; 0: no ensemble",
+    ),
     _plain("search.seed", "int >= 0 <= 4294967295", 0, "seed of the draws; left out: as `seed` (its first value)"),
     _plain("resources.cpus", "float > 0", 1.0, "cores of a trial; fractions share one"),
     _plain("resources.gpus", "float >= 0", 0.0, "GPUs of a trial; fractions share one"),

@@ -115,6 +115,8 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
 
 
 def _conclude(sweep: Sweep, job: Job, ledger: Ledger, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
+    if not interrupted:
+        ledger.join_best()
     table = ledger.leaderboard()
     write_leaderboard(table, ledger.folder / "leaderboard.csv")
     in_folds = job.dataset.folds > 1

@@ -19,8 +19,9 @@ from typing import Any
 from whale_ray.durable import write_whole
 from whale_ray.errors import WhaleRayError
 from whale_ray.sweep.checkpoint import drop_state
+from whale_ray.sweep.ensemble import MEMBERS, join_members
 from whale_ray.sweep.guards import ALONE, Pulse, is_no_room
-from whale_ray.sweep.leaderboard import write_result
+from whale_ray.sweep.leaderboard import read_record, write_result
 from whale_ray.sweep.longer import goes_on_later
 from whale_ray.sweep.work import FOLDS, Job, Work
 
@@ -104,9 +105,14 @@ def retrain_on_all(trial: str, job: Job) -> Path:
 
     It holds checkpoint/ and embeddings.npz as a trial's folder does; scores are still those of the trial.
     """
-    whole = dataclasses.replace(job, dataset=job.dataset.without_validation())
     folder = job.trial_folder(trial) / "retrained"
-    if not (folder / "embeddings.npz").exists():
+    if (folder / "embeddings.npz").exists():
+        return folder
+    members = read_record(job.trial_folder(trial)).settings.get(MEMBERS)
+    if members:
+        join_members([retrain_on_all(member, job) for member in members], folder)
+    else:
+        whole = dataclasses.replace(job, dataset=job.dataset.without_validation())
         Work(trial, whole, folder=folder).retrain()
     return folder
 

@@ -1,0 +1,128 @@
+"""The best trials of a sweep, joined: chosen, scored, bundled, answering like any other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from whale_ray.errors import EncoderError, InputError
+from whale_ray.identify import Bundle
+from whale_ray.learning.ensemble import join_encoders
+from whale_ray.sweep.dataset import open_dataset
+from whale_ray.sweep.ensemble import choose_members
+from whale_ray.sweep.leaderboard import Record, leaderboard, read_record
+from whale_ray.sweep.plan import first_settings, geometries
+from whale_ray.sweep.run import SweepResult, run_sweep
+from whale_ray.sweep.scores import read_embeddings, scoring_of
+from whale_ray.sweep.spec import load_sweep
+from whale_ray.sweep.trial import retrain_on_all
+from whale_ray.sweep.winner import make_bundle
+from whale_ray.sweep.work import Job
+
+TOGETHER = """
+name: together
+data: {root: ROOT, image_size: 32x64, val_fraction: 0.4}
+model:
+  - {encoder: tiny, weights: random}
+  - {encoder: torchvision:squeezenet1_1, weights: random}
+loss: {name: arcface}
+train: {epochs: 1, batch_size: 16, learning_rate: 1.0e-3}
+retrieval: {whiten: [pca], whitened_size: 8}
+search: {strategy: grid, objective: map@5, ensemble: 2}
+bundle: {examples: 3}
+"""
+
+
+def record_of(trial: str, score: float, encoder: str, *, size: Any = 32, kind: str = "trial") -> Record:
+    settings = {"model": {"encoder": encoder}, "data": {"image_size": size, "resize": "pad"}}
+    result = {"status": "finished", "map@5": score}
+    return Record(trial, Path(trial), kind, {}, settings, "", result)
+
+
+def chosen(records: list[Record], count: int) -> list[str]:
+    table = leaderboard(records, axes=[], objective="map@5")
+    return [member.trial for member in choose_members(table, records, count)]
+
+
+def test_the_best_of_each_encoder_comes_first_then_the_next_best() -> None:
+    records = [
+        record_of("a1", 0.9, "a"),
+        record_of("a2", 0.8, "a"),
+        record_of("b1", 0.3, "b"),
+        record_of("base", 0.95, "c", kind="baseline"),
+        record_of("large", 0.85, "d", size=64),
+    ]
+    assert chosen(records, 2) == ["a1", "b1"]
+    assert chosen(records, 3) == ["a1", "b1", "a2"]
+    assert chosen(records, 9) == ["a1", "b1", "a2"]
+
+
+def test_encoders_of_other_pictures_are_not_joined() -> None:
+    recipes = [{"name": "tiny", "image_size": size} for size in ([32, 32], [32, 64])]
+    with pytest.raises(EncoderError, match=r"see the same pictures, but theirs are"):
+        join_encoders(recipes, [{}, {}])
+
+
+def test_an_ensemble_of_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(TOGETHER.replace("ensemble: 2", "ensemble: 1"))
+    with pytest.raises(InputError, match=r"joins the embeddings of two trials or more, but is 1"):
+        load_sweep(tmp_path / "one.yaml")
+
+
+@pytest.fixture(scope="module", params=["stratified", "{kfold: 2}"])
+def together(
+    request: pytest.FixtureRequest, cluster: str, photographs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SweepResult:
+    folder = tmp_path_factory.mktemp("together")
+    text = TOGETHER.replace("ROOT", str(photographs)) + f"split: {request.param}\n"
+    (folder / "together.yaml").write_text(text)
+    return run_sweep(load_sweep(folder / "together.yaml"), runs=folder / "runs")
+
+
+def test_it_is_a_row_of_the_leaderboard_with_the_vectors_of_its_members(together: SweepResult) -> None:
+    assert together.exit_code == 0
+    (trial,) = [name for name in together.table["trial"] if name.startswith("ensemble-")]
+    folder = together.folder / "trials" / trial
+    settings = json.loads((folder / "settings.json").read_text())["settings"]
+    views, table = read_embeddings(folder)
+    members = [read_embeddings(together.folder / "trials" / name) for name in settings["members"]]
+    assert len(members) == 2
+    for view, vectors in views.items():
+        cosines = [
+            np.sum(one[view].astype(np.float32) * one[view][:1].astype(np.float32), axis=1) for one, _ in members
+        ]
+        joined = vectors.astype(np.float32) @ vectors[0].astype(np.float32)
+        np.testing.assert_allclose(joined, np.mean(cosines, axis=0), atol=5e-3)
+    assert all(other.equals(table) for _, other in members)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["whiten"] == "pca"
+    assert result["map@5"] is not None
+
+
+def test_its_bundle_answers_like_any_other(together: SweepResult, photographs: Path) -> None:
+    sweep = load_sweep(together.folder / "sweep.yaml")
+    settings = first_settings(sweep)
+    (trial,) = [name for name in together.table["trial"] if name.startswith("ensemble-")]
+    cache = together.folder / "cache"
+    dataset = open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=cache)
+    record = read_record(together.folder / "trials" / trial)
+    if dataset.folds > 1:
+        job = Job("together", together.folder, Path.cwd(), dataset, scoring_of(sweep), 1, 0.0, "off", "")
+        record = dataclasses.replace(record, folder=retrain_on_all(trial, job))
+    bundle = Bundle.load(make_bundle(record, dataset, run=together.folder, examples=1, thumbnails=False))
+    rows = range(0, len(bundle.images), 6)
+    found = bundle.embed([bundle.prepare(photographs / "train" / bundle.images[row]) for row in rows])
+    assert (1 - np.sum(found * bundle.contents.gallery[list(rows)].astype(np.float32), axis=1)).max() < 1e-2
+    (answer,) = bundle.identify([photographs / "train" / bundle.images[0]])
+    assert answer.candidates[0].image == bundle.images[0]
+
+
+def test_typed_again_it_is_not_made_again(together: SweepResult) -> None:
+    again = run_sweep(load_sweep(together.folder / "sweep.yaml"), runs=together.folder.parent)
+    pd.testing.assert_frame_equal(again.table, together.table)
