@@ -142,7 +142,10 @@ LOSSES: dict[str, Callable[..., "nn.Module"]] = {
     "contrastive": contrastive,
 }
 
-ACCEPTS_NEGATIVES = frozenset({"proxy_anchor", "multi_similarity", "triplet", "supcon", "contrastive"})
+PAIR_LOSSES = frozenset({"multi_similarity", "triplet", "supcon", "contrastive"})
+"""Losses that compare images with images; all others compare them with proxies, one or more an individual."""
+
+ACCEPTS_NEGATIVES = PAIR_LOSSES | {"proxy_anchor"}
 """Losses that can take the label -1. A softmax over individuals has no answer "none of them"."""
 
 LIMITS: dict[str, tuple[float, float]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from whale_ray.learning.losses import ACCEPTS_NEGATIVES
+from whale_ray.learning.losses import ACCEPTS_NEGATIVES, PAIR_LOSSES
 from whale_ray.sweep.reading import Reading
 from whale_ray.sweep.reference import NO_LOSS, SPEED
 
@@ -59,6 +59,22 @@ def _check_order(reading: Reading) -> None:
             reading.fault(name, f"`{small}` must not be larger than `{large}`, {came}. Change one of them.")
 
 
+def _check_stages(reading: Reading) -> None:
+    stages = [value for value in reading.possible("train.head_epochs") if value]
+    if not stages:
+        return
+    if max(stages) >= (least := min(reading.possible("train.epochs"), default=max(stages) + 1)):
+        message = f"`train.head_epochs` must be smaller than `train.epochs`, but got {max(stages)} and {least}."
+        reading.fault("train.head_epochs", f"{message} To train the head alone, write `freeze: trunk`.")
+    if "trunk" in reading.possible("model.freeze"):
+        message = "`train.head_epochs` is for a trunk that is trained afterwards, but got `freeze: trunk`."
+        reading.fault("train.head_epochs", f"{message} Leave one of the two out.")
+    if "none" in reading.possible("model.neck") and (lone := set(reading.possible("loss.name")) & PAIR_LOSSES):
+        message = "`train.head_epochs` needs a head or proxies to train"
+        came = f"but got `neck: none` and a loss that has no proxies ({_listed(lone)})"
+        reading.fault("train.head_epochs", f"{message}, {came}. Take `neck: linear`, or leave it out.")
+
+
 def _check_objectives(reading: Reading) -> None:
     objective, also, prefer = (reading.fixed.get(f"search.{key}") for key in ("objective", "also", "prefer"))
     if prefer not in (None, "none", objective, also):
@@ -94,6 +110,7 @@ CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_grid,
     _check_negatives,
     _check_order,
+    _check_stages,
     _check_objectives,
     _check_untrained,
 )

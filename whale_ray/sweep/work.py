@@ -20,6 +20,7 @@ from whale_ray.durable import write_whole
 from whale_ray.sweep.checkpoint import Checkpoint, CheckpointError, drop_state, keep_weights
 from whale_ray.sweep.dataset import Dataset, geometry_of
 from whale_ray.sweep.plan import Settings, encoder_of
+from whale_ray.sweep.reference import completed
 from whale_ray.sweep.scores import (
     Scoring,
     Views,
@@ -74,7 +75,7 @@ class Work:
         self.on_batch = on_batch
         self.earlier_seconds = 0.0
         written = json.loads((job.trial_folder(trial) / "settings.json").read_text())
-        self.settings: Settings = written["settings"]
+        self.settings: Settings = completed(written["settings"])
         self.scoring = job.scoring.of(written["kind"])
         self.device = torch.device("cuda" if job.gpus and torch.cuda.is_available() else "cpu")
         self.geometry = geometry_of(self.settings["data"], self.settings["train"])
@@ -150,8 +151,8 @@ class Work:
         size = self.encoder.embedding_size
         loss = build_loss(num_classes=batches.num_classes, embedding_size=size, **self.settings["loss"])
         train = self.settings["train"]
-        rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "weight_decay")
-        names = ("epochs", *rates, "warmup_epochs", "schedule", "clip", "precision")
+        rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "layer_decay", "weight_decay")
+        names = ("epochs", *rates, "warmup_epochs", "head_epochs", "schedule", "ema", "clip", "precision")
         return start_training(
             self.encoder,
             loss.to(self.device),
@@ -175,6 +176,7 @@ class Work:
             torch.manual_seed(self.settings["seed"])
             self.encoder = encoder_of(self.settings).to(self.device)
             training, epochs, note = self._training(batches), [], {"note": f"{error}; it begins anew"}
+        self.encoder = training.outcome
         self.earlier_seconds = sum(row["seconds"] for row in epochs)
         for epoch in train_epochs(training, batches):
             figures = self._figures(epoch, spent=sum(row["seconds"] for row in epochs))
