@@ -17,7 +17,8 @@ errors torchvision_ops durable
 data.catalog data.census data.fluke data.scene data.synthetic
 data.pictures data.pixels data.audit data.split data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
-learning.losses learning.precision learning.depth learning.optimiser learning.averaging learning.state learning.training
+learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses
+learning.precision learning.depth learning.optimiser learning.averaging learning.state learning.training
 retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring

@@ -47,11 +47,13 @@ def stripes(images: int = 24, *, batch_size: int = 8, seed: int = 0) -> Batches:
     return Batches(array, Geometry(32, 32), np.arange(images), labels, **options)
 
 
-def begin(loss: str = "proxy_anchor", *, encoder: dict[str, Any] | None = None, **options: Any) -> Training:
+def begin(
+    loss: str = "proxy_anchor", *, encoder: dict[str, Any] | None = None, memory: int = 0, **options: Any
+) -> Training:
     torch.manual_seed(3)
     choice = {"name": "tiny", "embedding_size": 16, "image_size": (32, 32), **(encoder or {})}
     built = build_encoder(**choice)
-    terms = build_loss(loss, num_classes=CLASSES, embedding_size=built.embedding_size)
+    terms = build_loss(loss, num_classes=CLASSES, embedding_size=built.embedding_size, memory=memory)
     settings = {"epochs": 4, "steps": 3, "learning_rate": 1e-3, "precision": "fp32", "seed": 5}
     return start_training(built, terms, **{**settings, **options})
 
@@ -400,8 +402,12 @@ def test_the_trunk_warms_up_when_its_turn_comes_under_the_one_curve() -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_a_stop_after_any_epoch_leaves_averages_and_stages_as_they_were(stop: int, tmp_path: Path) -> None:
-    options = {"ema": 0.9, "head_epochs": 2, "layer_decay": 0.7, "encoder": {"neck": "bnneck"}}
+@pytest.mark.parametrize(("loss", "memory"), [("arcface", 0), ("supcon", 20)])
+def test_a_stop_after_any_epoch_leaves_averages_stages_and_memory_as_they_were(
+    loss: str, memory: int, stop: int, tmp_path: Path
+) -> None:
+    neck = {"neck": "bnneck"}
+    options = {"loss": loss, "memory": memory, "ema": 0.9, "head_epochs": 2, "layer_decay": 0.7, "encoder": neck}
     whole = begin(**options)
     list(train_epochs(whole, stripes()))
     first = begin(**options)

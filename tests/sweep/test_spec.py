@@ -356,9 +356,21 @@ def test_negatives_with_a_loss_that_cannot_take_them_are_refused(tmp_path: Path,
             "train: {head_epochs: 1}\nmodel: {encoder: tiny, neck: none, embedding_size: null}\nloss: {name: supcon}",
             r"needs a head or proxies to train, but got `neck: none` and a loss that has no proxies \(supcon\)",
         ),
+        (
+            "train: {memory: 64}\nloss: {name: [supcon, arcface, proxy_nca]}",
+            r"losses that compare images \(contrastive, .*\), but got arcface, proxy_nca, which .* Leave it out",
+        ),
+        (
+            "loss: {name: dynamic_arcface, margin_degrees_low: [3, 30]}",
+            r"`loss.margin_degrees_low` must not be larger than `loss.margin_degrees_high`, but got 30 and 28.6",
+        ),
+        (
+            "loss: [{name: triplet}, {name: dynamic_arcface, margin_degrees_low: 9, margin_degrees_high: 8}]",
+            r"`loss.dynamic_arcface.margin_degrees_low` must not be larger than .*, but got 9 and 8",
+        ),
     ],
 )
-def test_head_epochs_without_a_sense_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_stages_margins_and_memory_without_a_sense_are_refused(tmp_path: Path, text: str, message: str) -> None:
     given = {line.partition(":")[0] for line in text.splitlines()}
     rest = [line for line in PLAIN.splitlines() if line.partition(":")[0] not in given]
     ((_, found),) = faults(tmp_path, "\n".join([*rest, text, ""]))

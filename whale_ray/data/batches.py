@@ -63,6 +63,12 @@ class Batches:
         self.num_classes = self._individuals * (2 if flip == "new_individual" else 1)
         self.steps = math.ceil(len(rows) / batch_size)
 
+    @property
+    def class_counts(self) -> list[int]:
+        """The photographs of each class; mirrored ones that are another individual count as those that they mirror."""
+        counts = np.bincount(self._labels[self._labels != UNKNOWN], minlength=self._individuals)
+        return [int(count) for count in np.tile(counts, self.num_classes // self._individuals)]
+
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pictures, float32 (B, 3, H, W) from 0 to 1, and labels, int64 (B,); `steps` times."""
         numbers = np.random.default_rng([self._seed, number])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from whale_ray.learning.losses import ACCEPTS_NEGATIVES, PAIR_LOSSES
+from whale_ray.learning.losses import ACCEPTS_NEGATIVES, ORDERED, PAIR_LOSSES
 from whale_ray.sweep.reading import Reading
 from whale_ray.sweep.reference import NO_LOSS, SPEED
 
@@ -75,6 +75,26 @@ def _check_stages(reading: Reading) -> None:
         reading.fault("train.head_epochs", f"{message}, {came}. Take `neck: linear`, or leave it out.")
 
 
+def _check_memory(reading: Reading) -> None:
+    unable = set(reading.possible("loss.name")) - PAIR_LOSSES
+    if any(reading.possible("train.memory")) and unable:
+        able = _listed(PAIR_LOSSES)
+        message = f"`train.memory` is for losses that compare images ({able}), but got {_listed(unable)}"
+        reading.fault(
+            "train.memory", f"{message}, which compare them with proxies. Leave it out, or take another loss."
+        )
+
+
+def _check_margins(reading: Reading) -> None:
+    for loss in ("loss", *(f"loss.{name}" for name in reading.possible("loss.name"))):
+        for small, large in ORDERED.items():
+            low, high = (reading.possible(f"{loss}.{key}") for key in (small, large))
+            if low and high and max(low) > min(high):
+                came = f"but got {max(low):g} and {min(high):g}"
+                message = f"`{loss}.{small}` must not be larger than `{loss}.{large}`, {came}. Change one of them."
+                reading.fault(f"{loss}.{small}", message)
+
+
 def _check_objectives(reading: Reading) -> None:
     objective, also, prefer = (reading.fixed.get(f"search.{key}") for key in ("objective", "also", "prefer"))
     if prefer not in (None, "none", objective, also):
@@ -111,6 +131,8 @@ CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_negatives,
     _check_order,
     _check_stages,
+    _check_memory,
+    _check_margins,
     _check_objectives,
     _check_untrained,
 )

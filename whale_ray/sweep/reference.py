@@ -132,6 +132,7 @@ SETTINGS: tuple[Setting, ...] = (
     _axis("train.weight_decay", "float >= 0", 0.0001, "AdamW's"),
     _axis("train.warmup_epochs", "float >= 0", 1.0, "epochs in which the learning rates rise from 0"),
     _axis("train.schedule", "choice cosine constant", "cosine", "the learning rates after the warm-up"),
+    _axis("train.memory", "int >= 0", 0, "embeddings of earlier batches that each is compared with (pair losses)"),
     _axis("train.ema", "float >= 0 < 1", 0.0, "decay of the weights' moving average, scored and kept; 0: none"),
     _axis("train.clip", "float > 0 or null", 10.0, "largest norm of the gradient; null: any"),
     _part("train.precision", "choice auto fp32 bf16", "auto", "auto: bf16 where it pays on this device"),

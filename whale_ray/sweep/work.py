@@ -148,9 +148,14 @@ class Work:
         from whale_ray.learning.losses import build_loss
         from whale_ray.learning.training import start_training
 
-        size = self.encoder.embedding_size
-        loss = build_loss(num_classes=batches.num_classes, embedding_size=size, **self.settings["loss"])
         train = self.settings["train"]
+        loss = build_loss(
+            num_classes=batches.num_classes,
+            class_counts=batches.class_counts,
+            embedding_size=self.encoder.embedding_size,
+            memory=train["memory"],
+            **self.settings["loss"],
+        )
         rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "layer_decay", "weight_decay")
         names = ("epochs", *rates, "warmup_epochs", "head_epochs", "schedule", "ema", "clip", "precision")
         return start_training(
