@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 PLAN = """
 errors torchvision_ops durable
 data.catalog data.census data.fluke data.scene data.synthetic
-data.pictures data.pixels data.audit data.split data.batches
+data.pictures data.pixels data.audit data.split data.sampling data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses
 learning.precision learning.depth learning.optimiser learning.averaging learning.state learning.training

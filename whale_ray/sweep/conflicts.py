@@ -45,9 +45,23 @@ def _check_negatives(reading: Reading) -> None:
         reading.fault("train.new_whale", f"{message} Take `new_whale: ignore`, or another loss.")
 
 
+def _check_negatives_share(reading: Reading) -> None:
+    shares = [share for share in reading.possible("train.negatives_share") if share]
+    wants = {"train.new_whale": ("ignore", "negative"), "train.sampler": ("shuffle", "pk")}
+    for key, (without, instead) in wants.items():
+        if shares and without in reading.possible(key):
+            message = f"`train.negatives_share` has no meaning with `{key}: {without}`."
+            reading.fault("train.negatives_share", f"{message} Take `{key}: {instead}`, or leave it out.")
+    least, most = (reading.possible(f"train.{key}") for key in ("batch_size", "images_per_individual"))
+    if shares and least and most and (left := round(min(least) * (1 - max(shares)))) < max(most):
+        came = f"a batch of {min(least)} less {max(shares):.0%} has room for {left} of {max(most)}"
+        message = f"`train.negatives_share` must leave room for the images of an individual, but {came}."
+        reading.fault("train.negatives_share", f"{message} Lower it, or enlarge the batch.")
+
+
 def _check_order(reading: Reading) -> None:
     pairs = [("train.warmup_epochs", "train.epochs")]
-    if "pk" in reading.possible("train.sampler"):
+    if set(reading.possible("train.sampler")) - {"shuffle"}:
         pairs.append(("train.images_per_individual", "train.batch_size"))
     if reading.fixed.get("search.scheduler") == "asha" and reading.fixed.get("search.resource") == "epochs":
         pairs.append(("search.grace", "train.epochs"))
@@ -129,6 +143,7 @@ def _listed(values: Iterable[Any]) -> str:
 CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_grid,
     _check_negatives,
+    _check_negatives_share,
     _check_order,
     _check_stages,
     _check_memory,

@@ -104,11 +104,11 @@ SETTINGS: tuple[Setting, ...] = (
     _axis("train.batch_size", "int >= 2", 64, "photographs a step"),
     _axis(
         "train.sampler",
-        "choice pk shuffle",
+        "choice pk balanced shuffle",
         "pk",
-        "pk: some individuals, some images of each; shuffle: any order",
+        "pk: some individuals, some images of each; balanced: all individuals equally often; shuffle: any order",
     ),
-    _axis("train.images_per_individual", "int >= 1", 4, "images of an individual in a batch (sampler pk)"),
+    _axis("train.images_per_individual", "int >= 1", 4, "images of an individual in a batch (not with shuffle)"),
     _axis("train.learning_rate", "float > 0", 0.0001, "AdamW's, of the trunk"),
     _axis(
         "train.head_learning_rate",
@@ -141,6 +141,12 @@ SETTINGS: tuple[Setting, ...] = (
         "choice ignore negative",
         "ignore",
         "unknown individuals: left out, or negative to everyone",
+    ),
+    _axis(
+        "train.negatives_share",
+        "float > 0 < 1 or null",
+        None,
+        "their share of a batch (`new_whale: negative`); null: their share of the photographs",
     ),
     _axis(
         "train.flip",
