@@ -22,7 +22,7 @@ learning.precision learning.depth learning.optimiser learning.averaging learning
 retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
-retrieval.scoreboard retrieval.searches retrieval.evaluation
+retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation
 bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
