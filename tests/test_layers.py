@@ -15,13 +15,14 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 PLAN = """
 errors torchvision_ops durable
 data.catalog data.census data.fluke data.scene data.synthetic
-data.pictures data.pixels data.audit data.split data.batches
+data.pictures data.pixels data.audit data.split data.sampling data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
-learning.ensemble learning.losses learning.precision learning.optimiser learning.training
+learning.ensemble learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses
+learning.precision learning.depth learning.optimiser learning.averaging learning.state learning.training
 retrieval.embedding retrieval.features retrieval.gallery retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
-retrieval.scoreboard retrieval.searches retrieval.evaluation
+retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation
 bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard

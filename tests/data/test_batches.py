@@ -141,6 +141,61 @@ def test_unknown_whales_take_their_share_of_each_batch() -> None:
         assert len(found) == 16
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.25, 4), (0.5, 8), (0.7, 11)])
+def test_unknown_whales_take_the_share_that_is_asked_for(share: float, expected: int) -> None:
+    labels = [individual for individual in range(10) for _ in range(6)] + [-1] * 20
+    for sampling in ({}, {"evenly": True}):
+        batches = made(labels, batch_size=16, images_per_individual=4, negatives_share=share, **sampling)
+        for _, found in batches.epoch(0):
+            assert (found == -1).sum() == expected
+            assert (found != -1).sum() == (16 - expected) // 4 * 4
+
+
+def test_a_share_of_unknown_whales_is_nothing_where_there_are_none() -> None:
+    batches = made([row // 4 for row in range(32)], batch_size=8, images_per_individual=2, negatives_share=0.5)
+    assert all(len(found) == 8 and (found >= 0).all() for _, found in batches.epoch(0))
+
+
+def test_evenly_every_individual_comes_as_often_as_any_other() -> None:
+    labels = [0] * 90 + [1] * 20 + [2] * 9 + [3]
+    even = made(labels, batch_size=12, images_per_individual=3, evenly=True)
+    by_images = made(labels, batch_size=12, images_per_individual=3)
+    seen = Counter(label for _, found in even.epoch(3) for label in found.tolist())
+    assert set(seen.values()) == {30}
+    assert even.steps == by_images.steps == 10
+    usual = Counter(label for _, found in by_images.epoch(3) for label in found.tolist())
+    assert usual[0] > 3 * usual[1] > 3 * usual[3]
+
+
+def test_evenly_an_individual_shows_all_its_images_before_one_comes_again() -> None:
+    batches = made([0] * 7 + [1] * 2, batch_size=4, images_per_individual=2, evenly=True)
+    shown: list[int] = []
+    for pictures, labels in batches.epoch(5):
+        assert sorted(labels.tolist()) == [0, 0, 1, 1]
+        shown += [row for row, label in zip(rows_of(pictures), labels.tolist(), strict=True) if label == 0]
+    assert len(shown) == 6
+    assert len(set(shown)) == 6
+
+
+def test_a_group_of_p_times_k_is_mirrored_as_a_whole_where_that_makes_another_individual() -> None:
+    labels = [individual for individual in range(6) for _ in range(5)] + [-1] * 10
+    batches = made(labels, batch_size=20, images_per_individual=5, flip="new_individual", negatives_share=0.25)
+    sides = []
+    for number in range(8):
+        for _, found in batches.epoch(number):
+            groups = found[:15].reshape(3, 5)
+            assert (groups == groups[:, :1]).all()
+            assert (found[15:] == -1).all()
+            sides += (groups[:, 0] >= 6).tolist()
+    assert 0.25 < np.mean(sides) < 0.75
+
+
+def test_the_images_of_each_class_are_counted() -> None:
+    labels = [0, 0, 0, 1, 2, 2, -1, -1]
+    assert made(labels).class_counts == [3, 1, 2]
+    assert made(labels, flip="new_individual").class_counts == [3, 1, 2, 3, 1, 2]
+
+
 def test_without_p_times_k_unknown_whales_are_shuffled_in() -> None:
     batches = made([0, 1, -1, -1, 0], batch_size=2)
     assert sorted(label for _, labels in batches.epoch(0) for label in labels.tolist()) == [-1, -1, 0, 0, 1]

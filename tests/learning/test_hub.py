@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from whale_ray.errors import EncoderError
+from whale_ray.learning.depth import blocks_of
 from whale_ray.learning.encoders import build_encoder, rebuild_encoder
 
 import whale_ray.torchvision_ops  # noqa: F401  # isort: skip
@@ -169,3 +170,21 @@ def test_a_hub_that_cannot_be_reached_is_answered_at_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(EncoderError, match=r"cannot be reached.*hf download nobody/nothing --local-dir DIR"):
         build_encoder("hf:nobody/nothing", embedding_size=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("vit", 3), ("dinov2", 3), ("swin", 3), ("convnext", 5)],
+    ids=["vit", "dinov2", "swin", "convnext"],
+)
+def test_the_blocks_of_a_hub_model_are_its_embeddings_and_layers(folder: Path, name: str, blocks: int) -> None:
+    trunk = build_encoder(f"hf:{folder / name}", embedding_size=8, image_size=(64, 64)).trunk
+    names = {id(parameter): key for key, parameter in trunk.named_parameters()}
+    first, *layers = [{names[id(parameter)] for parameter in block} for block in blocks_of(trunk)]
+    assert all("embeddings." in key for key in first)
+    assert len(layers) == blocks - 1
+    for place, block in enumerate(layers):
+        inside = [key for key in block if f".{place}." in key]
+        assert inside
+        assert all("norm" in key for key in block - set(inside))  # only what follows the last layer
+        assert block == set(inside) or block is layers[-1]

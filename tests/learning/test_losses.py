@@ -15,12 +15,14 @@ from whale_ray.learning.losses import (
     ACCEPTS_NEGATIVES,
     LIMITS,
     LOSSES,
+    PAIR_LOSSES,
     build_loss,
     loss_parameters,
     parameter_faults,
 )
 
 CLASSES, SIZE = 5, 8
+COUNTS = [1, 2, 16, 81, 100]
 LABELS = torch.tensor([0, 0, 1, 1, 1, 2, 2, 4])
 WITH_UNKNOWN = torch.tensor([0, 0, -1, 1, 1, 2, -1, -1])
 
@@ -31,7 +33,7 @@ def embeddings(seed: int = 0, scale: float = 3.0) -> Tensor:
 
 def made(name: str, **parameters: Any) -> nn.Module:
     torch.manual_seed(1)
-    return build_loss(name, num_classes=CLASSES, embedding_size=SIZE, **parameters)
+    return build_loss(name, num_classes=CLASSES, embedding_size=SIZE, class_counts=COUNTS, **parameters)
 
 
 def unit(rows: Tensor) -> list[list[float]]:
@@ -86,6 +88,34 @@ def test_subcenter_arcface_takes_the_nearest_of_each_individuals_centres() -> No
         own = math.cos(math.acos(cosines[label]) + math.radians(15.0))
         rows.append([8 * own] + [8 * c for i, c in enumerate(cosines) if i != label])
     close(loss, LABELS, softmax_loss(rows))
+
+
+def test_dynamic_arcface_has_a_margin_that_falls_with_the_images_of_an_individual() -> None:
+    settings = {"margin_degrees_low": 4.0, "margin_degrees_high": 40.0, "power": 0.5}
+    loss = made("dynamic_arcface", **settings, scale=8.0, sub_centers=2)
+    margins = [4 + 36 / math.sqrt(count) for count in COUNTS]
+    assert margins == pytest.approx([40.0, 29.456, 13.0, 8.0, 7.6], rel=1e-4)
+    rows = []
+    for x, label in zip(unit(embeddings()), LABELS.tolist(), strict=True):
+        every = [dot(x, w) for w in centres(loss)]
+        cosines = [max(every[2 * i : 2 * i + 2]) for i in range(CLASSES)]
+        own = math.cos(math.acos(cosines[label]) + math.radians(margins[label]))
+        rows.append([8 * own] + [8 * c for i, c in enumerate(cosines) if i != label])
+    close(loss, LABELS, softmax_loss(rows))
+
+
+def test_dynamic_arcface_with_one_margin_is_subcenter_arcface_beyond_half_a_turn_too() -> None:
+    same = {"margin_degrees_low": 100.0, "margin_degrees_high": 100.0, "scale": 4.0, "sub_centers": 1}
+    fixed = made("subcenter_arcface", margin_degrees=100.0, scale=4.0, sub_centers=1)
+    away = -next(fixed.parameters()).detach().T[LABELS]  # as far from its own centre as can be
+    for x in (embeddings(), away + 0.01 * embeddings()):
+        torch.testing.assert_close(made("dynamic_arcface", **same)(x, LABELS), fixed(x, LABELS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("counts", [None, [1, 2], [1, 2, 3, 4, 0]])
+def test_dynamic_arcface_needs_the_images_of_each_individual(counts: list[int] | None) -> None:
+    with pytest.raises(InputError, match=r"needs how many images each of 5 individuals has, but got"):
+        build_loss("dynamic_arcface", num_classes=CLASSES, embedding_size=SIZE, class_counts=counts)
 
 
 def test_cosface_takes_its_margin_from_the_own_cosine() -> None:
@@ -193,6 +223,80 @@ def test_contrastive_pulls_pairs_below_and_pushes_them_above_a_distance(labels: 
     close(made("contrastive", pos_margin=0.2, neg_margin=1.3), labels, expected)
 
 
+# Memory
+
+
+def batches_of(count: int, labels: Tensor = LABELS) -> list[tuple[Tensor, Tensor]]:
+    return [(embeddings(seed), labels.roll(seed)) for seed in range(count)]
+
+
+@pytest.mark.parametrize("labels", [LABELS, WITH_UNKNOWN])
+def test_a_batch_is_compared_with_itself_and_with_what_is_remembered(labels: Tensor) -> None:
+    loss = made("contrastive", pos_margin=0.2, neg_margin=1.3, memory=12)
+    past: list[tuple[list[float], int]] = []
+    for x, names in batches_of(4, labels):
+        mine = list(zip(unit(x), names.tolist(), strict=True))
+        pull, push = [], []
+        for place, (vector, own) in enumerate(mine):
+            for other, (against, name) in enumerate(mine + past[-12:]):
+                if own == name and own >= 0 and other != place:
+                    pull.append(max(0.0, gap(vector, against) - 0.2))
+                if own != name:
+                    push.append(max(0.0, 1.3 - gap(vector, against)))
+        close(loss, names, mean_of_positive(pull) + mean_of_positive(push), x)
+        past += mine
+    assert len(past) > 12 + len(labels)  # the oldest were forgotten
+
+
+@pytest.mark.parametrize("name", sorted(PAIR_LOSSES))
+def test_the_value_is_that_of_pytorch_metric_learnings_memory(name: str) -> None:
+    from pytorch_metric_learning.losses import CrossBatchMemory
+
+    ours = made(name, memory=16)
+    inner = made(name)
+    miner = inner.pairs if hasattr(inner.pairs, "mine") else None
+    # theirs counts the batch itself among what is remembered
+    theirs = CrossBatchMemory(inner.loss, SIZE, memory_size=16 + len(LABELS), miner=miner)
+    for x, names in batches_of(5):
+        torch.testing.assert_close(ours(x, names), theirs(x, names), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(PAIR_LOSSES))
+def test_an_empty_memory_changes_nothing_and_none_is_ever_trained(name: str) -> None:
+    for labels in (LABELS, WITH_UNKNOWN):
+        x, y = embeddings().requires_grad_(), embeddings().requires_grad_()
+        plain, remembering = made(name), made(name, memory=32)
+        plain(x, labels).backward()
+        remembering(y, labels).backward()
+        torch.testing.assert_close(x.grad, y.grad)
+        assert list(remembering.parameters()) == []
+        remembering(embeddings(1), labels)
+        assert not remembering.embeddings.requires_grad
+
+
+def test_multi_similarity_with_a_memory_pushes_nothing_from_an_image_that_has_no_other() -> None:
+    loss = made("multi_similarity", epsilon=0.5, memory=4)
+    near = torch.tensor([[1.0, 0.1], [1.0, 0.0]]).repeat(1, SIZE // 2).requires_grad_()
+    assert loss(near, torch.tensor([0, 1])).item() == 0.0
+
+
+def test_a_memory_smaller_than_a_batch_holds_the_end_of_it() -> None:
+    loss = made("contrastive", memory=3)
+    for x, names in batches_of(3):
+        loss(x, names)
+        assert sorted(loss.labels.tolist()) == sorted(names[-3:].tolist())
+        assert {tuple(row) for row in loss.embeddings.tolist()} == {tuple(row) for row in x[-3:].tolist()}
+
+
+def test_what_is_remembered_is_in_the_state() -> None:
+    loss, again = made("supcon", memory=12), made("supcon", memory=12)
+    for x, names in batches_of(3):
+        loss(x, names)
+    again.load_state_dict(loss.state_dict())
+    assert torch.equal(loss(embeddings(7), LABELS), again(embeddings(7), LABELS))
+    assert int(again.seen) == 4 * len(LABELS)
+
+
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_the_length_of_an_embedding_does_not_matter(name: str) -> None:
     loss = made(name)
@@ -271,6 +375,12 @@ def test_every_parameter_has_a_default_that_fits_its_limits(name: str) -> None:
         ("arcface", {"margin": 0.5}, r"arcface has no parameter 'margin'.*it has margin_degrees, scale"),
         ("arcface", {"margin_degres": 5.0}, r"did you mean margin_degrees\?"),
         ("arcface", {"margin_degrees": 200.0}, "must be a number from 0 to 180, but got 200.0"),
+        (
+            "dynamic_arcface",
+            {"margin_degrees_low": 30.0},
+            "margin_degrees_low must not be larger than margin_degrees_high, but got 30 and 28.6",
+        ),
+        ("arcface", {"memory": 8}, r"a memory is for losses that compare images \(contrastive, .*but got arcface"),
         ("subcenter_arcface", {"sub_centers": 1.5}, "must be a whole number of at least 1, but got 1.5"),
         ("triplet", {"mining": "easy"}, "must be one of semihard, hard, all, batch_hard, but got 'easy'"),
         ("supcon", {"temperature": 0.0}, "supcon.temperature must be a number of at least 1e-06"),

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from whale_ray.data.batches import Batches
 from whale_ray.data.pixels import Geometry
 from whale_ray.errors import TrainingError
+from whale_ray.learning.depth import blocks_of
 from whale_ray.learning.encoders import Encoder, build_encoder
 from whale_ray.learning.losses import build_loss
-from whale_ray.learning.optimiser import schedule_factor
+from whale_ray.learning.optimiser import Schedule
 from whale_ray.learning.precision import working_dtype
 from whale_ray.learning.training import Epoch, Training, start_training, train_epochs
 
 CLASSES = 4
+TINY_STAGES = ("stem", "stage1", "stage2", "stage3")
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +47,13 @@ def stripes(images: int = 24, *, batch_size: int = 8, seed: int = 0) -> Batches:
     return Batches(array, Geometry(32, 32), np.arange(images), labels, **options)
 
 
-def begin(loss: str = "proxy_anchor", *, encoder: dict[str, Any] | None = None, **options: Any) -> Training:
+def begin(
+    loss: str = "proxy_anchor", *, encoder: dict[str, Any] | None = None, memory: int = 0, **options: Any
+) -> Training:
     torch.manual_seed(3)
     choice = {"name": "tiny", "embedding_size": 16, "image_size": (32, 32), **(encoder or {})}
     built = build_encoder(**choice)
-    terms = build_loss(loss, num_classes=CLASSES, embedding_size=built.embedding_size)
+    terms = build_loss(loss, num_classes=CLASSES, embedding_size=built.embedding_size, memory=memory)
     settings = {"epochs": 4, "steps": 3, "learning_rate": 1e-3, "precision": "fp32", "seed": 5}
     return start_training(built, terms, **{**settings, **options})
 
@@ -180,7 +184,7 @@ def test_biases_and_normalisations_do_not_decay() -> None:
     ],
 )
 def test_the_rate_rises_in_a_line_and_then_follows_the_schedule(step: int, schedule: str, expected: float) -> None:
-    assert schedule_factor(step, warmup=10, total=100, schedule=schedule) == pytest.approx(expected)
+    assert Schedule(10, 10, warmup_epochs=1, kind=schedule).factor(step) == pytest.approx(expected)
 
 
 def test_a_training_of_one_epoch_that_warms_up_throughout_still_learns() -> None:
@@ -288,3 +292,131 @@ def test_precision_is_the_one_asked_for_or_the_one_that_pays() -> None:
 def test_an_epoch_is_frozen_data() -> None:
     assert Epoch(1, 0.5, 8, 1.0, 1e-3) == Epoch(number=1, loss=0.5, images=8, seconds=1.0, learning_rate=1e-3)
     assert isinstance(begin().encoder, Encoder)
+
+
+def depths(name: str, **options: Any) -> list[set[str]]:
+    """The first names of the modules in each block of an encoder's trunk."""
+    trunk = build_encoder(name, embedding_size=8, weights="random", **options).trunk
+    names = {id(parameter): key for key, parameter in trunk.named_parameters()}
+    blocks = blocks_of(trunk)
+    assert sum(map(len, blocks)) == len(names)
+    return [{names[id(parameter)] for parameter in block} for block in blocks]
+
+
+def starts(block: set[str], *prefixes: str) -> bool:
+    return all(name.startswith(prefixes) for name in block)
+
+
+def test_the_blocks_of_tiny_are_its_stem_and_stages() -> None:
+    blocks = depths("tiny", image_size=(32, 32))
+    assert [starts(block, f"body.{name}.") for block, name in zip(blocks, TINY_STAGES, strict=True)] == [True] * 4
+
+
+def test_the_blocks_of_a_resnet_are_its_stem_and_stages() -> None:
+    stem, *stages = depths("torchvision:resnet18", image_size=(32, 32))
+    assert stem == {"body.conv1.weight", "body.bn1.weight", "body.bn1.bias"}
+    assert [starts(block, f"body.layer{place}.") for place, block in enumerate(stages, 1)] == [True] * 4
+
+
+def test_the_blocks_of_a_vision_transformer_are_its_embeddings_and_layers() -> None:
+    first, *layers = depths("torchvision:vit_b_32", image_size=(32, 32))
+    assert starts(first, "body.conv_proj.", "body.class_token", "body.encoder.pos_embedding")
+    assert all(starts(block, f"body.encoder.layers.encoder_layer_{i}.") for i, block in enumerate(layers[:-1]))
+    assert starts(layers[-1], "body.encoder.layers.encoder_layer_11.", "body.encoder.ln.")
+    assert len(layers) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("regnet_y_400mf", 4), ("convnext_tiny", 8), ("efficientnet_b0", 9), ("swin_t", 8), ("mobilenet_v3_small", 13)],
+)
+def test_a_chain_inside_of_a_wrapping_is_found(name: str, blocks: int) -> None:
+    stem = 1 if name.startswith("regnet") else 0
+    assert len(depths(f"torchvision:{name}", image_size=(64, 64))) == blocks + stem
+
+
+def test_each_block_learns_at_a_share_of_the_rate_of_the_block_after_it() -> None:
+    training = begin(layer_decay=0.5, head_learning_rate=7e-4, schedule="constant", warmup_epochs=0)
+    rates = {id(p): group["lr"] for group in training.optimiser.param_groups for p in group["params"]}
+    stages = training.encoder.trunk.body.named_children()
+    found = {name: {rates[id(p)] for p in stage.parameters()} for name, stage in stages}
+    assert found == {"stem": {1e-3 / 8}, "stage1": {1e-3 / 4}, "stage2": {1e-3 / 2}, "stage3": {1e-3}}
+    assert {rates[id(p)] for p in training.encoder.head.parameters()} == {7e-4}
+    assert next(train_epochs(training, stripes())).learning_rate == 1e-3  # what is told is the last block's
+
+
+def test_the_average_is_the_recursion_over_the_weights_of_each_step() -> None:
+    training = begin(ema=0.6, encoder={"neck": "bnneck"}, epochs=2)
+    assert training.average is not None
+    assert training.outcome is training.average.encoder
+    seen: list[dict[str, Tensor]] = []
+    expected = {name: value.clone() for name, value in training.encoder.state_dict().items()}
+    update = training.average.update
+
+    def watched(encoder: Encoder, step: int) -> None:
+        seen.append({name: value.clone() for name, value in encoder.state_dict().items()})
+        update(encoder, step)
+
+    training.average.update = watched  # type: ignore[method-assign]
+    list(train_epochs(training, stripes()))
+    assert len(seen) == 6
+    for step, present in enumerate(seen):
+        kept = min(0.6, (1 + step) / (10 + step))
+        for name, value in present.items():
+            counts = not value.is_floating_point()
+            expected[name] = value if counts else kept * expected[name] + (1 - kept) * value
+    for name, value in training.outcome.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-7)
+    assert not equal(dict(training.outcome.state_dict()), dict(training.encoder.state_dict()))
+
+
+def test_averaging_changes_nothing_in_what_is_trained() -> None:
+    plain, averaged = begin(), begin(ema=0.99)
+    list(train_epochs(plain, stripes()))
+    list(train_epochs(averaged, stripes()))
+    assert equal(dict(plain.encoder.state_dict()), dict(averaged.encoder.state_dict()))
+    assert plain.outcome is plain.encoder
+
+
+def test_while_the_head_is_trained_alone_the_trunk_is_still_and_then_it_learns() -> None:
+    training = begin(head_epochs=2, encoder={"neck": "bnneck"})
+    start = {key: value.clone() for key, value in training.encoder.trunk.state_dict().items()}
+    running = train_epochs(training, stripes())
+    head = training.encoder.head.neck[0].weight.clone()
+    assert [next(running).learning_rate, next(running).learning_rate] == [0.0, 0.0]
+    assert equal(start, dict(training.encoder.trunk.state_dict()))  # its batch statistics are among them
+    assert not torch.equal(head, training.encoder.head.neck[0].weight)
+    assert not any("trunk" in key for key in training.state_dict() if key.startswith("optimiser"))
+    assert next(running).learning_rate > 0
+    moved = training.encoder.trunk.state_dict()
+    assert all(not torch.equal(value, moved[key]) for key, value in start.items())
+
+
+def test_the_trunk_warms_up_when_its_turn_comes_under_the_one_curve() -> None:
+    plain, staged = Schedule(10, 10, warmup_epochs=1), Schedule(10, 10, warmup_epochs=1, head_epochs=3)
+    assert [staged.factor(step) for step in range(100)] == [plain.factor(step) for step in range(100)]
+    assert [staged.factor(step, waits=True) for step in (0, 29)] == [0.0, 0.0]
+    assert staged.factor(30, waits=True) == pytest.approx(plain.factor(30) / 11)
+    assert staged.factor(39, waits=True) == pytest.approx(plain.factor(39) * 10 / 11)
+    assert [staged.factor(step, waits=True) for step in range(40, 100)] == [plain.factor(s) for s in range(40, 100)]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize(("loss", "memory"), [("arcface", 0), ("supcon", 20)])
+def test_a_stop_after_any_epoch_leaves_averages_stages_and_memory_as_they_were(
+    loss: str, memory: int, stop: int, tmp_path: Path
+) -> None:
+    neck = {"neck": "bnneck"}
+    options = {"loss": loss, "memory": memory, "ema": 0.9, "head_epochs": 2, "layer_decay": 0.7, "encoder": neck}
+    whole = begin(**options)
+    list(train_epochs(whole, stripes()))
+    first = begin(**options)
+    running = train_epochs(first, stripes())
+    for _ in range(stop):
+        next(running)
+    save_file(first.state_dict(), tmp_path / "state.safetensors")
+    second = begin(**options)
+    second.load_state_dict(load_file(tmp_path / "state.safetensors"))
+    list(train_epochs(second, stripes()))
+    assert equal(weights(whole), weights(second))
+    assert any(name.startswith("average.trunk") for name in weights(second))

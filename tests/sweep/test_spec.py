@@ -12,6 +12,7 @@ import pytest
 
 from whale_ray.errors import SettingsError
 from whale_ray.learning.losses import ACCEPTS_NEGATIVES, LOSSES
+from whale_ray.sweep.reference import completed
 from whale_ray.sweep.settings import ENCODER_FAMILIES, image_size
 from whale_ray.sweep.spec import SETTINGS, Axis, Sweep, load_sweep, reference_text, trial_identity
 
@@ -201,7 +202,7 @@ def test_a_stepped_range_is_listed_exactly_and_may_stand_in_a_grid(tmp_path: Pat
         ("train: {learning_rate: .inf}", r"must be a number > 0, but got inf\. It must be finite"),
         ("train: {learning_rate: 1e999}", r"It must be finite"),
         ("train: {erasing: 1.5}", r"must be a number from 0 to 1, but got 1.5"),
-        ("train: {sampler: shufle}", r"one of pk, shuffle, but got 'shufle'\. Did you mean `shuffle`\?"),
+        ("train: {sampler: shufle}", r"one of pk, balanced, shuffle, but got 'shufle'\. Did you mean `shuffle`\?"),
         ("train: {warmup_epochs: 11}", r"`train.warmup_epochs` must not be larger than `train.epochs`, but got 11"),
         ("train: {images_per_individual: 65}", r"must not be larger than `train.batch_size`, but got 65"),
         ("search: {scheduler: asha, grace: 11}", r"`search.grace` must not be larger"),
@@ -342,6 +343,55 @@ def test_negatives_with_a_loss_that_cannot_take_them_are_refused(tmp_path: Path,
     assert re.search(rf"needs a loss that can take negatives .*but got {loss}\. Take `new_whale: ignore`", message)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "train: {head_epochs: [0, 10]}",
+            r"must be smaller than `train.epochs`, but got 10 and 10\. .*`freeze: trunk`",
+        ),
+        ("train: {head_epochs: 2, epochs: [2, 9]}", r"must be smaller than `train.epochs`, but got 2 and 2"),
+        (
+            "train: {head_epochs: 1}\nmodel: {encoder: tiny, freeze: [none, trunk]}",
+            r"but got `freeze: trunk`\. Leave one",
+        ),
+        (
+            "train: {head_epochs: 1}\nmodel: {encoder: tiny, neck: none, embedding_size: null}\nloss: {name: supcon}",
+            r"needs a head or proxies to train, but got `neck: none` and a loss that has no proxies \(supcon\)",
+        ),
+        (
+            "train: {negatives_share: 0.2}",
+            r"no meaning with `train.new_whale: ignore`\. Take `train.new_whale: negative`, or leave it out",
+        ),
+        (
+            "train: {negatives_share: 0.2, new_whale: negative, sampler: shuffle}\nloss: {name: supcon}",
+            r"no meaning with `train.sampler: shuffle`\. Take `train.sampler: pk`",
+        ),
+        (
+            "train: {negatives_share: [0.2, 0.9], new_whale: negative, batch_size: 32}\nloss: {name: supcon}",
+            r"room for the images of an individual, but a batch of 32 less 90% has room for 3 of 4",
+        ),
+        (
+            "train: {memory: 64}\nloss: {name: [supcon, arcface, proxy_nca]}",
+            r"losses that compare images \(contrastive, .*\), but got arcface, proxy_nca, which .* Leave it out",
+        ),
+        (
+            "loss: {name: dynamic_arcface, margin_degrees_low: [3, 30]}",
+            r"`loss.margin_degrees_low` must not be larger than `loss.margin_degrees_high`, but got 30 and 28.6",
+        ),
+        (
+            "loss: [{name: triplet}, {name: dynamic_arcface, margin_degrees_low: 9, margin_degrees_high: 8}]",
+            r"`loss.dynamic_arcface.margin_degrees_low` must not be larger than .*, but got 9 and 8",
+        ),
+    ],
+)
+def test_stages_margins_and_memory_without_a_sense_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    given = {line.partition(":")[0] for line in text.splitlines()}
+    rest = [line for line in PLAIN.splitlines() if line.partition(":")[0] not in given]
+    ((_, found),) = faults(tmp_path, "\n".join([*rest, text, ""]))
+    assert re.search(message, found), found
+
+
 @pytest.mark.parametrize("loss", sorted(ACCEPTS_NEGATIVES))
 def test_negatives_are_taken_by_the_losses_that_can(tmp_path: Path, loss: str) -> None:
     sweep = read(tmp_path, PLAIN.replace("arcface", loss) + "train: {new_whale: negative}\n")
@@ -455,12 +505,25 @@ def test_a_key_that_an_older_run_lacks_counts_as_its_default(tmp_path: Path) -> 
     assert trial_identity(old, data_fingerprint="") == trial_identity(settings, data_fingerprint="")
 
 
+def test_the_settings_of_an_older_run_are_completed_by_the_defaults(tmp_path: Path) -> None:
+    settings = read(tmp_path, PLAIN, ["train.epochs=3"]).settings({})
+    old = {key: dict(part) if isinstance(part, dict) else part for key, part in settings.items()}
+    del old["train"]["ema"], old["train"]["layer_decay"], old["loss"]["scale"]
+    assert completed(old) == settings
+    assert "ema" not in old["train"]
+
+
 @pytest.mark.parametrize(
     ("option", "another"),
     [
         ("train.epochs=11", True),
         ("loss.scale=63", True),
         ("seed=1", True),
+        ("train.layer_decay=0.75", True),
+        ("train.head_epochs=1", True),
+        ("train.ema=0.999", True),
+        ("train.ema=0", False),
+        ("train.sampler=balanced", True),
         ("split=halves", True),
         ("data.image_size=64", True),
         ("train.evaluate_every=2", True),

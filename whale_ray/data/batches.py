@@ -1,4 +1,4 @@
-"""Batches to train on: which photographs come together, and how each is varied, all on the training device.
+"""Batches to train on: photographs that come together, and how each is varied, all on the training device.
 
 Knows rows of pixels and integer labels; knows no loss and no encoder: pictures are floats from 0 to 1, normalised
 by the encoder itself. All randomness of an epoch comes from (seed, number of the epoch), so that a training which
@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whale_ray.data.pixels import Geometry, centre_crop
+from whale_ray.data.sampling import UNKNOWN, group_places, shuffle_places
 
-UNKNOWN = -1
 # What strength 1 of each augmentation means.
 ROTATION_DEGREES, SCALE, SHEAR_DEGREES = 25.0, 0.25, 10.0
 BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.5, 0.6
@@ -31,9 +31,10 @@ class Batches:
     """The batches of a training set.
 
     array: uint8 (N, H', W', 3). rows: which of them train. labels: int64, one a row, 0 to C - 1, or -1 for an unknown
-    individual. images_per_individual: K of PxK sampling; None for plain shuffling.
-    flip: `none`; `augment` mirrors half of the pictures; `new_individual` gives the mirrored ones labels of their own,
-    C to 2 C - 1. affine, colour, blur, erasing: strengths from 0 (off) to 1. on_batch: called before each batch.
+    individual. images_per_individual: K of PxK sampling; None for plain shuffling. evenly, negatives_share: of PxK, see
+    `group_places`. flip: `none`; `augment` mirrors half of the pictures; `new_individual` gives the mirrored ones
+    labels of their own, C to 2 C - 1, and in PxK sampling mirrors whole groups of K. affine, colour, blur, erasing:
+    strengths from 0 (off) to 1. on_batch: called before each batch.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Batches:
         *,
         batch_size: int,
         images_per_individual: int | None,
+        evenly: bool = False,
+        negatives_share: float | None = None,
         flip: str = "none",
         affine: float = 0.0,
         colour: float = 0.0,
@@ -59,60 +62,61 @@ class Batches:
         self._rows, self._labels = rows, labels
         self._individuals = int(labels.max()) + 1
         self._batch_size, self._per_individual, self._seed = batch_size, images_per_individual, seed
-        self._flip = flip
+        self._flip, self._evenly, self._negatives_share = flip, evenly, negatives_share
         self._strengths = {"affine": affine, "colour": colour, "blur": blur, "erasing": erasing}
         self.num_classes = self._individuals * (2 if flip == "new_individual" else 1)
         self.steps = math.ceil(len(rows) / batch_size)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """The photographs of each class; mirrored ones that are another individual count as those that they mirror."""
+        counts = np.bincount(self._labels[self._labels != UNKNOWN], minlength=self._individuals)
+        return [int(count) for count in np.tile(counts, self.num_classes // self._individuals)]
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pictures, float32 (B, 3, H, W) from 0 to 1, and labels, int64 (B,); `steps` times."""
         numbers = np.random.default_rng([self._seed, number])
         generator = torch.Generator(self._device).manual_seed(int(numbers.integers(2**62)))
-        order = self._shuffled(numbers) if self._per_individual is None else self._grouped(numbers)
-        for places in order:
+        for places in self._places(numbers):
             self._on_batch()
-            yield self._batch(places, generator)
+            yield self._batch(places, self._whole_groups(places, numbers), generator)
 
-    def _shuffled(self, numbers: np.random.Generator) -> list[np.ndarray]:
-        order = numbers.permutation(len(self._rows))
-        return np.array_split(order, self.steps)  # even sizes: a last batch of one picture has no variance to normalise
+    def _places(self, numbers: np.random.Generator) -> list[np.ndarray]:
+        if self._per_individual is None:
+            return shuffle_places(len(self._rows), steps=self.steps, numbers=numbers)
+        return group_places(
+            self._labels,
+            steps=self.steps,
+            batch_size=self._batch_size,
+            size=self._per_individual,
+            evenly=self._evenly,
+            negatives_share=self._negatives_share,
+            numbers=numbers,
+        )
 
-    def _grouped(self, numbers: np.random.Generator) -> list[np.ndarray]:
-        """P individuals x K images a batch; unknown individuals take their share of each batch.
+    def _whole_groups(self, places: np.ndarray, numbers: np.random.Generator) -> np.ndarray | None:
+        """Which pictures to mirror where that makes another individual of them: a group of K stays together."""
+        if self._flip != "new_individual" or self._per_individual is None:
+            return None
+        size = self._per_individual
+        named = int((self._labels[places] != UNKNOWN).sum())
+        mirrored = np.repeat(numbers.random(named // size) < 0.5, size)
+        return np.concatenate([mirrored, numbers.random(len(places) - named) < 0.5])
 
-        An individual with fewer than K images repeats some; one with more comes in several groups of K. About as many
-        images are seen as there are: which groups have to wait for another epoch is drawn.
-        """
-        assert self._per_individual is not None
-        known = np.flatnonzero(self._labels != UNKNOWN)
-        unknown = numbers.permutation(np.flatnonzero(self._labels == UNKNOWN))
-        unknown_each = round(self._batch_size * len(unknown) / len(self._rows))
-        individuals = max(1, (self._batch_size - unknown_each) // self._per_individual)
-        groups = numbers.permutation(self._groups(known, numbers))
-        drawn = np.resize(np.arange(len(groups)), self.steps * individuals).reshape(self.steps, individuals)
-        others = np.resize(unknown, (self.steps, unknown_each))
-        return [
-            np.concatenate([groups[mine].ravel(), theirs]).astype(int)
-            for mine, theirs in zip(drawn, others, strict=True)
-        ]
-
-    def _groups(self, known: np.ndarray, numbers: np.random.Generator) -> np.ndarray:
-        """Groups of K places with one label each: (G, K)."""
-        order = known[np.argsort(numbers.permutation(len(known)), kind="stable")]
-        order = order[np.argsort(self._labels[order], kind="stable")]
-        size = self._per_individual or 1
-        groups = []
-        for places in np.split(order, np.flatnonzero(np.diff(self._labels[order])) + 1):
-            groups.append(np.resize(places, (math.ceil(len(places) / size), size)))
-        return np.concatenate(groups)
-
-    def _batch(self, places: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _batch(
+        self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """A batch, on a processor a few pictures at a time, so that they stay in its cache."""
         size = _AT_ONCE if self._device.type == "cpu" else len(places)
-        parts = [self._varied(places[start : start + size], generator) for start in range(0, len(places), size)]
+        pieces = [slice(start, start + size) for start in range(0, len(places), size)]
+        parts = [
+            self._varied(places[piece], None if mirrored is None else mirrored[piece], generator) for piece in pieces
+        ]
         return torch.cat([pictures for pictures, _ in parts]), torch.cat([labels for _, labels in parts])
 
-    def _varied(self, places: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _varied(
+        self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         moved = self._strengths["affine"] > 0
         array = self._array[self._rows[places]]
         pictures = torch.from_numpy(np.ascontiguousarray(array if moved else centre_crop(array, self._geometry)))
@@ -122,14 +126,14 @@ class Batches:
         if moved:
             pictures = _affine(pictures, self._geometry, self._strengths["affine"], draw)
         if self._flip != "none":
-            pictures, labels = self._flipped(pictures, labels, draw)
+            chosen = draw.uniform() < 0.5 if mirrored is None else torch.from_numpy(mirrored).to(self._device)
+            pictures, labels = self._flipped(pictures, labels, chosen)
         for name, vary in (("colour", _colour), ("blur", _blur), ("erasing", _erase)):
             if self._strengths[name] > 0:
                 pictures = vary(pictures, self._strengths[name], draw)
         return pictures, labels
 
-    def _flipped(self, pictures: Tensor, labels: Tensor, draw: _Draw) -> tuple[Tensor, Tensor]:
-        mirrored = draw.uniform() < 0.5
+    def _flipped(self, pictures: Tensor, labels: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
         pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
         return pictures, self._renamed(labels, mirrored)
 
@@ -150,16 +154,19 @@ class FeatureBatches(Batches):
         super().__init__(array, *args, **options)
         self._mirrored = mirrored
 
-    def _varied(self, places: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _varied(
+        self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         rows = self._rows[places]
-        features, labels = (
-            torch.from_numpy(part).to(self._device) for part in (self._array[rows], self._labels[places])
-        )
+        features, labels = self._placed(self._array[rows]), self._placed(self._labels[places])
         if self._flip == "none":
             return features, labels
-        mirrored = _Draw(len(rows), generator).uniform() < 0.5
-        others = torch.from_numpy(self._mirrored[rows]).to(self._device)
-        return torch.where(mirrored[:, None], others, features), self._renamed(labels, mirrored)
+        chosen = _Draw(len(rows), generator).uniform() < 0.5 if mirrored is None else self._placed(mirrored)
+        others = self._placed(self._mirrored[rows])
+        return torch.where(chosen[:, None], others, features), self._renamed(labels, chosen)
+
+    def _placed(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
 
 
 class _Draw:

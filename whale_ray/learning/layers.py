@@ -1,6 +1,6 @@
-"""The modules that encoders and losses are put together from.
+"""The modules that encoders are put together from.
 
-Knows tensors alone: neither names of encoders or losses, nor files, nor training.
+Knows tensors alone: neither names of encoders, nor files, nor training.
 
 Features come in two forms: a map (B, C, h, w), or tokens (B, prefix + N, C) where the first `prefix` tokens
 (class token, registers) stand for no place in the picture.
@@ -138,89 +138,3 @@ def small_network() -> nn.Sequential:
         ("stage3", Residual(64, 128)),
     ]
     return nn.Sequential(OrderedDict(stages))
-
-
-class NamedOnly(nn.Module):
-    """A loss that knows named individuals only: (embeddings (B, D), labels (B,)) → scalar.
-
-    A label -1 would count as the last class in some of these losses and vanish in others: it is refused.
-    """
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss. Raises: ValueError for a label below zero."""
-        if bool((labels < 0).any()):
-            raise ValueError("this loss takes labels of named individuals only, but got the label -1")
-        loss: Tensor = self.loss(embeddings.float(), labels)
-        return loss
-
-
-def all_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    """Return every pair of a batch: (anchor, positive, anchor, negative) indices, no image with itself."""
-    same = labels[:, None] == labels
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    return (*torch.where(same & ~itself), *torch.where(~same))
-
-
-class MinedPairs(nn.Module):
-    """A loss over pairs or triplets of one batch: (embeddings (B, D), labels (B,)) → scalar.
-
-    `pairs` names the pairs (anchor, positive, anchor, negative) or triplets. Those whose positives are two
-    unknown whales are left out, and with `unknown_anchors=False` all whose anchor is one: an unknown whale is
-    a negative to each named image and nothing to another unknown whale.
-    """
-
-    def __init__(
-        self, loss: nn.Module, pairs: Callable[[Tensor, Tensor], tuple[Tensor, ...]], *, unknown_anchors: bool
-    ):
-        super().__init__()
-        self.loss = loss
-        self.pairs = pairs
-        self.unknown_anchors = unknown_anchors
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss; zero, with a gradient of zero, where the batch holds no pair."""
-        embeddings = embeddings.float()
-        found = self.pairs(embeddings, labels)
-        named = labels[found[0]] >= 0
-        if len(found) == 3:
-            kept = tuple(index[named] for index in found)
-        else:
-            against = torch.ones_like(found[2], dtype=torch.bool) if self.unknown_anchors else labels[found[2]] >= 0
-            kept = (found[0][named], found[1][named], found[2][against], found[3][against])
-        loss: Tensor = self.loss(embeddings, labels, kept)
-        return loss
-
-
-class ProxyAnchor(nn.Module):
-    """Proxy-Anchor loss (Kim et al., CVPR 2020): (embeddings (B, D), labels (B,)) → scalar.
-
-    Each individual's proxy is an anchor: log(1 + Σ exp(-alpha (cos - margin))) over its images in the batch,
-    averaged over the individuals that are in the batch, plus log(1 + Σ exp(alpha (cos + margin))) over all
-    other images, averaged over all individuals. An unknown whale (-1) is an other image of every proxy: the
-    formula has room for it, pytorch-metric-learning's code has not.
-    """
-
-    def __init__(self, num_classes: int, embedding_size: int, *, margin: float, alpha: float) -> None:
-        super().__init__()
-        self.proxies = nn.Parameter(torch.empty(num_classes, embedding_size))
-        nn.init.kaiming_normal_(self.proxies, mode="fan_out")
-        self.margin = margin
-        self.alpha = alpha
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss; labels in -1 … num_classes - 1."""
-        cosines = F.normalize(embeddings.float()) @ F.normalize(self.proxies).T
-        own = labels[:, None] == torch.arange(len(self.proxies), device=labels.device)
-        pull = _log_one_plus_sum(-self.alpha * (cosines - self.margin), own)
-        push = _log_one_plus_sum(self.alpha * (cosines + self.margin), ~own)
-        return pull.sum() / own.any(0).sum().clamp(min=1) + push.mean()
-
-
-def _log_one_plus_sum(exponents: Tensor, chosen: Tensor) -> Tensor:
-    """Return log(1 + Σ exp(exponents)) over the chosen rows of each column: (B, C) → (C,)."""
-    masked = exponents.masked_fill(~chosen, float("-inf"))
-    return torch.logsumexp(torch.cat([masked, torch.zeros_like(masked[:1])]), dim=0)

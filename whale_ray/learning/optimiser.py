@@ -1,50 +1,105 @@
-"""AdamW with groups, and the schedule of its rates; knows parameters, not what they are trained on."""
+"""AdamW with groups, and the schedule of its rates; knows encoders and losses as what has parameters.
+
+Trunk, head and proxies have rates of their own, and the trunk's falls from its last block down to its first.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Required, TypedDict
 
 import torch
 from torch import nn
+
+from whale_ray.learning.depth import blocks_of
+from whale_ray.learning.encoders import Encoder
 
 PROXY_FACTOR = 100.0
 SCHEDULES = ("cosine", "constant")
 
 
-def build_optimiser(parts: Iterable[tuple[nn.Module, float]], *, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW over the modules, each with its own peak learning rate; biases and norms do not decay.
+@dataclass(frozen=True)
+class Schedule:
+    """What share of its peak a learning rate has at each step (from 0): a line upwards, then `kind`.
 
-    Raises:
-        ValueError: no module has a parameter to learn.
+    steps: of an epoch. warmup_epochs: of the line. head_epochs: in these the trunk waits; its own line begins after
+    them, under the same curve.
     """
-    groups = [group for module, rate in parts for group in _groups(module, rate, weight_decay)]
+
+    epochs: int
+    steps: int
+    warmup_epochs: float = 1.0
+    head_epochs: int = 0
+    kind: str = "cosine"
+
+    def factor(self, step: int, *, waits: bool = False) -> float:
+        """Return the share at a step; `waits`: of the trunk, which begins after the head."""
+        begins = self.head_epochs * self.steps if waits else 0
+        warmup, total = self.warmup_epochs * self.steps, self.epochs * self.steps
+        line = (step - begins + 1) / (warmup + 1)
+        return max(0.0, min(1.0, line)) * self._curve((step - warmup) / max(1.0, total - warmup))
+
+    def _curve(self, done: float) -> float:
+        if self.kind == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * max(0.0, min(1.0, done))))
+
+
+class Rates(TypedDict, total=False):
+    """What `build_optimiser` takes as keywords."""
+
+    learning_rate: Required[float]
+    head_learning_rate: float | None
+    proxy_learning_rate: float | None
+    layer_decay: float
+    weight_decay: float
+
+
+def build_optimiser(
+    encoder: Encoder,
+    loss: nn.Module,
+    *,
+    learning_rate: float,
+    head_learning_rate: float | None = None,
+    proxy_learning_rate: float | None = None,
+    layer_decay: float = 1.0,
+    weight_decay: float = 1e-4,
+) -> torch.optim.AdamW:
+    """Return AdamW over all that learns; biases and normalisations do not decay.
+
+    learning_rate: of the trunk's last block; each block before has `layer_decay` times the rate of the next (ELECTRA:
+    Clark et al., ICLR 2020; for pictures BEiT: Bao et al., ICLR 2022). head_learning_rate: of pooling and neck; None
+    is `learning_rate`. proxy_learning_rate: of the loss's proxies; None is 100 times it (Kim et al., CVPR 2020).
+    Raises:
+        ValueError: nothing has a parameter to learn.
+    """
+    head = learning_rate if head_learning_rate is None else head_learning_rate
+    proxies = PROXY_FACTOR * learning_rate if proxy_learning_rate is None else proxy_learning_rate
+    trunk = [list(encoder.trunk.parameters())] if layer_decay == 1 else blocks_of(encoder.trunk)[::-1]
+    parts = [(block, learning_rate * layer_decay**height, True) for height, block in enumerate(trunk)]
+    parts += [(list(encoder.head.parameters()), head, False), (list(loss.parameters()), proxies, False)]
+    groups = [group for part in parts for group in _groups(*part, weight_decay=weight_decay)]
     if not groups:
         raise ValueError("something must be left to train, but trunk, head and loss have no free parameter")
     return torch.optim.AdamW(groups, fused=True)
 
 
-def _groups(module: nn.Module, rate: float, weight_decay: float) -> list[dict[str, object]]:
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _groups(
+    parameters: Iterable[nn.Parameter], rate: float, waits: bool, *, weight_decay: float
+) -> list[dict[str, object]]:
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
     decayed = [parameter for parameter in learned if parameter.ndim > 1]
     plain = [parameter for parameter in learned if parameter.ndim <= 1]
     return [
-        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
+        {"params": parameters, "lr": rate, "peak": rate, "waits": waits, "weight_decay": decay}
         for parameters, decay in ((decayed, weight_decay), (plain, 0.0))
         if parameters
     ]
 
 
-def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
-    """Set each group's learning rate to a share of its peak."""
+def set_rates(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Set each group's learning rate to its share of its peak at a step, counted from 0 over all epochs."""
     for group in optimiser.param_groups:
-        group["lr"] = group["peak"] * factor
-
-
-def schedule_factor(step: int, *, warmup: float, total: int, schedule: str) -> float:
-    """Return the share of the peak learning rate at a step (from 0): a line, then the schedule."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
+        group["lr"] = group["peak"] * schedule.factor(step, waits=group["waits"])

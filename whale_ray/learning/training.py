@@ -1,4 +1,4 @@
-"""Training: a generator that runs epochs over batches, and the state from which it goes on.
+"""Training: how one is started, and the generator that runs its epochs over batches.
 
 Knows an encoder, a loss and batches; knows neither Ray nor metrics, neither files nor the sweep.
 
@@ -14,20 +14,24 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from whale_ray.errors import TrainingError
+from whale_ray.learning.averaging import Average
 from whale_ray.learning.encoders import Encoder
 from whale_ray.learning.layers import settled_norms
-from whale_ray.learning.optimiser import PROXY_FACTOR, SCHEDULES, build_optimiser, schedule_factor, set_rates
+from whale_ray.learning.optimiser import SCHEDULES, Rates, Schedule, build_optimiser, set_rates
 from whale_ray.learning.precision import working_dtype
+from whale_ray.learning.state import Training
 
 if TYPE_CHECKING:
     from whale_ray.data.batches import Batches
+
+__all__ = ["Epoch", "Training", "start_training", "train_epochs"]
 
 
 @dataclass(frozen=True)
@@ -41,92 +45,21 @@ class Epoch:
     learning_rate: float
 
 
-class Training:
-    """An encoder, a loss, their optimiser and its schedule; `epoch` counts the finished epochs."""
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        loss: nn.Module,
-        optimiser: torch.optim.AdamW,
-        *,
-        epochs: int,
-        steps: int,
-        warmup_epochs: float,
-        schedule: str,
-        clip: float | None,
-        dtype: torch.dtype,
-        device: torch.device,
-        seed: int,
-    ) -> None:
-        self.encoder, self.loss, self.optimiser = encoder, loss, optimiser
-        self.epochs, self.steps, self.warmup_epochs = epochs, steps, warmup_epochs
-        self.schedule, self.clip = schedule, clip
-        self.dtype, self.device, self.seed = dtype, device, seed
-        self.epoch = 0
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return all that training needs to go on, copied to the CPU: a flat dict of tensors.
-
-        Keys: `epoch`, `encoder.<name>`, `loss.<name>`, `optimiser.<encoder or loss>.<name>.<moment>`. It can
-        be written by safetensors, or by torch and read under `weights_only`.
-        """
-        state = {"epoch": torch.tensor(self.epoch)}
-        for part, module in (("encoder", self.encoder), ("loss", self.loss)):
-            state |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
-        for name, parameter in self._parameters():
-            moments = self.optimiser.state.get(parameter, {})
-            state |= {f"optimiser.{name}.{moment}": value for moment, value in moments.items()}
-        return {
-            name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, value in state.items()
-        }
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` returned; this training must have been started the same way.
-
-        Raises:
-            RuntimeError: the state is of another encoder or loss.
-        """
-        self.encoder.load_state_dict(_under("encoder.", state))
-        self.loss.load_state_dict(_under("loss.", state))
-        for name, parameter in self._parameters():
-            if moments := _under(f"optimiser.{name}.", state):
-                self.optimiser.state[parameter] = {key: _like(key, parameter, moments[key]) for key in moments}
-        self.epoch = int(state["epoch"])
-
-    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for part, module in (("encoder", self.encoder), ("loss", self.loss)):
-            yield from ((f"{part}.{name}", parameter) for name, parameter in module.named_parameters())
-
-
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _like(key: str, parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """Return a moment laid out in memory as its parameter is: another layout changes the last digit."""
-    if key == "step":
-        return value.to(parameter.device, copy=True)
-    return torch.empty_like(parameter, requires_grad=False).copy_(value)
-
-
 def start_training(
     encoder: Encoder,
     loss: nn.Module,
     *,
     epochs: int,
     steps: int,
-    learning_rate: float,
-    head_learning_rate: float | None = None,
-    proxy_learning_rate: float | None = None,
-    weight_decay: float = 1e-4,
     warmup_epochs: float = 1,
+    head_epochs: int = 0,
     schedule: str = "cosine",
+    ema: float = 0.0,
     clip: float | None = 10.0,
     precision: str = "auto",
     device: torch.device | str = "cpu",
     seed: int,
+    **rates: Unpack[Rates],
 ) -> Training:
     """Return a training that has not begun; encoder and loss are moved to the device.
 
@@ -135,16 +68,15 @@ def start_training(
         loss: `(embeddings, labels) -> scalar`; its parameters are the proxies.
         epochs: how many in all; the schedule is laid over them.
         steps: batches an epoch.
-        learning_rate: of the trunk (AdamW).
-        head_learning_rate: of pooling and neck; None is the trunk's.
-        proxy_learning_rate: None is 100 times the trunk's (Kim et al., CVPR 2020).
-        weight_decay: of matrices and kernels; biases and normalisations have none.
         warmup_epochs: over which the rates rise from zero, in a line.
+        head_epochs: the first epochs, in which the trunk is still; it has a warm-up of its own after them.
         schedule: `cosine` falls to zero at the last step, `constant` stays.
+        ema: decay of the moving average of the weights, the `outcome` then; 0 is none.
         clip: greatest norm of the gradient, of the encoder and of the proxies each; None or 0 is no limit.
         precision: `auto`, `fp32` or `bf16`, see `working_dtype`.
         device: where the work is done.
         seed: of all that is random in the epochs.
+        rates: learning rates and weight decay, see `build_optimiser`.
 
     Raises:
         ValueError: an unknown schedule or precision, or nothing that could be trained.
@@ -154,19 +86,12 @@ def start_training(
     place = torch.device(device)
     encoder.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it takes it alone
     loss.to(place)
-    rates = [
-        (encoder.trunk, learning_rate),
-        (encoder.head, learning_rate if head_learning_rate is None else head_learning_rate),
-        (loss, PROXY_FACTOR * learning_rate if proxy_learning_rate is None else proxy_learning_rate),
-    ]
     return Training(
         encoder,
         loss,
-        build_optimiser(rates, weight_decay=weight_decay),
-        epochs=epochs,
-        steps=steps,
-        warmup_epochs=warmup_epochs,
-        schedule=schedule,
+        build_optimiser(encoder, loss, **rates),
+        Schedule(epochs, steps, warmup_epochs, head_epochs, schedule),
+        average=Average(encoder, ema) if ema else None,
         clip=clip,
         dtype=working_dtype(precision, place),
         device=place,
@@ -180,7 +105,7 @@ def train_epochs(training: Training, batches: Batches) -> Iterator[Epoch]:
     Raises:
         TrainingError: a loss that is not finite; the weights are spoiled then.
     """
-    for number in range(training.epoch + 1, training.epochs + 1):
+    for number in range(training.epoch + 1, training.schedule.epochs + 1):
         epoch = _train_epoch(training, batches, number)
         training.epoch = number
         yield epoch
@@ -189,12 +114,14 @@ def train_epochs(training: Training, batches: Batches) -> Iterator[Epoch]:
 def _train_epoch(training: Training, batches: Batches, number: int) -> Epoch:
     begun = time.perf_counter()
     _seed_everything(training.seed, number)
-    training.encoder.train()
-    training.loss.train()
+    training.set_stage(number)
     total, images, previous = 0.0, 0, None
+    done = (number - 1) * training.schedule.steps
     for step, (pictures, labels) in enumerate(batches.epoch(number)):
-        set_rates(training.optimiser, _rate_factor(training, (number - 1) * training.steps + step))
+        set_rates(training.optimiser, training.schedule, done + step)
         value = _train_step(training, pictures, labels)
+        if training.average is not None:
+            training.average.update(training.encoder, done + step)
         # the loss is read one step late: reading it at once would make the host wait for the device
         total += _finite(previous, number, step)
         previous = (value, len(labels))
@@ -209,11 +136,6 @@ def _seed_everything(seed: int, number: int) -> None:
     torch.manual_seed(int(drawn[0]))
     random.seed(int(drawn[1]))
     np.random.seed(int(drawn[1]))
-
-
-def _rate_factor(training: Training, step: int) -> float:
-    warmup, total = training.warmup_epochs * training.steps, training.epochs * training.steps
-    return schedule_factor(step, warmup=warmup, total=total, schedule=training.schedule)
 
 
 def _train_step(training: Training, pictures: Tensor, labels: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Checkpoint:
         scores = [row[objective] for row in epochs if row.get(objective) is not None]
         is_best = bool(scores) and epochs[-1].get(objective) == max(scores) and scores.count(max(scores)) == 1
         if self._best is not None and is_best:
-            _save_tensors(training.encoder.state_dict(), self._best)
+            _save_tensors(training.outcome.state_dict(), self._best)
         with replacing(self._state) as draft:
             torch.save({"training": training.state_dict(), "epochs": epochs}, draft)
 

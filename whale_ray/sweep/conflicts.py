@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from whale_ray.learning.losses import ACCEPTS_NEGATIVES
+from whale_ray.learning.losses import ACCEPTS_NEGATIVES, ORDERED, PAIR_LOSSES
 from whale_ray.sweep.reading import Reading
 from whale_ray.sweep.reference import NO_LOSS, SPEED, section_settings
 
@@ -45,9 +45,23 @@ def _check_negatives(reading: Reading) -> None:
         reading.fault("train.new_whale", f"{message} Take `new_whale: ignore`, or another loss.")
 
 
+def _check_negatives_share(reading: Reading) -> None:
+    shares = [share for share in reading.possible("train.negatives_share") if share]
+    wants = {"train.new_whale": ("ignore", "negative"), "train.sampler": ("shuffle", "pk")}
+    for key, (without, instead) in wants.items():
+        if shares and without in reading.possible(key):
+            message = f"`train.negatives_share` has no meaning with `{key}: {without}`."
+            reading.fault("train.negatives_share", f"{message} Take `{key}: {instead}`, or leave it out.")
+    least, most = (reading.possible(f"train.{key}") for key in ("batch_size", "images_per_individual"))
+    if shares and least and most and (left := round(min(least) * (1 - max(shares)))) < max(most):
+        came = f"a batch of {min(least)} less {max(shares):.0%} has room for {left} of {max(most)}"
+        message = f"`train.negatives_share` must leave room for the images of an individual, but {came}."
+        reading.fault("train.negatives_share", f"{message} Lower it, or enlarge the batch.")
+
+
 def _check_order(reading: Reading) -> None:
     pairs = [("train.warmup_epochs", "train.epochs")]
-    if "pk" in reading.possible("train.sampler"):
+    if set(reading.possible("train.sampler")) - {"shuffle"}:
         pairs.append(("train.images_per_individual", "train.batch_size"))
     if reading.fixed.get("search.scheduler") == "asha" and reading.fixed.get("search.resource") == "epochs":
         pairs.append(("search.grace", "train.epochs"))
@@ -57,6 +71,42 @@ def _check_order(reading: Reading) -> None:
             came = f"but got {max(most)} and {min(least)}"
             name = small if small in reading.places else large
             reading.fault(name, f"`{small}` must not be larger than `{large}`, {came}. Change one of them.")
+
+
+def _check_stages(reading: Reading) -> None:
+    stages = [value for value in reading.possible("train.head_epochs") if value]
+    if not stages:
+        return
+    if max(stages) >= (least := min(reading.possible("train.epochs"), default=max(stages) + 1)):
+        message = f"`train.head_epochs` must be smaller than `train.epochs`, but got {max(stages)} and {least}."
+        reading.fault("train.head_epochs", f"{message} To train the head alone, write `freeze: trunk`.")
+    if "trunk" in reading.possible("model.freeze"):
+        message = "`train.head_epochs` is for a trunk that is trained afterwards, but got `freeze: trunk`."
+        reading.fault("train.head_epochs", f"{message} Leave one of the two out.")
+    if "none" in reading.possible("model.neck") and (lone := set(reading.possible("loss.name")) & PAIR_LOSSES):
+        message = "`train.head_epochs` needs a head or proxies to train"
+        came = f"but got `neck: none` and a loss that has no proxies ({_listed(lone)})"
+        reading.fault("train.head_epochs", f"{message}, {came}. Take `neck: linear`, or leave it out.")
+
+
+def _check_memory(reading: Reading) -> None:
+    unable = set(reading.possible("loss.name")) - PAIR_LOSSES
+    if any(reading.possible("train.memory")) and unable:
+        able = _listed(PAIR_LOSSES)
+        message = f"`train.memory` is for losses that compare images ({able}), but got {_listed(unable)}"
+        reading.fault(
+            "train.memory", f"{message}, which compare them with proxies. Leave it out, or take another loss."
+        )
+
+
+def _check_margins(reading: Reading) -> None:
+    for loss in ("loss", *(f"loss.{name}" for name in reading.possible("loss.name"))):
+        for small, large in ORDERED.items():
+            low, high = (reading.possible(f"{loss}.{key}") for key in (small, large))
+            if low and high and max(low) > min(high):
+                came = f"but got {max(low):g} and {min(high):g}"
+                message = f"`{loss}.{small}` must not be larger than `{loss}.{large}`, {came}. Change one of them."
+                reading.fault(f"{loss}.{small}", message)
 
 
 def _check_objectives(reading: Reading) -> None:
@@ -113,7 +163,11 @@ def _listed(values: Iterable[Any]) -> str:
 CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_grid,
     _check_negatives,
+    _check_negatives_share,
     _check_order,
+    _check_stages,
+    _check_memory,
+    _check_margins,
     _check_objectives,
     _check_split,
     _check_ensemble,

@@ -100,7 +100,8 @@ def _train_rounds(
     moves = {name: train[name] for name in ("affine", "colour", "blur", "erasing")}
     options = {"batch_size": size, "seed": 0, "device": device, **moves}
     batches = Batches(pixels, geometry, rows, rows % _LABELS, images_per_individual=None, flip="none", **options)
-    loss = build_loss(num_classes=_LABELS, embedding_size=encoder.embedding_size, **settings["loss"]).to(device)
+    size, counts = encoder.embedding_size, batches.class_counts
+    loss = build_loss(num_classes=_LABELS, class_counts=counts, embedding_size=size, **settings["loss"]).to(device)
     training = start_training(
         encoder, loss, epochs=1 + _ROUNDS, steps=batches.steps, learning_rate=1e-6, device=device, seed=0
     )

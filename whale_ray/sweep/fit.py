@@ -83,6 +83,7 @@ class Fit:
             torch.manual_seed(self.settings["seed"])
             self.encoder = encoder_of(self.settings).to(self.device)
             training, epochs, note = self._training(batches), [], {"note": f"{error}; it begins anew"}
+        self.encoder = training.outcome
         self.earlier_seconds = sum(row["seconds"] for row in epochs)
         for epoch in train_epochs(training, batches):
             figures = self._figures(epoch, spent=sum(row["seconds"] for row in epochs))
@@ -126,7 +127,9 @@ class Fit:
             rows,
             labels,
             batch_size=train["batch_size"],
-            images_per_individual=train["images_per_individual"] if train["sampler"] == "pk" else None,
+            images_per_individual=None if train["sampler"] == "shuffle" else train["images_per_individual"],
+            evenly=train["sampler"] == "balanced",
+            negatives_share=train["negatives_share"],
             flip=train["flip"],
             **{name: train[name] for name in ("affine", "colour", "blur", "erasing")},
             seed=self.settings["seed"],
@@ -138,11 +141,16 @@ class Fit:
         from whale_ray.learning.losses import build_loss
         from whale_ray.learning.training import start_training
 
-        size = self.encoder.embedding_size
-        loss = build_loss(num_classes=batches.num_classes, embedding_size=size, **self.settings["loss"])
         train = self.settings["train"]
-        rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "weight_decay")
-        names = ("epochs", *rates, "warmup_epochs", "schedule", "clip", "precision")
+        loss = build_loss(
+            num_classes=batches.num_classes,
+            class_counts=batches.class_counts,
+            embedding_size=self.encoder.embedding_size,
+            memory=train["memory"],
+            **self.settings["loss"],
+        )
+        rates = ("learning_rate", "head_learning_rate", "proxy_learning_rate", "layer_decay", "weight_decay")
+        names = ("epochs", *rates, "warmup_epochs", "head_epochs", "schedule", "ema", "clip", "precision")
         return start_training(
             self.encoder,
             loss.to(self.device),

@@ -14,6 +14,7 @@ from typing import Any
 from whale_ray.durable import replacing
 from whale_ray.sweep.checkpoint import STATES
 from whale_ray.sweep.leaderboard import Record
+from whale_ray.sweep.reference import completed
 from whale_ray.sweep.spec import Sweep
 
 CONTINUED = ("epochs.csv", *(f"checkpoint/{name}" for name in STATES))
@@ -66,4 +67,5 @@ def note_on_epochs(sweep: Sweep, records: Iterable[Record]) -> Iterator[str]:
 
 
 def _but_epochs(settings: dict[str, Any]) -> str:
-    return json.dumps({**settings, "train": {**settings["train"], "epochs": 0}}, sort_keys=True)
+    whole = completed(settings)
+    return json.dumps({**whole, "train": {**whole["train"], "epochs": 0}}, sort_keys=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, get_args
 
@@ -113,11 +113,11 @@ SETTINGS: tuple[Setting, ...] = (
     _axis("train.batch_size", "int >= 2", 64, "photographs a step"),
     _axis(
         "train.sampler",
-        "choice pk shuffle",
+        "choice pk balanced shuffle",
         "pk",
-        "pk: some individuals, some images of each; shuffle: any order",
+        "pk: some individuals, some images of each; balanced: all individuals equally often; shuffle: any order",
     ),
-    _axis("train.images_per_individual", "int >= 1", 4, "images of an individual in a batch (sampler pk)"),
+    _axis("train.images_per_individual", "int >= 1", 4, "images of an individual in a batch (not with shuffle)"),
     _axis("train.learning_rate", "float > 0", 0.0001, "AdamW's, of the trunk"),
     _axis(
         "train.head_learning_rate",
@@ -131,9 +131,18 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "of the loss's proxies; null: 100 times the trunk's",
     ),
+    _axis(
+        "train.layer_decay",
+        "float > 0 <= 1",
+        1.0,
+        "each block of the trunk learns at this share of the rate of the block after it",
+    ),
+    _axis("train.head_epochs", "int >= 0", 0, "first epochs, in which the trunk is still; then all is trained"),
     _axis("train.weight_decay", "float >= 0", 0.0001, "AdamW's"),
     _axis("train.warmup_epochs", "float >= 0", 1.0, "epochs in which the learning rates rise from 0"),
     _axis("train.schedule", "choice cosine constant", "cosine", "the learning rates after the warm-up"),
+    _axis("train.memory", "int >= 0", 0, "embeddings of earlier batches that each is compared with (pair losses)"),
+    _axis("train.ema", "float >= 0 < 1", 0.0, "decay of the weights' moving average, scored and kept; 0: none"),
     _axis("train.clip", "float > 0 or null", 10.0, "largest norm of the gradient; null: any"),
     _part("train.precision", "choice auto fp32 bf16", "auto", "auto: bf16 where it pays on this device"),
     _axis(
@@ -141,6 +150,12 @@ SETTINGS: tuple[Setting, ...] = (
         "choice ignore negative",
         "ignore",
         "unknown individuals: left out, or negative to everyone",
+    ),
+    _axis(
+        "train.negatives_share",
+        "float > 0 < 1 or null",
+        None,
+        "their share of a batch (`new_whale: negative`); null: their share of the photographs",
     ),
     _axis(
         "train.flip",
@@ -236,6 +251,15 @@ def loss_settings(name: str) -> dict[str, Setting]:
     """The parameters of one loss as settings, each of which may be an axis."""
     parameters = {} if name == NO_LOSS else loss_parameters(name)
     return {key: _parameter_setting(parameter) for key, parameter in parameters.items()}
+
+
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a trial, those that came after it was written at their defaults."""
+    whole = {section: dict(part) if isinstance(part, Mapping) else part for section, part in settings.items()}
+    for setting in (*SETTINGS, *loss_settings(settings["loss"]["name"]).values()):
+        if setting.section in whole and setting.section in TRIAL_SECTIONS:
+            whole[setting.section].setdefault(setting.short, setting.default)
+    return whole
 
 
 def _parameter_setting(parameter: inspect.Parameter) -> Setting:

@@ -20,6 +20,7 @@ from whale_ray.durable import write_whole
 from whale_ray.sweep.dataset import Dataset
 from whale_ray.sweep.fit import Fit
 from whale_ray.sweep.plan import Settings
+from whale_ray.sweep.reference import completed
 from whale_ray.sweep.scores import (
     Scoring,
     Views,
@@ -70,7 +71,7 @@ class Work:
         self.trial = trial
         self.on_batch = on_batch
         written = json.loads((job.trial_folder(trial) / "settings.json").read_text())
-        self.settings: Settings = written["settings"]
+        self.settings: Settings = completed(written["settings"])
         self.scoring = job.scoring.of(written["kind"])
         self.device = torch.device("cuda" if job.gpus and torch.cuda.is_available() else "cpu")
         self.earlier_seconds = 0.0

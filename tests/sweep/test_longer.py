@@ -1,0 +1,32 @@
+"""More epochs for trials that have ended: which shorter trial a longer one begins from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from whale_ray.sweep.leaderboard import Record
+from whale_ray.sweep.longer import shorter_trial
+from whale_ray.sweep.spec import load_sweep
+
+
+def settings_of(tmp_path: Path, **train: Any) -> dict[str, Any]:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("name: longer\nmodel: {encoder: tiny}\nloss: {name: supcon}\ntrain: {schedule: constant}\n")
+    return load_sweep(file, [f"train.{key}={value}" for key, value in train.items()]).settings({})
+
+
+def ended(tmp_path: Path, settings: dict[str, Any]) -> Record:
+    folder = tmp_path / "ended"
+    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoint" / "state.pt").touch()
+    return Record("ended", folder, "trial", {}, settings, "", {"status": "finished"})
+
+
+def test_a_trial_that_was_written_before_a_key_was_there_is_gone_on_with(tmp_path: Path) -> None:
+    old = settings_of(tmp_path, epochs=3)
+    for key in ("ema", "memory", "head_epochs", "layer_decay", "negatives_share"):
+        del old["train"][key]
+    record = ended(tmp_path, old)
+    assert shorter_trial(settings_of(tmp_path, epochs=5), [record]) is record
+    assert shorter_trial(settings_of(tmp_path, epochs=5, memory=64), [record]) is None
