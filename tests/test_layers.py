@@ -26,7 +26,8 @@ bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
-sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.trust sweep.examples
+sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares
+sweep.importance sweep.headline sweep.trust sweep.examples
 sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
@@ -43,7 +44,7 @@ ALLOWED = {
     "ray": {"sweep.cluster", "sweep.metrics", "sweep.trial", "sweep.tuner", "serving.app"},
     "faiss": {"retrieval.neighbours"},
     "wandb": {"sweep.tracking"},
-    "optuna": {"sweep.space"},
+    "optuna": {"sweep.shares", "sweep.space"},
 }
 
 

@@ -24,9 +24,10 @@ from whale_ray.sweep.effects import plot_effects
 from whale_ray.sweep.examples import Photographs, find_examples, missing_files
 from whale_ray.sweep.figures import MARKERS
 from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headline
+from whale_ray.sweep.importance import FLOOR, SHARE, Row, judge_importance, write_importance
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
 from whale_ray.sweep.plan import label
-from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
+from whale_ray.sweep.plots import describe, is_share, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.spec import Sweep, load_sweep
 from whale_ray.sweep.tradeoff import front_of, plot_tradeoff
 from whale_ray.sweep.trust import judge_trust
@@ -34,6 +35,7 @@ from whale_ray.sweep.trust import judge_trust
 _HERE = Path(__file__).parent
 _SETTINGS_SHOWN = 10
 _AUDIT_SHOWN = 50
+_DIFFERENCES_SHOWN = 40
 SECTIONS = (
     ("result", "Result"),
     ("data", "Photographs"),
@@ -65,7 +67,12 @@ def write_report(run: Path, *, live: bool = False) -> Path:
     )
     environment.filters |= {"score": show_score, "seconds": _seconds}
     environment.filters |= {"setting": show_value, "percent_css": _css_percent}
-    page = environment.get_template("report.html.j2").render(_view(run, sweep), **_assets(), live=live)
+    records = _ranked(read_records(run), sweep)
+    importance = judge_importance(records, sweep, quick=live)
+    if not live:
+        write_importance(importance, run / "importance.csv")
+    view = _view(run, sweep, records) | _importance(importance, sweep.objective)
+    page = environment.get_template("report.html.j2").render(view, **_assets(), live=live)
     write_whole(run / "report.html", page)
     return run / "report.html"
 
@@ -77,10 +84,9 @@ def _assets() -> dict[str, str]:
     return {"style": (_HERE / "report.css").read_text(), "script": script, "script_hash": digest}
 
 
-def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
-    """Everything that the page shows."""
+def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
+    """Everything that the page shows of the trials and their photographs; records: best first."""
     objective = sweep.objective
-    records = _ranked(read_records(run), sweep)
     best = next((record for record in records if record.status == "finished"), None)
     unknown = str(sweep.fixed["data.unknown_label"])
     comparison = compare_trials(records, objective)
@@ -166,6 +172,28 @@ def _setting(row: Any) -> str:
     return ", ".join(
         [*parts, *([f"{row['whitened_size']:.0f} dimensions"] if is_number(row.get("whitened_size")) else [])]
     )
+
+
+def _importance(rows: Sequence[Row], objective: str) -> dict[str, Any]:
+    """Differences by axis, shares, and the noise floor; `reach` is the largest end of an interval, for drawing."""
+    differences = [row for row in rows if row.how not in (SHARE, FLOOR)]
+    ends = [abs(end) for row in differences for end in (row.value, row.low, row.high) if is_number(end)]
+    return {
+        "differences": differences[:_DIFFERENCES_SHOWN],
+        "differences_left": max(0, len(differences) - _DIFFERENCES_SHOWN),
+        "shares": [row for row in rows if row.how == SHARE],
+        "floors": [row for row in rows if row.how == FLOOR],
+        "notes": list(dict.fromkeys(row.note for row in differences)),
+        "reach": max(ends, default=0.0) or 1.0,
+        "points": lambda value: _points(value, objective),
+    }
+
+
+def _points(value: float, objective: str) -> str:
+    """A difference of scores: of a recall in percentage points."""
+    if not is_number(value):
+        return ABSENT
+    return f"{100 * value:+.1f}" if is_share(objective) else f"{value:+.3f}"
 
 
 def _retrieval(best: Record | None, objective: str) -> list[dict[str, Any]]:
