@@ -23,7 +23,7 @@ retrieval.whitening retrieval.setting
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.scoreboard retrieval.searches retrieval.evaluation
 bundle identify
-sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
+sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares

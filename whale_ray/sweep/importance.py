@@ -5,6 +5,7 @@ Reads the finished trials of a run; how a difference and a share are found is kn
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from whale_ray.sweep.contrasts import (
 from whale_ray.sweep.leaderboard import Record
 from whale_ray.sweep.outcomes import Outcomes, of_settings, of_trials, query_scores
 from whale_ray.sweep.scores import scoring_of
+from whale_ray.sweep.screening import confounding, said_of, screen
 from whale_ray.sweep.shares import FEWEST_TRIALS, explain
 from whale_ray.sweep.spec import Sweep
 
@@ -45,7 +47,7 @@ class Row:
 
     value, low, high: a difference of the objective (`second` less `first`), a share of its spread, or a standard
     deviation; NaN where it cannot be had. compared: matched pairs of a difference, else trials. note: what of the noise
-    the interval holds, or why there is none.
+    the interval holds, or why there is none. confounded_with: interactions that a screen's main effect may be instead.
     """
 
     axis: str
@@ -58,6 +60,7 @@ class Row:
     compared: int
     verdict: str
     note: str
+    confounded_with: str = ""
 
 
 def judge_importance(records: Sequence[Record], sweep: Sweep, *, quick: bool = False) -> list[Row]:
@@ -102,9 +105,9 @@ def _of_axes(trials: Sequence[Record], sweep: Sweep, by_seed: Spread | None) -> 
     if outcomes is None:
         return []
     points = [_whole_point(record, sweep) for record in same]
-    screen = sweep.fixed["search.strategy"] == "screen"
-    values = {axis.name: axis.listed() or () for axis in sweep.axes if screen or axis.name != "seed"}
-    if not screen:
+    screened = sweep.fixed["search.strategy"] == "screen"
+    values = {axis.name: axis.listed() or () for axis in sweep.axes if screened or axis.name != "seed"}
+    if not screened:
         listed = {name: own for name, own in values.items() if own}
         return _differences(PAIRED, matched_contrasts(points, listed), outcomes, by_seed, _noise(by_seed))
     fitting = [place for place, point in enumerate(points) if _lies_in(point, values)]
@@ -112,7 +115,14 @@ def _of_axes(trials: Sequence[Record], sweep: Sweep, by_seed: Spread | None) -> 
     outcomes = Outcomes(outcomes.scores[:, fitting], outcomes.clusters, outcomes.folds)
     spread = by_seed or left_over(points, values, outcomes.scores.mean(axis=0))
     note = _noise(by_seed) if by_seed or spread is None else "holds other queries, and what main effects leave over"
-    return _differences(EFFECT, main_effects(points, values), outcomes, spread, note)
+    rows = _differences(EFFECT, main_effects(points, values), outcomes, spread, note)
+    mixed = _confounded(list(values), int(sweep.fixed["search.trials"]))
+    return [dataclasses.replace(row, confounded_with=mixed[row.axis]) for row in rows]
+
+
+def _confounded(names: Sequence[str], runs: int) -> dict[str, str]:
+    found = confounding(screen(len(names), runs))
+    return {name: said_of(aliases, names) for name, aliases in zip(names, found.aliases, strict=True)}
 
 
 def _whole_point(record: Record, sweep: Sweep) -> dict[str, Any]:
