@@ -18,7 +18,7 @@ data.catalog data.census data.fluke data.scene data.synthetic
 data.pictures data.pixels data.audit data.split data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.losses learning.precision learning.optimiser learning.training
-retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking
+retrieval.embedding retrieval.occlusion retrieval.gallery retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.scoreboard retrieval.searches retrieval.evaluation
@@ -27,7 +27,7 @@ sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.r
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares
-sweep.importance sweep.headline sweep.trust sweep.examples
+sweep.importance sweep.headline sweep.trust sweep.maps sweep.thumbnails sweep.examples
 sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__

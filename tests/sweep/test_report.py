@@ -19,11 +19,12 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation import Evaluation, distinct_settings, evaluate
 from whale_ray.sweep.comparison import compare_trials
 from whale_ray.sweep.effects import plot_effects
-from whale_ray.sweep.examples import Photographs, find_examples
+from whale_ray.sweep.examples import find_examples
 from whale_ray.sweep.figures import Curve, Row, Scale, plot_curves, plot_rows, scale_of
 from whale_ray.sweep.leaderboard import leaderboard, read_record, read_records, write_record, write_result
 from whale_ray.sweep.report import write_report
 from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.thumbnails import Photographs
 from whale_ray.sweep.trust import judge_trust
 
 SWEEP = """

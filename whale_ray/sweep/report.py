@@ -19,16 +19,20 @@ import jinja2
 import pandas as pd
 
 from whale_ray.durable import write_whole
+from whale_ray.errors import DataError
 from whale_ray.sweep.comparison import Comparison, compare_trials
+from whale_ray.sweep.dataset import catalog_of
 from whale_ray.sweep.effects import plot_effects
-from whale_ray.sweep.examples import Photographs, find_examples, missing_files
+from whale_ray.sweep.examples import Examples, find_examples, missing_files, with_maps
 from whale_ray.sweep.figures import MARKERS
 from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headline
 from whale_ray.sweep.importance import FLOOR, SHARE, Row, judge_importance, write_importance
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
+from whale_ray.sweep.maps import MatchMaps, map_matches
 from whale_ray.sweep.plan import label
 from whale_ray.sweep.plots import describe, is_share, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.thumbnails import Photographs
 from whale_ray.sweep.tradeoff import front_of, plot_tradeoff
 from whale_ray.sweep.trust import judge_trust
 
@@ -72,6 +76,7 @@ def write_report(run: Path, *, live: bool = False) -> Path:
     if not live:
         write_importance(importance, run / "importance.csv")
     view = _view(run, sweep, records) | _importance(importance, sweep.objective)
+    view |= _gallery(run, view["best"], sweep, live=live)
     page = environment.get_template("report.html.j2").render(view, **_assets(), live=live)
     write_whole(run / "report.html", page)
     return run / "report.html"
@@ -123,7 +128,6 @@ def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
         "run": str(run),
         "bundle_path": shlex.quote(f"{run}/best"),
         "test_folder": shlex.quote(f"{sweep.fixed['data.root']}/test"),
-        **_gallery(best, sweep),
     }
 
 
@@ -223,13 +227,28 @@ def _parts(run: Path, sweep: Sweep) -> dict[str, int]:
     return counts | {f"{part}_named": int(rows["Id"].nunique()) for part, rows in named.groupby("part")}
 
 
-def _gallery(best: Record | None, sweep: Sweep) -> dict[str, Any]:
+def _gallery(run: Path, best: Record | None, sweep: Sweep, *, live: bool) -> dict[str, Any]:
+    """Examples of the best trial, with maps of the mistakes' matches; what is missing, and why."""
     folder = Path(sweep.fixed["data.root"]) / sweep.fixed["data.image_folder"]
-    if best is None:
-        return {"examples": None, "examples_missing": [], "photographs": str(folder)}
-    missing = missing_files(best)
-    examples = None if missing else find_examples(best, Photographs(folder))
-    return {"examples": examples, "examples_missing": missing, "photographs": str(folder)}
+    photographs = Photographs(folder)
+    missing = missing_files(best) if best else []
+    view: dict[str, Any] = {"examples": None, "examples_missing": missing, "photographs": str(folder), "maps": None}
+    if best is None or missing:
+        return view
+    examples = find_examples(best, photographs)
+    if not live and examples.mistakes:
+        examples, view["maps"] = _with_maps(run, best, examples, photographs)
+    return view | {"examples": examples}
+
+
+def _with_maps(run: Path, best: Record, examples: Examples, photographs: Photographs) -> tuple[Examples, MatchMaps]:
+    shown = (one for one in examples.mistakes if all(picture.data for picture in (one.query, *one.answers)))
+    try:
+        catalog = catalog_of(best.settings["data"])
+    except DataError as error:
+        return examples, MatchMaps({}, f"the photographs cannot be used: {error}", 0.0)
+    maps = map_matches(run, best, (pair for one in shown for pair in one.pairs), catalog)
+    return with_maps(examples, maps.found, photographs), maps
 
 
 def _css_percent(share: float) -> str:
