@@ -5,7 +5,7 @@ Knows what each query got from each trial; knows no page.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +16,41 @@ from whale_ray.sweep.outcomes import of_trials
 
 
 @dataclass(frozen=True)
+class Difference:
+    """What the best trial's objective is above another one's on the same queries, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the interval excludes zero; without one (NaN: too few individuals) nothing is."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What the queries of several trials say together.
 
     score, low, high: the objective when the trial is chosen on four folds and scored on the fifth, and its 95 %
-    interval. together: ids of trials whose paired interval of the difference to the best holds zero.
+    interval, NaN with too few individuals. differences: of the best trial to each other one, by id.
     """
 
     score: float
     low: float
     high: float
-    together: frozenset[str]
+    differences: Mapping[str, Difference]
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are enough individuals to tell trials apart."""
+        return not np.isnan(self.low)
+
+    @property
+    def together(self) -> frozenset[str]:
+        """The ids of trials that are not told apart from the best."""
+        return frozenset(trial for trial, one in self.differences.items() if not one.told_apart)
 
 
 def compare_trials(records: Sequence[Record], objective: str) -> Comparison | None:
@@ -36,11 +60,11 @@ def compare_trials(records: Sequence[Record], objective: str) -> Comparison | No
         return None
     scores = outcomes.scores
     chosen = _chosen_by_others(scores, outcomes.folds)
-    values = np.column_stack([chosen, scores[:, 1:] - scores[:, :1]])
+    values = np.column_stack([chosen, scores[:, :1] - scores[:, 1:]])
     low, high = bootstrap_interval(values, np.ones(values.shape, dtype=bool), outcomes.clusters)
-    others = zip(same[1:], low[1:], high[1:], strict=True)
-    together = frozenset(record.trial for record, below, above in others if not (below > 0 or above < 0))
-    return Comparison(float(chosen.mean()), float(low[0]), float(high[0]), together)
+    means, others = values.mean(axis=0), [record.trial for record in same[1:]]
+    found = [Difference(*map(float, each)) for each in zip(means[1:], low[1:], high[1:], strict=True)]
+    return Comparison(float(means[0]), float(low[0]), float(high[0]), dict(zip(others, found, strict=True)))
 
 
 def _chosen_by_others(scores: np.ndarray, folds: np.ndarray) -> np.ndarray:

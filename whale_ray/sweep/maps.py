@@ -115,7 +115,7 @@ class _Sight:
     def _box(self, image: str) -> Box | None:
         if BOX[0] not in self._rows:
             return None
-        x0, y0, x1, y1 = self._rows[list(BOX)].loc[image].to_numpy(dtype=float).tolist()
+        x0, y0, x1, y1 = [float(side) for side in self._rows[list(BOX)].loc[image].to_numpy()]
         return None if np.isnan(x0) else (x0, y0, x1, y1)
 
 

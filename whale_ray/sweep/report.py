@@ -95,6 +95,7 @@ def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
     best = next((record for record in records if record.status == "finished"), None)
     unknown = str(sweep.fixed["data.unknown_label"])
     comparison = compare_trials(records, objective)
+    quoted = comparison if sweep.ranked_by == objective else None  # it chooses trials by their score
     looks = looks_of(records)
     axes = [axis.name for axis in sweep.axes]
     return {
@@ -107,11 +108,14 @@ def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
         "counts": Counter(record.status for record in records),
         "best": best,
         "best_label": describe(best) if best else "",
-        "headline": write_headline(records, best, objective, comparison=comparison, unknown_label=unknown)
+        "headline": write_headline(records, best, objective, comparison=quoted, unknown_label=unknown)
         if best
         else None,
-        "cross_fitted": comparison is not None,
-        "together": len(comparison.together) if comparison else 0,
+        "cross_fitted": quoted is not None,
+        "comparison": comparison,
+        "frozen_shares": any(
+            one.kind == "baseline" and comparison is not None and one.trial in comparison.together for one in records
+        ),
         "table_scores": list(dict.fromkeys((objective, "recall@1", "recall@4", "map@5"))),
         "audit": _audit(run),
         "parts": _parts(run, sweep),
@@ -150,7 +154,7 @@ def _row(record: Record, axes: Sequence[str], objective: str, comparison: Compar
         "result": record.result,
         "point": [point.get(axis) for axis in axes],
         "label": label(point),
-        "together": comparison is not None and record.trial in comparison.together,
+        "beside": comparison.differences.get(record.trial) if comparison and comparison.judged else None,
         "vote": _setting(record.result),
         "score": record.result.get(objective),
         "epochs": _epochs(record),
