@@ -114,7 +114,11 @@ def _of_axes(trials: Sequence[Record], sweep: Sweep, by_seed: Spread | None) -> 
     points = [points[place] for place in fitting]
     outcomes = Outcomes(outcomes.scores[:, fitting], outcomes.clusters, outcomes.folds)
     spread = by_seed or left_over(points, values, outcomes.scores.mean(axis=0))
-    note = _noise(by_seed) if by_seed or spread is None else "holds other queries, and what main effects leave over"
+    note = (
+        _noise(by_seed)
+        if by_seed or spread is None
+        else "of a main effect allows for other queries and for what main effects leave over: seeds, interactions"
+    )
     rows = _differences(EFFECT, main_effects(points, values), outcomes, spread, note)
     mixed = _confounded(list(values), int(sweep.fixed["search.trials"]))
     return [dataclasses.replace(row, confounded_with=mixed[row.axis]) for row in rows]
@@ -141,9 +145,9 @@ def _lies_in(point: Mapping[str, Any], values: Mapping[str, Sequence[Any]]) -> b
 
 
 def _noise(by_seed: Spread | None) -> str:
-    return (
-        "holds other queries and other seeds" if by_seed else "holds other queries, not other seeds: none was repeated"
-    )
+    if by_seed:
+        return "of a training axis allows for other queries and for other seeds"
+    return "of a training axis allows for other queries, not for other seeds, since none was repeated"
 
 
 def _differences(
@@ -151,7 +155,7 @@ def _differences(
 ) -> list[Row]:
     found = estimate(contrasts, outcomes.scores, outcomes.clusters, spread=spread)
     if any(own.verdict == "no interval" for own in found):
-        note = "the queries are of too few individuals for an interval"
+        note = "cannot be given: the queries are of too few individuals"
     return _rows(how, contrasts, found, note)
 
 
@@ -197,10 +201,13 @@ def _of_retrieval(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
     except InputError as error:
         means = _table_means(trials, settings, sweep.objective)
         plain = [Estimate(float(one.weights @ means), np.nan, np.nan) for one in contrasts]
-        return _rows(PAIRED, contrasts, plain, f"from retrieval.csv alone: {error}")
+        return _rows(
+            PAIRED, contrasts, plain, f"of a retrieval axis cannot be given, since only retrieval.csv is there: {error}"
+        )
     scores = np.concatenate([pd.DataFrame(each, index=images).loc[clusters.index] for images, each in found], axis=1)
     outcomes = Outcomes(scores, clusters.to_numpy(dtype=str), np.zeros(len(clusters)))
-    note = f"over the {len(trials)} leading trials, holds other queries"
+    over = f"over the {len(trials)} leading trials, " if len(trials) > 1 else ""
+    note = f"of a retrieval axis, {over}allows for other queries"
     return _differences(PAIRED, contrasts, outcomes, None, note)
 
 

@@ -39,7 +39,7 @@ from whale_ray.sweep.trust import judge_trust
 _HERE = Path(__file__).parent
 _SETTINGS_SHOWN = 10
 _AUDIT_SHOWN = 50
-_DIFFERENCES_SHOWN = 40
+_DIFFERENCES_SHOWN, _PAIRS_SHOWN = 40, 3
 SECTIONS = (
     ("result", "Result"),
     ("data", "Photographs"),
@@ -184,17 +184,24 @@ def _setting(row: Any) -> str:
 
 def _importance(rows: Sequence[Row], objective: str) -> dict[str, Any]:
     """Differences by axis, shares, and the noise floor; `reach` is the largest end of an interval, for drawing."""
-    differences = [row for row in rows if row.how not in (SHARE, FLOOR)]
+    every = [row for row in rows if row.how not in (SHARE, FLOOR)]
+    differences = [row for axis in dict.fromkeys(row.axis for row in every) for row in _telling(every, axis)]
     ends = [abs(end) for row in differences for end in (row.value, row.low, row.high) if is_number(end)]
     return {
         "differences": differences[:_DIFFERENCES_SHOWN],
-        "differences_left": max(0, len(differences) - _DIFFERENCES_SHOWN),
+        "differences_left": len(every) - len(differences[:_DIFFERENCES_SHOWN]),
         "shares": [row for row in rows if row.how == SHARE],
         "floors": [row for row in rows if row.how == FLOOR],
-        "notes": list(dict.fromkeys(row.note for row in differences)),
+        "notes": list(dict.fromkeys(row.note for row in every)),
         "reach": max(ends, default=0.0) or 1.0,
         "points": lambda value: _points(value, objective),
     }
+
+
+def _telling(rows: Sequence[Row], axis: str) -> list[Row]:
+    """The largest differences of an axis, a few of them."""
+    own = [row for row in rows if row.axis == axis]
+    return sorted(own, key=lambda row: -abs(row.value) if is_number(row.value) else 1.0)[:_PAIRS_SHOWN]
 
 
 def _points(value: float, objective: str) -> str:
