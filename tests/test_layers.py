@@ -19,17 +19,19 @@ data.pictures data.pixels data.audit data.split data.sampling data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.ensemble learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses
 learning.precision learning.depth learning.optimiser learning.averaging learning.state learning.training
-retrieval.embedding retrieval.features retrieval.gallery retrieval.neighbours retrieval.ranking
+retrieval.embedding retrieval.features retrieval.occlusion
+retrieval.gallery retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation
 bundle identify
-sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
+sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores
 sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger
-sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.trust
-sweep.examples sweep.report
+sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares
+sweep.importance sweep.headline sweep.trust sweep.maps sweep.thumbnails sweep.examples
+sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web
@@ -45,7 +47,7 @@ ALLOWED = {
     "ray": {"sweep.cluster", "sweep.metrics", "sweep.trial", "sweep.tuner", "serving.app"},
     "faiss": {"retrieval.neighbours"},
     "wandb": {"sweep.tracking"},
-    "optuna": {"sweep.space"},
+    "optuna": {"sweep.shares", "sweep.space"},
 }
 
 

@@ -19,11 +19,12 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation import Evaluation, distinct_settings, evaluate
 from whale_ray.sweep.comparison import compare_trials
 from whale_ray.sweep.effects import plot_effects
-from whale_ray.sweep.examples import Photographs, find_examples
+from whale_ray.sweep.examples import find_examples
 from whale_ray.sweep.figures import Curve, Row, Scale, plot_curves, plot_rows, scale_of
 from whale_ray.sweep.leaderboard import leaderboard, read_record, read_records, write_record, write_result
 from whale_ray.sweep.report import write_report
 from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.thumbnails import Photographs
 from whale_ray.sweep.trust import judge_trust
 
 SWEEP = """
@@ -371,6 +372,57 @@ def test_two_equal_trials_are_not_told_apart_and_a_far_worse_one_is(run: Run) ->
     assert comparison is not None
     assert comparison.together == {"a2"}
     assert comparison.low <= comparison.score <= comparison.high
+
+
+def test_the_headline_is_what_choosing_on_four_folds_and_scoring_on_the_fifth_gives(run: Run) -> None:
+    for trial, noise, seed in (("a1", 1.0, 1), ("a2", 1.1, 2), ("a3", 1.2, 3)):
+        run.finish(run.begin(trial, {}), noise=noise, seed=seed)
+    records = read_records(run.folder)
+    tables = [pd.read_parquet(record.folder / "queries.parquet").query("known") for record in records]
+    scored = []
+    for place in range(len(tables[0])):
+        fold = tables[0]["fold"].iloc[place]
+        elsewhere = [(table["rank"][table["fold"] != fold] == 1).mean() for table in tables]
+        scored.append(tables[elsewhere.index(max(elsewhere))]["rank"].iloc[place] == 1)
+    comparison = compare_trials(records, "recall@1")
+    assert comparison is not None
+    assert comparison.score == pytest.approx(np.mean(scored))
+    assert f"<strong>{100 * np.mean(scored):.1f} %</strong>" in run.page()
+
+
+def test_trials_are_told_apart_as_a_paired_bootstrap_over_individuals_does(run: Run) -> None:
+    for trial, noise, seed in (("a1", 0.3, 1), ("a2", 1.4, 2), ("a3", 3.0, 3)):
+        run.finish(run.begin(trial, {}), noise=noise, seed=seed)
+    records = read_records(run.folder)
+    comparison = compare_trials(records, "map@5")
+    assert comparison is not None
+    first, *others = (pd.read_parquet(record.folder / "queries.parquet").set_index("image") for record in records)
+    random = np.random.default_rng(5)
+    for record, table in zip(records[1:], others, strict=True):
+        gains = first["average_precision@5"] - table["average_precision@5"].loc[first.index]
+        groups = [own.to_numpy() for _, own in gains.groupby(first["cluster"])]
+        drawn = random.integers(0, len(groups), (3000, len(groups)))
+        means = [np.concatenate([groups[place] for place in row]).mean() for row in drawn]
+        found = comparison.differences[record.trial]
+        assert found.value == pytest.approx(gains.mean())
+        assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.03)
+
+
+def test_how_many_trials_share_the_lead_is_said(run: Run) -> None:
+    for trial, noise, seed in (("a1", 0.3, 1), ("a2", 0.3, 1), ("a3", 9.0, 2)):
+        run.finish(run.begin(trial, {}), noise=noise, seed=seed)
+    assert "1 other trial shares the lead: <em>not told apart</em>" in run.page()
+    write_result(run.folder / "trials" / "a2", {"status": "failed", "error": "lost"})
+    assert "It is <em>told apart</em> from every other trial" in run.page()
+
+
+def test_a_sweep_ranked_by_speed_quotes_the_figure_of_its_best_trial(run: Run) -> None:
+    fixed = run.sweep.fixed | {"search.also": "milliseconds_per_image", "search.prefer": "milliseconds_per_image"}
+    (run.folder / "sweep.yaml").write_text(replace(run.sweep, fixed=fixed).to_yaml())
+    for trial, noise, speed in (("a1", 0.3, 9.0), ("a2", 2.0, 1.0)):
+        run.finish(run.begin(trial, {}), noise=noise, milliseconds_per_image=speed)
+    best = json.loads((run.folder / "trials" / "a2" / "result.json").read_text())["recall@1"]
+    assert f"<strong>{100 * best:.1f} %</strong>" in run.page()
 
 
 def test_an_axis_of_an_alternative_counts_only_the_trials_that_have_it(full: Run) -> None:

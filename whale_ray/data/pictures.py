@@ -7,7 +7,7 @@ Knows one picture at a time; knows no data set, no cache, no tensor.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,11 @@ def fit_image(image: Image.Image, geometry: Geometry, *, box: Box | None = None)
     fitted = image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=inside, reducing_gap=3.0)
     canvas[y0:y1, x0:x1] = np.asarray(fitted)
     return canvas
+
+
+def frame_of(size: tuple[int, int], geometry: Geometry, *, box: Box | None = None) -> Box:
+    """What an encoder sees of a picture of this width and height, in its pixels; with `pad` it may reach beyond it."""
+    return _region(replace(geometry, margin=0.0), _clipped(box, size))
 
 
 def _clipped(box: Box | None, size: tuple[int, int]) -> Box:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from whale_ray.errors import InputError
 from whale_ray.learning.losses import ACCEPTS_NEGATIVES, ORDERED, PAIR_LOSSES
 from whale_ray.sweep.reading import Reading
 from whale_ray.sweep.reference import NO_LOSS, SPEED, section_settings
@@ -29,9 +30,39 @@ def _check_grid(reading: Reading) -> None:
         if "search.trials" in reading.places:
             message = "`search.trials` has no meaning in a grid, which runs every combination."
             reading.fault("search.trials", f"{message} Leave it out, or take strategy: random or optuna.")
-    elif strategy and not reading.axes and not reading.faults:
+    elif strategy in ("random", "optuna") and not reading.axes and not reading.faults:
         message = f"`strategy: {strategy}` needs an axis, but every setting has one value."
         reading.fault("search.strategy", f"{message} Write a list or a range somewhere, or take strategy: grid.")
+
+
+def _check_screen(reading: Reading) -> None:
+    if reading.fixed.get("search.strategy") != "screen":
+        return
+    for axis in reading.axes:
+        if axis.when is not None:
+            message = (
+                f"a screen crosses all its axes, but `{axis.name}` exists only where {axis.when[0]} is {axis.when[1]}"
+            )
+            reading.fault(axis.name, f"{message}. Give it one value, or take another strategy.")
+        elif axis.values is None or len(axis.values) != 2:
+            came = "a range" if axis.values is None else f"{len(axis.values)} value{'s' * (len(axis.values) != 1)}"
+            remedy = "Write a list of two, or one value, or take another strategy."
+            reading.fault(
+                axis.name, f"an axis of a screen has exactly two values, but `{axis.name}` has {came}. {remedy}"
+            )
+    if len(reading.axes) < 2 and not reading.faults:
+        message = f"a screen needs two axes at least, but there is {len(reading.axes) or 'none'}."
+        reading.fault("search.strategy", f"{message} Write lists of two values, or take strategy: grid.")
+    if reading.fixed.get("search.scheduler") == "asha":
+        message = "a screen compares trials that have all ended, but `scheduler: asha` stops some."
+        reading.fault("search.scheduler", f"{message} Leave the scheduler out.")
+    if not reading.faults:
+        from whale_ray.sweep.screening import screen
+
+        try:
+            screen(len(reading.axes), int(reading.fixed["search.trials"]))
+        except InputError as error:
+            reading.fault("search.trials", f"{error}.")
 
 
 def _check_negatives(reading: Reading) -> None:
@@ -162,6 +193,7 @@ def _listed(values: Iterable[Any]) -> str:
 
 CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_grid,
+    _check_screen,
     _check_negatives,
     _check_negatives_share,
     _check_order,

@@ -1,29 +1,24 @@
-"""Queries to look at, beside the gallery photographs that were nearest: the worst mistakes first, then right answers.
+"""Queries to look at, beside the gallery photographs that were nearest: the surest mistakes first, then right answers.
 
 Reads what a finished trial left (queries.parquet, embeddings.npz) and the photographs; knows no page.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from whale_ray.data.pixels import decode_image
-from whale_ray.errors import ImageError
 from whale_ray.retrieval.gallery import unit
 from whale_ray.retrieval.searches import Vectors
 from whale_ray.retrieval.setting import setting_of
 from whale_ray.sweep.leaderboard import Record
-
-THUMBNAIL_SIDE = 220
-_QUALITY = 72
+from whale_ray.sweep.maps import MatchMap, Pair
+from whale_ray.sweep.scores import read_embeddings
+from whale_ray.sweep.thumbnails import Photographs
 
 
 @dataclass(frozen=True)
@@ -42,12 +37,39 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Sight:
+    """What a match rests on: the query and one answer as data URIs with their maps painted over.
+
+    cosine: of the two. most: what it loses where covering costs it most.
+    """
+
+    role: str
+    individual: str
+    query: str
+    answer: str
+    cosine: float
+    most: float
+
+
+@dataclass(frozen=True)
 class Example:
-    """One query and its nearest photographs. rank: of the right individual, 0 where it has none."""
+    """One query and its nearest photographs. rank: of the right individual, 0 where it has none.
+
+    sure: the probability that was given to the first answer, NaN where none was.
+    """
 
     query: Picture
     answers: tuple[Picture, ...]
     rank: int
+    sure: float
+    sights: tuple[Sight, ...] = ()
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The photographs whose maps are wanted, and with what."""
+        return tuple(
+            pair for one in self.answers for pair in ((self.query.image, one.image), (one.image, self.query.image))
+        )
 
 
 @dataclass(frozen=True)
@@ -59,37 +81,16 @@ class Examples:
     right: tuple[Example, ...]
 
 
-class Photographs:
-    """The folder of photographs, as small pictures to write into a page."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def thumbnail(self, image: str) -> tuple[str, str]:
-        """A data URI and ""; or "" and the reason why the photograph cannot be shown."""
-        path = self.folder / image
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            return "", "lies outside the folder of photographs"
-        if not path.is_file():
-            return "", "photograph not found"
-        try:
-            picture = decode_image(path)
-        except (ImageError, OSError) as error:
-            return "", f"cannot be shown: {error}"
-        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=_QUALITY)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", ""
-
-
 def find_examples(
-    record: Record, photographs: Photographs, *, mistakes: int = 8, strangers: int = 4, right: int = 6
+    record: Record, photographs: Photographs, *, mistakes: int = 12, strangers: int = 4, right: int = 6
 ) -> Examples:
-    """Examples of a finished trial: mistakes by falling cosine of the wrong answer, no pair of individuals twice;
-    strangers (no individual of the gallery) by falling cosine; right answers evenly from sure to barely.
+    """Examples of a finished trial: mistakes by falling probability of the wrong answer (where none was given, by its
+    cosine), no pair of individuals twice; strangers (no individual of the gallery) likewise; right answers evenly from
+    sure to barely.
     """
     queries = pd.read_parquet(record.folder / "queries.parquet").dropna(subset=["cosine"])
-    queries = queries.sort_values(["cosine", "image"], ascending=[False, True])
+    queries["sure"] = queries.get("match_probability", np.nan)
+    queries = queries.sort_values(["sure", "cosine", "image"], ascending=[False, False, True])
     known, first = queries["known"].astype(bool), queries["rank"] == 1
     wrong = queries[known & ~first].drop_duplicates(["individual", "nearest_individual"])
     taken = queries[queries["new"].astype(bool) & ~(queries["cosine"] < queries["threshold"])]
@@ -100,44 +101,87 @@ def find_examples(
     return Examples(*(tuple(viewer.example(query) for query in group.to_dict("records")) for group in groups))
 
 
+def with_maps(examples: Examples, maps: Mapping[Pair, MatchMap], photographs: Photographs) -> Examples:
+    """The examples, each mistake with the maps that there are of its matches."""
+    mistakes = tuple(replace(one, sights=tuple(_sights(one, maps, photographs))) for one in examples.mistakes)
+    return replace(examples, mistakes=mistakes)
+
+
+def _sights(example: Example, maps: Mapping[Pair, MatchMap], photographs: Photographs) -> list[Sight]:
+    sights = []
+    for answer, pairs in zip(example.answers, zip(example.pairs[::2], example.pairs[1::2], strict=True), strict=True):
+        if all(pair in maps for pair in pairs):
+            both = [maps[pair] for pair in pairs]
+            most = max(float(one.losses.max()) for one in both)
+            strength = max(float(np.abs(one.losses).max()) for one in both)
+            query, match = (
+                photographs.painted(pair[0], one.losses / (strength or 1.0), one.frame)
+                for pair, one in zip(pairs, both, strict=True)
+            )
+            sights.append(Sight(answer.role, answer.individual, query, match, both[0].cosine, most))
+    return sights
+
+
 class _Viewer:
-    """The embeddings of a trial, asked for the photographs nearest to a query."""
+    """The embeddings of a trial, asked for the photographs nearest to a query in its own split's gallery."""
 
     def __init__(self, record: Record, photographs: Photographs) -> None:
-        with np.load(record.folder / "embeddings.npz", allow_pickle=False) as stored:
-            views = {view: stored[view] for view in ("plain", "flip") if view in stored}
-            self.images, self.individuals, parts = (stored[name] for name in ("image", "individual", "part"))
+        self.views, self.table = read_embeddings(record.folder)
         self.unknown = record.settings["data"].get("unknown_label", "new_whale")
-        setting = setting_of(record.result)
-        held = Vectors(views, individuals=self.individuals, parts=parts, unknown_label=self.unknown)
-        self.vectors = unit(held.seen(setting.view))
-        self.gallery = np.flatnonzero((parts == "train") & (self.individuals != self.unknown))
+        self.setting = setting_of(record.result)
         self.photographs = photographs
+        self._galleries: dict[Any, _Gallery] = {}
+
+    def _gallery(self, split: Any) -> _Gallery:
+        if split not in self._galleries:
+            here = np.ones(len(self.table), dtype=bool)
+            if split is not None and "split" in self.table:
+                here = (self.table["split"] == split).to_numpy()
+            views = {name: view[here] for name, view in self.views.items()}
+            self._galleries[split] = _Gallery(self.table[here], views, self.setting, unknown=self.unknown)
+        return self._galleries[split]
 
     def example(self, query: Mapping[Any, Any]) -> Example:
         """The query, the nearest photograph of the answer, and the nearest of the right individual; of another one
         where the answer is right or nobody is.
         """
         image, truth, answer = (str(query[name]) for name in ("image", "individual", "nearest_individual"))
-        row = int(np.flatnonzero(self.images == image)[0])
-        distances = 1.0 - self.vectors[self.gallery] @ self.vectors[row]
-        names = self.individuals[self.gallery]
+        gallery = self._gallery(query.get("split"))
+        distances, names = gallery.distances(image), gallery.individuals
         wanted = [(names == answer, "the answer")]
         if query["known"] and truth != answer:
             wanted.append((names == truth, "the right individual"))
         else:
             wanted.append((names != answer, "nearest other individual"))
-        answers = [self._nearest(distances, mask, role) for mask, role in wanted if mask.any()]
-        return Example(self._picture(row, "query", None), tuple(answers), int(query["rank"]))
+        answers = [self._nearest(gallery, distances, mask, role) for mask, role in wanted if mask.any()]
+        shown = self._picture(image, truth, "query", None)
+        return Example(shown, tuple(answers), int(query["rank"]), float(query["sure"]))
 
-    def _nearest(self, distances: np.ndarray, mask: np.ndarray, role: str) -> Picture:
+    def _nearest(self, gallery: _Gallery, distances: np.ndarray, mask: np.ndarray, role: str) -> Picture:
         place = int(np.argmin(np.where(mask, distances, np.inf)))
-        return self._picture(int(self.gallery[place]), role, float(distances[place]))
+        image, individual = (str(names[place]) for names in (gallery.images, gallery.individuals))
+        return self._picture(image, individual, role, float(distances[place]))
 
-    def _picture(self, row: int, role: str, distance: float | None) -> Picture:
-        image = str(self.images[row])
+    def _picture(self, image: str, individual: str, role: str, distance: float | None) -> Picture:
         data, reason = self.photographs.thumbnail(image)
-        return Picture(image, str(self.individuals[row]), role, distance, data, reason)
+        return Picture(image, individual, role, distance, data, reason)
+
+
+class _Gallery:
+    """The photographs of one split: who is in its gallery, and how far a query is from them."""
+
+    def __init__(self, table: pd.DataFrame, views: Mapping[str, np.ndarray], setting: Any, *, unknown: str) -> None:
+        individuals, parts = (table[name].to_numpy(dtype=str) for name in ("individual", "part"))
+        vectors = unit(Vectors(views, individuals=individuals, parts=parts, unknown_label=unknown).seen(setting.view))
+        held = (parts == "train") & (individuals != unknown)
+        self.images, self.individuals = table["image"].to_numpy(dtype=str)[held], individuals[held]
+        self._vectors = vectors[held]
+        asking = table["image"].to_numpy(dtype=str)[parts == "val"]
+        self._queries = dict(zip(asking, vectors[parts == "val"], strict=True))
+
+    def distances(self, image: str) -> np.ndarray:
+        """The cosine distance of a query to each photograph of the gallery."""
+        return np.asarray(1.0 - self._vectors @ self._queries[image])
 
 
 def missing_files(record: Record) -> Sequence[str]:

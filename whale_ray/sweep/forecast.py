@@ -16,7 +16,8 @@ from whale_ray.data.pixels import room_for_pixels
 from whale_ray.errors import DataError
 from whale_ray.sweep.dataset import catalog_of, pixel_cache
 from whale_ray.sweep.leaderboard import Record, read_records
-from whale_ray.sweep.plan import baselines, first_settings, geometries, grid_points, label
+from whale_ray.sweep.plan import baselines, first_settings, geometries, label, listed_points
+from whale_ray.sweep.screening import RESOLUTIONS, confounding, fold_over, said_of, screen
 from whale_ray.sweep.spec import Sweep, trial_identity
 
 _GB = 1e9
@@ -49,12 +50,12 @@ def planned_runs(sweep: Sweep) -> int:
 
 
 def trials_left(sweep: Sweep, records: list[Record]) -> int:
-    """How many trials that train are still to be begun: cells of the grid that have none, or draws that are left."""
-    if sweep.fixed["search.strategy"] != "grid":
+    """How many trials that train are still to be begun: cells of a grid or screen that have none, or draws left."""
+    if (points := listed_points(sweep)) is None:
         return max(0, planned_trials(sweep) - sum(record.kind == "trial" for record in records))
     known = {record.trial for record in records}
     fingerprint = next((record.data_fingerprint for record in records), "")
-    ids = (trial_identity(sweep.settings(point), data_fingerprint=fingerprint) for point in grid_points(sweep.axes))
+    ids = (trial_identity(sweep.settings(point), data_fingerprint=fingerprint) for point in points)
     return sum(trial not in known for trial in ids)
 
 
@@ -72,7 +73,7 @@ def _machine() -> tuple[int, int]:
 
 def _search(sweep: Sweep) -> Iterator[str]:
     fixed, frozen = sweep.fixed, len(baselines(sweep))
-    up_to = "" if fixed["search.strategy"] == "grid" else "up to "
+    up_to = "" if listed_points(sweep) is not None else "up to "
     objective = sweep.objective + (f" and {sweep.also}, bundle by {sweep.ranked_by}" if sweep.also else "")
     hours = f", {fixed['search.hours']:g} hours at most" if fixed["search.hours"] else ""
     yield (
@@ -86,9 +87,24 @@ def _search(sweep: Sweep) -> Iterator[str]:
     for axis in sweep.axes:
         where = f"   (where {axis.when[0]} is {axis.when[1]})" if axis.when else ""
         yield f"  {axis.name}: {json.dumps(axis.written())}{where}"
+    if fixed["search.strategy"] == "screen":
+        yield from _confounded(sweep)
     for name, values in sweep.retrieval.items():
         if len(values) > 1:
             yield f"  retrieval.{name}: {json.dumps(list(values))}   (never retrained)"
+
+
+def _confounded(sweep: Sweep) -> Iterator[str]:
+    """What the screen cannot tell apart, and how it grows."""
+    runs, names = planned_trials(sweep), [axis.name for axis in sweep.axes]
+    found = confounding(screen(len(names), runs))
+    yield f"  the screen: {RESOLUTIONS[found.resolution]}"
+    for name, aliases in zip(names, found.aliases, strict=True):
+        if aliases:
+            yield f"    {name} is mixed with {said_of(aliases, names)}"
+    if doubled := fold_over(len(names), runs):
+        clear = f"a fold-over, {RESOLUTIONS[doubled.resolution]}"
+        yield f"  search.trials={2 * runs} keeps these trials and adds as many: {clear}"
 
 
 def _progress(sweep: Sweep, run: Path, records: list[Record]) -> Iterator[str]:

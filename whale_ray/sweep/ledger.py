@@ -32,7 +32,7 @@ from whale_ray.sweep.leaderboard import (
     write_result,
 )
 from whale_ray.sweep.longer import begin_from, note_on_epochs, shorter_trial
-from whale_ray.sweep.plan import Point, Settings, baselines, first_settings, grid_points
+from whale_ray.sweep.plan import Point, Settings, baselines, first_settings, grid_points, listed_points
 from whale_ray.sweep.scores import is_scored_by, rescore_for_good, scoring_of
 from whale_ray.sweep.space import Proposal, Study
 from whale_ray.sweep.spec import Sweep, trial_identity
@@ -150,7 +150,7 @@ class Ledger:
         return None
 
     def _room(self, done: int) -> bool:
-        return bool(self.sweep.fixed["search.strategy"] == "grid" or done < self.sweep.fixed["search.trials"])
+        return listed_points(self.sweep) is not None or done < int(self.sweep.fixed["search.trials"])
 
     def _propose(self) -> str | None:
         """The id of a new trial at a point that has none yet; None where the space has no more."""
@@ -166,6 +166,9 @@ class Ledger:
     def _proposals(self) -> Iterator[Proposal]:
         """What the search draws; after many repeats, what it has left out, where the space can be listed."""
         drawn = iter(self._study.ask, None)
+        if listed_points(self.sweep) is not None:
+            yield from drawn
+            return
         yield from islice(drawn, _REPEATS)
         if any(axis.listed() is None for axis in self.sweep.axes):
             yield from islice(drawn, 10 * _REPEATS)

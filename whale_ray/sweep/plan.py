@@ -13,6 +13,7 @@ from whale_ray.data.pixels import Geometry
 from whale_ray.retrieval.evaluation import RetrievalSetting, distinct_settings
 from whale_ray.sweep.axes import Axis
 from whale_ray.sweep.dataset import geometry_of
+from whale_ray.sweep.screening import screen
 from whale_ray.sweep.settings import image_size
 from whale_ray.sweep.spec import Sweep
 
@@ -52,6 +53,20 @@ def _extended(point: Point, axis: Axis) -> list[Point]:
     if not exists(axis, point):
         return [point]
     return [{**point, axis.name: value} for value in axis_values(axis)]
+
+
+def listed_points(sweep: Sweep) -> Iterator[Point] | None:
+    """Every point that the sweep is to try, where that is settled before it starts: a grid, a screen; else None."""
+    strategy = sweep.fixed["search.strategy"]
+    if strategy == "grid":
+        return grid_points(sweep.axes)
+    return screen_points(sweep.axes, sweep.fixed["search.trials"]) if strategy == "screen" else None
+
+
+def screen_points(axes: Sequence[Axis], runs: int) -> Iterator[Point]:
+    """The runs of a screening design; the first has the first value of each axis."""
+    for row in screen(len(axes), runs):
+        yield {axis.name: axis_values(axis)[place] for axis, place in zip(axes, row, strict=True)}
 
 
 def exists(axis: Axis, point: Point) -> bool:

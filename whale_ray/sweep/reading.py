@@ -58,6 +58,7 @@ def read_settings(root: Node, faults: list[Fault]) -> Reading:
     for section in SECTIONS:
         _read_section(reading, section, root.get(section) or Node({}))
     _follow_seed(reading)
+    _follow_axes(reading)
     return reading
 
 
@@ -99,6 +100,14 @@ def _follow_seed(reading: Reading) -> None:
     for key in ("split.seed", "search.seed"):
         if key not in reading.places and first:
             reading.fixed[key] = first[0]
+
+
+def _follow_axes(reading: Reading) -> None:
+    """A screen whose number of trials is left out has the fewest that its axes allow."""
+    if reading.fixed.get("search.strategy") == "screen" and "search.trials" not in reading.places:
+        from whale_ray.sweep.screening import smallest_screen
+
+        reading.fixed["search.trials"] = smallest_screen(len(reading.axes))
 
 
 def _read_section(reading: Reading, section: str, node: Node) -> None:

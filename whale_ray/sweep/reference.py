@@ -187,11 +187,16 @@ SETTINGS: tuple[Setting, ...] = (
     _free("retrieval.whitened_size", "int >= 2 <= 65536 or null", 128, "dimensions that it keeps; null: all"),
     _plain(
         "search.strategy",
-        "choice grid random optuna",
+        "choice grid screen random optuna",
         "grid",
-        "grid: every combination; the others draw trials",
+        "grid: every combination; screen: few that tell two values of each axis apart; the others draw trials",
     ),
-    _plain("search.trials", "int >= 1", 20, "how many are drawn (not with a grid)"),
+    _plain(
+        "search.trials",
+        "int >= 1",
+        20,
+        "how many are drawn (not with a grid); of a screen the size, left out: the smallest",
+    ),
     _plain("search.hours", "float > 0 or null", None, "budget of all sittings; no trial starts after it; null: none"),
     _plain("search.objective", " ".join(("choice", *OBJECTIVES)), "recall@1", "what is to be large"),
     _plain(

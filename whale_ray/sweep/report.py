@@ -19,21 +19,27 @@ import jinja2
 import pandas as pd
 
 from whale_ray.durable import write_whole
+from whale_ray.errors import DataError
 from whale_ray.sweep.comparison import Comparison, compare_trials
+from whale_ray.sweep.dataset import catalog_of
 from whale_ray.sweep.effects import plot_effects
-from whale_ray.sweep.examples import Photographs, find_examples, missing_files
+from whale_ray.sweep.examples import Examples, find_examples, missing_files, with_maps
 from whale_ray.sweep.figures import MARKERS
 from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headline
+from whale_ray.sweep.importance import FLOOR, SHARE, Row, judge_importance, write_importance
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
+from whale_ray.sweep.maps import MatchMaps, map_matches
 from whale_ray.sweep.plan import label
-from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
+from whale_ray.sweep.plots import describe, is_share, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.thumbnails import Photographs
 from whale_ray.sweep.tradeoff import front_of, plot_tradeoff
 from whale_ray.sweep.trust import judge_trust
 
 _HERE = Path(__file__).parent
 _SETTINGS_SHOWN = 10
 _AUDIT_SHOWN = 50
+_DIFFERENCES_SHOWN, _PAIRS_SHOWN = 40, 3
 SECTIONS = (
     ("result", "Result"),
     ("data", "Photographs"),
@@ -65,7 +71,13 @@ def write_report(run: Path, *, live: bool = False) -> Path:
     )
     environment.filters |= {"score": show_score, "seconds": _seconds}
     environment.filters |= {"setting": show_value, "percent_css": _css_percent}
-    page = environment.get_template("report.html.j2").render(_view(run, sweep), **_assets(), live=live)
+    records = _ranked(read_records(run), sweep)
+    importance = judge_importance(records, sweep, quick=live)
+    if not live:
+        write_importance(importance, run / "importance.csv")
+    view = _view(run, sweep, records) | _importance(importance, sweep.objective)
+    view |= _gallery(run, view["best"], sweep, live=live)
+    page = environment.get_template("report.html.j2").render(view, **_assets(), live=live)
     write_whole(run / "report.html", page)
     return run / "report.html"
 
@@ -77,13 +89,13 @@ def _assets() -> dict[str, str]:
     return {"style": (_HERE / "report.css").read_text(), "script": script, "script_hash": digest}
 
 
-def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
-    """Everything that the page shows."""
+def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
+    """Everything that the page shows of the trials and their photographs; records: best first."""
     objective = sweep.objective
-    records = _ranked(read_records(run), sweep)
     best = next((record for record in records if record.status == "finished"), None)
     unknown = str(sweep.fixed["data.unknown_label"])
     comparison = compare_trials(records, objective)
+    quoted = comparison if sweep.ranked_by == objective else None  # it chooses trials by their score
     looks = looks_of(records)
     axes = [axis.name for axis in sweep.axes]
     return {
@@ -96,11 +108,14 @@ def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
         "counts": Counter(record.status for record in records),
         "best": best,
         "best_label": describe(best) if best else "",
-        "headline": write_headline(records, best, objective, comparison=comparison, unknown_label=unknown)
+        "headline": write_headline(records, best, objective, comparison=quoted, unknown_label=unknown)
         if best
         else None,
-        "cross_fitted": comparison is not None,
-        "together": len(comparison.together) if comparison else 0,
+        "cross_fitted": quoted is not None,
+        "comparison": comparison,
+        "frozen_shares": any(
+            one.kind == "baseline" and comparison is not None and one.trial in comparison.together for one in records
+        ),
         "table_scores": list(dict.fromkeys((objective, "recall@1", "recall@4", "map@5"))),
         "audit": _audit(run),
         "parts": _parts(run, sweep),
@@ -117,7 +132,6 @@ def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
         "run": str(run),
         "bundle_path": shlex.quote(f"{run}/best"),
         "test_folder": shlex.quote(f"{sweep.fixed['data.root']}/test"),
-        **_gallery(best, sweep),
     }
 
 
@@ -140,7 +154,7 @@ def _row(record: Record, axes: Sequence[str], objective: str, comparison: Compar
         "result": record.result,
         "point": [point.get(axis) for axis in axes],
         "label": label(point),
-        "together": comparison is not None and record.trial in comparison.together,
+        "beside": comparison.differences.get(record.trial) if comparison and comparison.judged else None,
         "vote": _setting(record.result),
         "score": record.result.get(objective),
         "epochs": _epochs(record),
@@ -166,6 +180,35 @@ def _setting(row: Any) -> str:
     return ", ".join(
         [*parts, *([f"{row['whitened_size']:.0f} dimensions"] if is_number(row.get("whitened_size")) else [])]
     )
+
+
+def _importance(rows: Sequence[Row], objective: str) -> dict[str, Any]:
+    """Differences by axis, shares, and the noise floor; `reach` is the largest end of an interval, for drawing."""
+    every = [row for row in rows if row.how not in (SHARE, FLOOR)]
+    differences = [row for axis in dict.fromkeys(row.axis for row in every) for row in _telling(every, axis)]
+    ends = [abs(end) for row in differences for end in (row.value, row.low, row.high) if is_number(end)]
+    return {
+        "differences": differences[:_DIFFERENCES_SHOWN],
+        "differences_left": len(every) - len(differences[:_DIFFERENCES_SHOWN]),
+        "shares": [row for row in rows if row.how == SHARE],
+        "floors": [row for row in rows if row.how == FLOOR],
+        "notes": list(dict.fromkeys(row.note for row in every)),
+        "reach": max(ends, default=0.0) or 1.0,
+        "points": lambda value: _points(value, objective),
+    }
+
+
+def _telling(rows: Sequence[Row], axis: str) -> list[Row]:
+    """The largest differences of an axis, a few of them."""
+    own = [row for row in rows if row.axis == axis]
+    return sorted(own, key=lambda row: -abs(row.value) if is_number(row.value) else 1.0)[:_PAIRS_SHOWN]
+
+
+def _points(value: float, objective: str) -> str:
+    """A difference of scores: of a recall in percentage points."""
+    if not is_number(value):
+        return ABSENT
+    return f"{100 * value:+.1f}" if is_share(objective) else f"{value:+.3f}"
 
 
 def _retrieval(best: Record | None, objective: str) -> list[dict[str, Any]]:
@@ -195,13 +238,28 @@ def _parts(run: Path, sweep: Sweep) -> dict[str, int]:
     return counts | {f"{part}_named": int(rows["Id"].nunique()) for part, rows in named.groupby("part")}
 
 
-def _gallery(best: Record | None, sweep: Sweep) -> dict[str, Any]:
+def _gallery(run: Path, best: Record | None, sweep: Sweep, *, live: bool) -> dict[str, Any]:
+    """Examples of the best trial, with maps of the mistakes' matches; what is missing, and why."""
     folder = Path(sweep.fixed["data.root"]) / sweep.fixed["data.image_folder"]
-    if best is None:
-        return {"examples": None, "examples_missing": [], "photographs": str(folder)}
-    missing = missing_files(best)
-    examples = None if missing else find_examples(best, Photographs(folder))
-    return {"examples": examples, "examples_missing": missing, "photographs": str(folder)}
+    photographs = Photographs(folder)
+    missing = missing_files(best) if best else []
+    view: dict[str, Any] = {"examples": None, "examples_missing": missing, "photographs": str(folder), "maps": None}
+    if best is None or missing:
+        return view
+    examples = find_examples(best, photographs)
+    if not live and examples.mistakes:
+        examples, view["maps"] = _with_maps(run, best, examples, photographs)
+    return view | {"examples": examples}
+
+
+def _with_maps(run: Path, best: Record, examples: Examples, photographs: Photographs) -> tuple[Examples, MatchMaps]:
+    shown = (one for one in examples.mistakes if all(picture.data for picture in (one.query, *one.answers)))
+    try:
+        catalog = catalog_of(best.settings["data"])
+    except DataError as error:
+        return examples, MatchMaps({}, f"the photographs cannot be used: {error}", 0.0)
+    maps = map_matches(run, best, (pair for one in shown for pair in one.pairs), catalog)
+    return with_maps(examples, maps.found, photographs), maps
 
 
 def _css_percent(share: float) -> str:

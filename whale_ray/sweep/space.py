@@ -1,7 +1,8 @@
-"""Which trial comes next: grids, random draws and Optuna searches, one queue for all three.
+"""Which trial comes next: grids, screens, random draws and Optuna searches, one queue for all of them.
 
-Every strategy asks one Optuna study, kept in the run folder: a grid enqueues its cells, `random` and `optuna`
-sample. Knows points of the space; how a point becomes a trial's settings is `spec`'s, what a trial does is `trial`'s.
+Every strategy asks one Optuna study, kept in the run folder: a grid and a screen enqueue their cells, `random` and
+`optuna` sample. Knows points of the space; how a point becomes a trial's settings is `spec`'s, what a trial does is
+`trial`'s.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import optuna
 from optuna.trial import TrialState
 
 from whale_ray.sweep.axes import Axis
-from whale_ray.sweep.plan import Point, exists, grid_points
+from whale_ray.sweep.plan import Point, exists, listed_points
 from whale_ray.sweep.spec import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -63,12 +64,12 @@ class Study:
     """The Optuna study of one run folder: asked for points, told what became of their trials."""
 
     def __init__(self, sweep: Sweep, path: Path, *, begun: Collection[str], known: Callable[[Point], bool]) -> None:
-        """begun: the trials that there are. known: whether a cell of a grid has its trial and need not be asked for."""
+        """begun: the trials that there are. known: whether a cell has its trial and need not be asked for."""
         strategy = sweep.fixed["search.strategy"]
         seed = int(sweep.fixed["search.seed"])
         self._axes = sweep.axes
-        cells = (point for point in grid_points(sweep.axes) if not known(point))
-        self._cells = cells if strategy == "grid" else None
+        cells = listed_points(sweep)
+        self._cells = None if cells is None else (point for point in cells if not known(point))
         # A search that goes on must not draw its first points again; `random` does, and passes over them, so that it
         # ends as if it had never stopped.
         sampler = _tree_parzen(seed + len(begun)) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed)
@@ -88,7 +89,7 @@ class Study:
         self._study.tell(left_by_a_kill.number, state=TrialState.FAIL)
 
     def ask(self) -> Proposal | None:
-        """The next point; None where a grid has no more."""
+        """The next point; None where a grid or a screen has no more."""
         if self._cells is not None:
             cell = next(self._cells, None)
             return None if cell is None else self.ask_for(cell)
