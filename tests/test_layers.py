@@ -19,7 +19,7 @@ data.pictures data.pixels data.audit data.split data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.losses learning.precision learning.optimiser learning.training
 retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking
-retrieval.whitening retrieval.setting
+retrieval.whitening retrieval.setting retrieval.expansion retrieval.reciprocal retrieval.matching
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.scoreboard retrieval.searches retrieval.evaluation
 bundle identify

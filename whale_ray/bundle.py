@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.errors import BundleError
+from whale_ray.retrieval.setting import setting_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -206,11 +207,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         for name in ("recall@1", "recall@4", "recall@16", "map@5", "auroc", "baks", "baus")
     ]
     retrieval = ", ".join(f"{key} {value}" for key, value in sorted(manifest["retrieval"].items()) if value is not None)
-    threshold = manifest["threshold"]
     retrained = bool(manifest.get("retrained_on_all"))
-    new = "no threshold: nothing in the data was unknown"
-    if threshold is not None:
-        new = f"where the first individual is farther than {1 - threshold:.3g} (cosine below {threshold:.6g})"
     return "\n".join(
         [
             f"# {manifest['id']}",
@@ -219,7 +216,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
             "",
             f"- Encoder: {manifest['settings']['model']['encoder']}, {manifest['embedding_size']} dimensions",
             f"- Retrieval: {retrieval}",
-            f"- Probably new: {new}",
+            f"- Probably new: {_what_is_new(manifest)}",
             f"- Data: fingerprint {manifest['data_fingerprint']}",
             "",
             f"Measured on {scores['known_queries']} known queries and {scores['queries']} validation photographs,",
@@ -235,6 +232,15 @@ def model_card(manifest: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _what_is_new(manifest: Mapping[str, Any]) -> str:
+    threshold = manifest["threshold"]
+    if threshold is None:
+        return "no threshold: nothing in the data was unknown"
+    if setting_of(manifest["retrieval"]).manner.plain:
+        return f"where the first individual is farther than {1 - threshold:.3g} (cosine below {threshold:.6g})"
+    return f"where what ranks the first individual, here no plain cosine, is below {threshold:.6g}"
 
 
 def _figure(scores: Mapping[str, Any], name: str) -> str:

@@ -169,7 +169,7 @@ def _table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outcome], qu
 
 
 def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
-    """A row a setting; neighbours and temperature are absent where the vote has none."""
+    """A row a setting; what has no meaning beside the rest is absent, as neighbours where the vote has none."""
     warmths = [setting.temperature if VOTES[setting.vote].has_temperature else None for setting in settings]
     return pd.DataFrame(
         {
@@ -179,6 +179,12 @@ def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
             "flip": [setting.flip for setting in settings],
             "whiten": [setting.whiten for setting in settings],
             "whitened_size": pd.array([setting.whitened_size for setting in settings], dtype="Int64"),
+            "expand_query": [setting.expand_query for setting in settings],
+            "augment_gallery": [setting.augment_gallery for setting in settings],
+            "rerank": [setting.rerank for setting in settings],
+            "rerank_k1": pd.array([setting.rerank_k1 for setting in settings], dtype="Int64"),
+            "rerank_k2": pd.array([setting.rerank_k2 for setting in settings], dtype="Int64"),
+            "rerank_lambda": np.array([setting.rerank_lambda for setting in settings], dtype=np.float64),
         }
     )
 

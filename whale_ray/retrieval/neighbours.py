@@ -16,6 +16,10 @@ import numpy as np
 
 from whale_ray.retrieval.gallery import STEPS, GalleryIndex, unit
 
+Rescore = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From unit queries (q, D) and their cosines to the whole gallery (q, N), in the order of the index: other scores
+(q, N) in [-1, 1], by which images are near."""
+
 _ABSENT = np.iinfo(np.int64).min
 _LOW = 2**32 - 1
 _MARGIN = 4  # steps by which faiss, in float32, may be wrong
@@ -42,16 +46,24 @@ class Neighbours:
 
 
 def find_neighbours(
-    queries: np.ndarray, index: GalleryIndex, *, individuals: int = 50, neighbours: int = 1
+    queries: np.ndarray,
+    index: GalleryIndex,
+    *,
+    individuals: int = 50,
+    neighbours: int = 1,
+    rescore: Rescore | None = None,
 ) -> Neighbours:
     """The nearest `neighbours` images and `individuals` distinct individuals of each query, or all there are.
 
-    queries: (Q, D). Both numbers are at least 1.
+    queries: (Q, D). Both numbers are at least 1. rescore: gives other scores, which then stand wherever Neighbours
+    says cosines; every image of the gallery is looked at.
     """
     images, distinct = min(neighbours, len(index)), min(individuals, len(index.names))
     depth = images + 2 * distinct
 
     def search(vectors: np.ndarray) -> Neighbours:
+        if rescore is not None:
+            return _describe(*_search_all(vectors, index, images, distinct, rescore), index)
         return _describe(*_search(vectors, index, images, distinct, depth), index)
 
     return _in_chunks(search, unit(queries))
@@ -69,6 +81,32 @@ def find_by_centroid(queries: np.ndarray, index: GalleryIndex, *, individuals: i
         return _describe(means[:, :0], _best_images(vectors, index, _places(means)), index)
 
     return _in_chunks(search, unit(queries))
+
+
+def find_images(vectors: np.ndarray, index: GalleryIndex, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` nearest images of each unit vector (Q, D), or all: places in the index and cosines, (Q, K) each."""
+    images, distinct = min(count, len(index)), min(1, len(index.names))
+    starts = range(0, max(len(vectors), 1), _QUERIES)
+    parts = [_search(vectors[start : start + _QUERIES], index, images, distinct, images + 2)[0] for start in starts]
+    keys = np.concatenate(parts)
+    return _places(keys), _cosines(keys)
+
+
+def nearest_places(cosines: np.ndarray, count: int) -> np.ndarray:
+    """The places (q, K) of the `count` largest cosines to a whole gallery (q, N), largest first, or of all."""
+    return _places(_largest(_keys(cosines, np.arange(cosines.shape[1])), min(count, cosines.shape[1])))
+
+
+def nearest_images(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest image of each given individual: cosines and gallery rows, (Q, R) each, from codes (Q, R).
+
+    queries: (Q, D). Where a code is -1, nobody, NaN and -1 stand.
+    """
+    if not codes.size:
+        return np.zeros(codes.shape), np.zeros(codes.shape, dtype=np.int64)
+    there = codes >= 0
+    keys = np.where(there, _best_images(unit(queries), index, np.where(there, codes, 0)), _ABSENT)
+    return _cosines(keys), np.append(index.rows, -1)[_places(keys)]
 
 
 def _in_chunks(search: Callable[[np.ndarray], Neighbours], vectors: np.ndarray) -> Neighbours:
@@ -159,30 +197,32 @@ def _limit(best_keys: np.ndarray, image_keys: np.ndarray, individuals: int) -> n
 
 
 def _search_all(
-    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int
+    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, rescore: Rescore | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `_search`, by looking at every image of the gallery, a block of queries at a time."""
     width = min(max(images, individuals), len(index.names))
     image_keys = np.empty((len(queries), images), dtype=np.int64)
     best_keys = np.empty((len(queries), width), dtype=np.int64)
-    for part, keys in _blocks_of_keys(queries, index):
+    for part, keys in _blocks_of_keys(queries, index, rescore):
         image_keys[part] = _largest(keys, images)
         best_keys[part] = _largest(np.maximum.reduceat(keys, index.starts, axis=1), width)
     return image_keys, _limit(best_keys, image_keys, individuals)
 
 
-def _blocks_of_keys(queries: np.ndarray, index: GalleryIndex) -> Iterator[tuple[slice, np.ndarray]]:
+def _blocks_of_keys(
+    queries: np.ndarray, index: GalleryIndex, rescore: Rescore | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
     """The keys of the whole gallery, (q, N), for a few queries at a time."""
     if not len(index):
         return
     size, width = max(1, _CELLS // len(index)), max(1, _CELLS // queries.shape[1])
     for start in range(0, len(queries), size):
         block = queries[start : start + size].astype(np.float64)
-        keys = np.empty((len(block), len(index)), dtype=np.int64)
+        cosines = np.empty((len(block), len(index)))
         for first in range(0, len(index), width):
-            gallery = index.vectors[first : first + width].astype(np.float64)
-            keys[:, first : first + width] = _keys(block @ gallery.T, np.arange(first, first + len(gallery)))
-        yield slice(start, start + size), keys
+            cosines[:, first : first + width] = block @ index.vectors[first : first + width].astype(np.float64).T
+        scores = cosines if rescore is None else rescore(block, cosines)
+        yield slice(start, start + size), _keys(scores, np.arange(len(index)))
 
 
 def _best_images(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) -> np.ndarray:

@@ -86,6 +86,13 @@ def _check_untrained(reading: Reading) -> None:
         reading.fault("model.neck", f"{message} Write `embedding_size: null`, or choose neck linear or bnneck.")
 
 
+def _check_rerank(reading: Reading) -> None:
+    reranks, votes = (reading.retrieval.get(name, ()) for name in ("rerank", "vote"))
+    if "k_reciprocal" in reranks and votes == ("centroid",):
+        message = "`rerank: k_reciprocal` scores images, but the vote centroid looks at none."
+        reading.fault("retrieval.rerank", f"{message} Take `rerank: none`, or give another vote beside it.")
+
+
 def _listed(values: Iterable[Any]) -> str:
     return ", ".join(sorted(map(str, values)))
 
@@ -96,4 +103,5 @@ CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_order,
     _check_objectives,
     _check_untrained,
+    _check_rerank,
 )

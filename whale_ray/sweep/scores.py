@@ -40,10 +40,10 @@ class Scoring:
         return {"definition": DEFINITION, "objective": self.objective, "retrieval": settings}
 
     def of(self, kind: str) -> Scoring:
-        """What a trial of this kind is scored by: a baseline is the encoder as it comes, so that nothing whitens it."""
+        """What a trial of this kind is scored by: a baseline is the encoder as it comes, its vectors as they come."""
         if kind != "baseline":
             return self
-        plain = (dataclasses.replace(one, whiten="none", whitened_size=None) for one in self.retrieval)
+        plain = (one.as_it_comes() for one in self.retrieval)
         return dataclasses.replace(self, retrieval=tuple(dict.fromkeys(plain)))
 
 
