@@ -17,15 +17,17 @@ errors torchvision_ops durable
 data.catalog data.census data.fluke data.scene data.synthetic
 data.pictures data.pixels data.audit data.split data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
-learning.losses learning.precision learning.optimiser learning.training
-retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking
-retrieval.whitening retrieval.setting retrieval.expansion retrieval.reciprocal retrieval.matching
+learning.losses learning.proxies learning.precision learning.optimiser learning.training
+retrieval.embedding retrieval.gallery retrieval.keys retrieval.neighbours retrieval.ranking
+retrieval.whitening retrieval.setting retrieval.expansion retrieval.reciprocal
+retrieval.classifier retrieval.matching
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.scoreboard retrieval.searches retrieval.evaluation
-bundle identify
+model_card bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
-sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
+sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
+sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.trust sweep.examples
 sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation

@@ -90,8 +90,7 @@ class Bundle:
         self.encoder.eval().to(device)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
-        self._matcher = Matcher(contents.gallery, np.array(self.individuals, dtype=str))
-        self._matcher.prepare(self.setting.manner)
+        self._matcher = self.match_with(contents.gallery, self.individuals)
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "cpu") -> Bundle:
@@ -106,6 +105,17 @@ class Bundle:
             raise BundleError(f"{path}/bundle.json cannot be understood ({error}). Make the bundle again") from error
         bundle.check_golden()
         return bundle
+
+    def match_with(self, vectors: np.ndarray, individuals: Sequence[str]) -> Matcher:
+        """A gallery (N, D) of N names, ready to be searched as the bundle's own."""
+        names, proxies = self.contents.proxy_individuals, self.contents.proxies
+        matcher = Matcher(
+            vectors,
+            np.array(individuals, dtype=str),
+            proxies=None if proxies is None else (proxies, np.array(names, dtype=str)),
+        )
+        matcher.prepare(self.setting.manner)
+        return matcher
 
     @property
     def new_distance(self) -> float | None:

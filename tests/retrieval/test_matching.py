@@ -8,6 +8,7 @@ from whale_ray.retrieval.expansion import augment_gallery, expand_queries
 from whale_ray.retrieval.gallery import GalleryIndex, unit
 from whale_ray.retrieval.matching import Matcher
 from whale_ray.retrieval.reciprocal import Reciprocal
+from whale_ray.retrieval.searches import PROXY
 from whale_ray.retrieval.setting import Manner, Rerank, RetrievalSetting
 
 RERANK = {"rerank": "k_reciprocal", "rerank_k1": 6, "rerank_k2": 3, "rerank_lambda": 0.3}
@@ -18,7 +19,10 @@ SETTINGS = [
     RetrievalSetting("centroid", expand_query=1, augment_gallery=1),
     RetrievalSetting("majority", 5, **RERANK),
     RetrievalSetting("softmax", 5, expand_query=2, augment_gallery=1, **RERANK),
+    RetrievalSetting(classifier_weight=0.4),
+    RetrievalSetting("majority", 5, expand_query=1, classifier_weight=0.6, **RERANK),
 ]
+PROXIES = (np.random.default_rng(7).normal(size=(18, 8)), np.repeat([f"w_{member:02d}" for member in range(9)], 2))
 
 
 def draw(images, *, individuals=9, size=8, seed=0, spread=0.7):
@@ -34,14 +38,15 @@ def test_a_query_alone_is_ranked_as_the_evaluation_ranked_it_among_others(settin
     vectors, labels = draw(70)
     queries, truth = draw(30, seed=1)
     evaluation = evaluate(
-        {"plain": np.concatenate([vectors, queries]).astype(np.float16)},
-        individuals=np.concatenate([labels, truth]),
-        parts=np.array(["train"] * 70 + ["val"] * 30),
-        images=np.array([f"{place}.jpg" for place in range(100)]),
+        {"plain": np.concatenate([vectors, queries, PROXIES[0]]).astype(np.float16)},
+        individuals=np.concatenate([labels, truth, PROXIES[1]]),
+        parts=np.array(["train"] * 70 + ["val"] * 30 + [PROXY] * 18),
+        images=np.array([f"{place}.jpg" for place in range(100)] + [""] * 18),
         settings=[setting],
         unknown_label="new_whale",
     )
-    matcher = Matcher(vectors.astype(np.float16), labels)
+    assert evaluation.best == setting
+    matcher = Matcher(vectors.astype(np.float16), labels, proxies=PROXIES)
     for query, (_, row) in zip(queries, evaluation.queries.iterrows(), strict=True):
         ranking = matcher.rank(query[None].astype(np.float16), setting)
         names = matcher.index.names[ranking.individuals[0]].tolist()
@@ -56,7 +61,7 @@ def test_a_query_alone_is_ranked_as_the_evaluation_ranked_it_among_others(settin
 def test_the_cosine_that_is_shown_is_that_of_the_vectors_as_they_are(setting):
     vectors, labels = draw(70)
     queries, _ = draw(5, seed=1)
-    matcher = Matcher(vectors, labels)
+    matcher = Matcher(vectors, labels, proxies=PROXIES)
     ranking = matcher.rank(queries, setting)
     cosines, images = matcher.nearest_images(queries, ranking, setting.manner, first=4)
     table = unit(queries).astype(float) @ unit(vectors).astype(float).T
@@ -86,7 +91,7 @@ def test_a_query_changes_nothing_for_another_one():
     queries, _ = draw(3, seed=1)
     crowd = np.concatenate([queries, np.repeat(queries[:1], 30, axis=0) + 0.01])
     for setting in SETTINGS:
-        few, many = (Matcher(vectors, labels).rank(asked, setting) for asked in (queries, crowd))
+        few, many = (Matcher(vectors, labels, proxies=PROXIES).rank(asked, setting) for asked in (queries, crowd))
         assert few.individuals.tolist() == many.individuals[:3].tolist()
         np.testing.assert_allclose(few.cosines, many.cosines[:3], atol=2e-6)
 
@@ -101,9 +106,9 @@ def test_individuals_have_scores_in_the_range_of_a_cosine_best_first():
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_one_individual_is_found_and_an_empty_gallery_finds_nobody(setting):
     queries, _ = draw(2)
-    one = Matcher(draw(3)[0], np.array(["a", "a", "a"]))
+    one = Matcher(draw(3)[0], np.array(["a", "a", "a"]), proxies=PROXIES)
     assert one.rank(queries, setting).individuals.tolist() == [[0], [0]]
-    empty = Matcher(np.zeros((0, 8)), np.array([], dtype=str))
+    empty = Matcher(np.zeros((0, 8)), np.array([], dtype=str), proxies=PROXIES)
     ranking = empty.rank(queries, setting)
     assert ranking.individuals.shape == (2, 0)
     assert empty.nearest_images(queries, ranking, setting.manner, first=5)[0].shape == (2, 0)

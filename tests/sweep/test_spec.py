@@ -127,6 +127,7 @@ def test_retrieval_settings_are_always_lists(tmp_path: Path) -> None:
         "rerank_k1": (20,),
         "rerank_k2": (6,),
         "rerank_lambda": (0.3,),
+        "classifier_weight": (0.0,),
     }
     assert sweep.axes == ()
 
@@ -569,6 +570,17 @@ def test_reranking_for_class_means_alone_is_refused(tmp_path: Path) -> None:
     found = faults(tmp_path, PLAIN, [*options, "retrieval.vote=centroid"])
     assert any("`rerank: k_reciprocal` scores images, but the vote centroid looks at none" in said for _, said in found)
     read(tmp_path, PLAIN, [*options, "retrieval.vote=[centroid, nearest]"])
+
+
+def test_a_classifier_is_refused_where_no_loss_has_proxies_or_no_vote_looks_at_images(tmp_path: Path) -> None:
+    options = ["retrieval.classifier_weight=[0, 0.3]"]
+    for losses in ("triplet", "[supcon, contrastive]"):
+        found = faults(tmp_path, PLAIN, [*options, f"loss.name={losses}"])
+        assert any("`classifier_weight` needs a loss with proxies (arcface, " in said for _, said in found)
+    found = faults(tmp_path, PLAIN, [*options, "loss.name=arcface", "retrieval.vote=centroid"])
+    assert any("`classifier_weight` scores images, but the vote centroid looks at none" in said for _, said in found)
+    read(tmp_path, PLAIN, [*options, "loss.name=[triplet, arcface]"])
+    read(tmp_path, PLAIN, ["retrieval.classifier_weight=0", "loss.name=triplet"])
 
 
 def test_a_frozen_encoder_alone_is_a_sweep(tmp_path: Path) -> None:

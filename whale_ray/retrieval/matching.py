@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from whale_ray.errors import InputError
+from whale_ray.retrieval.classifier import Classifier
 from whale_ray.retrieval.expansion import augment_gallery, expand_queries
 from whale_ray.retrieval.gallery import GalleryIndex
 from whale_ray.retrieval.neighbours import (
@@ -25,10 +27,14 @@ class Matcher:
     """A gallery, prepared once for each manner in which it is searched, and asked often.
 
     vectors: (N, D), labels: N names. `index` is the gallery as it was given, whose codes and rows every answer has.
+    proxies: (P, D) and P names, where a classifier is to be mixed in.
     """
 
-    def __init__(self, vectors: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self, vectors: np.ndarray, labels: np.ndarray, *, proxies: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
         self.index = GalleryIndex(vectors, labels)
+        self._classifier = None if proxies is None else Classifier(self.index, *proxies)
         self._augmented: dict[int, GalleryIndex] = {}
         self._reciprocal: dict[tuple[int, Rerank], Reciprocal] = {}
 
@@ -39,7 +45,10 @@ class Matcher:
     def find(self, queries: np.ndarray, manner: Manner, *, individuals: int = 50, neighbours: int = 1) -> Neighbours:
         """As `find_neighbours` of queries (Q, D), in this manner; what it calls cosines are then that search's scores.
 
-        Expanded queries meet the augmented gallery, and what they find there is re-ranked.
+        Expanded queries meet the augmented gallery; what they find there is re-ranked, and then mixed with what the
+        classifier says of them.
+
+        Raises: InputError where a classifier is asked for and there are no proxies.
         """
         index = self._searched(manner)
         asked = expand_queries(queries, index, manner.expand_query)
@@ -80,6 +89,20 @@ class Matcher:
         return self._augmented[count]
 
     def _rescore(self, manner: Manner) -> Rescore | None:
+        rescore, weight = self._reranked(manner), manner.classifier_weight
+        if not weight:
+            return rescore
+        classifier = self._classifier
+        if classifier is None:
+            raise InputError(f"classifier_weight {weight} needs the proxies of a loss, but there are none. Give 0")
+
+        def mixed(queries: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+            scores = cosines if rescore is None else rescore(queries, cosines)
+            return classifier.mix(queries, scores, weight)
+
+        return mixed
+
+    def _reranked(self, manner: Manner) -> Rescore | None:
         index = self._searched(manner)
         if manner.rerank is None:
             return None

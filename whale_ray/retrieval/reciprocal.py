@@ -15,7 +15,7 @@ from scipy import sparse
 
 from whale_ray.retrieval.expansion import find_others
 from whale_ray.retrieval.gallery import STEPS, GalleryIndex
-from whale_ray.retrieval.neighbours import nearest_places
+from whale_ray.retrieval.keys import keys_of, largest_of, places_of
 from whale_ray.retrieval.setting import Rerank
 
 _ROWS = 64  # queries whose overlaps are added up together
@@ -50,7 +50,8 @@ class Reciprocal:
 
     def __call__(self, queries: np.ndarray, cosines: np.ndarray) -> np.ndarray:
         """Scores (q, N) of queries by their cosines to the gallery (q, N), in the order of the index."""
-        places = nearest_places(cosines, max(self.options.k1, self.options.k2 - 1))
+        keys = keys_of(cosines, np.arange(cosines.shape[1]))
+        places = places_of(largest_of(keys, max(self.options.k1, self.options.k2 - 1)))
         near = places[:, : self.options.k1]
         steps = np.rint(np.take_along_axis(cosines, near, axis=1) * STEPS)
         mutual = _matrix(*_cells(near, steps >= self._limits[near]), cosines.shape)

@@ -19,6 +19,9 @@ from whale_ray.retrieval.scoring import Outcome, Queries, join_outcomes, join_qu
 from whale_ray.retrieval.setting import Manner, RetrievalSetting, View
 from whale_ray.retrieval.whitening import Whitening, fit_whitening
 
+PROXY = "proxy"
+"""The part of rows that are no photographs but proxies of a loss, whom a classifier compares queries with."""
+
 Way = tuple[View, Manner]
 
 
@@ -30,7 +33,8 @@ def _way(setting: RetrievalSetting) -> Way:
 class Vectors:
     """The vectors of N photographs as each setting sees them; a whitening is fitted once, on those of `train`.
 
-    views: `plain` and, where a setting wants it, `flip`: float16 (N, D). individuals, parts: (N,).
+    views: `plain` and, where a setting wants it, `flip`: float16 (N, D). individuals, parts: (N,). Rows of the part
+    PROXY go the way of all others.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class Vectors:
     ) -> None:
         self.views = views
         self.individuals = np.asarray(individuals, dtype=str)
-        self.training, self.asking = (np.asarray(parts) == part for part in ("train", "val"))
+        self.training, self.asking, self.proxies = (np.asarray(parts) == part for part in ("train", "val", PROXY))
         self.unknown_label = unknown_label
         self._fitted: dict[str, Whitening] = {}
 
@@ -139,7 +143,12 @@ class _Search:
         """The queries' vectors in this view, and the gallery."""
         if view not in self._matchers:
             vectors = self.vectors.seen(view)
-            matcher = Matcher(vectors[self.gallery], self.vectors.individuals[self.gallery])
+            individuals, proxies = self.vectors.individuals, np.flatnonzero(self.vectors.proxies)
+            matcher = Matcher(
+                vectors[self.gallery],
+                individuals[self.gallery],
+                proxies=(vectors[proxies], individuals[proxies]) if len(proxies) else None,
+            )
             self._matchers[view] = (vectors[self.asking], matcher)
         return self._matchers[view]
 

@@ -6,8 +6,8 @@ Knows the names of votes and views. Knows no vectors.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from whale_ray.errors import InputError
@@ -41,12 +41,14 @@ class Rerank:
 @dataclass(frozen=True)
 class Manner:
     """How the gallery is searched: with how many of its vectors a query is expanded and each of its own vectors
-    augmented, and how what is found is re-ranked. Where it is `plain`, scores are cosines.
+    augmented, how what is found is re-ranked, and how much a classifier then has to say. Where it is `plain`, scores
+    are cosines.
     """
 
     expand_query: int = 0
     augment_gallery: int = 0
     rerank: Rerank | None = None
+    classifier_weight: float = 0.0
 
     @property
     def plain(self) -> bool:
@@ -61,8 +63,9 @@ class RetrievalSetting:
     neighbours: k, None where the vote has none. temperature: of the softmax vote. flip: `average` adds the mirrored
     view to the plain one. whiten: `pca` or `learned` maps the vectors first, to `whitened_size` dimensions (None: all).
     expand_query, augment_gallery: how many near gallery vectors are added to a query, to each gallery vector.
-    rerank: `k_reciprocal` has rerank_k1, rerank_k2 and rerank_lambda; None where nothing is re-ranked. It scores
-    images, and the vote `centroid` looks at none.
+    rerank: `k_reciprocal` has rerank_k1, rerank_k2 and rerank_lambda; None where nothing is re-ranked.
+    classifier_weight: the share of the cosine to the individual's proxy, learned by the loss, in each image's score.
+    These two score images, and the vote `centroid` looks at none.
 
     Raises: InputError where these do not go together.
     """
@@ -79,6 +82,7 @@ class RetrievalSetting:
     rerank_k1: int | None = None
     rerank_k2: int | None = None
     rerank_lambda: float | None = None
+    classifier_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_vote(self.vote, neighbours=self.neighbours, temperature=self.temperature)
@@ -89,6 +93,15 @@ class RetrievalSetting:
         for name in ("expand_query", "augment_gallery"):
             if getattr(self, name) < 0:
                 raise InputError(f"`{name} >= 0` must hold, but got {getattr(self, name)}. Give 0 for none")
+        if not 0 <= self.classifier_weight <= 1:
+            raise InputError(
+                f"`0 <= classifier_weight <= 1` must hold, but got {self.classifier_weight}. Give 0 for no classifier"
+            )
+        if self.classifier_weight and VOTES[self.vote].by_centroid:
+            raise InputError(
+                f"classifier_weight {self.classifier_weight} scores images, but the vote {self.vote} looks at none. "
+                "Take another vote"
+            )
         self._check_rerank()
 
     def _check_rerank(self) -> None:
@@ -118,10 +131,10 @@ class RetrievalSetting:
         rerank = None
         if self.rerank_k1 and self.rerank_k2 and self.rerank_lambda:
             rerank = Rerank(self.rerank_k1, self.rerank_k2, self.rerank_lambda)
-        return Manner(self.expand_query, self.augment_gallery, rerank)
+        return Manner(self.expand_query, self.augment_gallery, rerank, self.classifier_weight)
 
     def as_it_comes(self) -> RetrievalSetting:
-        """The same vote on the encoder's own vectors: nothing whitened, expanded, augmented or re-ranked."""
+        """The same vote on the encoder's own vectors: nothing whitened, expanded, re-ranked or mixed."""
         return RetrievalSetting(self.vote, self.neighbours, self.temperature, self.flip)
 
 
@@ -154,11 +167,17 @@ def distinct_settings(
     return list(dict.fromkeys(RetrievalSetting(**_what_counts(one)) for one in every))
 
 
+def without_classifier(settings: Iterable[RetrievalSetting]) -> list[RetrievalSetting]:
+    """The same settings where there is no classifier to mix in, none twice."""
+    return list(dict.fromkeys(replace(setting, classifier_weight=0.0) for setting in settings))
+
+
 def _what_counts(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values less those that do nothing beside the others."""
     vote = VOTES.get(values["vote"], VOTES["nearest"])
     idle = [] if vote.counts_neighbours else ["neighbours"]
     idle += [] if vote.has_temperature else ["temperature"]
+    idle += ["classifier_weight"] if vote.by_centroid else []
     idle += ["whitened_size"] if values.get("whiten", "none") == "none" else []
     if vote.by_centroid or values.get("rerank", "none") == "none":
         idle += ["rerank", "rerank_k1", "rerank_k2", "rerank_lambda"]

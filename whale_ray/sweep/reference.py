@@ -177,6 +177,12 @@ SETTINGS: tuple[Setting, ...] = (
     _free("retrieval.rerank_k1", "int >= 1 <= 1000", 20, "of k_reciprocal: how many nearest may be mutual"),
     _free("retrieval.rerank_k2", "int >= 1 <= 1000", 6, "of k_reciprocal: how many nearest are averaged; 1: none"),
     _free("retrieval.rerank_lambda", "float > 0 <= 1", 0.3, "of k_reciprocal: the share of the cosine in the score"),
+    _free(
+        "retrieval.classifier_weight",
+        "float >= 0 <= 1",
+        0.0,
+        "the share of the cosine to the individual's proxy, where the loss has proxies (not with the vote centroid)",
+    ),
     _plain(
         "search.strategy",
         "choice grid random optuna",

@@ -174,6 +174,7 @@ def _manner(row: Any) -> list[str]:
     if row.get("rerank") == "k_reciprocal":
         figures = (f"{name} {row[f'rerank_{key}']:g}" for name, key in (("k1", "k1"), ("k2", "k2"), ("λ", "lambda")))
         parts.append(f"re-ranked ({', '.join(figures)})")
+    parts += [f"classifier {row['classifier_weight']:g}"] if row.get("classifier_weight", 0) > 0 else []
     return parts
 
 

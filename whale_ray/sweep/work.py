@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from whale_ray.durable import write_whole
 from whale_ray.sweep.checkpoint import Checkpoint, CheckpointError, drop_state, keep_weights
 from whale_ray.sweep.dataset import Dataset, geometry_of
 from whale_ray.sweep.plan import Settings, encoder_of
+from whale_ray.sweep.proxies import Proxies, learned_proxies, with_proxies
 from whale_ray.sweep.scores import (
     Scoring,
     Views,
@@ -83,6 +85,7 @@ class Work:
         self.table = job.dataset.table.iloc[self.rows]
         torch.manual_seed(self.settings["seed"])
         self.encoder = encoder_of(self.settings).to(self.device)
+        self.proxies: Callable[[], Proxies | None] = lambda: None  # what the loss has learned so far
 
     def run(self, report: Any) -> dict[str, Any]:
         """The trial's result, after training, scoring and writing; `report` is called with each epoch's figures."""
@@ -102,7 +105,9 @@ class Work:
     def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
         epochs = self._train(report, tracker) if self.settings["train"]["epochs"] else []
         views, embed_rate = self._views()
-        evaluation = score_trial(views, self.table, scoring=self.scoring, unknown_label=self.job.dataset.unknown_label)
+        unknown = self.job.dataset.unknown_label
+        rows = with_proxies(views, self.table, self.proxies())
+        evaluation = score_trial(*rows, scoring=self.scoring, unknown_label=unknown)
         write_scores(evaluation, self.folder)
         self._write_encoder(views)
         return {
@@ -175,6 +180,13 @@ class Work:
             torch.manual_seed(self.settings["seed"])
             self.encoder = encoder_of(self.settings).to(self.device)
             training, epochs, note = self._training(batches), [], {"note": f"{error}; it begins anew"}
+        self.proxies = partial(
+            learned_proxies,
+            training.loss,
+            self.table,
+            num_classes=batches.num_classes,
+            unknown_label=self.job.dataset.unknown_label,
+        )
         self.earlier_seconds = sum(row["seconds"] for row in epochs)
         for epoch in train_epochs(training, batches):
             figures = self._figures(epoch, spent=sum(row["seconds"] for row in epochs))
@@ -183,7 +195,7 @@ class Work:
             write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
             tracker.log(figures, epoch=epoch.number)
             report(figures | note)
-        checkpoint.restore_best(self.encoder)
+        checkpoint.restore_best(self.encoder, training.loss)
         return epochs
 
     def _figures(self, epoch: Epoch, *, spent: float) -> dict[str, Any]:
@@ -204,7 +216,8 @@ class Work:
             if setting.flip == "average":
                 views["flip"] = self._embed(flipped=True)
             unknown = self.job.dataset.unknown_label
-            figures |= score_epoch(views, self.table, setting=setting, unknown_label=unknown)
+            rows = with_proxies(views, self.table, self.proxies() if setting.classifier_weight else None)
+            figures |= score_epoch(*rows, setting=setting, unknown_label=unknown)
         return figures
 
     def _embed(self, *, flipped: bool) -> np.ndarray:
@@ -231,4 +244,4 @@ class Work:
     def _write_encoder(self, views: Views) -> None:
         """Writes the embeddings of all photographs and the weights that gave them."""
         keep_weights(self.encoder, self.folder / "checkpoint")
-        write_embeddings(views, self.table, self.folder)
+        write_embeddings(views, self.table, self.folder, self.proxies())
