@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whale_ray.bundle import MANIFEST, model_card, read_bundle, write_bundle
+from whale_ray.bundle import MANIFEST, read_bundle, write_bundle
 from whale_ray.errors import BundleError
 from whale_ray.identify import Bundle
+from whale_ray.model_card import model_card
 
 if TYPE_CHECKING:
     from whale_ray.sweep.run import SweepResult

@@ -134,7 +134,7 @@ def test_what_is_no_photograph_is_refused(bundle: Bundle) -> None:
 
 def answer_with(*cosines: float) -> Identification:
     candidates = (
-        Candidate(rank=place + 1, individual=name, distance=1 - cosine, probability=None, image="", row=0)
+        Candidate(place + 1, name, distance=1 - cosine, score=cosine, probability=None, image="", row=0)
         for place, (name, cosine) in enumerate(zip("abcdef", cosines, strict=False))
     )
     return Identification(NewIndividual(None, "known"), tuple(candidates))

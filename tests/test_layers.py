@@ -17,17 +17,18 @@ errors torchvision_ops durable
 data.catalog data.census data.fluke data.scene data.synthetic
 data.pictures data.pixels data.audit data.split data.sampling data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
-learning.ensemble learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses
+learning.ensemble learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses learning.proxies
 learning.precision learning.depth learning.optimiser learning.averaging learning.state learning.training
 retrieval.embedding retrieval.features retrieval.occlusion
-retrieval.gallery retrieval.neighbours retrieval.ranking
-retrieval.whitening retrieval.setting
+retrieval.gallery retrieval.keys retrieval.neighbours retrieval.ranking
+retrieval.whitening retrieval.setting retrieval.expansion retrieval.reciprocal
+retrieval.classifier retrieval.matching
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation
-bundle identify
+model_card bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
-sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores
+sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
 sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares
 sweep.importance sweep.headline sweep.trust sweep.maps sweep.thumbnails sweep.examples

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.errors import BundleError
+from whale_ray.model_card import model_card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,8 @@ class Contents:
     manifest: the JSON of bundle.json, less `format`, `libraries` and `files`, which writing adds.
     weights: the encoder's tensors by name. gallery: float16 (N, D), unit length.
     table: N rows, `image` and `individual`. golden: pictures (PNG bytes) and `golden_vectors`: float32 (G, D).
-    thumbnails: JPEG bytes by gallery row. examples: (file bytes, individual).
+    thumbnails: JPEG bytes by gallery row. examples: (file bytes, individual). proxies: float16 (P, D), unit length, and
+    proxy_individuals, whom each stands for: of a retrieval setting with a classifier.
     """
 
     manifest: dict[str, Any]
@@ -63,6 +65,8 @@ class Contents:
     golden_vectors: np.ndarray
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     examples: tuple[tuple[bytes, str], ...] = ()
+    proxies: np.ndarray | None = None
+    proxy_individuals: tuple[str, ...] = ()
 
 
 def write_bundle(contents: Contents, folder: Path) -> Path:
@@ -125,7 +129,19 @@ def _contents(folder: Path, manifest: dict[str, Any]) -> Contents:
         golden_vectors=np.load(folder / "golden" / "embeddings.npy", allow_pickle=False),
         thumbnails={int(path.stem): path.read_bytes() for path in (folder / "thumbnails").glob("*.jpg")},
         examples=_examples(folder / "examples"),
+        **_proxies(folder, manifest),
     )
+
+
+def _proxies(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    if not manifest["retrieval"].get("classifier_weight"):
+        return {}
+    proxies = np.load(folder / "proxies.npy", allow_pickle=False)
+    names = pd.read_csv(folder / "proxies.csv", dtype=str, keep_default_na=False)["individual"]
+    wanted = (len(names), manifest["embedding_size"])
+    if proxies.shape != wanted:
+        raise ValueError(f"proxies.npy must be {wanted}, a row a row of proxies.csv, but is {proxies.shape}")
+    return {"proxies": proxies, "proxy_individuals": tuple(names)}
 
 
 def _examples(folder: Path) -> tuple[tuple[bytes, str], ...]:
@@ -150,6 +166,10 @@ def _files(contents: Contents) -> list[tuple[str, bytes]]:
         ("golden/embeddings.npy", _npy(contents.golden_vectors.astype(np.float32))),
         ("README.md", model_card(contents.manifest).encode()),
     ]
+    if contents.proxies is not None:
+        names = pd.DataFrame({"individual": contents.proxy_individuals})
+        files.append(("proxies.npy", _npy(contents.proxies.astype(np.float16))))
+        files.append(("proxies.csv", names.to_csv(index=False).encode()))
     files += [(f"golden/{place:02d}.png", data) for place, data in enumerate(contents.golden)]
     files += [(f"thumbnails/{row}.jpg", data) for row, data in contents.thumbnails.items()]
     files += [(f"examples/{place}.jpg", data) for place, (data, _) in enumerate(contents.examples)]
@@ -196,54 +216,3 @@ def _check_files(folder: Path, expected: Mapping[str, str]) -> None:
         raise BundleError(
             f"every file of {folder} must match bundle.json, but " + "; ".join(faults) + ". Copy it again"
         )
-
-
-def model_card(manifest: Mapping[str, Any]) -> str:
-    """The model card, in Markdown, for people: what it is, how well it does and on what, how to use it."""
-    scores = manifest["scores"]
-    rows = [
-        f"| {name} | {_figure(scores, name)} |"
-        for name in ("recall@1", "recall@4", "recall@16", "map@5", "auroc", "baks", "baus")
-    ]
-    retrieval = ", ".join(f"{key} {value}" for key, value in sorted(manifest["retrieval"].items()) if value is not None)
-    threshold = manifest["threshold"]
-    retrained = bool(manifest.get("retrained_on_all"))
-    new = "no threshold: nothing in the data was unknown"
-    if threshold is not None:
-        new = f"where the first individual is farther than {1 - threshold:.3g} (cosine below {threshold:.6g})"
-    return "\n".join(
-        [
-            f"# {manifest['id']}",
-            "",
-            f"Recognises {manifest['individuals']} individuals from {manifest['images']} photographs.",
-            "",
-            f"- Encoder: {manifest['settings']['model']['encoder']}, {manifest['embedding_size']} dimensions",
-            f"- Retrieval: {retrieval}",
-            f"- Probably new: {new}",
-            f"- Data: fingerprint {manifest['data_fingerprint']}",
-            "",
-            f"Measured on {scores['known_queries']} known queries and {scores['queries']} validation photographs,",
-            f"with the {manifest['measured_gallery']} named training photographs as gallery; the gallery here holds",
-            "every named photograph. The setting and the threshold were chosen with cross-fitting.",
-            *(["The weights were then trained again on all photographs, at the same settings."] * retrained),
-            "",
-            "| score | value, 95 % interval, ceiling, chance |",
-            "|---|---|",
-            *rows,
-            "",
-            "A low score on animals of another species, catalogue or camera is to be expected: measure it there first.",
-            "",
-        ]
-    )
-
-
-def _figure(scores: Mapping[str, Any], name: str) -> str:
-    if scores.get(name) is None:
-        return f"not measured: {scores.get('reason', 'no known query')}"
-    parts = [f"{scores[name]:.3f}"]
-    if scores.get(f"{name}_low") is not None:
-        parts.append(f"{scores[f'{name}_low']:.3f} to {scores[f'{name}_high']:.3f}")
-    for beside in ("ceiling", "chance", "trivial"):
-        if scores.get(f"{beside}/{name}") is not None:
-            parts.append(f"{beside} {scores[f'{beside}/{name}']:.3f}")
-    return ", ".join(parts)

@@ -20,8 +20,8 @@ from whale_ray.learning.ensemble import rebuild
 from whale_ray.retrieval.calibration import read_calibration
 from whale_ray.retrieval.embedding import embed
 from whale_ray.retrieval.evaluation import RetrievalSetting
-from whale_ray.retrieval.gallery import GalleryIndex, combine_views, unit
-from whale_ray.retrieval.ranking import rank_queries
+from whale_ray.retrieval.gallery import combine_views, unit
+from whale_ray.retrieval.matching import Matcher
 
 Photograph = Path | str | bytes | Image.Image
 MOST_CANDIDATES = 50
@@ -29,11 +29,16 @@ MOST_CANDIDATES = 50
 
 @dataclass(frozen=True)
 class Candidate:
-    """One individual of an answer. distance: the smallest cosine distance to it (0 to 2); image: where it was seen."""
+    """One individual of an answer. distance: the smallest cosine distance to it (0 to 2); image: where it was seen.
+
+    score: what is held against the threshold: the cosine, 1 - distance, unless the setting expands, augments or
+    re-ranks; then what that search gives in its place.
+    """
 
     rank: int
     individual: str
     distance: float
+    score: float
     probability: float | None
     image: str
     row: int
@@ -58,7 +63,7 @@ class Identification:
         """At most `count` labels in Kaggle's order: `unknown_label` before the first candidate below the threshold."""
         labels = [candidate.individual for candidate in self.candidates]
         if threshold is not None:
-            far = (place for place, one in enumerate(self.candidates) if one.distance > 1.0 - threshold)
+            far = (place for place, one in enumerate(self.candidates) if one.score < threshold)
             place = next(far, len(labels))
             labels.insert(place, unknown_label)
         return labels[:count]
@@ -85,7 +90,7 @@ class Bundle:
         self.encoder.eval().to(device)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
-        self._index = GalleryIndex(contents.gallery, np.array(self.individuals, dtype=str))
+        self._matcher = self.match_with(contents.gallery, self.individuals)
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "cpu") -> Bundle:
@@ -101,10 +106,21 @@ class Bundle:
         bundle.check_golden()
         return bundle
 
+    def match_with(self, vectors: np.ndarray, individuals: Sequence[str]) -> Matcher:
+        """A gallery (N, D) of N names, ready to be searched as the bundle's own."""
+        names, proxies = self.contents.proxy_individuals, self.contents.proxies
+        matcher = Matcher(
+            vectors,
+            np.array(individuals, dtype=str),
+            proxies=None if proxies is None else (proxies, np.array(names, dtype=str)),
+        )
+        matcher.prepare(self.setting.manner)
+        return matcher
+
     @property
     def new_distance(self) -> float | None:
-        """The distance to the nearest individual above which an animal is taken for new; None: nobody ever is."""
-        return None if self.threshold is None else 1.0 - self.threshold
+        """The distance to the nearest individual above which an animal is taken for new; None: no distance says so."""
+        return None if self.threshold is None or not self.setting.manner.plain else 1.0 - self.threshold
 
     @property
     def card(self) -> dict[str, Any]:
@@ -157,22 +173,16 @@ class Bundle:
 
     def rank(self, vectors: np.ndarray, *, top: int = 5) -> list[Identification]:
         """An answer for each embedding (N, D): the `top` individuals in the order of the bundle's vote."""
-        setting = self.setting
-        ranking = rank_queries(
-            vectors,
-            self._index,
-            vote=setting.vote,
-            neighbours=setting.neighbours,
-            temperature=setting.temperature,
-            individuals=MOST_CANDIDATES,
-        )
+        ranking = self._matcher.rank(vectors, self.setting, individuals=MOST_CANDIDATES)
+        nearest = self._matcher.nearest_images(vectors, ranking, self.setting.manner, first=top)
         said = (self.calibration.of_match(ranking.cosines), self.calibration.of_new(ranking.cosines))
-        rows = zip(ranking.individuals, ranking.cosines, ranking.images, *said, strict=True)
+        rows = zip(ranking.individuals, ranking.cosines, *nearest, *said, strict=True)
         return [self._answer(*row, top=top) for row in rows]
 
     def _answer(
         self,
         individuals: np.ndarray,
+        scores: np.ndarray,
         cosines: np.ndarray,
         images: np.ndarray,
         match: np.ndarray,
@@ -184,15 +194,16 @@ class Bundle:
         candidates = tuple(
             Candidate(
                 rank=place + 1,
-                individual=str(self._index.names[individuals[place]]),
+                individual=str(self._matcher.index.names[individuals[place]]),
                 distance=min(max(1.0 - float(cosines[place]), 0.0), 2.0),
+                score=float(scores[place]),
                 probability=_share(match[place]),
                 image=self.images[images[place]],
                 row=int(images[place]),
             )
             for place in range(count)
         )
-        known = self.new_distance is None or candidates[0].distance <= self.new_distance
+        known = self.threshold is None or candidates[0].score >= self.threshold
         return Identification(NewIndividual(_share(new), "known" if known else "new"), candidates)
 
     def identify(self, photographs: Sequence[Photograph], *, top: int = 5) -> list[Identification]:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.gallery import GalleryIndex, unit
-from whale_ray.retrieval.ranking import VOTES, new_individual_place, rank_queries
+from whale_ray.retrieval.gallery import unit
+from whale_ray.retrieval.matching import Matcher
+from whale_ray.retrieval.ranking import VOTES, new_individual_place
+from whale_ray.retrieval.setting import RetrievalSetting
 
 # A query along the first axis: the cosine to (c, sqrt(1 - c²)) is c.
 QUERY = np.array([[1.0, 0.0]])
@@ -14,11 +16,15 @@ QUERY = np.array([[1.0, 0.0]])
 
 def gallery(*rows):
     vectors = np.array([[cosine, math.sqrt(1.0 - cosine**2)] for cosine, _ in rows])
-    return GalleryIndex(vectors, np.array([name for _, name in rows]))
+    return Matcher(vectors, np.array([name for _, name in rows]))
 
 
-def names(index, ranking):
-    return index.names[ranking.individuals[0]].tolist()
+def rank_queries(queries, matcher, **options):
+    return matcher.rank(queries, RetrievalSetting(**options))
+
+
+def names(matcher, ranking):
+    return matcher.index.names[ranking.individuals[0]].tolist()
 
 
 FOUR = gallery((0.9, "a"), (0.8, "b"), (0.7, "b"), (0.6, "c"), (0.5, "c"), (0.4, "c"), (0.1, "d"))
@@ -44,33 +50,37 @@ def test_a_vote_keeps_cosine_and_image_with_their_individual():
 
 
 def test_softmax_lets_many_near_images_beat_one_nearer():
-    index = gallery((0.80, "a"), (0.79, "b"), (0.78, "b"), (0.1, "c"))
-    assert names(index, rank_queries(QUERY, index, vote="softmax", neighbours=3)) == ["b", "a", "c"]
-    assert names(index, rank_queries(QUERY, index, vote="softmax", neighbours=3, temperature=0.001)) == ["a", "b", "c"]
+    matcher = gallery((0.80, "a"), (0.79, "b"), (0.78, "b"), (0.1, "c"))
+    assert names(matcher, rank_queries(QUERY, matcher, vote="softmax", neighbours=3)) == ["b", "a", "c"]
+    assert names(matcher, rank_queries(QUERY, matcher, vote="softmax", neighbours=3, temperature=0.001)) == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_softmax_orders_far_individuals_at_a_temperature_where_the_exponential_vanishes():
-    index = gallery((0.9, "z"), (0.3, "y"), (0.2, "x"), (0.1, "w"))
-    ranking = rank_queries(QUERY, index, vote="softmax", neighbours=4, temperature=0.0005)
-    assert names(index, ranking) == ["z", "y", "x", "w"]
+    matcher = gallery((0.9, "z"), (0.3, "y"), (0.2, "x"), (0.1, "w"))
+    ranking = rank_queries(QUERY, matcher, vote="softmax", neighbours=4, temperature=0.0005)
+    assert names(matcher, ranking) == ["z", "y", "x", "w"]
 
 
 @pytest.mark.parametrize("vote", VOTES)
 def test_equal_individuals_rank_by_name(vote):
-    index = gallery((0.5, "c"), (0.5, "a"), (0.5, "d"), (0.5, "b"), (0.9, "z"))
-    assert names(index, rank_queries(QUERY, index, vote=vote, neighbours=4)) == ["z", "a", "b", "c", "d"]
+    matcher = gallery((0.5, "c"), (0.5, "a"), (0.5, "d"), (0.5, "b"), (0.9, "z"))
+    assert names(matcher, rank_queries(QUERY, matcher, vote=vote, neighbours=4)) == ["z", "a", "b", "c", "d"]
 
 
 def test_equal_sums_rank_by_name_when_the_cosines_differ_in_order_only():
-    index = gallery((0.7, "b"), (0.6, "a"), (0.7, "a"), (0.6, "b"))
-    assert names(index, rank_queries(QUERY, index, vote="softmax", neighbours=4)) == ["a", "b"]
+    matcher = gallery((0.7, "b"), (0.6, "a"), (0.7, "a"), (0.6, "b"))
+    assert names(matcher, rank_queries(QUERY, matcher, vote="softmax", neighbours=4)) == ["a", "b"]
 
 
 def test_more_neighbours_than_images_means_all_of_them():
-    index = gallery((0.9, "a"), (0.5, "b"), (0.4, "b"))
+    matcher = gallery((0.9, "a"), (0.5, "b"), (0.4, "b"))
     for vote in ("majority", "softmax"):
-        all_of_them = rank_queries(QUERY, index, vote=vote, neighbours=3).individuals
-        assert rank_queries(QUERY, index, vote=vote, neighbours=1000).individuals.tolist() == all_of_them.tolist()
+        all_of_them = rank_queries(QUERY, matcher, vote=vote, neighbours=3).individuals
+        assert rank_queries(QUERY, matcher, vote=vote, neighbours=1000).individuals.tolist() == all_of_them.tolist()
 
 
 def plain_python_ranking(cosines, labels, *, vote, k, temperature):
@@ -94,16 +104,16 @@ def test_votes_agree_with_plain_python_on_random_vectors(vote, neighbours):
     random = np.random.default_rng(neighbours)
     vectors, queries = random.normal(size=(150, 5)), random.normal(size=(12, 5))
     labels = np.array([f"w_{label:02d}" for label in random.integers(0, 70, 150)])
-    index = GalleryIndex(vectors, labels)
-    ranking = rank_queries(queries, index, vote=vote, neighbours=neighbours, temperature=0.1)
+    matcher = Matcher(vectors, labels)
+    ranking = rank_queries(queries, matcher, vote=vote, neighbours=neighbours, temperature=0.1)
     cosines = np.round(unit(queries).astype(np.float64) @ unit(vectors).astype(np.float64).T, 6)
     for row, found in zip(cosines, ranking.individuals, strict=True):
         expected = plain_python_ranking(row.tolist(), labels.tolist(), vote=vote, k=neighbours, temperature=0.1)
-        assert index.names[found[found >= 0]].tolist()[:50] == expected[:50]
+        assert matcher.index.names[found[found >= 0]].tolist()[:50] == expected[:50]
 
 
 def test_an_empty_gallery_ranks_nobody():
-    empty = GalleryIndex(np.zeros((0, 2)), np.array([], dtype=str))
+    empty = Matcher(np.zeros((0, 2)), np.array([], dtype=str))
     for vote in VOTES:
         assert rank_queries(QUERY, empty, vote=vote, neighbours=3).individuals.shape == (1, 0)
 

@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 
 from whale_ray.retrieval.evaluation import RetrievalSetting, score_setting
-from whale_ray.retrieval.gallery import GalleryIndex
+from whale_ray.retrieval.matching import Matcher
 from whale_ray.retrieval.metrics import CUTOFFS, average_precisions, find_ranks
-from whale_ray.retrieval.ranking import rank_queries
 
 CASES = json.loads((Path(__file__).parent / "ranking_cases.json").read_text())["cases"]
 pytestmark = pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 
 
 def rank(case):
-    index = GalleryIndex(np.array(case["gallery"]), np.array(case["gallery_labels"]))
-    options = {key: case[key] for key in ("vote", "neighbours", "temperature")}
-    return index, rank_queries(np.array(case["queries"]), index, **options)
+    matcher = Matcher(np.array(case["gallery"]), np.array(case["gallery_labels"]))
+    setting = RetrievalSetting(**{key: case[key] for key in ("vote", "neighbours", "temperature")})
+    return matcher.index, matcher.rank(np.array(case["queries"]), setting)
 
 
 def test_there_are_cases(case):

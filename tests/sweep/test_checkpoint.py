@@ -75,15 +75,18 @@ def test_the_best_epoch_is_the_first_with_the_largest_score(tmp_path: Path) -> N
     figures: list[dict[str, Any]] = []
     kept: list[float] = []
     bias = next(parameter for parameter in training.encoder.parameters() if parameter.ndim == 1)
+    proxies = next(training.loss.parameters())
     for number, score in enumerate([0.2, 0.6, None, 0.6, 0.1]):
         with torch.no_grad():
             bias.fill_(number)
+            proxies.fill_(number)
         figures.append({"epoch": number + 1, "recall@1": score})
         checkpoint.save(training, figures, objective="recall@1")
         kept.append(float(load_weights(tmp_path / "best.safetensors")[name_of(training.encoder, bias)][0]))
     assert kept == [0, 1, 1, 1, 1]
-    checkpoint.restore_best(training.encoder)
+    checkpoint.restore_best(training.encoder, training.loss)
     assert float(bias.detach()[0]) == 1
+    assert float(proxies.detach()[0, 0]) == 1
 
 
 def name_of(encoder: Encoder, wanted: torch.Tensor) -> str:
@@ -96,7 +99,7 @@ def test_the_last_epoch_stays_where_the_best_is_not_kept(tmp_path: Path) -> None
     checkpoint.save(training, [{"epoch": 1, "recall@1": 0.5}], objective="recall@1")
     assert not (tmp_path / "best.safetensors").exists()
     before = {name: value.clone() for name, value in training.encoder.state_dict().items()}
-    checkpoint.restore_best(training.encoder)
+    checkpoint.restore_best(training.encoder, training.loss)
     assert all(torch.equal(before[name], value) for name, value in training.encoder.state_dict().items())
 
 

@@ -122,6 +122,13 @@ def test_retrieval_settings_are_always_lists(tmp_path: Path) -> None:
         "flip": ("average",),
         "whiten": ("none",),
         "whitened_size": (128,),
+        "expand_query": (0,),
+        "augment_gallery": (0,),
+        "rerank": ("none",),
+        "rerank_k1": (20,),
+        "rerank_k2": (6,),
+        "rerank_lambda": (0.3,),
+        "classifier_weight": (0.0,),
     }
     assert sweep.axes == ()
 
@@ -575,6 +582,7 @@ def test_the_reference_names_what_the_floors_offer() -> None:
     from whale_ray.learning.encoders import ENCODERS
     from whale_ray.learning.layers import NECKS, POOLS
     from whale_ray.retrieval.ranking import VOTES
+    from whale_ray.retrieval.setting import RERANKS
     from whale_ray.retrieval.whitening import WHITENINGS
 
     choices = {setting.key: set(setting.choices) for setting in SETTINGS}
@@ -584,6 +592,7 @@ def test_the_reference_names_what_the_floors_offer() -> None:
     assert choices["model.neck"] == {*NECKS, "none"}
     assert choices["loss.name"] == {*LOSSES, "none"}
     assert choices["retrieval.whiten"] == set(WHITENINGS)
+    assert choices["retrieval.rerank"] == set(RERANKS)
     assert choices["model.pool"] == {"auto", *POOLS}
 
 
@@ -620,6 +629,24 @@ def test_a_sweep_loads_quickly_and_without_torch_or_ray(tmp_path: Path) -> None:
 )
 def test_what_trains_nothing_is_said_to_train_nothing(tmp_path: Path, options: list[str], said: str) -> None:
     assert any(said in message for _, message in faults(tmp_path, PLAIN, options))
+
+
+def test_reranking_for_class_means_alone_is_refused(tmp_path: Path) -> None:
+    options = ["retrieval.rerank=[none, k_reciprocal]"]
+    found = faults(tmp_path, PLAIN, [*options, "retrieval.vote=centroid"])
+    assert any("`rerank: k_reciprocal` scores images, but the vote centroid looks at none" in said for _, said in found)
+    read(tmp_path, PLAIN, [*options, "retrieval.vote=[centroid, nearest]"])
+
+
+def test_a_classifier_is_refused_where_no_loss_has_proxies_or_no_vote_looks_at_images(tmp_path: Path) -> None:
+    options = ["retrieval.classifier_weight=[0, 0.3]"]
+    for losses in ("triplet", "[supcon, contrastive]"):
+        found = faults(tmp_path, PLAIN, [*options, f"loss.name={losses}"])
+        assert any("`classifier_weight` needs a loss with proxies (arcface, " in said for _, said in found)
+    found = faults(tmp_path, PLAIN, [*options, "loss.name=arcface", "retrieval.vote=centroid"])
+    assert any("`classifier_weight` scores images, but the vote centroid looks at none" in said for _, said in found)
+    read(tmp_path, PLAIN, [*options, "loss.name=[triplet, arcface]"])
+    read(tmp_path, PLAIN, ["retrieval.classifier_weight=0", "loss.name=triplet"])
 
 
 def test_a_frozen_encoder_alone_is_a_sweep(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from whale_ray.retrieval.scoring import (
     plain_scores,
     pool,
 )
-from whale_ray.retrieval.searches import Searches
-from whale_ray.retrieval.setting import RetrievalSetting, distinct_settings
+from whale_ray.retrieval.searches import PROXY, Searches
+from whale_ray.retrieval.setting import RetrievalSetting, distinct_settings, without_classifier
 
 __all__ = [
     "Evaluation",
@@ -79,16 +79,18 @@ def evaluate(
 ) -> Evaluation:
     """Every score of every setting, by cross-fitting over five folds of queries.
 
-    views: `plain` and, where a setting wants it, `flip`: float16 (N, D), a row a photograph. individuals, images,
-    parts (`train` or `val`), groups ("" for none): (N,). The gallery is the named photographs of `train`, the queries
-    are all of `val`. splits: (N,), in which of several splits the row stands, where a photograph has one in each: the
-    queries of a split are searched in its own gallery, and all are scored together. held_out_as_new: named queries
-    without a gallery image play the unknown individual.
+    views: `plain` and, where a setting wants it, `flip`: float16 (N, D), a row a photograph, or a proxy for settings
+    with a classifier: without such rows their weight is 0. individuals, images, parts (`train`, `val`, PROXY), groups
+    ("" for none): (N,). The gallery is the named photographs of `train`, the queries are all of `val`. splits: (N,), in
+    which of several splits the row stands, where a photograph has one in each: the queries of a split are searched in
+    its own gallery, and all are scored together. held_out_as_new: named queries without a gallery image play the
+    unknown individual.
 
     Raises: InputError for an objective that is not computed, a view that is missing, no setting.
     """
     if not settings:
         raise InputError("an evaluation needs at least one retrieval setting, but got none. Give RetrievalSetting()")
+    settings = _possible(settings, parts)
     held = Searches(
         views,
         settings,
@@ -130,6 +132,7 @@ def score_setting(
 
     Arguments as `evaluate`. A score that cannot be had is None.
     """
+    (setting,) = _possible([setting], parts)
     held = Searches(
         views,
         [setting],
@@ -142,6 +145,11 @@ def score_setting(
     scores = plain_scores(held.outcome(setting), held.queries)
     del scores["threshold"]
     return scores
+
+
+def _possible(settings: Sequence[RetrievalSetting], parts: np.ndarray) -> Sequence[RetrievalSetting]:
+    """The settings, where nothing is a proxy without their classifier."""
+    return settings if (np.asarray(parts) == PROXY).any() else without_classifier(settings)
 
 
 def study_recall(vectors: np.ndarray, *, individuals: np.ndarray, parts: np.ndarray) -> dict[str, float | None]:
@@ -169,7 +177,7 @@ def _table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outcome], qu
 
 
 def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
-    """A row a setting; neighbours and temperature are absent where the vote has none."""
+    """A row a setting; what has no meaning beside the rest is absent, as neighbours where the vote has none."""
     warmths = [setting.temperature if VOTES[setting.vote].has_temperature else None for setting in settings]
     return pd.DataFrame(
         {
@@ -179,6 +187,13 @@ def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
             "flip": [setting.flip for setting in settings],
             "whiten": [setting.whiten for setting in settings],
             "whitened_size": pd.array([setting.whitened_size for setting in settings], dtype="Int64"),
+            "expand_query": [setting.expand_query for setting in settings],
+            "augment_gallery": [setting.augment_gallery for setting in settings],
+            "rerank": [setting.rerank for setting in settings],
+            "rerank_k1": pd.array([setting.rerank_k1 for setting in settings], dtype="Int64"),
+            "rerank_k2": pd.array([setting.rerank_k2 for setting in settings], dtype="Int64"),
+            "rerank_lambda": np.array([setting.rerank_lambda for setting in settings], dtype=np.float64),
+            "classifier_weight": [setting.classifier_weight for setting in settings],
         }
     )
 

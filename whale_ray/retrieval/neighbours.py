@@ -15,9 +15,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from whale_ray.retrieval.gallery import STEPS, GalleryIndex, unit
+from whale_ray.retrieval.keys import ABSENT, LOW, cosines_of, keys_of, largest_of, places_of
 
-_ABSENT = np.iinfo(np.int64).min
-_LOW = 2**32 - 1
+Rescore = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From unit queries (q, D) and their cosines to the whole gallery (q, N), in the order of the index: other scores
+(q, N) in [-1, 1], by which images are near."""
+
 _MARGIN = 4  # steps by which faiss, in float32, may be wrong
 _QUERIES = 1024  # queries searched together
 _CELLS = 2**22  # numbers held at once where a block of float64 is needed
@@ -42,16 +45,24 @@ class Neighbours:
 
 
 def find_neighbours(
-    queries: np.ndarray, index: GalleryIndex, *, individuals: int = 50, neighbours: int = 1
+    queries: np.ndarray,
+    index: GalleryIndex,
+    *,
+    individuals: int = 50,
+    neighbours: int = 1,
+    rescore: Rescore | None = None,
 ) -> Neighbours:
     """The nearest `neighbours` images and `individuals` distinct individuals of each query, or all there are.
 
-    queries: (Q, D). Both numbers are at least 1.
+    queries: (Q, D). Both numbers are at least 1. rescore: gives other scores, which then stand wherever Neighbours
+    says cosines; every image of the gallery is looked at.
     """
     images, distinct = min(neighbours, len(index)), min(individuals, len(index.names))
     depth = images + 2 * distinct
 
     def search(vectors: np.ndarray) -> Neighbours:
+        if rescore is not None:
+            return _describe(*_search_all(vectors, index, images, distinct, rescore), index)
         return _describe(*_search(vectors, index, images, distinct, depth), index)
 
     return _in_chunks(search, unit(queries))
@@ -66,9 +77,30 @@ def find_by_centroid(queries: np.ndarray, index: GalleryIndex, *, individuals: i
 
     def search(vectors: np.ndarray) -> Neighbours:
         _, means = _search(vectors, index.centroids, min(1, distinct), distinct, 2 * distinct)
-        return _describe(means[:, :0], _best_images(vectors, index, _places(means)), index)
+        return _describe(means[:, :0], _best_images(vectors, index, places_of(means)), index)
 
     return _in_chunks(search, unit(queries))
+
+
+def find_images(vectors: np.ndarray, index: GalleryIndex, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` nearest images of each unit vector (Q, D), or all: places in the index and cosines, (Q, K) each."""
+    images, distinct = min(count, len(index)), min(1, len(index.names))
+    starts = range(0, max(len(vectors), 1), _QUERIES)
+    parts = [_search(vectors[start : start + _QUERIES], index, images, distinct, images + 2)[0] for start in starts]
+    keys = np.concatenate(parts)
+    return places_of(keys), cosines_of(keys)
+
+
+def nearest_images(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest image of each given individual: cosines and gallery rows, (Q, R) each, from codes (Q, R).
+
+    queries: (Q, D). Where a code is -1, nobody, NaN and -1 stand.
+    """
+    if not codes.size:
+        return np.zeros(codes.shape), np.zeros(codes.shape, dtype=np.int64)
+    there = codes >= 0
+    keys = np.where(there, _best_images(unit(queries), index, np.where(there, codes, 0)), ABSENT)
+    return cosines_of(keys), np.append(index.rows, -1)[places_of(keys)]
 
 
 def _in_chunks(search: Callable[[np.ndarray], Neighbours], vectors: np.ndarray) -> Neighbours:
@@ -77,26 +109,6 @@ def _in_chunks(search: Callable[[np.ndarray], Neighbours], vectors: np.ndarray) 
     if len(parts) == 1:
         return parts[0]
     return Neighbours(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Neighbours)))
-
-
-def _keys(cosines: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """One int64 for each candidate: the greater, the nearer; the earlier place where cosines are equal."""
-    steps = np.rint(cosines * STEPS).astype(np.int64)
-    return np.asarray((steps << 32) + (_LOW - places))
-
-
-def _places(keys: np.ndarray) -> np.ndarray:
-    return np.where(keys == _ABSENT, -1, _LOW - (keys & _LOW))
-
-
-def _cosines(keys: np.ndarray) -> np.ndarray:
-    return np.where(keys == _ABSENT, np.nan, (keys >> 32) / STEPS)
-
-
-def _largest(keys: np.ndarray, count: int) -> np.ndarray:
-    if count < keys.shape[1]:
-        keys = np.partition(keys, keys.shape[1] - count, axis=1)[:, keys.shape[1] - count :]
-    return np.sort(keys, axis=1)[:, ::-1]
 
 
 def _search(
@@ -119,7 +131,7 @@ def _search_nearest(
     import faiss
 
     rough, places = faiss.knn(queries, index.vectors, depth, metric=faiss.METRIC_INNER_PRODUCT)
-    keys = np.sort(_keys(_exact_cosines(queries, index, places), places), axis=1)[:, ::-1]
+    keys = np.sort(keys_of(_exact_cosines(queries, index, places), places), axis=1)[:, ::-1]
     image_keys = keys[:, :images].copy()
     best_keys = _limit(_first_of_each(keys, index, max(images, individuals)), image_keys, individuals)
     beyond = (np.ceil(rough[:, -1].astype(np.float64) * STEPS).astype(np.int64) + _MARGIN + 1) << 32
@@ -140,13 +152,13 @@ def _exact_cosines(queries: np.ndarray, index: GalleryIndex, places: np.ndarray)
 def _first_of_each(keys: np.ndarray, index: GalleryIndex, width: int) -> np.ndarray:
     """The greatest key of each individual among `keys` (sorted), padded to (Q, min(width, C))."""
     order = np.arange(keys.shape[1])
-    grouped = np.sort((index.codes[_places(keys)] << 32) + order, axis=1)
+    grouped = np.sort((index.codes[places_of(keys)] << 32) + order, axis=1)
     starts = np.diff(grouped >> 32, axis=1, prepend=-1) > 0
     first = np.zeros(keys.shape, dtype=bool)
-    first[np.nonzero(starts)[0], grouped[starts] & _LOW] = True
+    first[np.nonzero(starts)[0], grouped[starts] & LOW] = True
     column = np.cumsum(first, axis=1) - 1
     first &= column < width
-    best = np.full((len(keys), min(width, len(index.names))), _ABSENT)
+    best = np.full((len(keys), min(width, len(index.names))), ABSENT)
     best[np.nonzero(first)[0], column[first]] = keys[first]
     return best
 
@@ -154,35 +166,37 @@ def _first_of_each(keys: np.ndarray, index: GalleryIndex, width: int) -> np.ndar
 def _limit(best_keys: np.ndarray, image_keys: np.ndarray, individuals: int) -> np.ndarray:
     """Blanks the individuals that were not asked for and have no image among the nearest ones."""
     more = best_keys[:, individuals:]
-    more[more < image_keys[:, -1:]] = _ABSENT
+    more[more < image_keys[:, -1:]] = ABSENT
     return best_keys
 
 
 def _search_all(
-    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int
+    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, rescore: Rescore | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `_search`, by looking at every image of the gallery, a block of queries at a time."""
     width = min(max(images, individuals), len(index.names))
     image_keys = np.empty((len(queries), images), dtype=np.int64)
     best_keys = np.empty((len(queries), width), dtype=np.int64)
-    for part, keys in _blocks_of_keys(queries, index):
-        image_keys[part] = _largest(keys, images)
-        best_keys[part] = _largest(np.maximum.reduceat(keys, index.starts, axis=1), width)
+    for part, keys in _blocks_of_keys(queries, index, rescore):
+        image_keys[part] = largest_of(keys, images)
+        best_keys[part] = largest_of(np.maximum.reduceat(keys, index.starts, axis=1), width)
     return image_keys, _limit(best_keys, image_keys, individuals)
 
 
-def _blocks_of_keys(queries: np.ndarray, index: GalleryIndex) -> Iterator[tuple[slice, np.ndarray]]:
+def _blocks_of_keys(
+    queries: np.ndarray, index: GalleryIndex, rescore: Rescore | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
     """The keys of the whole gallery, (q, N), for a few queries at a time."""
     if not len(index):
         return
     size, width = max(1, _CELLS // len(index)), max(1, _CELLS // queries.shape[1])
     for start in range(0, len(queries), size):
         block = queries[start : start + size].astype(np.float64)
-        keys = np.empty((len(block), len(index)), dtype=np.int64)
+        cosines = np.empty((len(block), len(index)))
         for first in range(0, len(index), width):
-            gallery = index.vectors[first : first + width].astype(np.float64)
-            keys[:, first : first + width] = _keys(block @ gallery.T, np.arange(first, first + len(gallery)))
-        yield slice(start, start + size), keys
+            cosines[:, first : first + width] = block @ index.vectors[first : first + width].astype(np.float64).T
+        scores = cosines if rescore is None else rescore(block, cosines)
+        yield slice(start, start + size), keys_of(scores, np.arange(len(index)))
 
 
 def _best_images(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) -> np.ndarray:
@@ -207,7 +221,7 @@ def _best_of_few(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) ->
     places = np.repeat(index.starts[codes].ravel() - firsts, counts) + np.arange(counts.sum())
     rows = np.repeat(np.repeat(np.arange(len(queries)), codes.shape[1]), counts)
     images, asked = index.vectors[places].astype(np.float64), queries.astype(np.float64)[rows]
-    keys = _keys(np.einsum("nd,nd->n", images, asked), places)
+    keys = keys_of(np.einsum("nd,nd->n", images, asked), places)
     best: np.ndarray = np.maximum.reduceat(keys, firsts)
     return best.reshape(codes.shape)
 
@@ -215,13 +229,13 @@ def _best_of_few(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) ->
 def _describe(image_keys: np.ndarray, best_keys: np.ndarray, index: GalleryIndex) -> Neighbours:
     rows = np.append(index.rows, -1)  # place -1 is nowhere
     codes = np.append(index.codes, -1)
-    images, individuals = _places(image_keys), codes[_places(best_keys)]
+    images, individuals = places_of(image_keys), codes[places_of(best_keys)]
     return Neighbours(
         indices=rows[images],
-        cosines=_cosines(image_keys),
+        cosines=cosines_of(image_keys),
         individuals=individuals,
-        best_cosines=_cosines(best_keys),
-        best_indices=rows[_places(best_keys)],
+        best_cosines=cosines_of(best_keys),
+        best_indices=rows[places_of(best_keys)],
         columns=_columns(codes[images], individuals, len(index.names)),
     )
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from whale_ray.retrieval.calibration import CANDIDATES, Calibration, fit_calibration
 from whale_ray.retrieval.gallery import GalleryIndex
-from whale_ray.retrieval.ranking import rank_queries
+from whale_ray.retrieval.neighbours import find_neighbours
+from whale_ray.retrieval.ranking import Ranking, rank_individuals
 
 _ROUNDS = 100
 
@@ -35,7 +36,7 @@ def guess_individuals(unknown: np.ndarray, index: GalleryIndex, *, held: np.ndar
     unknown are in no gallery is estimated from their own answers, at least as many as among those.
     """
     calibration, share = _calibrate(held, names, index)
-    ranking = rank_queries(unknown, index, individuals=CANDIDATES)
+    ranking = _rank(unknown, index, individuals=CANDIDATES)
     shown = ranking.cosines[:, :CANDIDATES]
     first = calibration.of_match(shown)[:, 0] if len(index) else np.full(len(unknown), np.nan)
     nearest = index.names[ranking.individuals[:, 0]] if len(index) else np.full(len(unknown), "")
@@ -44,7 +45,7 @@ def guess_individuals(unknown: np.ndarray, index: GalleryIndex, *, held: np.ndar
 
 def _calibrate(held: np.ndarray, names: np.ndarray, index: GalleryIndex) -> tuple[Calibration, float]:
     """The calibration by the held photographs, and the share of their answers whose first candidate is right."""
-    ranking = rank_queries(held, index, individuals=CANDIDATES + 1)
+    ranking = _rank(held, index, individuals=CANDIDATES + 1)
     own = ranking.individuals == index.codes_of(names)[:, None]
     ranks = np.where(own.any(axis=1), own.argmax(axis=1) + 1, 0)
     ranks[ranks > CANDIDATES] = 0
@@ -54,6 +55,10 @@ def _calibrate(held: np.ndarray, names: np.ndarray, index: GalleryIndex) -> tupl
     ranks = np.concatenate([ranks, np.zeros_like(ranks)])
     new = np.repeat([False, True], len(held))
     return fit_calibration(cosines, ranks, new), float(np.mean(ranks == 1)) if len(ranks) else 0.0
+
+
+def _rank(queries: np.ndarray, index: GalleryIndex, *, individuals: int) -> Ranking:
+    return rank_individuals(find_neighbours(queries, index, individuals=individuals), vote="nearest")
 
 
 def adjust_to_share(probabilities: np.ndarray, share: float) -> np.ndarray:

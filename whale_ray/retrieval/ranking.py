@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.gallery import GalleryIndex
-from whale_ray.retrieval.neighbours import Neighbours, find_by_centroid, find_neighbours
+from whale_ray.retrieval.neighbours import Neighbours
 
 
 @dataclass(frozen=True)
 class Ranking:
     """Individuals of Q queries, best first; -1 and NaN stand where there are no more.
 
-    individuals: (Q, R) codes. cosines: (Q, R) the largest cosine to that individual. images: (Q, R) its gallery row.
+    individuals: (Q, R) codes. cosines: (Q, R) the largest cosine to that individual, or the largest of the scores that
+    were searched in place of cosines: it is held against the threshold. images: (Q, R) its gallery row.
     """
 
     individuals: np.ndarray
@@ -108,27 +108,6 @@ def check_vote(vote: str, *, neighbours: int | None, temperature: float) -> None
         raise InputError(f"`neighbours >= 1` must hold for the vote {vote}, but got {neighbours}. Give a k")
     if VOTES[vote].has_temperature and not temperature > 0:
         raise InputError(f"`temperature > 0` must hold for the vote {vote}, but got {temperature}. Give 0.05 or so")
-
-
-def rank_queries(
-    queries: np.ndarray,
-    index: GalleryIndex,
-    *,
-    vote: str = "nearest",
-    neighbours: int | None = None,
-    temperature: float = 0.05,
-    individuals: int = 50,
-) -> Ranking:
-    """Search and vote in one step: the ranking (Q, >= `individuals`, or all there are) of queries (Q, D).
-
-    Raises: InputError as `rank_individuals`.
-    """
-    check_vote(vote, neighbours=neighbours, temperature=temperature)
-    if VOTES[vote].by_centroid:
-        found = find_by_centroid(queries, index, individuals=individuals)
-    else:
-        found = find_neighbours(queries, index, individuals=individuals, neighbours=neighbours or 1)
-    return rank_individuals(found, vote=vote, neighbours=neighbours, temperature=temperature)
 
 
 def new_individual_place(cosines: np.ndarray, threshold: float | None) -> np.ndarray:

@@ -57,8 +57,8 @@ class Queries:
 class Outcome:
     """What one retrieval setting gave each query.
 
-    ranks, image_ranks: (Q,). cosines: (Q, up to 5), of the first individuals. images: (Q,), row of the first answer's
-    image, -1 where there is no answer. new: (Q,), of the queries.
+    ranks, image_ranks: (Q,). cosines: (Q, up to 5), of the first individuals, as the ranking has them. images: (Q,),
+    row of the first answer's nearest image, -1 where there is no answer. new: (Q,), of the queries.
     """
 
     ranks: np.ndarray
@@ -73,13 +73,18 @@ class Outcome:
         return threshold_steps(self.cosines, self.ranks, self.new)
 
 
-def read_outcome(ranking: Ranking, image_ranks: np.ndarray, queries: Queries, *, rows: np.ndarray) -> Outcome:
-    """What is kept of a ranking for scoring: little, since there may be hundreds. rows: (N,), of the gallery images."""
+def read_outcome(
+    ranking: Ranking, image_ranks: np.ndarray, queries: Queries, *, nearest: np.ndarray, rows: np.ndarray
+) -> Outcome:
+    """What is kept of a ranking for scoring: little, since there may be hundreds.
+
+    nearest: (Q, up to 1), the first answer's nearest image in the gallery. rows: (N,), of the gallery's images.
+    """
     return Outcome(
         ranks=find_ranks(ranking.individuals, queries.truth),
         image_ranks=image_ranks,
         cosines=ranking.cosines[:, :5].copy(),
-        images=np.append(rows, -1)[first_of(ranking.images, -1)],
+        images=np.append(rows, -1)[first_of(nearest, -1)],
         new=queries.new,
     )
 

@@ -1,4 +1,4 @@
-"""Galleries and queries of one evaluation: a search for each distinct set of vectors, an outcome for each setting.
+"""Galleries and queries of one evaluation: a search for each distinct way to search, an outcome for each setting.
 
 Knows photographs as rows: vectors, names, parts. Knows no score and no choice.
 """
@@ -10,19 +10,31 @@ from functools import cached_property
 
 import numpy as np
 
-from whale_ray.retrieval.gallery import GalleryIndex, combine_views, views_of
+from whale_ray.retrieval.gallery import combine_views, views_of
+from whale_ray.retrieval.matching import Matcher
 from whale_ray.retrieval.metrics import CUTOFFS, find_ranks
-from whale_ray.retrieval.neighbours import Neighbours, find_by_centroid, find_neighbours
+from whale_ray.retrieval.neighbours import Neighbours
 from whale_ray.retrieval.ranking import VOTES, rank_individuals
 from whale_ray.retrieval.scoring import Outcome, Queries, join_outcomes, join_queries, read_outcome
-from whale_ray.retrieval.setting import RetrievalSetting, View
+from whale_ray.retrieval.setting import Manner, RetrievalSetting, View
 from whale_ray.retrieval.whitening import Whitening, fit_whitening
+
+PROXY = "proxy"
+"""The part of rows that are no photographs but proxies of a loss, whom a classifier compares queries with."""
+
+Way = tuple[View, Manner]
+
+
+def _way(setting: RetrievalSetting) -> Way:
+    """Which vectors a setting searches, and how."""
+    return setting.view, setting.manner
 
 
 class Vectors:
     """The vectors of N photographs as each setting sees them; a whitening is fitted once, on those of `train`.
 
-    views: `plain` and, where a setting wants it, `flip`: float16 (N, D). individuals, parts: (N,).
+    views: `plain` and, where a setting wants it, `flip`: float16 (N, D). individuals, parts: (N,). Rows of the part
+    PROXY go the way of all others.
     """
 
     def __init__(
@@ -30,7 +42,7 @@ class Vectors:
     ) -> None:
         self.views = views
         self.individuals = np.asarray(individuals, dtype=str)
-        self.training, self.asking = (np.asarray(parts) == part for part in ("train", "val"))
+        self.training, self.asking, self.proxies = (np.asarray(parts) == part for part in ("train", "val", PROXY))
         self.unknown_label = unknown_label
         self._fitted: dict[str, Whitening] = {}
 
@@ -58,7 +70,7 @@ class Vectors:
 
 
 class Searches:
-    """What a search found, made once for each set of vectors that the settings see, in each split's own gallery.
+    """What a search found, made once for each way in which the settings search, in each split's own gallery.
 
     Arguments as `evaluation.evaluate`. rows: the places of the queries in `individuals`, those of a split together.
     """
@@ -76,10 +88,9 @@ class Searches:
     ) -> None:
         self.individuals, parts = np.asarray(individuals, dtype=str), np.asarray(parts)
         splits = np.zeros(len(parts), dtype=np.int64) if splits is None else np.asarray(splits)
-        depths = {
-            view: max(CUTOFFS[-1], *(setting.neighbours or 1 for setting in settings if setting.view == view))
-            for view in dict.fromkeys(setting.view for setting in settings)
-        }
+        depths: dict[Way, int] = {}
+        for setting in settings:
+            depths[_way(setting)] = max(CUTOFFS[-1], depths.get(_way(setting), 1), setting.neighbours or 1)
         self._splits = []
         for rows in (np.flatnonzero(splits == split) for split in (np.unique(splits) if len(splits) else (0,))):
             vectors = Vectors(
@@ -107,54 +118,69 @@ class _Search:
     rows: (n,), where the photographs of `vectors` stand among all. asking, gallery: the places in `rows` of either.
     """
 
-    def __init__(
-        self, vectors: Vectors, rows: np.ndarray, depths: Mapping[View, int], *, held_out_as_new: bool
-    ) -> None:
+    def __init__(self, vectors: Vectors, rows: np.ndarray, depths: Mapping[Way, int], *, held_out_as_new: bool) -> None:
         self.vectors, self.rows, self.depths = vectors, rows, depths
         named = vectors.individuals != vectors.unknown_label
         self.asking = np.flatnonzero(vectors.asking)
         self.gallery = np.flatnonzero(vectors.training & named)
         self.held_out_as_new = held_out_as_new
-        self._found: dict[View, tuple[np.ndarray, GalleryIndex, Neighbours]] = {}
-        self._by_centroid: dict[View, Neighbours] = {}
-        self._image_ranks: dict[View, np.ndarray] = {}
+        self._matchers: dict[View, tuple[np.ndarray, Matcher]] = {}
+        self._found: dict[Way, Neighbours] = {}
+        self._by_centroid: dict[Way, Neighbours] = {}
+        self._image_ranks: dict[Way, np.ndarray] = {}
 
     @cached_property
     def queries(self) -> Queries:
         """The right answers in this gallery."""
-        _, index, _ = self.found(next(iter(self.depths)))
+        index = self.matcher(next(iter(self.depths))[0])[1].index
         labels = self.vectors.individuals[self.asking]
         truth = index.codes_of(labels)
         new = (labels == self.vectors.unknown_label) | (self.held_out_as_new & (truth < 0))
         images = np.append(index.images_per_individual, 0)[truth]
         return Queries(truth, new, images, *(np.full(len(truth), size) for size in (len(index), len(index.names))))
 
-    def found(self, view: View) -> tuple[np.ndarray, GalleryIndex, Neighbours]:
-        """The queries' vectors in this view, the gallery, and what they found in it."""
-        if view not in self._found:
+    def matcher(self, view: View) -> tuple[np.ndarray, Matcher]:
+        """The queries' vectors in this view, and the gallery."""
+        if view not in self._matchers:
             vectors = self.vectors.seen(view)
-            index = GalleryIndex(vectors[self.gallery], self.vectors.individuals[self.gallery])
-            queries = vectors[self.asking]
-            self._found[view] = (queries, index, find_neighbours(queries, index, neighbours=self.depths[view]))
-        return self._found[view]
+            individuals, proxies = self.vectors.individuals, np.flatnonzero(self.vectors.proxies)
+            matcher = Matcher(
+                vectors[self.gallery],
+                individuals[self.gallery],
+                proxies=(vectors[proxies], individuals[proxies]) if len(proxies) else None,
+            )
+            self._matchers[view] = (vectors[self.asking], matcher)
+        return self._matchers[view]
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
         """What the setting gives each query of this gallery."""
-        view = setting.view
-        queries, index, found = self.found(view)
-        image_ranks = self._ranks_of_images(view, found)
-        if VOTES[setting.vote].by_centroid:
-            if view not in self._by_centroid:
-                self._by_centroid[view] = find_by_centroid(queries, index)
-            found = self._by_centroid[view]
+        queries, matcher = self.matcher(setting.view)
+        found = self._found_by_centroid(setting) if VOTES[setting.vote].by_centroid else self._found_in(_way(setting))
         ranking = rank_individuals(
             found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature
         )
-        return read_outcome(ranking, image_ranks, self.queries, rows=self.rows[self.gallery])
+        _, images = matcher.nearest_images(queries, ranking, setting.manner, first=1)
+        return read_outcome(
+            ranking, self._ranks_of_images(_way(setting)), self.queries, nearest=images, rows=self.rows[self.gallery]
+        )
 
-    def _ranks_of_images(self, view: View, found: Neighbours) -> np.ndarray:
-        """The rank of each query's first right image; no vote in it, so all settings of a view share it."""
-        if view not in self._image_ranks:
+    def _found_in(self, way: Way) -> Neighbours:
+        if way not in self._found:
+            queries, matcher = self.matcher(way[0])
+            self._found[way] = matcher.find(queries, way[1], neighbours=self.depths[way])
+        return self._found[way]
+
+    def _found_by_centroid(self, setting: RetrievalSetting) -> Neighbours:
+        way = _way(setting)
+        if way not in self._by_centroid:
+            queries, matcher = self.matcher(setting.view)
+            self._by_centroid[way] = matcher.find_by_centroid(queries, setting.manner)
+        return self._by_centroid[way]
+
+    def _ranks_of_images(self, way: Way) -> np.ndarray:
+        """The rank of each query's first right image; no vote in it, so all settings that search alike share it."""
+        if way not in self._image_ranks:
+            found = self._found_in(way)
             nearest = np.take_along_axis(found.individuals, found.columns[:, : CUTOFFS[-1]], axis=1)
-            self._image_ranks[view] = find_ranks(nearest, self.queries.truth)
-        return self._image_ranks[view]
+            self._image_ranks[way] = find_ranks(nearest, self.queries.truth)
+        return self._image_ranks[way]

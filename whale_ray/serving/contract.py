@@ -101,8 +101,12 @@ class ModelCard(BaseModel):
     embedding_size: int
     individuals: int = Field(description="Named individuals in the gallery.")
     images: int = Field(description="Photographs in the gallery.")
-    threshold: float | None = Field(description="Below this cosine an animal is taken for a new one.")
-    new_distance: Distance | None = Field(description="The same as a distance: above it, an animal is taken for new.")
+    threshold: float | None = Field(
+        description="Below this cosine, or what `retrieval` ranks by in its place, an animal is taken for new."
+    )
+    new_distance: Distance | None = Field(
+        description="The same as a distance: above it, an animal is taken for new. Null where cosines do not rank."
+    )
     retrieval: dict[str, Any]
     scores: dict[str, Any] = Field(description="Measured on validation photographs, with their intervals.")
     data_fingerprint: str

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from whale_ray.durable import replacing, write_whole
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from whale_ray.learning.encoders import Encoder
     from whale_ray.learning.training import Training
 
 WEIGHTS = "encoder.safetensors"
 RECIPE = "recipe.json"
-STATES = ("state.pt", "best.safetensors")
+STATES = ("state.pt", "best.safetensors", "best_loss.safetensors")
 
 
 class CheckpointError(Exception):
@@ -62,13 +62,16 @@ class Checkpoint:
         is_best = bool(scores) and epochs[-1].get(objective) == max(scores) and scores.count(max(scores)) == 1
         if self._best is not None and is_best:
             _save_tensors(training.outcome.state_dict(), self._best)
+            _save_tensors(training.loss.state_dict(), self._best.with_name(STATES[2]))
         with replacing(self._state) as draft:
             torch.save({"training": training.state_dict(), "epochs": epochs}, draft)
 
-    def restore_best(self, encoder: Encoder) -> None:
-        """Gives `encoder` the weights of the best epoch, where those are to be kept."""
+    def restore_best(self, encoder: Encoder, loss: nn.Module) -> None:
+        """Gives `encoder` and `loss` the weights of the best epoch, where those are to be kept."""
         if self._best is not None and self._best.exists():
             encoder.load_state_dict(load_weights(self._best))
+            if (proxies := self._best.with_name(STATES[2])).exists():
+                loss.load_state_dict(load_weights(proxies))
 
 
 def keep_weights(encoder: Encoder, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from whale_ray.errors import InputError
 from whale_ray.learning.losses import ACCEPTS_NEGATIVES, ORDERED, PAIR_LOSSES
+from whale_ray.learning.proxies import PROXY_LOSSES
 from whale_ray.sweep.reading import Reading
 from whale_ray.sweep.reference import NO_LOSS, SPEED, section_settings
 
@@ -187,6 +188,24 @@ def _check_untrained(reading: Reading) -> None:
         reading.fault("model.neck", f"{message} Write `embedding_size: null`, or choose neck linear or bnneck.")
 
 
+def _check_scored_images(reading: Reading) -> None:
+    asked = {
+        "rerank: k_reciprocal": "k_reciprocal" in reading.retrieval.get("rerank", ()),
+        "classifier_weight": any(reading.retrieval.get("classifier_weight", ())),
+    }
+    for written in (name for name, is_asked in asked.items() if is_asked):
+        key = written.partition(":")[0]
+        if reading.retrieval.get("vote") == ("centroid",):
+            message = f"`{written}` scores images, but the vote centroid looks at none."
+            reading.fault(f"retrieval.{key}", f"{message} Leave it out, or give another vote beside it.")
+    losses = reading.possible("loss.name")
+    if asked["classifier_weight"] and losses and not set(losses) & set(PROXY_LOSSES):
+        message = (
+            f"`classifier_weight` needs a loss with proxies ({', '.join(PROXY_LOSSES)}), but got {_listed(losses)}."
+        )
+        reading.fault("retrieval.classifier_weight", f"{message} Leave it out, or take another loss.")
+
+
 def _listed(values: Iterable[Any]) -> str:
     return ", ".join(sorted(map(str, values)))
 
@@ -204,4 +223,5 @@ CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_split,
     _check_ensemble,
     _check_untrained,
+    _check_scored_images,
 )

@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from whale_ray.retrieval.setting import SETTING_FIELDS
 from whale_ray.sweep.axes import Axis
 from whale_ray.sweep.figures import Row, Scale, plot_dots, plot_rows, scale_of
 from whale_ray.sweep.leaderboard import Record
 from whale_ray.sweep.plots import Plot, describe, is_finite, is_share, show_value
 
-RETRIEVAL_AXES = ("vote", "neighbours", "temperature", "flip", "whiten", "whitened_size")
+RETRIEVAL_AXES = SETTING_FIELDS
 _MOST_ROWS = 8
 
 

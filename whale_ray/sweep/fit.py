@@ -19,6 +19,7 @@ from whale_ray.retrieval.setting import RetrievalSetting
 from whale_ray.sweep.checkpoint import Checkpoint, CheckpointError, drop_state, keep_weights
 from whale_ray.sweep.dataset import Dataset, geometry_of
 from whale_ray.sweep.plan import Settings, encoder_of
+from whale_ray.sweep.proxies import Proxies, learned_proxies, with_proxies
 from whale_ray.sweep.scores import Views, score_epoch
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Fit:
         self.rows = dataset.rows("train", "val")
         self.table = dataset.scored()
         self.earlier_seconds = 0.0
+        self.proxies: Callable[[], Proxies | None] = lambda: None  # what the loss has learned so far
         torch.manual_seed(settings["seed"])
         self.encoder = encoder_of(settings).to(device)
 
@@ -84,6 +86,13 @@ class Fit:
             self.encoder = encoder_of(self.settings).to(self.device)
             training, epochs, note = self._training(batches), [], {"note": f"{error}; it begins anew"}
         self.encoder = training.outcome
+        self.proxies = partial(
+            learned_proxies,
+            training.loss,
+            self.table,
+            num_classes=batches.num_classes,
+            unknown_label=self.dataset.unknown_label,
+        )
         self.earlier_seconds = sum(row["seconds"] for row in epochs)
         for epoch in train_epochs(training, batches):
             figures = self._figures(epoch, spent=sum(row["seconds"] for row in epochs))
@@ -91,7 +100,7 @@ class Fit:
             checkpoint.save(training, epochs, objective=self.objective)
             write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
             seen(figures | note)
-        checkpoint.restore_best(self.encoder)
+        checkpoint.restore_best(self.encoder, training.loss)
         return epochs
 
     def views(self) -> tuple[Views, float]:
@@ -176,7 +185,8 @@ class Fit:
             views = {"plain": self._embed(flipped=False)}
             if self.first.flip == "average":
                 views["flip"] = self._embed(flipped=True)
-            figures |= score_epoch(views, self.table, setting=self.first, settings=self.settings)
+            rows = with_proxies(views, self.table, self.proxies() if self.first.classifier_weight else None)
+            figures |= score_epoch(*rows, setting=self.first, settings=self.settings)
         return figures
 
     def _embed(self, *, flipped: bool) -> np.ndarray:

@@ -91,12 +91,19 @@ def _import_trial(origin: Path, trials: Path, sweep: Sweep, dataset: Dataset, do
         figures = {name: _number(result.get(name)) for name in _FIGURES}
         write_result(draft, {**figures, "status": "finished", "error": ""})
         write_record(draft, kind=kind, point=point, settings=settings, data_fingerprint=dataset.fingerprint)
-        rescore_for_good(read_record(draft), scoring_of(sweep))
+        _score(draft, sweep)
         shutil.rmtree(trials / trial, ignore_errors=True)
         draft.rename(trials / trial)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     done.taken.append(trial)
+
+
+def _score(draft: Path, sweep: Sweep) -> None:
+    try:
+        rescore_for_good(read_record(draft), scoring_of(sweep))
+    except InputError as fault:
+        raise _NotTakenError(str(fault)) from None
 
 
 def _place(written: Mapping[str, Any], sweep: Sweep, fingerprint: str) -> tuple[str, str, Point, Settings]:

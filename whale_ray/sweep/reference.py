@@ -185,6 +185,28 @@ SETTINGS: tuple[Setting, ...] = (
         "a linear map of the vectors, from the training photographs: pca, or learned from what they name",
     ),
     _free("retrieval.whitened_size", "int >= 2 <= 65536 or null", 128, "dimensions that it keeps; null: all"),
+    _free(
+        "retrieval.expand_query",
+        "int >= 0 <= 1000",
+        0,
+        "how many nearest gallery vectors are added to the query, each weighted by its cosine cubed; 0: none",
+    ),
+    _free("retrieval.augment_gallery", "int >= 0 <= 1000", 0, "the same for each gallery vector, by the gallery alone"),
+    _free(
+        "retrieval.rerank",
+        "choice none k_reciprocal",
+        "none",
+        "k_reciprocal: alike is who is among each other's nearest (not with the vote centroid)",
+    ),
+    _free("retrieval.rerank_k1", "int >= 1 <= 1000", 20, "of k_reciprocal: how many nearest may be mutual"),
+    _free("retrieval.rerank_k2", "int >= 1 <= 1000", 6, "of k_reciprocal: how many nearest are averaged; 1: none"),
+    _free("retrieval.rerank_lambda", "float > 0 <= 1", 0.3, "of k_reciprocal: the share of the cosine in the score"),
+    _free(
+        "retrieval.classifier_weight",
+        "float >= 0 <= 1",
+        0.0,
+        "the share of the cosine to the individual's proxy, where the loss has proxies (not with the vote centroid)",
+    ),
     _plain(
         "search.strategy",
         "choice grid screen random optuna",

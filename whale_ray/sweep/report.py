@@ -177,9 +177,19 @@ def _setting(row: Any) -> str:
     parts += [f"τ {row['temperature']:g}"] if row["vote"] == "softmax" and is_number(row.get("temperature")) else []
     parts += ["flipped too"] if row.get("flip") == "average" else []
     parts += [f"whitened ({row['whiten']})"] if row.get("whiten") in ("pca", "learned") else []
-    return ", ".join(
-        [*parts, *([f"{row['whitened_size']:.0f} dimensions"] if is_number(row.get("whitened_size")) else [])]
-    )
+    parts += [f"{row['whitened_size']:.0f} dimensions"] if is_number(row.get("whitened_size")) else []
+    return ", ".join([*parts, *_manner(row)])
+
+
+def _manner(row: Any) -> list[str]:
+    """How a setting searches, where not by plain cosines."""
+    parts = [f"query + {row['expand_query']:.0f}"] if row.get("expand_query", 0) > 0 else []
+    parts += [f"gallery + {row['augment_gallery']:.0f}"] if row.get("augment_gallery", 0) > 0 else []
+    if row.get("rerank") == "k_reciprocal":
+        figures = (f"{name} {row[f'rerank_{key}']:g}" for name, key in (("k1", "k1"), ("k2", "k2"), ("λ", "lambda")))
+        parts.append(f"re-ranked ({', '.join(figures)})")
+    parts += [f"classifier {row['classifier_weight']:g}"] if row.get("classifier_weight", 0) > 0 else []
+    return parts
 
 
 def _importance(rows: Sequence[Row], objective: str) -> dict[str, Any]:

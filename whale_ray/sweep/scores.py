@@ -17,9 +17,11 @@ import pandas as pd
 from whale_ray.data.split import plays_unknown
 from whale_ray.durable import replacing, write_whole
 from whale_ray.errors import InputError
+from whale_ray.learning.proxies import PROXY_LOSSES
 from whale_ray.retrieval.evaluation import Evaluation, RetrievalSetting, evaluate, score_setting, study_recall
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file, write_leaderboard, write_result
 from whale_ray.sweep.plan import Settings, retrieval_settings
+from whale_ray.sweep.proxies import Proxies, stored_proxies, with_proxies
 from whale_ray.sweep.spec import Sweep, load_sweep
 
 Views = Mapping[str, np.ndarray]
@@ -41,10 +43,10 @@ class Scoring:
         return {"definition": DEFINITION, "objective": self.objective, "retrieval": settings}
 
     def of(self, kind: str) -> Scoring:
-        """What a trial of this kind is scored by: a baseline is the encoder as it comes, so that nothing whitens it."""
+        """What a trial of this kind is scored by: a baseline is the encoder as it comes, its vectors as they come."""
         if kind != "baseline":
             return self
-        plain = (dataclasses.replace(one, whiten="none", whitened_size=None) for one in self.retrieval)
+        plain = (one.as_it_comes() for one in self.retrieval)
         return dataclasses.replace(self, retrieval=tuple(dict.fromkeys(plain)))
 
 
@@ -115,11 +117,13 @@ def write_scores(evaluation: Evaluation, folder: Path) -> None:
         evaluation.queries.to_parquet(draft, index=False)
 
 
-def write_embeddings(views: Views, table: pd.DataFrame, folder: Path) -> None:
-    """Writes embeddings.npz: each view, and the photographs that its rows are."""
+def write_embeddings(views: Views, table: pd.DataFrame, folder: Path, proxies: Proxies | None = None) -> None:
+    """Writes embeddings.npz: each view, the photographs that its rows are, and what else the loss has learned."""
     names = {column: table[column].to_numpy(dtype=str) for column in COLUMNS}
     with replacing(folder / "embeddings.npz") as draft:
-        np.savez(draft, allow_pickle=False, **views, **names, split=table["split"].to_numpy(dtype=np.int64))
+        splits = table["split"].to_numpy(dtype=np.int64)
+        more = proxies.arrays() if proxies else {}
+        np.savez(draft, allow_pickle=False, **views, **names, split=splits, **more)
 
 
 def read_embeddings(folder: Path) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
@@ -136,6 +140,26 @@ def read_embeddings(folder: Path) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
         ) from error
 
 
+def read_proxies(folder: Path) -> Proxies | None:
+    """The proxies that `write_embeddings` wrote; None where it had none. Raises: InputError where they are damaged."""
+    with (folder / "embeddings.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        return stored_proxies(stored, size=stored["plain"].shape[1])
+
+
+def _rows(record: Record, scoring: Scoring) -> tuple[Views, pd.DataFrame]:
+    """The views and table of a finished trial, proxies among them where a setting wants a classifier."""
+    views, table = read_embeddings(record.folder)
+    if not any(one.classifier_weight for one in scoring.retrieval):
+        return views, table
+    proxies = read_proxies(record.folder)
+    if proxies is None and record.kind in ("trial", "repeat") and record.settings["loss"]["name"] in PROXY_LOSSES:
+        raise InputError(
+            f"classifier_weight needs the proxies of the loss, but trial {record.trial} kept none: an earlier version "
+            "trained it. Take classifier_weight: 0, or train anew with --fresh"
+        )
+    return with_proxies(views, table, proxies)
+
+
 def is_scored_by(scoring: Scoring, record: Record) -> bool:
     """Whether a finished trial's result was chosen among these settings by this objective."""
     return bool(record.result.get("scored_with") == scoring.of(record.kind).written())
@@ -143,7 +167,7 @@ def is_scored_by(scoring: Scoring, record: Record) -> bool:
 
 def rescore(record: Record, scoring: Scoring) -> Evaluation:
     """The scores of a finished trial by `scoring`, from its stored embeddings. Nothing is trained or written."""
-    views, table = read_embeddings(record.folder)
+    views, table = _rows(record, scoring)
     return score_trial(views, table, scoring=scoring, settings=record.settings)
 
 

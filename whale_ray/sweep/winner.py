@@ -24,12 +24,13 @@ from whale_ray.errors import BundleError
 from whale_ray.identify import Bundle, largest_tolerance
 from whale_ray.learning.encoders import with_whitening
 from whale_ray.retrieval.evaluation import RetrievalSetting
-from whale_ray.retrieval.searches import Vectors
+from whale_ray.retrieval.searches import PROXY, Vectors
 from whale_ray.retrieval.setting import setting_of
 from whale_ray.sweep.checkpoint import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.dataset import Dataset, geometry_of
 from whale_ray.sweep.leaderboard import Record
-from whale_ray.sweep.scores import read_embeddings
+from whale_ray.sweep.proxies import with_proxies
+from whale_ray.sweep.scores import read_embeddings, read_proxies
 
 GOLDEN_IMAGES = 6
 GOLDEN_SIDE = 512
@@ -81,32 +82,36 @@ def make_bundle(record: Record, dataset: Dataset, *, run: Path, examples: int, t
 
 
 def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> Contents:
-    views, photographs = read_embeddings(record.folder)
-    named = (photographs["individual"] != dataset.unknown_label).to_numpy()
     setting = setting_of(record.result)
+    learned = read_proxies(record.folder) if setting.classifier_weight else None
+    views, rows = with_proxies(*read_embeddings(record.folder), learned)
+    proxies = (rows["part"] == PROXY).to_numpy()
+    named = (rows["individual"] != dataset.unknown_label).to_numpy() & ~proxies
     held = Vectors(
         views,
-        individuals=photographs["individual"].to_numpy(dtype=str),
-        parts=photographs["part"].to_numpy(dtype=str),
+        individuals=rows["individual"].to_numpy(dtype=str),
+        parts=rows["part"].to_numpy(dtype=str),
         unknown_label=dataset.unknown_label,
     )
-    vectors = held.seen(setting.view)[named]
+    seen = held.seen(setting.view)
     weights = load_weights(record.folder / "checkpoint" / WEIGHTS)
     recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
     if whitening := held.whitening(setting.view):
         recipe, weights = with_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.matrix)
-    table = photographs.loc[named, ["image", "individual"]].reset_index(drop=True)
+    table = rows.loc[named, ["image", "individual"]].reset_index(drop=True)
     manifest = _manifest(record, dataset, setting, table, recipe)
-    manifest["id"] = f"{record.trial}-{_digest(manifest, vectors)}"
+    manifest["id"] = f"{record.trial}-{_digest(manifest, seen[named | proxies])}"
     return Contents(
         manifest=manifest,
         weights=weights,
-        gallery=vectors,
+        gallery=seen[named],
         table=table,
         golden=(),
-        golden_vectors=np.zeros((0, vectors.shape[1]), dtype=np.float32),
+        golden_vectors=np.zeros((0, seen.shape[1]), dtype=np.float32),
         thumbnails=_thumbnails(dataset, table) if thumbnails else {},
         examples=_examples(dataset, examples),
+        proxies=seen[proxies] if setting.classifier_weight else None,
+        proxy_individuals=tuple(rows.loc[proxies, "individual"]),
     )
 
 

@@ -20,6 +20,7 @@ from whale_ray.durable import write_whole
 from whale_ray.sweep.dataset import Dataset
 from whale_ray.sweep.fit import Fit
 from whale_ray.sweep.plan import Settings
+from whale_ray.sweep.proxies import Proxies, in_split, join_proxies, with_proxies
 from whale_ray.sweep.reference import completed
 from whale_ray.sweep.scores import (
     Scoring,
@@ -89,16 +90,16 @@ class Work:
         fit.train(lambda figures: None)
         views, _ = fit.views()
         fit.keep()
-        write_embeddings(views, fit.table, self.folder)
+        write_embeddings(views, fit.table, self.folder, fit.proxies())
         fit.forget()
 
     def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
         curve = _Curve(self.folder, report, tracker)
-        views, rate = self._single(curve) if self.job.dataset.folds == 1 else self._folds(curve)
+        views, proxies, rate = self._single(curve) if self.job.dataset.folds == 1 else self._folds(curve)
         table = self.job.dataset.scored()
-        evaluation = score_trial(views, table, scoring=self.scoring, settings=self.settings)
+        evaluation = score_trial(*with_proxies(views, table, proxies), scoring=self.scoring, settings=self.settings)
         write_scores(evaluation, self.folder)
-        write_embeddings(views, table, self.folder)
+        write_embeddings(views, table, self.folder, proxies)
         shutil.rmtree(self.folder / FOLDS, ignore_errors=True)
         return {
             **figures_of(evaluation, self.scoring),
@@ -108,16 +109,18 @@ class Work:
             "milliseconds_per_image": 1000.0 / rate,
         }
 
-    def _single(self, curve: _Curve) -> tuple[Views, float]:
+    def _single(self, curve: _Curve) -> tuple[Views, Proxies | None, float]:
         fit = self._fit(self.job.dataset, self.folder)
         curve.add(fit.train(curve.seen))
         self.earlier_seconds = fit.earlier_seconds
         fit.keep()
-        return fit.views()
+        views, rate = fit.views()
+        return views, fit.proxies(), rate
 
-    def _folds(self, curve: _Curve) -> tuple[Views, float]:
+    def _folds(self, curve: _Curve) -> tuple[Views, Proxies | None, float]:
         """The views of every fold, one after the other; each fold is trained once, and its weights are not kept."""
         every: list[Views] = []
+        learned: list[Proxies | None] = []
         for number in range(self.job.dataset.folds):
             folder = self.folder / FOLDS / str(number)
             fit = self._fit(self.job.dataset.fold(number), folder)
@@ -125,8 +128,9 @@ class Work:
             self.earlier_seconds += fit.earlier_seconds
             views, rate = fit.views()
             every.append(views)
+            learned.append(in_split(fit.proxies(), number))
         joined = {name: np.concatenate([views[name] for views in every]) for name in every[0]}
-        return joined, rate
+        return joined, join_proxies(learned), rate
 
     def _fit(self, dataset: Dataset, folder: Path) -> Fit:
         return Fit(

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from whale_ray.errors import InputError
+from whale_ray.retrieval.evaluation import evaluate
+from whale_ray.retrieval.gallery import unit
+from whale_ray.retrieval.matching import Matcher
+from whale_ray.retrieval.searches import PROXY
+from whale_ray.retrieval.setting import RetrievalSetting
+
+
+def draw(images, *, individuals=7, size=6, seed=0):
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(images, size))
+    return vectors, np.array([f"w_{code}" for code in random.integers(0, individuals, images)])
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.5, 1.0])
+def test_an_individual_s_score_is_the_mixture_of_its_nearest_image_and_its_nearest_proxy(weight):
+    vectors, labels = draw(40)
+    queries, _ = draw(9, seed=1)
+    proxies, names = draw(20, seed=2)[0], np.array([f"w_{place % 7}" for place in range(20)])
+    matcher = Matcher(vectors, labels, proxies=(proxies, names))
+    ranking = matcher.rank(queries, RetrievalSetting(classifier_weight=weight))
+    asked, gallery, learned = (unit(each).astype(float).tolist() for each in (queries, vectors, proxies))
+    for query, codes, scores in zip(asked, ranking.individuals, ranking.cosines, strict=True):
+        expected = {}
+        for name in set(labels):
+            image, proxy = (
+                max(sum(a * b for a, b in zip(query, one, strict=True)) for one, own in pairs if own == name)
+                for pairs in (zip(gallery, labels, strict=True), zip(learned, names, strict=True))
+            )
+            expected[name] = (1 - weight) * image + weight * proxy
+        found = matcher.index.names[codes].tolist()
+        assert found == sorted(expected, key=lambda name: -expected[name])
+        assert scores.tolist() == pytest.approx([expected[name] for name in found], abs=2e-6)
+
+
+def test_whom_the_loss_never_saw_keeps_the_score_and_a_stranger_s_proxy_counts_for_nothing():
+    vectors = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0]])
+    proxies = (np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]), np.array(["a", "stranger"]))
+    matcher = Matcher(vectors, np.array(["a", "enrolled"]), proxies=proxies)
+    ranking = matcher.rank(np.array([[1.0, 0.0, 0.0]]), RetrievalSetting(classifier_weight=0.5))
+    assert matcher.index.names[ranking.individuals[0]].tolist() == ["enrolled", "a"]
+    assert ranking.cosines[0].tolist() == pytest.approx([0.8, 0.5], abs=1e-3)
+
+
+def test_a_classifier_without_proxies_is_refused():
+    with pytest.raises(InputError, match=r"classifier_weight 0\.5 needs the proxies of a loss, but there are none"):
+        Matcher(np.eye(2), np.array(["a", "b"])).rank(np.eye(2), RetrievalSetting(classifier_weight=0.5))
+
+
+def evaluation_of(vectors, labels, parts, *, settings):
+    return evaluate(
+        {"plain": vectors.astype(np.float16)},
+        individuals=labels,
+        parts=parts,
+        images=np.array([f"{place}.jpg" for place in range(len(labels))]),
+        settings=settings,
+        unknown_label="new_whale",
+    )
+
+
+def crowd(proxies):
+    """Photographs whose nearest neighbours mislead and whose proxies, if there are, do not."""
+    random = np.random.default_rng(0)
+    centres = np.eye(12)
+    members = np.tile(np.arange(12), 6)
+    vectors = centres[members] + 0.9 * random.normal(size=(72, 12))
+    rows, labels = (
+        np.concatenate([vectors, centres]),
+        np.array([f"w_{member:02d}" for member in (*members, *range(12))]),
+    )
+    parts = np.array(["train"] * 36 + ["val"] * 36 + [PROXY] * 12)
+    return (rows, labels, parts) if proxies else (rows[:72], labels[:72], parts[:72])
+
+
+def test_the_evaluation_chooses_the_classifier_where_it_helps_and_proxies_are_no_gallery_and_no_query():
+    settings = [RetrievalSetting(classifier_weight=weight) for weight in (0.0, 0.5)]
+    evaluation = evaluation_of(*crowd(proxies=True), settings=settings)
+    assert evaluation.best.classifier_weight == 0.5
+    assert evaluation.table["classifier_weight"].tolist() == [0.0, 0.5]
+    without = evaluation_of(*crowd(proxies=False), settings=settings[:1])
+    assert evaluation.scores["queries"] == without.scores["queries"] == 36
+    plain, mixed = evaluation.table["recall@1"]
+    assert plain == without.table["recall@1"].item() < mixed
+
+
+def test_whitening_learns_nothing_from_proxies_and_moves_them_along():
+    settings = [RetrievalSetting(whiten="pca", classifier_weight=weight) for weight in (0.0, 0.5)]
+    evaluation = evaluation_of(*crowd(proxies=True), settings=settings)
+    without = evaluation_of(*crowd(proxies=False), settings=settings[:1])
+    plain, mixed = evaluation.table["recall@1"]
+    assert plain == without.table["recall@1"].item() < mixed
+
+
+def test_where_there_are_no_proxies_the_weight_is_none_and_each_setting_is_scored_once():
+    votes = ("nearest", "softmax")
+    settings = [RetrievalSetting(vote, 3, classifier_weight=weight) for weight in (0.3, 0.0) for vote in votes]
+    evaluation = evaluation_of(*crowd(proxies=False), settings=settings)
+    assert evaluation.table["classifier_weight"].tolist() == [0.0, 0.0]
+    assert evaluation.table["vote"].tolist() == ["nearest", "softmax"]
