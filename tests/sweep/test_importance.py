@@ -150,6 +150,14 @@ def test_few_trials_have_no_share() -> None:
     assert not explain([{"size": 16 + 16 * (place % 2)} for place in range(9)], np.arange(9.0), axes)
 
 
+def test_a_trial_outside_of_the_space_has_no_part_in_shares() -> None:
+    axes = [Axis("rate", "float", low=0.1, high=0.2), Axis("size", values=(16, 32))]
+    points = [{"rate": 0.1 + place / 100, "size": 16 + 16 * (place % 2)} for place in range(10)]
+    outside = [{"rate": 0.9, "size": 16}, {"rate": 0.1, "size": 64}, {"rate": 0.1}]
+    found = explain(points + outside, np.arange(13.0), axes)
+    assert {one.among for one in found} == {10}
+
+
 def row_of(rows: list[Row], axis: str) -> Row:
     (row,) = [row for row in rows if row.axis == axis]
     return row
