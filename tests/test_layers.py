@@ -27,7 +27,7 @@ sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.r
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares
-sweep.importance sweep.headline sweep.trust sweep.maps sweep.thumbnails sweep.examples
+sweep.importance sweep.headline sweep.verdicts sweep.trust sweep.maps sweep.thumbnails sweep.examples
 sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
