@@ -31,7 +31,7 @@ sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking s
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
 sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares
-sweep.importance sweep.headline sweep.trust sweep.maps sweep.thumbnails sweep.examples
+sweep.importance sweep.headline sweep.verdicts sweep.trust sweep.maps sweep.thumbnails sweep.examples
 sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__

@@ -46,8 +46,9 @@ def query_scores(record: Record, objective: str) -> pd.DataFrame:
 
 
 def of_trials(records: Sequence[Record], objective: str) -> tuple[list[Record], Outcomes | None]:
-    """Those of the finished trials that answered the same queries as the first, a column each; None without a query."""
-    found = [(record, query_scores(record, objective)) for record in records if record.status == "finished"]
+    """Those of the trials with a score that answered the same queries as the first, a column each; None without one."""
+    scored = [one for one in records if one.status == "finished" and one.result.get(objective) is not None]
+    found = [(record, query_scores(record, objective)) for record in scored]
     if not found or found[0][1].empty:
         return [], None
     first = found[0][1]

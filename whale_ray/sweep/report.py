@@ -26,20 +26,20 @@ from whale_ray.sweep.effects import plot_effects
 from whale_ray.sweep.examples import Examples, find_examples, missing_files, with_maps
 from whale_ray.sweep.figures import MARKERS
 from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headline
-from whale_ray.sweep.importance import FLOOR, SHARE, Row, judge_importance, write_importance
+from whale_ray.sweep.importance import judge_importance, write_importance
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
 from whale_ray.sweep.maps import MatchMaps, map_matches
 from whale_ray.sweep.plan import label
-from whale_ray.sweep.plots import describe, is_share, looks_of, plot_learning, plot_recall, show_value
+from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.spec import Sweep, load_sweep
 from whale_ray.sweep.thumbnails import Photographs
 from whale_ray.sweep.tradeoff import front_of, plot_tradeoff
 from whale_ray.sweep.trust import judge_trust
+from whale_ray.sweep.verdicts import show_importance
 
 _HERE = Path(__file__).parent
 _SETTINGS_SHOWN = 10
 _AUDIT_SHOWN = 50
-_DIFFERENCES_SHOWN, _PAIRS_SHOWN = 40, 3
 SECTIONS = (
     ("result", "Result"),
     ("data", "Photographs"),
@@ -75,7 +75,7 @@ def write_report(run: Path, *, live: bool = False) -> Path:
     importance = judge_importance(records, sweep, quick=live)
     if not live:
         write_importance(importance, run / "importance.csv")
-    view = _view(run, sweep, records) | _importance(importance, sweep.objective)
+    view = _view(run, sweep, records) | show_importance(importance, sweep.objective)
     view |= _gallery(run, view["best"], sweep, live=live)
     page = environment.get_template("report.html.j2").render(view, **_assets(), live=live)
     write_whole(run / "report.html", page)
@@ -190,35 +190,6 @@ def _manner(row: Any) -> list[str]:
         parts.append(f"re-ranked ({', '.join(figures)})")
     parts += [f"classifier {row['classifier_weight']:g}"] if row.get("classifier_weight", 0) > 0 else []
     return parts
-
-
-def _importance(rows: Sequence[Row], objective: str) -> dict[str, Any]:
-    """Differences by axis, shares, and the noise floor; `reach` is the largest end of an interval, for drawing."""
-    every = [row for row in rows if row.how not in (SHARE, FLOOR)]
-    differences = [row for axis in dict.fromkeys(row.axis for row in every) for row in _telling(every, axis)]
-    ends = [abs(end) for row in differences for end in (row.value, row.low, row.high) if is_number(end)]
-    return {
-        "differences": differences[:_DIFFERENCES_SHOWN],
-        "differences_left": len(every) - len(differences[:_DIFFERENCES_SHOWN]),
-        "shares": [row for row in rows if row.how == SHARE],
-        "floors": [row for row in rows if row.how == FLOOR],
-        "notes": list(dict.fromkeys(row.note for row in every)),
-        "reach": max(ends, default=0.0) or 1.0,
-        "points": lambda value: _points(value, objective),
-    }
-
-
-def _telling(rows: Sequence[Row], axis: str) -> list[Row]:
-    """The largest differences of an axis, a few of them."""
-    own = [row for row in rows if row.axis == axis]
-    return sorted(own, key=lambda row: -abs(row.value) if is_number(row.value) else 1.0)[:_PAIRS_SHOWN]
-
-
-def _points(value: float, objective: str) -> str:
-    """A difference of scores: of a recall in percentage points."""
-    if not is_number(value):
-        return ABSENT
-    return f"{100 * value:+.1f}" if is_share(objective) else f"{value:+.3f}"
 
 
 def _retrieval(best: Record | None, objective: str) -> list[dict[str, Any]]:
