@@ -23,7 +23,7 @@ from whale_ray.cli import application
 if TYPE_CHECKING:
     from whale_ray.sweep.run import SweepResult
 
-COMMANDS = ("sweep", "synth", "audit", "spec", "report", "submit", "identify", "serve")
+COMMANDS = ("sweep", "synth", "audit", "apply-review", "spec", "report", "submit", "identify", "serve")
 
 
 @pytest.fixture(autouse=True)

@@ -13,15 +13,15 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 
 # Top to bottom. A file imports only what stands before it.
 PLAN = """
-errors torchvision_ops durable
+errors torchvision_ops durable spreadsheet
 data.catalog data.census data.fluke data.scene data.synthetic
-data.pictures data.pixels data.audit data.split data.batches
+data.pictures data.pixels data.audit data.split data.batches data.decisions data.review
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.losses learning.precision learning.optimiser learning.training
 retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
-retrieval.scoreboard retrieval.searches retrieval.evaluation
+retrieval.scoreboard retrieval.searches retrieval.evaluation retrieval.doubts
 bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
