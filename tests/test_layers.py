@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 PLAN = """
 errors torchvision_ops durable spreadsheet
 data.catalog data.census data.fluke data.scene data.synthetic
-data.pictures data.pixels data.audit data.split data.batches data.decisions data.review
+data.pictures data.pixels data.audit data.split data.batches data.decisions data.review data.copies
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.losses learning.precision learning.optimiser learning.training
 retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking
@@ -27,7 +27,7 @@ sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.con
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.headline sweep.trust sweep.examples
-sweep.report
+sweep.review sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web

@@ -26,6 +26,7 @@ COLUMNS = (
     "other_individual",
     "suggested",
     "confidence",
+    "parts",
     "confirm",
 )
 _NEEDED = ("kind", "image", "individual", "confirm")

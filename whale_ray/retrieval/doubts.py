@@ -25,6 +25,7 @@ LEAST_CONFIDENCE = 0.5
 _PRIOR_ODDS = 0.05 / 0.95
 _FEWEST = 10  # photographs that are known by their own individual, below which nothing can be learned
 _CELLS = 2**24
+_UNKNOWN = "\0unknown"
 _NOBODY = -np.inf
 
 
@@ -209,8 +210,12 @@ class _Scale:
     def learned(cls, seen: _Seen, rows: _Rows) -> _Scale | None:
         """From the photographs that are recognised; None where there are too few."""
         masks = {"": seen.recognised} | {part: seen.recognised & (rows.parts == part) for part in np.unique(rows.parts)}
-        fitted = {part: _fit(seen, mask) for part, mask in masks.items() if mask.sum() >= _FEWEST}
-        return cls(fitted) if "" in fitted else None
+        fitted = {part: _fit(seen, mask, mask) for part, mask in masks.items() if mask.sum() >= _FEWEST}
+        if "" not in fitted:
+            return None
+        unknown = ~rows.named & np.isfinite(seen.score) & np.isfinite(seen.third)
+        enough = unknown.sum() >= _FEWEST
+        return cls(fitted | {_UNKNOWN: _fit(seen, seen.recognised, unknown) if enough else fitted[""]})
 
     def confidence(self, score: np.ndarray, rivals: np.ndarray, parts: np.ndarray | None = None) -> np.ndarray:
         """The confidence that `score` (n,) is of the same animal, the next individual having `rivals` (n,)."""
@@ -225,15 +230,19 @@ def _features(score: np.ndarray, rivals: np.ndarray) -> np.ndarray:
     return np.stack([score, score - rivals], axis=1)
 
 
-def _fit(seen: _Seen, mask: np.ndarray) -> np.ndarray:
-    """Intercept and weights that tell matches from nearest strangers, as many of either."""
+def _fit(seen: _Seen, matching: np.ndarray, strange: np.ndarray) -> np.ndarray:
+    """Intercept and weights that tell the matches of `matching` from the nearest strangers of `strange`, counted even.
+
+    matching, strange: bool (N,).
+    """
     from sklearn.linear_model import LogisticRegression
 
-    match = _features(seen.own_score[mask], seen.strangers[mask])
-    stranger = _features(seen.score[mask], seen.third[mask])
+    match = _features(seen.own_score[matching], seen.strangers[matching])
+    stranger = _features(seen.score[strange], seen.third[strange])
     both = np.concatenate([match, stranger])
     middle, spread = both.mean(axis=0), np.where(both.std(axis=0) > 0, both.std(axis=0), 1.0)
-    model = LogisticRegression(C=100.0).fit((both - middle) / spread, np.repeat([1, 0], len(match)))
+    labels = np.repeat([1, 0], [len(match), len(stranger)])
+    model = LogisticRegression(C=100.0, class_weight="balanced").fit((both - middle) / spread, labels)
     weights = model.coef_[0] / spread
     return np.asarray([model.intercept_[0] - weights @ middle, *weights])
 
@@ -241,7 +250,7 @@ def _fit(seen: _Seen, mask: np.ndarray) -> np.ndarray:
 def _mislabelled(rows: _Rows, seen: _Seen, scale: _Scale, least: float) -> Iterator[dict[str, object]]:
     """Photographs of somebody else, named ones and those of unknown animals."""
     rivals = np.where(rows.named, seen.rivals, seen.third)
-    sure = scale.confidence(seen.score, rivals, rows.parts)
+    sure = scale.confidence(seen.score, rivals, np.where(rows.named, rows.parts, _UNKNOWN))
     for row in np.flatnonzero((sure >= least) & (seen.candidates(rows) | ~rows.named)):
         name = str(seen.index.names[seen.best[row]])
         shown = _nearest(rows, int(row), rows.named & (rows.individuals == name))
@@ -333,13 +342,43 @@ def _new_individual(rows: _Rows, seen: _Seen, scale: _Scale, least: float) -> It
         }
 
 
+def nearest_pairs(vectors: np.ndarray, *, depth: int = 3, most: int = 20_000) -> np.ndarray:
+    """The pairs of photographs that may be one picture: int (P, 2), the smaller row first, the nearest pairs first.
+
+    vectors: (N, D). Those of which one is the nearest of the other, or each among the other's nearest `depth`; of these
+    the `most` nearest.
+    """
+    precise = unit(vectors)
+    depth = min(depth, len(precise) - 1)
+    if depth < 1:
+        return np.zeros((0, 2), dtype=np.int64)
+    nearest, cosines = np.zeros((len(precise), depth), dtype=np.int64), np.zeros((len(precise), depth))
+    for part in _chunks(len(precise), len(precise)):
+        block = _others(precise, part)
+        nearest[part] = np.argsort(-block, axis=1, kind="stable")[:, :depth]
+        cosines[part] = np.take_along_axis(block, nearest[part], axis=1)
+    ones = np.repeat(np.arange(len(precise)), depth)
+    others, first = nearest.ravel(), np.tile(np.arange(depth) == 0, len(precise))
+    mutual = (nearest[others] == ones[:, None]).any(axis=1)
+    kept = np.flatnonzero(first | mutual)
+    kept = kept[np.argsort(-cosines.ravel()[kept], kind="stable")]
+    pairs = np.sort(np.stack([ones[kept], others[kept]], axis=1), axis=1)
+    return np.asarray(pairs[np.sort(np.unique(pairs, axis=0, return_index=True)[1])][:most])
+
+
+def _others(vectors: np.ndarray, part: slice) -> np.ndarray:
+    """The cosines of a part to all, (n, N); -inf to itself."""
+    block = (vectors[part] @ vectors.T).astype(np.float64)
+    lines = np.arange(len(block))
+    block[lines, lines + part.start] = _NOBODY
+    return np.asarray(block)
+
+
 def _nearest_of_each(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest other one of each (n, D), and its cosine: both (n,)."""
     nearest, cosines = np.zeros(len(vectors), dtype=np.int64), np.zeros(len(vectors))
     for part in _chunks(len(vectors), len(vectors)):
-        block = (vectors[part] @ vectors.T).astype(np.float64)
-        lines = np.arange(len(block))
-        block[lines, lines + part.start] = _NOBODY
+        block = _others(vectors, part)
         nearest[part] = block.argmax(axis=1)
-        cosines[part] = block[lines, nearest[part]]
+        cosines[part] = block.max(axis=1)
     return nearest, cosines

@@ -27,6 +27,7 @@ from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headli
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
 from whale_ray.sweep.plan import label
 from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
+from whale_ray.sweep.review import REVIEW, show_review, write_review
 from whale_ray.sweep.spec import Sweep, load_sweep
 from whale_ray.sweep.tradeoff import front_of, plot_tradeoff
 from whale_ray.sweep.trust import judge_trust
@@ -44,6 +45,7 @@ SECTIONS = (
     ("axes", "Axes"),
     ("retrieval", "Retrieval"),
     ("gallery", "Examples"),
+    ("review", "Look at these"),
     ("use", "Use it"),
     ("words", "Words"),
 )
@@ -65,7 +67,11 @@ def write_report(run: Path, *, live: bool = False) -> Path:
     )
     environment.filters |= {"score": show_score, "seconds": _seconds}
     environment.filters |= {"setting": show_value, "percent_css": _css_percent}
-    page = environment.get_template("report.html.j2").render(_view(run, sweep), **_assets(), live=live)
+    view = _view(run, sweep)
+    if view["best"] and not view["examples_missing"] and not live:
+        write_review(view["best"], run, Photographs(Path(view["photographs"])))
+    view["review"] = show_review(run, Photographs(Path(view["photographs"])))
+    page = environment.get_template("report.html.j2").render(view, **_assets(), live=live)
     write_whole(run / "report.html", page)
     return run / "report.html"
 
@@ -115,6 +121,7 @@ def _view(run: Path, sweep: Sweep) -> dict[str, Any]:
         "front": front_of(records, score=objective, cost=sweep.also) if sweep.also else [],
         "bundle": (run / "best").exists(),
         "run": str(run),
+        "review_path": shlex.quote(f"{run}/{REVIEW}"),
         "bundle_path": shlex.quote(f"{run}/best"),
         "test_folder": shlex.quote(f"{sweep.fixed['data.root']}/test"),
         **_gallery(best, sweep),
