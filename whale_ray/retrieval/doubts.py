@@ -23,6 +23,7 @@ from whale_ray.retrieval.gallery import GalleryIndex, unit
 KINDS = ("mislabelled", "recognised", "same_individual", "new_individual")
 LEAST_CONFIDENCE = 0.5
 _PRIOR_ODDS = 0.05 / 0.95
+_LOOKS_AGAIN, _DOUBTFUL = 2, 0.3
 _FEWEST = 10  # photographs that are known by their own individual, below which nothing can be learned
 _CELLS = 2**24
 _UNKNOWN = "\0unknown"
@@ -64,25 +65,25 @@ def find_doubts(
     if reason := _why_not(names, named):
         return Doubts(_table([]), dict.fromkeys(KINDS, reason))
     rows = _Rows(unit(vectors), np.asarray(images, dtype=str), names, np.asarray(parts, dtype=str), named)
-    seen = _look(rows, np.ones(len(names), dtype=bool))
+    first = seen = _look(rows, np.ones(len(names), dtype=bool))
     scale = _Scale.learned(seen, rows)
     if scale is None:
         return Doubts(_table([]), dict.fromkeys(KINDS, _too_few(seen)))
-    # what is surely wrong says nothing about others: a second look, without it
-    wrong = seen.candidates(rows) & (scale.confidence(seen.score, seen.rivals, rows.parts) >= least)
-    seen = _look(rows, ~wrong)
-    scale = _Scale.learned(seen, rows) or scale
+    for _ in range(_LOOKS_AGAIN):
+        # a wrong label makes strangers alike and hides others: what is doubtful says nothing in the next look
+        doubtful = seen.candidates(rows) & (scale.confidence(seen.score, seen.rivals, rows.parts) >= _DOUBTFUL)
+        seen = _look(rows, ~doubtful)
+        scale = _Scale.learned(seen, rows) or scale
+    doubles = list(_same_individual(rows, first, scale, least))
+    explained = {frozenset((row["individual"], row["other_individual"])) for row in doubles}
     found = [
-        *_mislabelled(rows, seen, scale, least),
-        *_same_individual(rows, seen, scale, least),
-        *_new_individual(rows, seen, scale, least),
+        row
+        for row in _mislabelled(rows, seen, scale, least)
+        if frozenset((row["individual"], row["suggested"])) not in explained
     ]
-    reasons = (
-        {}
-        if (~named).any()
-        else dict.fromkeys(("recognised", "new_individual"), "no photograph is of an unknown animal")
-    )
-    return Doubts(_table(found), reasons)
+    found += [*doubles, *_new_individual(rows, seen, scale, least)]
+    nobody = dict.fromkeys(("recognised", "new_individual"), "no photograph is of an unknown animal")
+    return Doubts(_table(found), nobody if named.all() else {})
 
 
 def _why_not(names: np.ndarray, named: np.ndarray) -> str:
@@ -210,12 +211,15 @@ class _Scale:
     def learned(cls, seen: _Seen, rows: _Rows) -> _Scale | None:
         """From the photographs that are recognised; None where there are too few."""
         masks = {"": seen.recognised} | {part: seen.recognised & (rows.parts == part) for part in np.unique(rows.parts)}
-        fitted = {part: _fit(seen, mask, mask) for part, mask in masks.items() if mask.sum() >= _FEWEST}
+        fitted = {
+            part: _fit(seen, *[np.flatnonzero(mask)] * 2) for part, mask in masks.items() if mask.sum() >= _FEWEST
+        }
         if "" not in fitted:
             return None
-        unknown = ~rows.named & np.isfinite(seen.score) & np.isfinite(seen.third)
-        enough = unknown.sum() >= _FEWEST
-        return cls(fitted | {_UNKNOWN: _fit(seen, seen.recognised, unknown) if enough else fitted[""]})
+        # of unknown animals most are unknown indeed: their nearest individuals are the strangers to learn from
+        unknown = np.flatnonzero(~rows.named & np.isfinite(seen.score) & np.isfinite(seen.third))
+        enough = len(unknown) >= _FEWEST
+        return cls(fitted | {_UNKNOWN: _fit(seen, np.flatnonzero(seen.recognised), unknown) if enough else fitted[""]})
 
     def confidence(self, score: np.ndarray, rivals: np.ndarray, parts: np.ndarray | None = None) -> np.ndarray:
         """The confidence that `score` (n,) is of the same animal, the next individual having `rivals` (n,)."""
@@ -233,7 +237,7 @@ def _features(score: np.ndarray, rivals: np.ndarray) -> np.ndarray:
 def _fit(seen: _Seen, matching: np.ndarray, strange: np.ndarray) -> np.ndarray:
     """Intercept and weights that tell the matches of `matching` from the nearest strangers of `strange`, counted even.
 
-    matching, strange: bool (N,).
+    matching, strange: rows.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -243,8 +247,8 @@ def _fit(seen: _Seen, matching: np.ndarray, strange: np.ndarray) -> np.ndarray:
     middle, spread = both.mean(axis=0), np.where(both.std(axis=0) > 0, both.std(axis=0), 1.0)
     labels = np.repeat([1, 0], [len(match), len(stranger)])
     model = LogisticRegression(C=100.0, class_weight="balanced").fit((both - middle) / spread, labels)
-    weights = model.coef_[0] / spread
-    return np.asarray([model.intercept_[0] - weights @ middle, *weights])
+    slopes = model.coef_[0] / spread
+    return np.asarray([model.intercept_[0] - slopes @ middle, *slopes])
 
 
 def _mislabelled(rows: _Rows, seen: _Seen, scale: _Scale, least: float) -> Iterator[dict[str, object]]:
