@@ -21,7 +21,7 @@ import pandas as pd
 from whale_ray.retrieval.gallery import GalleryIndex, unit
 
 KINDS = ("mislabelled", "recognised", "same_individual", "new_individual")
-LEAST_CONFIDENCE = 0.5
+LEAST_CONFIDENCE = 0.4
 _PRIOR_ODDS = 0.05 / 0.95
 _LOOKS_AGAIN, _DOUBTFUL = 2, 0.3
 _FEWEST = 10  # photographs that are known by their own individual, below which nothing can be learned

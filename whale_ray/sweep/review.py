@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from whale_ray.data.review import COLUMNS
 from whale_ray.durable import write_whole
 from whale_ray.retrieval.doubts import Doubts, find_doubts, nearest_pairs
 from whale_ray.retrieval.searches import Vectors
-from whale_ray.retrieval.setting import setting_of
+from whale_ray.retrieval.setting import RetrievalSetting, View, setting_of
 from whale_ray.spreadsheet import as_cell, from_cell
 from whale_ray.sweep.examples import Photographs, Picture
 from whale_ray.sweep.leaderboard import Record
@@ -100,7 +100,8 @@ def _review_trial(record: Record, run: Path, photographs: Photographs) -> Doubts
         images, individuals, parts = (stored[name] for name in ("image", "individual", "part"))
     unknown = str(record.settings["data"].get("unknown_label", "new_whale"))
     held = Vectors(views, individuals=individuals, parts=parts, unknown_label=unknown)
-    vectors = held.seen(setting_of(record.result).view)
+    taught = individuals[(parts == "train") & (individuals != unknown)]
+    vectors = held.seen(_view(setting_of(record.result), taught))
     doubts = find_doubts(vectors, images=images, individuals=individuals, parts=parts, unknown_label=unknown)
     columns = pd.DataFrame({"individual": individuals, "part": parts}, index=images).astype(str)
     copies, reason = _copies(vectors, columns, _twins(run), photographs)
@@ -114,6 +115,12 @@ def _review_trial(record: Record, run: Path, photographs: Photographs) -> Doubts
     part = columns["part"]
     table["parts"] = table["image"].map(part) + ", " + table["other_image"].map(part)
     return Doubts(table.assign(confirm=""), doubts.reasons | ({"near_identical": reason} if reason else {}))
+
+
+def _view(setting: RetrievalSetting, taught: np.ndarray) -> View:
+    """The setting's view, whitened by what is learned where it is not: some encoders' cosines differ by too little."""
+    twice = len(np.unique(taught)) < len(taught)
+    return setting.view if setting.whiten != "none" or not twice else replace(setting.view, whiten="learned")
 
 
 def _twins(run: Path) -> list[tuple[str, str]]:
