@@ -31,6 +31,7 @@ from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep
 from whale_ray.sweep.maps import MatchMaps, map_matches
 from whale_ray.sweep.plan import label
 from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
+from whale_ray.sweep.review import REVIEW, show_review, write_review
 from whale_ray.sweep.spec import Sweep, load_sweep
 from whale_ray.sweep.thumbnails import Photographs
 from whale_ray.sweep.tradeoff import front_of, plot_tradeoff
@@ -50,6 +51,7 @@ SECTIONS = (
     ("axes", "Axes"),
     ("retrieval", "Retrieval"),
     ("gallery", "Examples"),
+    ("review", "Look at these"),
     ("use", "Use it"),
     ("words", "Words"),
 )
@@ -77,6 +79,9 @@ def write_report(run: Path, *, live: bool = False) -> Path:
         write_importance(importance, run / "importance.csv")
     view = _view(run, sweep, records) | show_importance(importance, sweep.objective)
     view |= _gallery(run, view["best"], sweep, live=live)
+    if view["best"] and not view["examples_missing"] and not live:
+        write_review(view["best"], run, Photographs(Path(view["photographs"])))
+    view["review"] = show_review(run, Photographs(Path(view["photographs"])))
     page = environment.get_template("report.html.j2").render(view, **_assets(), live=live)
     write_whole(run / "report.html", page)
     return run / "report.html"
@@ -130,6 +135,7 @@ def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
         "front": front_of(records, score=objective, cost=sweep.also) if sweep.also else [],
         "bundle": (run / "best").exists(),
         "run": str(run),
+        "review_path": shlex.quote(f"{run}/{REVIEW}"),
         "bundle_path": shlex.quote(f"{run}/best"),
         "test_folder": shlex.quote(f"{sweep.fixed['data.root']}/test"),
     }
