@@ -227,7 +227,7 @@ def _answers(target: str, images: list[Path], top: int) -> list[dict[str, Any]]:
     answers = [dataclasses.asdict(answer) for answer in Bundle.load(target).identify(images, top=top)]
     for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
         candidate["distance"] = round(candidate["distance"], PLACES)
-        del candidate["row"]  # a place in this bundle's gallery, which a service does not tell either
+        del candidate["row"], candidate["score"]  # of this bundle's own search, which a service does not tell either
     return answers
 
 

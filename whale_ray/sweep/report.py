@@ -20,6 +20,7 @@ import pandas as pd
 
 from whale_ray.durable import write_whole
 from whale_ray.errors import DataError
+from whale_ray.retrieval.setting import setting_of
 from whale_ray.sweep.comparison import Comparison, compare_trials
 from whale_ray.sweep.dataset import catalog_of
 from whale_ray.sweep.effects import plot_effects
@@ -112,6 +113,7 @@ def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
         "objective": objective,
         "counts": Counter(record.status for record in records),
         "best": best,
+        "by_cosine": best is None or setting_of(best.result).manner.plain,
         "best_label": describe(best) if best else "",
         "headline": write_headline(records, best, objective, comparison=quoted, unknown_label=unknown)
         if best
