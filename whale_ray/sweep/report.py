@@ -29,7 +29,7 @@ from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headli
 from whale_ray.sweep.importance import FLOOR, SHARE, Row, judge_importance, write_importance
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
 from whale_ray.sweep.maps import MatchMaps, map_matches
-from whale_ray.sweep.plan import label
+from whale_ray.sweep.plan import epochs_of, label
 from whale_ray.sweep.plots import describe, is_share, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.spec import Sweep, load_sweep
 from whale_ray.sweep.thumbnails import Photographs
@@ -162,10 +162,10 @@ def _row(record: Record, axes: Sequence[str], objective: str, comparison: Compar
 
 
 def _epochs(record: Record) -> str:
-    done, wanted = record.result.get("epochs"), record.settings.get("train", {}).get("epochs")
-    if record.status == "finished" or wanted is None:
+    done = record.result.get("epochs")
+    if record.status == "finished" or record.settings.get("train", {}).get("epochs") is None:
         return "" if done is None else str(done)
-    return f"{done or 0} of {wanted}"
+    return f"{done or 0} of {epochs_of(record.settings)}"
 
 
 def _setting(row: Any) -> str:
