@@ -23,7 +23,7 @@ from whale_ray.cli import application
 if TYPE_CHECKING:
     from whale_ray.sweep.run import SweepResult
 
-COMMANDS = ("sweep", "synth", "audit", "spec", "report", "submit", "identify", "serve")
+COMMANDS = ("sweep", "synth", "audit", "apply-review", "spec", "report", "submit", "identify", "serve")
 
 
 @pytest.fixture(autouse=True)
@@ -322,3 +322,42 @@ def test_serve_refuses_what_is_no_bundle(tmp_path: Path) -> None:
     result = run("serve", tmp_path)
     assert result.exit_code == 2
     assert "a bundle is a folder with a bundle.json" in result.stderr
+
+
+# The review of labels
+
+
+def test_a_finished_sweep_has_a_review_whose_confirmed_rows_become_a_new_table(
+    finished: SweepResult, photographs: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(photographs / "train.csv", dtype=str)
+    row = table[table["Id"] != "new_whale"].iloc[0]
+    other = table.loc[~table["Id"].isin([row["Id"], "new_whale"]), "Id"].iloc[0]
+    shutil.copytree(photographs, tmp_path / "data")
+    listed = pd.read_csv(finished.folder / "review.csv", dtype=str, keep_default_na=False)
+    mine = dict.fromkeys(listed.columns, "")
+    mine |= {
+        "kind": "mislabelled",
+        "image": row["Image"],
+        "individual": row["Id"],
+        "suggested": other,
+        "confirm": "yes",
+    }
+    pd.concat([listed, pd.DataFrame([mine])]).to_csv(tmp_path / "review.csv", index=False)
+    shutil.copy(finished.folder / "sweep.yaml", tmp_path / "sweep.yaml")
+    result = run("apply-review", tmp_path / "review.csv", "--data", tmp_path / "data")
+    assert result.exit_code == 0, result.output
+    assert f"{row['Image']}: {row['Id']} -> {other}" in result.output
+    assert result.output.rstrip().endswith("--set data.table=train.reviewed.csv")
+    after = pd.read_csv(tmp_path / "data" / "train.reviewed.csv", dtype=str)
+    assert after[after["Image"] == row["Image"]]["Id"].item() == other
+    assert after.drop(columns="Id").equals(table.drop(columns="Id"))
+    assert (tmp_path / "data" / "train.csv").read_bytes() == (photographs / "train.csv").read_bytes()
+
+
+def test_a_review_of_an_unknown_table_asks_for_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "review.csv").write_text("kind,image,individual,confirm\n")
+    result = run("apply-review", tmp_path / "review.csv")
+    assert result.exit_code == 2
+    assert "beside" in result.output
+    assert "Name its folder with --data" in result.output

@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 
 # Top to bottom. A file imports only what stands before it.
 PLAN = """
-errors torchvision_ops durable
+errors torchvision_ops durable spreadsheet
 data.catalog data.census data.fluke data.scene data.synthetic
-data.pictures data.pixels data.audit data.split data.sampling data.batches
+data.pictures data.pixels data.audit data.split data.sampling data.batches data.decisions data.review data.copies
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.ensemble learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses learning.proxies
 learning.precision learning.depth learning.optimiser learning.averaging learning.state learning.training
@@ -24,15 +24,15 @@ retrieval.gallery retrieval.keys retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting retrieval.expansion retrieval.reciprocal
 retrieval.classifier retrieval.matching
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
-retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation
+retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation retrieval.doubts
 model_card bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
 sweep.pseudo sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares
-sweep.importance sweep.headline sweep.trust sweep.maps sweep.thumbnails sweep.examples
-sweep.report
+sweep.importance sweep.headline sweep.verdicts sweep.trust sweep.maps sweep.thumbnails sweep.examples
+sweep.review sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web

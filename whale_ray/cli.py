@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whale_ray.errors import WhaleRayError
+from whale_ray.errors import InputError, WhaleRayError
 from whale_ray.sweep.command import EXAMPLES, sweep
 
 application = typer.Typer(
@@ -81,6 +82,55 @@ def audit(
     pixels = prepare_pixels(catalog, Geometry(64, 64), cache=pixel_cache(), progress=True)
     for line in audit_photographs(catalog, pixels).lines(most=None):
         typer.echo(line)
+
+
+_REVIEW_EXAMPLES = """
+Examples:
+
+  whale-ray apply-review runs/quickstart/review.csv
+
+  whale-ray apply-review review.csv --data data --set data.image_column=file
+"""
+
+
+@application.command(epilog=_REVIEW_EXAMPLES)
+@_refusing
+def apply_review(
+    review: Annotated[Path, typer.Argument(help="A review.csv, its column `confirm` filled in.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The folder with train.csv and train/; left out: the sweep's beside REVIEW.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A `data` setting, as in a sweep file.")
+    ] = None,
+) -> None:
+    """Writes a new table beside the old one, with what a person confirmed; changes nothing else."""
+    from whale_ray.data import review as reviews
+
+    settings, again = _reviewed_data(review, data, set_ or [])
+    reviewed = reviews.apply_review(review, **settings)
+    for line in reviewed.lines:
+        typer.echo(line)
+    typer.echo(f"{reviewed.path} is written. Sweep it with:\n{again} --set data.table={shlex.quote(reviewed.table)}")
+
+
+def _reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tuple[dict[str, Any], str]:
+    """The settings of the table that was reviewed, and the command, but for the table, that sweeps it again."""
+    from whale_ray.sweep.spec import data_settings, load_sweep
+
+    file = review.parent / "sweep.yaml"
+    if file.is_file():
+        sweep = load_sweep(file, overrides, data=data)
+        found = {key.removeprefix("data."): value for key, value in sweep.fixed.items()}
+        again = f"{shlex.quote(str(file))} --set name={sweep.name}_reviewed"
+    elif data is not None:
+        found, again = data_settings(data, overrides), f"SWEEP.yaml --data {shlex.quote(str(data))}"
+    else:
+        raise InputError(
+            f"the table of a review must be known, but beside {review} is no sweep.yaml. Name its folder with --data"
+        )
+    names = ("table", "image_folder", "image_column", "label_column", "group_column", "unknown_label")
+    return {"root": Path(found["root"]), **{name: found[name] for name in names}}, f"whale-ray sweep {again}"
 
 
 @application.command()
@@ -177,7 +227,7 @@ def _answers(target: str, images: list[Path], top: int) -> list[dict[str, Any]]:
     answers = [dataclasses.asdict(answer) for answer in Bundle.load(target).identify(images, top=top)]
     for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
         candidate["distance"] = round(candidate["distance"], PLACES)
-        del candidate["row"]  # a place in this bundle's gallery, which a service does not tell either
+        del candidate["row"], candidate["score"]  # of this bundle's own search, which a service does not tell either
     return answers
 
 

@@ -31,8 +31,8 @@ MOST_CANDIDATES = 50
 class Candidate:
     """One individual of an answer. distance: the smallest cosine distance to it (0 to 2); image: where it was seen.
 
-    score: what is held against the threshold: the cosine, 1 - distance, unless the setting expands, augments or
-    re-ranks; then what that search gives in its place.
+    score: what is held against the threshold: the cosine, 1 - distance, unless the setting expands, augments,
+    re-ranks or mixes in a classifier; then what that search gives in its place.
     """
 
     rank: int

@@ -71,6 +71,21 @@ def test_equal_individuals_rank_by_name(vote):
     assert names(matcher, rank_queries(QUERY, matcher, vote=vote, neighbours=4)) == ["z", "a", "b", "c", "d"]
 
 
+def test_a_class_mean_is_the_mean_of_unit_vectors_so_that_no_photograph_counts_more():
+    """a: (1, 0) and (0, 1), the first written ten times as long; their raw mean would point at the query."""
+    matcher = Matcher(np.array([[10.0, 0.0], [0.0, 1.0], [0.9, 0.3]]), np.array(["a", "a", "b"]))
+    ranking = matcher.rank(QUERY, RetrievalSetting("centroid"))
+    assert names(matcher, ranking) == ["b", "a"]
+    assert ranking.cosines[0].tolist() == pytest.approx([0.9 / math.hypot(0.9, 0.3), 1.0], abs=1e-3)
+    np.testing.assert_allclose(matcher.index.centroids.vectors[0], [math.sqrt(0.5), math.sqrt(0.5)], atol=1e-6)
+
+
+def test_a_class_mean_beats_its_nearest_image_where_one_image_misleads():
+    matcher = gallery((0.95, "a"), (-0.5, "a"), (0.9, "b"), (0.85, "b"))
+    assert names(matcher, matcher.rank(QUERY, RetrievalSetting())) == ["a", "b"]
+    assert names(matcher, matcher.rank(QUERY, RetrievalSetting("centroid"))) == ["b", "a"]
+
+
 def test_equal_sums_rank_by_name_when_the_cosines_differ_in_order_only():
     matcher = gallery((0.7, "b"), (0.6, "a"), (0.7, "a"), (0.6, "b"))
     assert names(matcher, rank_queries(QUERY, matcher, vote="softmax", neighbours=4)) == ["a", "b"]

@@ -130,28 +130,32 @@ def test_the_spread_of_seeds_pools_their_groups() -> None:
     assert pooled_spread(iter([[0.1], [0.2]])) is None
 
 
-def test_of_a_search_the_axis_that_matters_is_beyond_noise_and_the_others_are_noise() -> None:
+def test_of_a_search_the_axis_that_matters_is_beyond_noise_and_the_other_is_noise() -> None:
     random = np.random.default_rng(3)
     axes = [
         Axis("rate", "float", low=1e-5, high=1e-1, log=True),
-        Axis("size", values=(16, 32, 64)),
         Axis("pool", values=("avg", "gem")),
     ]
-    points = [
-        {"rate": float(10 ** random.uniform(-5, -1)), "size": [16, 32, 64][place % 3], "pool": "avg"}
-        for place in range(40)
-    ]
+    points = [{"rate": float(10 ** random.uniform(-5, -1))} for _ in range(40)]
     points = [point | {"pool": str(random.choice(["avg", "gem"]))} for point in points]
     scores = np.array([-((np.log10(point["rate"]) + 3) ** 2) for point in points]) + 0.1 * random.normal(size=40)
-    first, *others = explain(points, scores, axes)
+    first, other = explain(points, scores, axes)
     assert (first.axis, first.beyond_noise, first.among) == ("rate", True, 40)
     assert 0.5 < first.low <= first.value <= 1.0
-    assert not any(one.beyond_noise for one in others)
+    assert not other.beyond_noise
 
 
 def test_few_trials_have_no_share() -> None:
     axes = [Axis("size", values=(16, 32))]
     assert not explain([{"size": 16 + 16 * (place % 2)} for place in range(9)], np.arange(9.0), axes)
+
+
+def test_a_trial_outside_of_the_space_has_no_part_in_shares() -> None:
+    axes = [Axis("rate", "float", low=0.1, high=0.2), Axis("size", values=(16, 32))]
+    points = [{"rate": 0.1 + place / 100, "size": 16 + 16 * (place % 2)} for place in range(10)]
+    outside = [{"rate": 0.9, "size": 16}, {"rate": 0.1, "size": 64}, {"rate": 0.1}]
+    found = explain(points + outside, np.arange(13.0), axes)
+    assert {one.among for one in found} == {10}
 
 
 def row_of(rows: list[Row], axis: str) -> Row:

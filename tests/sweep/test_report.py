@@ -499,3 +499,25 @@ def test_the_page_has_the_figures_of_trust(full: Run) -> None:
     section = page[page.index('<section id="trust">') : page.index('<section id="learning">')]
     for said in ("<td>auroc</td>", "<td>baks</td>", "<td>baus</td>", "By photographs of the individual"):
         assert said in section, said
+
+
+def test_a_search_shows_what_each_axis_explains_and_the_noise_floor_of_seeds(run: Run) -> None:
+    for place in range(10):
+        point = {"train.learning_rate": 10.0 ** -(2 + place / 4), "loss.name": "proxy_anchor"}
+        point["model.embedding_size"] = 16 + 16 * (place % 2)
+        run.finish(run.begin(f"a{place}", point), noise=0.3 + place / 5, seed=place)
+    run.finish(run.begin("c0", point | {"train.learning_rate": 1.0}), noise=1.0, seed=30)  # of a wider range, once
+    run.finish(run.begin("b0", point, kind="repeat"), noise=1.0, seed=20)
+    written = json.loads((run.folder / "trials" / "b0" / "settings.json").read_text())
+    written["settings"]["seed"] = 1
+    (run.folder / "trials" / "b0" / "settings.json").write_text(json.dumps(written))
+    page = run.page()
+    rows = pd.read_csv(run.folder / "importance.csv").set_index("how")
+    assert set(rows.loc["share of the spread", "axis"]) == {"train.learning_rate", "model.embedding_size"}
+    assert set(rows.loc["share of the spread", "compared"]) == {10}
+    scores = [
+        json.loads((run.folder / "trials" / name / "result.json").read_text())["recall@1"] for name in ("a9", "b0")
+    ]
+    assert rows.loc["noise floor", "value"] == pytest.approx(np.std(scores, ddof=1))
+    assert "Beyond noise: more than in each of 19 shuffles" in page
+    assert "The noise floor: the same training with another seed scores" in page

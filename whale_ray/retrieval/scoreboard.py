@@ -32,7 +32,7 @@ def scores_with_intervals(pooled: Pooled, queries: Queries, clusters: np.ndarray
     """
     hits = [are_hits(ranks, cutoff) for ranks in (pooled.ranks, pooled.image_ranks) for cutoff in CUTOFFS]
     values = np.stack([*hits, pooled.precisions], axis=1).astype(np.float64)
-    counted = np.stack([queries.known] * len(hits) + [np.ones(len(values), dtype=bool)], axis=1)
+    counted = np.stack([queries.asked] * len(hits) + [np.ones(len(values), dtype=bool)], axis=1)
     scores: dict[str, Any] = {"queries": len(values), "known_queries": int(queries.known.sum())}
     if not len(values):
         return scores | dict.fromkeys(OBJECTIVES) | {"reason": "no query: there is no validation photograph"}
@@ -64,11 +64,11 @@ def _briers(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int
 
 
 def _by_images(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
-    """recall@1 and map@5 of the known queries by how many gallery images their individual has."""
+    """recall@1 and map@5 of the queries that a recall counts by how many gallery images their individual has."""
     values = np.stack([are_hits(pooled.ranks, 1), pooled.precisions], axis=1).astype(np.float64)
     rows: list[dict[str, Any]] = []
     for (least, name), (beyond, _) in pairwise([*IMAGES_PER_INDIVIDUAL, (np.inf, "")]):
-        here = queries.known & (queries.images >= least) & (queries.images < beyond)
+        here = queries.asked & (queries.images >= least) & (queries.images < beyond)
         scores = means_with_intervals(("recall@1", MAP), values, np.stack([here, here], axis=1), clusters, seed=seed)
         rows.append({"images": name, "queries": int(here.sum()), **scores})
     return rows
@@ -79,7 +79,7 @@ def _reasons(queries: Queries, clusters: np.ndarray) -> list[str]:
     reasons = []
     if not queries.known.any():
         reasons.append("no known query: no validation photograph is of an individual with a gallery image")
-    elif (queries.individuals[queries.known] == 1).any():
+    elif not queries.asked[queries.known].all():
         reasons.append("the gallery holds one individual only: every answer names it, so that recall says nothing")
     if queries.known.all():
         reasons.append("no unknown query: auroc, baks, baus, the threshold and the probability of new need some")
@@ -100,11 +100,12 @@ def _beside(queries: Queries) -> dict[str, float | None]:
     beside: dict[str, float | None] = {f"ceiling/{name}": ceiling for name in OBJECTIVES}
     beside["ceiling/map@5"] = (known + total - named) / total
     beside["trivial/map@5"] = (total - named) / total
-    images, gallery, individuals = (
-        each[queries.known] for each in (queries.images, queries.gallery, queries.individuals)
-    )
-    beside["chance/map@5"] = chance_of_map(individuals, known / total) if known else 0.0
+    beside["chance/map@5"] = chance_of_map(queries.individuals[queries.known], known / total) if known else 0.0
+    asked = queries.asked
+    images, gallery, individuals = (each[asked] for each in (queries.images, queries.gallery, queries.individuals))
     for cutoff in CUTOFFS:
-        beside[f"chance/recall@{cutoff}"] = chance_of_recall(individuals, cutoff) if known else None
-        beside[f"chance/image_recall@{cutoff}"] = chance_of_image_recall(images, gallery, cutoff) if known else None
+        beside[f"chance/recall@{cutoff}"] = chance_of_recall(individuals, cutoff) if asked.any() else None
+        beside[f"chance/image_recall@{cutoff}"] = (
+            chance_of_image_recall(images, gallery, cutoff) if asked.any() else None
+        )
     return beside

@@ -52,6 +52,12 @@ class Queries:
         known: np.ndarray = self.truth >= 0
         return known
 
+    @property
+    def asked(self) -> np.ndarray:
+        """Whether a recall can count the query: known, and its gallery holds somebody else as well; bool (Q,)."""
+        asked: np.ndarray = self.known & (self.individuals > 1)
+        return asked
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -114,7 +120,7 @@ def plain_scores(outcome: Outcome, queries: Queries) -> dict[str, float | None]:
     """
     scores: dict[str, float | None] = {}
     for name, ranks in (("recall", outcome.ranks), ("image_recall", outcome.image_ranks)):
-        scores |= {f"{name}@{cutoff}": recall_at(ranks, queries.known, cutoff) for cutoff in CUTOFFS}
+        scores |= {f"{name}@{cutoff}": recall_at(ranks, queries.asked, cutoff) for cutoff in CUTOFFS}
     thresholds, sums = best_thresholds(outcome.steps, np.ones((1, len(queries.new)), dtype=bool))
     scores[MAP] = float(sums[0]) / (_SIXTIETHS * len(queries.new)) if len(queries.new) else None
     scores["threshold"] = float(thresholds[0]) if queries.new.any() else None
@@ -132,15 +138,15 @@ class Choice:
 def choose(outcomes: Sequence[Outcome], queries: Queries, groups: np.ndarray, *, objective: str) -> list[Choice]:
     """The best outcome and threshold on each group of queries (bool (G, Q)); the first of equals.
 
-    A recall is no objective where no query of the group is known: then map@5 decides.
+    A recall is no objective where it can count no query of the group: then map@5 decides.
 
     Raises: InputError for an objective that is not computed.
     """
     if objective not in OBJECTIVES:
         raise InputError(f"an objective is one of {', '.join(OBJECTIVES)}, but got {objective!r}. Name one of them")
-    known_groups = groups & queries.known
-    values = np.stack([known_groups @ _hits(outcome, objective) for outcome in outcomes])
-    by_map = ~known_groups.any(axis=1) | (objective == MAP)
+    asked = groups & queries.asked
+    values = np.stack([asked @ _hits(outcome, objective) for outcome in outcomes])
+    by_map = ~asked.any(axis=1) | (objective == MAP)
     if by_map.any():
         values[:, by_map] = [best_thresholds(outcome.steps, groups[by_map])[1] for outcome in outcomes]
     places = values.argmax(axis=0)

@@ -31,7 +31,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Headline:
-    """The sentence (`before` `score` `after`), what it stands beside, and the table with the scores it shows."""
+    """The sentence (`before` `score` `after`; no score where it cannot be had), what it stands beside, and the table
+    with the scores it shows.
+    """
 
     before: str
     score: str
@@ -60,6 +62,9 @@ def write_headline(
         *_baselines(records, best, scores),
         *_limits(result, scores, unknown_label),
     ]
+    if not is_number(value):
+        because = f"{result.get('reason') or 'it was not measured'}. The trials are in no order"
+        return Headline(f"There is no figure for {objective}:", "", f"{because}.", "", scores, tuple(lines))
     beside = _beside(records, best, objective)
     return Headline(before, show_score(value, objective), f"{after}{interval}.", beside, scores, tuple(lines))
 

@@ -70,6 +70,7 @@ def judge_importance(records: Sequence[Record], sweep: Sweep, *, quick: bool = F
     trials are scored once more.
     """
     trained = [one for one in records if one.kind != "baseline" and one.status == "finished"]
+    trained = [one for one in trained if one.result.get(sweep.objective) is not None]
     trials = [one for one in trained if one.kind == "trial"]
     by_seed = pooled_spread(_scores_by_seed(trained, sweep.objective))
     rows = _of_axes(trials, sweep, by_seed)
@@ -87,8 +88,7 @@ def write_importance(rows: Sequence[Row], path: Path) -> None:
 def _scores_by_seed(trained: Sequence[Record], objective: str) -> Iterator[list[float]]:
     groups: dict[str, list[float]] = defaultdict(list)
     for record in trained:
-        if (score := record.result.get(objective)) is not None:
-            groups[json.dumps({**record.settings, "seed": 0}, sort_keys=True)].append(float(score))
+        groups[json.dumps({**record.settings, "seed": 0}, sort_keys=True)].append(float(record.result[objective]))
     yield from groups.values()
 
 
@@ -170,10 +170,9 @@ def _of_search(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
     """Shares of the spread in a search that draws its points."""
     if sweep.fixed["search.strategy"] not in ("random", "optuna"):
         return []
-    scored = [one for one in trials if one.result.get(sweep.objective) is not None]
-    if len(scored) < FEWEST_TRIALS:
+    if len(trials) < FEWEST_TRIALS:
         return []
-    scores = np.array([one.result[sweep.objective] for one in scored], dtype=float)
+    scores = np.array([one.result[sweep.objective] for one in trials], dtype=float)
     where = {axis.name: f", where {axis.when[0]} is {axis.when[1]}" for axis in sweep.axes if axis.when}
     return [
         Row(
@@ -181,7 +180,7 @@ def _of_search(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
             "beyond noise" if one.beyond_noise else "noise",
             f"fANOVA over finished trials{where.get(one.axis, '')}; interval over resampled trials, noise by shuffles",
         )
-        for one in explain([one.point for one in scored], scores, sweep.axes)
+        for one in explain([one.point for one in trials], scores, sweep.axes)
     ]
 
 

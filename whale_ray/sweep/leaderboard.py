@@ -15,6 +15,7 @@ import pandas as pd
 
 from whale_ray.durable import write_whole
 from whale_ray.errors import InputError
+from whale_ray.spreadsheet import as_cell
 from whale_ray.sweep.reference import SPEED
 
 CUTOFFS = (1, 2, 4, 8, 16, 32)
@@ -168,10 +169,7 @@ def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
 
 
 def _as_text(cell: Any) -> Any:
-    if not isinstance(cell, str):
-        return cell
-    line = cell.replace("\r", " ")
-    return f"'{line}" if line[:1] in tuple("=+-@\t") else line
+    return as_cell(cell) if isinstance(cell, str) else cell
 
 
 def forget_failed(folder: Path) -> None:

@@ -16,7 +16,7 @@ from whale_ray.retrieval.scoring import MAP, Outcome, Queries, plain_scores
 from whale_ray.retrieval.searches import Searches
 from whale_ray.retrieval.setting import RetrievalSetting
 from whale_ray.sweep.leaderboard import Record
-from whale_ray.sweep.scores import read_embeddings, roles
+from whale_ray.sweep.scores import roles, scored_rows
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ def query_scores(record: Record, objective: str) -> pd.DataFrame:
 
 
 def of_trials(records: Sequence[Record], objective: str) -> tuple[list[Record], Outcomes | None]:
-    """Those of the finished trials that answered the same queries as the first, a column each; None without a query."""
-    found = [(record, query_scores(record, objective)) for record in records if record.status == "finished"]
+    """Those of the trials with a score that answered the same queries as the first, a column each; None without one."""
+    scored = [one for one in records if one.status == "finished" and one.result.get(objective) is not None]
+    found = [(record, query_scores(record, objective)) for record in scored]
     if not found or found[0][1].empty:
         return [], None
     first = found[0][1]
@@ -63,7 +64,7 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     From the trial's embeddings; nothing is cross-fitted, and map@5 has each setting's best threshold.
     Raises: InputError where the embeddings cannot be read.
     """
-    views, table = read_embeddings(record.folder)
+    views, table = scored_rows(record, settings)
     held = Searches(views, settings, splits=table["split"].to_numpy(), **roles(table, record.settings))
     columns = [_scores(held.outcome(setting), held.queries, objective) for setting in settings]
     images = table["image"].to_numpy(dtype=str)[held.rows]

@@ -20,26 +20,28 @@ import pandas as pd
 
 from whale_ray.durable import write_whole
 from whale_ray.errors import DataError
+from whale_ray.retrieval.setting import setting_of
 from whale_ray.sweep.comparison import Comparison, compare_trials
 from whale_ray.sweep.dataset import catalog_of
 from whale_ray.sweep.effects import plot_effects
 from whale_ray.sweep.examples import Examples, find_examples, missing_files, with_maps
 from whale_ray.sweep.figures import MARKERS
 from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headline
-from whale_ray.sweep.importance import FLOOR, SHARE, Row, judge_importance, write_importance
+from whale_ray.sweep.importance import judge_importance, write_importance
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
 from whale_ray.sweep.maps import MatchMaps, map_matches
 from whale_ray.sweep.plan import epochs_of, label
-from whale_ray.sweep.plots import describe, is_share, looks_of, plot_learning, plot_recall, show_value
+from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
+from whale_ray.sweep.review import REVIEW, show_review, write_review
 from whale_ray.sweep.spec import Sweep, load_sweep
 from whale_ray.sweep.thumbnails import Photographs
 from whale_ray.sweep.tradeoff import front_of, plot_tradeoff
 from whale_ray.sweep.trust import judge_trust
+from whale_ray.sweep.verdicts import show_importance
 
 _HERE = Path(__file__).parent
 _SETTINGS_SHOWN = 10
 _AUDIT_SHOWN = 50
-_DIFFERENCES_SHOWN, _PAIRS_SHOWN = 40, 3
 SECTIONS = (
     ("result", "Result"),
     ("data", "Photographs"),
@@ -50,6 +52,7 @@ SECTIONS = (
     ("axes", "Axes"),
     ("retrieval", "Retrieval"),
     ("gallery", "Examples"),
+    ("review", "Look at these"),
     ("use", "Use it"),
     ("words", "Words"),
 )
@@ -75,8 +78,11 @@ def write_report(run: Path, *, live: bool = False) -> Path:
     importance = judge_importance(records, sweep, quick=live)
     if not live:
         write_importance(importance, run / "importance.csv")
-    view = _view(run, sweep, records) | _importance(importance, sweep.objective)
+    view = _view(run, sweep, records) | show_importance(importance, sweep.objective)
     view |= _gallery(run, view["best"], sweep, live=live)
+    if view["best"] and not view["examples_missing"] and not live:
+        write_review(view["best"], run, Photographs(Path(view["photographs"])))
+    view["review"] = show_review(run, Photographs(Path(view["photographs"])))
     page = environment.get_template("report.html.j2").render(view, **_assets(), live=live)
     write_whole(run / "report.html", page)
     return run / "report.html"
@@ -107,6 +113,7 @@ def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
         "objective": objective,
         "counts": Counter(record.status for record in records),
         "best": best,
+        "by_cosine": best is None or setting_of(best.result).manner.plain,
         "best_label": describe(best) if best else "",
         "headline": write_headline(records, best, objective, comparison=quoted, unknown_label=unknown)
         if best
@@ -130,6 +137,7 @@ def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
         "front": front_of(records, score=objective, cost=sweep.also) if sweep.also else [],
         "bundle": (run / "best").exists(),
         "run": str(run),
+        "review_path": shlex.quote(f"{run}/{REVIEW}"),
         "bundle_path": shlex.quote(f"{run}/best"),
         "test_folder": shlex.quote(f"{sweep.fixed['data.root']}/test"),
     }
@@ -190,35 +198,6 @@ def _manner(row: Any) -> list[str]:
         parts.append(f"re-ranked ({', '.join(figures)})")
     parts += [f"classifier {row['classifier_weight']:g}"] if row.get("classifier_weight", 0) > 0 else []
     return parts
-
-
-def _importance(rows: Sequence[Row], objective: str) -> dict[str, Any]:
-    """Differences by axis, shares, and the noise floor; `reach` is the largest end of an interval, for drawing."""
-    every = [row for row in rows if row.how not in (SHARE, FLOOR)]
-    differences = [row for axis in dict.fromkeys(row.axis for row in every) for row in _telling(every, axis)]
-    ends = [abs(end) for row in differences for end in (row.value, row.low, row.high) if is_number(end)]
-    return {
-        "differences": differences[:_DIFFERENCES_SHOWN],
-        "differences_left": len(every) - len(differences[:_DIFFERENCES_SHOWN]),
-        "shares": [row for row in rows if row.how == SHARE],
-        "floors": [row for row in rows if row.how == FLOOR],
-        "notes": list(dict.fromkeys(row.note for row in every)),
-        "reach": max(ends, default=0.0) or 1.0,
-        "points": lambda value: _points(value, objective),
-    }
-
-
-def _telling(rows: Sequence[Row], axis: str) -> list[Row]:
-    """The largest differences of an axis, a few of them."""
-    own = [row for row in rows if row.axis == axis]
-    return sorted(own, key=lambda row: -abs(row.value) if is_number(row.value) else 1.0)[:_PAIRS_SHOWN]
-
-
-def _points(value: float, objective: str) -> str:
-    """A difference of scores: of a recall in percentage points."""
-    if not is_number(value):
-        return ABSENT
-    return f"{100 * value:+.1f}" if is_share(objective) else f"{value:+.3f}"
 
 
 def _retrieval(best: Record | None, objective: str) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from whale_ray.sweep.spec import Sweep, load_sweep
 
 Views = Mapping[str, np.ndarray]
 # Of the scores: trials that were scored by another definition are scored anew from their embeddings.
-DEFINITION = 2
+DEFINITION = 3
 COLUMNS = ("image", "individual", "group", "part")
 
 
@@ -146,10 +146,13 @@ def read_proxies(folder: Path) -> Proxies | None:
         return stored_proxies(stored, size=stored["plain"].shape[1])
 
 
-def _rows(record: Record, scoring: Scoring) -> tuple[Views, pd.DataFrame]:
-    """The views and table of a finished trial, proxies among them where a setting wants a classifier."""
+def scored_rows(record: Record, settings: Sequence[RetrievalSetting]) -> tuple[Views, pd.DataFrame]:
+    """The views and table of a finished trial, proxies among them where a setting wants a classifier.
+
+    Raises: InputError where they cannot be read, or the proxies that the loss had were not kept.
+    """
     views, table = read_embeddings(record.folder)
-    if not any(one.classifier_weight for one in scoring.retrieval):
+    if not any(one.classifier_weight for one in settings):
         return views, table
     proxies = read_proxies(record.folder)
     if proxies is None and record.kind in ("trial", "repeat") and record.settings["loss"]["name"] in PROXY_LOSSES:
@@ -167,7 +170,7 @@ def is_scored_by(scoring: Scoring, record: Record) -> bool:
 
 def rescore(record: Record, scoring: Scoring) -> Evaluation:
     """The scores of a finished trial by `scoring`, from its stored embeddings. Nothing is trained or written."""
-    views, table = _rows(record, scoring)
+    views, table = scored_rows(record, scoring.retrieval)
     return score_trial(views, table, scoring=scoring, settings=record.settings)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 
 from whale_ray.sweep.axes import Axis
+from whale_ray.sweep.space import fits
 
 FEWEST_TRIALS = 10
 SHUFFLES = 19
@@ -38,8 +39,11 @@ class Share:
 def explain(points: Sequence[dict[str, Any]], scores: np.ndarray, axes: Sequence[Axis]) -> list[Share]:
     """The share of each axis that varies, the largest first. scores: (M,), of the points.
 
-    An axis of an alternative is judged among the trials that have it. Axes with fewer than 10 trials are left out.
+    An axis of an alternative is judged among the trials that have it. Axes with fewer than 10 trials are left out, and
+    so are points that do not lie in the space of these axes.
     """
+    inside = [place for place, point in enumerate(points) if fits(point, axes)]
+    points, scores = [points[place] for place in inside], scores[inside]
     shares = []
     for axis in axes:
         rows = [row for row, point in enumerate(points) if axis.name in point]

@@ -29,17 +29,23 @@ class Photographs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def thumbnail(self, image: str) -> tuple[str, str]:
-        """A data URI and ""; or "" and the reason why the photograph cannot be shown."""
+    def open(self, image: str) -> tuple[Image.Image | None, str]:
+        """The photograph and ""; or None and the reason why it cannot be shown."""
         path = self.folder / image
         if not path.resolve().is_relative_to(self.folder.resolve()):
-            return "", "lies outside the folder of photographs"
+            return None, "lies outside the folder of photographs"
         if not path.is_file():
-            return "", "photograph not found"
+            return None, "photograph not found"
         try:
-            picture = decode_image(path)
+            return decode_image(path), ""
         except (ImageError, OSError) as error:
-            return "", f"cannot be shown: {error}"
+            return None, f"cannot be shown: {error}"
+
+    def thumbnail(self, image: str) -> tuple[str, str]:
+        """A data URI and ""; or "" and the reason why the photograph cannot be shown."""
+        picture, reason = self.open(image)
+        if picture is None:
+            return "", reason
         picture.thumbnail((SIDE, SIDE))
         return _uri(picture), ""
 

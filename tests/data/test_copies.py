@@ -1,0 +1,65 @@
+"""Copies are told from other photographs by their pixels, through crops, brightness and compression."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from whale_ray.data.copies import LEAST_CORRELATION, copy_correlation, find_copies, shrink_picture
+
+
+def drawn(seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 16, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((240, 135), Image.Resampling.BICUBIC)
+
+
+def correlation(one: Image.Image, other: Image.Image) -> float:
+    return copy_correlation(shrink_picture(one), shrink_picture(other))
+
+
+def saved_again(picture: Image.Image) -> Image.Image:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=40)
+    return Image.open(stream)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        drawn(1).crop((18, 5, 232, 130)),
+        ImageEnhance.Brightness(drawn(1)).enhance(0.6),
+        saved_again(drawn(1)).resize((97, 55)),
+        ImageEnhance.Contrast(saved_again(drawn(1).crop((10, 8, 225, 125)))).enhance(1.3),
+    ],
+    ids=["cropped", "darker", "smaller", "all of it"],
+)
+def test_a_copy_agrees_with_its_original_whichever_comes_first(copy: Image.Image) -> None:
+    assert correlation(drawn(1), copy) >= LEAST_CORRELATION
+    assert correlation(copy, drawn(1)) == correlation(drawn(1), copy)
+
+
+@pytest.mark.parametrize("other", [drawn(2), drawn(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+def test_another_picture_does_not(other: Image.Image) -> None:
+    assert correlation(drawn(1), other) < 0.8
+
+
+def test_pictures_of_one_colour_or_of_other_shape_are_no_copies() -> None:
+    blank = Image.new("RGB", (240, 135), "grey")
+    assert correlation(blank, blank) == -1.0
+    assert correlation(drawn(1), drawn(1).crop((100, 0, 110, 135))) < LEAST_CORRELATION
+
+
+def test_copies_are_found_among_pairs_and_each_picture_is_opened_once() -> None:
+    pictures = [drawn(1), drawn(2), drawn(1).crop((5, 5, 235, 130)), None]
+    opened: list[int] = []
+
+    def open_picture(row: int) -> Image.Image | None:
+        opened.append(row)
+        return pictures[row]
+
+    found = find_copies(np.array([[0, 1], [0, 2], [1, 2], [0, 3]]), open_picture)
+    assert [(one, other) for one, other, _ in found] == [(0, 2)]
+    assert sorted(opened) == [0, 1, 2, 3]

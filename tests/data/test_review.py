@@ -1,0 +1,218 @@
+"""What a person confirmed becomes a new table; what cannot be done is refused with its line, and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from whale_ray.data.review import COLUMNS, apply_review
+from whale_ray.errors import DataError
+
+TABLE = """Image,Place,Id
+a1.png,bay,ann
+a2.png,bay,ann
+b1.png,"cape, east",bob
+b2.png,,bob
+c1.png,bay,cat
+c2.png,bay,cat
+n1.png,bay,new_whale
+n2.png,bay,new_whale
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    (folder / "train").mkdir(parents=True)
+    (folder / "train.csv").write_text(TABLE)
+    Image.new("RGB", (8, 8)).save(folder / "train" / "met_today.png")
+    return folder
+
+
+def review(root: Path, *rows: dict[str, str]) -> Path:
+    path = root.parent / "review.csv"
+    pd.DataFrame([dict.fromkeys(COLUMNS, "") | each for each in rows]).to_csv(path, index=False)
+    return path
+
+
+def row(kind: str, image: str = "", individual: str = "", confirm: str = "yes", **more: str) -> dict[str, str]:
+    return {"kind": kind, "image": image, "individual": individual, "confirm": confirm, **more}
+
+
+def pair(kind: str, one: str, other: str, confirm: str = "yes", suggested: str = "") -> dict[str, str]:
+    """A row about two photographs ("image individual") or, without a photograph, two individuals."""
+    (image, individual), (other_image, other_individual) = (f" {each}".split(" ")[-2:] for each in (one, other))
+    more = {"other_image": other_image, "other_individual": other_individual, "suggested": suggested}
+    return row(kind, image, individual, confirm, **more)
+
+
+def wrong(image: str, individual: str, suggested: str, confirm: str = "yes") -> dict[str, str]:
+    return row("mislabelled", image, individual, confirm, suggested=suggested)
+
+
+def applied(root: Path, *rows: dict[str, str]) -> pd.DataFrame:
+    return pd.read_csv(apply_review(review(root, *rows), root=root).path, dtype=str, keep_default_na=False)
+
+
+def labels(table: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(table["Image"], table["Id"], strict=True))
+
+
+# What is done
+
+
+def test_a_confirmed_label_is_the_only_thing_that_changes(root: Path) -> None:
+    path = apply_review(review(root, wrong("b2.png", "bob", "ann")), root=root).path
+    assert path == root / "train.reviewed.csv"
+    assert path.read_text() == TABLE.replace("b2.png,,bob", "b2.png,,ann")
+    assert (root / "train.csv").read_text() == TABLE
+
+
+def test_a_name_in_confirm_goes_before_what_was_suggested(root: Path) -> None:
+    assert labels(applied(root, wrong("b2.png", "bob", "ann", "cat")))["b2.png"] == "cat"
+    assert labels(applied(root, wrong("b2.png", "bob", "ann", "new_whale")))["b2.png"] == "new_whale"
+
+
+def test_rows_that_say_no_or_nothing_change_nothing(root: Path) -> None:
+    rows = [wrong("b2.png", "bob", "ann", "no"), wrong("c1.png", "cat", "ann", ""), wrong("a1.png", "ann", "cat")]
+    result = apply_review(review(root, *rows), root=root)
+    assert result.path.read_text() == TABLE.replace("a1.png,bay,ann", "a1.png,bay,cat")
+    assert result.lines[-1] == "1 rows are confirmed; 1 are undecided and 1 say no"
+
+
+def test_individuals_that_are_one_get_one_name_however_long_the_chain(root: Path) -> None:
+    rows = [
+        pair("same_individual", "ann", "bob", suggested="bob"),
+        pair("same_individual", "bob", "cat", suggested="cat"),
+    ]
+    table = labels(applied(root, *rows, wrong("n1.png", "new_whale", "ann")))
+    assert set(table.values()) == {"cat", "new_whale"}
+    assert table["n1.png"] == "cat"
+
+
+def test_a_merge_may_go_the_other_way(root: Path) -> None:
+    table = labels(applied(root, pair("same_individual", "ann", "bob", confirm="ann", suggested="bob")))
+    assert table["b1.png"] == table["a1.png"] == "ann"
+
+
+def test_a_copy_is_left_out_and_its_original_stays(root: Path) -> None:
+    table = applied(root, pair("near_identical", "a2.png ann", "a1.png ann"))
+    assert "a2.png" not in labels(table)
+    assert len(table) == 7
+
+
+def test_a_picture_under_two_names_gets_the_one_that_is_written(root: Path) -> None:
+    table = labels(applied(root, pair("near_identical", "a2.png ann", "b1.png bob", confirm="ann")))
+    assert "a2.png" not in table
+    assert table["b1.png"] == "ann"
+
+
+def test_two_photographs_of_an_unknown_animal_become_an_individual(root: Path) -> None:
+    rows = pair("new_individual", "n1.png new_whale", "n2.png new_whale", suggested="new_0001")
+    table = labels(applied(root, rows))
+    assert table["n1.png"] == table["n2.png"] == "new_0001"
+
+
+def test_a_photograph_that_the_service_saw_is_added_under_its_merged_name(root: Path) -> None:
+    merge = pair("same_individual", "ann", "bob", suggested="bob")
+    table = applied(root, row("confirmed", "met_today.png", "ann"), merge)
+    assert table.iloc[-1].to_dict() == {"Image": "met_today.png", "Place": "", "Id": "bob"}
+
+
+def test_a_second_review_makes_a_second_table(root: Path) -> None:
+    file = review(root, wrong("b2.png", "bob", "ann"))
+    names = [apply_review(file, root=root).path.name for _ in range(2)]
+    again = review(root, wrong("c2.png", "cat", "ann"))
+    last = apply_review(again, root=root, table="train.reviewed.csv")
+    assert [*names, last.table] == ["train.reviewed.csv", "train.reviewed.2.csv", "train.reviewed.3.csv"]
+    assert labels(pd.read_csv(last.path))["b2.png"] == "ann"
+
+
+def test_a_review_that_a_spreadsheet_saved_with_semicolons_is_read(root: Path) -> None:
+    path = root.parent / "review.csv"
+    path.write_text("\ufeffkind;image;individual;suggested;confirm\nmislabelled;b2.png;bob;ann;Yes\n")
+    assert labels(pd.read_csv(apply_review(path, root=root).path))["b2.png"] == "ann"
+
+
+def test_a_name_that_looks_like_a_formula_comes_back_as_it_was(root: Path) -> None:
+    (root / "train.csv").write_text(TABLE.replace("ann", "=ann()"))
+    assert labels(applied(root, wrong("b2.png", "bob", "'=ann()")))["b2.png"] == "=ann()"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        (
+            [wrong("b2.png", "bob", "ann", "yess")],
+            r"line 2: confirm is yes, no, empty or .* got 'yess'. Did you mean yes",
+        ),
+        ([wrong("b9.png", "bob", "ann")], "line 2: a photograph must be in the table, but 'b9.png' is not"),
+        ([wrong("b2.png", "cat", "ann")], r"line 2: .* there b2.png is of bob, not of 'cat'. Sweep again"),
+        (
+            [wrong("b2.png", "bob", "ann"), wrong("b2.png", "bob", "cat")],
+            "line 3: one thing can become of b2.png, but line 2 wants ann and this one cat",
+        ),
+        (
+            [pair("same_individual", "ann", "bob", "bob"), pair("same_individual", "ann", "cat", "cat")],
+            "line 3: one thing can become of ann, but line 2 wants bob and this one cat",
+        ),
+        (
+            [pair("same_individual", "ann", "bob", "bob"), pair("same_individual", "bob", "ann", "ann")],
+            "line 3: a chain of names must end, but that of bob comes back to it",
+        ),
+        (
+            [pair("near_identical", "a1.png ann", "a2.png ann"), pair("near_identical", "a2.png ann", "a1.png ann")],
+            "line 2: a chain of copies must end",
+        ),
+        (
+            [pair("near_identical", "a1.png ann", "b1.png bob")],
+            "under ann and bob. Write the right name instead of yes",
+        ),
+        (
+            [pair("same_individual", "ann", "new_whale", "ann")],
+            "individuals are one under a name, but new_whale is none",
+        ),
+        ([pair("same_individual", "ann", "dan", "ann")], "an individual must be in the table, but 'dan' is not"),
+        ([row("confirmed", "met_yesterday.png", "ann")], r"must lie in .*train, but 'met_yesterday.png' does not"),
+        ([row("confirmed", "../train.csv", "ann")], r"must lie in .*train, but '../train.csv' does not"),
+        ([row("confirmed", "a1.png", "ann")], r"new to the table, but a1.png is there, of ann"),
+        (
+            [pair("new_individual", "n1.png new_whale", "n2.png new_whale", suggested="bob")],
+            "a new individual needs a name of its own, but bob is taken",
+        ),
+        ([row("moved", "a1.png", "ann")], r"a kind is one of near_identical, .*, but got 'moved'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_its_line(root: Path, rows: list[dict[str, str]], fault: str) -> None:
+    with pytest.raises(DataError, match=f"nothing was written:\n(.*\n)*.*{fault}"):
+        apply_review(review(root, *rows), root=root)
+    assert [path.name for path in root.iterdir() if path.is_file()] == ["train.csv"]
+
+
+def test_all_faults_are_said_at_once(root: Path) -> None:
+    rows = [wrong("b9.png", "bob", "ann"), wrong("b2.png", "bob", "ann"), wrong("c1.png", "cat", "ann", "maybe")]
+    with pytest.raises(DataError, match=r"line 2: .*\n  line 4: "):
+        apply_review(review(root, *rows), root=root)
+
+
+def test_a_review_without_a_confirmed_row_is_refused(root: Path) -> None:
+    with pytest.raises(DataError, match=r"must be confirmed, but 1 are undecided and 0 say no. Write yes, no or"):
+        apply_review(review(root, wrong("b2.png", "bob", "ann", "")), root=root)
+
+
+def test_another_csv_is_no_review(root: Path) -> None:
+    with pytest.raises(DataError, match=r"must have the columns .* lacks kind, image, individual, confirm"):
+        apply_review(root / "train.csv", root=root)
+
+
+def test_a_table_that_would_have_nobody_twice_is_not_written(root: Path) -> None:
+    (root / "train.csv").write_text("Image,Id\na1.png,ann\na2.png,ann\nb1.png,bob\n")
+    with pytest.raises(DataError, match="at least one individual must have two photographs"):
+        apply_review(review(root, pair("near_identical", "a2.png ann", "a1.png ann")), root=root)
+    assert [path.name for path in root.iterdir() if path.is_file()] == ["train.csv"]

@@ -1,0 +1,147 @@
+"""Labels in doubt: planted errors are found, sound labels are left alone, and where nothing can be said it says why."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from whale_ray.retrieval.doubts import KINDS, Doubts, find_doubts, nearest_pairs
+
+NEW = "new_whale"
+
+
+@dataclass(frozen=True)
+class Set:
+    """Vectors of drawn animals: 20 with 5 photographs, 40 unknown ones with one."""
+
+    vectors: np.ndarray
+    images: np.ndarray
+    individuals: np.ndarray
+    parts: np.ndarray
+
+    def doubts(self, **options: float) -> Doubts:
+        return find_doubts(
+            self.vectors,
+            images=self.images,
+            individuals=self.individuals,
+            parts=self.parts,
+            unknown_label=NEW,
+            **options,
+        )
+
+    def relabelled(self, **names: str) -> Set:
+        individuals = self.individuals.copy()
+        for image, name in names.items():
+            individuals[self.images == image] = name
+        return replace(self, individuals=individuals)
+
+
+@pytest.fixture
+def sound() -> Set:
+    return drawn(noise=0.1)
+
+
+def drawn(noise: float, scale: float = 1.0) -> Set:
+    """scale: how much of a vector is its own; the rest is common to all, so that all cosines are near to 1."""
+    random = np.random.default_rng(0)
+    animals = np.repeat(np.arange(60), [5] * 20 + [1] * 40)
+    common = random.normal(size=48)
+    vectors = random.normal(size=(60, 48))[animals] + noise * random.normal(size=(len(animals), 48)) * np.sqrt(48) / 4
+    vectors = scale * vectors + (1 - scale) * 8 * common
+    images = np.array([f"{'w' if animal < 20 else 'n'}{animal:02}_{row}" for row, animal in enumerate(animals)])
+    individuals = np.array([f"w{animal:02}" if animal < 20 else NEW for animal in animals])
+    parts = np.where(np.arange(len(animals)) % 5 == 4, "val", "train")
+    return Set(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), images, individuals, parts)
+
+
+def found(doubts: Doubts, kind: str) -> list[tuple[str, str, str]]:
+    rows = doubts.table[doubts.table["kind"] == kind]
+    return [(row["image"], row["other_image"], row["suggested"]) for row in rows.to_dict("records")]
+
+
+def test_sound_labels_raise_no_doubt(sound: Set) -> None:
+    doubts = sound.doubts()
+    assert doubts.table.empty
+    assert doubts.reasons == {}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_a_wrong_label_is_found_whatever_the_scale_of_the_encoder(scale: float) -> None:
+    wrong = drawn(noise=0.1, scale=scale).relabelled(w03_15="w07", w11_59="w02")
+    rows = found(wrong.doubts(), "mislabelled")
+    assert {(image, suggested) for image, _, suggested in rows} == {("w03_15", "w03"), ("w11_59", "w11")}
+    assert all(other.startswith(suggested) for _, other, suggested in rows)
+
+
+def test_the_cosines_of_the_last_case_are_all_near_to_one() -> None:
+    vectors = drawn(noise=0.1, scale=0.3).vectors
+    assert (vectors @ vectors.T).min() > 0.7
+
+
+def test_an_encoder_that_tells_nobody_apart_is_confident_of_nothing() -> None:
+    noise = drawn(noise=8.0).relabelled(w03_15="w07", w11_59="w02")
+    assert noise.doubts().table.empty
+
+
+def test_an_unknown_animal_that_is_a_named_one_is_recognised(sound: Set) -> None:
+    assert [row[::2] for row in found(sound.relabelled(w05_27=NEW).doubts(), "recognised")] == [("w05_27", "w05")]
+
+
+def test_one_animal_under_two_names_is_found(sound: Set) -> None:
+    doubts = sound.relabelled(w05_25="again", w05_26="again").doubts()
+    (row,) = doubts.table[doubts.table["kind"] == "same_individual"].to_dict("records")
+    assert (row["individual"], row["other_individual"], row["suggested"]) == ("again", "w05", "w05")
+    assert row["image"] in ("w05_25", "w05_26")
+    assert row["other_image"].startswith("w05_")
+
+
+def test_two_photographs_of_an_unknown_animal_are_found_and_get_a_free_name(sound: Set) -> None:
+    twice = sound.relabelled(
+        **{f"w09_{row}": NEW for row in range(45, 50)}, **{f"w01_{row}": "new_0001" for row in range(5, 10)}
+    )
+    rows = found(twice.doubts(), "new_individual")
+    assert rows
+    assert all(one.startswith("w09") and other.startswith("w09") for one, other, _ in rows)
+    assert "new_0001" not in {name for *_, name in rows}
+
+
+def test_a_higher_bar_lists_fewer_and_the_surest_come_first(sound: Set) -> None:
+    wrong = drawn(noise=1.2).relabelled(w03_15="w07", w11_59="w02", w12_60="w01")
+    all_of_them, few = (wrong.doubts(least=least).table for least in (0.3, 0.99))
+    assert len(few) < len(all_of_them)
+    for _, rows in all_of_them.groupby("kind"):
+        assert rows["confidence"].is_monotonic_decreasing
+        assert rows["confidence"].between(0.3, 1.0).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["w", "w", NEW, "w"], "there is one individual only"),
+        ([NEW] * 4, "every photograph is of an unknown animal"),
+        (["w", "w", "v", "u"], r"learned from photographs .*, at least 10, but there are 0"),
+    ],
+)
+def test_where_nothing_can_be_said_it_says_why(names: list[str], reason: str) -> None:
+    columns = {"images": np.array(list("abcd")), "parts": np.array(["train"] * 4)}
+    doubts = find_doubts(np.eye(4), individuals=np.array(names), unknown_label=NEW, **columns)
+    assert doubts.table.empty
+    assert set(doubts.reasons) == set(KINDS)
+    assert all(re.search(reason, said) for said in doubts.reasons.values())
+
+
+def test_without_unknown_animals_it_says_that_none_can_be_recognised(sound: Set) -> None:
+    named = sound.individuals != NEW
+    columns = {"images": sound.images[named], "individuals": sound.individuals[named], "parts": sound.parts[named]}
+    doubts = find_doubts(sound.vectors[named], **columns, unknown_label=NEW)
+    assert set(doubts.reasons) == {"recognised", "new_individual"}
+
+
+def test_nearest_pairs_are_each_named_once_the_nearest_first() -> None:
+    angles = np.array([0.0, 0.01, 1.0, 1.02, 3.0])
+    pairs = nearest_pairs(np.stack([np.cos(angles), np.sin(angles)], axis=1), depth=1)
+    assert pairs.tolist() == [[0, 1], [2, 3], [3, 4]]
+    assert nearest_pairs(np.ones((1, 2))).shape == (0, 2)

@@ -1,0 +1,132 @@
+"""review.csv lists what looks wrong to the best trial, keeps what a person wrote, and the page shows the surest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from whale_ray.data.review import COLUMNS
+from whale_ray.sweep.leaderboard import Record
+from whale_ray.sweep.review import QUESTIONS, read_review, show_review, write_review
+from whale_ray.sweep.thumbnails import Photographs
+
+NASTY = "=w<03>"
+
+
+def picture(seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 16, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((160, 90), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Photographs:
+    """20 individuals with 5 photographs, 15 unknown animals; the first photograph is there again, cropped."""
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for row in range(115):
+        picture(row).save(folder / f"{row:03}.png")
+    picture(0).crop((6, 5, 156, 86)).save(folder / "115.png")
+    return Photographs(folder)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    random = np.random.default_rng(0)
+    animals = np.append(np.repeat(np.arange(35), [5] * 20 + [1] * 15), 0)
+    vectors = random.normal(size=(35, 48))[animals] + 0.2 * random.normal(size=(116, 48))
+    vectors[115] = vectors[0]
+    names = np.array([f"w{animal:02}" if animal < 20 else "new_whale" for animal in animals], dtype="U12")
+    names[names == "w03"] = NASTY
+    names[16] = "w07"
+    folder = tmp_path / "run" / "trials" / "best"
+    folder.mkdir(parents=True)
+    np.savez(
+        folder / "embeddings.npz",
+        plain=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16),
+        image=np.array([f"{row:03}.png" for row in range(116)]),
+        individual=names,
+        part=np.where((np.arange(116) % 5 == 4) | (np.arange(116) == 115), "val", "train"),
+        group=np.full(116, ""),
+    )
+    return Record("best", folder, "trial", {}, {"data": {}}, "", {"status": "finished"})
+
+
+def test_wrong_labels_and_copies_across_the_split_are_listed(record: Record, photographs: Photographs) -> None:
+    run = record.folder.parents[1]
+    write_review(record, run, photographs)
+    table = read_review(run)
+    assert tuple(table.columns) == COLUMNS
+    rows = table.set_index("kind")
+    assert sorted(rows.index) == ["mislabelled", "near_identical"]
+    assert rows.loc["near_identical", ["image", "other_image", "parts"]].tolist() == [
+        "115.png",
+        "000.png",
+        "val, train",
+    ]
+    assert rows.loc["mislabelled", ["image", "individual", "suggested"]].tolist() == ["016.png", "w07", NASTY]
+    assert (table["confirm"] == "").all()
+
+
+def test_no_cell_of_the_file_is_a_formula(record: Record, photographs: Photographs) -> None:
+    run = record.folder.parents[1]
+    write_review(record, run, photographs)
+    cells = pd.read_csv(run / "review.csv", dtype=str, keep_default_na=False).to_numpy().ravel()
+    assert f"'{NASTY}" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+
+
+def test_what_a_person_wrote_stays_when_the_review_is_written_anew(record: Record, photographs: Photographs) -> None:
+    run = record.folder.parents[1]
+    write_review(record, run, photographs)
+    table = read_review(run)
+    table.loc[table["kind"] == "mislabelled", "confirm"] = "yes"
+    gone = dict.fromkeys(COLUMNS, "") | {"kind": "mislabelled", "image": "020.png", "parts": "train, train"}
+    pd.concat([table, pd.DataFrame([gone | {"confirm": "no"}])]).to_csv(run / "review.csv", index=False)
+    (run / "review.json").unlink()
+    write_review(record, run, photographs)
+    again = read_review(run).set_index("image")["confirm"]
+    assert again.to_dict() == {"115.png": "", "016.png": "yes", "020.png": "no"}
+
+
+def test_the_review_of_the_same_trial_is_not_made_twice(record: Record, photographs: Photographs) -> None:
+    run = record.folder.parents[1]
+    write_review(record, run, photographs)
+    shutil.rmtree(record.folder)
+    write_review(record, run, photographs)
+    assert len(read_review(run)) == 2
+
+
+def test_the_page_shows_both_pictures_and_counts_all(record: Record, photographs: Photographs) -> None:
+    run = record.folder.parents[1]
+    assert show_review(run, photographs) == {}
+    write_review(record, run, photographs)
+    shown = show_review(run, photographs)
+    assert list(shown) == list(QUESTIONS)
+    assert (shown["near_identical"].count, shown["near_identical"].across) == (1, 1)
+    (finding,) = shown["mislabelled"].findings
+    assert finding["pictures"][0].image == "016.png"
+    assert all(each.data.startswith("data:image/jpeg") for each in finding["pictures"])
+    assert shown["recognised"].count == 0
+
+
+def test_copies_that_the_audit_found_are_listed_too(record: Record, photographs: Photographs) -> None:
+    run = record.folder.parents[1]
+    (run / "audit.json").write_text(json.dumps({"twins": [["020.png", "050.png"]]}))
+    write_review(record, run, photographs)
+    pairs = read_review(run).query("kind == 'near_identical'")[["image", "other_image"]].to_numpy().tolist()
+    assert pairs == [["115.png", "000.png"], ["050.png", "020.png"]]
+
+
+def test_without_the_photographs_it_says_that_no_copies_can_be_told(record: Record, tmp_path: Path) -> None:
+    run = record.folder.parents[1]
+    nowhere = Photographs(tmp_path / "nowhere")
+    write_review(record, run, nowhere)
+    shown = show_review(run, nowhere)
+    assert "none of the photographs can be read" in shown["near_identical"].reason
+    assert shown["mislabelled"].count == 1
