@@ -29,7 +29,7 @@ model_card bundle identify
 sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
-sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger
+sweep.pseudo sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares
 sweep.importance sweep.headline sweep.verdicts sweep.trust sweep.maps sweep.thumbnails sweep.examples
 sweep.review sweep.report

@@ -379,6 +379,11 @@ def test_negatives_with_a_loss_that_cannot_take_them_are_refused(tmp_path: Path,
             r"room for the images of an individual, but a batch of 32 less 90% has room for 3 of 4",
         ),
         (
+            "train: {pseudo_labels: 0.9, new_whale: [ignore, negative]}\nloss: {name: supcon}",
+            r"that `new_whale: negative` trains to be nobody\. Take `new_whale: ignore`",
+        ),
+        ("train: {pseudo_epochs: 3}", r"no meaning without `train.pseudo_labels`\. Give that a probability"),
+        (
             "train: {memory: 64}\nloss: {name: [supcon, arcface, proxy_nca]}",
             r"losses that compare images \(contrastive, .*\), but got arcface, proxy_nca, which .* Leave it out",
         ),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WEIGHTS = "encoder.safetensors"
 RECIPE = "recipe.json"
 STATES = ("state.pt", "best.safetensors", "best_loss.safetensors")
+SECOND = "second"  # the folder, beside them, of a second round's
 
 
 class CheckpointError(Exception):
@@ -33,6 +34,11 @@ class Checkpoint:
     def __init__(self, folder: Path, *, keep_best: bool) -> None:
         self._state = folder / STATES[0]
         self._best = folder / STATES[1] if keep_best else None
+
+    @property
+    def exists(self) -> bool:
+        """Whether an epoch was ever kept."""
+        return self._state.exists()
 
     def load(self, training: Training) -> list[dict[str, Any]]:
         """The figures of the epochs done, after which `training` then goes on; an empty list where none is.
@@ -96,6 +102,7 @@ def drop_state(folder: Path) -> None:
     """Removes what only training needed from the checkpoint folder of a trial that has ended."""
     for name in STATES:
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / SECOND, ignore_errors=True)
 
 
 def drop_weights(folder: Path) -> None:

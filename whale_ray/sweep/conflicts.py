@@ -91,6 +91,17 @@ def _check_negatives_share(reading: Reading) -> None:
         reading.fault("train.negatives_share", f"{message} Lower it, or enlarge the batch.")
 
 
+def _check_pseudo(reading: Reading) -> None:
+    asked = any(reading.possible("train.pseudo_labels"))
+    if asked and "negative" in reading.possible("train.new_whale"):
+        message = "`train.pseudo_labels` guesses who is on photographs that `new_whale: negative` trains to be nobody."
+        reading.fault("train.pseudo_labels", f"{message} Take `new_whale: ignore`, or leave it out.")
+    default = section_settings("train")["pseudo_epochs"].default
+    if not asked and set(reading.possible("train.pseudo_epochs")) - {default}:
+        message = "`train.pseudo_epochs` has no meaning without `train.pseudo_labels`."
+        reading.fault("train.pseudo_epochs", f"{message} Give that a probability, such as 0.9, or leave both out.")
+
+
 def _check_order(reading: Reading) -> None:
     pairs = [("train.warmup_epochs", "train.epochs")]
     if set(reading.possible("train.sampler")) - {"shuffle"}:
@@ -215,6 +226,7 @@ CHECKS: tuple[Callable[[Reading], None], ...] = (
     _check_screen,
     _check_negatives,
     _check_negatives_share,
+    _check_pseudo,
     _check_order,
     _check_stages,
     _check_memory,

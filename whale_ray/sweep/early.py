@@ -10,6 +10,7 @@ from typing import Any
 
 from whale_ray.sweep.halving import Halving
 from whale_ray.sweep.leaderboard import Record, read_curve
+from whale_ray.sweep.plan import epochs_of
 from whale_ray.sweep.spec import Sweep
 
 # The column of epochs.csv that says how much a trial has had of what the search gives trials alike.
@@ -30,7 +31,7 @@ class EarlyStopping:
 
     def goes_on(self, record: Record, figures: Mapping[str, Any]) -> bool:
         """Whether a trial goes on after the epoch of these figures: without a score, and after its last, always."""
-        score, last = figures.get(self._objective), record.settings["train"]["epochs"]
+        score, last = figures.get(self._objective), epochs_of(record.settings)
         if record.kind != "trial" or score is None or figures["epoch"] >= last:
             return True
         family = record.settings["model"]["encoder"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whale_ray.sweep.dataset import catalog_of, geometry_of
-from whale_ray.sweep.plan import Settings, baselines, corner_points, encoder_of, first_settings
+from whale_ray.sweep.plan import Settings, baselines, corner_points, encoder_of, epochs_of, first_settings
 from whale_ray.sweep.spec import Sweep
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ def _train_rounds(
 
 def _trial_seconds(settings: Settings, step: Step, *, images: int, share: float) -> float:
     train = settings["train"]
-    evaluated = train["epochs"] / train["evaluate_every"]
-    return float(images * (train["epochs"] * share * step.train + (evaluated + 2) * step.embed))
+    epochs = epochs_of(settings)
+    evaluated = epochs / train["evaluate_every"]
+    return float(images * (epochs * share * step.train + (evaluated + 2) * step.embed))
 
 
 def _said(encoder: str, image_size: Any, step: Step) -> str:

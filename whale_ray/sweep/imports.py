@@ -89,6 +89,8 @@ def _import_trial(origin: Path, trials: Path, sweep: Sweep, dataset: Dataset, do
         _copy_weights(origin, draft, settings)
         _copy_curve(origin, draft)
         figures = {name: _number(result.get(name)) for name in _FIGURES}
+        if "pseudo_labels" in result:
+            figures["pseudo_labels"] = _number(result["pseudo_labels"])
         write_result(draft, {**figures, "status": "finished", "error": ""})
         write_record(draft, kind=kind, point=point, settings=settings, data_fingerprint=dataset.fingerprint)
         _score(draft, sweep)

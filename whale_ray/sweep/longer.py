@@ -21,8 +21,12 @@ CONTINUED = ("epochs.csv", *(f"checkpoint/{name}" for name in STATES))
 
 
 def goes_on_later(settings: dict[str, Any]) -> bool:
-    """Whether a trial of these settings keeps its state when it has ended: a constant rate knows no last epoch."""
-    return bool(settings["train"].get("schedule") == "constant")
+    """Whether a trial of these settings keeps its state when it has ended: a constant rate knows no last epoch.
+
+    Pseudo-labels do: they are guessed after it.
+    """
+    train = settings["train"]
+    return bool(train.get("schedule") == "constant" and not train.get("pseudo_labels"))
 
 
 def shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> Record | None:

@@ -115,9 +115,16 @@ def geometries(sweep: Sweep) -> list[Geometry]:
     return list(dict.fromkeys(geometry_of(settings["data"], settings["train"]) for settings in found))
 
 
+def epochs_of(settings: Settings) -> int:
+    """How many epochs a trial has, those with pseudo-labels among them."""
+    train = settings["train"]
+    return int(train["epochs"]) + (int(train["pseudo_epochs"]) if train.get("pseudo_labels") else 0)
+
+
 def longest_training(sweep: Sweep) -> int:
     """The most epochs that a trial of the sweep can have."""
-    return max(int(sweep.settings(point)["train"]["epochs"]) for point in corner_points(sweep, "train.epochs"))
+    names = ("train.epochs", "train.pseudo_labels", "train.pseudo_epochs")
+    return max(epochs_of(sweep.settings(point)) for point in corner_points(sweep, *names))
 
 
 def baselines(sweep: Sweep) -> list[tuple[Point, Settings]]:

@@ -13,6 +13,7 @@ from whale_ray.errors import InputError
 from whale_ray.sweep.dataset import Dataset, catalog_of, open_dataset, pixel_cache, write_split
 from whale_ray.sweep.plan import check_encoders, first_settings, geometries
 from whale_ray.sweep.progress import Progress
+from whale_ray.sweep.pseudo import check_unknown
 from whale_ray.sweep.spec import Sweep
 from whale_ray.sweep.tracking import check_tracking
 
@@ -45,6 +46,7 @@ def prepare_dataset(sweep: Sweep, progress: Progress) -> Dataset:
     first, *others = geometries(sweep)
     watched = progress.console.is_terminal
     dataset = open_dataset(settings["data"], settings["split"], geometry=first, cache=pixel_cache(), progress=watched)
+    check_unknown(sweep, dataset)
     for geometry in others:
         dataset.pixels(geometry, progress=watched)
     for line in dataset.audit.lines():

@@ -158,6 +158,13 @@ SETTINGS: tuple[Setting, ...] = (
         "their share of a batch (`new_whale: negative`); null: their share of the photographs",
     ),
     _axis(
+        "train.pseudo_labels",
+        "float > 0.5 < 1 or null",
+        None,
+        "how probable a guess at an unknown individual must be to train on it after the epochs; null: none",
+    ),
+    _axis("train.pseudo_epochs", "int >= 1", 5, "epochs after that, on named and guessed photographs together"),
+    _axis(
         "train.flip",
         "choice none augment new_individual",
         "none",

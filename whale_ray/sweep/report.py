@@ -30,7 +30,7 @@ from whale_ray.sweep.headline import ABSENT, is_number, show_score, write_headli
 from whale_ray.sweep.importance import judge_importance, write_importance
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
 from whale_ray.sweep.maps import MatchMaps, map_matches
-from whale_ray.sweep.plan import label
+from whale_ray.sweep.plan import epochs_of, label
 from whale_ray.sweep.plots import describe, looks_of, plot_learning, plot_recall, show_value
 from whale_ray.sweep.review import REVIEW, show_review, write_review
 from whale_ray.sweep.spec import Sweep, load_sweep
@@ -170,10 +170,10 @@ def _row(record: Record, axes: Sequence[str], objective: str, comparison: Compar
 
 
 def _epochs(record: Record) -> str:
-    done, wanted = record.result.get("epochs"), record.settings.get("train", {}).get("epochs")
-    if record.status == "finished" or wanted is None:
+    done = record.result.get("epochs")
+    if record.status == "finished" or record.settings.get("train", {}).get("epochs") is None:
         return "" if done is None else str(done)
-    return f"{done or 0} of {wanted}"
+    return f"{done or 0} of {epochs_of(record.settings)}"
 
 
 def _setting(row: Any) -> str:

@@ -21,7 +21,7 @@ from whale_ray.sweep.guards import ALONE, Stalls, free_gigabytes, where_it_runs
 from whale_ray.sweep.ledger import Ledger
 from whale_ray.sweep.live import LiveReport
 from whale_ray.sweep.metrics import Metrics
-from whale_ray.sweep.plan import label
+from whale_ray.sweep.plan import epochs_of, label
 from whale_ray.sweep.progress import Progress
 from whale_ray.sweep.trial import run_trial
 from whale_ray.sweep.work import Job
@@ -163,7 +163,7 @@ class _Watch(_Unsaved, tune.Callback):
         record = self._ledger.record(_trial_id(trial))
         said = label(record.point, kind=record.kind)
         self._progress.started(record.trial, said)
-        self._metrics.started(record.trial, said, epochs=record.settings["train"]["epochs"])
+        self._metrics.started(record.trial, said, epochs=epochs_of(record.settings))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A trial reports an epoch, or its end."""

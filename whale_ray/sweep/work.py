@@ -76,6 +76,7 @@ class Work:
         self.scoring = job.scoring.of(written["kind"])
         self.device = torch.device("cuda" if job.gpus and torch.cuda.is_available() else "cpu")
         self.earlier_seconds = 0.0
+        self.pseudo_labels: int | None = None
 
     def run(self, report: Any) -> dict[str, Any]:
         """The trial's result, after training, scoring and writing; `report` is called with each epoch's figures."""
@@ -104,6 +105,7 @@ class Work:
         return {
             **figures_of(evaluation, self.scoring),
             **(study_figures(views, table) if self.settings["split"]["kind"] == "halves" else {}),
+            **({} if self.pseudo_labels is None else {"pseudo_labels": self.pseudo_labels}),
             "epochs": len(curve.epochs),
             "embedding_size": views["plain"].shape[1],
             "milliseconds_per_image": 1000.0 / rate,
@@ -112,7 +114,7 @@ class Work:
     def _single(self, curve: _Curve) -> tuple[Views, Proxies | None, float]:
         fit = self._fit(self.job.dataset, self.folder)
         curve.add(fit.train(curve.seen))
-        self.earlier_seconds = fit.earlier_seconds
+        self._count(fit)
         fit.keep()
         views, rate = fit.views()
         return views, fit.proxies(), rate
@@ -125,12 +127,17 @@ class Work:
             folder = self.folder / FOLDS / str(number)
             fit = self._fit(self.job.dataset.fold(number), folder)
             curve.add(fit.train(curve.seen), fold=number)
-            self.earlier_seconds += fit.earlier_seconds
+            self._count(fit)
             views, rate = fit.views()
             every.append(views)
             learned.append(in_split(fit.proxies(), number))
         joined = {name: np.concatenate([views[name] for views in every]) for name in every[0]}
         return joined, join_proxies(learned), rate
+
+    def _count(self, fit: Fit) -> None:
+        self.earlier_seconds += fit.earlier_seconds
+        if fit.pseudo_labels is not None:
+            self.pseudo_labels = (self.pseudo_labels or 0) + fit.pseudo_labels
 
     def _fit(self, dataset: Dataset, folder: Path) -> Fit:
         return Fit(

@@ -1,0 +1,197 @@
+"""A second round of training, on photographs that nobody knew: which they are, and that no validation label is seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from whale_ray.data.batches import Batches
+from whale_ray.data.synthetic import draw_dataset
+from whale_ray.errors import InputError
+from whale_ray.sweep.checkpoint import load_weights
+from whale_ray.sweep.dataset import Dataset, open_dataset
+from whale_ray.sweep.fit import Fit
+from whale_ray.sweep.plan import epochs_of, first_settings, geometries, longest_training
+from whale_ray.sweep.pseudo import LABELS, check_unknown, hold_out
+from whale_ray.sweep.scores import scoring_of
+from whale_ray.sweep.spec import Sweep, load_sweep
+
+PSEUDO = """
+name: pseudo
+data: {root: ROOT, image_size: 32x64}
+model: {encoder: tiny, embedding_size: 16, weights: random}
+loss: {name: proxy_anchor}
+train: {epochs: 1, batch_size: 32, learning_rate: 3.0e-3, pseudo_labels: 0.55, pseudo_epochs: 2, ema: 0.5}
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pseudo") / "drawn"
+    draw_dataset(root, individuals=16, images=220, difficulty=0.0, size=(32, 64), workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def sweep(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    file = tmp_path_factory.mktemp("sweep") / "pseudo.yaml"
+    file.write_text(PSEUDO.replace("ROOT", str(drawn)))
+    return load_sweep(file)
+
+
+@pytest.fixture(scope="module")
+def dataset(sweep: Sweep, cache: Path) -> Dataset:
+    settings = first_settings(sweep)
+    return open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=cache / "pixels")
+
+
+def fit_of(sweep: Sweep, dataset: Dataset, folder: Path) -> Fit:
+    torch.set_num_threads(1)
+    options: dict[str, Any] = {"first": scoring_of(sweep).retrieval[0], "objective": "recall@1"}
+    device = torch.device("cpu")
+    return Fit(first_settings(sweep), dataset, folder, device=device, on_batch=lambda: None, **options)
+
+
+@dataclasses.dataclass
+class Trained:
+    fit: Fit
+    folder: Path
+    epochs: list[dict[str, Any]]
+    trained_on: list[tuple[np.ndarray, np.ndarray]]
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / LABELS)
+
+
+@pytest.fixture(scope="module")
+def trained(sweep: Sweep, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder, trained_on = tmp_path_factory.mktemp("trained"), []
+    fit = fit_of(sweep, dataset, folder)
+    batches_of = fit._batches
+
+    def noted(rows: np.ndarray, labels: np.ndarray, *, seed: int) -> Batches:
+        trained_on.append((rows, labels))
+        return batches_of(rows, labels, seed=seed)
+
+    fit._batches = noted  # type: ignore[method-assign]
+    epochs = fit.train(lambda figures: None)
+    fit.keep()
+    return Trained(fit, folder, epochs, trained_on)
+
+
+def test_the_first_round_sees_no_held_photograph_and_the_second_all_that_have_a_name(
+    trained: Trained, dataset: Dataset
+) -> None:
+    (first, _), (second, labels) = trained.trained_on
+    named, codes, _ = dataset.training_rows(negatives=False)
+    held = hold_out(dataset, seed=0)
+    assert len(held) > 10
+    assert sorted(first) == sorted(set(named) - set(held))
+    images = dataset.table["image"].to_numpy()
+    assert set(images[second]) == set(images[named]) | set(trained.labels["Image"])
+    names = dict(zip(dataset.table["individual"].to_numpy()[named], codes, strict=True))
+    assert labels[len(named) :].tolist() == [names[name] for name in trained.labels["Id"]]
+    assert trained.fit.pseudo_labels == len(trained.labels) > 0
+
+
+def test_only_unknown_photographs_of_the_training_part_get_a_name(trained: Trained, dataset: Dataset) -> None:
+    table = dataset.table.set_index("image").loc[trained.labels["Image"]]
+    assert (table["part"] == "train").all()
+    assert (table["individual"] == "new_whale").all()
+    assert "new_whale" not in set(trained.labels["Id"])
+    assert (trained.labels["probability"] >= 0.55).all()
+
+
+def test_the_names_of_validation_photographs_change_nothing(
+    trained: Trained, sweep: Sweep, dataset: Dataset, tmp_path: Path
+) -> None:
+    table = dataset.table.copy()
+    validates = table["part"] == "val"
+    table.loc[validates, "individual"] = table.loc[validates, "individual"].sample(frac=1.0, random_state=1).to_numpy()
+    other = fit_of(sweep, dataclasses.replace(dataset, table=table), tmp_path)
+    other.train(lambda figures: None)
+    assert (tmp_path / LABELS).read_text() == (trained.folder / LABELS).read_text()
+
+
+def test_the_epochs_are_counted_on_and_each_round_has_a_schedule_of_its_own(trained: Trained, sweep: Sweep) -> None:
+    assert [row["epoch"] for row in trained.epochs] == [1, 2, 3]
+    assert trained.epochs[1]["learning_rate"] > trained.epochs[0]["learning_rate"] / 2
+    assert all(row["recall@1"] is not None for row in trained.epochs)
+    assert epochs_of(first_settings(sweep)) == longest_training(sweep) == 3
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_a_stop_after_any_epoch_changes_nothing(
+    trained: Trained, sweep: Sweep, dataset: Dataset, tmp_path: Path
+) -> None:
+    def stop(figures: dict[str, Any]) -> None:
+        raise StoppedError
+
+    for _ in range(3):
+        with pytest.raises(StoppedError):
+            fit_of(sweep, dataset, tmp_path).train(stop)
+    again = fit_of(sweep, dataset, tmp_path)
+    epochs = again.train(lambda figures: None)
+    again.keep()
+    assert [row["loss"] for row in epochs] == [row["loss"] for row in trained.epochs]
+    assert again.earlier_seconds == pytest.approx(sum(row["seconds"] for row in epochs))
+    assert again.pseudo_labels == trained.fit.pseudo_labels
+    mine, theirs = (
+        load_weights(folder / "checkpoint" / "encoder.safetensors") for folder in (tmp_path, trained.folder)
+    )
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    again.forget()
+    assert not (tmp_path / "checkpoint" / "second").exists()
+
+
+def test_a_spoiled_second_round_begins_where_the_first_ended(
+    trained: Trained, sweep: Sweep, dataset: Dataset, tmp_path: Path
+) -> None:
+    fit_of(sweep, dataset, tmp_path).train(lambda figures: None)
+    (tmp_path / "checkpoint" / "second" / "state.pt").write_bytes(b"spoiled")
+    seen: list[dict[str, Any]] = []
+    epochs = fit_of(sweep, dataset, tmp_path).train(seen.append)
+    assert [row["epoch"] for row in seen] == [2, 3]
+    assert "begins anew" in seen[0]["note"]
+    assert [row["loss"] for row in epochs] == [row["loss"] for row in trained.epochs]
+
+
+def test_whole_encounters_are_held_and_of_few_photographs_none(dataset: Dataset) -> None:
+    rows = dataset.rows("train")
+    names = dataset.table["individual"].to_numpy()
+    table = dataset.table.copy()
+    table["group"] = [f"{name}/{place % 4}" for place, name in enumerate(names)]
+    grouped = dataclasses.replace(dataset, table=table)
+    for each in (dataset, grouped):
+        held = hold_out(each, seed=3)
+        assert np.array_equal(held, hold_out(each, seed=3))
+        assert set(held) <= set(rows)
+        assert "new_whale" not in set(names[held])
+        for name in set(names[rows]) - {"new_whale"}:
+            own = rows[names[rows] == name]
+            mine = np.intersect1d(own, held)
+            assert len(mine) <= int(0.2 * len(own) + 0.5)
+            assert len(own) > 2 or not len(mine)
+            groups = each.table["group"]
+            if each is grouped:
+                assert not set(groups.iloc[mine]) & set(groups.iloc[np.setdiff1d(own, mine)])
+    assert len(hold_out(dataset, seed=3)) > len(rows) * 0.08
+
+
+def test_without_an_unknown_photograph_it_is_refused(sweep: Sweep, dataset: Dataset) -> None:
+    check_unknown(sweep, dataset)
+    named = dataset.table[dataset.table["individual"] != "new_whale"]
+    folded = dataclasses.replace(dataset, table=dataset.table.assign(fold=np.arange(len(dataset.table)) % 2), folds=2)
+    check_unknown(sweep, folded)
+    with pytest.raises(InputError, match=r"needs training photographs of individuals that nobody knows.*new_whale"):
+        check_unknown(sweep, dataclasses.replace(dataset, table=named))
