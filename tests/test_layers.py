@@ -22,7 +22,7 @@ retrieval.embedding retrieval.gallery retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.scoreboard retrieval.searches retrieval.evaluation
-bundle identify
+runtime card bundle identify fastest
 sweep.settings sweep.document sweep.axes sweep.reference sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.scores sweep.work sweep.trial sweep.ledger
@@ -42,6 +42,8 @@ ALLOWED = {
     "ray.serve": {"serving.app"},
     "ray": {"sweep.cluster", "sweep.metrics", "sweep.trial", "sweep.tuner", "serving.app"},
     "faiss": {"retrieval.neighbours"},
+    "openvino": {"runtime"},
+    "onnxruntime": {"runtime"},
     "wandb": {"sweep.tracking"},
     "optuna": {"sweep.space"},
 }

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from whale_ray.card import model_card
 from whale_ray.errors import BundleError
 
 if TYPE_CHECKING:
@@ -128,6 +129,21 @@ def _contents(folder: Path, manifest: dict[str, Any]) -> Contents:
     )
 
 
+def runtime_of(manifest: Mapping[str, Any]) -> str:
+    """The runtime that the bundle names; torch where it names none."""
+    return str(_runtime(manifest).get("name", "torch"))
+
+
+def tolerance_of(manifest: Mapping[str, Any], runtime: str) -> Any:
+    """How far golden embeddings may be, in this runtime, from those expected."""
+    return manifest["tolerance"] if runtime == "torch" else _runtime(manifest).get("tolerance")
+
+
+def _runtime(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    named = manifest.get("runtime")
+    return named if isinstance(named, dict) else {}
+
+
 def _examples(folder: Path) -> tuple[tuple[bytes, str], ...]:
     if not (folder / "examples.csv").exists():
         return ()
@@ -196,54 +212,3 @@ def _check_files(folder: Path, expected: Mapping[str, str]) -> None:
         raise BundleError(
             f"every file of {folder} must match bundle.json, but " + "; ".join(faults) + ". Copy it again"
         )
-
-
-def model_card(manifest: Mapping[str, Any]) -> str:
-    """The model card, in Markdown, for people: what it is, how well it does and on what, how to use it."""
-    scores = manifest["scores"]
-    rows = [
-        f"| {name} | {_figure(scores, name)} |"
-        for name in ("recall@1", "recall@4", "recall@16", "map@5", "auroc", "baks", "baus")
-    ]
-    retrieval = ", ".join(f"{key} {value}" for key, value in sorted(manifest["retrieval"].items()) if value is not None)
-    threshold = manifest["threshold"]
-    retrained = bool(manifest.get("retrained_on_all"))
-    new = "no threshold: nothing in the data was unknown"
-    if threshold is not None:
-        new = f"where the first individual is farther than {1 - threshold:.3g} (cosine below {threshold:.6g})"
-    return "\n".join(
-        [
-            f"# {manifest['id']}",
-            "",
-            f"Recognises {manifest['individuals']} individuals from {manifest['images']} photographs.",
-            "",
-            f"- Encoder: {manifest['settings']['model']['encoder']}, {manifest['embedding_size']} dimensions",
-            f"- Retrieval: {retrieval}",
-            f"- Probably new: {new}",
-            f"- Data: fingerprint {manifest['data_fingerprint']}",
-            "",
-            f"Measured on {scores['known_queries']} known queries and {scores['queries']} validation photographs,",
-            f"with the {manifest['measured_gallery']} named training photographs as gallery; the gallery here holds",
-            "every named photograph. The setting and the threshold were chosen with cross-fitting.",
-            *(["The weights were then trained again on all photographs, at the same settings."] * retrained),
-            "",
-            "| score | value, 95 % interval, ceiling, chance |",
-            "|---|---|",
-            *rows,
-            "",
-            "A low score on animals of another species, catalogue or camera is to be expected: measure it there first.",
-            "",
-        ]
-    )
-
-
-def _figure(scores: Mapping[str, Any], name: str) -> str:
-    if scores.get(name) is None:
-        return f"not measured: {scores.get('reason', 'no known query')}"
-    parts = [f"{scores[name]:.3f}"]
-    if scores.get(f"{name}_low") is not None:
-        parts.append(f"{scores[f'{name}_low']:.3f} to {scores[f'{name}_high']:.3f}")
-    for beside in ("ceiling", "chance", "trivial"):
-        if scores.get(f"{beside}/{name}") is not None:
-            parts.append(f"{beside} {scores[f'{beside}/{name}']:.3f}")
-    return ", ".join(parts)

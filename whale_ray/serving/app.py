@@ -74,7 +74,7 @@ class Replica:
         self._settings = settings
         # The variable on the replica's own machine counts too: a cluster's key must not be lost on the way.
         self._digest = digest or key_digest(os.environ.get(KEY_VARIABLE))
-        self._bundle = Bundle.load(settings.bundle, device="cuda" if settings.gpus else "cpu")
+        self._bundle = Bundle.load(settings.bundle, device="cuda" if settings.gpus else "cpu", threads=settings.threads)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         settings = self._settings

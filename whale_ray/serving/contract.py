@@ -106,6 +106,7 @@ class ModelCard(BaseModel):
     retrieval: dict[str, Any]
     scores: dict[str, Any] = Field(description="Measured on validation photographs, with their intervals.")
     data_fingerprint: str
+    runtime: str = Field(description="What runs the encoder here: torch, or what was measured to be faster.")
 
 
 class IndividualSummary(BaseModel):

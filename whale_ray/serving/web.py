@@ -106,6 +106,7 @@ async def model(service: Here) -> ModelCard:
         retrieval=card["retrieval"],
         scores=card["scores"],
         data_fingerprint=card["data_fingerprint"],
+        runtime=service.bundle.runtime,
     )
 
 
