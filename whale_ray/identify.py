@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,12 @@ class Bundle:
     """
 
     def __init__(
-        self, contents: Contents, *, device: str = "cpu", runtime: str = TORCH, threads: int | None = None
+        self, contents: Contents, *, device: str = "cpu", runtime: str | None = TORCH, threads: int | None = None
     ) -> None:
-        """runtime: what runs the encoder. threads: of a runtime that is not torch; None: as many as torch has."""
+        """runtime: what runs the encoder; None: there is none, and another process embeds.
+
+        threads: of a runtime that is not torch; None: as many as torch has.
+        """
         manifest = contents.manifest
         self.contents = contents
         self.id: str = manifest["id"]
@@ -87,12 +90,8 @@ class Bundle:
         self.setting = RetrievalSetting(**manifest["retrieval"])
         self.geometry = Geometry(**manifest["preprocessing"])
         self.device = device
-        self.encoder = rebuild_encoder(manifest["encoder"])
-        _load_weights(self.encoder, contents)
-        self.encoder.eval().to(device)
-        self.runtime = runtime
-        size = (self.geometry.height, self.geometry.width)
-        self._run = build_runtime(runtime, self.encoder, size=size, threads=threads or torch.get_num_threads())
+        self.runtime = runtime or "another process"
+        self._run = None if runtime is None else self._running(runtime, threads)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
         self._index = GalleryIndex(contents.gallery, np.array(self.individuals, dtype=str))
@@ -125,6 +124,18 @@ class Bundle:
             ) from error
         bundle.check_golden()
         return bundle
+
+    @classmethod
+    def without_encoder(cls, path: Path | str) -> Bundle:
+        """The bundle at `path`, its files checked by hash, to prepare and to rank where another process embeds."""
+        return cls(replace(read_bundle(Path(path)), weights={}), runtime=None)
+
+    def _running(self, runtime: str, threads: int | None) -> torch.nn.Module:
+        encoder = rebuild_encoder(self.card["encoder"])
+        _load_weights(encoder, self.contents)
+        encoder.eval().to(self.device)
+        size = (self.geometry.height, self.geometry.width)
+        return build_runtime(runtime, encoder, size=size, threads=threads or torch.get_num_threads())
 
     @property
     def new_distance(self) -> float | None:
@@ -178,6 +189,8 @@ class Bundle:
         return unit(combine_views(views, self.setting.flip))
 
     def _embed(self, stack: np.ndarray, *, flipped: bool) -> np.ndarray:
+        if self._run is None:
+            raise BundleError(f"{self.id} was loaded without its encoder, and cannot embed. Load it with Bundle.load")
         rows = np.arange(len(stack))
         return embed(self._run, stack, self.geometry, rows, flipped=flipped, device=self.device, precision="fp32")
 

@@ -16,78 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
 import ray
-from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import HTTPOptions
 
-from whale_ray.bundle import read_bundle
 from whale_ray.errors import BundleError, InputError
-from whale_ray.identify import Bundle
-from whale_ray.serving.guard import key_digest
-from whale_ray.serving.recogniser import Recogniser
-from whale_ray.serving.uploads import Limits
-from whale_ray.serving.web import Service, build_web
+from whale_ray.serving.deployments import KEY_VARIABLE, NAME, application
+from whale_ray.serving.settings import ServeSettings
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
-KEY_VARIABLE = "WHALE_RAY_API_KEY"
 LOOPBACK = "127.0.0.1"
-NAME = "whale_ray"
-Count = Annotated[int, Field(ge=1)]
-
-
-class ServeSettings(BaseModel):
-    """What `serve run serve_app:build KEY=VALUE …` takes.
-
-    threads: of torch, a replica, which are also the cores that it reserves. calls: answered at once by a replica,
-    the others get 503. max_ongoing_requests: how many of them Ray hands to a replica at once.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    bundle: Path
-    replicas: Count = 1
-    threads: Count = 1
-    gpus: float = Field(default=0.0, ge=0.0)
-    decoders: Count = 2
-    batch: Count = 32
-    calls: Count = 96
-    max_ongoing_requests: Count = 128
-    image_bytes: Count = Limits.image_bytes
-    image_pixels: Count = Limits.image_pixels
-    call_bytes: Count = Limits.call_bytes
-    images: Count = Limits.images
-    seconds: float = Field(default=Limits.seconds, gt=0.0)
-
-    @property
-    def limits(self) -> Limits:
-        """How much one call may bring."""
-        return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
-
-
-class Replica:
-    """One process that answers calls; its bundle is loaded, and checked by its golden images, when it starts."""
-
-    def __init__(self, settings: ServeSettings, digest: bytes | None) -> None:
-        self._settings = settings
-        # The variable on the replica's own machine counts too: a cluster's key must not be lost on the way.
-        self._digest = digest or key_digest(os.environ.get(KEY_VARIABLE))
-        self._bundle = Bundle.load(settings.bundle, device="cuda" if settings.gpus else "cpu", threads=settings.threads)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        settings = self._settings
-        recogniser = Recogniser(
-            self._bundle,
-            threads=settings.threads,
-            decoders=settings.decoders,
-            batch=settings.batch,
-            bytes_=settings.image_bytes,
-            pixels=settings.image_pixels,
-        )
-        service = Service(self._bundle, recogniser, limits=settings.limits, most_calls=settings.calls)
-        return build_web(service, digest=self._digest)
 
 
 def build(settings: ServeSettings) -> serve.Application:
@@ -96,7 +36,7 @@ def build(settings: ServeSettings) -> serve.Application:
     Raises: BundleError where the bundle's files are not whole.
     """
     _listen_on_loopback_unless_told()
-    return _application(settings)
+    return application(settings)
 
 
 def build_from_environment() -> serve.Application:
@@ -111,22 +51,6 @@ def build_from_environment() -> serve.Application:
             "serve run serve_app:app`, or `serve run serve_app:build bundle=runs/quickstart/best`"
         )
     return build(ServeSettings(bundle=Path(path)))
-
-
-def _application(settings: ServeSettings) -> serve.Application:
-    # A replica has another working directory, and `best` may be swapped while it runs.
-    settings = settings.model_copy(update={"bundle": settings.bundle.resolve()})
-    read_bundle(settings.bundle)
-    deployment = serve.deployment(
-        serve.ingress()(Replica),
-        name=NAME,
-        num_replicas=settings.replicas,
-        max_ongoing_requests=settings.max_ongoing_requests,
-        ray_actor_options={"num_cpus": settings.threads, "num_gpus": settings.gpus},
-        max_constructor_retry_count=1,
-        logging_config={"log_level": "WARNING", "enable_access_log": False},
-    )
-    return deployment.bind(settings, key_digest(os.environ.get(KEY_VARIABLE)))
 
 
 def _listen_on_loopback_unless_told() -> None:
@@ -145,14 +69,14 @@ def serve_bundle(
     """
     _check_place(host, port, insecure=insecure)
     chosen = ServeSettings(bundle=bundle, **settings)
-    application = _application(chosen)
+    deployments = application(chosen)
     print(f"{bundle} is loaded into {chosen.replicas} replica{'s' * (chosen.replicas != 1)} …", flush=True)
     with suppress(KeyboardInterrupt), _running_ray(chosen), _signals_interrupt():
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = {"host": host, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
         try:
-            _run(application)
+            _run(deployments)
             print(_welcome(bundle, host, port), flush=True)
             threading.Event().wait()
         finally:
@@ -192,8 +116,9 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cores = settings.replicas * settings.threads
-    ray.init(address="local", num_cpus=cores, namespace="serve", include_dashboard=False, logging_level="ERROR")
+    ray.init(
+        address="local", num_cpus=settings.cores, namespace="serve", include_dashboard=False, logging_level="ERROR"
+    )
     try:
         yield
     finally:
@@ -215,9 +140,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(application: serve.Application) -> None:
+def _run(deployments: serve.Application) -> None:
     try:
-        serve.run(application, name=NAME, route_prefix="/")
+        serve.run(deployments, name=NAME, route_prefix="/")
     except RuntimeError as error:
         message = serve.status().applications[NAME].deployments[NAME].message
         reasons = re.findall(r"BundleError: (.+)", message)
