@@ -8,7 +8,6 @@ import io
 import ipaddress
 import logging
 import os
-import re
 import signal
 import socket
 import threading
@@ -23,7 +22,9 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from whale_ray.errors import BundleError, InputError
-from whale_ray.serving.deployments import KEY_VARIABLE, NAME, application
+from whale_ray.serving.deployments import KEY_VARIABLE, application
+from whale_ray.serving.guard import key_digest
+from whale_ray.serving.rollout import run_application
 from whale_ray.serving.settings import ServeSettings
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
@@ -36,7 +37,7 @@ def build(settings: ServeSettings) -> serve.Application:
     Raises: BundleError where the bundle's files are not whole.
     """
     _listen_on_loopback_unless_told()
-    return application(settings)
+    return application(settings, digest=key_digest(os.environ.get(KEY_VARIABLE)))
 
 
 def build_from_environment() -> serve.Application:
@@ -62,22 +63,27 @@ def _listen_on_loopback_unless_told() -> None:
 def serve_bundle(
     bundle: Path, *, host: str = LOOPBACK, port: int = 8000, insecure: bool = False, **settings: Any
 ) -> None:
-    """Serves the bundle until Ctrl-C or SIGTERM, then takes everything down that it started.
+    """As `serve_models` for one bundle. settings: the others of ServeSettings."""
+    serve_models(ServeSettings(bundle=bundle, **settings), host=host, port=port, insecure=insecure)
 
-    settings: those of ServeSettings. insecure: others may call it without a key.
-    Raises: BundleError where the bundle cannot be used; InputError where it must not or cannot listen there.
+
+def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8000, insecure: bool = False) -> None:
+    """Serves until Ctrl-C or SIGTERM, then takes everything down that it started.
+
+    insecure: others may call it without a key.
+    Raises: BundleError where a bundle cannot be used; InputError where it must not or cannot listen there.
     """
     _check_place(host, port, insecure=insecure)
-    chosen = ServeSettings(bundle=bundle, **settings)
-    deployments = application(chosen)
-    print(f"{bundle} is loaded into {chosen.replicas} replica{'s' * (chosen.replicas != 1)} …", flush=True)
-    with suppress(KeyboardInterrupt), _running_ray(chosen), _signals_interrupt():
+    deployments = application(settings, digest=key_digest(os.environ.get(KEY_VARIABLE)))
+    names = " and ".join(map(str, settings.bundles.values()))
+    print(f"{names}: loading, {settings.replicas} replica{'s' * (settings.replicas != 1)} …", flush=True)
+    with suppress(KeyboardInterrupt), _running_ray(settings), _signals_interrupt():
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = {"host": host, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
         try:
-            _run(deployments)
-            print(_welcome(bundle, host, port), flush=True)
+            run_application(deployments)
+            print(_welcome(names, host, port), flush=True)
             threading.Event().wait()
         finally:
             print("stopping: requests that are under way are answered", flush=True)
@@ -140,24 +146,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(deployments: serve.Application) -> None:
-    try:
-        serve.run(deployments, name=NAME, route_prefix="/")
-    except RuntimeError as error:
-        message = serve.status().applications[NAME].deployments[NAME].message
-        reasons = re.findall(r"BundleError: (.+)", message)
-        if not reasons:
-            raise
-        raise BundleError(reasons[-1]) from error
-
-
-def _welcome(bundle: Path, host: str, port: int) -> str:
+def _welcome(names: str, host: str, port: int) -> str:
     name = LOOPBACK if host in ("0.0.0.0", "::", "localhost") else host
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}"
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if os.environ.get(KEY_VARIABLE) else ""
     return "\n".join(
         [
-            f"{bundle} answers until Ctrl-C:",
+            f"{names} answers until Ctrl-C:",
             f"  page         {address}/",
             f"  for programs {address}/docs",
             f"  curl{key} -F image=@fluke.jpg {address}/v1/identify",

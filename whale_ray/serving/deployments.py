@@ -227,9 +227,9 @@ class Ingress:
             if isinstance(encoder, Encoder) and (reason := await encoder.fault()):
                 raise RuntimeError(reason)
 
-    async def settings(self) -> ServeSettings:
-        """What is deployed."""
-        return self._settings
+    async def deployed(self) -> tuple[ServeSettings, bytes | None]:
+        """The settings that are deployed, and the digest of the key that callers bring."""
+        return self._settings, self._digest
 
 
 def _recogniser(bundle: Bundle, encoder: Embedder, settings: ServeSettings) -> Recogniser:
@@ -243,21 +243,21 @@ def _recogniser(bundle: Bundle, encoder: Embedder, settings: ServeSettings) -> R
     )
 
 
-def application(settings: ServeSettings, *, kept: tuple[Path, ...] = ()) -> serve.Application:
-    """The deployments of these settings, bound together. kept: bundles whose encoders stay beside them.
+def application(settings: ServeSettings, *, digest: bytes | None, kept: tuple[Path, ...] = ()) -> serve.Application:
+    """The deployments of these settings, bound together.
+
+    digest: of the key that callers must bring. kept: bundles whose encoders stay beside those of the settings.
 
     Raises: BundleError where a bundle's files are not whole.
     """
     settings = settings.resolved()
     ids = {path: read_bundle(path).manifest["id"] for path in (*settings.bundles.values(), *kept)}
-    first = next(iter(settings.bundles))
-    apart = {name: path for name, path in settings.bundles.items() if settings.shape == "split" or name != first}
+    apart = settings.apart
     made = {path: _encoder_deployment(path, ids[path], settings) for path in (*apart.values(), *kept)}
     encoders = {name: made[path] for name, path in apart.items()}
     shadow = None if settings.shadow is None else _shadow_deployment(settings)
-    digest = key_digest(os.environ.get(KEY_VARIABLE))
     state = _version(settings.model_dump_json(exclude=_NO_RESTART), *map(str, ids.items()), str(digest))
-    ingress = _deployment(serve.ingress()(Ingress), NAME, settings, taking=True, encodes=first not in apart)
+    ingress = _deployment(serve.ingress()(Ingress), NAME, settings, taking=True, encodes=settings.shape == "joined")
     return _versioned(ingress, state).bind(settings, digest, encoders, shadow, tuple(made[path] for path in kept))
 
 

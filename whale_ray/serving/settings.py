@@ -4,11 +4,13 @@ Knows names, numbers and what they forbid each other; knows no Ray. Its annotati
 `from __future__ import annotations`): Ray reads them to check what was typed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from whale_ray.errors import InputError
 from whale_ray.serving.uploads import Limits
 
 ONLY = "default"
@@ -77,6 +79,12 @@ class ServeSettings(BaseModel):
         return {first: models[first], **models}
 
     @property
+    def apart(self) -> dict[str, Path]:
+        """The bundles whose encoders have a deployment of their own: all but a default that is joined."""
+        joined = next(iter(self.bundles)) if self.shape == "joined" else None
+        return {name: path for name, path in self.bundles.items() if name != joined}
+
+    @property
     def limits(self) -> Limits:
         """How much one call may bring."""
         return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
@@ -84,7 +92,7 @@ class ServeSettings(BaseModel):
     @property
     def cores(self) -> int:
         """Cores that all processes reserve together when all of them run, those of an exchange included."""
-        apart = len(self.bundles) - (self.shape == "joined") + (self.shadow is not None)
+        apart = len(self.apart) + (self.shadow is not None)
         taking = (self.max_replicas or self.replicas) + self.surge
         encoding = (self.max_encoder_replicas or self.encoder_replicas) + self.surge
         return self.threads * (taking + 2 * apart * encoding)
@@ -94,3 +102,20 @@ class ServeSettings(BaseModel):
         found = {name: path.resolve() for name, path in self.models.items()}
         update = {"models": found, "bundle": self.bundle and self.bundle.resolve()}
         return self.model_copy(update={**update, "shadow": self.shadow and self.shadow.resolve()})
+
+
+def read_settings(bundles: Sequence[str], options: Sequence[str]) -> ServeSettings:
+    """The settings of a command line: a bundle or several NAME=BUNDLE, and KEY=VALUE options.
+
+    Raises: InputError with everything that is wrong.
+    """
+    given = dict(option.partition("=")[::2] for option in options)
+    named = dict(bundle.partition("=")[::2] for bundle in bundles if "=" in bundle.partition("/")[0])
+    if len(bundles) > 1 and len(named) < len(bundles):
+        raise InputError("several bundles must each have another name, as small=runs/a/best large=runs/b/best")
+    place: dict[str, object] = {"models": named} if named else {"bundle": bundles[0]}
+    try:
+        return ServeSettings.model_validate({**given, **place})
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors())
+        raise InputError(f"a service's settings must be those of deploy/serve.yaml, but {'; '.join(faults)}") from None
