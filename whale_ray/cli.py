@@ -208,18 +208,21 @@ def serve(
     serve_models(read_settings(bundles, set_ or []), host=host, port=port, insecure=insecure)
 
 
-@application.command(epilog="Example: whale-ray deploy runs/quickstart/best --shadow")
+@application.command(epilog="Example: whale-ray deploy runs/quickstart/best --set replicas=2")
 @_refusing
 def deploy(
     bundle: Annotated[Path, typer.Argument(help="A bundle, as runs/quickstart/best.")],
     address: Annotated[str | None, typer.Option(help="The Ray on which the service runs.")] = None,
     model: Annotated[str | None, typer.Option(help="Which of several models; the default one.")] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Let it answer silently beside the live one.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, as replicas=2.")
+    ] = None,
 ) -> None:
     """Exchanges the bundle of a service that runs, without a request that fails."""
     from whale_ray.serving import rollout
 
-    rollout.deploy(bundle, address=address, model=model, shadow=shadow, say=typer.echo)
+    rollout.deploy(bundle, address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo)
 
 
 def main() -> None:

@@ -107,14 +107,16 @@ def plain_server(service: Service, *, key: str | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def process(*command: str, ready: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has printed `ready`, ended by SIGTERM when the block ends."""
+def process(
+    *command: str, ready: str, said: list[str] | None = None, **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that has printed `ready`, ended by SIGTERM when the block ends. said: gets its lines until then."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **variables}
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TOP, env=settings
     )
     assert running.stdout
-    lines: list[str] = []
+    lines = [] if said is None else said
     while not any(ready in line for line in lines):
         line = running.stdout.readline()
         assert line, "".join(lines)

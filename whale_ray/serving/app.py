@@ -83,7 +83,7 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
         try:
             run_application(deployments)
-            print(_welcome(names, host, port), flush=True)
+            print(_welcome(names, host, port, ray_address=ray.get_runtime_context().gcs_address), flush=True)
             threading.Event().wait()
         finally:
             print("stopping: requests that are under way are answered", flush=True)
@@ -146,7 +146,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _welcome(names: str, host: str, port: int) -> str:
+def _welcome(names: str, host: str, port: int, *, ray_address: str) -> str:
     name = LOOPBACK if host in ("0.0.0.0", "::", "localhost") else host
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}"
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if os.environ.get(KEY_VARIABLE) else ""
@@ -155,6 +155,7 @@ def _welcome(names: str, host: str, port: int) -> str:
             f"{names} answers until Ctrl-C:",
             f"  page         {address}/",
             f"  for programs {address}/docs",
+            f"  exchange     whale-ray deploy BUNDLE --address {ray_address}",
             f"  curl{key} -F image=@fluke.jpg {address}/v1/identify",
         ]
     )

@@ -8,19 +8,20 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 from ray import serve
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.serve.exceptions import RayServeException
 
 from whale_ray.bundle import read_bundle
 from whale_ray.errors import BundleError, InputError
 from whale_ray.identify import Bundle
 from whale_ray.serving.deployments import NAME, application
-from whale_ray.serving.settings import ServeSettings
+from whale_ray.serving.settings import ServeSettings, changed
 
 _SECONDS = 30.0
 
@@ -47,19 +48,20 @@ def deploy(
     address: str | None = None,
     model: str | None = None,
     shadow: bool = False,
+    options: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
     """Exchanges a model's bundle in the service that runs on the Ray at `address`, the default model's by default.
 
     The bundle is checked by its golden images on the cluster first. Then its processes start beside the old ones and
     take over one by one; encoders apart stay until no ingress asks them. shadow: it answers silently beside the
-    default model instead.
+    default model instead. options: KEY=VALUE, as for `whale-ray serve`; a number of replicas changes in place.
     Raises: BundleError where it does not pass, InputError where no service runs; in both cases nothing has changed.
     """
     read_bundle(bundle)
     with _connected(address):
         live, digest = _live()
-        wanted = exchanged(live, bundle.resolve(), model=model, shadow=shadow)
+        wanted = changed(exchanged(live, bundle.resolve(), model=model, shadow=shadow), options)
         _check_there(bundle.resolve(), threads=wanted.threads)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         kept = tuple(set(live.bundles.values()) - set(wanted.bundles.values())) if live.apart else ()
@@ -95,8 +97,8 @@ def _live() -> tuple[ServeSettings, bytes | None]:
         )
     except (RayServeException, TimeoutError) as error:
         raise InputError(
-            f"the service must run already, but on this Ray none answers ({error}). Start it with `whale-ray serve` "
-            "or `serve deploy deploy/serve.yaml`"
+            f"the service must run already, but on this Ray none answers ({error}). Name its Ray with "
+            "--address, as `whale-ray serve` prints it, or start it"
         ) from error
     return answer
 
@@ -122,6 +124,9 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # For an address that is spelt out, Ray itself does not look for the token that its own clusters ask for.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         ray.init(address=address or "auto", namespace="serve", logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:

@@ -109,13 +109,20 @@ def read_settings(bundles: Sequence[str], options: Sequence[str]) -> ServeSettin
 
     Raises: InputError with everything that is wrong.
     """
-    given = dict(option.partition("=")[::2] for option in options)
     named = dict(bundle.partition("=")[::2] for bundle in bundles if "=" in bundle.partition("/")[0])
     if len(bundles) > 1 and len(named) < len(bundles):
         raise InputError("several bundles must each have another name, as small=runs/a/best large=runs/b/best")
-    place: dict[str, object] = {"models": named} if named else {"bundle": bundles[0]}
+    return _validated({"models": named} if named else {"bundle": bundles[0]}, options)
+
+
+def changed(settings: ServeSettings, options: Sequence[str]) -> ServeSettings:
+    """The settings with KEY=VALUE options laid over them. Raises: InputError with everything that is wrong."""
+    return _validated(settings.model_dump(), options)
+
+
+def _validated(settings: dict[str, object], options: Sequence[str]) -> ServeSettings:
     try:
-        return ServeSettings.model_validate({**given, **place})
+        return ServeSettings.model_validate({**settings, **dict(option.partition("=")[::2] for option in options)})
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors())
         raise InputError(f"a service's settings must be those of deploy/serve.yaml, but {'; '.join(faults)}") from None

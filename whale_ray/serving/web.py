@@ -45,6 +45,7 @@ class Service:
 
     def __init__(self, bundle: Bundle, recogniser: Recogniser, *, limits: Limits, most_calls: int) -> None:
         self.bundle, self.recogniser, self.limits, self.door = bundle, recogniser, limits, Door(most_calls)
+        self.mailbox = Door(_MOST_READING * most_calls)
         self.on_answer: Callable[[bytes, str, str], None] = lambda data, decision, individual: None
         self.rows = {image: row for row, image in enumerate(bundle.images)}
         by_name: dict[str, list[str]] = {}
@@ -82,6 +83,7 @@ def _service(request: Request) -> Service:
     return services[name]
 
 
+_MOST_READING = 4  # bodies that arrive at once, for each call that is answered at once
 Here = Annotated[Service, Depends(_service)]
 Page = Annotated[PageQuery, Query()]
 Model = Annotated[ModelQuery, Query()]
@@ -94,8 +96,9 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
 
     In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
     """
-    with service.door:
+    with service.mailbox:  # whoever sends slowly must not stand in the door
         uploads = await read_uploads(request, service.limits)
+    with service.door:
         if len(uploads) == 1:
             return Answer(model=service.bundle.id, results=[await service.identify(uploads[0], query.top)])
         results = await asyncio.gather(*(service.identify_or_say_why(upload, query.top) for upload in uploads))
