@@ -18,10 +18,14 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass
 class Answers:
-    """What the clients saw: seconds of each answer by its status (0: the connection broke), and the bundles named."""
+    """What the clients saw: seconds of each answer by its status (0: the connection broke), and the bundles named.
+
+    failures: when (`time.perf_counter`) a call ended otherwise than with 200, and its status.
+    """
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
     bundles: dict[str, int] = field(default_factory=dict)
+    failures: list[tuple[float, int]] = field(default_factory=list)
     lasted: float = 0.0
 
     @property
@@ -81,6 +85,8 @@ async def _ask(go_on: Callable[[], bool], port: int, requests: list[bytes], paus
         if status == 200:
             bundle = str(body.get("model"))
             answers.bundles[bundle] = answers.bundles.get(bundle, 0) + 1
+        else:
+            answers.failures.append((time.perf_counter(), status))
         if not kept and connection:
             connection[1].close()
             connection = None

@@ -101,8 +101,8 @@ def make_bundle(folder: Path, size: int, *, seed: int = 0) -> Path:
 
 
 @contextlib.contextmanager
-def server(command: list[str], *, ready: str, **variables: str) -> Iterator[list[str]]:
-    """The lines that a server has printed until it was ready; it is ended with the block."""
+def server(command: list[str], *, ready: str, **variables: str) -> Iterator[tuple[list[str], int]]:
+    """The lines that a server has printed until it was ready, and its process; it is ended with the block."""
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **variables}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout
@@ -114,7 +114,7 @@ def server(command: list[str], *, ready: str, **variables: str) -> Iterator[list
                 raise SystemExit("a server ended:\n" + "".join(lines))
             lines.append(line)
         threading.Thread(target=process.stdout.read, daemon=True).start()
-        yield lines
+        yield lines, process.pid
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=120)
