@@ -1,9 +1,8 @@
 """What the service is measured beside, over the same bundle: a bare loop, Ray Serve's minimal app, plain FastAPI.
 
 Run by `benchmarks/serving.py` in processes of their own: `python benchmarks/rivals.py NAME BUNDLE PORT THREADS`.
+Its annotations are no strings: FastAPI reads those of a function inside a function.
 """
-
-from __future__ import annotations
 
 import asyncio
 import os

@@ -31,7 +31,7 @@ sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.contract serving.uploads serving.settings serving.recogniser serving.guard serving.docs serving.page serving.web
-serving.deployments serving.rollout serving.app serving.client
+serving.apart serving.deployments serving.rollout serving.app serving.client
 submission cli
 """
 HOUSE = PLAN.split()
@@ -39,12 +39,13 @@ HOUSE = PLAN.split()
 # Where a library may be imported, by module prefix; elsewhere it must not be.
 ALLOWED = {
     "ray.tune": {"sweep.trial", "sweep.tuner"},
-    "ray.serve": {"serving.app", "serving.deployments", "serving.rollout"},
+    "ray.serve": {"serving.apart", "serving.app", "serving.deployments", "serving.rollout"},
     "ray": {
         "sweep.cluster",
         "sweep.metrics",
         "sweep.trial",
         "sweep.tuner",
+        "serving.apart",
         "serving.app",
         "serving.deployments",
         "serving.rollout",
