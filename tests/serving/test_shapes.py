@@ -70,6 +70,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def write(name: str, **changes: object) -> Path:
         manifest = whole.manifest | {"id": name}
+        if (folder / name).exists():
+            return folder / name
         return write_bundle(dataclasses.replace(whole, manifest=manifest, **changes), folder / name)  # type: ignore[arg-type]
 
     return write
@@ -140,7 +142,7 @@ def test_a_shadow_answers_silently_and_its_agreement_stands_in_the_model_card(pa
     assert shadow["agreement"] == 1.0
 
 
-def test_a_bundle_is_exchanged_under_load_without_a_failed_request_and_a_wrong_one_never_serves(
+def test_a_bundle_is_exchanged_and_replicas_come_and_go_under_load_without_a_failed_call_and_a_wrong_one_never_serves(
     pair: Running, make: Callable[..., Path]
 ) -> None:
     whole = contents()
@@ -154,10 +156,11 @@ def test_a_bundle_is_exchanged_under_load_without_a_failed_request_and_a_wrong_o
         assert exchanged.returncode == 0, exchanged.stderr
         changed = time.monotonic()
         seen.wait_for(20)
-        scaled = pair.deploy(make("tiny-same").with_name("tiny-new"), "--set", "replicas=1")
-        assert scaled.returncode == 0, scaled.stderr
-        seen.wait_for(20)
+        for replicas in (1, 2):
+            scaled = pair.deploy(make("tiny-new"), "--set", f"replicas={replicas}")
+            assert scaled.returncode == 0, scaled.stderr
+            seen.wait_for(20)
+            assert len(pair.processes("whale_ray")) == replicas
     assert seen.failed == []
     assert {one.bundle for one in seen.seen} == {"tiny-live", "tiny-new"}
     assert {one.bundle for one in seen.seen if one.ended - one.seconds > changed} == {"tiny-new"}
-    assert len(pair.processes("whale_ray")) == 1
