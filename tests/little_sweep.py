@@ -8,5 +8,5 @@ loss: {name: [arcface, proxy_anchor]}
 train: {epochs: 2, batch_size: 16, learning_rate: 3.0e-3}
 retrieval: {vote: [nearest, softmax], neighbours: [1, 5], flip: [none, average]}
 search: {strategy: grid}
-bundle: {examples: 3}
+bundle: {examples: 3, runtime: torch}
 """

@@ -25,7 +25,7 @@ retrieval.whitening retrieval.setting retrieval.expansion retrieval.reciprocal
 retrieval.classifier retrieval.matching
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation retrieval.doubts
-model_card bundle identify
+runtime model_card bundle identify fastest
 sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
@@ -35,8 +35,8 @@ sweep.importance sweep.headline sweep.verdicts sweep.trust sweep.maps sweep.thum
 sweep.review sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
-serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web
-serving.app serving.client
+serving.contract serving.uploads serving.settings serving.recogniser serving.guard serving.docs serving.page serving.web
+serving.apart serving.deployments serving.rollout serving.app serving.client
 submission cli
 """
 HOUSE = PLAN.split()
@@ -44,9 +44,20 @@ HOUSE = PLAN.split()
 # Where a library may be imported, by module prefix; elsewhere it must not be.
 ALLOWED = {
     "ray.tune": {"sweep.trial", "sweep.tuner"},
-    "ray.serve": {"serving.app"},
-    "ray": {"sweep.cluster", "sweep.metrics", "sweep.trial", "sweep.tuner", "serving.app"},
+    "ray.serve": {"serving.apart", "serving.app", "serving.deployments", "serving.rollout"},
+    "ray": {
+        "sweep.cluster",
+        "sweep.metrics",
+        "sweep.trial",
+        "sweep.tuner",
+        "serving.apart",
+        "serving.app",
+        "serving.deployments",
+        "serving.rollout",
+    },
     "faiss": {"retrieval.neighbours"},
+    "openvino": {"runtime"},
+    "onnxruntime": {"runtime"},
     "wandb": {"sweep.tracking"},
     "optuna": {"sweep.shares", "sweep.space"},
 }

@@ -118,6 +118,8 @@ def test_a_command_is_well_formed_and_its_program_and_files_exist(line: str) -> 
             check_arguments(["sweep", *arguments])
         case ["python", file]:
             assert (ROOT / file).is_file()
+        case ["serve", "deploy", file]:
+            assert (ROOT / file).is_file()
         case ["serve", "run", target, *_]:
             assert target.removeprefix("serve_app:") in ("app", "build")
         case ["curl", *arguments]:

@@ -144,6 +144,21 @@ def _proxies(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     return {"proxies": proxies, "proxy_individuals": tuple(names)}
 
 
+def runtime_of(manifest: Mapping[str, Any]) -> str:
+    """The runtime that the bundle names; torch where it names none."""
+    return str(_runtime(manifest).get("name", "torch"))
+
+
+def tolerance_of(manifest: Mapping[str, Any], runtime: str) -> Any:
+    """How far golden embeddings may be, in this runtime, from those expected."""
+    return manifest["tolerance"] if runtime == "torch" else _runtime(manifest).get("tolerance")
+
+
+def _runtime(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    named = manifest.get("runtime")
+    return named if isinstance(named, dict) else {}
+
+
 def _examples(folder: Path) -> tuple[tuple[bytes, str], ...]:
     if not (folder / "examples.csv").exists():
         return ()

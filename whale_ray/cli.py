@@ -231,18 +231,48 @@ def _answers(target: str, images: list[Path], top: int) -> list[dict[str, Any]]:
     return answers
 
 
-@application.command(epilog="Example: whale-ray serve runs/quickstart/best")
+_SERVE_EXAMPLES = """
+Examples:
+
+  whale-ray serve runs/quickstart/best --set replicas=2
+
+  whale-ray serve small=runs/small/best large=runs/large/best --set shape=split
+"""
+
+
+@application.command(epilog=_SERVE_EXAMPLES)
 @_refusing
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, as runs/quickstart/best.")],
+    bundles: Annotated[list[str], typer.Argument(help="A bundle; several as NAME=BUNDLE, the default first.")],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve other hosts without a key.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, as in deploy/serve.yaml.")
+    ] = None,
 ) -> None:
-    """Serves a bundle over HTTP until Ctrl-C."""
-    from whale_ray.serving.app import serve_bundle
+    """Serves bundles over HTTP until Ctrl-C."""
+    from whale_ray.serving.app import serve_models
+    from whale_ray.serving.settings import read_settings
 
-    serve_bundle(bundle, host=host, port=port, insecure=insecure)
+    serve_models(read_settings(bundles, set_ or []), host=host, port=port, insecure=insecure)
+
+
+@application.command(epilog="Example: whale-ray deploy runs/quickstart/best --set replicas=2")
+@_refusing
+def deploy(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, as runs/quickstart/best.")],
+    address: Annotated[str | None, typer.Option(help="The Ray on which the service runs.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which of several models; the default one.")] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Let it answer silently beside the live one.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, as replicas=2.")
+    ] = None,
+) -> None:
+    """Exchanges the bundle of a service that runs, without a request that fails."""
+    from whale_ray.serving import rollout
+
+    rollout.deploy(bundle, address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo)
 
 
 def main() -> None:

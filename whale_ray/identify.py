@@ -5,26 +5,30 @@ Knows a bundle and the floors below; it knows no HTTP, no Ray and no sweep.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
-from whale_ray.bundle import Contents, read_bundle
+from whale_ray.bundle import Contents, read_bundle, runtime_of, tolerance_of
 from whale_ray.data.pixels import Geometry, decode_image, fit_image
-from whale_ray.errors import BundleError, DataError, ImageError
+from whale_ray.errors import BundleError, DataError, ImageError, InputError
 from whale_ray.learning.ensemble import rebuild
 from whale_ray.retrieval.calibration import read_calibration
 from whale_ray.retrieval.embedding import embed
 from whale_ray.retrieval.evaluation import RetrievalSetting
 from whale_ray.retrieval.gallery import combine_views, unit
 from whale_ray.retrieval.matching import Matcher
+from whale_ray.runtime import TORCH, build_runtime
 
 Photograph = Path | str | bytes | Image.Image
 MOST_CANDIDATES = 50
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,13 @@ class Bundle:
     >>> Bundle.load("runs/quickstart/best").identify(["fluke.jpg"], top=5)  # doctest: +SKIP
     """
 
-    def __init__(self, contents: Contents, *, device: str = "cpu") -> None:
+    def __init__(
+        self, contents: Contents, *, device: str = "cpu", runtime: str | None = TORCH, threads: int | None = None
+    ) -> None:
+        """runtime: what runs the encoder; None: there is none, and another process embeds.
+
+        threads: of a runtime that is not torch; None: as many as torch has.
+        """
         manifest = contents.manifest
         self.contents = contents
         self.id: str = manifest["id"]
@@ -85,26 +95,52 @@ class Bundle:
         self.setting = RetrievalSetting(**manifest["retrieval"])
         self.geometry = Geometry(**manifest["preprocessing"])
         self.device = device
-        self.encoder = rebuild(manifest["encoder"])
-        _load_weights(self.encoder, contents)
-        self.encoder.eval().to(device)
+        self.runtime = runtime or "another process"
+        self._run = None if runtime is None else self._running(runtime, threads)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
         self._matcher = self.match_with(contents.gallery, self.individuals)
 
     @classmethod
-    def load(cls, path: Path | str, *, device: str = "cpu") -> Bundle:
+    def load(cls, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Bundle:
         """The bundle at `path`, its files checked by hash and its encoder by the golden images.
 
+        On a processor it runs on the runtime that the bundle names. Where that is not installed, or gives other
+        embeddings on this machine, it runs on torch and the log says why. threads: as in `Bundle`.
         Raises: BundleError where anything differs from what it was when the bundle was made.
         """
         contents = read_bundle(Path(path))
+        wanted = runtime_of(contents.manifest) if device == "cpu" else TORCH
         try:
-            bundle = cls(contents, device=device)
+            return cls._checked(contents, device=device, runtime=wanted, threads=threads)
+        except InputError as error:
+            if wanted == TORCH:
+                raise
+            _log.warning("%s runs on torch here, and not on %s: %s", contents.manifest["id"], wanted, error)
+            return cls._checked(contents, device=device, runtime=TORCH, threads=threads)
+
+    @classmethod
+    def _checked(cls, contents: Contents, **options: Any) -> Bundle:
+        try:
+            bundle = cls(contents, **options)
         except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"{path}/bundle.json cannot be understood ({error}). Make the bundle again") from error
+            raise BundleError(
+                f"{contents.manifest['id']}: bundle.json cannot be understood ({error}). Make the bundle again"
+            ) from error
         bundle.check_golden()
         return bundle
+
+    @classmethod
+    def without_encoder(cls, path: Path | str) -> Bundle:
+        """The bundle at `path`, its files checked by hash, to prepare and to rank where another process embeds."""
+        return cls(replace(read_bundle(Path(path)), weights={}), runtime=None)
+
+    def _running(self, runtime: str, threads: int | None) -> torch.nn.Module:
+        encoder = rebuild(self.card["encoder"])
+        _load_weights(encoder, self.contents)
+        encoder.eval().to(self.device)
+        size = (self.geometry.height, self.geometry.width)
+        return build_runtime(runtime, encoder, size=size, threads=threads or torch.get_num_threads())
 
     def match_with(self, vectors: np.ndarray, individuals: Sequence[str]) -> Matcher:
         """A gallery (N, D) of N names, ready to be searched as the bundle's own."""
@@ -129,7 +165,7 @@ class Bundle:
 
     def check_golden(self) -> None:
         """Raises BundleError where the golden images do not give the embeddings expected of them."""
-        expected, tolerance = self.contents.golden_vectors, self.card["tolerance"]
+        expected, tolerance = self.contents.golden_vectors, tolerance_of(self.card, self.runtime)
         if not self.contents.golden or expected.shape != (len(self.contents.golden), self.card["embedding_size"]):
             raise BundleError(f"{self.id} must have golden images, each with its embedding. Make the bundle again")
         most = largest_tolerance(expected)
@@ -142,7 +178,8 @@ class Bundle:
         if not difference <= tolerance:
             raise BundleError(
                 f"the golden images must give their embeddings within {tolerance:.2g} cosine distance, but {self.id} "
-                f"differs by {difference:.2g} here. Use the library versions in its bundle.json, or make it again"
+                f"on {self.runtime} differs by {difference:.2g} here. Use the library versions in its bundle.json, or "
+                "make it again"
             )
 
     def golden_difference(self, expected: np.ndarray) -> float:
@@ -168,8 +205,10 @@ class Bundle:
         return unit(combine_views(views, self.setting.flip))
 
     def _embed(self, stack: np.ndarray, *, flipped: bool) -> np.ndarray:
+        if self._run is None:
+            raise BundleError(f"{self.id} was loaded without its encoder, and cannot embed. Load it with Bundle.load")
         rows = np.arange(len(stack))
-        return embed(self.encoder, stack, self.geometry, rows, flipped=flipped, device=self.device, precision="fp32")
+        return embed(self._run, stack, self.geometry, rows, flipped=flipped, device=self.device, precision="fp32")
 
     def rank(self, vectors: np.ndarray, *, top: int = 5) -> list[Identification]:
         """An answer for each embedding (N, D): the `top` individuals in the order of the bundle's vote."""

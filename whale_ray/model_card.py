@@ -26,10 +26,11 @@ def model_card(manifest: Mapping[str, Any]) -> str:
             "",
             f"Recognises {manifest['individuals']} individuals from {manifest['images']} photographs.",
             "",
-            f"- Encoder: {manifest['settings']['model']['encoder']}, {manifest['embedding_size']} dimensions",
+            f"- Encoder: {_encoder(manifest)}, {manifest['embedding_size']} dimensions",
             f"- Retrieval: {retrieval}",
             f"- Probably new: {_what_is_new(manifest)}",
             f"- Data: fingerprint {manifest['data_fingerprint']}",
+            *_runtime_line(manifest),
             "",
             f"Measured on {scores['known_queries']} known queries and {scores['queries']} validation photographs,",
             f"with the {manifest['measured_gallery']} named training photographs as gallery; the gallery here holds",
@@ -44,6 +45,16 @@ def model_card(manifest: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _encoder(manifest: Mapping[str, Any]) -> str:
+    members = manifest["encoder"].get("members", [manifest["encoder"]])
+    return " and ".join(str(member["name"]) for member in members)
+
+
+def _runtime_line(manifest: Mapping[str, Any]) -> list[str]:
+    named = manifest.get("runtime")
+    return [f"- Runs on: {named['name']}: {named['reason']}"] if named else []
 
 
 def _what_is_new(manifest: Mapping[str, Any]) -> str:

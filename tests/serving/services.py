@@ -24,7 +24,7 @@ from whale_ray.bundle import Contents, write_bundle
 from whale_ray.identify import Bundle
 from whale_ray.learning.encoders import build_encoder
 from whale_ray.serving.guard import key_digest
-from whale_ray.serving.recogniser import Recogniser
+from whale_ray.serving.recogniser import Encoder, Recogniser
 from whale_ray.serving.uploads import Limits
 from whale_ray.serving.web import Service, build_web
 
@@ -82,8 +82,9 @@ def free_port() -> int:
 
 def web_service(bundle: Path, *, limits: Limits = LIMITS, most_calls: int = 16) -> Service:
     loaded = Bundle.load(bundle)
+    encoder = Encoder(loaded, threads=1, batch=32)
     recogniser = Recogniser(
-        loaded, threads=1, decoders=2, batch=32, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels
+        loaded, encoder, decoders=2, batch=32, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels
     )
     return Service(loaded, recogniser, limits=limits, most_calls=most_calls)
 
@@ -92,7 +93,7 @@ def web_service(bundle: Path, *, limits: Limits = LIMITS, most_calls: int = 16) 
 def plain_server(service: Service, *, key: str | None = None) -> Iterator[str]:
     """The same web application without Ray, in a thread of this process."""
     port = free_port()
-    app = build_web(service, digest=key_digest(key))
+    app = build_web({"default": service}, digest=key_digest(key))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -106,14 +107,16 @@ def plain_server(service: Service, *, key: str | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def process(*command: str, ready: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has printed `ready`, ended by SIGTERM when the block ends."""
+def process(
+    *command: str, ready: str, said: list[str] | None = None, **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that has printed `ready`, ended by SIGTERM when the block ends. said: gets its lines until then."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **variables}
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TOP, env=settings
     )
     assert running.stdout
-    lines: list[str] = []
+    lines = [] if said is None else said
     while not any(ready in line for line in lines):
         line = running.stdout.readline()
         assert line, "".join(lines)

@@ -20,7 +20,8 @@ from services import KEY, TOP, contents, free_port, process, serving
 
 from whale_ray.bundle import write_bundle
 from whale_ray.errors import BundleError, InputError
-from whale_ray.serving.app import ServeSettings, build, build_from_environment, serve_bundle
+from whale_ray.serving.app import build, build_from_environment, serve_bundle
+from whale_ray.serving.settings import ServeSettings
 
 
 def test_a_folder_that_is_no_bundle_is_refused_before_ray_starts(tmp_path: Path) -> None:

@@ -167,3 +167,13 @@ def test_the_ranking_in_service_is_the_ranking_that_was_scored(
     row = table[(table["vote"] == setting.vote) & (table["flip"] == setting.flip)]
     row = row[row["neighbours"].isna() if setting.neighbours is None else row["neighbours"] == setting.neighbours]
     assert np.mean(hits) == pytest.approx(row["recall@1"].item(), abs=1.5 / len(known))
+
+
+def test_the_runtime_is_measured_on_validation_photographs_that_cannot_find_themselves(
+    record: Record, dataset: Dataset, tmp_path: Path
+) -> None:
+    bundle = Bundle.load(make_bundle(record, dataset, run=tmp_path, runtime="auto", **OPTIONS))
+    named = bundle.card["runtime"]
+    assert named["queries"] == record.result["known_queries"]
+    assert named["recall@1"]["torch"] < 1.0
+    assert bundle.runtime == named["name"]

@@ -8,7 +8,6 @@ import io
 import ipaddress
 import logging
 import os
-import re
 import signal
 import socket
 import threading
@@ -16,78 +15,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
 import ray
-from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import HTTPOptions
 
-from whale_ray.bundle import read_bundle
 from whale_ray.errors import BundleError, InputError
-from whale_ray.identify import Bundle
+from whale_ray.serving.deployments import KEY_VARIABLE, application
 from whale_ray.serving.guard import key_digest
-from whale_ray.serving.recogniser import Recogniser
-from whale_ray.serving.uploads import Limits
-from whale_ray.serving.web import Service, build_web
+from whale_ray.serving.rollout import run_application
+from whale_ray.serving.settings import ServeSettings
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
-KEY_VARIABLE = "WHALE_RAY_API_KEY"
 LOOPBACK = "127.0.0.1"
-NAME = "whale_ray"
-Count = Annotated[int, Field(ge=1)]
-
-
-class ServeSettings(BaseModel):
-    """What `serve run serve_app:build KEY=VALUE …` takes.
-
-    threads: of torch, a replica, which are also the cores that it reserves. calls: answered at once by a replica,
-    the others get 503. max_ongoing_requests: how many of them Ray hands to a replica at once.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    bundle: Path
-    replicas: Count = 1
-    threads: Count = 1
-    gpus: float = Field(default=0.0, ge=0.0)
-    decoders: Count = 2
-    batch: Count = 32
-    calls: Count = 96
-    max_ongoing_requests: Count = 128
-    image_bytes: Count = Limits.image_bytes
-    image_pixels: Count = Limits.image_pixels
-    call_bytes: Count = Limits.call_bytes
-    images: Count = Limits.images
-    seconds: float = Field(default=Limits.seconds, gt=0.0)
-
-    @property
-    def limits(self) -> Limits:
-        """How much one call may bring."""
-        return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
-
-
-class Replica:
-    """One process that answers calls; its bundle is loaded, and checked by its golden images, when it starts."""
-
-    def __init__(self, settings: ServeSettings, digest: bytes | None) -> None:
-        self._settings = settings
-        # The variable on the replica's own machine counts too: a cluster's key must not be lost on the way.
-        self._digest = digest or key_digest(os.environ.get(KEY_VARIABLE))
-        self._bundle = Bundle.load(settings.bundle, device="cuda" if settings.gpus else "cpu")
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        settings = self._settings
-        recogniser = Recogniser(
-            self._bundle,
-            threads=settings.threads,
-            decoders=settings.decoders,
-            batch=settings.batch,
-            bytes_=settings.image_bytes,
-            pixels=settings.image_pixels,
-        )
-        service = Service(self._bundle, recogniser, limits=settings.limits, most_calls=settings.calls)
-        return build_web(service, digest=self._digest)
 
 
 def build(settings: ServeSettings) -> serve.Application:
@@ -96,7 +37,7 @@ def build(settings: ServeSettings) -> serve.Application:
     Raises: BundleError where the bundle's files are not whole.
     """
     _listen_on_loopback_unless_told()
-    return _application(settings)
+    return application(settings, digest=key_digest(os.environ.get(KEY_VARIABLE)))
 
 
 def build_from_environment() -> serve.Application:
@@ -113,22 +54,6 @@ def build_from_environment() -> serve.Application:
     return build(ServeSettings(bundle=Path(path)))
 
 
-def _application(settings: ServeSettings) -> serve.Application:
-    # A replica has another working directory, and `best` may be swapped while it runs.
-    settings = settings.model_copy(update={"bundle": settings.bundle.resolve()})
-    read_bundle(settings.bundle)
-    deployment = serve.deployment(
-        serve.ingress()(Replica),
-        name=NAME,
-        num_replicas=settings.replicas,
-        max_ongoing_requests=settings.max_ongoing_requests,
-        ray_actor_options={"num_cpus": settings.threads, "num_gpus": settings.gpus},
-        max_constructor_retry_count=1,
-        logging_config={"log_level": "WARNING", "enable_access_log": False},
-    )
-    return deployment.bind(settings, key_digest(os.environ.get(KEY_VARIABLE)))
-
-
 def _listen_on_loopback_unless_told() -> None:
     """Makes loopback Serve's default in HAProxy's mode too, where Ray's own default is every interface."""
     HTTPOptions.model_fields["host"].default = os.environ.get("RAY_SERVE_DEFAULT_HTTP_HOST") or LOOPBACK
@@ -138,22 +63,27 @@ def _listen_on_loopback_unless_told() -> None:
 def serve_bundle(
     bundle: Path, *, host: str = LOOPBACK, port: int = 8000, insecure: bool = False, **settings: Any
 ) -> None:
-    """Serves the bundle until Ctrl-C or SIGTERM, then takes everything down that it started.
+    """As `serve_models` for one bundle. settings: the others of ServeSettings."""
+    serve_models(ServeSettings(bundle=bundle, **settings), host=host, port=port, insecure=insecure)
 
-    settings: those of ServeSettings. insecure: others may call it without a key.
-    Raises: BundleError where the bundle cannot be used; InputError where it must not or cannot listen there.
+
+def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8000, insecure: bool = False) -> None:
+    """Serves until Ctrl-C or SIGTERM, then takes everything down that it started.
+
+    insecure: others may call it without a key.
+    Raises: BundleError where a bundle cannot be used; InputError where it must not or cannot listen there.
     """
     _check_place(host, port, insecure=insecure)
-    chosen = ServeSettings(bundle=bundle, **settings)
-    application = _application(chosen)
-    print(f"{bundle} is loaded into {chosen.replicas} replica{'s' * (chosen.replicas != 1)} …", flush=True)
-    with suppress(KeyboardInterrupt), _running_ray(chosen), _signals_interrupt():
+    deployments = application(settings, digest=key_digest(os.environ.get(KEY_VARIABLE)))
+    names = " and ".join(map(str, settings.bundles.values()))
+    print(f"{names}: loading, {settings.replicas} replica{'s' * (settings.replicas != 1)} …", flush=True)
+    with suppress(KeyboardInterrupt), _running_ray(settings), _signals_interrupt():
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = {"host": host, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
         try:
-            _run(application)
-            print(_welcome(bundle, host, port), flush=True)
+            run_application(deployments)
+            print(_welcome(names, host, port, ray_address=ray.get_runtime_context().gcs_address), flush=True)
             threading.Event().wait()
         finally:
             print("stopping: requests that are under way are answered", flush=True)
@@ -192,8 +122,10 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cores = settings.replicas * settings.threads
-    ray.init(address="local", num_cpus=cores, namespace="serve", include_dashboard=False, logging_level="ERROR")
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # on a busy machine 5 s are too few
+    ray.init(
+        address="local", num_cpus=settings.cores, namespace="serve", include_dashboard=False, logging_level="ERROR"
+    )
     try:
         yield
     finally:
@@ -215,26 +147,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(application: serve.Application) -> None:
-    try:
-        serve.run(application, name=NAME, route_prefix="/")
-    except RuntimeError as error:
-        message = serve.status().applications[NAME].deployments[NAME].message
-        reasons = re.findall(r"BundleError: (.+)", message)
-        if not reasons:
-            raise
-        raise BundleError(reasons[-1]) from error
-
-
-def _welcome(bundle: Path, host: str, port: int) -> str:
+def _welcome(names: str, host: str, port: int, *, ray_address: str) -> str:
     name = LOOPBACK if host in ("0.0.0.0", "::", "localhost") else host
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}"
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if os.environ.get(KEY_VARIABLE) else ""
     return "\n".join(
         [
-            f"{bundle} answers until Ctrl-C:",
+            f"{names} answers until Ctrl-C:",
             f"  page         {address}/",
             f"  for programs {address}/docs",
+            f"  exchange     whale-ray deploy BUNDLE --address {ray_address}",
             f"  curl{key} -F image=@fluke.jpg {address}/v1/identify",
         ]
     )

@@ -11,8 +11,8 @@ import httpx
 
 from whale_ray.errors import InputError
 
-_TRIES = 5
-_TRY_AGAIN = {429, 502, 503, 504}
+_PATIENCE = 45.0  # seconds for which a call is made again: a process that died has another in its place by then
+_TRY_AGAIN = {429, 500, 502, 503, 504}  # 500 is Ray's proxy, of a call that was cut
 
 
 def ask_service(url: str, images: list[Path], *, top: int = 5) -> list[dict[str, Any]]:
@@ -39,18 +39,20 @@ def _ask(client: httpx.Client, image: Path, top: int) -> dict[str, Any]:
 
 
 def _post(client: httpx.Client, data: bytes, top: int) -> httpx.Response:
-    for tried in range(1, _TRIES + 1):
+    until, wait = time.monotonic() + _PATIENCE, 0.25
+    while True:
+        last = time.monotonic() + wait > until
         try:
             answer = client.post("/v1/identify", params={"top": top}, content=data)
-            if answer.status_code not in _TRY_AGAIN or tried == _TRIES:
+            if answer.status_code not in _TRY_AGAIN or last:
                 return answer
-            wait = float(answer.headers.get("Retry-After", "1"))
+            pause = float(answer.headers.get("Retry-After", wait))
         except httpx.TransportError as error:
-            if tried == _TRIES:
+            if last or (isinstance(error, httpx.ConnectError) and wait > 4.0):
                 raise InputError(f"a service must answer at {client.base_url}, but: {error}. Is it running?") from error
-            wait = 0.2 * 2**tried
-        time.sleep(min(wait, 10.0))
-    raise AssertionError("the last try returns or raises")
+            pause = wait
+        time.sleep(min(pause, 10.0))
+        wait = min(2 * wait, 8.0)
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -18,17 +18,22 @@ PLACES = 7  # of a distance, as it is written
 PROBLEM_TYPE = "application/problem+json"
 
 
-class IdentifyQuery(BaseModel):
-    """What may stand behind the question mark of `/v1/identify`."""
+class ModelQuery(BaseModel):
+    """Which of several models is asked."""
 
     model_config = ConfigDict(extra="forbid")
+    model: str = Field("", description="A name from `/v1/model`; without it, the default answers.")
+
+
+class IdentifyQuery(ModelQuery):
+    """What may stand behind the question mark of `/v1/identify`."""
+
     top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="How many individuals each photograph gets.")
 
 
-class PageQuery(BaseModel):
+class PageQuery(ModelQuery):
     """Which part of a long list, in the order of the names."""
 
-    model_config = ConfigDict(extra="forbid")
     after: str = Field("", description="The last name of the page before.")
     limit: int = Field(100, ge=1, le=MOST_PER_PAGE, description="How many names a page holds.")
 
@@ -93,6 +98,17 @@ class Answer(BaseModel):
     results: list[Identified | Unidentified]
 
 
+class Agreement(BaseModel):
+    """How often a bundle that answers silently beside the default gives the same first answer."""
+
+    id: str | None = Field(description="The shadow's id; null where it does not answer.")
+    compared: int
+    agreed: int
+    failed: int = Field(description="Photographs for which the shadow had no answer.")
+    agreement: float | None = Field(description="agreed / compared.")
+    left_out: int = Field(description="Photographs that the shadow was too slow for, in this process.")
+
+
 class ModelCard(BaseModel):
     """What answers here, and how well it did."""
 
@@ -110,6 +126,10 @@ class ModelCard(BaseModel):
     retrieval: dict[str, Any]
     scores: dict[str, Any] = Field(description="Measured on validation photographs, with their intervals.")
     data_fingerprint: str
+    runtime: str = Field(description="What runs the encoder here: torch, or what was measured to be faster.")
+    default: str = Field(description="The name of the model that answers where a call chooses none.")
+    models: dict[str, str] = Field(description="Name → id of the models that `?model=` chooses from.")
+    shadow: Agreement | None
 
 
 class IndividualSummary(BaseModel):

@@ -40,7 +40,7 @@ PHOTOGRAPHS = {
 _REASONS = {
     400: "Malformed",
     401: "No key, or a wrong one",
-    404: "Not in the gallery",
+    404: "Not in the gallery, or no such model",
     408: "The body came too slowly",
     413: "Too many bytes, pixels or photographs",
     415: "Not an image type that is accepted",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -28,6 +28,7 @@ from whale_ray.serving.contract import (
     IndividualsPage,
     IndividualSummary,
     ModelCard,
+    ModelQuery,
     PageQuery,
     RefusalError,
     Unidentified,
@@ -44,6 +45,8 @@ class Service:
 
     def __init__(self, bundle: Bundle, recogniser: Recogniser, *, limits: Limits, most_calls: int) -> None:
         self.bundle, self.recogniser, self.limits, self.door = bundle, recogniser, limits, Door(most_calls)
+        self.mailbox = Door(_MOST_READING * most_calls)
+        self.on_answer: Callable[[bytes, str, str], None] = lambda data, decision, individual: None
         self.rows = {image: row for row, image in enumerate(bundle.images)}
         by_name: dict[str, list[str]] = {}
         for image, individual in zip(bundle.images, bundle.individuals, strict=True):
@@ -53,7 +56,9 @@ class Service:
 
     async def identify(self, upload: Upload, top: int) -> Identified:
         """The answer for one photograph. Raises: ImageError where it cannot be used."""
-        return _identified(upload, await self.recogniser.identify(upload.data, top=top))
+        found = await self.recogniser.identify(upload.data, top=top)
+        self.on_answer(upload.data, found.new_individual.decision, found.candidates[0].individual)
+        return _identified(upload, found)
 
     async def identify_or_say_why(self, upload: Upload, top: int) -> Identified | Unidentified:
         """The answer for one photograph of several, or its problem."""
@@ -68,33 +73,42 @@ def _identified(upload: Upload, found: Identification) -> Identified:
 
 
 def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+    """The model that the call chooses by `model`; without it, the first."""
+    services: Mapping[str, Service] = request.app.state.services
+    name = request.query_params.get("model") or next(iter(services))
+    if name not in services:
+        raise RefusalError(
+            404, f"there is no model {name!r} here. Choose one of {', '.join(services)}, or leave it out"
+        )
+    return services[name]
 
 
+_MOST_READING = 4  # bodies that arrive at once, for each call that is answered at once
 Here = Annotated[Service, Depends(_service)]
 Page = Annotated[PageQuery, Query()]
+Model = Annotated[ModelQuery, Query()]
 router = APIRouter()
 
 
-@router.post("/v1/identify", openapi_extra=docs.PHOTOGRAPHS, responses=docs.refusals(408, 413, 415, 422, 503))
+@router.post("/v1/identify", openapi_extra=docs.PHOTOGRAPHS, responses=docs.refusals(404, 408, 413, 415, 422, 503))
 async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], service: Here) -> Answer:
     """The individuals that each photograph may show, best first.
 
     In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
     """
-    with service.door:
+    with service.mailbox:  # whoever sends slowly must not stand in the door
         uploads = await read_uploads(request, service.limits)
+    with service.door:
         if len(uploads) == 1:
             return Answer(model=service.bundle.id, results=[await service.identify(uploads[0], query.top)])
         results = await asyncio.gather(*(service.identify_or_say_why(upload, query.top) for upload in uploads))
         return Answer(model=service.bundle.id, results=results)
 
 
-@router.get("/v1/model", responses=docs.refusals())
-async def model(service: Here) -> ModelCard:
+@router.get("/v1/model", responses=docs.refusals(404))
+async def model(request: Request, query: Model, service: Here) -> ModelCard:
     """What answers here: the model card."""
-    card = service.bundle.card
+    card, state = service.bundle.card, request.app.state
     return ModelCard(
         id=service.bundle.id,
         encoder=card["settings"]["model"]["encoder"],
@@ -106,10 +120,14 @@ async def model(service: Here) -> ModelCard:
         retrieval=card["retrieval"],
         scores=card["scores"],
         data_fingerprint=card["data_fingerprint"],
+        runtime=service.bundle.runtime,
+        default=next(iter(state.services)),
+        models={name: one.bundle.id for name, one in state.services.items()},
+        shadow=None if state.shadow is None else await state.shadow(),
     )
 
 
-@router.get("/v1/individuals", responses=docs.refusals())
+@router.get("/v1/individuals", responses=docs.refusals(404))
 async def individuals(page: Page, service: Here) -> IndividualsPage:
     """The catalogue: who is in the gallery."""
     names, following = _cut(service.names, page, "/v1/individuals")
@@ -150,7 +168,9 @@ async def thumbnail(image: str, service: Here) -> Response:
 
 @router.get("/healthz")
 async def healthz(service: Here) -> Health:
-    """The service is ready."""
+    """The service is ready; not where an encoder does not answer, though calls may still wait for it and succeed."""
+    if reason := await service.recogniser.encoder.fault():
+        raise RefusalError(503, f"{reason}. Wait until it does", {"Retry-After": "1"})
     return Health(model=service.bundle.id)
 
 
@@ -160,8 +180,13 @@ async def page() -> HTMLResponse:
     return HTMLResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
-def build_web(service: Service, *, digest: bytes | None) -> FastAPI:
-    """The web application of this service. digest: of the key that callers must bring (`guard.key_digest`)."""
+def build_web(
+    services: Mapping[str, Service], *, digest: bytes | None, shadow: Callable[[], Awaitable[Any]] | None = None
+) -> FastAPI:
+    """The web application of these models, the first of them the default.
+
+    digest: of the key that callers must bring (`guard.key_digest`). shadow: how often a silent bundle agrees.
+    """
     app = FastAPI(
         title="whale_ray",
         summary="Recognises individual whales in photographs.",
@@ -169,7 +194,7 @@ def build_web(service: Service, *, digest: bytes | None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = service
+    app.state.services, app.state.shadow = services, shadow
     app.include_router(router)
     app.include_router(docs.router)
     answer_refusals_as_problems(app)

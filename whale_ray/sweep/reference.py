@@ -271,6 +271,9 @@ SETTINGS: tuple[Setting, ...] = (
     _plain("bundle.retrain_on_all", "bool", False, "train the winner again on all photographs"),
     _plain("bundle.examples", "int >= 0 <= 100", 6, "labelled photographs for the web page"),
     _plain("bundle.thumbnails", "bool", True, "small JPEGs of the gallery"),
+    _plain(
+        "bundle.runtime", "choice auto torch", "auto", "what runs the encoder in service; auto: the fastest, measured"
+    ),
 )
 
 SECTIONS: Final = tuple(dict.fromkeys(setting.section for setting in SETTINGS if setting.section))

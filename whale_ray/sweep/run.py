@@ -131,5 +131,6 @@ def _conclude(sweep: Sweep, job: Job, ledger: Ledger, *, interrupted: bool, say:
         retrain=(lambda trial: retrain_on_all(trial, job)) if retrain else None,
         examples=sweep.fixed["bundle.examples"],
         thumbnails=sweep.fixed["bundle.thumbnails"],
+        runtime=sweep.fixed["bundle.runtime"],
     )
     return SweepResult(ledger.folder, table, bundle, write_report(ledger.folder), interrupted)

@@ -21,6 +21,7 @@ from whale_ray.bundle import Contents, write_bundle
 from whale_ray.data.pixels import decode_image
 from whale_ray.durable import point_to
 from whale_ray.errors import BundleError
+from whale_ray.fastest import Queries, with_fastest_runtime
 from whale_ray.identify import Bundle, largest_tolerance
 from whale_ray.learning.encoders import with_whitening
 from whale_ray.retrieval.evaluation import RetrievalSetting
@@ -34,6 +35,7 @@ from whale_ray.sweep.scores import read_embeddings, read_proxies
 
 GOLDEN_IMAGES = 6
 GOLDEN_SIDE = 512
+MOST_QUERIES = 200
 THUMBNAIL_SIDE = 160
 EXAMPLE_SIDE = 640
 _NOT_SCORES = ("seconds", "status", "error", "scored_with", "calibration")
@@ -61,7 +63,9 @@ def make_best_bundle(
     return None
 
 
-def make_bundle(record: Record, dataset: Dataset, *, run: Path, examples: int, thumbnails: bool) -> Path:
+def make_bundle(
+    record: Record, dataset: Dataset, *, run: Path, examples: int, thumbnails: bool, runtime: str = "torch"
+) -> Path:
     """The path of the winner's bundle below `run`/bundles; `run`/best points to it from then on.
 
     Raises: BundleError where the encoder gives (nearly) one embedding for different photographs, or where its
@@ -75,7 +79,7 @@ def make_bundle(record: Record, dataset: Dataset, *, run: Path, examples: int, t
     contents = _with_golden(_contents(record, dataset, examples=examples, thumbnails=thumbnails), dataset)
     folder = run / "bundles" / str(contents.manifest["id"])
     if not folder.exists():
-        write_bundle(contents, folder)
+        write_bundle(_with_runtime(contents, dataset) if runtime == "auto" else contents, folder)
     Bundle.load(folder)
     point_to(run / "best", folder)
     return folder
@@ -163,6 +167,20 @@ def _with_golden(contents: Contents, dataset: Dataset) -> Contents:
         )
     manifest = contents.manifest | {"tolerance": tolerance}
     return dataclasses.replace(contents, manifest=manifest, golden=golden, golden_vectors=together)
+
+
+def _with_runtime(contents: Contents, dataset: Dataset) -> Contents:
+    """The contents, naming the fastest runtime; compared on validation photographs, searched in the training part."""
+    table = dataset.table[dataset.table["individual"] != dataset.unknown_label]
+    training = table[table["part"] == "train"]
+    known = table[(table["part"] == "val") & table["individual"].isin(training["individual"])][:MOST_QUERIES]
+    bundle = Bundle(contents)
+    queries = Queries(
+        [bundle.prepare(dataset.catalog.path(image)) for image in known["image"]],
+        known["individual"].tolist(),
+        np.flatnonzero(contents.table["image"].isin(training["image"])),
+    )
+    return with_fastest_runtime(contents, queries)
 
 
 def _far_apart(vectors: np.ndarray, count: int) -> list[int]:

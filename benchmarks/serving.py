@@ -1,0 +1,226 @@
+"""The service beside a bare loop, Ray Serve's minimal app and plain FastAPI: the same bytes, bundle and threads.
+
+ResNet-18 with random weights, 512 dimensions, a gallery of 17,000 photographs, at 64 and at 224 pixels; the runtime
+is the one that the bundle names on this machine. All servers run at once and are asked in turns. The clients share
+the machine with them. The service runs behind HAProxy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import pairs
+import typer
+from clients import Answers, ask_for, photograph_request
+
+HERE = Path(__file__).parent
+CLIENTS = (1, 8, 32, 128)
+GALLERY = 17_000
+
+
+def pictures(count: int, *, jitter: int = 0) -> list[bytes]:
+    """JPEGs of about 12 KB, each its own coarse pattern, with other noise for another jitter."""
+    import numpy as np
+    from PIL import Image
+
+    found = []
+    for number in range(count):
+        coarse = np.random.default_rng(number).uniform(0, 255, (5, 8, 3)).astype(np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((320, 200), Image.Resampling.BICUBIC), dtype=float)
+        noise = np.random.default_rng(1_000_000 + 1_000 * jitter + number).normal(0, 8, (200, 320, 1))
+        buffer = io.BytesIO()
+        Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=80)
+        found.append(buffer.getvalue())
+    return found
+
+
+def make_bundle(folder: Path, size: int, *, seed: int = 0) -> Path:
+    """A bundle of ResNet-18 at this size whose gallery also holds the pictures, with its fastest runtime."""
+    import dataclasses
+
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from whale_ray.bundle import Contents, write_bundle
+    from whale_ray.fastest import Queries, with_fastest_runtime
+    from whale_ray.identify import Bundle, largest_tolerance
+    from whale_ray.learning.encoders import build_encoder
+
+    torch.manual_seed(seed)
+    encoder = build_encoder("torchvision:resnet18", embedding_size=512, weights="random", image_size=(size, size))
+    shown, names = pictures(32), [f"w_{row // 4:04d}" for row in range(GALLERY)]
+    manifest: dict[str, Any] = {
+        "id": f"resnet18-{size}-{seed}",
+        "settings": {"model": {"encoder": "torchvision:resnet18"}},
+        "preprocessing": {"height": size, "width": size, "resize": "pad", "margin": 0.0},
+        "encoder": encoder.recipe,
+        "embedding_size": 512,
+        "retrieval": {"vote": "nearest", "neighbours": None, "temperature": 0.05, "flip": "none"},
+        "threshold": 0.9,
+        "calibration": None,
+        "unknown_label": "new_whale",
+        "scores": {"known_queries": 0, "queries": 0},
+        "measured_gallery": GALLERY,
+        "individuals": len(set(names)),
+        "images": GALLERY,
+        "data_fingerprint": "benchmark",
+        "tolerance": 1e-4,
+    }
+    rows = np.random.default_rng(seed).normal(size=(GALLERY, 512))
+    table = pd.DataFrame({"image": [f"{row}.jpg" for row in range(GALLERY)], "individual": names})
+    made = Contents(
+        manifest, encoder.state_dict(), rows.astype(np.float16), table, tuple(shown[:4]), np.zeros((4, 512))
+    )
+    bundle = Bundle(made)
+    known = bundle.embed([bundle.prepare(picture) for picture in shown])
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[: 4 * len(known) : 4] = known
+    golden = np.concatenate([bundle.embed([bundle.prepare(picture)]) for picture in shown[:4]])
+    whole = dataclasses.replace(
+        made,
+        manifest=manifest | {"tolerance": float(min(1e-4, largest_tolerance(golden)))},
+        gallery=rows.astype(np.float16),
+        golden_vectors=golden,
+    )
+    queries = [bundle.prepare(picture) for picture in pictures(32, jitter=1)]
+    named = with_fastest_runtime(whole, Queries(queries, names[: 4 * 32 : 4], np.arange(GALLERY)))
+    return write_bundle(named, folder / str(manifest["id"]))
+
+
+@contextlib.contextmanager
+def server(command: list[str], *, ready: str, **variables: str) -> Iterator[tuple[list[str], int]]:
+    """The lines that a server has printed until it was ready, and its process; it is ended with the block."""
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **variables}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout
+    lines: list[str] = []
+    try:
+        while not any(ready in line for line in lines):
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit("a server ended:\n" + "".join(lines))
+            lines.append(line)
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield lines, process.pid
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=120)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def service_command(bundles: list[str], port: int, *settings: str) -> list[str]:
+    """The command that serves these bundles."""
+    options = [word for setting in settings for word in ("--set", setting)]
+    entry = "from whale_ray.cli import main; main()"
+    return [sys.executable, "-c", entry, "serve", *bundles, "--port", str(port), *options]
+
+
+def behind_haproxy() -> dict[str, str]:
+    """The environment in which Ray Serve puts HAProxy before its replicas."""
+    ports = {"STATS": free_port(), "METRICS": free_port()}
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        **{f"RAY_SERVE_HAPROXY_{name}_PORT": str(port) for name, port in ports.items()},
+    }
+
+
+@contextlib.contextmanager
+def all_servers(bundle: Path, *, threads: int) -> Iterator[dict[str, int]]:
+    """Name → port of the servers, all of them running."""
+    ports = {name: free_port() for name in ("service", "minimal", "plain")}
+    rival = [sys.executable, str(HERE / "rivals.py")]
+    with contextlib.ExitStack() as stack:
+        command = service_command([str(bundle)], ports["service"], f"threads={threads}", "calls=192")
+        stack.enter_context(server(command, ready="/v1/identify", **behind_haproxy()))
+        for name in ("minimal", "plain"):
+            stack.enter_context(server([*rival, name, str(bundle), str(ports[name]), str(threads)], ready="ready"))
+        yield ports
+
+
+def measure(
+    bundle: Path, *, threads: int, seconds: float, rounds: int
+) -> tuple[float, dict[tuple[str, int], list[Answers]]]:
+    """The bare loop's photographs a second, and for each server and number of clients its rounds."""
+    from rivals import bare_loop
+
+    shown = pictures(32)
+    requests = [photograph_request(body) for body in shown]
+    loops = [bare_loop(bundle, shown, threads=threads, seconds=seconds) for _ in range(rounds)]
+    found: dict[tuple[str, int], list[Answers]] = {}
+    with all_servers(bundle, threads=threads) as ports:
+        for name, port in ports.items():
+            ask_for(min(seconds, 2.0), port, requests, clients=8)
+            print(f"{name} answers", flush=True)
+        for _ in range(rounds):
+            for clients in CLIENTS:
+                for name, port in ports.items():
+                    found.setdefault((name, clients), []).append(ask_for(seconds, port, requests, clients=clients))
+    return median(loops), found
+
+
+def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) -> None:
+    """Prints the table of one size, and its ratios beside their goals."""
+
+    def middle(name: str, clients: int, figure: str) -> float:
+        rounds = found[name, clients]
+        return median(each.rate if figure == "rate" else each.milliseconds(int(figure)) for each in rounds)
+
+    rows = [["bare loop", "", f"{loop:.0f}", "", "", ""]]
+    for name, clients in found:
+        failed = sum(sum(each.failed.values()) for each in found[name, clients])
+        figures = (f"{middle(name, clients, 'rate'):.0f}", *(f"{middle(name, clients, p):.0f}" for p in ("50", "99")))
+        rows.append([name, str(clients), *figures, str(failed)])
+    print(f"\n{size} px")
+    pairs.print_table(["case", "clients", "images/s", "p50 ms", "p99 ms", "failed"], rows)
+    ours, plain = middle("service", 32, "rate"), middle("plain", 32, "rate")
+    at_least = {64: 0.85, 224: 0.9}[size]
+    pairs.print_verdict(f"{size} px, 32 clients: service / plain FastAPI", ours / plain, at_least=at_least)
+    if size == 224:
+        pairs.print_verdict("224 px, 32 clients: service / bare loop", ours / loop, at_least=0.8)
+    else:
+        minimal = middle("minimal", 32, "rate")
+        pairs.print_verdict("64 px, 32 clients: service / minimal Ray Serve", ours / minimal, at_least=2.0)
+    waited = middle("service", 1, "50") / middle("plain", 1, "50")
+    pairs.print_verdict(f"{size} px, 1 client: p50 of the service / of plain FastAPI", waited, at_most=1.15)
+
+
+def main(
+    seconds: Annotated[float, typer.Option(help="Seconds of each point.", min=0.5)] = 8.0,
+    rounds: Annotated[int, typer.Option(help="Rounds, the servers in turns.", min=1)] = 3,
+    threads: Annotated[int, typer.Option(help="Threads of each encoder.", min=1)] = 1,
+    sizes: Annotated[str, typer.Option(help="64, 224 or both.")] = "64,224",
+    short: Annotated[bool, typer.Option("--short", help="One round of 2 s: does it work at all?")] = False,
+) -> None:
+    """Times all of them; about fifteen minutes on two cores."""
+    from whale_ray.bundle import read_bundle
+
+    seconds, rounds = (2.0, 1) if short else (seconds, rounds)
+    with tempfile.TemporaryDirectory() as scratch:
+        for size in map(int, sizes.split(",")):
+            bundle = make_bundle(Path(scratch), size)
+            runtime = read_bundle(bundle).manifest["runtime"]
+            print(f"{size} px on {runtime['name']}: {runtime['reason']}; {runtime['passed_over']}", flush=True)
+            report(size, *measure(bundle, threads=threads, seconds=seconds, rounds=rounds))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,78 @@
+"""Constant load on a service: clients that each ask again as soon as they are answered, and all that they saw."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+from pictures import INDIVIDUALS, draw, encode
+
+PHOTOGRAPHS = [encode(draw(number, 9), "JPEG") for number in range(len(INDIVIDUALS))]
+
+
+@dataclass
+class Seen:
+    """One call: when it ended, how long it took, what came (status 0: no answer), and which bundle answered."""
+
+    ended: float
+    seconds: float
+    status: int
+    answer: dict[str, object] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def bundle(self) -> object:
+        return self.answer.get("model")
+
+
+class Load:
+    """What the clients have seen so far."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+
+    @property
+    def failed(self) -> list[Seen]:
+        return [one for one in self.seen if one.status != 200]
+
+    def wait_for(self, count: int, *, seconds: float = 30.0) -> None:
+        """Returns when so many more calls have ended."""
+        wanted, deadline = len(self.seen) + count, time.monotonic() + seconds
+        while len(self.seen) < wanted:
+            assert time.monotonic() < deadline, f"{len(self.seen)} calls of {wanted} ended"
+            time.sleep(0.02)
+
+
+@contextmanager
+def load(address: str, *, clients: int = 8, pause: float = 0.0, path: str = "/v1/identify") -> Iterator[Load]:
+    """Asks from so many clients at once until the block ends, each `pause` seconds after its last answer."""
+    found, ending = Load(), threading.Event()
+
+    def ask(number: int) -> None:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            while not ending.wait(pause):
+                started = time.monotonic()
+                body = PHOTOGRAPHS[number % len(PHOTOGRAPHS)]
+                try:
+                    answer = client.post(path, content=body, headers={"Content-Type": "image/jpeg"})
+                except httpx.TransportError:
+                    found.seen.append(Seen(time.monotonic(), time.monotonic() - started, 0))
+                    continue
+                seconds = time.monotonic() - started
+                found.seen.append(
+                    Seen(time.monotonic(), seconds, answer.status_code, answer.json(), dict(answer.headers))
+                )
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield found
+    finally:
+        ending.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,108 @@
+"""More callers than can be answered, and callers that do not go on: the others are answered as if alone."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import quantiles
+
+import httpx
+import numpy as np
+import pytest
+from load import Load, load
+from services import LIMITS, plain_server, web_service
+
+from whale_ray.serving import recogniser
+from whale_ray.serving.recogniser import Batcher, Encoder
+from whale_ray.serving.uploads import Limits
+
+MOST = 4
+
+
+@pytest.fixture(scope="module")
+def narrow(bundle: Path) -> Iterator[str]:
+    """A service that answers four calls at once and waits a minute for a body."""
+    limits = Limits(LIMITS.image_bytes, LIMITS.image_pixels, LIMITS.call_bytes, LIMITS.images)
+    with plain_server(web_service(bundle, limits=limits, most_calls=MOST)) as address:
+        yield address
+
+
+def p99(seen: Load) -> float:
+    return quantiles([one.seconds for one in seen.seen if one.status == 200], n=100, method="inclusive")[98]
+
+
+def test_four_times_as_many_callers_as_are_answered_wait_no_longer_and_the_others_are_told_to_come_again(
+    narrow: str,
+) -> None:
+    with load(narrow, clients=MOST) as within:
+        within.wait_for(150)
+    with load(narrow, clients=4 * MOST) as beyond:
+        beyond.wait_for(600, seconds=60)
+    assert within.failed == []
+    assert {one.status for one in beyond.failed} == {503}
+    for refused in beyond.failed:
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "at most 4 calls" in str(refused.answer["detail"])
+    assert p99(beyond) < 8 * p99(within) + 0.5
+    with load(narrow, clients=1) as after:
+        after.wait_for(3)
+    assert after.failed == []
+
+
+@contextmanager
+def stalled(address: str, count: int) -> Iterator[None]:
+    """So many callers that announce a photograph and send half of it."""
+    port = int(address.rpartition(":")[2])
+    head = b"POST /v1/identify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\n"
+    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+    for connection in connections:
+        connection.sendall(head + b"x" * 500)
+    try:
+        yield
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_callers_that_stall_hold_nobody_up(narrow: str) -> None:
+    with stalled(narrow, 3 * MOST), load(narrow, clients=MOST) as seen:
+        time.sleep(0.2)
+        seen.wait_for(20)
+    assert seen.failed == []
+
+
+def test_health_turns_red_while_a_forward_pass_does_not_end(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recogniser, "_STUCK_SECONDS", 0.2)
+    service, may = web_service(bundle), threading.Event()
+    encoder = service.recogniser.encoder
+    assert isinstance(encoder, Encoder)
+    embed, thread = service.bundle.embed, ThreadPoolExecutor(1)
+
+    def hang(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        may.wait(20)
+        return list(embed(arrays))
+
+    encoder.batcher = Batcher(hang, most=8, thread=thread)
+    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+        assert client.get("/healthz").status_code == 200
+        with load(address, clients=2) as seen:
+            time.sleep(0.5)
+            red = client.get("/healthz")
+            may.set()
+            seen.wait_for(4)
+        assert client.get("/healthz").status_code == 200
+    assert red.status_code == 503
+    assert "a forward pass has not ended" in red.json()["detail"]
+    assert seen.failed == []
+
+
+def test_an_encoder_that_is_idle_is_well(bundle: Path) -> None:
+    encoder = web_service(bundle).recogniser.encoder
+    assert asyncio.run(encoder.fault()) is None

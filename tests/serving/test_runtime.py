@@ -1,0 +1,158 @@
+"""What runs the encoder: another library gives the same embeddings, and a bundle names the fastest that does."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import INDIVIDUALS, draw
+from services import contents
+
+from whale_ray.bundle import Contents, read_bundle, write_bundle
+from whale_ray.errors import BundleError, EncoderError
+from whale_ray.fastest import Queries, with_fastest_runtime
+from whale_ray.identify import Bundle
+from whale_ray.learning.encoders import build_encoder
+from whale_ray.runtime import RUNTIMES, TORCH, build_runtime
+
+OTHERS = sorted(RUNTIMES.keys() - {TORCH})
+
+
+@pytest.fixture(scope="module")
+def whole() -> Contents:
+    return contents()
+
+
+@pytest.fixture(scope="module")
+def queries(whole: Contents) -> Queries:
+    bundle = Bundle(whole)
+    shown = [(individual, view) for individual in range(len(INDIVIDUALS)) for view in (7, 8)]
+    arrays = [bundle.prepare(draw(*one)) for one in shown]
+    return Queries(arrays, [INDIVIDUALS[individual] for individual, _ in shown], np.arange(len(INDIVIDUALS) * 2))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("encoder", ["tiny", "torchvision:resnet18"])
+def test_a_runtime_gives_the_embeddings_of_torch_for_batches_of_any_size(name: str, encoder: str) -> None:
+    torch.manual_seed(0)
+    model = build_encoder(encoder, embedding_size=16, weights="random", image_size=(32, 64), pool="gem").eval()
+    images = torch.rand(5, 3, 32, 64)
+    with torch.inference_mode():
+        expected = model(images)
+        found = build_runtime(name, model, size=(32, 64), threads=1)
+        for count in (5, 1):
+            cosines = torch.cosine_similarity(found(images[:count]).float(), expected[:count])
+            assert cosines.min() > 1 - (1e-3 if name.endswith("bf16") else 1e-6)
+
+
+def test_another_runtime_is_refused() -> None:
+    with pytest.raises(EncoderError, match=r"a runtime is one of torch, .*, but got 'abacus'"):
+        build_runtime("abacus", torch.nn.Identity(), size=(8, 8), threads=1)
+
+
+def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EncoderError, match=r"onnxruntime needs onnxruntime, .*pip install 'whale-ray\[fast\]'"):
+        build_runtime("onnxruntime", torch.nn.Identity(), size=(8, 8), threads=1)
+
+
+def test_an_encoder_that_a_runtime_cannot_run_is_refused_with_its_name() -> None:
+    class Odd(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(images).mean((2, 3))
+
+    with pytest.raises(EncoderError, match=r"the runtime openvino cannot run this encoder: .*Use the runtime torch"):
+        build_runtime("openvino", Odd(), size=(8, 8), threads=1)
+
+
+def test_openvino_does_not_report_its_use() -> None:
+    code = "from whale_ray.runtime import *; import torch, sys; "
+    code += "build_runtime('openvino', torch.nn.Flatten(), size=(8, 8), threads=1); "
+    code += "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_fastest_runtime_with_the_same_recall_is_named_with_what_was_measured(
+    whole: Contents, queries: Queries, tmp_path: Path
+) -> None:
+    named = with_fastest_runtime(whole, queries).manifest["runtime"]
+    speeds = named["images_per_second"]
+    assert speeds.keys() == RUNTIMES.keys() - named["passed_over"].keys()
+    assert named["recall@1"][named["name"]] >= named["recall@1"][TORCH]
+    assert 1 / speeds[named["name"]][0] + 8 / speeds[named["name"]][1] <= 1 / speeds[TORCH][0] + 8 / speeds[TORCH][1]
+    written = write_bundle(with_fastest_runtime(whole, queries), tmp_path / "bundle")
+    loaded = Bundle.load(written)
+    assert loaded.runtime == read_bundle(written).manifest["runtime"]["name"]
+    assert f"Runs on: {loaded.runtime}" in (written / "README.md").read_text()
+
+
+def test_a_runtime_that_recognises_fewer_is_passed_over_however_fast(
+    whole: Contents, queries: Queries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fooled = dataclasses.replace(whole, golden=whole.golden[:1], golden_vectors=whole.golden_vectors[:1])
+
+    class Confused(torch.nn.Module):
+        """Right for one photograph alone, as the golden ones are; of several it gives each the first one's."""
+
+        def __init__(self, encoder: torch.nn.Module) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.encoder(images[:1]).expand(len(images), -1)
+
+    monkeypatch.setitem(RUNTIMES, "openvino-bf16", lambda encoder, size, threads: Confused(encoder))
+    named = with_fastest_runtime(fooled, queries).manifest["runtime"]
+    assert named["name"] != "openvino-bf16"
+    assert "its recall@1 is" in named["passed_over"]["openvino-bf16"]
+
+
+def test_without_known_photographs_torch_is_named_and_the_card_says_why(whole: Contents) -> None:
+    named = with_fastest_runtime(whole, Queries([], [], np.zeros(0, dtype=int))).manifest["runtime"]
+    assert named["name"] == TORCH
+    assert "no known photograph" in named["reason"]
+
+
+def named(whole: Contents, folder: Path, **runtime: object) -> Path:
+    return write_bundle(
+        dataclasses.replace(whole, manifest=whole.manifest | {"runtime": {"reason": "as a test has it", **runtime}}),
+        folder,
+    )
+
+
+@pytest.mark.parametrize(
+    ("runtime", "reason"),
+    [
+        ({"name": "onnxruntime", "tolerance": 1e-4}, "onnxruntime, which is not installed"),
+        ({"name": "torch-bf16", "tolerance": 1e-12}, "on torch-bf16 differs by"),
+        ({"name": "torch-bf16", "tolerance": 1.0}, "the tolerance of"),
+        ({"name": "torch-bf16"}, "the tolerance of"),
+        ({"name": "abacus", "tolerance": 1e-4}, "a runtime is one of"),
+    ],
+)
+def test_a_runtime_that_is_missing_or_wrong_here_gives_way_to_torch_and_the_log_says_why(
+    whole: Contents,
+    tmp_path: Path,
+    runtime: dict[str, object],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with caplog.at_level(logging.WARNING):
+        bundle = Bundle.load(named(whole, tmp_path / "bundle", **runtime))
+    assert bundle.runtime == TORCH
+    assert f"runs on torch here, and not on {runtime['name']}" in caplog.text
+    assert reason in caplog.text
+
+
+def test_wrong_golden_images_are_refused_in_every_runtime(whole: Contents, tmp_path: Path) -> None:
+    wrong = dataclasses.replace(whole, golden_vectors=-whole.golden_vectors)
+    with pytest.raises(BundleError, match="the golden images must give their embeddings"):
+        Bundle.load(named(wrong, tmp_path / "bundle", name="torch-bf16", tolerance=1e-4))

@@ -1,0 +1,74 @@
+"""What a service can be told, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+from services import TOP
+
+from whale_ray.errors import InputError
+from whale_ray.serving.rollout import exchanged
+from whale_ray.serving.settings import ServeSettings, read_settings
+
+TWO = {"models": {"small": "a", "large": "b"}}
+
+
+def test_the_file_for_serve_deploy_is_valid_and_listens_on_loopback() -> None:
+    text = (TOP / "deploy" / "serve.yaml").read_text()
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(text))
+    assert schema.http_options.host == "127.0.0.1"
+    (application,) = schema.applications
+    assert application.import_path == "serve_app:build"
+    settings = ServeSettings.model_validate(application.args)
+    assert all(path.is_absolute() for path in settings.bundles.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, r"either `bundle` or `models` must be given"),
+        ({"bundle": "a", **TWO}, r"either `bundle` or `models` must be given, not both"),
+        ({**TWO, "default": "huge"}, r"`default` must be one of `models` \(small, large\), but is 'huge'"),
+        ({"bundle": "a", "replicas": 3, "max_replicas": 2}, r"`replicas <= max_replicas` must hold, but got 3 and 2"),
+        ({"models": {"a b": "x"}}, r"String should match pattern"),
+        ({"bundle": "a", "shape": "round"}, r"'joined' or 'split'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        ServeSettings.model_validate(settings)
+
+
+def test_the_default_is_the_first_model_or_the_one_that_is_named() -> None:
+    assert list(ServeSettings.model_validate(TWO).bundles) == ["small", "large"]
+    assert list(ServeSettings.model_validate({**TWO, "default": "large"}).bundles) == ["large", "small"]
+
+
+def test_every_model_but_a_joined_default_has_a_deployment_of_its_own() -> None:
+    assert list(ServeSettings.model_validate(TWO).apart) == ["large"]
+    assert list(ServeSettings.model_validate({**TWO, "shape": "split"}).apart) == ["small", "large"]
+
+
+def test_a_command_line_names_one_bundle_or_several() -> None:
+    assert read_settings(["runs/a=1/best"], ["replicas=2"]) == ServeSettings(bundle=Path("runs/a=1/best"), replicas=2)
+    assert read_settings(["small=a", "large=b"], []) == ServeSettings.model_validate(TWO)
+    with pytest.raises(InputError, match=r"must each have another name, as small=runs/a/best"):
+        read_settings(["a", "b"], [])
+    with pytest.raises(InputError, match=r"replicas: Input should be greater than or equal to 1; treads: Extra"):
+        read_settings(["a"], ["replicas=0", "treads=2"])
+
+
+def test_a_bundle_takes_the_place_of_one_model_alone_and_ends_being_a_shadow() -> None:
+    live = ServeSettings.model_validate({**TWO, "shadow": "next"})
+    assert exchanged(live, Path("next"), model="large", shadow=False).bundles == {
+        "small": Path("a"),
+        "large": Path("next"),
+    }
+    assert exchanged(live, Path("next"), model=None, shadow=False).shadow is None
+    assert exchanged(live, Path("other"), model=None, shadow=True).shadow == Path("other")
+    with pytest.raises(InputError, match=r"--model must be one that is served \(small, large\), but is 'huge'"):
+        exchanged(live, Path("next"), model="huge", shadow=False)

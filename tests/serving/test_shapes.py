@@ -1,0 +1,166 @@
+"""The service on Ray Serve as it is meant to be put in front of people: models apart, exchanged, killed, under load."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from load import load
+from pictures import draw, encode
+from services import contents, descendants, free_port, process
+
+from whale_ray.bundle import write_bundle
+from whale_ray.serving.client import ask_service
+
+pytestmark = pytest.mark.slow
+COMMAND = (sys.executable, "-c", "from whale_ray.cli import main; main()")
+
+
+@dataclass
+class Running:
+    """A service, where it listens, where its Ray listens, and its process."""
+
+    url: str
+    ray: str
+    pid: int
+
+    def model(self) -> dict[str, object]:
+        return dict(httpx.get(f"{self.url}/v1/model", timeout=30).json())
+
+    def deploy(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, "deploy", *map(str, arguments), "--address", self.ray]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+    def processes(self, deployment: str) -> list[int]:
+        """The processes of a deployment's replicas."""
+        found = []
+        for pid in descendants(self.pid):
+            try:
+                name = Path(f"/proc/{pid}/cmdline").read_text()
+            except OSError:
+                continue
+            if name.startswith(f"ray::ServeReplica:whale_ray:{deployment}"):
+                found.append(pid)
+        return found
+
+
+def serve(*arguments: str) -> Iterator[Running]:
+    said: list[str] = []
+    port = free_port()
+    with process(*COMMAND, "serve", *arguments, "--port", str(port), ready="/v1/identify", said=said) as running:
+        (address,) = re.findall(r"--address (\S+)", "".join(said))
+        yield Running(f"http://127.0.0.1:{port}", address, running.pid)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a bundle of this id; all of them have the same encoder and gallery."""
+    folder, whole = tmp_path_factory.mktemp("bundles"), contents()
+
+    def write(name: str, **changes: object) -> Path:
+        manifest = whole.manifest | {"id": name}
+        if (folder / name).exists():
+            return folder / name
+        return write_bundle(dataclasses.replace(whole, manifest=manifest, **changes), folder / name)  # type: ignore[arg-type]
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def split(make: Callable[..., Path]) -> Iterator[Running]:
+    models = (f"small={make('tiny-small')}", f"large={make('tiny-large')}")
+    yield from serve(*models, "--set", "shape=split")
+
+
+def test_a_call_chooses_its_model_and_the_default_stands_in_the_model_card(split: Running) -> None:
+    body = encode(draw(1, 0), "PNG")
+    for query, bundle in (("", "tiny-small"), ("?model=large", "tiny-large"), ("?model=small", "tiny-small")):
+        answer = httpx.post(f"{split.url}/v1/identify{query}", files={"image": body}, timeout=30).json()
+        assert answer["model"] == bundle
+        assert answer["results"][0]["candidates"][0]["individual"] == "w_01"
+    assert split.model()["default"] == "small"
+    assert split.model()["models"] == {"small": "tiny-small", "large": "tiny-large"}
+    refused = httpx.post(f"{split.url}/v1/identify?model=huge", files={"image": body}, timeout=30)
+    assert refused.status_code == 404
+    assert "small, large" in refused.json()["detail"]
+
+
+def test_an_encoder_that_is_killed_is_hidden_by_retries_and_health_is_red_meanwhile(split: Running) -> None:
+    (encoder,) = split.processes("encoder-tiny-small")
+    colours: list[int] = []
+    with load(split.url) as seen:
+        seen.wait_for(20)
+        os.kill(encoder, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while (not colours or colours[-1] != 200 or 503 not in colours) and time.monotonic() < deadline:
+            colours.append(httpx.get(f"{split.url}/healthz", timeout=30).status_code)
+            time.sleep(0.1)
+        seen.wait_for(20)
+    assert seen.failed == []
+    assert set(colours) == {200, 503}
+    assert split.processes("encoder-tiny-small") != [encoder]
+
+
+def test_an_ingress_that_is_killed_cuts_calls_that_our_client_makes_again(split: Running, tmp_path: Path) -> None:
+    (ingress,) = split.processes("whale_ray")
+    photograph = tmp_path / "fluke.jpg"
+    photograph.write_bytes(encode(draw(2, 0), "JPEG"))
+    answers: list[dict[str, object]] = []
+    asking = threading.Thread(target=lambda: answers.extend(ask_service(split.url, [photograph] * 60, top=1)))
+    asking.start()
+    time.sleep(0.2)
+    os.kill(ingress, signal.SIGKILL)
+    asking.join(timeout=90)
+    assert len(answers) == 60
+
+
+@pytest.fixture(scope="module")
+def pair(make: Callable[..., Path]) -> Iterator[Running]:
+    yield from serve(str(make("tiny-live")), "--set", "replicas=2", "--set", f"shadow={make('tiny-next')}")
+
+
+def test_a_shadow_answers_silently_and_its_agreement_stands_in_the_model_card(pair: Running) -> None:
+    with load(pair.url, clients=2) as seen:
+        seen.wait_for(30)
+    assert {one.bundle for one in seen.seen} == {"tiny-live"}
+    deadline = time.monotonic() + 30
+    while not (shadow := dict(pair.model()["shadow"]))["compared"] and time.monotonic() < deadline:  # type: ignore[call-overload]
+        time.sleep(0.2)
+    assert shadow["id"] == "tiny-next"
+    assert shadow["agreed"] == shadow["compared"] > 0
+    assert shadow["agreement"] == 1.0
+
+
+def test_a_bundle_is_exchanged_and_replicas_come_and_go_under_load_without_a_failed_call_and_a_wrong_one_never_serves(
+    pair: Running, make: Callable[..., Path]
+) -> None:
+    whole = contents()
+    wrong = make("tiny-wrong", golden_vectors=-whole.golden_vectors)
+    with load(pair.url) as seen:
+        seen.wait_for(20)
+        refused = pair.deploy(wrong)
+        assert refused.returncode == 2
+        assert "the golden images must give their embeddings" in refused.stderr
+        exchanged = pair.deploy(make("tiny-new"))
+        assert exchanged.returncode == 0, exchanged.stderr
+        changed = time.monotonic()
+        seen.wait_for(20)
+        for replicas in (1, 2):
+            scaled = pair.deploy(make("tiny-new"), "--set", f"replicas={replicas}")
+            assert scaled.returncode == 0, scaled.stderr
+            seen.wait_for(20)
+            assert len(pair.processes("whale_ray")) == replicas
+    assert seen.failed == []
+    assert {one.bundle for one in seen.seen} == {"tiny-live", "tiny-new"}
+    assert {one.bundle for one in seen.seen if one.ended - one.seconds > changed} == {"tiny-new"}

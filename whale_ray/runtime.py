@@ -1,0 +1,126 @@
+"""The encoder as it is run: by torch, ONNX Runtime or OpenVINO, made in memory from the same weights.
+
+Knows an encoder as a function of images and the libraries that can run one; knows no bundle and no scores. A runtime
+is a module like the encoder that it is made of, so that whoever embeds need not know which it has.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from whale_ray.errors import EncoderError
+
+TORCH = "torch"
+Forward = Callable[[np.ndarray], np.ndarray]
+
+
+class Autocast(nn.Module):
+    """The encoder in torch with bfloat16 where that is safe, channels last."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self._encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings of a batch of pictures."""
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            return torch.as_tensor(self._encoder(images.contiguous(memory_format=torch.channels_last)))
+
+
+class Compiled(nn.Module):
+    """The encoder as another library runs it, on the processor."""
+
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        self._forward = forward
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings of a batch of pictures, float32."""
+        return torch.from_numpy(self._forward(images.numpy()))
+
+
+def _torch(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
+    return encoder
+
+
+def _torch_bf16(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
+    return Autocast(encoder)
+
+
+def _onnxruntime(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(_onnx(encoder, size), options, providers=["CPUExecutionProvider"])
+    return Compiled(lambda images: np.asarray(session.run(None, {"images": images})[0]))
+
+
+def _openvino(encoder: nn.Module, size: tuple[int, int], threads: int, precision: str = "f32") -> nn.Module:
+    # OpenVINO reports each import to its maker, unless the module that does so is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    compiled = core.compile_model(core.read_model(_onnx(encoder, size)), "CPU", options)
+    return Compiled(lambda images: np.array(compiled(images)[0]))
+
+
+def _openvino_bf16(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
+    return _openvino(encoder, size, threads, precision="bf16")
+
+
+RUNTIMES: dict[str, Callable[[nn.Module, tuple[int, int], int], nn.Module]] = {
+    TORCH: _torch,
+    "torch-bf16": _torch_bf16,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "openvino-bf16": _openvino_bf16,
+}
+"""Name → (encoder in evaluation mode, on the processor; height and width; threads) → the same function of images."""
+
+
+def build_runtime(name: str, encoder: nn.Module, *, size: tuple[int, int], threads: int) -> nn.Module:
+    """The encoder run by `name`. threads: of another library; those of torch belong to the thread that calls it.
+
+    Raises: EncoderError where the library is missing or cannot run this encoder.
+    """
+    if name not in RUNTIMES:
+        raise EncoderError(f"a runtime is one of {', '.join(RUNTIMES)}, but got {name!r}. Name one of them")
+    try:
+        return RUNTIMES[name](encoder, size, threads)
+    except ImportError as error:
+        remedy = "Type `pip install 'whale-ray[fast]'`"
+        raise EncoderError(f"the runtime {name} needs {error.name}, which is not installed. {remedy}") from error
+    except Exception as error:  # whatever another library's compiler raises
+        reason = str(error).strip().partition("\n")[0]
+        raise EncoderError(f"the runtime {name} cannot run this encoder: {reason}. Use the runtime torch") from error
+
+
+def _onnx(encoder: nn.Module, size: tuple[int, int]) -> bytes:
+    """The encoder as an ONNX model of float32 (batch, 3, height, width), the batch of any size."""
+    import onnx  # noqa: F401  (torch's exporter wants it, and says so less plainly)
+
+    buffer: Any = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # of tracing, and that torch has a newer, slower exporter
+        torch.onnx.export(
+            encoder,
+            (torch.zeros(2, 3, *size),),
+            buffer,
+            dynamo=False,
+            opset_version=17,
+            input_names=["images"],
+            dynamic_axes={"images": {0: "batch"}},
+        )
+    return bytes(buffer.getvalue())

@@ -1,0 +1,178 @@
+"""What runs in processes of its own beside the ingress, encoders and a shadow, and how the ingress asks them.
+
+Knows the handles of ray.serve and what dies behind them; knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from whale_ray.identify import Bundle
+from whale_ray.serving.contract import RefusalError
+from whale_ray.serving.recogniser import Embedder, Encoder, Recogniser
+from whale_ray.serving.settings import ServeSettings
+
+_DIED = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+_PAUSE = 0.1
+_log = logging.getLogger(__name__)
+
+
+def checked_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, Encoder]:
+    """The bundle, checked by its golden images, and an encoder of its own."""
+    bundle = Bundle.load(path, device="cuda" if settings.gpus else "cpu", threads=settings.threads)
+    return bundle, Encoder(bundle, threads=settings.threads, batch=settings.batch)
+
+
+def recogniser_of(bundle: Bundle, encoder: Embedder, settings: ServeSettings) -> Recogniser:
+    """What answers for single photographs, within the limits of the settings."""
+    return Recogniser(
+        bundle,
+        encoder,
+        decoders=settings.decoders,
+        batch=settings.batch,
+        bytes_=settings.image_bytes,
+        pixels=settings.image_pixels,
+    )
+
+
+class EncoderDeployment:
+    """An encoder in a process of its own, for `split`, and for models that are not the default."""
+
+    def __init__(self, path: Path, settings: ServeSettings) -> None:
+        self._bundle, self._encoder = checked_encoder(path, settings)
+
+    async def embed(self, array: np.ndarray) -> np.ndarray:
+        """The unit embedding (D,) of one prepared photograph."""
+        return await self._encoder.embed(array)
+
+    async def runtime(self) -> str:
+        """What runs the encoder here; answered once it is ready."""
+        return self._bundle.runtime
+
+    async def check_health(self) -> None:
+        """Raises where Ray Serve should start another process instead."""
+        if reason := await self._encoder.fault():
+            raise RuntimeError(reason)
+
+
+class RemoteEncoder:
+    """Asks an encoder's deployment, and asks again for `patience` seconds where its process died meanwhile."""
+
+    def __init__(self, handle: DeploymentHandle, *, patience: float) -> None:
+        self._handle, self._patience = handle, patience
+        self._failing_since: float | None = None
+
+    async def embed(self, array: np.ndarray) -> np.ndarray:
+        """The unit embedding (D,) of one prepared photograph.
+
+        Raises: RefusalError 503 where no process answers in time.
+        """
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                vector: np.ndarray = await self._handle.embed.remote(array)
+            except _DIED as error:
+                self._failing_since = self._failing_since or time.monotonic()
+                if time.monotonic() > until:
+                    detail = "the encoder does not answer at present. Try again shortly"
+                    raise RefusalError(503, detail, {"Retry-After": "5"}) from error
+                await asyncio.sleep(_PAUSE)
+            else:
+                self._failing_since = None
+                return vector
+
+    async def fault(self) -> str | None:
+        """Why this encoder will not answer soon; None where it will."""
+        try:
+            await asyncio.wait_for(self._ask(), timeout=2.0)
+        except (*_DIED, TimeoutError):
+            return "the encoder does not answer at present"
+        return None
+
+    async def _ask(self) -> str:
+        return str(await self._handle.runtime.remote())
+
+    async def ready(self) -> str:
+        """What runs the encoder, once a process of it answers."""
+        while True:
+            try:
+                return await self._ask()
+            except _DIED:
+                await asyncio.sleep(_PAUSE)
+
+
+class Shadow:
+    """A bundle that answers beside the live one; nobody sees its answers, but how often the two agree is counted."""
+
+    def __init__(self, path: Path, settings: ServeSettings) -> None:
+        bundle, encoder = checked_encoder(path, settings)
+        self._id = bundle.id
+        self._recogniser = recogniser_of(bundle, encoder, settings)
+        self._counts = {"compared": 0, "agreed": 0, "failed": 0}
+
+    async def compare(self, data: bytes, live: str | None) -> None:
+        """Counts whether this bundle gives the same first individual, None being a new one."""
+        try:
+            found = await self._recogniser.identify(data, top=1)
+        except Exception:
+            self._counts["failed"] += 1
+            _log.warning("the shadow %s could not answer", self._id, exc_info=True)
+            return
+        self._counts["compared"] += 1
+        self._counts["agreed"] += said(found.new_individual.decision, found.candidates[0].individual) == live
+
+    async def agreement(self) -> dict[str, Any]:
+        """The shadow's id, how many answers were compared, and the share that agreed."""
+        compared = self._counts["compared"]
+        return {"id": self._id, **self._counts, "agreement": self._counts["agreed"] / compared if compared else None}
+
+
+class ShadowCaller:
+    """Hands photographs and their live answers on to the shadow, without waiting; what it cannot follow is left out."""
+
+    def __init__(self, handle: DeploymentHandle, *, most: int) -> None:
+        self._handle, self._most = handle, most
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._left_out = 0
+
+    def offer(self, data: bytes, decision: str, individual: str) -> None:
+        """Lets the shadow answer for this photograph too."""
+        if len(self._under_way) >= self._most:
+            self._left_out += 1
+            return
+        task = asyncio.create_task(self._compare(data, said(decision, individual)))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _compare(self, data: bytes, live: str | None) -> None:
+        try:
+            await self._handle.compare.remote(data, live)
+        except Exception:
+            self._left_out += 1
+            _log.warning("the shadow did not answer", exc_info=True)
+
+    async def agreement(self) -> dict[str, Any]:
+        """What the shadow has counted, and how many photographs this process left out."""
+        try:
+            counted: dict[str, Any] = await asyncio.wait_for(_awaited(self._handle.agreement.remote()), timeout=5.0)
+        except (*_DIED, TimeoutError):
+            counted = {"id": None, "compared": 0, "agreed": 0, "failed": 0, "agreement": None}
+        return {**counted, "left_out": self._left_out}
+
+
+async def _awaited(response: Any) -> Any:
+    return await response
+
+
+def said(decision: str, individual: str) -> str | None:
+    """Whom an answer names: the first individual; None where it takes the animal for a new one."""
+    return individual if decision == "known" else None

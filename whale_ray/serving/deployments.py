@@ -1,0 +1,150 @@
+"""The deployments of the service: the ingress that takes calls, and how it is bound together with what runs apart.
+
+Knows ray.serve's deployments; the web application itself stands in `web`, what is deployed in `settings`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from whale_ray.bundle import read_bundle
+from whale_ray.identify import Bundle
+from whale_ray.serving.apart import (
+    EncoderDeployment,
+    RemoteEncoder,
+    Shadow,
+    ShadowCaller,
+    checked_encoder,
+    recogniser_of,
+)
+from whale_ray.serving.guard import key_digest
+from whale_ray.serving.recogniser import Embedder, Encoder
+from whale_ray.serving.settings import ServeSettings
+from whale_ray.serving.web import Service, build_web
+
+KEY_VARIABLE = "WHALE_RAY_API_KEY"
+NAME = "whale_ray"
+_NO_LIMIT = 10_000
+_NO_RESTART = {"replicas", "max_replicas", "encoder_replicas", "max_encoder_replicas", "busy", "surge"}
+
+
+class Ingress:
+    """The process that takes calls: it decodes and searches, and encodes what has no deployment of its own.
+
+    It is ready when its bundles are loaded, checked, and the encoders apart answer. `kept`: encoders that older
+    processes of the ingress still ask while this one comes.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve waits for it
+        self,
+        settings: ServeSettings,
+        digest: bytes | None,
+        encoders: Mapping[str, DeploymentHandle],
+        shadow: DeploymentHandle | None,
+        kept: tuple[DeploymentHandle, ...],
+    ) -> None:
+        self._settings = settings
+        # The variable on the replica's own machine counts too: a cluster's key must not be lost on the way.
+        self._digest = digest or key_digest(os.environ.get(KEY_VARIABLE))
+        self._shadow = None if shadow is None else ShadowCaller(shadow, most=settings.batch)
+        self._services = {
+            name: await self._service(path, encoders.get(name)) for name, path in settings.bundles.items()
+        }
+        if self._shadow is not None:
+            next(iter(self._services.values())).on_answer = self._shadow.offer
+
+    async def _service(self, path: Path, handle: DeploymentHandle | None) -> Service:
+        settings = self._settings
+        encoder: Embedder
+        if handle is None:
+            bundle, encoder = checked_encoder(path, settings)
+        else:
+            encoder = RemoteEncoder(handle, patience=settings.patience)
+            bundle = Bundle.without_encoder(path)
+            bundle.runtime = await encoder.ready()
+        recogniser = recogniser_of(bundle, encoder, settings)
+        return Service(bundle, recogniser, limits=settings.limits, most_calls=settings.calls)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        agreement = None if self._shadow is None else self._shadow.agreement
+        return build_web(self._services, digest=self._digest, shadow=agreement)
+
+    async def check_health(self) -> None:
+        """Raises where Ray Serve should start another process instead; a remote encoder's fault is no reason."""
+        for service in self._services.values():
+            encoder = service.recogniser.encoder
+            if isinstance(encoder, Encoder) and (reason := await encoder.fault()):
+                raise RuntimeError(reason)
+
+    async def deployed(self) -> tuple[ServeSettings, bytes | None]:
+        """The settings that are deployed, and the digest of the key that callers bring."""
+        return self._settings, self._digest
+
+
+def application(settings: ServeSettings, *, digest: bytes | None, kept: tuple[Path, ...] = ()) -> serve.Application:
+    """The deployments of these settings, bound together.
+
+    digest: of the key that callers must bring. kept: bundles whose encoders stay beside those of the settings.
+
+    Raises: BundleError where a bundle's files are not whole.
+    """
+    settings = settings.resolved()
+    ids = {path: read_bundle(path).manifest["id"] for path in (*settings.bundles.values(), *kept)}
+    apart = settings.apart
+    made = {path: _encoder_deployment(path, ids[path], settings) for path in (*apart.values(), *kept)}
+    encoders = {name: made[path] for name, path in apart.items()}
+    shadow = None if settings.shadow is None else _shadow_deployment(settings)
+    state = _version(settings.model_dump_json(exclude=_NO_RESTART), *map(str, ids.items()), str(digest))
+    ingress = _deployment(serve.ingress()(Ingress), NAME, settings, taking=True, encodes=settings.shape == "joined")
+    return _versioned(ingress, state).bind(settings, digest, encoders, shadow, tuple(made[path] for path in kept))
+
+
+def _encoder_deployment(path: Path, id_: str, settings: ServeSettings) -> serve.Application:
+    deployment = _deployment(EncoderDeployment, f"encoder-{id_}", settings, taking=False, encodes=True)
+    state = _version(id_, str(path), *(str(getattr(settings, name)) for name in ("threads", "gpus", "batch")))
+    return _versioned(deployment, state).bind(path, settings)
+
+
+def _shadow_deployment(settings: ServeSettings) -> serve.Application:
+    assert settings.shadow is not None
+    id_ = read_bundle(settings.shadow).manifest["id"]
+    one = settings.model_copy(update={"encoder_replicas": 1, "max_encoder_replicas": None})
+    deployment = _deployment(Shadow, f"shadow-{id_}", one, taking=False, encodes=True)
+    return _versioned(deployment, _version(id_, str(settings.shadow))).bind(settings.shadow, settings)
+
+
+def _deployment(kind: type, name: str, settings: ServeSettings, *, taking: bool, encodes: bool) -> serve.Deployment:
+    """The class as a deployment. taking: the calls of the service. encodes: it runs an encoder itself."""
+    if taking:
+        least, most = settings.replicas, settings.max_replicas
+    else:
+        least, most = settings.encoder_replicas, settings.max_encoder_replicas
+    scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": settings.busy}
+    # Ray queues nothing: a call too many is refused by the ingress, which can say so as a problem.
+    return serve.deployment(
+        kind,
+        name=name,
+        **({"num_replicas": least} if most is None else {"autoscaling_config": scaling}),
+        max_ongoing_requests=_NO_LIMIT,
+        ray_actor_options={"num_cpus": settings.threads, "num_gpus": settings.gpus if encodes else 0},
+        max_surge_percent=min(100, -(-100 * settings.surge // least)),
+        max_constructor_retry_count=1,
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+
+
+def _versioned(deployment: serve.Deployment, state: str) -> serve.Deployment:
+    """The deployment with a version of ours, so that deploying it again unchanged restarts none of its processes."""
+    return deployment.options(version=state, _internal=True)
+
+
+def _version(*parts: str) -> str:
+    return hashlib.sha256("\n".join((version("whale-ray"), *parts)).encode()).hexdigest()[:16]

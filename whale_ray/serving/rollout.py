@@ -1,0 +1,141 @@
+"""Brings a service to run, and another bundle into one that runs, without a request that fails.
+
+Knows Ray Serve's applications; what an application is made of stands in `deployments`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray import serve
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.serve.exceptions import RayServeException
+
+from whale_ray.bundle import read_bundle
+from whale_ray.errors import BundleError, InputError
+from whale_ray.identify import Bundle
+from whale_ray.serving.deployments import NAME, application
+from whale_ray.serving.settings import ServeSettings, changed
+
+_SECONDS = 30.0
+
+
+def run_application(deployments: serve.Application) -> None:
+    """Returns once everything that was deployed answers, and nothing older any more.
+
+    Raises: BundleError where a bundle does not pass its check; what ran before goes on.
+    """
+    try:
+        serve.run(deployments, name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        status = serve.status().applications[NAME]
+        messages = "\n".join(deployment.message for deployment in status.deployments.values())
+        reasons = re.findall(r"BundleError: (.+)", messages)
+        if not reasons:
+            raise
+        raise BundleError(reasons[-1]) from error
+
+
+def deploy(
+    bundle: Path,
+    *,
+    address: str | None = None,
+    model: str | None = None,
+    shadow: bool = False,
+    options: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> None:
+    """Exchanges a model's bundle in the service that runs on the Ray at `address`, the default model's by default.
+
+    The bundle is checked by its golden images on the cluster first. Then its processes start beside the old ones and
+    take over one by one; encoders apart stay until no ingress asks them. shadow: it answers silently beside the
+    default model instead. options: KEY=VALUE, as for `whale-ray serve`; a number of replicas changes in place.
+    Raises: BundleError where it does not pass, InputError where no service runs; in both cases nothing has changed.
+    """
+    read_bundle(bundle)
+    with _connected(address):
+        live, digest = _live()
+        wanted = changed(exchanged(live, bundle.resolve(), model=model, shadow=shadow), options)
+        _check_there(bundle.resolve(), threads=wanted.threads)
+        say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
+        kept = tuple(set(live.bundles.values()) - set(wanted.bundles.values())) if live.apart else ()
+        try:
+            run_application(application(wanted, digest=digest, kept=kept))
+        except (BundleError, RuntimeError):
+            run_application(application(live, digest=digest))
+            raise
+        if kept:
+            run_application(application(wanted, digest=digest))
+    say(f"{bundle} {'answers silently beside the default model' if shadow else 'answers'}")
+
+
+def exchanged(live: ServeSettings, bundle: Path, *, model: str | None, shadow: bool) -> ServeSettings:
+    """The live settings with this bundle in the place of the model's, or as shadow. A shadow that goes live is none.
+
+    Raises: InputError where there is no such model.
+    """
+    if shadow:
+        return live.model_copy(update={"shadow": bundle})
+    name = model or next(iter(live.bundles))
+    if name not in live.bundles:
+        known = ", ".join(live.bundles)
+        raise InputError(f"--model must be one that is served ({known}), but is {name!r}. Name one, or leave it out")
+    place = {"bundle": bundle} if live.bundle is not None else {"models": {**live.models, name: bundle}}
+    return live.model_copy(update={**place, "shadow": None if live.shadow == bundle else live.shadow})
+
+
+def _live() -> tuple[ServeSettings, bytes | None]:
+    try:
+        answer: tuple[ServeSettings, bytes | None] = (
+            serve.get_app_handle(NAME).deployed.remote().result(timeout_s=_SECONDS)
+        )
+    except (RayServeException, TimeoutError) as error:
+        raise InputError(
+            f"the service must run already, but on this Ray none answers ({error}). Name its Ray with "
+            "--address, as `whale-ray serve` prints it, or start it"
+        ) from error
+    return answer
+
+
+def _check_there(bundle: Path, *, threads: int) -> None:
+    """Loads the bundle on the cluster, whose libraries and processors may be others than here."""
+    checked = ray.remote(num_cpus=0, max_retries=0)(_check).remote(bundle, threads)
+    if reason := ray.get(checked):
+        raise BundleError(f"{reason} (nothing was changed)")
+
+
+def _check(bundle: Path, threads: int) -> str | None:
+    try:
+        Bundle.load(bundle, threads=threads)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # For an address that is spelt out, Ray itself does not look for the token that its own clusters ask for.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    try:
+        ray.init(address=address or "auto", namespace="serve", logging_level=logging.ERROR, log_to_driver=False)
+    except ConnectionError as error:
+        raise InputError(
+            f"a Ray must answer at {address or 'this machine'}, but: {error}. Start the service first, or name its "
+            "Ray with --address"
+        ) from error
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
