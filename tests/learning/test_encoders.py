@@ -276,3 +276,30 @@ def test_pretrained_weights_without_a_network_say_what_to_do(tmp_path: Path, mon
 def test_the_state_of_an_encoder_holds_plain_tensors(tmp_path: Path) -> None:
     save_file(tiny(neck="bnneck").state_dict(), tmp_path / "e.safetensors")
     assert set(load_file(tmp_path / "e.safetensors")) == set(tiny(neck="bnneck").state_dict())
+
+
+@pytest.mark.parametrize(("name", "channels"), [("tiny", [128, 64, 48]), ("torchvision:resnet18", [512, 256, 128])])
+def test_several_layers_are_pooled_and_joined_the_last_first(name: str, channels: list[int]) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(
+        name, embedding_size=None, neck="none", weights="random", freeze="trunk", layers=3, image_size=(64, 96)
+    )
+    pictures = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        features = encoder.eval()(pictures)
+        parts = features.split(channels, dim=1)
+        last = encoder.trunk.body((pictures - encoder.mean) / encoder.std).mean((2, 3))
+    assert features.shape == (2, sum(channels)) == (2, encoder.embedding_size)
+    torch.testing.assert_close(parts[0], torch.nn.functional.normalize(last))
+    torch.testing.assert_close(torch.stack([part.norm(dim=1) for part in parts]), torch.ones(3, 2))
+    again = rebuild_encoder(encoder.recipe)
+    again.load_state_dict(encoder.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(again.eval()(pictures), features)
+
+
+def test_more_layers_than_there_are_and_trunks_that_are_no_chain_are_refused() -> None:
+    with pytest.raises(EncoderError, match=r"`model.layers: 8` joins the last maps of 8 sizes, but tiny gives 4"):
+        build_encoder("tiny", embedding_size=8, layers=8, image_size=(64, 64))
+    with pytest.raises(EncoderError, match=r"`model.layers: 2` .* but torchvision:vit_b_32 gives 1"):
+        build_encoder("torchvision:vit_b_32", embedding_size=8, weights="random", layers=2, image_size=(64, 64))

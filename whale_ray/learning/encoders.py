@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.classifiers import torchvision_names, torchvision_trunk
@@ -84,10 +85,16 @@ class Encoder(nn.Module):
         return embeddings
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the neck sees: the trunk's features of a batch of pictures, pooled and normalised, (B, C)."""
-        places = self.trunk((images - self.mean) / self.std)
-        pooled: Tensor = self.trunk.norm(self.head.pool(places, self.trunk.prefix))
-        return pooled
+        """Return what the neck sees: the trunk's features of a batch of pictures, pooled and normalised, (B, C).
+
+        Those of several layers stand side by side, each of unit length.
+        """
+        maps = self.trunk.maps((images - self.mean) / self.std)
+        last, *others = [self.head.pool(one, self.trunk.prefix) for one in maps]
+        if not others:
+            pooled: Tensor = self.trunk.norm(last)
+            return pooled
+        return torch.cat([F.normalize(part.float()) for part in (self.trunk.norm(last), *others)], dim=1)
 
     def train(self, mode: bool = True) -> Encoder:
         """Set training mode; a frozen trunk stays in evaluation mode."""
@@ -105,6 +112,7 @@ def build_encoder(
     neck: str = "linear",
     weights: str = "pretrained",
     freeze: str = "none",
+    layers: int = 1,
     image_size: tuple[int, int] = (224, 224),
 ) -> Encoder:
     """Return an encoder; what is random in it is drawn from torch's default generator.
@@ -116,6 +124,7 @@ def build_encoder(
         neck: `linear`, `bnneck`, or `none`: the pooled features as they come.
         weights: `pretrained`, `random` or a file (.safetensors, or .pth of tensors only).
         freeze: `none` or `trunk`.
+        layers: of how many sizes the trunk's last maps are pooled and joined.
         image_size: height and width in pixels.
 
     Raises:
@@ -127,7 +136,7 @@ def build_encoder(
     family, model = _split_name(name)
     height, width = image_size
     trunk = ENCODERS[family](model, weights=weights, image_size=(height, width))
-    options = {"pool": pool, "neck": neck, "freeze": freeze, "image_size": [height, width]}
+    options = {"pool": pool, "neck": neck, "freeze": freeze, "layers": layers, "image_size": [height, width]}
     statistics = {"mean": list(trunk.mean), "std": list(trunk.std)}
     return _assemble(trunk, {"name": name, "embedding_size": embedding_size, **options, **statistics, **trunk.origin})
 
@@ -190,7 +199,7 @@ def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _assemble(trunk: Trunk, recipe: dict[str, Any]) -> Encoder:
-    trunk.measure(tuple(recipe["image_size"]), name=recipe["name"])
+    trunk.measure(tuple(recipe["image_size"]), name=recipe["name"], layers=recipe.get("layers", 1))
     if recipe["pool"] == "auto":
         recipe["pool"] = "cls" if trunk.class_token else "avg"
     if recipe["pool"] == "cls" and not trunk.class_token:

@@ -24,7 +24,7 @@ from whale_ray.retrieval.embedding import evaluating, picture_batch, unit_vector
 
 _VERSION = 1
 # What of a recipe decides the features; the neck does not.
-_DECIDING = ("name", "pool", "image_size", "mean", "std")
+_DECIDING = ("name", "pool", "layers", "image_size", "mean", "std")
 _WAIT = 0.5
 
 

@@ -130,7 +130,7 @@ def longest_training(sweep: Sweep) -> int:
 def baselines(sweep: Sweep) -> list[tuple[Point, Settings]]:
     """Trial zero of each encoder at each picture size: the frozen trunk as it comes, no head, no training."""
     names = ("model.encoder", "model.weights", "data.image_size", "data.resize")
-    model = {"embedding_size": None, "pool": "auto", "neck": "none", "freeze": "trunk"}
+    model = {"embedding_size": None, "pool": "auto", "neck": "none", "freeze": "trunk", "layers": 1}
     found: list[tuple[Point, Settings]] = []
     for point in corner_points(sweep, *names):
         settings = sweep.settings(point)

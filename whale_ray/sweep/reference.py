@@ -103,6 +103,7 @@ SETTINGS: tuple[Setting, ...] = (
     _axis("model.neck", "choice linear bnneck none", "linear", "what follows the pooling; none: embedding_size null"),
     _axis("model.weights", "weights", "pretrained", "where the trunk starts"),
     _axis("model.freeze", "choice none trunk", "none", "what is not trained"),
+    _axis("model.layers", "int >= 1 <= 8", 1, "of how many sizes the trunk's last maps are pooled and joined"),
     _axis(
         "loss.name",
         " ".join(("choice", *LOSSES, NO_LOSS)),
