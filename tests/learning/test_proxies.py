@@ -8,7 +8,7 @@ from whale_ray.learning.proxies import PROXY_LOSSES, proxies_of
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_losses_with_proxies_are_those_that_learn_something(name):
-    loss = build_loss(name, num_classes=4, embedding_size=6)
+    loss = build_loss(name, num_classes=4, embedding_size=6, class_counts=[5, 1, 2, 9])
     assert bool(list(loss.parameters())) == (name in PROXY_LOSSES)
     assert (proxies_of(loss, num_classes=4) is None) == (name not in PROXY_LOSSES)
 
@@ -17,7 +17,7 @@ def test_the_losses_with_proxies_are_those_that_learn_something(name):
 def test_photographs_at_the_proxies_of_their_individuals_cost_least(name):
     """Whatever a loss keeps its proxies as, they are returned in the order of the classes."""
     torch.manual_seed(0)
-    loss = build_loss(name, num_classes=4, embedding_size=4)
+    loss = build_loss(name, num_classes=4, embedding_size=4, class_counts=[3, 3, 3, 3])
     vectors = torch.from_numpy(proxies_of(loss, num_classes=4)[:, 0].astype(np.float32))
     costs = [loss(vectors, torch.arange(4).roll(turn)).item() for turn in range(4)]
     assert costs[0] == min(costs)

@@ -55,6 +55,10 @@ def test_a_run_folder_holds_what_the_contract_says(finished: SweepResult) -> Non
         "leaderboard.csv",
         "report.html",
         "clock.json",
+        "importance.csv",
+        "maps.json",
+        "review.csv",
+        "review.json",
     }
     assert {path.name for path in folder.iterdir()} == files | {"trials", "bundles", "best"}
     assert finished.exit_code == 0
