@@ -26,7 +26,8 @@ retrieval.classifier retrieval.matching
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation retrieval.evidence retrieval.doubts
 runtime model_card bundle identify fastest
-sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.reading sweep.conflicts sweep.spec
+sweep.settings sweep.document sweep.axes sweep.reference sweep.parameters sweep.manual
+sweep.screening sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
 sweep.pseudo sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger
