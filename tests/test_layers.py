@@ -20,13 +20,14 @@ learning.layers learning.weights learning.trunks learning.classifiers learning.h
 learning.ensemble learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses learning.proxies
 learning.precision learning.depth learning.optimiser learning.averaging learning.state learning.training
 retrieval.embedding retrieval.features retrieval.occlusion
-retrieval.gallery retrieval.keys retrieval.neighbours retrieval.ranking
+retrieval.gallery retrieval.pairs retrieval.keys retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting retrieval.expansion retrieval.reciprocal
 retrieval.classifier retrieval.matching
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
-retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation retrieval.doubts
+retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation retrieval.evidence retrieval.doubts
 runtime model_card bundle identify fastest
-sweep.settings sweep.document sweep.axes sweep.reference sweep.screening sweep.reading sweep.conflicts sweep.spec
+sweep.settings sweep.document sweep.axes sweep.reference sweep.parameters sweep.manual
+sweep.screening sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
 sweep.pseudo sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger

@@ -12,7 +12,7 @@ import pytest
 
 from whale_ray.errors import SettingsError
 from whale_ray.learning.losses import ACCEPTS_NEGATIVES, LOSSES
-from whale_ray.sweep.reference import completed
+from whale_ray.sweep.parameters import completed
 from whale_ray.sweep.settings import ENCODER_FAMILIES, image_size
 from whale_ray.sweep.spec import SETTINGS, Axis, Sweep, load_sweep, reference_text, trial_identity
 
@@ -58,6 +58,7 @@ def test_a_key_left_out_has_its_default(tmp_path: Path) -> None:
         "neck": "linear",
         "weights": "pretrained",
         "freeze": "none",
+        "layers": 1,
     }
     assert settings["loss"] == {"name": "arcface", "margin_degrees": 28.6, "scale": 64.0}
     assert settings["train"]["learning_rate"] == 1e-4

@@ -14,7 +14,7 @@ from typing import Any
 from whale_ray.durable import replacing
 from whale_ray.sweep.checkpoint import STATES
 from whale_ray.sweep.leaderboard import Record
-from whale_ray.sweep.reference import completed
+from whale_ray.sweep.parameters import completed
 from whale_ray.sweep.spec import Sweep
 
 CONTINUED = ("epochs.csv", *(f"checkpoint/{name}" for name in STATES))

@@ -136,6 +136,7 @@ class _Kept:
             self.found = {}
 
     def write(self) -> None:
+        """Writes all maps to the file, whole or not at all."""
         maps = [
             {"image": image, "other": other, "cosine": one.cosine, "losses": one.losses.tolist(), "frame": one.frame}
             for (image, other), one in self.found.items()

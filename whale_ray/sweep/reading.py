@@ -13,13 +13,13 @@ from whale_ray.errors import Fault
 from whale_ray.learning.losses import LOSSES
 from whale_ray.sweep.axes import Axis, read_axis
 from whale_ray.sweep.document import Node, slug
+from whale_ray.sweep.parameters import loss_settings
 from whale_ray.sweep.reference import (
     SECTIONS,
     SELECTORS,
     SETTINGS,
     SPEED,
     SPLIT_VALUES,
-    loss_settings,
     section_settings,
 )
 from whale_ray.sweep.settings import Default, Setting, did_you_mean

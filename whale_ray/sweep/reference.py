@@ -1,19 +1,15 @@
-"""The reference of the sweep file: every key with type, default, limits and meaning; every loss's parameters.
+"""The reference of the sweep file: every key with type, default, limits and meaning.
 
-Knows all keys; reads no file. Names of encoders' families and losses come without importing torch.
+Knows all keys; reads no file. The parameters of the losses are `parameters`', the tables for people `manual`'s.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, get_args
+from typing import Final
 
-from whale_ray.learning.losses import LIMITS, LOSSES, loss_parameters
-from whale_ray.sweep.settings import Default, Setting, shown
+from whale_ray.learning.losses import LOSSES
+from whale_ray.sweep.settings import Default, Setting, brief
 
 DEPTHS: Final = (1, 2, 4, 8, 16, 32)
 OBJECTIVES: Final = (*(f"{score}@{k}" for score in ("recall", "image_recall") for k in DEPTHS), "map@5")
@@ -28,45 +24,26 @@ SELECTORS: Final = {"model": "encoder", "loss": "name"}
 # Sections that one trial's settings consist of, besides the seed.
 TRIAL_SECTIONS: Final = ("data", "split", "model", "loss", "train", "resources")
 
-_SIGNS: Final = {">=": "low", ">": "above", "<=": "high", "<": "below"}
 
-
-def _plain(key: str, takes: str, default: Any, meaning: str, **marks: bool) -> Setting:
-    """A setting from its short form: a kind, its limits ("int >= 1 <= 9") or choices, perhaps "or null"."""
-    kind, *rest = takes.removesuffix(" or null").split()
-    choices, limits = (tuple(rest), []) if kind == "choice" else ((), rest)
-    bounds = {_SIGNS[sign]: float(bound) for sign, bound in zip(limits[::2], limits[1::2], strict=True)}
-    return Setting(
-        key=key,
-        kind=kind,
-        meaning=meaning,
-        default=default,
-        choices=choices,
-        nullable=takes.endswith(" or null"),
-        **marks,
-        **bounds,  # type: ignore[arg-type]
-    )
-
-
-_part = partial(_plain, identity=True)
-_axis = partial(_plain, identity=True, axis=True)
-_free = partial(_plain, axis=True)
+_part = partial(brief, identity=True)
+_axis = partial(brief, identity=True, axis=True)
+_free = partial(brief, axis=True)
 
 SETTINGS: tuple[Setting, ...] = (
-    _plain("name", "folder_name", Default.REQUIRED, "name of the run folder, runs/NAME"),
+    brief("name", "folder_name", Default.REQUIRED, "name of the run folder, runs/NAME"),
     _axis("seed", "int >= 0 <= 4294967295", 0, "seed of weights, batches and augmentation; as an axis: repeats"),
-    _plain("keep_checkpoints", "int >= 1", 3, "of how many finished trials, the best, weights are kept"),
-    _plain("data.root", "text", "data", "folder of the table and the photographs (option --data)"),
-    _plain("data.table", "text", "train.csv", "the table inside it"),
-    _plain("data.image_folder", "text", "train", "the folder of photographs inside it"),
-    _plain("data.image_column", "text", "Image", "column of file names"),
-    _plain("data.label_column", "text", "Id", "column of individuals"),
-    _plain("data.group_column", "text or null", None, "column of encounters or days, kept together by the split"),
-    _plain("data.boxes", "text or null", None, "CSV file Image,x0,y0,x1,y1: photographs are cropped to it"),
+    brief("keep_checkpoints", "int >= 1", 3, "of how many finished trials, the best, weights are kept"),
+    brief("data.root", "text", "data", "folder of the table and the photographs (option --data)"),
+    brief("data.table", "text", "train.csv", "the table inside it"),
+    brief("data.image_folder", "text", "train", "the folder of photographs inside it"),
+    brief("data.image_column", "text", "Image", "column of file names"),
+    brief("data.label_column", "text", "Id", "column of individuals"),
+    brief("data.group_column", "text or null", None, "column of encounters or days, kept together by the split"),
+    brief("data.boxes", "text or null", None, "CSV file Image,x0,y0,x1,y1: photographs are cropped to it"),
     _part("data.unknown_label", "text", "new_whale", "label of individuals that nobody knows"),
     _axis("data.image_size", "size", 224, "256, or '256x512' as height x width, in pixels"),
     _axis("data.resize", "choice pad stretch", "pad", "pad keeps the aspect, stretch does not"),
-    _plain(
+    brief(
         "data.on_bad_image",
         "choice set_aside error",
         "set_aside",
@@ -215,64 +192,64 @@ SETTINGS: tuple[Setting, ...] = (
         0.0,
         "the share of the cosine to the individual's proxy, where the loss has proxies (not with the vote centroid)",
     ),
-    _plain(
+    brief(
         "search.strategy",
         "choice grid screen random optuna",
         "grid",
         "grid: every combination; screen: few that tell two values of each axis apart; the others draw trials",
     ),
-    _plain(
+    brief(
         "search.trials",
         "int >= 1",
         20,
         "how many are drawn (not with a grid); of a screen the size, left out: the smallest",
     ),
-    _plain("search.hours", "float > 0 or null", None, "budget of all sittings; no trial starts after it; null: none"),
-    _plain("search.objective", " ".join(("choice", *OBJECTIVES)), "recall@1", "what is to be large"),
-    _plain(
+    brief("search.hours", "float > 0 or null", None, "budget of all sittings; no trial starts after it; null: none"),
+    brief("search.objective", " ".join(("choice", *OBJECTIVES)), "recall@1", "what is to be large"),
+    brief(
         "search.also",
         f"choice none {SPEED}",
         "none",
         f"a second objective, to be small; `objective: [recall@1, {SPEED}]` is short for both",
     ),
-    _plain(
+    brief(
         "search.prefer",
         " ".join(("choice none", *OBJECTIVES, SPEED)),
         "none",
         "which of two objectives ranks the trials and chooses the bundle; none: the first",
     ),
-    _plain(
+    brief(
         "search.scheduler", "choice none asha", "none", "asha stops weak trials early, each encoder's among themselves"
     ),
-    _plain(
+    brief(
         "search.resource",
         "choice epochs seconds",
         "epochs",
         "what trials are given alike before they are compared (asha)",
     ),
-    _plain("search.grace", "float > 0", 1.0, "how much of the resource every trial gets (asha)"),
-    _plain("search.reduction_factor", "int >= 2", 3, "one in how many goes on (asha)"),
-    _plain(
+    brief("search.grace", "float > 0", 1.0, "how much of the resource every trial gets (asha)"),
+    brief("search.reduction_factor", "int >= 2", 3, "one in how many goes on (asha)"),
+    brief(
         "search.repeats", "int >= 0", 0, "how often the finalists are trained again, with new seeds; the mean then wins"
     ),
-    _plain("search.finalists", "int >= 1", 3, "how many of the best trials are repeated"),
-    _plain(
+    brief("search.finalists", "int >= 1", 3, "how many of the best trials are repeated"),
+    brief(
         "search.ensemble",
         "int >= 0 <= 16",
         0,
         "of how many trials the embeddings are joined at the end, the best of each encoder first; 0: no ensemble",
     ),
-    _plain("search.seed", "int >= 0 <= 4294967295", 0, "seed of the draws; left out: as `seed` (its first value)"),
-    _plain("resources.cpus", "float > 0", 1.0, "cores of a trial; fractions share one"),
-    _plain("resources.gpus", "float >= 0", 0.0, "GPUs of a trial; fractions share one"),
-    _plain("resources.stall_minutes", "float > 0 or null", 30.0, "a trial without a sign of life for so long is ended"),
-    _plain("resources.min_free_gb", "float >= 0", 1.0, "no trial starts while the disk has less room"),
-    _plain("tracking.wandb", "choice off offline online", "off", "Weights & Biases: a run for each trial"),
-    _plain("tracking.wandb_project", "text", "whale_ray", "its project there"),
-    _plain("bundle.retrain_on_all", "bool", False, "train the winner again on all photographs"),
-    _plain("bundle.examples", "int >= 0 <= 100", 6, "labelled photographs for the web page"),
-    _plain("bundle.thumbnails", "bool", True, "small JPEGs of the gallery"),
-    _plain(
+    brief("search.seed", "int >= 0 <= 4294967295", 0, "seed of the draws; left out: as `seed` (its first value)"),
+    brief("resources.cpus", "float > 0", 1.0, "cores of a trial; fractions share one"),
+    brief("resources.gpus", "float >= 0", 0.0, "GPUs of a trial; fractions share one"),
+    brief("resources.stall_minutes", "float > 0 or null", 30.0, "a trial without a sign of life for so long is ended"),
+    brief("resources.min_free_gb", "float >= 0", 1.0, "no trial starts while the disk has less room"),
+    brief("tracking.wandb", "choice off offline online", "off", "Weights & Biases: a run for each trial"),
+    brief("tracking.wandb_project", "text", "whale_ray", "its project there"),
+    brief("bundle.retrain_on_all", "bool", False, "train the winner again on all photographs"),
+    brief("bundle.examples", "int >= 0 <= 100", 6, "labelled photographs for the web page"),
+    brief("bundle.thumbnails", "bool", True, "small JPEGs of the gallery"),
+    brief(
         "bundle.runtime", "choice auto torch", "auto", "what runs the encoder in service; auto: the fastest, measured"
     ),
 )
@@ -283,84 +260,3 @@ SECTIONS: Final = tuple(dict.fromkeys(setting.section for setting in SETTINGS if
 def section_settings(section: str) -> dict[str, Setting]:
     """The settings of a section by their short key; of the top with an empty name."""
     return {setting.short: setting for setting in SETTINGS if setting.section == section}
-
-
-def loss_settings(name: str) -> dict[str, Setting]:
-    """The parameters of one loss as settings, each of which may be an axis."""
-    parameters = {} if name == NO_LOSS else loss_parameters(name)
-    return {key: _parameter_setting(parameter) for key, parameter in parameters.items()}
-
-
-def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a trial, those that came after it was written at their defaults."""
-    whole = {section: dict(part) if isinstance(part, Mapping) else part for section, part in settings.items()}
-    for setting in (*SETTINGS, *loss_settings(settings["loss"]["name"]).values()):
-        if setting.section in whole and setting.section in TRIAL_SECTIONS:
-            whole[setting.section].setdefault(setting.short, setting.default)
-    return whole
-
-
-def _parameter_setting(parameter: inspect.Parameter) -> Setting:
-    choices = get_args(parameter.annotation)
-    low, high = LIMITS.get(parameter.name, (None, None))
-    return Setting(
-        key=f"loss.{parameter.name}",
-        kind="choice" if choices else parameter.annotation.__name__,
-        meaning="a parameter of the loss",
-        default=parameter.default,
-        choices=choices,
-        low=low,
-        high=None if high is None or math.isinf(high) else high,
-        axis=True,
-        identity=True,
-    )
-
-
-def reference_text() -> str:
-    """The whole reference as tables for people, at most 110 columns wide."""
-    keys = [_row(setting) for setting in SETTINGS]
-    losses = [
-        (name, key, shown_default(setting), setting.rule())
-        for name in LOSSES
-        for key, setting in loss_settings(name).items()
-    ]
-    parts = (
-        "axis: may be a list or a range. id: part of a trial's identity (another value, another trial).",
-        _table(("key", "default", "axis", "id", "takes; meaning"), keys),
-        "The parameters of each loss; every one may be an axis and is part of a trial's identity.",
-        _table(("loss", "parameter", "default", "takes"), losses),
-    )
-    return "\n\n".join(parts)
-
-
-def shown_default(setting: Setting) -> str:
-    """The default as it would be written in YAML; "required" where there is none."""
-    if setting.default is None:
-        return "null"
-    return "required" if setting.default is Default.REQUIRED else shown(setting.default).strip("'")
-
-
-# What is shorter in words than as a list of choices.
-_RULES: Final = {
-    "search.objective": "recall@K, image_recall@K (K 1 to 32), map@5",
-    "search.prefer": "an objective, or none",
-}
-
-
-def _row(setting: Setting) -> tuple[str, ...]:
-    marks = ("yes" if setting.axis else "", "yes" if setting.identity else "")
-    rule = _RULES.get(setting.key) or setting.rule()
-    return setting.key, shown_default(setting), *marks, f"{rule}; {setting.meaning}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 110) -> str:
-    lines = [tuple(head), *map(tuple, rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(head) - 1)]
-    room = width - sum(widths) - 2 * len(widths)
-    return "\n".join(part for line in lines for part in _lines(line, widths, room))
-
-
-def _lines(cells: Sequence[Any], widths: Sequence[int], room: int) -> list[str]:
-    left = "".join(f"{cell:<{wide}}  " for cell, wide in zip(cells, widths, strict=False))
-    first, *rest = textwrap.wrap(cells[-1], room) or [""]
-    return [left + first, *(" " * len(left) + more for more in rest)]

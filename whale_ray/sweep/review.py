@@ -18,7 +18,8 @@ import pandas as pd
 from whale_ray.data.copies import LEAST_CORRELATION, find_copies
 from whale_ray.data.review import COLUMNS
 from whale_ray.durable import write_whole
-from whale_ray.retrieval.doubts import Doubts, find_doubts, nearest_pairs
+from whale_ray.retrieval.doubts import Doubts, find_doubts
+from whale_ray.retrieval.pairs import nearest_pairs
 from whale_ray.retrieval.searches import Vectors
 from whale_ray.retrieval.setting import RetrievalSetting, View, setting_of
 from whale_ray.spreadsheet import as_cell, from_cell

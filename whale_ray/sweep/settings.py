@@ -94,6 +94,26 @@ class Setting:
         return " " + " and ".join(given) if given else ""
 
 
+_SIGNS: Final = {">=": "low", ">": "above", "<=": "high", "<": "below"}
+
+
+def brief(key: str, takes: str, default: Any, meaning: str, **marks: bool) -> Setting:
+    """A setting from its short form: a kind, its limits ("int >= 1 <= 9") or choices, perhaps "or null"."""
+    kind, *rest = takes.removesuffix(" or null").split()
+    choices, limits = (tuple(rest), []) if kind == "choice" else ((), rest)
+    bounds = {_SIGNS[sign]: float(bound) for sign, bound in zip(limits[::2], limits[1::2], strict=True)}
+    return Setting(
+        key=key,
+        kind=kind,
+        meaning=meaning,
+        default=default,
+        choices=choices,
+        nullable=takes.endswith(" or null"),
+        **marks,
+        **bounds,  # type: ignore[arg-type]
+    )
+
+
 def shown(value: Any) -> str:
     """The value as a person would write it in YAML, cut to a readable length."""
     words = {None: "nothing", True: "true", False: "false"}

@@ -19,8 +19,10 @@ from whale_ray.learning.losses import LOSSES
 from whale_ray.sweep.axes import Axis
 from whale_ray.sweep.conflicts import find_conflicts
 from whale_ray.sweep.document import Node, dump_document, lay_over, parse_document, slug, write_at
+from whale_ray.sweep.manual import reference_text
+from whale_ray.sweep.parameters import loss_settings
 from whale_ray.sweep.reading import expand_short_forms, read_settings
-from whale_ray.sweep.reference import SELECTORS, SETTINGS, TRIAL_SECTIONS, loss_settings, reference_text
+from whale_ray.sweep.reference import SELECTORS, SETTINGS, TRIAL_SECTIONS
 from whale_ray.sweep.settings import WEIGHTS_WORDS, Setting, did_you_mean
 
 __all__ = [

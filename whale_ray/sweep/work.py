@@ -19,9 +19,9 @@ import pandas as pd
 from whale_ray.durable import write_whole
 from whale_ray.sweep.dataset import Dataset
 from whale_ray.sweep.fit import Fit
+from whale_ray.sweep.parameters import completed
 from whale_ray.sweep.plan import Settings
 from whale_ray.sweep.proxies import Proxies, in_split, join_proxies, with_proxies
-from whale_ray.sweep.reference import completed
 from whale_ray.sweep.scores import (
     Scoring,
     Views,
