@@ -30,6 +30,7 @@ sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.he
 sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
+serving.tables serving.enrolment
 serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web
 serving.app serving.client
 submission cli
@@ -42,6 +43,7 @@ ALLOWED = {
     "ray.serve": {"serving.app"},
     "ray": {"sweep.cluster", "sweep.metrics", "sweep.trial", "sweep.tuner", "serving.app"},
     "faiss": {"retrieval.neighbours"},
+    "sqlalchemy": {"serving.tables", "serving.enrolment"},
     "wandb": {"sweep.tracking"},
     "optuna": {"sweep.space"},
 }
