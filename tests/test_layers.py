@@ -31,7 +31,8 @@ sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.tables serving.enrolment
-serving.contract serving.uploads serving.recogniser serving.guard serving.docs serving.page serving.web
+serving.contract serving.uploads serving.decoding serving.catalogue serving.recogniser serving.guard serving.docs
+serving.page serving.service serving.teaching serving.web
 serving.app serving.client
 submission cli
 """

@@ -87,12 +87,13 @@ def test_the_answer_has_the_form_of_the_contract() -> None:
 
 
 def test_the_calls_are_those_that_the_service_has() -> None:
-    from whale_ray.serving.web import router
+    from whale_ray.serving import teaching, web
 
     def plain(path: str) -> str:
-        return re.sub(r"\{(\w+):path\}", r"{\1}", path)
+        return re.sub(r"\{(\w+):\w+\}", r"{\1}", path)
 
-    has = {(method, plain(route.path)) for route in router.routes for method in route.methods}
+    routes = [*web.router.routes, *teaching.router.routes]
+    has = {(method, plain(route.path)) for route in routes for method in route.methods}
     shown = set(re.findall(r"^\| `(GET|POST|DELETE) ([^?` ]+)", README, re.MULTILINE))
     assert {call for call in has if call[1].startswith("/v1/")} <= shown
     assert shown - has <= {("GET", "/docs")}
@@ -121,7 +122,7 @@ def test_a_command_is_well_formed_and_its_program_and_files_exist(line: str) -> 
         case ["serve", "run", target, *_]:
             assert target.removeprefix("serve_app:") in ("app", "build")
         case ["curl", *arguments]:
-            assert any("/v1/identify" in argument for argument in arguments)
+            assert any(re.search(r"/v1/(identify|individuals|versions)", argument) for argument in arguments)
         case [program, *_]:
             assert program in OTHERS
 

@@ -64,6 +64,15 @@ class Identification:
         return labels[:count]
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Whom photographs are compared with: the image and the individual of each row, and an index over its vectors."""
+
+    images: Sequence[str]
+    individuals: Sequence[str]
+    index: GalleryIndex
+
+
 class Bundle:
     """A recogniser in memory, made from a bundle's contents.
 
@@ -85,7 +94,8 @@ class Bundle:
         self.encoder.eval().to(device)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
-        self._index = GalleryIndex(contents.gallery, np.array(self.individuals, dtype=str))
+        index = GalleryIndex(contents.gallery, np.array(self.individuals, dtype=str))
+        self.gallery = Gallery(self.images, self.individuals, index)
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "cpu") -> Bundle:
@@ -155,12 +165,15 @@ class Bundle:
         rows = np.arange(len(stack))
         return embed(self.encoder, stack, self.geometry, rows, flipped=flipped, device=self.device, precision="fp32")
 
-    def rank(self, vectors: np.ndarray, *, top: int = 5) -> list[Identification]:
-        """An answer for each embedding (N, D): the `top` individuals in the order of the bundle's vote."""
-        setting = self.setting
+    def rank(self, vectors: np.ndarray, *, top: int = 5, gallery: Gallery | None = None) -> list[Identification]:
+        """An answer for each embedding (N, D): the `top` individuals in the order of the bundle's vote.
+
+        gallery: another than the bundle's own.
+        """
+        setting, gallery = self.setting, gallery or self.gallery
         ranking = rank_queries(
             vectors,
-            self._index,
+            gallery.index,
             vote=setting.vote,
             neighbours=setting.neighbours,
             temperature=setting.temperature,
@@ -168,10 +181,11 @@ class Bundle:
         )
         said = (self.calibration.of_match(ranking.cosines), self.calibration.of_new(ranking.cosines))
         rows = zip(ranking.individuals, ranking.cosines, ranking.images, *said, strict=True)
-        return [self._answer(*row, top=top) for row in rows]
+        return [self._answer(gallery, *row, top=top) for row in rows]
 
     def _answer(
         self,
+        gallery: Gallery,
         individuals: np.ndarray,
         cosines: np.ndarray,
         images: np.ndarray,
@@ -184,15 +198,15 @@ class Bundle:
         candidates = tuple(
             Candidate(
                 rank=place + 1,
-                individual=str(self._index.names[individuals[place]]),
+                individual=str(gallery.index.names[individuals[place]]),
                 distance=min(max(1.0 - float(cosines[place]), 0.0), 2.0),
                 probability=_share(match[place]),
-                image=self.images[images[place]],
+                image=gallery.images[images[place]],
                 row=int(images[place]),
             )
             for place in range(count)
         )
-        known = self.new_distance is None or candidates[0].distance <= self.new_distance
+        known = bool(candidates) and (self.new_distance is None or candidates[0].distance <= self.new_distance)
         return Identification(NewIndividual(_share(new), "known" if known else "new"), candidates)
 
     def identify(self, photographs: Sequence[Photograph], *, top: int = 5) -> list[Identification]:

@@ -23,10 +23,14 @@ from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
 from whale_ray.bundle import Contents, write_bundle
 from whale_ray.identify import Bundle
 from whale_ray.learning.encoders import build_encoder
+from whale_ray.serving.catalogue import Catalogue
+from whale_ray.serving.decoding import Decoders
+from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.guard import key_digest
-from whale_ray.serving.recogniser import Recogniser
+from whale_ray.serving.recogniser import Encoder, Recogniser
+from whale_ray.serving.service import Service
 from whale_ray.serving.uploads import Limits
-from whale_ray.serving.web import Service, build_web
+from whale_ray.serving.web import build_web
 
 KEY = "a key of a person"
 LIMITS = Limits(image_bytes=400_000, call_bytes=1_000_000, images=8)
@@ -80,10 +84,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def web_service(bundle: Path, *, limits: Limits = LIMITS, most_calls: int = 16) -> Service:
+def web_service(
+    bundle: Path, *, limits: Limits = LIMITS, most_calls: int = 16, store: EnrolmentStore | None = None
+) -> Service:
     loaded = Bundle.load(bundle)
     recogniser = Recogniser(
-        loaded, threads=1, decoders=2, batch=32, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels
+        Catalogue(loaded, store),
+        Encoder(loaded, threads=1, batch=32),
+        Decoders(loaded.geometry, count=2, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels),
+        batch=32,
     )
     return Service(loaded, recogniser, limits=limits, most_calls=most_calls)
 
@@ -108,7 +117,13 @@ def plain_server(service: Service, *, key: str | None = None) -> Iterator[str]:
 @contextmanager
 def process(*command: str, ready: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has printed `ready`, ended by SIGTERM when the block ends."""
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **variables}
+    settings = {
+        **os.environ,
+        "WHALE_RAY_STORE": "none",
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **variables,
+    }
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TOP, env=settings
     )
@@ -161,10 +176,11 @@ def plain(bundle: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def on_ray(bundle: Path) -> Iterator[str]:
+def on_ray(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
+    store = f"sqlite:///{tmp_path_factory.mktemp('store')}/enrolled.db"
     limits = {"image_bytes": LIMITS.image_bytes, "call_bytes": LIMITS.call_bytes, "images": LIMITS.images}
-    with process(*serving(bundle, port, **limits), ready="/v1/identify") as running:
+    with process(*serving(bundle, port, **limits), ready="/v1/identify", WHALE_RAY_STORE=store) as running:
         yield f"http://127.0.0.1:{port}"
         started = descendants(running.pid)
     # SIGTERM has ended the service, and everything that it started

@@ -27,23 +27,35 @@ from ray.serve.config import HTTPOptions
 from whale_ray.bundle import read_bundle
 from whale_ray.errors import BundleError, InputError
 from whale_ray.identify import Bundle
+from whale_ray.serving.catalogue import Catalogue
+from whale_ray.serving.decoding import Decoders
+from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.guard import key_digest
-from whale_ray.serving.recogniser import Recogniser
+from whale_ray.serving.recogniser import Encoder, Recogniser
+from whale_ray.serving.service import Service
 from whale_ray.serving.uploads import Limits
-from whale_ray.serving.web import Service, build_web
+from whale_ray.serving.web import build_web
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
 KEY_VARIABLE = "WHALE_RAY_API_KEY"
+STORE_VARIABLE = "WHALE_RAY_STORE"
+NO_STORE = "none"
 LOOPBACK = "127.0.0.1"
 NAME = "whale_ray"
 Count = Annotated[int, Field(ge=1)]
+
+
+def store_from_environment() -> str:
+    """The URL that WHALE_RAY_STORE names; else a file of SQLite in the folder where the service is started."""
+    return os.environ.get(STORE_VARIABLE) or f"sqlite:///{Path.cwd() / 'enrolled.db'}"
 
 
 class ServeSettings(BaseModel):
     """What `serve run serve_app:build KEY=VALUE …` takes.
 
     threads: of torch, a replica, which are also the cores that it reserves. calls: answered at once by a replica,
-    the others get 503. max_ongoing_requests: how many of them Ray hands to a replica at once.
+    the others get 503. max_ongoing_requests: how many of them Ray hands to a replica at once. store: the URL of the
+    database of enrolments, or `none`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,6 +72,7 @@ class ServeSettings(BaseModel):
     call_bytes: Count = Limits.call_bytes
     images: Count = Limits.images
     seconds: float = Field(default=Limits.seconds, gt=0.0)
+    store: str = Field(default_factory=store_from_environment)
 
     @property
     def limits(self) -> Limits:
@@ -78,13 +91,13 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         settings = self._settings
+        bundle, limits = self._bundle, settings.limits
+        store = None if settings.store == NO_STORE else EnrolmentStore(settings.store)
         recogniser = Recogniser(
-            self._bundle,
-            threads=settings.threads,
-            decoders=settings.decoders,
+            Catalogue(bundle, store),
+            Encoder(bundle, threads=settings.threads, batch=settings.batch),
+            Decoders(bundle.geometry, count=settings.decoders, bytes_=limits.image_bytes, pixels=limits.image_pixels),
             batch=settings.batch,
-            bytes_=settings.image_bytes,
-            pixels=settings.image_pixels,
         )
         service = Service(self._bundle, recogniser, limits=settings.limits, most_calls=settings.calls)
         return build_web(service, digest=self._digest)
@@ -117,6 +130,8 @@ def _application(settings: ServeSettings) -> serve.Application:
     # A replica has another working directory, and `best` may be swapped while it runs.
     settings = settings.model_copy(update={"bundle": settings.bundle.resolve()})
     read_bundle(settings.bundle)
+    if settings.store != NO_STORE:
+        EnrolmentStore(settings.store).close()  # what is wrong with it is said before anything starts
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name=NAME,

@@ -5,6 +5,7 @@ Knows names, types and limits; knows no bundle, no web framework and no Ray.
 
 from __future__ import annotations
 
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -130,6 +131,51 @@ class IndividualPage(BaseModel):
     total: int
     images: list[str]
     next: str | None
+
+
+class EnrolledImage(BaseModel):
+    """A photograph that is in the gallery now."""
+
+    filename: str | None
+    image: str = Field(description="What it is called here; see `/v1/images/{image}`.")
+    status: Literal["enrolled", "already"]
+
+
+class Enrolment(BaseModel):
+    """What was enrolled, in the order in which it came; it is on the disk, and every later call finds it."""
+
+    individual: str
+    version: int = Field(description="Of the gallery; see `/v1/versions`.")
+    images: list[EnrolledImage]
+
+
+class Forgotten(BaseModel):
+    """What was forgotten: erased from every version, or, of the bundle's own gallery, hidden for good."""
+
+    photographs: int
+    version: int
+
+
+class GalleryVersion(BaseModel):
+    """A change of the gallery."""
+
+    number: int
+    at: datetime
+    kind: Literal["enrol", "forget", "restore"]
+    photographs: int = Field(description="How many it added, removed or hid.")
+
+
+class GalleryVersions(BaseModel):
+    """Every change, the last one first. Version 0 is the bundle's own gallery."""
+
+    current: int
+    versions: list[GalleryVersion]
+
+
+class Restored(BaseModel):
+    """The gallery's version after one was restored; the same as before where nothing was different."""
+
+    version: int
 
 
 class Health(BaseModel):

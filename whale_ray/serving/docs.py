@@ -40,8 +40,10 @@ PHOTOGRAPHS = {
 _REASONS = {
     400: "Malformed",
     401: "No key, or a wrong one",
+    403: "Not allowed with this key, or from this page",
     404: "Not in the gallery",
     408: "The body came too slowly",
+    409: "Enrolled under another individual",
     413: "Too many bytes, pixels or photographs",
     415: "Not an image type that is accepted",
     422: "The image cannot be decoded",

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whale_ray.errors import ImageError
+from whale_ray.errors import ImageError, StoreError
 from whale_ray.serving.contract import PROBLEM_TYPE, Problem, RefusalError, problem, refused_image
 
 OPEN_TO_ALL = frozenset({"/", "/healthz"})
@@ -92,7 +92,7 @@ class Guard:
 
 def answer_refusals_as_problems(app: FastAPI) -> None:
     """Makes every refusal of the application, the framework's own too, a problem."""
-    for kind in (RefusalError, ImageError, HTTPException, RequestValidationError):
+    for kind in (RefusalError, ImageError, StoreError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _handle)
 
 
@@ -103,6 +103,8 @@ async def _handle(request: Request, error: Exception) -> Response:
 def _answer(error: Exception) -> Response:
     if isinstance(error, ImageError):
         error = refused_image(error)
+    if isinstance(error, StoreError):
+        error = RefusalError(error.status, str(error), {"Retry-After": "5"} if error.status == 503 else None)
     if isinstance(error, RefusalError):
         return _response(error.problem, error.headers)
     if isinstance(error, RequestValidationError):

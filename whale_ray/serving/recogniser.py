@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from whale_ray.data.pixels import decode_image
-from whale_ray.errors import ImageDecodeError, ImageError
+from whale_ray.errors import ImageError
 from whale_ray.identify import MOST_CANDIDATES, Bundle, Identification
+from whale_ray.serving.catalogue import Catalogue, Standing
+from whale_ray.serving.decoding import Decoders
+from whale_ray.serving.enrolment import Entry
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_STUCK_SECONDS = 20.0
 _log = logging.getLogger(__name__)
 
 
@@ -31,7 +35,12 @@ class Batcher(Generic[Item, Result]):
         self._run, self._most, self._thread = run, most, thread
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._began: float | None = None
         self.sizes: deque[int] = deque(maxlen=1000)
+
+    def busy_for(self) -> float:
+        """Seconds since the batch that runs now was begun; 0 where none runs."""
+        return time.monotonic() - self._began if self._began is not None else 0.0
 
     async def submit(self, item: Item) -> Result:
         """The result for this item. An item whose caller has gone is not run."""
@@ -56,6 +65,7 @@ class Batcher(Generic[Item, Result]):
     async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         self.sizes.append(len(batch))
         loop = asyncio.get_running_loop()
+        self._began = time.monotonic()
         try:
             results = await loop.run_in_executor(self._thread, self._run, [item for item, _ in batch])
         except Exception as error:
@@ -65,44 +75,104 @@ class Batcher(Generic[Item, Result]):
             elif not batch[0][1].done():
                 batch[0][1].set_exception(error)
             return
+        finally:
+            self._began = None
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():
                 future.set_result(result)
 
 
-class Recogniser:
-    """Answers for single photographs, embedded and searched together with whatever else waits.
+class Encoder:
+    """Embeds single photographs, each together with whatever else waits; in the ingress, or behind a handle.
 
-    threads: of torch. decoders: photographs decoded at once. pixels: the most that a photograph may have.
+    threads: of torch. batch: photographs embedded together at most.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int, decoders: int, batch: int, bytes_: int, pixels: int) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int, batch: int) -> None:
         import torch
 
-        self._bundle, self._bytes, self._pixels = bundle, bytes_, pixels
-        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
         # torch keeps the number of threads for each thread that calls it
-        model = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
-        self.batcher: Batcher[np.ndarray, Identification] = Batcher(self._recognise, most=batch, thread=model)
+        thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
+        self.batcher: Batcher[np.ndarray, np.ndarray] = Batcher(
+            lambda arrays: list(bundle.embed(arrays)), most=batch, thread=thread
+        )
+
+    async def embed(self, array: np.ndarray) -> np.ndarray:
+        """The unit embedding (D,) of one prepared photograph."""
+        return await self.batcher.submit(array)
+
+    async def fault(self) -> str | None:
+        """Why this encoder will not answer soon; None where it will."""
+        if self.batcher.busy_for() > _STUCK_SECONDS:
+            return f"a forward pass has not ended within {_STUCK_SECONDS:g} s"
+        return None
+
+
+class Embedder(Protocol):
+    """An encoder, here or in another process."""
+
+    async def embed(self, array: np.ndarray) -> np.ndarray:
+        """The unit embedding (D,) of one prepared photograph."""
+
+    async def fault(self) -> str | None:
+        """Why this encoder will not answer soon; None where it will."""
+
+
+class Recogniser:
+    """Answers for single photographs: decoded beside the event loop, embedded by `encoder`, searched in `catalogue`.
+
+    batch: searched together at most.
+    """
+
+    def __init__(self, catalogue: Catalogue, encoder: Embedder, decoders: Decoders, *, batch: int) -> None:
+        self.catalogue, self.encoder, self.decoders = catalogue, encoder, decoders
+        search = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._search: Batcher[np.ndarray, tuple[Identification, bool]] = Batcher(self._rank, most=batch, thread=search)
+        self._catching_up = asyncio.Lock()
 
     async def identify(self, data: bytes, *, top: int) -> Identification:
         """The answer for one photograph, `top` individuals.
 
-        Raises: ImageError where it cannot be used.
+        Raises: ImageError where it cannot be used; StoreError where it is not known what was enrolled.
         """
-        array = await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, data)
-        found = await self.batcher.submit(array)
+        decoded = await self.decoders.decode(data)
+        vector = await self.encoder.embed(decoded.array)
+        found, complete = await self._search.submit(vector)
+        if not complete:
+            await self.standing()
+            found, _ = await self._search.submit(vector)
         return replace(found, candidates=found.candidates[:top])
 
-    def _prepare(self, data: bytes) -> np.ndarray:
-        try:
-            return self._bundle.prepare(decode_image(data, max_bytes=self._bytes, max_pixels=self._pixels))
-        except ImageError:
-            raise
-        except Exception as error:
-            # A decoder met something nobody foresaw: that is the picture's fault, and not a fault of the service.
-            _log.warning("a picture brought its decoder to fall", exc_info=True)
-            raise ImageDecodeError("the picture is damaged. Copy or save it again") from error
+    async def standing(self) -> Standing:
+        """The gallery as it stands, complete: what another bundle enrolled is embedded with this one's encoder first.
 
-    def _recognise(self, arrays: list[np.ndarray]) -> list[Identification]:
-        return self._bundle.rank(self._bundle.embed(arrays), top=MOST_CANDIDATES)
+        Raises: StoreError where the store does not answer.
+        """
+        standing = await asyncio.to_thread(self.catalogue.current)
+        if not standing.missing:
+            return standing
+        async with self._catching_up:
+            standing = await asyncio.to_thread(self.catalogue.current)
+            for entry in standing.missing:
+                await self._catch_up(entry)
+        return await asyncio.to_thread(self.catalogue.current)
+
+    async def _catch_up(self, entry: Entry) -> None:
+        assert self.catalogue.store is not None
+        data = await asyncio.to_thread(self.catalogue.store.picture, entry.image)
+        if data is None:  # forgotten meanwhile
+            return
+        try:
+            decoded = await self.decoders.decode(data)
+        except ImageError:
+            _log.warning("%s was enrolled, but cannot be decoded here: it is left out", entry.image, exc_info=True)
+            self.catalogue.leave_out(entry)
+            return
+        vector = await self.encoder.embed(decoded.array)
+        await asyncio.to_thread(self.catalogue.learn, {entry.digest: vector})
+
+    def _rank(self, vectors: list[np.ndarray]) -> list[tuple[Identification, bool]]:
+        """An answer for each vector, and whether it was looked for among everything that is enrolled."""
+        standing = self.catalogue.current()
+        found = self.catalogue.bundle.rank(np.stack(vectors), top=MOST_CANDIDATES, gallery=standing.gallery)
+        return [(one, not standing.missing) for one in found]

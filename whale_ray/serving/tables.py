@@ -50,7 +50,7 @@ ENTRIES = sql.Table(
     METADATA,
     sql.Column("number", sql.Integer, primary_key=True),
     sql.Column("digest", _DIGEST, nullable=False),
-    sql.Column("individual", sql.String(200), nullable=False, index=True),
+    sql.Column("individual", sql.Text, nullable=False, index=True),
     sql.Column("since", sql.Integer, nullable=False),
     sql.Column("until", sql.Integer),
 )
@@ -60,22 +60,22 @@ VECTORS = sql.Table(
     "vectors",
     METADATA,
     sql.Column("digest", _DIGEST, sql.ForeignKey(PICTURES.c.digest, ondelete="CASCADE"), primary_key=True),
-    sql.Column("bundle", sql.String(200), primary_key=True),
+    sql.Column("bundle", sql.Text, primary_key=True),
     sql.Column("vector", sql.LargeBinary, nullable=False),
 )
 HIDDEN = sql.Table(
     "hidden",
     METADATA,
     sql.Column("kind", sql.String(16), primary_key=True),
-    sql.Column("name", sql.String(1000), primary_key=True),
+    sql.Column("name", sql.Text, primary_key=True),
 )
 QUERIES = sql.Table(
     "queries",
     METADATA,
     sql.Column("digest", _DIGEST, primary_key=True),
     sql.Column("at", _MOMENT, nullable=False),
-    sql.Column("bundle", sql.String(200), nullable=False),
-    sql.Column("nearest", sql.String(1000), nullable=False),
+    sql.Column("bundle", sql.Text, nullable=False),
+    sql.Column("nearest", sql.Text, nullable=False),
     sql.Column("distance", sql.Float, nullable=False),
     sql.Column("decision", sql.String(16), nullable=False),
     sql.Column("data", sql.LargeBinary, nullable=False),

@@ -1,7 +1,6 @@
 """The service as a web application: the routes of the contract over one bundle.
 
-Knows FastAPI, the contract and a recogniser; knows no Ray. Everything of the framework that a route needs stands
-in `Service`, which the application holds.
+Knows FastAPI, the contract and a service; knows no Ray. What changes the gallery stands in `teaching`.
 """
 
 from __future__ import annotations
@@ -9,20 +8,16 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Annotated
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from whale_ray.errors import ImageError
-from whale_ray.identify import Bundle, Identification
-from whale_ray.serving import docs
+from whale_ray.serving import docs, teaching
 from whale_ray.serving.contract import (
     Answer,
     Health,
-    Identified,
     IdentifyQuery,
     IndividualPage,
     IndividualsPage,
@@ -30,49 +25,12 @@ from whale_ray.serving.contract import (
     ModelCard,
     PageQuery,
     RefusalError,
-    Unidentified,
-    refused_image,
 )
-from whale_ray.serving.guard import Door, Guard, answer_refusals_as_problems
+from whale_ray.serving.guard import Guard, answer_refusals_as_problems
 from whale_ray.serving.page import PAGE, PAGE_POLICY
-from whale_ray.serving.recogniser import Recogniser
-from whale_ray.serving.uploads import Limits, Upload, read_uploads
+from whale_ray.serving.service import Here, Service
+from whale_ray.serving.uploads import read_uploads
 
-
-class Service:
-    """A bundle with its catalogue by name, its recogniser, and the limits that hold for callers."""
-
-    def __init__(self, bundle: Bundle, recogniser: Recogniser, *, limits: Limits, most_calls: int) -> None:
-        self.bundle, self.recogniser, self.limits, self.door = bundle, recogniser, limits, Door(most_calls)
-        self.rows = {image: row for row, image in enumerate(bundle.images)}
-        by_name: dict[str, list[str]] = {}
-        for image, individual in zip(bundle.images, bundle.individuals, strict=True):
-            by_name.setdefault(individual, []).append(image)
-        self.catalogue = {name: sorted(by_name[name]) for name in sorted(by_name)}
-        self.names = list(self.catalogue)
-
-    async def identify(self, upload: Upload, top: int) -> Identified:
-        """The answer for one photograph. Raises: ImageError where it cannot be used."""
-        return _identified(upload, await self.recogniser.identify(upload.data, top=top))
-
-    async def identify_or_say_why(self, upload: Upload, top: int) -> Identified | Unidentified:
-        """The answer for one photograph of several, or its problem."""
-        try:
-            return await self.identify(upload, top)
-        except ImageError as error:
-            return Unidentified(filename=upload.filename, problem=refused_image(error).problem)
-
-
-def _identified(upload: Upload, found: Identification) -> Identified:
-    return Identified.model_validate({"filename": upload.filename, **asdict(found)})
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-Here = Annotated[Service, Depends(_service)]
 Page = Annotated[PageQuery, Query()]
 router = APIRouter()
 
@@ -94,13 +52,13 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
 @router.get("/v1/model", responses=docs.refusals())
 async def model(service: Here) -> ModelCard:
     """What answers here: the model card."""
-    card = service.bundle.card
+    card, standing = service.bundle.card, await service.recogniser.standing()
     return ModelCard(
         id=service.bundle.id,
         encoder=card["settings"]["model"]["encoder"],
         embedding_size=card["embedding_size"],
-        individuals=len(service.names),
-        images=len(service.rows),
+        individuals=len(standing.individuals),
+        images=len(standing.gallery.images),
         threshold=service.bundle.threshold,
         new_distance=service.bundle.new_distance,
         retrieval=card["retrieval"],
@@ -112,17 +70,18 @@ async def model(service: Here) -> ModelCard:
 @router.get("/v1/individuals", responses=docs.refusals())
 async def individuals(page: Page, service: Here) -> IndividualsPage:
     """The catalogue: who is in the gallery."""
-    names, following = _cut(service.names, page, "/v1/individuals")
-    found = [IndividualSummary(id=name, images=len(service.catalogue[name])) for name in names]
-    return IndividualsPage(total=len(service.names), individuals=found, next=following)
+    everyone = (await service.recogniser.standing()).individuals
+    names, following = _cut(list(everyone), page, "/v1/individuals")
+    found = [IndividualSummary(id=name, images=len(everyone[name])) for name in names]
+    return IndividualsPage(total=len(everyone), individuals=found, next=following)
 
 
 @router.get("/v1/individuals/{id:path}", responses=docs.refusals(404))
 async def individual(id: str, page: Page, service: Here) -> IndividualPage:
     """One individual and its gallery photographs."""
-    if id not in service.catalogue:
+    everything = (await service.recogniser.standing()).individuals.get(id)
+    if everything is None:
         raise RefusalError(404, f"{id!r} is no individual of this gallery. See /v1/individuals for who is in it")
-    everything = service.catalogue[id]
     images, following = _cut(everything, page, f"/v1/individuals/{quote(id, safe='')}")
     return IndividualPage(id=id, total=len(everything), images=images, next=following)
 
@@ -138,14 +97,18 @@ def _cut(names: Sequence[str], page: PageQuery, address: str) -> tuple[list[str]
 @router.get("/v1/images/{image:path}", response_class=Response, responses={**docs.JPEG, **docs.refusals(404)})
 async def thumbnail(image: str, service: Here) -> Response:
     """The thumbnail of a gallery photograph."""
-    if image not in service.rows:
+    standing, catalogue = await service.recogniser.standing(), service.catalogue
+    if image in standing.enrolled and catalogue.store:
+        data = await asyncio.to_thread(catalogue.store.thumbnail, image)
+    elif image in standing.images:
+        data = service.bundle.contents.thumbnails.get(catalogue.rows[image])
+    else:
         raise RefusalError(404, f"{image!r} is no photograph of this gallery. See /v1/individuals for what is in it")
-    data = service.bundle.contents.thumbnails.get(service.rows[image])
     if data is None:
         raise RefusalError(
             404, f"this bundle has no thumbnail of {image!r}. Make it with `bundle: {{thumbnails: true}}`"
         )
-    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
 @router.get("/healthz")
@@ -171,6 +134,7 @@ def build_web(service: Service, *, digest: bytes | None) -> FastAPI:
     )
     app.state.service = service
     app.include_router(router)
+    app.include_router(teaching.router)
     app.include_router(docs.router)
     answer_refusals_as_problems(app)
     app.add_middleware(Guard, digest=digest)
