@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 
 # Top to bottom. A file imports only what stands before it.
 PLAN = """
-errors torchvision_ops durable
+errors torchvision_ops durable spreadsheet
 data.catalog data.census data.fluke data.scene data.synthetic
 data.pictures data.pixels data.audit data.split data.batches
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
@@ -30,7 +30,7 @@ sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.he
 sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
-serving.tables serving.enrolment
+serving.tables serving.enrolment serving.review
 serving.contract serving.uploads serving.decoding serving.catalogue serving.recogniser serving.guard serving.docs
 serving.page serving.service serving.teaching serving.web
 serving.app serving.client
@@ -44,7 +44,7 @@ ALLOWED = {
     "ray.serve": {"serving.app"},
     "ray": {"sweep.cluster", "sweep.metrics", "sweep.trial", "sweep.tuner", "serving.app"},
     "faiss": {"retrieval.neighbours"},
-    "sqlalchemy": {"serving.tables", "serving.enrolment"},
+    "sqlalchemy": {"serving.tables", "serving.enrolment", "serving.review"},
     "wandb": {"sweep.tracking"},
     "optuna": {"sweep.space"},
 }

@@ -195,6 +195,32 @@ def serve(
     serve_bundle(bundle, host=host, port=port, insecure=insecure)
 
 
+_EXPORT_EXAMPLE = """
+Example:
+
+  whale-ray export-enrolled sqlite:///enrolled.db data/train review.csv
+
+  whale-ray apply-review review.csv then adds them to a new train.csv.
+"""
+
+
+@application.command(epilog=_EXPORT_EXAMPLE)
+@_refusing
+def export_enrolled(
+    store: Annotated[str, typer.Argument(help="The URL of a service's database of enrolments.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of training photographs.")],
+    review: Annotated[Path, typer.Argument(help="The CSV file to write.")],
+) -> None:
+    """Writes what people enrolled in a service as photographs and as rows of a review, for the next training."""
+    from whale_ray.serving import enrolment
+    from whale_ray.serving import review as reviewed
+
+    opened = enrolment.EnrolmentStore(store)
+    count = reviewed.export_enrolled(opened, folder, review)
+    opened.close()
+    typer.echo(f"{count} enrolled photographs are in {folder}, and a row for each in {review}")
+
+
 def main() -> None:
     """The entry of `whale-ray`."""
     application()

@@ -28,6 +28,7 @@ from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.guard import key_digest
 from whale_ray.serving.recogniser import Encoder, Recogniser
+from whale_ray.serving.review import KeptQueries
 from whale_ray.serving.service import Service
 from whale_ray.serving.uploads import Limits
 from whale_ray.serving.web import build_web
@@ -85,7 +86,12 @@ def free_port() -> int:
 
 
 def web_service(
-    bundle: Path, *, limits: Limits = LIMITS, most_calls: int = 16, store: EnrolmentStore | None = None
+    bundle: Path,
+    *,
+    limits: Limits = LIMITS,
+    most_calls: int = 16,
+    store: EnrolmentStore | None = None,
+    keep: bool = False,
 ) -> Service:
     loaded = Bundle.load(bundle)
     recogniser = Recogniser(
@@ -94,7 +100,8 @@ def web_service(
         Decoders(loaded.geometry, count=2, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels),
         batch=32,
     )
-    return Service(loaded, recogniser, limits=limits, most_calls=most_calls)
+    kept = KeptQueries(store) if store and keep else None
+    return Service(loaded, recogniser, limits=limits, most_calls=most_calls, kept=kept)
 
 
 @contextmanager

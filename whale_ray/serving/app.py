@@ -25,13 +25,14 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from whale_ray.bundle import read_bundle
-from whale_ray.errors import BundleError, InputError
+from whale_ray.errors import BundleError, InputError, StoreError
 from whale_ray.identify import Bundle
 from whale_ray.serving.catalogue import Catalogue
 from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.guard import key_digest
 from whale_ray.serving.recogniser import Encoder, Recogniser
+from whale_ray.serving.review import KeptQueries
 from whale_ray.serving.service import Service
 from whale_ray.serving.uploads import Limits
 from whale_ray.serving.web import build_web
@@ -55,7 +56,7 @@ class ServeSettings(BaseModel):
 
     threads: of torch, a replica, which are also the cores that it reserves. calls: answered at once by a replica,
     the others get 503. max_ongoing_requests: how many of them Ray hands to a replica at once. store: the URL of the
-    database of enrolments, or `none`.
+    database of enrolments, or `none`. keep_queries: photographs of animals that seem new are kept there for a person.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -73,6 +74,7 @@ class ServeSettings(BaseModel):
     images: Count = Limits.images
     seconds: float = Field(default=Limits.seconds, gt=0.0)
     store: str = Field(default_factory=store_from_environment)
+    keep_queries: bool = False
 
     @property
     def limits(self) -> Limits:
@@ -92,15 +94,29 @@ class Replica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         settings = self._settings
         bundle, limits = self._bundle, settings.limits
-        store = None if settings.store == NO_STORE else EnrolmentStore(settings.store)
+        store = _store(settings.store)
         recogniser = Recogniser(
             Catalogue(bundle, store),
             Encoder(bundle, threads=settings.threads, batch=settings.batch),
             Decoders(bundle.geometry, count=settings.decoders, bytes_=limits.image_bytes, pixels=limits.image_pixels),
             batch=settings.batch,
         )
-        service = Service(self._bundle, recogniser, limits=settings.limits, most_calls=settings.calls)
+        kept = KeptQueries(store) if store and settings.keep_queries else None
+        service = Service(bundle, recogniser, limits=limits, most_calls=settings.calls, kept=kept)
         return build_web(service, digest=self._digest)
+
+
+def _store(url: str) -> EnrolmentStore | None:
+    """The store at `url`. Raises: StoreError where replicas on other machines would have another one."""
+    if url == NO_STORE:
+        return None
+    store = EnrolmentStore(url)
+    if store.is_of_one_machine and sum(node["Alive"] for node in ray.nodes()) > 1:
+        raise StoreError(
+            "replicas on several machines need a store that they share, but SQLite's is a file on one of them. "
+            f"Set {STORE_VARIABLE} to postgresql://user@host/name, or to {NO_STORE}"
+        )
+    return store
 
 
 def build(settings: ServeSettings) -> serve.Application:
@@ -235,7 +251,7 @@ def _run(application: serve.Application) -> None:
         serve.run(application, name=NAME, route_prefix="/")
     except RuntimeError as error:
         message = serve.status().applications[NAME].deployments[NAME].message
-        reasons = re.findall(r"BundleError: (.+)", message)
+        reasons = re.findall(r"(?:Bundle|Store)Error: (.+)", message)
         if not reasons:
             raise
         raise BundleError(reasons[-1]) from error

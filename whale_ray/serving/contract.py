@@ -34,6 +34,13 @@ class PageQuery(BaseModel):
     limit: int = Field(100, ge=1, le=MOST_PER_PAGE, description="How many names a page holds.")
 
 
+class Said(BaseModel):
+    """Whom a person saw in a photograph."""
+
+    model_config = ConfigDict(extra="forbid")
+    individual: str = Field(description="An individual of the gallery, or a new one.")
+
+
 class Problem(BaseModel):
     """A refusal; `detail` says the rule, what came instead, and the remedy."""
 
@@ -176,6 +183,26 @@ class Restored(BaseModel):
     """The gallery's version after one was restored; the same as before where nothing was different."""
 
     version: int
+
+
+class KeptQuery(BaseModel):
+    """A photograph that somebody asked about, of an animal that is or nearly is a new one; it waits for a person."""
+
+    id: str
+    at: datetime
+    model: str
+    nearest: str = Field(description="The individual that it is nearest to.")
+    distance: Distance
+    decision: Literal["new", "known"]
+    thumbnail: str = Field(description="The address of a small JPEG.")
+
+
+class KeptQueriesPage(BaseModel):
+    """A part of the photographs that wait, the last one first; `next` leads to the following part."""
+
+    total: int
+    queries: list[KeptQuery]
+    next: str | None
 
 
 class Health(BaseModel):

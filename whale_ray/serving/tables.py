@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ FORMAT_VERSION = 1
 _WAIT_SECONDS = 10  # for another writer
 METADATA = sql.MetaData()
 _DIGEST = sql.String(64)
-_MOMENT = sql.DateTime(timezone=True)
+
+
+class _Moment(sql.types.TypeDecorator[datetime]):
+    """A moment in UTC; SQLite forgets the zone."""
+
+    impl = sql.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: sql.Dialect) -> datetime | None:
+        return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
+
 
 STATE = sql.Table(
     "whale_ray_store",
@@ -32,7 +43,7 @@ VERSIONS = sql.Table(
     "versions",
     METADATA,
     sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("at", _MOMENT, nullable=False),
+    sql.Column("at", _Moment, nullable=False),
     sql.Column("kind", sql.String(16), nullable=False),
     sql.Column("pictures", sql.Integer, nullable=False),
 )
@@ -73,7 +84,7 @@ QUERIES = sql.Table(
     "queries",
     METADATA,
     sql.Column("digest", _DIGEST, primary_key=True),
-    sql.Column("at", _MOMENT, nullable=False),
+    sql.Column("at", _Moment, nullable=False),
     sql.Column("bundle", sql.Text, nullable=False),
     sql.Column("nearest", sql.Text, nullable=False),
     sql.Column("distance", sql.Float, nullable=False),

@@ -9,21 +9,28 @@ import asyncio
 import hashlib
 import unicodedata
 from dataclasses import asdict
+from typing import Annotated
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from whale_ray.errors import ImageError
-from whale_ray.serving import docs
+from whale_ray.serving import docs, review
 from whale_ray.serving.contract import (
     EnrolledImage,
     Enrolment,
     Forgotten,
     GalleryVersion,
     GalleryVersions,
+    KeptQueriesPage,
+    KeptQuery,
+    PageQuery,
     RefusalError,
     Restored,
+    Said,
 )
 from whale_ray.serving.enrolment import EnrolmentStore, Picture
+from whale_ray.serving.review import KeptQueries
 from whale_ray.serving.service import Here, Service
 from whale_ray.serving.uploads import Upload, read_uploads
 
@@ -42,17 +49,21 @@ async def enrol(id: str, request: Request, service: Here) -> Enrolment:
 
     When this is answered they are on the disk. Photographs that are there already are left as they are.
     """
-    store = _store(service)
+    _store(service)
     with service.door:
         await _check_name(id, service)
-        uploads = await read_uploads(request, service.limits)
-        pictures = [await _picture(place, upload, service) for place, upload in enumerate(uploads)]
-        new = await asyncio.to_thread(store.enrol, id, pictures, bundle=service.bundle.id)
+        return await _enrol(id, await read_uploads(request, service.limits), service)
+
+
+async def _enrol(individual: str, uploads: list[Upload], service: Service) -> Enrolment:
+    store = _store(service)
+    pictures = [await _picture(place, upload, service) for place, upload in enumerate(uploads)]
+    new = await asyncio.to_thread(store.enrol, individual, pictures, bundle=service.bundle.id)
     images = [
         EnrolledImage(filename=upload.filename, image=picture.name, status="enrolled" if is_new else "already")
         for upload, picture, is_new in zip(uploads, pictures, new, strict=True)
     ]
-    return Enrolment(individual=id, version=await asyncio.to_thread(store.version), images=images)
+    return Enrolment(individual=individual, version=await asyncio.to_thread(store.version), images=images)
 
 
 @router.delete("/v1/individuals/{id:path}/images/{image:path}", responses=docs.refusals(403, 404, 503))
@@ -89,6 +100,69 @@ async def versions(service: Here) -> GalleryVersions:
 async def restore(number: int, service: Here) -> Restored:
     """Makes the gallery what it was at this version, less what was forgotten since. It becomes a new version."""
     return Restored(version=await asyncio.to_thread(_store(service).restore, number))
+
+
+@router.get("/v1/queries", responses=docs.refusals(403, 503))
+async def queries(page: Annotated[PageQuery, Query()], service: Here) -> KeptQueriesPage:
+    """Photographs of animals that seemed new, or nearly, which wait for a person; the last one first."""
+    waiting = await asyncio.to_thread(_kept(service).waiting)
+    start = next((place + 1 for place, query in enumerate(waiting) if query.digest == page.after), 0)
+    part = waiting[start : start + page.limit]
+    last = start + page.limit >= len(waiting)
+    address = None if last else f"/v1/queries?{urlencode({'after': part[-1].digest, 'limit': page.limit})}"
+    return KeptQueriesPage(total=len(waiting), queries=[_shown(query) for query in part], next=address)
+
+
+@router.get(
+    "/v1/queries/{id}/thumbnail", response_class=Response, responses={**docs.JPEG, **docs.refusals(403, 404, 503)}
+)
+async def query_thumbnail(id: str, service: Here) -> Response:
+    """The thumbnail of a photograph that waits."""
+    data = await asyncio.to_thread(_kept(service).thumbnail, _digest(id))
+    if data is None:
+        raise _no_query(id)
+    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+
+@router.post("/v1/queries/{id}/confirm", responses=docs.refusals(403, 404, 409, 422, 503))
+async def confirm(id: str, said: Annotated[Said, Query()], service: Here) -> Enrolment:
+    """Enrols a photograph that waits under the individual that a person saw; it waits no longer."""
+    kept = _kept(service)
+    await _check_name(said.individual, service)
+    data = await asyncio.to_thread(kept.photograph, _digest(id))
+    if data is None:
+        raise _no_query(id)
+    answer = await _enrol(said.individual, [Upload(None, data)], service)
+    await asyncio.to_thread(kept.drop, _digest(id))
+    return answer
+
+
+@router.delete("/v1/queries/{id}", responses=docs.refusals(403, 404, 503))
+async def reject(id: str, service: Here) -> Forgotten:
+    """Erases a photograph that waits."""
+    if not await asyncio.to_thread(_kept(service).drop, _digest(id)):
+        raise _no_query(id)
+    return Forgotten(photographs=1, version=await asyncio.to_thread(_store(service).version))
+
+
+def _kept(service: Service) -> KeptQueries:
+    if service.kept is None:
+        raise RefusalError(403, "this service keeps no photographs for review. Start it with keep_queries=on")
+    return service.kept
+
+
+def _digest(id: str) -> str:
+    return id if id.isalnum() else ""
+
+
+def _no_query(id: str) -> RefusalError:
+    return RefusalError(404, f"no photograph {id!r} waits here. See /v1/queries for those that do")
+
+
+def _shown(query: review.Query) -> KeptQuery:
+    written = asdict(query)
+    written["id"], written["model"] = written.pop("digest"), written.pop("bundle")
+    return KeptQuery(**written, thumbnail=f"/v1/queries/{query.digest}/thumbnail")
 
 
 def _store(service: Service) -> EnrolmentStore:

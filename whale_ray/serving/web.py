@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated
 from urllib.parse import quote, urlencode
 
@@ -123,6 +124,14 @@ async def page() -> HTMLResponse:
     return HTMLResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
+@asynccontextmanager
+async def _complete_gallery(app: FastAPI) -> AsyncIterator[None]:
+    """Embeds what was enrolled with another bundle before the first call; the service is not ready until then."""
+    service: Service = app.state.service
+    await service.recogniser.standing()
+    yield
+
+
 def build_web(service: Service, *, digest: bytes | None) -> FastAPI:
     """The web application of this service. digest: of the key that callers must bring (`guard.key_digest`)."""
     app = FastAPI(
@@ -131,6 +140,7 @@ def build_web(service: Service, *, digest: bytes | None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=_complete_gallery,
     )
     app.state.service = service
     app.include_router(router)
