@@ -30,7 +30,7 @@ sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.comparison sweep.he
 sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
-serving.tables serving.enrolment serving.review
+serving.tables serving.changes serving.enrolment serving.review
 serving.contract serving.uploads serving.decoding serving.catalogue serving.recogniser serving.guard serving.docs
 serving.page serving.service serving.teaching serving.web
 serving.app serving.client
@@ -44,7 +44,7 @@ ALLOWED = {
     "ray.serve": {"serving.app"},
     "ray": {"sweep.cluster", "sweep.metrics", "sweep.trial", "sweep.tuner", "serving.app"},
     "faiss": {"retrieval.neighbours"},
-    "sqlalchemy": {"serving.tables", "serving.enrolment", "serving.review"},
+    "sqlalchemy": {"serving.tables", "serving.changes", "serving.enrolment", "serving.review"},
     "wandb": {"sweep.tracking"},
     "optuna": {"sweep.space"},
 }

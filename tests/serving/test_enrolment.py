@@ -15,7 +15,8 @@ import pytest
 import sqlalchemy as sql
 
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError, StoreError
-from whale_ray.serving.enrolment import EnrolmentStore, Picture
+from whale_ray.serving.changes import Picture
+from whale_ray.serving.enrolment import EnrolmentStore
 
 TOP = Path(__file__).parents[2]
 

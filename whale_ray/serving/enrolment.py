@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVarTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError
 
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError
+from whale_ray.serving.changes import Picture, changing, parts, vector_bytes
 from whale_ray.serving.tables import (
     ENTRIES,
     HIDDEN,
@@ -33,18 +34,6 @@ from whale_ray.serving.tables import (
 
 _Row = TypeVarTuple("_Row")
 _IMAGE, _INDIVIDUAL = "image", "individual"
-_MANY = 500  # names in one statement
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture to be enrolled. digest: sha256 of `data`, in hex; name: what it is called from now on."""
-
-    digest: str
-    name: str
-    data: bytes
-    thumbnail: bytes
-    vector: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -74,15 +63,6 @@ class Version:
     at: datetime
     kind: str
     pictures: int
-
-
-@dataclass
-class _Change:
-    """A change under way. pictures: how many it changes; where none, it has not been."""
-
-    connection: sql.Connection
-    number: int
-    pictures: int = 0
 
 
 class EnrolmentStore:
@@ -127,15 +107,15 @@ class EnrolmentStore:
         Raises: EnrolledElsewhereError where one is enrolled under another individual.
         """
         fresh = {picture.digest: picture for picture in pictures}
-        with self._changing("enrol") as change:
-            there = dict(_pairs(change.connection, NOW & ENTRIES.c.digest.in_(fresh)))
+        with changing(self.engine, "enrol") as change:
+            there = dict(change.pairs(NOW & ENTRIES.c.digest.in_(fresh)))
             for place, picture in enumerate(pictures):
                 if there.get(picture.digest, individual) != individual:
                     raise EnrolledElsewhereError(place, there[picture.digest])
             for picture in fresh.values():
                 if picture.digest not in there:
-                    _store(change.connection, picture, bundle)
-            _open(change, {(digest, individual) for digest in fresh.keys() - there.keys()})
+                    change.keep(picture, bundle)
+            change.open({(digest, individual) for digest in fresh.keys() - there.keys()})
         return [picture.digest not in there for picture in pictures]
 
     def forget_image(self, individual: str, image: str, *, hide: bool) -> int:
@@ -155,17 +135,17 @@ class EnrolmentStore:
         return self._forget(ENTRIES.c.individual == individual, (_INDIVIDUAL, individual) if hide else None)
 
     def _forget(self, which: sql.ColumnElement[bool], hide: tuple[str, str] | None) -> int:
-        with self._changing("forget") as change:
+        with changing(self.engine, "forget") as change:
             connection = change.connection
             digests = connection.execute(sql.select(ENTRIES.c.digest).where(which).distinct()).scalars().all()
             connection.execute(ENTRIES.delete().where(which))
             # What another individual holds, or held in some version, is not this one's to erase.
             kept = sql.select(ENTRIES.c.digest)
-            for part in _parts(digests):
+            for part in parts(digests):
                 for table in (QUERIES, PICTURES):  # with a picture go its vectors
                     gone = table.c.digest.in_(part) & table.c.digest.not_in(kept)
                     connection.execute(table.delete().where(gone))
-            change.pictures = len(digests) + (hide is not None and _hide(connection, *hide))
+            change.pictures = len(digests) + (hide is not None and change.hide(*hide))
         erase_leftovers(self.engine)
         return change.pictures
 
@@ -181,20 +161,20 @@ class EnrolmentStore:
         What was forgotten is in no version any more, and what is hidden stays hidden.
         Raises: NoSuchVersionError where there was none of this number.
         """
-        with self._changing("restore") as change:
+        with changing(self.engine, "restore") as change:
             if not 0 <= number < change.number:
                 raise NoSuchVersionError(number, change.number - 1)
             then = (ENTRIES.c.since <= number) & (NOW | (ENTRIES.c.until > number))
-            was, now = (_pairs(change.connection, which) for which in (then, NOW))
-            _close(change, now - was)
-            _open(change, was - now)
+            was, now = (change.pairs(which) for which in (then, NOW))
+            change.close(now - was)
+            change.open(was - now)
         return self.version()
 
     def vectors(self, bundle: str, digests: Iterable[str]) -> dict[str, np.ndarray]:
         """The embeddings (float16) that this bundle made of these pictures, as far as they are kept."""
         found: dict[str, np.ndarray] = {}
         with self._reading() as connection:
-            for part in _parts(digests):
+            for part in parts(digests):
                 which = (VECTORS.c.bundle == bundle) & VECTORS.c.digest.in_(part)
                 rows = connection.execute(sql.select(VECTORS.c.digest, VECTORS.c.vector).where(which))
                 found |= {digest: np.frombuffer(vector, "<f2") for digest, vector in rows}
@@ -203,7 +183,7 @@ class EnrolmentStore:
     def add_vectors(self, bundle: str, vectors: Mapping[str, np.ndarray]) -> None:
         """Keeps what this bundle made of pictures; those forgotten meanwhile, or kept already, are left out."""
         for digest, vector in vectors.items():
-            row = {"digest": digest, "bundle": bundle, "vector": _bytes(vector)}
+            row = {"digest": digest, "bundle": bundle, "vector": vector_bytes(vector)}
             try:
                 with self.engine.begin() as connection:
                     connection.execute(VECTORS.insert().values(row))
@@ -227,69 +207,7 @@ class EnrolmentStore:
         with said_plainly(), self.engine.connect() as connection:
             yield connection
 
-    @contextmanager
-    def _changing(self, kind: str) -> Iterator[_Change]:
-        with said_plainly(), self.engine.connect() as connection:
-            # This row is what writers wait for: PostgreSQL locks it, SQLite the database.
-            connection.execute(STATE.update().values(version=STATE.c.version + 1))
-            change = _Change(connection, connection.execute(sql.select(STATE.c.version)).scalar_one())
-            yield change
-            if change.pictures:
-                row = {"number": change.number, "at": datetime.now(UTC), "kind": kind, "pictures": change.pictures}
-                connection.execute(VERSIONS.insert().values(row))
-                connection.commit()
-
 
 def _of_now(query: sql.Select[*_Row]) -> sql.Select[*_Row]:
     """The query of pictures, of those alone that are in the gallery now."""
     return query.join(ENTRIES, ENTRIES.c.digest == PICTURES.c.digest).where(NOW)
-
-
-def _pairs(connection: sql.Connection, which: sql.ColumnElement[bool]) -> set[tuple[str, str]]:
-    rows = connection.execute(sql.select(ENTRIES.c.digest, ENTRIES.c.individual).where(which))
-    return {(digest, individual) for digest, individual in rows}
-
-
-def _open(change: _Change, pairs: set[tuple[str, str]]) -> None:
-    """Digests under individuals come into the gallery with this change."""
-    rows = [{"digest": digest, "individual": name, "since": change.number} for digest, name in sorted(pairs)]
-    if rows:
-        change.connection.execute(ENTRIES.insert(), rows)
-    change.pictures += len(rows)
-
-
-def _close(change: _Change, pairs: set[tuple[str, str]]) -> None:
-    """Digests under individuals leave the gallery with this change."""
-    for part in _parts(digest for digest, _ in pairs):
-        which = NOW & ENTRIES.c.digest.in_(part)
-        change.connection.execute(ENTRIES.update().where(which).values(until=change.number))
-    change.pictures += len(pairs)
-
-
-def _store(connection: sql.Connection, picture: Picture, bundle: str) -> None:
-    """Keeps the picture and its vector, where an earlier version has not left them."""
-    row = {"digest": picture.digest, "name": picture.name, "data": picture.data, "thumbnail": picture.thumbnail}
-    if connection.execute(sql.select(PICTURES.c.name).where(PICTURES.c.digest == picture.digest)).first() is None:
-        connection.execute(PICTURES.insert().values(row))
-    key = (VECTORS.c.digest == picture.digest) & (VECTORS.c.bundle == bundle)
-    if connection.execute(sql.select(VECTORS.c.bundle).where(key)).first() is None:
-        vector = {"digest": picture.digest, "bundle": bundle, "vector": _bytes(picture.vector)}
-        connection.execute(VECTORS.insert().values(vector))
-
-
-def _hide(connection: sql.Connection, kind: str, name: str) -> bool:
-    key = (HIDDEN.c.kind == kind) & (HIDDEN.c.name == name)
-    if connection.execute(sql.select(HIDDEN.c.name).where(key)).first() is not None:
-        return False
-    connection.execute(HIDDEN.insert().values(kind=kind, name=name))
-    return True
-
-
-def _bytes(vector: np.ndarray) -> bytes:
-    return vector.astype("<f2").tobytes()
-
-
-def _parts(names: Iterable[str]) -> Iterator[list[str]]:
-    everything = sorted(names)
-    for start in range(0, len(everything), _MANY):
-        yield everything[start : start + _MANY]

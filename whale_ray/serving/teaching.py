@@ -16,6 +16,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from whale_ray.errors import ImageError
 from whale_ray.serving import docs, review
+from whale_ray.serving.changes import Picture
 from whale_ray.serving.contract import (
     EnrolledImage,
     Enrolment,
@@ -29,7 +30,7 @@ from whale_ray.serving.contract import (
     Restored,
     Said,
 )
-from whale_ray.serving.enrolment import EnrolmentStore, Picture
+from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.review import KeptQueries
 from whale_ray.serving.service import Here, Service
 from whale_ray.serving.uploads import Upload, read_uploads
