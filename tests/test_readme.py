@@ -87,12 +87,12 @@ def test_the_answer_has_the_form_of_the_contract() -> None:
 
 
 def test_the_calls_are_those_that_the_service_has() -> None:
-    from whale_ray.serving import teaching, web
+    from whale_ray.serving import session, teaching, web
 
     def plain(path: str) -> str:
         return re.sub(r"\{(\w+):\w+\}", r"{\1}", path)
 
-    routes = [*web.router.routes, *teaching.router.routes]
+    routes = [*web.router.routes, *teaching.router.routes, *session.router.routes]
     has = {(method, plain(route.path)) for route in routes for method in route.methods}
     shown = set(re.findall(r"^\| `(GET|POST|DELETE) ([^?` ]+)", README, re.MULTILINE))
     assert {call for call in has if call[1].startswith("/v1/")} <= shown

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -26,7 +27,8 @@ from whale_ray.learning.encoders import build_encoder
 from whale_ray.serving.catalogue import Catalogue
 from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import EnrolmentStore
-from whale_ray.serving.guard import key_digest
+from whale_ray.serving.guard import Entrance
+from whale_ray.serving.keys import read_keys
 from whale_ray.serving.recogniser import Encoder, Recogniser
 from whale_ray.serving.review import KeptQueries
 from whale_ray.serving.service import Service
@@ -79,6 +81,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(contents(), tmp_path_factory.mktemp("serving") / "bundle")
 
 
+def locked(**others: Any) -> Entrance:
+    """An entrance for KEY alone."""
+    return Entrance(read_keys(None, KEY), **others)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -105,10 +112,10 @@ def web_service(
 
 
 @contextmanager
-def plain_server(service: Service, *, key: str | None = None) -> Iterator[str]:
+def plain_server(service: Service, entrance: Entrance | None = None) -> Iterator[str]:
     """The same web application without Ray, in a thread of this process."""
     port = free_port()
-    app = build_web(service, digest=key_digest(key))
+    app = build_web(service, entrance)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -231,7 +231,7 @@ sys.path.insert(0, sys.argv[4])
 from pathlib import Path
 from services import build_web, web_service
 from whale_ray.serving.enrolment import EnrolmentStore
-app = build_web(web_service(Path(sys.argv[1]), store=EnrolmentStore(sys.argv[2])), digest=None)
+app = build_web(web_service(Path(sys.argv[1]), store=EnrolmentStore(sys.argv[2])))
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[3]), log_level="error", ws="none")
 """
 

@@ -5,7 +5,6 @@ The only file that knows ray.serve; the web application itself stands in `web`. 
 """
 
 import io
-import ipaddress
 import logging
 import os
 import re
@@ -30,10 +29,14 @@ from whale_ray.identify import Bundle
 from whale_ray.serving.catalogue import Catalogue
 from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import EnrolmentStore
-from whale_ray.serving.guard import key_digest
+from whale_ray.serving.exposure import check_exposure, hosts_of_proxies
+from whale_ray.serving.guard import Entrance
+from whale_ray.serving.keys import Keys, read_keys
+from whale_ray.serving.metrics import RayMetrics
 from whale_ray.serving.recogniser import Encoder, Recogniser
 from whale_ray.serving.review import KeptQueries
 from whale_ray.serving.service import Service
+from whale_ray.serving.telemetry import tell
 from whale_ray.serving.uploads import Limits
 from whale_ray.serving.web import build_web
 
@@ -57,6 +60,9 @@ class ServeSettings(BaseModel):
     threads: of torch, a replica, which are also the cores that it reserves. calls: answered at once by a replica,
     the others get 503. max_ongoing_requests: how many of them Ray hands to a replica at once. store: the URL of the
     database of enrolments, or `none`. keep_queries: photographs of animals that seem new are kept there for a person.
+    keys: a file with keys. hosts: names, with commas, that the service answers to beside addresses and localhost.
+    calls_per_minute: of each key, in each replica. access_log: `-` (stderr), `none` or a file. insecure: others than
+    this machine may call it without a key.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -75,20 +81,31 @@ class ServeSettings(BaseModel):
     seconds: float = Field(default=Limits.seconds, gt=0.0)
     store: str = Field(default_factory=store_from_environment)
     keep_queries: bool = False
+    keys: Path | None = None
+    hosts: str = ""
+    calls_per_minute: int = Field(default=3000, ge=0)
+    access_log: str = "-"
+    insecure: bool = False
 
     @property
     def limits(self) -> Limits:
         """How much one call may bring."""
         return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
 
+    def entrance(self, keys: Keys) -> Entrance:
+        """Who may come in."""
+        hosts = frozenset(host.strip().lower() for host in self.hosts.split(",") if host.strip())
+        return Entrance(keys, hosts, self.calls_per_minute, self.access_log)
+
 
 class Replica:
     """One process that answers calls; its bundle is loaded, and checked by its golden images, when it starts."""
 
-    def __init__(self, settings: ServeSettings, digest: bytes | None) -> None:
+    def __init__(self, settings: ServeSettings, keys: Keys) -> None:
         self._settings = settings
         # The variable on the replica's own machine counts too: a cluster's key must not be lost on the way.
-        self._digest = digest or key_digest(os.environ.get(KEY_VARIABLE))
+        self._keys = keys or read_keys(None, os.environ.get(KEY_VARIABLE))
+        check_exposure(hosts_of_proxies(), keyless=not self._keys, insecure=settings.insecure)
         self._bundle = Bundle.load(settings.bundle, device="cuda" if settings.gpus else "cpu")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -103,7 +120,8 @@ class Replica:
         )
         kept = KeptQueries(store) if store and settings.keep_queries else None
         service = Service(bundle, recogniser, limits=limits, most_calls=settings.calls, kept=kept)
-        return build_web(service, digest=self._digest)
+        tell(RayMetrics())
+        return build_web(service, settings.entrance(self._keys))
 
 
 def _store(url: str) -> EnrolmentStore | None:
@@ -144,7 +162,8 @@ def build_from_environment() -> serve.Application:
 
 def _application(settings: ServeSettings) -> serve.Application:
     # A replica has another working directory, and `best` may be swapped while it runs.
-    settings = settings.model_copy(update={"bundle": settings.bundle.resolve()})
+    log = settings.access_log if settings.access_log in ("-", "none") else str(Path(settings.access_log).resolve())
+    settings = settings.model_copy(update={"bundle": settings.bundle.resolve(), "access_log": log})
     read_bundle(settings.bundle)
     if settings.store != NO_STORE:
         EnrolmentStore(settings.store).close()  # what is wrong with it is said before anything starts
@@ -157,7 +176,7 @@ def _application(settings: ServeSettings) -> serve.Application:
         max_constructor_retry_count=1,
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
-    return deployment.bind(settings, key_digest(os.environ.get(KEY_VARIABLE)))
+    return deployment.bind(settings, read_keys(settings.keys, os.environ.get(KEY_VARIABLE)))
 
 
 def _listen_on_loopback_unless_told() -> None:
@@ -174,8 +193,10 @@ def serve_bundle(
     settings: those of ServeSettings. insecure: others may call it without a key.
     Raises: BundleError where the bundle cannot be used; InputError where it must not or cannot listen there.
     """
-    _check_place(host, port, insecure=insecure)
-    chosen = ServeSettings(bundle=bundle, **settings)
+    chosen = ServeSettings(bundle=bundle, insecure=insecure, **settings)
+    keyless = not read_keys(chosen.keys, os.environ.get(KEY_VARIABLE))
+    check_exposure([host], keyless=keyless, insecure=insecure)
+    _check_port(host, port)
     application = _application(chosen)
     print(f"{bundle} is loaded into {chosen.replicas} replica{'s' * (chosen.replicas != 1)} …", flush=True)
     with suppress(KeyboardInterrupt), _running_ray(chosen), _signals_interrupt():
@@ -192,12 +213,7 @@ def serve_bundle(
                 serve.shutdown()
 
 
-def _check_place(host: str, port: int, *, insecure: bool) -> None:
-    if not _is_loopback(host) and not os.environ.get(KEY_VARIABLE) and not insecure:
-        raise InputError(
-            f"whoever reaches {host} could call the service, so it needs a key, but {KEY_VARIABLE} is not set. "
-            f"Set it, keep to {LOOPBACK}, or type --insecure where everyone may call it"
-        )
+def _check_port(host: str, port: int) -> None:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -207,13 +223,6 @@ def _check_place(host: str, port: int, *, insecure: bool) -> None:
         raise InputError(
             f"{host}:{port} must be free to listen on, but: {error.strerror}. Choose another --port"
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager
@@ -251,7 +260,7 @@ def _run(application: serve.Application) -> None:
         serve.run(application, name=NAME, route_prefix="/")
     except RuntimeError as error:
         message = serve.status().applications[NAME].deployments[NAME].message
-        reasons = re.findall(r"(?:Bundle|Store)Error: (.+)", message)
+        reasons = re.findall(r"(?:Bundle|Store|Input)Error: (.+)", message)
         if not reasons:
             raise
         raise BundleError(reasons[-1]) from error

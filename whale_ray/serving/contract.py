@@ -24,6 +24,7 @@ class IdentifyQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="How many individuals each photograph gets.")
+    encounter: bool = Field(False, description="The photographs are views of one animal and get one answer together.")
 
 
 class PageQuery(BaseModel):
@@ -76,13 +77,15 @@ class Candidate(BaseModel):
     probability: Probability | None = Field(
         description="That it is this individual; null where validation held too few answers to learn it from."
     )
-    image: str = Field(description="The gallery photograph of that distance; see `/v1/images/{image}`.")
+    image: str = Field(description="The gallery photograph of that distance.")
+    thumbnail: str | None = Field(description="The address of its thumbnail; null where the bundle has none.")
 
 
 class Identified(BaseModel):
-    """The answer for one photograph."""
+    """The answer for one photograph; with `encounter`, for all that could be used, and without a filename."""
 
     filename: str | None
+    views: int = Field(1, description="How many photographs are behind this answer.")
     new_individual: NewIndividual
     candidates: list[Candidate]
 

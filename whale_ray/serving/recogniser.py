@@ -21,6 +21,7 @@ from whale_ray.identify import MOST_CANDIDATES, Bundle, Identification
 from whale_ray.serving.catalogue import Catalogue, Standing
 from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import Entry
+from whale_ray.serving.telemetry import observe, stage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,8 +32,10 @@ _log = logging.getLogger(__name__)
 class Batcher(Generic[Item, Result]):
     """Runs `run` on a thread, each time on all items that wait, up to `most`; it never waits for more to come."""
 
-    def __init__(self, run: Callable[[list[Item]], Sequence[Result]], *, most: int, thread: Executor) -> None:
-        self._run, self._most, self._thread = run, most, thread
+    def __init__(
+        self, run: Callable[[list[Item]], Sequence[Result]], *, most: int, thread: Executor, name: str = "batch"
+    ) -> None:
+        self._run, self._most, self._thread, self._name = run, most, thread, name
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._began: float | None = None
@@ -64,6 +67,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         self.sizes.append(len(batch))
+        observe("whale_ray_batch_size", len(batch), stage=self._name)
         loop = asyncio.get_running_loop()
         self._began = time.monotonic()
         try:
@@ -94,7 +98,7 @@ class Encoder:
         # torch keeps the number of threads for each thread that calls it
         thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
         self.batcher: Batcher[np.ndarray, np.ndarray] = Batcher(
-            lambda arrays: list(bundle.embed(arrays)), most=batch, thread=thread
+            lambda arrays: list(bundle.embed(arrays)), most=batch, thread=thread, name="embed"
         )
 
     async def embed(self, array: np.ndarray) -> np.ndarray:
@@ -127,7 +131,9 @@ class Recogniser:
     def __init__(self, catalogue: Catalogue, encoder: Embedder, decoders: Decoders, *, batch: int) -> None:
         self.catalogue, self.encoder, self.decoders = catalogue, encoder, decoders
         search = ThreadPoolExecutor(1, thread_name_prefix="search")
-        self._search: Batcher[np.ndarray, tuple[Identification, bool]] = Batcher(self._rank, most=batch, thread=search)
+        self._search: Batcher[np.ndarray, tuple[Identification, bool]] = Batcher(
+            self._rank, most=batch, thread=search, name="search"
+        )
         self._catching_up = asyncio.Lock()
 
     async def identify(self, data: bytes, *, top: int) -> Identification:
@@ -135,9 +141,19 @@ class Recogniser:
 
         Raises: ImageError where it cannot be used; StoreError where it is not known what was enrolled.
         """
-        decoded = await self.decoders.decode(data)
-        vector = await self.encoder.embed(decoded.array)
-        found, complete = await self._search.submit(vector)
+        return await self.rank(await self.embed(data), top=top)
+
+    async def embed(self, data: bytes) -> np.ndarray:
+        """The unit embedding (D,) of one photograph. Raises: ImageError where it cannot be used."""
+        with stage("decode"):
+            decoded = await self.decoders.decode(data)
+        with stage("embed"):
+            return await self.encoder.embed(decoded.array)
+
+    async def rank(self, vector: np.ndarray, *, top: int) -> Identification:
+        """The answer for one embedding (D,), `top` individuals. Raises: StoreError as `identify`."""
+        with stage("search"):
+            found, complete = await self._search.submit(vector)
         if not complete:
             await self.standing()
             found, _ = await self._search.submit(vector)

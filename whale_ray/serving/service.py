@@ -8,18 +8,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated
+from urllib.parse import quote
 
+import numpy as np
 from fastapi import Depends, Request
 
 from whale_ray.errors import ImageError, StoreError
 from whale_ray.identify import Bundle, Identification
+from whale_ray.retrieval.gallery import unit
 from whale_ray.serving.contract import Identified, Unidentified, refused_image
 from whale_ray.serving.guard import Door
 from whale_ray.serving.recogniser import Recogniser
 from whale_ray.serving.review import KeptQueries, Query, seems_new
+from whale_ray.serving.telemetry import count
 from whale_ray.serving.uploads import Limits, Upload
 
 MOST_KEEPING = 8
@@ -42,18 +46,55 @@ class Service:
         self.catalogue, self.kept = recogniser.catalogue, kept
         self._keeping: set[asyncio.Task[None]] = set()
 
-    async def identify(self, upload: Upload, top: int) -> Identified:
-        """The answer for one photograph. Raises: ImageError where it cannot be used."""
+    async def answer(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
+        """A result for each photograph. Raises: ImageError where there is a single one, and it cannot be used."""
+        if len(uploads) == 1:
+            return [await self._identify(uploads[0], top)]
+        return list(await asyncio.gather(*(self._identify_or_say_why(upload, top) for upload in uploads)))
+
+    async def answer_encounter(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
+        """One result for all photographs that can be used, as views of one animal, and a problem for each other.
+
+        The embeddings' mean, brought to unit length, is what is searched for. Probabilities are learned from single
+        photographs, and are left out where there are several views.
+        Raises: ImageError of the first photograph where none can be used.
+        """
+        read = await asyncio.gather(*(self.recogniser.embed(upload.data) for upload in uploads), return_exceptions=True)
+        for one in read:
+            if isinstance(one, BaseException) and not isinstance(one, ImageError):
+                raise one
+        vectors = [one for one in read if isinstance(one, np.ndarray)]
+        faults = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, ImageError)]
+        if not vectors:
+            raise faults[0][1]
+        found = await self.recogniser.rank(unit(np.sum(vectors, axis=0)[None])[0], top=top)
+        if len(vectors) > 1:
+            found = _without_probabilities(found)
+        whole = self._identified(None, found, views=len(vectors))
+        return [whole, *(_unidentified(upload, error) for upload, error in faults)]
+
+    async def _identify(self, upload: Upload, top: int) -> Identified:
         found = await self.recogniser.identify(upload.data, top=top)
         self._keep(upload.data, found)
-        return _identified(upload, found)
+        return self._identified(upload.filename, found)
 
-    async def identify_or_say_why(self, upload: Upload, top: int) -> Identified | Unidentified:
-        """The answer for one photograph of several, or its problem."""
+    async def _identify_or_say_why(self, upload: Upload, top: int) -> Identified | Unidentified:
         try:
-            return await self.identify(upload, top)
+            return await self._identify(upload, top)
         except ImageError as error:
-            return Unidentified(filename=upload.filename, problem=refused_image(error).problem)
+            return _unidentified(upload, error)
+
+    def _identified(self, filename: str | None, found: Identification, *, views: int = 1) -> Identified:
+        count("whale_ray_answers", decision=found.new_individual.decision)
+        written = asdict(found)
+        for candidate in written["candidates"]:
+            candidate["thumbnail"] = self._address(candidate["image"])
+        return Identified.model_validate({"filename": filename, "views": views, **written})
+
+    def _address(self, image: str) -> str | None:
+        row = self.catalogue.rows.get(image)
+        has_none = row is not None and row not in self.bundle.contents.thumbnails
+        return None if has_none else f"/v1/images/{quote(image, safe='')}"
 
     def _keep(self, data: bytes, found: Identification) -> None:
         """Has the photograph kept for a person where the animal seems new; the answer does not wait for it."""
@@ -84,8 +125,13 @@ class Service:
             _log.warning("a photograph that seems new could not be kept", exc_info=True)
 
 
-def _identified(upload: Upload, found: Identification) -> Identified:
-    return Identified.model_validate({"filename": upload.filename, **asdict(found)})
+def _unidentified(upload: Upload, error: ImageError) -> Unidentified:
+    return Unidentified(filename=upload.filename, problem=refused_image(error).problem)
+
+
+def _without_probabilities(found: Identification) -> Identification:
+    candidates = tuple(replace(candidate, probability=None) for candidate in found.candidates)
+    return Identification(replace(found.new_individual, probability=None), candidates)
 
 
 def service_of(request: Request) -> Service:

@@ -15,7 +15,9 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from whale_ray.serving import docs, teaching
+from whale_ray.serving import docs, session, teaching
+from whale_ray.serving.access import Access, open_log
+from whale_ray.serving.answers import answer_as
 from whale_ray.serving.contract import (
     Answer,
     Health,
@@ -27,7 +29,7 @@ from whale_ray.serving.contract import (
     PageQuery,
     RefusalError,
 )
-from whale_ray.serving.guard import Guard, answer_refusals_as_problems
+from whale_ray.serving.guard import Entrance, Guard, answer_refusals_as_problems
 from whale_ray.serving.page import PAGE, PAGE_POLICY
 from whale_ray.serving.service import Here, Service
 from whale_ray.serving.uploads import read_uploads
@@ -36,18 +38,23 @@ Page = Annotated[PageQuery, Query()]
 router = APIRouter()
 
 
-@router.post("/v1/identify", openapi_extra=docs.PHOTOGRAPHS, responses=docs.refusals(408, 413, 415, 422, 503))
-async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], service: Here) -> Answer:
+@router.post(
+    "/v1/identify",
+    openapi_extra=docs.PHOTOGRAPHS,
+    response_model=Answer,
+    responses={**docs.CSV, **docs.refusals(408, 413, 415, 422, 503)},
+)
+async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], service: Here) -> Response:
     """The individuals that each photograph may show, best first.
 
     In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
+    With `encounter` they are views of one animal and get one result together. JSON or, by `Accept`, CSV.
     """
     with service.door:
         uploads = await read_uploads(request, service.limits)
-        if len(uploads) == 1:
-            return Answer(model=service.bundle.id, results=[await service.identify(uploads[0], query.top)])
-        results = await asyncio.gather(*(service.identify_or_say_why(upload, query.top) for upload in uploads))
-        return Answer(model=service.bundle.id, results=results)
+        found = service.answer_encounter if query.encounter else service.answer
+        results = await found(uploads, top=query.top)
+    return answer_as(request.headers.get("accept", ""), Answer(model=service.bundle.id, results=results))
 
 
 @router.get("/v1/model", responses=docs.refusals())
@@ -132,8 +139,9 @@ async def _complete_gallery(app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def build_web(service: Service, *, digest: bytes | None) -> FastAPI:
-    """The web application of this service. digest: of the key that callers must bring (`guard.key_digest`)."""
+def build_web(service: Service, entrance: Entrance | None = None) -> FastAPI:
+    """The web application of this service. entrance: who may come in; everybody where there is none."""
+    entrance = entrance or Entrance()
     app = FastAPI(
         title="whale_ray",
         summary="Recognises individual whales in photographs.",
@@ -145,8 +153,10 @@ def build_web(service: Service, *, digest: bytes | None) -> FastAPI:
     app.state.service = service
     app.include_router(router)
     app.include_router(teaching.router)
+    app.include_router(session.router)
     app.include_router(docs.router)
     answer_refusals_as_problems(app)
-    app.add_middleware(Guard, digest=digest)
+    app.add_middleware(Guard, entrance=entrance)
+    app.add_middleware(Access, write=open_log(entrance.access_log))
     docs.describe_refusals(app)
     return app
