@@ -126,6 +126,7 @@ def plain_server(service: Service, entrance: Entrance | None = None) -> Iterator
     finally:
         server.should_exit = True
         thread.join()
+        service.recogniser.decoders.close()
 
 
 @contextmanager
@@ -189,13 +190,28 @@ def plain(bundle: Path) -> Iterator[str]:
         yield address
 
 
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A service on Ray: where it answers, and the process that was started."""
+
+    address: str
+    pid: int
+
+
 @pytest.fixture(scope="session")
-def on_ray(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def on_ray(ray_service: Running) -> str:
+    return ray_service.address
+
+
+@pytest.fixture(scope="session")
+def ray_service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     port = free_port()
     store = f"sqlite:///{tmp_path_factory.mktemp('store')}/enrolled.db"
     limits = {"image_bytes": LIMITS.image_bytes, "call_bytes": LIMITS.call_bytes, "images": LIMITS.images}
-    with process(*serving(bundle, port, **limits), ready="/v1/identify", WHALE_RAY_STORE=store) as running:
-        yield f"http://127.0.0.1:{port}"
+    with process(
+        *serving(bundle, port, **limits), ready="/v1/identify", WHALE_RAY_STORE=store, RAY_AUTH_MODE="token"
+    ) as running:
+        yield Running(f"http://127.0.0.1:{port}", running.pid)
         started = descendants(running.pid)
     # SIGTERM has ended the service, and everything that it started
     assert running.returncode == 0
