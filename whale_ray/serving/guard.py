@@ -167,7 +167,9 @@ def _answer(error: Exception) -> Response:
 
 
 def _response(answer: Problem, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(answer.model_dump(), answer.status, headers, media_type=PROBLEM_TYPE)
+    # What is left of a body that is refused is not waited for: it may never end.
+    closing = {"Connection": "close"} if answer.status in (408, 413) else {}
+    return JSONResponse(answer.model_dump(), answer.status, {**(headers or {}), **closing}, media_type=PROBLEM_TYPE)
 
 
 def _fault(error: dict[str, object]) -> str:
