@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fastapi import Response
 
-from whale_ray.serving.contract import Answer, Identified, Unidentified
+from whale_ray.serving.contract import Answer
 from whale_ray.spreadsheet import as_cell
 
 JSON, CSV = "application/json", "text/csv"
@@ -61,22 +63,30 @@ def _weight(weights: dict[str, float], kind: str) -> float:
 
 def csv_text(answer: Answer) -> str:
     """A row a candidate, or a photograph without one; nothing in it is taken for a formula by a spreadsheet."""
+    return results_csv([{"model": answer.model, **result.model_dump()} for result in answer.results])
+
+
+def results_csv(results: Iterable[Mapping[str, Any]]) -> str:
+    """The same of results as they stand in JSON, each with the `model` that gave it."""
     written = io.StringIO()
     table = csv.DictWriter(written, COLUMNS, restval="", lineterminator="\r\n")
     table.writeheader()
-    for result in answer.results:
+    for result in results:
         for row in _rows(result):
-            cells = {"filename": result.filename, "model": answer.model, **row}
+            cells = {"filename": result["filename"], "model": result["model"], **row}
             table.writerow({name: _cell(value) for name, value in cells.items()})
     return written.getvalue()
 
 
-def _rows(result: Identified | Unidentified) -> list[dict[str, object]]:
-    if isinstance(result, Unidentified):
-        return [{"problem": result.problem.detail}]
-    new = {"decision": result.new_individual.decision, "new_probability": result.new_individual.probability}
-    shown = {"rank", "individual", "distance", "probability", "image"}
-    return [{**new, **one.model_dump(include=shown)} for one in result.candidates] or [new]
+def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if "problem" in result:
+        return [{"problem": result["problem"]["detail"]}]
+    new = {
+        "decision": result["new_individual"]["decision"],
+        "new_probability": result["new_individual"]["probability"],
+    }
+    shown = ("rank", "individual", "distance", "probability", "image")
+    return [{**new, **{name: one[name] for name in shown}} for one in result["candidates"]] or [new]
 
 
 def _cell(value: object) -> object:

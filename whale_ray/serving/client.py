@@ -15,42 +15,54 @@ _TRIES = 5
 _TRY_AGAIN = {429, 502, 503, 504}
 
 
-def ask_service(url: str, images: list[Path], *, top: int = 5) -> list[dict[str, Any]]:
-    """An answer for each photograph, in their order, from the service at `url`.
+def ask_service(url: str, images: list[Path], *, top: int = 5, encounter: bool = False) -> list[dict[str, Any]]:
+    """An answer for each photograph, in their order, from the service at `url`; each says which `model` gave it.
 
+    encounter: the photographs are views of one animal; one answer for all, and a problem for each that cannot be used.
     The key is read from WHALE_RAY_API_KEY. Identifying changes nothing, so a call that was cut is made again.
     Raises: InputError where the service cannot be reached or refuses.
     """
     key = os.environ.get("WHALE_RAY_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    calls = [images] if encounter else [[image] for image in images]
     with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
-        return [_ask(client, image, top) for image in images]
+        return [answer for call in calls for answer in _ask(client, call, top=top, encounter=encounter)]
 
 
-def _ask(client: httpx.Client, image: Path, top: int) -> dict[str, Any]:
+def _ask(client: httpx.Client, images: list[Path], *, top: int, encounter: bool) -> list[dict[str, Any]]:
+    files = [("image", (str(image), _read(image))) for image in images]
+    answer = _post(client, files, {"top": top, "encounter": encounter})
+    if answer.is_error:
+        raise InputError(f"{client.base_url} refuses {', '.join(map(str, images))}: {_detail(answer)}")
+    body = answer.json()
+    return [{"model": body["model"], **result} for result in body["results"]]
+
+
+def _read(image: Path) -> bytes:
     try:
-        data = image.read_bytes()
+        return image.read_bytes()
     except OSError as error:
         raise InputError(f"{image} must be a readable file, but: {error.strerror}. Name a photograph") from error
-    answer = _post(client, data, top)
-    if answer.is_error:
-        raise InputError(f"{client.base_url} refuses {image}: {_detail(answer)}")
-    return dict(answer.json()["results"][0])
 
 
-def _post(client: httpx.Client, data: bytes, top: int) -> httpx.Response:
+def _post(client: httpx.Client, files: list[tuple[str, tuple[str, bytes]]], query: dict[str, Any]) -> httpx.Response:
     for tried in range(1, _TRIES + 1):
         try:
-            answer = client.post("/v1/identify", params={"top": top}, content=data)
+            answer = client.post("/v1/identify", params=query, files=files)
             if answer.status_code not in _TRY_AGAIN or tried == _TRIES:
                 return answer
-            wait = float(answer.headers.get("Retry-After", "1"))
+            wait = _seconds(answer.headers.get("Retry-After"))
         except httpx.TransportError as error:
             if tried == _TRIES:
                 raise InputError(f"a service must answer at {client.base_url}, but: {error}. Is it running?") from error
             wait = 0.2 * 2**tried
         time.sleep(min(wait, 10.0))
     raise AssertionError("the last try returns or raises")
+
+
+def _seconds(retry_after: str | None) -> float:
+    """The seconds of `Retry-After`; 1 where it says a date, or nothing."""
+    return float(retry_after) if retry_after and retry_after.isdigit() else 1.0
 
 
 def _detail(answer: httpx.Response) -> str:
