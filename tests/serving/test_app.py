@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from services import KEY, TOP, Running, contents, descendants, free_port, proces
 from whale_ray.bundle import write_bundle
 from whale_ray.errors import BundleError, InputError
 from whale_ray.serving.app import ServeSettings, build, build_from_environment, serve_bundle
+from whale_ray.serving.telemetry import FIGURES
 
 
 def test_a_folder_that_is_no_bundle_is_refused_before_ray_starts(tmp_path: Path) -> None:
@@ -119,12 +121,30 @@ def test_the_readme_names_every_socket_on_which_the_service_listens(ray_service:
 
 
 @pytest.mark.slow
+def test_the_services_figures_are_among_rays_metrics(ray_service: Running) -> None:
+    body = encode(draw(1, 0), "PNG")
+    answer = httpx.post(f"{ray_service.address}/v1/identify", files={"image": body}, timeout=60)
+    assert answer.status_code == 200
+    ports = {port for process, _, port in listening(ray_service.pid) if process == "DashboardAgent"}
+    wanted = {f"ray_{name}" for name in FIGURES if name != "whale_ray_refusals"}
+    deadline, text = time.monotonic() + 60, ""
+    while not all(name in text for name in wanted) and time.monotonic() < deadline:
+        time.sleep(1)
+        for port in ports:
+            with suppress(httpx.HTTPError):
+                text += httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+    assert not {name for name in wanted if name not in text}
+    assert re.search(r'ray_whale_ray_requests_total\{.*route="/v1/identify".*status="200"', text)
+
+
+@pytest.mark.slow
 def test_on_another_host_without_a_key_the_application_does_not_become_healthy(bundle: Path) -> None:
     code = """
 import ray, sys
 from ray import serve
 from contextlib import suppress
 from pathlib import Path
+from whale_ray.serving.telemetry import FIGURES
 from whale_ray.serving.app import ServeSettings, build
 ray.init(address="local", num_cpus=1, namespace="serve", include_dashboard=False, logging_level="ERROR")
 serve.start(http_options={"host": "0.0.0.0", "port": int(sys.argv[2])})

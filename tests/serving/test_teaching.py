@@ -82,6 +82,15 @@ def test_an_enrolled_photograph_is_found_by_the_next_call_on_every_replica(pair:
             assert (thumbnail.format, thumbnail.width) == ("JPEG", 96)
 
 
+@pytest.mark.slow
+def test_a_service_on_ray_enrols_and_forgets(on_ray: str) -> None:
+    with httpx.Client(base_url=on_ray, timeout=60) as client:
+        image = enrol(client, "w_40", photograph(40)).json()["images"][0]["image"]
+        assert best(client, photograph(40))[:2] == ("w_40", image)
+        assert client.delete("/v1/individuals/w_40").json()["photographs"] == 1
+        assert best(client, photograph(40))[0] != "w_40"
+
+
 def test_an_enrolled_photograph_is_ranked_as_one_of_the_bundles_gallery(
     pair: Pair, bundle: Path, tmp_path: Path
 ) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import queue
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from whale_ray.errors import ImageDecodeError
 from whale_ray.serving.decoder import ANSWER, DECODED, REFUSALS, REQUEST
 
 SECONDS = 20.0
+_WATCH_SECONDS = 0.2
 _LONGEST_MESSAGE = 10_000
 _log = logging.getLogger(__name__)
 
@@ -57,7 +60,9 @@ class Decoders:
         processes = [_Process([*command, settings], seconds) for _ in range(count)]
         for process in processes:
             self._idle.put(process)
-        self._end = weakref.finalize(self, _end_all, processes, self._threads)
+        ended = threading.Event()
+        threading.Thread(target=_watch, args=(processes, ended), name="watch decoders", daemon=True).start()
+        self._end = weakref.finalize(self, _end_all, processes, self._threads, ended)
 
     async def decode(self, data: bytes, *, thumbnail: bool = False) -> Decoded:
         """The photograph fitted to the encoder's size. Raises: ImageError where it cannot be used."""
@@ -76,7 +81,14 @@ class Decoders:
             self._idle.put(process)
 
 
-def _end_all(processes: list[_Process], threads: ThreadPoolExecutor) -> None:
+def _watch(processes: list[_Process], ended: threading.Event) -> None:
+    while not ended.wait(_WATCH_SECONDS):
+        for process in processes:
+            process.give_up_when_late()
+
+
+def _end_all(processes: list[_Process], threads: ThreadPoolExecutor, ended: threading.Event) -> None:
+    ended.set()
     for process in processes:
         process.end()
     threads.shutdown(wait=False, cancel_futures=True)
@@ -87,6 +99,7 @@ class _Process:
 
     def __init__(self, command: Sequence[str], seconds: float) -> None:
         self._command, self._seconds = command, seconds
+        self._deadline, self._late = math.inf, False
         self._running = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -103,24 +116,23 @@ class _Process:
 
     def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
         """The photograph. Raises: ImageError where it cannot be used, takes too long or makes the decoder fall."""
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            self._running.kill()
-
-        watch = threading.Timer(self._seconds, give_up)
-        watch.start()
+        self._deadline, self._late = time.monotonic() + self._seconds, False
         try:
             return self._exchange(data, shape, thumbnail=thumbnail)
         except (OSError, EOFError) as error:
-            reason = f"took longer than {self._seconds:g} s" if late.is_set() else "made its decoder fall"
+            reason = f"took longer than {self._seconds:g} s" if self._late else "made its decoder fall"
             _log.warning("a photograph of %d bytes %s: the decoder is started again", len(data), reason)
             self.end()
             self._running = self._start()
             raise ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again") from error
         finally:
-            watch.cancel()
+            self._deadline = math.inf
+
+    def give_up_when_late(self) -> None:
+        """Ends the process where it takes too long; whoever waits for it is told."""
+        if time.monotonic() > self._deadline:
+            self._late = True
+            self._running.kill()
 
     def _exchange(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
         assert self._running.stdin
