@@ -31,7 +31,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/enrolled.db"
-    server = sql.make_url(request.getfixturevalue("postgresql")).set(drivername="postgresql+psycopg")
+    return emptied(request.getfixturevalue("postgresql"))
+
+
+def emptied(url: str) -> str:
+    """The URL of this PostgreSQL, everything in it dropped."""
+    server = sql.make_url(url).set(drivername="postgresql+psycopg")
     engine = sql.create_engine(server)
     with engine.begin() as connection:  # quicker than a database for each test
         connection.exec_driver_sql("DROP SCHEMA public CASCADE")

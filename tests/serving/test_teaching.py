@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from databases import emptied
 from pictures import draw, encode
 from PIL import Image
 from services import TOP, contents, free_port, plain_server, web_service
@@ -28,8 +29,11 @@ Pair = tuple[httpx.Client, httpx.Client]
 
 
 @pytest.fixture
-def pair(bundle: Path, tmp_path: Path) -> Iterator[Pair]:
-    stores = [EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db") for _ in range(2)]
+def pair(bundle: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    url = f"sqlite:///{tmp_path}/enrolled.db"
+    if getattr(request, "param", "sqlite") == "postgresql":
+        url = emptied(request.getfixturevalue("postgresql"))
+    stores = [EnrolmentStore(url) for _ in range(2)]
     first, second = (web_service(bundle, store=store) for store in stores)
     with (
         plain_server(first) as one,
@@ -59,6 +63,7 @@ def best(client: httpx.Client, data: bytes) -> tuple[str, str, float]:
     return candidate["individual"], candidate["image"], candidate["distance"]
 
 
+@pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_an_enrolled_photograph_is_found_by_the_next_call_on_every_replica(pair: Pair) -> None:
     client, other = pair
     stranger = photograph(40)
@@ -149,6 +154,7 @@ def test_a_name_that_would_mislead_is_a_400_problem(pair: Pair) -> None:
     assert client.get("/v1/versions").json()["current"] == 0
 
 
+@pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_a_forgotten_photograph_is_found_no_more_and_no_version_brings_it_back(pair: Pair) -> None:
     client, other = pair
     body = enrol(client, "w_40", photograph(40), photograph(40, 1)).json()
