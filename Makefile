@@ -25,7 +25,7 @@ sweep: $(INSTALLED) synthetic  ## the quickstart sweep on synthetic flukes
 	$(BIN)/python -m whale_ray.sweep sweeps/quickstart.yaml
 
 serve: $(INSTALLED)  ## serves the best bundle of the quickstart sweep (BUNDLE=... for another)
-	$(BIN)/whale-ray serve $(BUNDLE)
+	RAY_AUTH_MODE=token $(BIN)/whale-ray serve $(BUNDLE)
 
 format: $(INSTALLED)  ## rewrites the code in its format
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -87,12 +87,13 @@ def test_the_answer_has_the_form_of_the_contract() -> None:
 
 
 def test_the_calls_are_those_that_the_service_has() -> None:
-    from whale_ray.serving.web import router
+    from whale_ray.serving import session, teaching, web
 
     def plain(path: str) -> str:
-        return re.sub(r"\{(\w+):path\}", r"{\1}", path)
+        return re.sub(r"\{(\w+):\w+\}", r"{\1}", path)
 
-    has = {(method, plain(route.path)) for route in router.routes for method in route.methods}
+    routes = [*web.router.routes, *teaching.router.routes, *session.router.routes]
+    has = {(method, plain(route.path)) for route in routes for method in route.methods}
     shown = set(re.findall(r"^\| `(GET|POST|DELETE) ([^?` ]+)", README, re.MULTILINE))
     assert {call for call in has if call[1].startswith("/v1/")} <= shown
     assert shown - has <= {("GET", "/docs")}
@@ -123,7 +124,7 @@ def test_a_command_is_well_formed_and_its_program_and_files_exist(line: str) -> 
         case ["serve", "run", target, *_]:
             assert target.removeprefix("serve_app:") in ("app", "build")
         case ["curl", *arguments]:
-            assert any("/v1/identify" in argument for argument in arguments)
+            assert any(re.search(r"/v1/(identify|individuals|versions)", argument) for argument in arguments)
         case [program, *_]:
             assert program in OTHERS
 
@@ -151,7 +152,7 @@ def test_the_python_example_runs(
     finished: SweepResult, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a sweep that has finished already, under the quickstart's name, so that nothing is trained again."""
-    (example,) = blocks("python")
+    (example,) = [block for block in blocks("python") if "run_sweep" in block]
     (tmp_path / "sweeps").mkdir()
     text = (finished.folder / "sweep.yaml").read_text()
     (tmp_path / "sweeps" / "quickstart.yaml").write_text(re.sub(r"(?m)^name: .*$", "name: quickstart", text))

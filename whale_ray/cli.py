@@ -202,33 +202,57 @@ def submit(
     typer.echo(f"{out} is written{replaced}: {len(first)} photographs, {new}. Send it with:\n{kaggle_command(out)}")
 
 
-@application.command(epilog="Example: whale-ray identify runs/quickstart/best fluke.jpg")
+_IDENTIFY_EXAMPLES = """
+Examples:
+
+  whale-ray identify runs/quickstart/best fluke.jpg
+
+  whale-ray identify http://127.0.0.1:8000 left.jpg right.jpg --encounter --csv
+"""
+
+
+@application.command(epilog=_IDENTIFY_EXAMPLES)
 @_refusing
 def identify(
     target: Annotated[str, typer.Argument(help="A bundle, or the URL of a service.")],
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
     top: Annotated[int, typer.Option(help="How many individuals.", min=1, max=50)] = 5,
+    encounter: Annotated[
+        bool, typer.Option("--encounter", help="The photographs are views of one animal; of a service alone.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Rows for a spreadsheet in place of JSON lines.")] = False,
 ) -> None:
-    """Prints the individuals that each photograph may show, as JSON lines."""
-    for image, answer in zip(images, _answers(target, images, top), strict=True):
-        typer.echo(json.dumps(answer | {"filename": str(image)}))
+    """Prints the individuals that each photograph may show, as JSON lines or CSV."""
+    answers = _answers(target, images, top, encounter=encounter)
+    if csv:
+        from whale_ray.serving.answers import results_csv
+
+        typer.echo(results_csv(answers), nl=False)
+        return
+    for answer in answers:
+        typer.echo(json.dumps(answer))
 
 
-def _answers(target: str, images: list[Path], top: int) -> list[dict[str, Any]]:
+def _answers(target: str, images: list[Path], top: int, *, encounter: bool) -> list[dict[str, Any]]:
     import dataclasses
 
     if target.startswith(("http://", "https://")):
         from whale_ray.serving.client import ask_service
 
-        return ask_service(target, images, top=top)
+        return ask_service(target, images, top=top, encounter=encounter)
+    if encounter:
+        raise InputError("--encounter is for a service, but a bundle was named. Serve it, and name its URL")
     from whale_ray.identify import Bundle
     from whale_ray.serving.contract import PLACES
 
-    answers = [dataclasses.asdict(answer) for answer in Bundle.load(target).identify(images, top=top)]
+    bundle = Bundle.load(target)
+    answers = [dataclasses.asdict(answer) for answer in bundle.identify(images, top=top)]
     for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
         candidate["distance"] = round(candidate["distance"], PLACES)
-        del candidate["row"], candidate["score"]  # of this bundle's own search, which a service does not tell either
-    return answers
+        # of this bundle's own search, which a service does not tell either
+        del candidate["row"], candidate["score"]
+    named = zip(images, answers, strict=True)
+    return [{"model": bundle.id, **answer, "filename": str(image)} for image, answer in named]
 
 
 _SERVE_EXAMPLES = """
@@ -273,6 +297,32 @@ def deploy(
     from whale_ray.serving import rollout
 
     rollout.deploy(bundle, address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo)
+
+
+_EXPORT_EXAMPLE = """
+Example:
+
+  whale-ray export-enrolled sqlite:///enrolled.db data/train review.csv
+
+  whale-ray apply-review review.csv then adds them to a new train.csv.
+"""
+
+
+@application.command(epilog=_EXPORT_EXAMPLE)
+@_refusing
+def export_enrolled(
+    store: Annotated[str, typer.Argument(help="The URL of a service's database of enrolments.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of training photographs.")],
+    review: Annotated[Path, typer.Argument(help="The CSV file to write.")],
+) -> None:
+    """Writes what people enrolled in a service as photographs and as rows of a review, for the next training."""
+    from whale_ray.serving import enrolment
+    from whale_ray.serving import review as reviewed
+
+    opened = enrolment.EnrolmentStore(store)
+    count = reviewed.export_enrolled(opened, folder, review)
+    opened.close()
+    typer.echo(f"{count} enrolled photographs are in {folder}, and a row for each in {review}")
 
 
 def main() -> None:

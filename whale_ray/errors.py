@@ -10,6 +10,9 @@
     │   ├── ImageTypeError         not an image type that is accepted      (415)
     │   ├── ImageTooLargeError     too many bytes or pixels                (413)
     │   └── ImageDecodeError       of a known type, but damaged or empty   (422)
+    ├── StoreError                 the database of enrolments; carries the HTTP status of its refusal   (503)
+    │   ├── EnrolledElsewhereError the picture is another individual's     (409)
+    │   └── NoSuchVersionError     the gallery never had it                (404)
     └── TrainingError              a loss that is not finite; the trial fails, the sweep goes on
 
 Messages follow one form: the rule, what came instead, the remedy.
@@ -90,6 +93,36 @@ class ImageDecodeError(ImageError):
     """Of a known type, but damaged, truncated or empty."""
 
     status = 422
+
+
+class StoreError(WhaleRayError):
+    """The database of what was enrolled cannot be used, or not as asked."""
+
+    status = 503
+
+
+class EnrolledElsewhereError(StoreError):
+    """A picture is enrolled under another individual; `place` is its place among those that came."""
+
+    status = 409
+
+    def __init__(self, place: int, individual: str) -> None:
+        super().__init__(
+            f"a picture shows one individual, but picture {place + 1} is enrolled under {individual!r}. "
+            "Delete it there first, if that was a mistake"
+        )
+        self.place, self.individual = place, individual
+
+
+class NoSuchVersionError(StoreError):
+    """The gallery never had a version of this number."""
+
+    status = 404
+
+    def __init__(self, number: int, last: int) -> None:
+        super().__init__(
+            f"the gallery has had the versions 0 to {last}, but got {number}. GET /v1/versions shows what each changed"
+        )
 
 
 class TrainingError(WhaleRayError):

@@ -73,6 +73,15 @@ class Identification:
         return labels[:count]
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Whom photographs are compared with: the image and the individual of each row, and what searches its vectors."""
+
+    images: Sequence[str]
+    individuals: Sequence[str]
+    matcher: Matcher
+
+
 class Bundle:
     """A recogniser in memory, made from a bundle's contents.
 
@@ -99,7 +108,7 @@ class Bundle:
         self._run = None if runtime is None else self._running(runtime, threads)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
-        self._matcher = self.match_with(contents.gallery, self.individuals)
+        self.gallery = Gallery(self.images, self.individuals, self.match_with(contents.gallery, self.individuals))
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Bundle:
@@ -142,13 +151,14 @@ class Bundle:
         size = (self.geometry.height, self.geometry.width)
         return build_runtime(runtime, encoder, size=size, threads=threads or torch.get_num_threads())
 
-    def match_with(self, vectors: np.ndarray, individuals: Sequence[str]) -> Matcher:
-        """A gallery (N, D) of N names, ready to be searched as the bundle's own."""
+    def match_with(self, vectors: np.ndarray, individuals: Sequence[str], *, ready: bool = False) -> Matcher:
+        """A gallery (N, D) of N names, ready to be searched as the bundle's own. ready: as of `GalleryIndex`."""
         names, proxies = self.contents.proxy_individuals, self.contents.proxies
         matcher = Matcher(
             vectors,
             np.array(individuals, dtype=str),
             proxies=None if proxies is None else (proxies, np.array(names, dtype=str)),
+            ready=ready,
         )
         matcher.prepare(self.setting.manner)
         return matcher
@@ -210,16 +220,21 @@ class Bundle:
         rows = np.arange(len(stack))
         return embed(self._run, stack, self.geometry, rows, flipped=flipped, device=self.device, precision="fp32")
 
-    def rank(self, vectors: np.ndarray, *, top: int = 5) -> list[Identification]:
-        """An answer for each embedding (N, D): the `top` individuals in the order of the bundle's vote."""
-        ranking = self._matcher.rank(vectors, self.setting, individuals=MOST_CANDIDATES)
-        nearest = self._matcher.nearest_images(vectors, ranking, self.setting.manner, first=top)
+    def rank(self, vectors: np.ndarray, *, top: int = 5, gallery: Gallery | None = None) -> list[Identification]:
+        """An answer for each embedding (N, D): the `top` individuals in the order of the bundle's vote.
+
+        gallery: another than the bundle's own, its matcher from `match_with`.
+        """
+        gallery = gallery or self.gallery
+        ranking = gallery.matcher.rank(vectors, self.setting, individuals=MOST_CANDIDATES)
+        nearest = gallery.matcher.nearest_images(vectors, ranking, self.setting.manner, first=top)
         said = (self.calibration.of_match(ranking.cosines), self.calibration.of_new(ranking.cosines))
         rows = zip(ranking.individuals, ranking.cosines, *nearest, *said, strict=True)
-        return [self._answer(*row, top=top) for row in rows]
+        return [self._answer(gallery, *row, top=top) for row in rows]
 
     def _answer(
         self,
+        gallery: Gallery,
         individuals: np.ndarray,
         scores: np.ndarray,
         cosines: np.ndarray,
@@ -233,16 +248,16 @@ class Bundle:
         candidates = tuple(
             Candidate(
                 rank=place + 1,
-                individual=str(self._matcher.index.names[individuals[place]]),
+                individual=str(gallery.matcher.index.names[individuals[place]]),
                 distance=min(max(1.0 - float(cosines[place]), 0.0), 2.0),
                 score=float(scores[place]),
                 probability=_share(match[place]),
-                image=self.images[images[place]],
+                image=gallery.images[images[place]],
                 row=int(images[place]),
             )
             for place in range(count)
         )
-        known = self.threshold is None or candidates[0].score >= self.threshold
+        known = bool(candidates) and (self.threshold is None or candidates[0].score >= self.threshold)
         return Identification(NewIndividual(_share(new), "known" if known else "new"), candidates)
 
     def identify(self, photographs: Sequence[Photograph], *, top: int = 5) -> list[Identification]:

@@ -1,5 +1,6 @@
-"""The fixtures of the service's tests; what they are made of is in `services`."""
+"""The fixtures of the service's tests; what they are made of is in `services` and `databases`."""
 
-from services import bundle, client, on_ray, plain
+from databases import postgresql, url
+from services import bundle, client, on_ray, plain, ray_service
 
-__all__ = ["bundle", "client", "on_ray", "plain"]
+__all__ = ["bundle", "client", "on_ray", "plain", "postgresql", "ray_service", "url"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -9,8 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,10 +25,16 @@ from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
 from whale_ray.bundle import Contents, write_bundle
 from whale_ray.identify import Bundle
 from whale_ray.learning.encoders import build_encoder
-from whale_ray.serving.guard import key_digest
+from whale_ray.serving.catalogue import Catalogue
+from whale_ray.serving.decoding import Decoders
+from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.guard import Entrance
+from whale_ray.serving.keys import read_keys
 from whale_ray.serving.recogniser import Encoder, Recogniser
+from whale_ray.serving.review import KeptQueries
+from whale_ray.serving.service import Service
 from whale_ray.serving.uploads import Limits
-from whale_ray.serving.web import Service, build_web
+from whale_ray.serving.web import build_web
 
 KEY = "a key of a person"
 LIMITS = Limits(image_bytes=400_000, call_bytes=1_000_000, images=8)
@@ -74,26 +82,45 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(contents(), tmp_path_factory.mktemp("serving") / "bundle")
 
 
+def locked(**others: Any) -> Entrance:
+    """An entrance for KEY alone."""
+    return Entrance(read_keys(None, KEY), **others)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that the system gives to nobody by itself, as Ray lets it do."""
+    while True:
+        port = random.randrange(21_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
-def web_service(bundle: Path, *, limits: Limits = LIMITS, most_calls: int = 16) -> Service:
+def web_service(
+    bundle: Path,
+    *,
+    limits: Limits = LIMITS,
+    most_calls: int = 16,
+    store: EnrolmentStore | None = None,
+    keep: bool = False,
+) -> Service:
     loaded = Bundle.load(bundle)
     encoder = Encoder(loaded, threads=1, batch=32)
     recogniser = Recogniser(
-        loaded, encoder, decoders=2, batch=32, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels
+        Catalogue(loaded, store),
+        encoder,
+        Decoders(loaded.geometry, count=2, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels),
+        batch=32,
     )
-    return Service(loaded, recogniser, limits=limits, most_calls=most_calls)
+    kept = KeptQueries(store) if store and keep else None
+    return Service(loaded, recogniser, limits=limits, most_calls=most_calls, kept=kept)
 
 
 @contextmanager
-def plain_server(service: Service, *, key: str | None = None) -> Iterator[str]:
+def plain_server(service: Service, entrance: Entrance | None = None) -> Iterator[str]:
     """The same web application without Ray, in a thread of this process."""
     port = free_port()
-    app = build_web({"default": service}, digest=key_digest(key))
+    app = build_web({"default": service}, entrance)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -104,6 +131,7 @@ def plain_server(service: Service, *, key: str | None = None) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+        service.recogniser.decoders.close()
 
 
 @contextmanager
@@ -111,7 +139,13 @@ def process(
     *command: str, ready: str, said: list[str] | None = None, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that has printed `ready`, ended by SIGTERM when the block ends. said: gets its lines until then."""
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **variables}
+    settings = {
+        **os.environ,
+        "WHALE_RAY_STORE": "none",
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **variables,
+    }
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TOP, env=settings
     )
@@ -163,12 +197,28 @@ def plain(bundle: Path) -> Iterator[str]:
         yield address
 
 
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A service on Ray: where it answers, and the process that was started."""
+
+    address: str
+    pid: int
+
+
 @pytest.fixture(scope="session")
-def on_ray(bundle: Path) -> Iterator[str]:
+def on_ray(ray_service: Running) -> str:
+    return ray_service.address
+
+
+@pytest.fixture(scope="session")
+def ray_service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     port = free_port()
+    store = f"sqlite:///{tmp_path_factory.mktemp('store')}/enrolled.db"
     limits = {"image_bytes": LIMITS.image_bytes, "call_bytes": LIMITS.call_bytes, "images": LIMITS.images}
-    with process(*serving(bundle, port, **limits), ready="/v1/identify") as running:
-        yield f"http://127.0.0.1:{port}"
+    with process(
+        *serving(bundle, port, **limits), ready="/v1/identify", WHALE_RAY_STORE=store, RAY_AUTH_MODE="token"
+    ) as running:
+        yield Running(f"http://127.0.0.1:{port}", running.pid)
         started = descendants(running.pid)
     # SIGTERM has ended the service, and everything that it started
     assert running.returncode == 0

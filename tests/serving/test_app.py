@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import ipaddress
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import ray
 from pictures import draw, encode
 from pydantic import ValidationError
 from ray.serve import Application
-from services import KEY, TOP, contents, free_port, process, serving
+from services import KEY, TOP, Running, contents, descendants, free_port, process, serving
 
 from whale_ray.bundle import write_bundle
 from whale_ray.errors import BundleError, InputError
 from whale_ray.serving.app import build, build_from_environment, serve_bundle
 from whale_ray.serving.settings import ServeSettings
+from whale_ray.serving.telemetry import FIGURES
 
 
 def test_a_folder_that_is_no_bundle_is_refused_before_ray_starts(tmp_path: Path) -> None:
@@ -82,6 +88,79 @@ def test_a_bundle_that_fails_its_golden_images_in_the_replica_ends_the_service_w
     started = subprocess.run(serving(bundle, free_port()), capture_output=True, text=True, timeout=120, cwd=TOP)
     assert started.returncode == 1
     assert "BundleError: the golden images must give their embeddings" in started.stderr.splitlines()[-1]
+
+
+def listening(pid: int) -> set[tuple[str, str, int]]:
+    """Process, address and port of every socket on which this process, or one that it started, listens."""
+    found = set()
+    for one in {pid} | descendants(pid):
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(one)
+            name = (process.cmdline() or [process.name()])[0].removeprefix("ray::").split(":")[0].rpartition("/")[2]
+            sockets = [each for each in process.net_connections(kind="inet") if each.status == psutil.CONN_LISTEN]
+            found |= {(name, each.laddr.ip, each.laddr.port) for each in sockets}
+    return found
+
+
+def reach(address: str) -> str:
+    """How far an address reaches, in the words of the README's table."""
+    if ipaddress.ip_address(address).is_unspecified:
+        return "every address"
+    return "127.0.0.1" if ipaddress.ip_address(address).is_loopback else "this machine's network address"
+
+
+@pytest.mark.slow
+def test_the_readme_names_every_socket_on_which_the_service_listens(ray_service: Running) -> None:
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]*`[^|]*) \| [^|]+ \| ([^|]+) \|$", (TOP / "README.md").read_text(), re.M)
+    table = {(process, reaches.strip("* ")) for _, names, reaches in rows for process in re.findall(r"`(\w+)`", names)}
+    port = int(ray_service.address.rpartition(":")[2])
+    found = listening(ray_service.pid)
+    assert {(name, address) for name, address, at in found if at == port} == {("ProxyActor", "127.0.0.1")}
+    assert len(found) > 5
+    for name, address, at in found:
+        assert at == port or (name, reach(address)) in table, f"{name} listens on {address}:{at}"
+
+
+@pytest.mark.slow
+def test_the_services_figures_are_among_rays_metrics(ray_service: Running) -> None:
+    body = encode(draw(1, 0), "PNG")
+    answer = httpx.post(f"{ray_service.address}/v1/identify", files={"image": body}, timeout=60)
+    assert answer.status_code == 200
+    ports = {port for process, _, port in listening(ray_service.pid) if process == "DashboardAgent"}
+    wanted = {f"ray_{name}" for name in FIGURES if name != "whale_ray_refusals"}
+    deadline, text = time.monotonic() + 60, ""
+    while not all(name in text for name in wanted) and time.monotonic() < deadline:
+        time.sleep(1)
+        for port in ports:
+            with suppress(httpx.HTTPError):
+                text += httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+    assert not {name for name in wanted if name not in text}
+    assert re.search(r'ray_whale_ray_requests_total\{.*route="/v1/identify".*status="200"', text)
+
+
+@pytest.mark.slow
+def test_on_another_host_without_a_key_the_application_does_not_become_healthy(bundle: Path) -> None:
+    code = """
+import ray, sys
+from ray import serve
+from contextlib import suppress
+from pathlib import Path
+from whale_ray.serving.telemetry import FIGURES
+from whale_ray.serving.app import ServeSettings, build
+ray.init(address="local", num_cpus=1, namespace="serve", include_dashboard=False, logging_level="ERROR")
+serve.start(http_options={"host": "0.0.0.0", "port": int(sys.argv[2])})
+try:
+    serve.run(build(ServeSettings(bundle=Path(sys.argv[1]), store="none")), name="whale_ray")
+except RuntimeError:
+    print(serve.status().applications["whale_ray"].status)
+    print(serve.status().applications["whale_ray"].deployments["whale_ray"].message)
+serve.shutdown()
+"""
+    command = [sys.executable, "-c", code, str(bundle), str(free_port())]
+    variables = {**os.environ, "WHALE_RAY_API_KEY": ""}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=TOP, env=variables)
+    assert "DEPLOY_FAILED" in ended.stdout, ended.stderr
+    assert "whoever reaches 0.0.0.0 could call the service, so it needs a key" in ended.stdout
 
 
 def listening_on(port: int) -> set[str]:

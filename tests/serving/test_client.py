@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
+from services import plain_server, web_service
 from typer.testing import CliRunner
 
 from whale_ray.cli import application
 from whale_ray.errors import InputError
+from whale_ray.serving import client as asking
 from whale_ray.serving.client import ask_service
+from whale_ray.serving.enrolment import EnrolmentStore
 
 
 @pytest.fixture
@@ -28,6 +39,110 @@ def test_each_answer_of_a_service_names_its_photograph(plain: str, photographs: 
     answers = [json.loads(line) for line in result.output.splitlines()]
     assert [answer["filename"] for answer in answers] == [str(path) for path in photographs]
     assert all(len(answer["candidates"]) == 2 for answer in answers)
+
+
+def test_several_views_of_one_animal_get_one_answer(plain: str, photographs: list[Path]) -> None:
+    (answer,) = ask_service(plain, photographs, encounter=True)
+    assert (answer["views"], answer["model"]) == (2, "tiny-00000000")
+    result = CliRunner().invoke(application, ["identify", "runs/x/best", str(photographs[0]), "--encounter"])
+    assert result.exit_code == 2
+    assert "--encounter is for a service" in result.output
+
+
+def test_answers_are_printed_as_rows_for_a_spreadsheet(plain: str, bundle: Path, photographs: list[Path]) -> None:
+    tables = []
+    for target in (plain, str(bundle)):
+        result = CliRunner().invoke(application, ["identify", target, *map(str, photographs), "--top", "2", "--csv"])
+        assert result.exit_code == 0, result.output
+        tables.append(list(csv.DictReader(io.StringIO(result.output))))
+    assert tables[0] == tables[1]
+    assert [(row["filename"], row["rank"]) for row in tables[0]] == [
+        (str(path), rank) for path in photographs for rank in "12"
+    ]
+
+
+class Moody:
+    """A service that answers each call by the next of these statuses; 0 cuts the connection."""
+
+    def __init__(self, statuses: list[int]) -> None:
+        self.left = list(statuses)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        status = self.left.pop(0)
+        if not status:
+            raise httpx.ReadError("cut")
+        body = {"model": "m", "results": [{"filename": "one.jpg"}], "detail": "too many"}
+        return httpx.Response(status, json=body, headers={"Retry-After": "0"} if status != 502 else {})
+
+
+@pytest.mark.parametrize("statuses", [[200], [503, 429, 200], [0, 200], [502, 200]])
+def test_a_call_that_was_cut_or_came_too_early_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, photographs: list[Path], statuses: list[int]
+) -> None:
+    service = Moody(statuses)
+    client = httpx.Client
+    monkeypatch.setattr(httpx, "Client", lambda **options: client(transport=httpx.MockTransport(service), **options))
+    assert ask_service("http://whales", photographs[:1])[0]["filename"] == "one.jpg"
+    assert service.left == []
+
+
+def test_when_patience_ends_it_is_said_what_the_service_says(
+    monkeypatch: pytest.MonkeyPatch, photographs: list[Path]
+) -> None:
+    monkeypatch.setattr(asking, "_PATIENCE", 1.0)
+    service = Moody([503] * 9)
+    client = httpx.Client
+    monkeypatch.setattr(httpx, "Client", lambda **options: client(transport=httpx.MockTransport(service), **options))
+    with pytest.raises(InputError, match=r"refuses .*one\.jpg: too many"):
+        ask_service("http://whales", photographs[:1])
+    assert 0 < len(service.left) < 8
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def lines_of(language: str, *, holding: str) -> list[str]:
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if holding in block]
+
+
+@pytest.fixture
+def teachable(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A service that takes enrolments, and a folder with the photographs that the README names."""
+    for name in ("fluke", "one", "two", "left", "right"):
+        Image.new("RGB", (64, 48), (len(name) * 40, 90, 120)).save(tmp_path / f"{name}.jpg")
+    (tmp_path / "two.jpg").write_bytes((tmp_path / "right.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    with plain_server(web_service(bundle, store=store)) as address:
+        yield address
+    store.close()
+
+
+def test_the_readmes_curl_lines_run(teachable: str) -> None:
+    blocks = lines_of("bash", holding="curl ")
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("curl ")]
+    lines = [line for line in lines if "synthetic/" not in line]
+    assert len(lines) >= 8
+    for line in lines:
+        command = line.replace("http://127.0.0.1:8000", teachable).replace("curl ", "curl --fail-with-body -sS ", 1)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{line}: {done.stdout} {done.stderr}"
+
+
+def test_the_readmes_python_lines_run(teachable: str) -> None:
+    (code,) = lines_of("python", holding="httpx")
+    command = [sys.executable, "-c", code.replace("http://127.0.0.1:8000", teachable)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"], done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="JavaScript needs node")
+def test_the_readmes_javascript_lines_run(teachable: str) -> None:
+    (code,) = lines_of("javascript", holding="fetch")
+    command = ["node", "--input-type=module", "-e", code.replace("http://127.0.0.1:8000", teachable)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"], done.stderr
 
 
 def test_a_refusal_names_the_photograph_and_the_remedy(plain: str, tmp_path: Path) -> None:

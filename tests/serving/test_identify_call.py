@@ -15,7 +15,7 @@ from services import LIMITS
 
 JPEG = {"Content-Type": "image/jpeg"}
 ANSWER_KEYS = {"model", "results"}
-CANDIDATE_KEYS = {"rank", "individual", "distance", "probability", "image"}
+CANDIDATE_KEYS = {"rank", "individual", "distance", "probability", "image", "thumbnail"}
 
 
 def post(client: httpx.Client, body: bytes, kind: str = "image/jpeg", **query: int) -> httpx.Response:
@@ -42,7 +42,7 @@ def test_a_raw_photograph_gets_an_answer_of_the_contract(client: httpx.Client) -
     assert set(body) == ANSWER_KEYS
     assert body["model"] == "tiny-00000000"
     (result,) = body["results"]
-    assert set(result) == {"filename", "new_individual", "candidates"}
+    assert set(result) == {"filename", "views", "new_individual", "candidates"}
     assert result["filename"] is None
     assert result["new_individual"] == {"probability": None, "decision": "known"}
     assert [candidate["rank"] for candidate in result["candidates"]] == [1, 2, 3, 4]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import services
 from pictures import INDIVIDUALS, draw, encode
 from PIL import Image
 from services import KEY, plain_server, web_service
@@ -102,7 +103,20 @@ def test_openapi_announces_problems_and_never_the_frameworks_own_refusals(client
     schema = client.get("/openapi.json").json()
     assert "HTTPValidationError" not in schema["components"]["schemas"]
     identify = schema["paths"]["/v1/identify"]["post"]
-    assert set(identify["responses"]) == {"200", "400", "401", "404", "408", "413", "415", "422", "503", "default"}
+    assert set(identify["responses"]) == {
+        "200",
+        "400",
+        "401",
+        "404",
+        "408",
+        "413",
+        "415",
+        "421",
+        "422",
+        "429",
+        "503",
+        "default",
+    }
     assert set(identify["responses"]["422"]["content"]) == {"application/problem+json"}
     assert set(identify["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
     top = next(one for one in identify["parameters"] if one["name"] == "top")
@@ -113,7 +127,7 @@ def test_openapi_announces_problems_and_never_the_frameworks_own_refusals(client
 
 @pytest.fixture(scope="module")
 def locked(bundle: Path) -> Iterator[httpx.Client]:
-    with plain_server(web_service(bundle), key=KEY) as address, httpx.Client(base_url=address) as caller:
+    with plain_server(web_service(bundle), services.locked()) as address, httpx.Client(base_url=address) as caller:
         yield caller
 
 

@@ -56,16 +56,16 @@ class GalleryIndex:
 
     vectors: (N, D), any float; float16 is what is stored. labels: N names. `names` holds the C distinct ones in
     order; an individual's code is its place there. `rows`, `codes` and `vectors` (float32) are in that order,
-    and `starts` says where an individual begins.
+    and `starts` says where an individual begins. ready: the vectors come from `unit`.
     """
 
-    def __init__(self, vectors: np.ndarray, labels: np.ndarray, *, rounded: bool = True) -> None:
+    def __init__(self, vectors: np.ndarray, labels: np.ndarray, *, rounded: bool = True, ready: bool = False) -> None:
         self.names, codes = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
         self.rows = np.argsort(codes, kind="stable")
         self.codes = codes[self.rows]
         self.images_per_individual = np.bincount(codes, minlength=len(self.names))
         self.starts = np.cumsum(self.images_per_individual) - self.images_per_individual
-        self.vectors = unit(np.asarray(vectors), rounded=rounded)[self.rows]
+        self.vectors = (vectors if ready else unit(np.asarray(vectors), rounded=rounded))[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -27,13 +27,18 @@ class Matcher:
     """A gallery, prepared once for each manner in which it is searched, and asked often.
 
     vectors: (N, D), labels: N names. `index` is the gallery as it was given, whose codes and rows every answer has.
-    proxies: (P, D) and P names, where a classifier is to be mixed in.
+    proxies: (P, D) and P names, where a classifier is to be mixed in. ready: as of `GalleryIndex`.
     """
 
     def __init__(
-        self, vectors: np.ndarray, labels: np.ndarray, *, proxies: tuple[np.ndarray, np.ndarray] | None = None
+        self,
+        vectors: np.ndarray,
+        labels: np.ndarray,
+        *,
+        proxies: tuple[np.ndarray, np.ndarray] | None = None,
+        ready: bool = False,
     ) -> None:
-        self.index = GalleryIndex(vectors, labels)
+        self.index = GalleryIndex(vectors, labels, ready=ready)
         self._classifier = None if proxies is None else Classifier(self.index, *proxies)
         self._augmented: dict[int, GalleryIndex] = {}
         self._reciprocal: dict[tuple[int, Rerank], Reciprocal] = {}

@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from whale_ray.identify import Bundle
+from whale_ray.errors import StoreError
+from whale_ray.identify import Bundle, Identification
+from whale_ray.serving.catalogue import Catalogue
 from whale_ray.serving.contract import RefusalError
+from whale_ray.serving.decoding import Decoders
+from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.metrics import RayMetrics
 from whale_ray.serving.recogniser import Embedder, Encoder, Recogniser
-from whale_ray.serving.settings import ServeSettings
+from whale_ray.serving.settings import NO_STORE, STORE_VARIABLE, ServeSettings
+from whale_ray.serving.telemetry import tell
 
 _DIED = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 _PAUSE = 0.1
@@ -32,22 +39,34 @@ def checked_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, Encode
     return bundle, Encoder(bundle, threads=settings.threads, batch=settings.batch)
 
 
-def recogniser_of(bundle: Bundle, encoder: Embedder, settings: ServeSettings) -> Recogniser:
+def recogniser_of(
+    bundle: Bundle, encoder: Embedder, settings: ServeSettings, store: EnrolmentStore | None
+) -> Recogniser:
     """What answers for single photographs, within the limits of the settings."""
-    return Recogniser(
-        bundle,
-        encoder,
-        decoders=settings.decoders,
-        batch=settings.batch,
-        bytes_=settings.image_bytes,
-        pixels=settings.image_pixels,
+    decoders = Decoders(
+        bundle.geometry, count=settings.decoders, bytes_=settings.image_bytes, pixels=settings.image_pixels
     )
+    return Recogniser(Catalogue(bundle, store), encoder, decoders, batch=settings.batch)
+
+
+def open_store(url: str) -> EnrolmentStore | None:
+    """The store at `url`. Raises: StoreError where replicas on other machines would have another one."""
+    if url == NO_STORE:
+        return None
+    store = EnrolmentStore(url)
+    if store.is_of_one_machine and sum(node["Alive"] for node in ray.nodes()) > 1:
+        raise StoreError(
+            "replicas on several machines need a store that they share, but SQLite's is a file on one of them. "
+            f"Set {STORE_VARIABLE} to postgresql://user@host/name, or to {NO_STORE}"
+        )
+    return store
 
 
 class EncoderDeployment:
     """An encoder in a process of its own, for `split`, and for models that are not the default."""
 
     def __init__(self, path: Path, settings: ServeSettings) -> None:
+        tell(RayMetrics())
         self._bundle, self._encoder = checked_encoder(path, settings)
 
     async def embed(self, array: np.ndarray) -> np.ndarray:
@@ -116,7 +135,7 @@ class Shadow:
     def __init__(self, path: Path, settings: ServeSettings) -> None:
         bundle, encoder = checked_encoder(path, settings)
         self._id = bundle.id
-        self._recogniser = recogniser_of(bundle, encoder, settings)
+        self._recogniser = recogniser_of(bundle, encoder, settings, open_store(settings.store))
         self._counts = {"compared": 0, "agreed": 0, "failed": 0}
 
     async def compare(self, data: bytes, live: str | None) -> None:
@@ -128,7 +147,7 @@ class Shadow:
             _log.warning("the shadow %s could not answer", self._id, exc_info=True)
             return
         self._counts["compared"] += 1
-        self._counts["agreed"] += said(found.new_individual.decision, found.candidates[0].individual) == live
+        self._counts["agreed"] += said(found) == live
 
     async def agreement(self) -> dict[str, Any]:
         """The shadow's id, how many answers were compared, and the share that agreed."""
@@ -144,12 +163,12 @@ class ShadowCaller:
         self._under_way: set[asyncio.Task[None]] = set()
         self._left_out = 0
 
-    def offer(self, data: bytes, decision: str, individual: str) -> None:
+    def offer(self, data: bytes, found: Identification) -> None:
         """Lets the shadow answer for this photograph too."""
         if len(self._under_way) >= self._most:
             self._left_out += 1
             return
-        task = asyncio.create_task(self._compare(data, said(decision, individual)))
+        task = asyncio.create_task(self._compare(data, said(found)))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
@@ -173,6 +192,6 @@ async def _awaited(response: Any) -> Any:
     return await response
 
 
-def said(decision: str, individual: str) -> str | None:
+def said(found: Identification) -> str | None:
     """Whom an answer names: the first individual; None where it takes the animal for a new one."""
-    return individual if decision == "known" else None
+    return found.candidates[0].individual if found.new_individual.decision == "known" else None

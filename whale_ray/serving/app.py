@@ -5,7 +5,6 @@ The only file that knows ray.serve; the web application itself stands in `web`. 
 """
 
 import io
-import ipaddress
 import logging
 import os
 import signal
@@ -22,10 +21,12 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from whale_ray.errors import BundleError, InputError
-from whale_ray.serving.deployments import KEY_VARIABLE, application
-from whale_ray.serving.guard import key_digest
+from whale_ray.serving.deployments import application
+from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.exposure import KEY_VARIABLE, check_exposure
+from whale_ray.serving.keys import Keys, read_keys
 from whale_ray.serving.rollout import run_application
-from whale_ray.serving.settings import ServeSettings
+from whale_ray.serving.settings import NO_STORE, ServeSettings
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
 LOOPBACK = "127.0.0.1"
@@ -37,7 +38,7 @@ def build(settings: ServeSettings) -> serve.Application:
     Raises: BundleError where the bundle's files are not whole.
     """
     _listen_on_loopback_unless_told()
-    return application(settings, digest=key_digest(os.environ.get(KEY_VARIABLE)))
+    return _application(settings, _keys(settings))
 
 
 def build_from_environment() -> serve.Application:
@@ -52,6 +53,17 @@ def build_from_environment() -> serve.Application:
             "serve run serve_app:app`, or `serve run serve_app:build bundle=runs/quickstart/best`"
         )
     return build(ServeSettings(bundle=Path(path)))
+
+
+def _keys(settings: ServeSettings) -> Keys:
+    return read_keys(settings.keys, os.environ.get(KEY_VARIABLE))
+
+
+def _application(settings: ServeSettings, keys: Keys) -> serve.Application:
+    deployments = application(settings, keys=keys)
+    if settings.store != NO_STORE:
+        EnrolmentStore(settings.store).close()  # what is wrong with it is said before anything starts
+    return deployments
 
 
 def _listen_on_loopback_unless_told() -> None:
@@ -73,8 +85,11 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
     insecure: others may call it without a key.
     Raises: BundleError where a bundle cannot be used; InputError where it must not or cannot listen there.
     """
-    _check_place(host, port, insecure=insecure)
-    deployments = application(settings, digest=key_digest(os.environ.get(KEY_VARIABLE)))
+    settings = settings.model_copy(update={"insecure": insecure or settings.insecure})
+    keys = _keys(settings)
+    check_exposure([host], keyless=not keys, insecure=settings.insecure)
+    _check_port(host, port)
+    deployments = _application(settings, keys)
     names = " and ".join(map(str, settings.bundles.values()))
     print(f"{names}: loading, {settings.replicas} replica{'s' * (settings.replicas != 1)} …", flush=True)
     with suppress(KeyboardInterrupt), _running_ray(settings), _signals_interrupt():
@@ -91,12 +106,7 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
                 serve.shutdown()
 
 
-def _check_place(host: str, port: int, *, insecure: bool) -> None:
-    if not _is_loopback(host) and not os.environ.get(KEY_VARIABLE) and not insecure:
-        raise InputError(
-            f"whoever reaches {host} could call the service, so it needs a key, but {KEY_VARIABLE} is not set. "
-            f"Set it, keep to {LOOPBACK}, or type --insecure where everyone may call it"
-        )
+def _check_port(host: str, port: int) -> None:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -106,13 +116,6 @@ def _check_place(host: str, port: int, *, insecure: bool) -> None:
         raise InputError(
             f"{host}:{port} must be free to listen on, but: {error.strerror}. Choose another --port"
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Knows names, types and limits; knows no bundle, no web framework and no Ray.
 
 from __future__ import annotations
 
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ class IdentifyQuery(ModelQuery):
     """What may stand behind the question mark of `/v1/identify`."""
 
     top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="How many individuals each photograph gets.")
+    encounter: bool = Field(False, description="The photographs are views of one animal and get one answer together.")
 
 
 class PageQuery(ModelQuery):
@@ -36,6 +38,12 @@ class PageQuery(ModelQuery):
 
     after: str = Field("", description="The last name of the page before.")
     limit: int = Field(100, ge=1, le=MOST_PER_PAGE, description="How many names a page holds.")
+
+
+class Said(ModelQuery):
+    """Whom a person saw in a photograph."""
+
+    individual: str = Field(description="An individual of the gallery, or a new one.")
 
 
 class Problem(BaseModel):
@@ -73,13 +81,15 @@ class Candidate(BaseModel):
     probability: Probability | None = Field(
         description="That it is this individual; null where validation held too few answers to learn it from."
     )
-    image: str = Field(description="The gallery photograph of that distance; see `/v1/images/{image}`.")
+    image: str = Field(description="The gallery photograph of that distance.")
+    thumbnail: str | None = Field(description="The address of its thumbnail; null where the bundle has none.")
 
 
 class Identified(BaseModel):
-    """The answer for one photograph."""
+    """The answer for one photograph; with `encounter`, for all that could be used, and without a filename."""
 
     filename: str | None
+    views: int = Field(1, description="How many photographs are behind this answer.")
     new_individual: NewIndividual
     candidates: list[Candidate]
 
@@ -153,6 +163,71 @@ class IndividualPage(BaseModel):
     id: str
     total: int
     images: list[str]
+    next: str | None
+
+
+class EnrolledImage(BaseModel):
+    """A photograph that is in the gallery now."""
+
+    filename: str | None
+    image: str = Field(description="What it is called here; see `/v1/images/{image}`.")
+    status: Literal["enrolled", "already"]
+
+
+class Enrolment(BaseModel):
+    """What was enrolled, in the order in which it came; it is on the disk, and every later call finds it."""
+
+    individual: str
+    version: int = Field(description="Of the gallery; see `/v1/versions`.")
+    images: list[EnrolledImage]
+
+
+class Forgotten(BaseModel):
+    """What was forgotten: erased from every version, or, of the bundle's own gallery, hidden for good."""
+
+    photographs: int
+    version: int
+
+
+class GalleryVersion(BaseModel):
+    """A change of the gallery."""
+
+    number: int
+    at: datetime
+    kind: Literal["enrol", "forget", "restore"]
+    photographs: int = Field(description="How many it added, removed or hid.")
+
+
+class GalleryVersions(BaseModel):
+    """Every change, the last one first. Version 0 is the bundle's own gallery."""
+
+    current: int
+    versions: list[GalleryVersion]
+
+
+class Restored(BaseModel):
+    """The gallery's version after one was restored; the same as before where nothing was different."""
+
+    version: int
+
+
+class KeptQuery(BaseModel):
+    """A photograph that somebody asked about, of an animal that is or nearly is a new one; it waits for a person."""
+
+    id: str
+    at: datetime
+    model: str
+    nearest: str = Field(description="The individual that it is nearest to.")
+    distance: Distance
+    decision: Literal["new", "known"]
+    thumbnail: str = Field(description="The address of a small JPEG.")
+
+
+class KeptQueriesPage(BaseModel):
+    """A part of the photographs that wait, the last one first; `next` leads to the following part."""
+
+    total: int
+    queries: list[KeptQuery]
     next: str | None
 
 

@@ -23,14 +23,19 @@ from whale_ray.serving.apart import (
     Shadow,
     ShadowCaller,
     checked_encoder,
+    open_store,
     recogniser_of,
 )
-from whale_ray.serving.guard import key_digest
+from whale_ray.serving.exposure import KEY_VARIABLE, check_exposure, hosts_of_proxies
+from whale_ray.serving.keys import Key, Keys, read_keys
+from whale_ray.serving.metrics import RayMetrics
 from whale_ray.serving.recogniser import Embedder, Encoder
+from whale_ray.serving.review import KeptQueries
+from whale_ray.serving.service import Service
 from whale_ray.serving.settings import ServeSettings
-from whale_ray.serving.web import Service, build_web
+from whale_ray.serving.telemetry import tell
+from whale_ray.serving.web import build_web
 
-KEY_VARIABLE = "WHALE_RAY_API_KEY"
 NAME = "whale_ray"
 _NO_LIMIT = 10_000
 _NO_RESTART = {"replicas", "max_replicas", "encoder_replicas", "max_encoder_replicas", "busy", "surge"}
@@ -46,22 +51,25 @@ class Ingress:
     async def __init__(  # type: ignore[misc]  # Ray Serve waits for it
         self,
         settings: ServeSettings,
-        digest: bytes | None,
+        keys: Keys,
         encoders: Mapping[str, DeploymentHandle],
         shadow: DeploymentHandle | None,
         kept: tuple[DeploymentHandle, ...],
     ) -> None:
         self._settings = settings
         # The variable on the replica's own machine counts too: a cluster's key must not be lost on the way.
-        self._digest = digest or key_digest(os.environ.get(KEY_VARIABLE))
+        self._keys = keys or read_keys(None, os.environ.get(KEY_VARIABLE))
+        check_exposure(hosts_of_proxies(), keyless=not self._keys, insecure=settings.insecure)
+        tell(RayMetrics())
+        self._store = open_store(settings.store)
         self._shadow = None if shadow is None else ShadowCaller(shadow, most=settings.batch)
         self._services = {
-            name: await self._service(path, encoders.get(name)) for name, path in settings.bundles.items()
+            name: await self._service(name, path, encoders.get(name)) for name, path in settings.bundles.items()
         }
         if self._shadow is not None:
             next(iter(self._services.values())).on_answer = self._shadow.offer
 
-    async def _service(self, path: Path, handle: DeploymentHandle | None) -> Service:
+    async def _service(self, name: str, path: Path, handle: DeploymentHandle | None) -> Service:
         settings = self._settings
         encoder: Embedder
         if handle is None:
@@ -70,12 +78,18 @@ class Ingress:
             encoder = RemoteEncoder(handle, patience=settings.patience)
             bundle = Bundle.without_encoder(path)
             bundle.runtime = await encoder.ready()
-        recogniser = recogniser_of(bundle, encoder, settings)
-        return Service(bundle, recogniser, limits=settings.limits, most_calls=settings.calls)
+        return Service(
+            bundle,
+            recogniser_of(bundle, encoder, settings, self._store),
+            limits=settings.limits,
+            most_calls=settings.calls,
+            kept=KeptQueries(self._store) if self._store and settings.keep_queries else None,
+            name="" if name == next(iter(settings.bundles)) else name,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         agreement = None if self._shadow is None else self._shadow.agreement
-        return build_web(self._services, digest=self._digest, shadow=agreement)
+        return build_web(self._services, self._settings.entrance(self._keys), shadow=agreement)
 
     async def check_health(self) -> None:
         """Raises where Ray Serve should start another process instead; a remote encoder's fault is no reason."""
@@ -84,15 +98,15 @@ class Ingress:
             if isinstance(encoder, Encoder) and (reason := await encoder.fault()):
                 raise RuntimeError(reason)
 
-    async def deployed(self) -> tuple[ServeSettings, bytes | None]:
-        """The settings that are deployed, and the digest of the key that callers bring."""
-        return self._settings, self._digest
+    async def deployed(self) -> tuple[ServeSettings, Keys]:
+        """The settings that are deployed, and the keys that callers bring."""
+        return self._settings, self._keys
 
 
-def application(settings: ServeSettings, *, digest: bytes | None, kept: tuple[Path, ...] = ()) -> serve.Application:
+def application(settings: ServeSettings, *, keys: Keys, kept: tuple[Path, ...] = ()) -> serve.Application:
     """The deployments of these settings, bound together.
 
-    digest: of the key that callers must bring. kept: bundles whose encoders stay beside those of the settings.
+    keys: those that callers must bring. kept: bundles whose encoders stay beside those of the settings.
 
     Raises: BundleError where a bundle's files are not whole.
     """
@@ -102,9 +116,9 @@ def application(settings: ServeSettings, *, digest: bytes | None, kept: tuple[Pa
     made = {path: _encoder_deployment(path, ids[path], settings) for path in (*apart.values(), *kept)}
     encoders = {name: made[path] for name, path in apart.items()}
     shadow = None if settings.shadow is None else _shadow_deployment(settings)
-    state = _version(settings.model_dump_json(exclude=_NO_RESTART), *map(str, ids.items()), str(digest))
+    state = _version(settings.model_dump_json(exclude=_NO_RESTART), *map(str, ids.items()), *map(_written, keys.keys))
     ingress = _deployment(serve.ingress()(Ingress), NAME, settings, taking=True, encodes=settings.shape == "joined")
-    return _versioned(ingress, state).bind(settings, digest, encoders, shadow, tuple(made[path] for path in kept))
+    return _versioned(ingress, state).bind(settings, keys, encoders, shadow, tuple(made[path] for path in kept))
 
 
 def _encoder_deployment(path: Path, id_: str, settings: ServeSettings) -> serve.Application:
@@ -144,6 +158,10 @@ def _deployment(kind: type, name: str, settings: ServeSettings, *, taking: bool,
 def _versioned(deployment: serve.Deployment, state: str) -> serve.Deployment:
     """The deployment with a version of ours, so that deploying it again unchanged restarts none of its processes."""
     return deployment.options(version=state, _internal=True)
+
+
+def _written(key: Key) -> str:
+    return f"{key.name} {key.digest.hex()} {sorted(key.scopes)}"
 
 
 def _version(*parts: str) -> str:

@@ -22,6 +22,7 @@ _FILES = {
 _PHOTOGRAPH = {"type": "string", "format": "binary"}
 _PROBLEM = {"content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {"schema": _PHOTOGRAPH}}}}
+CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 PHOTOGRAPHS = {
     "requestBody": {
         "required": True,
@@ -40,11 +41,15 @@ PHOTOGRAPHS = {
 _REASONS = {
     400: "Malformed",
     401: "No key, or a wrong one",
+    403: "Not allowed with this key, or from this page",
     404: "Not in the gallery, or no such model",
     408: "The body came too slowly",
+    409: "Enrolled under another individual",
     413: "Too many bytes, pixels or photographs",
     415: "Not an image type that is accepted",
+    421: "Called by a name that this service does not know",
     422: "The image cannot be decoded",
+    429: "Too many calls with this key; see Retry-After",
     503: "Too many calls at once; see Retry-After",
 }
 
@@ -52,9 +57,9 @@ router = APIRouter(include_in_schema=False)
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's responses for these statuses beside 400 and 401, all of them problems."""
+    """OpenAPI's responses for these statuses beside 400, 401, 421 and 429, all of them problems."""
     # `default` also keeps the framework from announcing its own 422
-    reasons: dict[int | str, str] = {status: _REASONS[status] for status in (400, 401, *statuses)}
+    reasons: dict[int | str, str] = {status: _REASONS[status] for status in (400, 401, 421, 429, *statuses)}
     return {status: {"description": text, **_PROBLEM} for status, text in {**reasons, "default": "Refused"}.items()}
 
 

@@ -1,34 +1,49 @@
 """What stands around every call: who may in, how many at once, and that each refusal is a problem, never a trace.
 
-Knows ASGI, keys and problems; knows no photograph and no bundle.
+Knows ASGI, keys, origins and problems; knows no photograph and no bundle.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
+import math
+import re
+import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whale_ray.errors import ImageError
+from whale_ray.errors import ImageError, StoreError
 from whale_ray.serving.contract import PROBLEM_TYPE, Problem, RefusalError, problem, refused_image
+from whale_ray.serving.keys import ENROL, IDENTIFY, NO_KEYS, Key, Keys, Rate
+from whale_ray.serving.origins import check_host, check_origin
 
 OPEN_TO_ALL = frozenset({"/", "/healthz"})
+SESSION = "/v1/session"
+COOKIE = "whale_ray_session"
+_TEACHES = re.compile(r"/v1/(individuals/.*|versions.*|queries.*)", re.DOTALL)
 _KEY_REMEDY = "Send the header `Authorization: Bearer KEY`; who runs the service knows the key"
 _log = logging.getLogger(__name__)
 
 
-def key_digest(key: str | None) -> bytes | None:
-    """What the service keeps of its key, so that the key itself travels nowhere; None where there is none."""
-    return hashlib.sha256(key.encode()).digest() if key else None
+@dataclass(frozen=True)
+class Entrance:
+    """Who may come in. hosts: names that the service answers to beside addresses and localhost.
+
+    calls_per_minute: of each key, in each replica; 0: as many as it likes. access_log: `-`, `none` or a file.
+    """
+
+    keys: Keys = NO_KEYS
+    hosts: frozenset[str] = frozenset()
+    calls_per_minute: int = 0
+    access_log: str = "none"
 
 
 class Door:
@@ -50,10 +65,11 @@ class Door:
 
 
 class Guard:
-    """ASGI middleware: asks for the key where there is one, and answers for whatever goes wrong inside."""
+    """ASGI middleware: lets in who may come in, and answers for whatever goes wrong inside."""
 
-    def __init__(self, app: ASGIApp, *, digest: bytes | None) -> None:
-        self._app, self._digest = app, digest
+    def __init__(self, app: ASGIApp, *, entrance: Entrance) -> None:
+        self._app, self._keys, self._hosts = app, entrance.keys, entrance.hosts
+        self._rate = Rate(entrance.calls_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the call on, or answers it with a problem."""
@@ -70,29 +86,64 @@ class Guard:
             await send(message)
 
         try:
-            self._check_key(scope)
+            self._check(scope)
             await self._app(scope, receive, watched)
         except ClientDisconnect:
             return
         except Exception as error:
             if not isinstance(error, RefusalError):
-                _log.exception("%s %s failed", scope["method"], scope["path"])
+                _log.exception("%s %s failed (%s)", scope["method"], scope["path"], scope.get("request_id"))
             if not started:
                 await _answer(error)(scope, receive, watched)
 
-    def _check_key(self, scope: Scope) -> None:
-        if self._digest is None or scope["path"] in OPEN_TO_ALL:
+    def _check(self, scope: Scope) -> None:
+        headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
+        if path == "/healthz":
             return
-        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        given = hashlib.sha256(key.strip().encode("latin-1")).digest()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._digest):
-            detail = f"this call needs the service's key, but came with {'another' if key else 'none'}. {_KEY_REMEDY}"
+        check_host(headers, self._hosts)
+        check_origin(method, headers)
+        if not self._keys or path in OPEN_TO_ALL:
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        key = self._keys.find(given.strip()) if scheme.lower() == "bearer" else self._of_cookie(headers)
+        if key is None:
+            came = "another" if given else "none"
+            detail = f"this call needs the service's key, but came with {came}. {_KEY_REMEDY}"
             raise RefusalError(401, detail, {"WWW-Authenticate": "Bearer"})
+        scope["key_name"], scope["key"] = key.name, key
+        self._check_scope(key, scope_of(method, path))
+        self._check_rate(key)
+
+    def _of_cookie(self, headers: Headers) -> Key | None:
+        session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        return self._keys.of_session(session, now=time.time())
+
+    def _check_scope(self, key: Key, needed: str | None) -> None:
+        if needed and needed not in key.scopes:
+            raise RefusalError(
+                403, f"this call needs a key that may {needed}, but this one may not. Ask for another key"
+            )
+
+    def _check_rate(self, key: Key) -> None:
+        wait = self._rate.wait(key.name)
+        if wait:
+            detail = "this key has made as many calls as it may in a minute. Wait for as long as Retry-After says"
+            raise RefusalError(429, detail, {"Retry-After": str(math.ceil(wait))})
+
+
+def scope_of(method: str, path: str) -> str | None:
+    """What a key must allow for this call: `enrol` for what changes the gallery, and for other people's photographs
+    that wait; nothing for exchanging the key itself.
+    """
+    if path == SESSION:
+        return None
+    changes = method not in ("GET", "HEAD") and _TEACHES.fullmatch(path)
+    return ENROL if changes or path.startswith("/v1/queries") else IDENTIFY
 
 
 def answer_refusals_as_problems(app: FastAPI) -> None:
     """Makes every refusal of the application, the framework's own too, a problem."""
-    for kind in (RefusalError, ImageError, HTTPException, RequestValidationError):
+    for kind in (RefusalError, ImageError, StoreError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _handle)
 
 
@@ -103,6 +154,8 @@ async def _handle(request: Request, error: Exception) -> Response:
 def _answer(error: Exception) -> Response:
     if isinstance(error, ImageError):
         error = refused_image(error)
+    if isinstance(error, StoreError):
+        error = RefusalError(error.status, str(error), {"Retry-After": "5"} if error.status == 503 else None)
     if isinstance(error, RefusalError):
         return _response(error.problem, error.headers)
     if isinstance(error, RequestValidationError):
@@ -114,7 +167,9 @@ def _answer(error: Exception) -> Response:
 
 
 def _response(answer: Problem, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(answer.model_dump(), answer.status, headers, media_type=PROBLEM_TYPE)
+    # What is left of a body that is refused is not waited for: it may never end.
+    closing = {"Connection": "close"} if answer.status in (408, 413) else {}
+    return JSONResponse(answer.model_dump(), answer.status, {**(headers or {}), **closing}, media_type=PROBLEM_TYPE)
 
 
 def _fault(error: dict[str, object]) -> str:

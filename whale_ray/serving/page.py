@@ -25,10 +25,16 @@ _SCRIPT = """
 const form = document.querySelector('form');
 const answers = document.querySelector('#answers');
 const note = document.querySelector('#note');
-const headers = () => {
-  const key = document.querySelector('#key').value;
-  return key ? {Authorization: `Bearer ${key}`} : {};
-};
+
+// The key is exchanged for a cookie, which no script can read, and is kept nowhere.
+async function enter() {
+  const field = document.querySelector('#key');
+  if (!field.value) return;
+  const answer = await fetch('/v1/session', {method: 'POST', headers: {Authorization: `Bearer ${field.value}`}});
+  if (!answer.ok) throw new Error((await answer.json()).detail);
+  field.value = '';
+  field.placeholder = 'accepted';
+}
 
 function element(parent, kind, text, style) {
   const made = parent.appendChild(document.createElement(kind));
@@ -39,7 +45,7 @@ function element(parent, kind, text, style) {
 
 async function thumbnail(cell, image) {
   const address = '/v1/images/' + encodeURIComponent(image);
-  const answer = await fetch(address, {headers: headers()}).catch(() => null);
+  const answer = await fetch(address).catch(() => null);
   if (!answer || !answer.ok) { cell.textContent = image; return; }
   const picture = element(cell, 'img');
   picture.alt = image;
@@ -81,7 +87,8 @@ form.addEventListener('submit', async event => {
   note.className = '';
   note.textContent = 'Looking …';
   try {
-    const answer = await fetch('/v1/identify', {method: 'POST', body, headers: headers()});
+    await enter();
+    const answer = await fetch('/v1/identify', {method: 'POST', body});
     const found = await answer.json();
     if (!answer.ok) throw new Error(found.detail);
     note.textContent = `Answered by ${found.model}`;

@@ -16,9 +16,12 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from whale_ray.data.pixels import decode_image
-from whale_ray.errors import ImageDecodeError, ImageError
+from whale_ray.errors import ImageError
 from whale_ray.identify import MOST_CANDIDATES, Bundle, Identification
+from whale_ray.serving.catalogue import Catalogue, Standing
+from whale_ray.serving.decoding import Decoders
+from whale_ray.serving.enrolment import Entry
+from whale_ray.serving.telemetry import observe, stage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,8 +32,10 @@ _log = logging.getLogger(__name__)
 class Batcher(Generic[Item, Result]):
     """Runs `run` on a thread, each time on all items that wait, up to `most`; it never waits for more to come."""
 
-    def __init__(self, run: Callable[[list[Item]], Sequence[Result]], *, most: int, thread: Executor) -> None:
-        self._run, self._most, self._thread = run, most, thread
+    def __init__(
+        self, run: Callable[[list[Item]], Sequence[Result]], *, most: int, thread: Executor, name: str = "batch"
+    ) -> None:
+        self._run, self._most, self._thread, self._name = run, most, thread, name
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._began: float | None = None
@@ -62,6 +67,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         self.sizes.append(len(batch))
+        observe("whale_ray_batch_size", len(batch), stage=self._name)
         loop = asyncio.get_running_loop()
         self._began = time.monotonic()
         try:
@@ -92,7 +98,7 @@ class Encoder:
         # torch keeps the number of threads for each thread that calls it
         thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
         self.batcher: Batcher[np.ndarray, np.ndarray] = Batcher(
-            lambda arrays: list(bundle.embed(arrays)), most=batch, thread=thread
+            lambda arrays: list(bundle.embed(arrays)), most=batch, thread=thread, name="embed"
         )
 
     async def embed(self, array: np.ndarray) -> np.ndarray:
@@ -117,38 +123,72 @@ class Embedder(Protocol):
 
 
 class Recogniser:
-    """Answers for single photographs: decoded beside the event loop, embedded by `encoder`, searched in the gallery.
+    """Answers for single photographs: decoded beside the event loop, embedded by `encoder`, searched in `catalogue`.
 
-    decoders: photographs decoded at once. batch: searched together at most. pixels: the most that one may have.
+    batch: searched together at most.
     """
 
-    def __init__(
-        self, bundle: Bundle, encoder: Embedder, *, decoders: int, batch: int, bytes_: int, pixels: int
-    ) -> None:
-        self._bundle, self._bytes, self._pixels = bundle, bytes_, pixels
-        self.encoder = encoder
-        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
+    def __init__(self, catalogue: Catalogue, encoder: Embedder, decoders: Decoders, *, batch: int) -> None:
+        self.catalogue, self.encoder, self.decoders = catalogue, encoder, decoders
         search = ThreadPoolExecutor(1, thread_name_prefix="search")
-        self._search: Batcher[np.ndarray, Identification] = Batcher(self._rank, most=batch, thread=search)
+        self._search: Batcher[np.ndarray, tuple[Identification, bool]] = Batcher(
+            self._rank, most=batch, thread=search, name="search"
+        )
+        self._catching_up = asyncio.Lock()
 
     async def identify(self, data: bytes, *, top: int) -> Identification:
         """The answer for one photograph, `top` individuals.
 
-        Raises: ImageError where it cannot be used.
+        Raises: ImageError where it cannot be used; StoreError where it is not known what was enrolled.
         """
-        array = await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, data)
-        found = await self._search.submit(await self.encoder.embed(array))
+        return await self.rank(await self.embed(data), top=top)
+
+    async def embed(self, data: bytes) -> np.ndarray:
+        """The unit embedding (D,) of one photograph. Raises: ImageError where it cannot be used."""
+        with stage("decode"):
+            decoded = await self.decoders.decode(data)
+        with stage("embed"):
+            return await self.encoder.embed(decoded.array)
+
+    async def rank(self, vector: np.ndarray, *, top: int) -> Identification:
+        """The answer for one embedding (D,), `top` individuals. Raises: StoreError as `identify`."""
+        with stage("search"):
+            found, complete = await self._search.submit(vector)
+        if not complete:
+            await self.standing()
+            found, _ = await self._search.submit(vector)
         return replace(found, candidates=found.candidates[:top])
 
-    def _prepare(self, data: bytes) -> np.ndarray:
-        try:
-            return self._bundle.prepare(decode_image(data, max_bytes=self._bytes, max_pixels=self._pixels))
-        except ImageError:
-            raise
-        except Exception as error:
-            # A decoder met something nobody foresaw: that is the picture's fault, and not a fault of the service.
-            _log.warning("a picture brought its decoder to fall", exc_info=True)
-            raise ImageDecodeError("the picture is damaged. Copy or save it again") from error
+    async def standing(self) -> Standing:
+        """The gallery as it stands, complete: what another bundle enrolled is embedded with this one's encoder first.
 
-    def _rank(self, vectors: list[np.ndarray]) -> list[Identification]:
-        return self._bundle.rank(np.stack(vectors), top=MOST_CANDIDATES)
+        Raises: StoreError where the store does not answer.
+        """
+        standing = await asyncio.to_thread(self.catalogue.current)
+        if not standing.missing:
+            return standing
+        async with self._catching_up:
+            standing = await asyncio.to_thread(self.catalogue.current)
+            for entry in standing.missing:
+                await self._catch_up(entry)
+        return await asyncio.to_thread(self.catalogue.current)
+
+    async def _catch_up(self, entry: Entry) -> None:
+        assert self.catalogue.store is not None
+        data = await asyncio.to_thread(self.catalogue.store.picture, entry.image)
+        if data is None:  # forgotten meanwhile
+            return
+        try:
+            decoded = await self.decoders.decode(data)
+        except ImageError:
+            _log.warning("%s was enrolled, but cannot be decoded here: it is left out", entry.image, exc_info=True)
+            self.catalogue.leave_out(entry)
+            return
+        vector = await self.encoder.embed(decoded.array)
+        await asyncio.to_thread(self.catalogue.learn, {entry.digest: vector})
+
+    def _rank(self, vectors: list[np.ndarray]) -> list[tuple[Identification, bool]]:
+        """An answer for each vector, and whether it was looked for among everything that is enrolled."""
+        standing = self.catalogue.current()
+        found = self.catalogue.bundle.rank(np.stack(vectors), top=MOST_CANDIDATES, gallery=standing.gallery)
+        return [(one, not standing.missing) for one in found]

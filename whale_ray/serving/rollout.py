@@ -21,6 +21,7 @@ from whale_ray.bundle import read_bundle
 from whale_ray.errors import BundleError, InputError
 from whale_ray.identify import Bundle
 from whale_ray.serving.deployments import NAME, application
+from whale_ray.serving.keys import ENVIRONMENT, Keys, read_keys
 from whale_ray.serving.settings import ServeSettings, changed
 
 _SECONDS = 30.0
@@ -36,7 +37,7 @@ def run_application(deployments: serve.Application) -> None:
     except RuntimeError as error:
         status = serve.status().applications[NAME]
         messages = "\n".join(deployment.message for deployment in status.deployments.values())
-        reasons = re.findall(r"BundleError: (.+)", messages)
+        reasons = re.findall(r"(?:Bundle|Store|Input)Error: (.+)", messages)
         if not reasons:
             raise
         raise BundleError(reasons[-1]) from error
@@ -60,18 +61,19 @@ def deploy(
     """
     read_bundle(bundle)
     with _connected(address):
-        live, digest = _live()
+        live, live_keys = _live()
         wanted = changed(exchanged(live, bundle.resolve(), model=model, shadow=shadow), options)
+        keys = _keys_of(wanted, live, live_keys)
         _check_there(bundle.resolve(), threads=wanted.threads)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         kept = tuple(set(live.bundles.values()) - set(wanted.bundles.values())) if live.apart else ()
         try:
-            run_application(application(wanted, digest=digest, kept=kept))
+            run_application(application(wanted, keys=keys, kept=kept))
         except (BundleError, RuntimeError):
-            run_application(application(live, digest=digest))
+            run_application(application(live, keys=live_keys))
             raise
         if kept:
-            run_application(application(wanted, digest=digest))
+            run_application(application(wanted, keys=keys))
     say(f"{bundle} {'answers silently beside the default model' if shadow else 'answers'}")
 
 
@@ -90,17 +92,23 @@ def exchanged(live: ServeSettings, bundle: Path, *, model: str | None, shadow: b
     return live.model_copy(update={**place, "shadow": None if live.shadow == bundle else live.shadow})
 
 
-def _live() -> tuple[ServeSettings, bytes | None]:
+def _live() -> tuple[ServeSettings, Keys]:
     try:
-        answer: tuple[ServeSettings, bytes | None] = (
-            serve.get_app_handle(NAME).deployed.remote().result(timeout_s=_SECONDS)
-        )
+        answer: tuple[ServeSettings, Keys] = serve.get_app_handle(NAME).deployed.remote().result(timeout_s=_SECONDS)
     except (RayServeException, TimeoutError) as error:
         raise InputError(
             f"the service must run already, but on this Ray none answers ({error}). Name its Ray with "
             "--address, as `whale-ray serve` prints it, or start it"
         ) from error
     return answer
+
+
+def _keys_of(wanted: ServeSettings, live: ServeSettings, keys: Keys) -> Keys:
+    """The live keys; where another file of keys is named, its keys and the live one of the environment."""
+    if wanted.resolved().keys == live.keys:
+        return keys
+    of_environment = (key for key in keys.keys if key.name == ENVIRONMENT)
+    return Keys((*of_environment, *read_keys(wanted.keys, None).keys))
 
 
 def _check_there(bundle: Path, *, threads: int) -> None:

@@ -4,6 +4,7 @@ Knows names, numbers and what they forbid each other; knows no Ray. Its annotati
 `from __future__ import annotations`): Ray reads them to check what was typed.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,11 +12,21 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from whale_ray.errors import InputError
+from whale_ray.serving.guard import Entrance
+from whale_ray.serving.keys import Keys
 from whale_ray.serving.uploads import Limits
 
 ONLY = "default"
+STORE_VARIABLE = "WHALE_RAY_STORE"
+NO_STORE = "none"
+_PATHS = ("bundle", "shadow", "keys")
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+def store_from_environment() -> str:
+    """The URL that WHALE_RAY_STORE names; else a file of SQLite in the folder where the service is started."""
+    return os.environ.get(STORE_VARIABLE) or f"sqlite:///{Path.cwd() / 'enrolled.db'}"
 
 
 class ServeSettings(BaseModel):
@@ -28,8 +39,11 @@ class ServeSettings(BaseModel):
     busy being the calls under way in one. threads: of a process that encodes, which are also the cores that it
     reserves; gpus: its GPUs, fractions share one. surge: more replicas while a bundle is exchanged; 0 where the
     cluster has no room for one. calls: answered at once by a replica, the others get 503. batch: photographs encoded
-    together at most; decoders: photographs decoded at once. patience: seconds for which a split encoder that died is
-    asked again.
+    together at most; decoders: photographs of a model decoded at once. patience: seconds for which a split encoder
+    that died is asked again. store: the URL of the database of enrolments, or `none`. keep_queries: photographs of
+    animals that seem new are kept there for a person. keys: a file with keys. hosts: names, with commas, that the
+    service answers to beside addresses and localhost. calls_per_minute: of each key, in each replica. access_log: `-`
+    (stderr), `none` or a file. insecure: others than this machine may call it without a key.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,6 +69,13 @@ class ServeSettings(BaseModel):
     call_bytes: Count = Limits.call_bytes
     images: Count = Limits.images
     seconds: float = Field(default=Limits.seconds, gt=0.0)
+    store: str = Field(default_factory=store_from_environment)
+    keep_queries: bool = False
+    keys: Path | None = None
+    hosts: str = ""
+    calls_per_minute: int = Field(default=3000, ge=0)
+    access_log: str = "-"
+    insecure: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -89,6 +110,11 @@ class ServeSettings(BaseModel):
         """How much one call may bring."""
         return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
 
+    def entrance(self, keys: Keys) -> Entrance:
+        """Who may come in."""
+        hosts = frozenset(host.strip().lower() for host in self.hosts.split(",") if host.strip())
+        return Entrance(keys, hosts, self.calls_per_minute, self.access_log)
+
     @property
     def cores(self) -> int:
         """Cores that all processes reserve together when all of them run, those of an exchange included."""
@@ -99,9 +125,10 @@ class ServeSettings(BaseModel):
 
     def resolved(self) -> Self:
         """The same with absolute paths: a replica has another working directory, and `best` may be swapped."""
-        found = {name: path.resolve() for name, path in self.models.items()}
-        update = {"models": found, "bundle": self.bundle and self.bundle.resolve()}
-        return self.model_copy(update={**update, "shadow": self.shadow and self.shadow.resolve()})
+        paths = {name: path and path.resolve() for name, path in vars(self).items() if name in _PATHS}
+        models = {name: path.resolve() for name, path in self.models.items()}
+        log = self.access_log if self.access_log in ("-", "none") else str(Path(self.access_log).resolve())
+        return self.model_copy(update={**paths, "models": models, "access_log": log})
 
 
 def read_settings(bundles: Sequence[str], options: Sequence[str]) -> ServeSettings:

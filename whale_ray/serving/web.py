@@ -1,120 +1,73 @@
-"""The service as a web application: the routes of the contract over one bundle.
+"""The service as a web application: the routes of the contract over one or more models.
 
-Knows FastAPI, the contract and a recogniser; knows no Ray. Everything of the framework that a route needs stands
-in `Service`, which the application holds.
+Knows FastAPI, the contract and its services; knows no Ray. What changes the gallery stands in `teaching`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from whale_ray.errors import ImageError
-from whale_ray.identify import Bundle, Identification
-from whale_ray.serving import docs
+from whale_ray.serving import docs, session, teaching
+from whale_ray.serving.access import Access, open_log
+from whale_ray.serving.answers import answer_as
 from whale_ray.serving.contract import (
     Answer,
     Health,
-    Identified,
     IdentifyQuery,
     IndividualPage,
     IndividualsPage,
     IndividualSummary,
     ModelCard,
-    ModelQuery,
     PageQuery,
     RefusalError,
-    Unidentified,
-    refused_image,
 )
-from whale_ray.serving.guard import Door, Guard, answer_refusals_as_problems
+from whale_ray.serving.guard import Entrance, Guard, answer_refusals_as_problems
 from whale_ray.serving.page import PAGE, PAGE_POLICY
-from whale_ray.serving.recogniser import Recogniser
-from whale_ray.serving.uploads import Limits, Upload, read_uploads
+from whale_ray.serving.service import Here, Model, Service
+from whale_ray.serving.uploads import read_uploads
 
-
-class Service:
-    """A bundle with its catalogue by name, its recogniser, and the limits that hold for callers."""
-
-    def __init__(self, bundle: Bundle, recogniser: Recogniser, *, limits: Limits, most_calls: int) -> None:
-        self.bundle, self.recogniser, self.limits, self.door = bundle, recogniser, limits, Door(most_calls)
-        self.mailbox = Door(_MOST_READING * most_calls)
-        self.on_answer: Callable[[bytes, str, str], None] = lambda data, decision, individual: None
-        self.rows = {image: row for row, image in enumerate(bundle.images)}
-        by_name: dict[str, list[str]] = {}
-        for image, individual in zip(bundle.images, bundle.individuals, strict=True):
-            by_name.setdefault(individual, []).append(image)
-        self.catalogue = {name: sorted(by_name[name]) for name in sorted(by_name)}
-        self.names = list(self.catalogue)
-
-    async def identify(self, upload: Upload, top: int) -> Identified:
-        """The answer for one photograph. Raises: ImageError where it cannot be used."""
-        found = await self.recogniser.identify(upload.data, top=top)
-        self.on_answer(upload.data, found.new_individual.decision, found.candidates[0].individual)
-        return _identified(upload, found)
-
-    async def identify_or_say_why(self, upload: Upload, top: int) -> Identified | Unidentified:
-        """The answer for one photograph of several, or its problem."""
-        try:
-            return await self.identify(upload, top)
-        except ImageError as error:
-            return Unidentified(filename=upload.filename, problem=refused_image(error).problem)
-
-
-def _identified(upload: Upload, found: Identification) -> Identified:
-    return Identified.model_validate({"filename": upload.filename, **asdict(found)})
-
-
-def _service(request: Request) -> Service:
-    """The model that the call chooses by `model`; without it, the first."""
-    services: Mapping[str, Service] = request.app.state.services
-    name = request.query_params.get("model") or next(iter(services))
-    if name not in services:
-        raise RefusalError(
-            404, f"there is no model {name!r} here. Choose one of {', '.join(services)}, or leave it out"
-        )
-    return services[name]
-
-
-_MOST_READING = 4  # bodies that arrive at once, for each call that is answered at once
-Here = Annotated[Service, Depends(_service)]
 Page = Annotated[PageQuery, Query()]
-Model = Annotated[ModelQuery, Query()]
 router = APIRouter()
 
 
-@router.post("/v1/identify", openapi_extra=docs.PHOTOGRAPHS, responses=docs.refusals(404, 408, 413, 415, 422, 503))
-async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], service: Here) -> Answer:
+@router.post(
+    "/v1/identify",
+    openapi_extra=docs.PHOTOGRAPHS,
+    response_model=Answer,
+    responses={**docs.CSV, **docs.refusals(404, 408, 413, 415, 422, 503)},
+)
+async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], service: Here) -> Response:
     """The individuals that each photograph may show, best first.
 
     In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
+    With `encounter` they are views of one animal and get one result together. JSON or, by `Accept`, CSV.
     """
     with service.mailbox:  # whoever sends slowly must not stand in the door
         uploads = await read_uploads(request, service.limits)
     with service.door:
-        if len(uploads) == 1:
-            return Answer(model=service.bundle.id, results=[await service.identify(uploads[0], query.top)])
-        results = await asyncio.gather(*(service.identify_or_say_why(upload, query.top) for upload in uploads))
-        return Answer(model=service.bundle.id, results=results)
+        found = service.answer_encounter if query.encounter else service.answer
+        results = await found(uploads, top=query.top)
+    return answer_as(request.headers.get("accept", ""), Answer(model=service.bundle.id, results=results))
 
 
 @router.get("/v1/model", responses=docs.refusals(404))
 async def model(request: Request, query: Model, service: Here) -> ModelCard:
     """What answers here: the model card."""
-    card, state = service.bundle.card, request.app.state
+    card, standing, state = service.bundle.card, await service.recogniser.standing(), request.app.state
     return ModelCard(
         id=service.bundle.id,
         encoder=card["settings"]["model"]["encoder"],
         embedding_size=card["embedding_size"],
-        individuals=len(service.names),
-        images=len(service.rows),
+        individuals=len(standing.individuals),
+        images=len(standing.gallery.images),
         threshold=service.bundle.threshold,
         new_distance=service.bundle.new_distance,
         retrieval=card["retrieval"],
@@ -130,44 +83,49 @@ async def model(request: Request, query: Model, service: Here) -> ModelCard:
 @router.get("/v1/individuals", responses=docs.refusals(404))
 async def individuals(page: Page, service: Here) -> IndividualsPage:
     """The catalogue: who is in the gallery."""
-    names, following = _cut(service.names, page, "/v1/individuals")
-    found = [IndividualSummary(id=name, images=len(service.catalogue[name])) for name in names]
-    return IndividualsPage(total=len(service.names), individuals=found, next=following)
+    everyone = (await service.recogniser.standing()).individuals
+    names, following = _cut(list(everyone), page, service, "/v1/individuals")
+    found = [IndividualSummary(id=name, images=len(everyone[name])) for name in names]
+    return IndividualsPage(total=len(everyone), individuals=found, next=following)
 
 
 @router.get("/v1/individuals/{id:path}", responses=docs.refusals(404))
 async def individual(id: str, page: Page, service: Here) -> IndividualPage:
     """One individual and its gallery photographs."""
-    if id not in service.catalogue:
+    everything = (await service.recogniser.standing()).individuals.get(id)
+    if everything is None:
         raise RefusalError(404, f"{id!r} is no individual of this gallery. See /v1/individuals for who is in it")
-    everything = service.catalogue[id]
-    images, following = _cut(everything, page, f"/v1/individuals/{quote(id, safe='')}")
+    images, following = _cut(everything, page, service, f"/v1/individuals/{quote(id, safe='')}")
     return IndividualPage(id=id, total=len(everything), images=images, next=following)
 
 
-def _cut(names: Sequence[str], page: PageQuery, address: str) -> tuple[list[str], str | None]:
+def _cut(names: Sequence[str], page: PageQuery, service: Service, path: str) -> tuple[list[str], str | None]:
     """The names of this page, and the address of the next one."""
     start = bisect_right(names, page.after) if page.after else 0
     part = list(names[start : start + page.limit])
     last = start + page.limit >= len(names)
-    return part, None if last else f"{address}?{urlencode({'after': part[-1], 'limit': page.limit})}"
+    return part, None if last else service.address(path, after=part[-1], limit=page.limit)
 
 
 @router.get("/v1/images/{image:path}", response_class=Response, responses={**docs.JPEG, **docs.refusals(404)})
-async def thumbnail(image: str, service: Here) -> Response:
+async def thumbnail(image: str, query: Model, service: Here) -> Response:
     """The thumbnail of a gallery photograph."""
-    if image not in service.rows:
+    standing, catalogue = await service.recogniser.standing(), service.catalogue
+    if image in standing.enrolled and catalogue.store:
+        data = await asyncio.to_thread(catalogue.store.thumbnail, image)
+    elif image in standing.images:
+        data = service.bundle.contents.thumbnails.get(catalogue.rows[image])
+    else:
         raise RefusalError(404, f"{image!r} is no photograph of this gallery. See /v1/individuals for what is in it")
-    data = service.bundle.contents.thumbnails.get(service.rows[image])
     if data is None:
         raise RefusalError(
             404, f"this bundle has no thumbnail of {image!r}. Make it with `bundle: {{thumbnails: true}}`"
         )
-    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
-@router.get("/healthz")
-async def healthz(service: Here) -> Health:
+@router.get("/healthz", responses=docs.refusals(404, 503))
+async def healthz(query: Model, service: Here) -> Health:
     """The service is ready; not where an encoder does not answer, though calls may still wait for it and succeed."""
     if reason := await service.recogniser.encoder.fault():
         raise RefusalError(503, f"{reason}. Wait until it does", {"Retry-After": "1"})
@@ -180,24 +138,40 @@ async def page() -> HTMLResponse:
     return HTMLResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
+@asynccontextmanager
+async def _complete_galleries(app: FastAPI) -> AsyncIterator[None]:
+    """Embeds what was enrolled with other bundles before the first call; the service is not ready until then."""
+    for service in app.state.services.values():
+        await service.recogniser.standing()
+    yield
+
+
 def build_web(
-    services: Mapping[str, Service], *, digest: bytes | None, shadow: Callable[[], Awaitable[Any]] | None = None
+    services: Mapping[str, Service],
+    entrance: Entrance | None = None,
+    *,
+    shadow: Callable[[], Awaitable[Any]] | None = None,
 ) -> FastAPI:
     """The web application of these models, the first of them the default.
 
-    digest: of the key that callers must bring (`guard.key_digest`). shadow: how often a silent bundle agrees.
+    entrance: who may come in; everybody where there is none. shadow: how often a silent bundle agrees.
     """
+    entrance = entrance or Entrance()
     app = FastAPI(
         title="whale_ray",
         summary="Recognises individual whales in photographs.",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=_complete_galleries,
     )
     app.state.services, app.state.shadow = services, shadow
     app.include_router(router)
+    app.include_router(teaching.router)
+    app.include_router(session.router)
     app.include_router(docs.router)
     answer_refusals_as_problems(app)
-    app.add_middleware(Guard, digest=digest)
+    app.add_middleware(Guard, entrance=entrance)
+    app.add_middleware(Access, write=open_log(entrance.access_log))
     docs.describe_refusals(app)
     return app

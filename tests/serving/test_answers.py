@@ -1,0 +1,130 @@
+"""Answers as callers want them: several views of one animal, rows for a spreadsheet, thumbnails; and their figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from pictures import draw, encode
+from services import plain_server, web_service
+from test_identify_call import check_problem
+
+from whale_ray.identify import Bundle
+from whale_ray.retrieval.gallery import unit
+from whale_ray.serving import telemetry
+from whale_ray.serving.answers import csv_text
+from whale_ray.serving.contract import Answer
+
+
+def photograph(individual: int, view: int) -> bytes:
+    return encode(draw(individual, view), "PNG")
+
+
+def ask(client: httpx.Client, *files: tuple[str, bytes], accept: str = "*/*", **query: object) -> httpx.Response:
+    fields = [("image", file) for file in files]
+    return client.post("/v1/identify", files=fields, params=query, headers={"Accept": accept})  # type: ignore[arg-type]
+
+
+def test_an_encounter_gets_the_answer_of_the_mean_of_its_views(client: httpx.Client, bundle: Path) -> None:
+    views = [photograph(2, view) for view in (5, 6, 7)]
+    body = ask(client, *((f"{at}.png", data) for at, data in enumerate(views)), encounter=True, top=3).json()
+    (result,) = body["results"]
+    assert (result["filename"], result["views"]) == (None, 3)
+    alone = Bundle.load(bundle)
+    vectors = alone.embed([alone.prepare(view) for view in views])
+    (expected,) = alone.rank(unit(vectors.sum(axis=0)[None]), top=3)
+    assert [one["individual"] for one in result["candidates"]] == [one.individual for one in expected.candidates]
+    distances = [one["distance"] for one in result["candidates"]]
+    assert distances == pytest.approx([one.distance for one in expected.candidates], abs=2e-6)
+
+
+def test_views_that_cannot_be_used_are_named_beside_the_encounters_answer(client: httpx.Client) -> None:
+    body = ask(client, ("a.png", photograph(2, 5)), ("b.txt", b"text"), ("c.png", photograph(2, 6)), encounter=True)
+    whole, problem = body.json()["results"]
+    assert whole["views"] == 2
+    assert problem["filename"] == "b.txt"
+    assert problem["problem"]["status"] == 415
+    check_problem(ask(client, ("b.txt", b"text"), ("c.png", b""), encounter=True), 415)
+
+
+def test_a_single_view_is_answered_as_a_photograph(client: httpx.Client) -> None:
+    one, alone = (ask(client, ("a.png", photograph(2, 5)), encounter=way).json()["results"][0] for way in (True, False))
+    assert one | {"filename": "a.png"} == alone
+
+
+def test_each_candidate_has_the_address_of_its_thumbnail_or_none(client: httpx.Client) -> None:
+    (result,) = ask(client, ("a.png", photograph(5, 2)), top=6).json()["results"]
+    by_image = {one["image"]: one["thumbnail"] for one in result["candidates"]}
+    assert by_image["w_05/17.jpg"] is None
+    others = [address for image, address in by_image.items() if image != "w_05/17.jpg"]
+    assert len(others) == 5
+    assert client.get(others[0]).headers["content-type"] == "image/jpeg"
+
+
+def test_answers_come_as_rows_for_a_spreadsheet_where_that_is_wanted(client: httpx.Client) -> None:
+    answer = ask(client, ("=1+1.png", photograph(2, 5)), ("b.txt", b"text"), accept="text/csv, */*;q=0.1", top=2)
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    first, second, problem = csv.DictReader(io.StringIO(answer.text))
+    assert (first["filename"], first["rank"], first["decision"]) == ("'=1+1.png", "1", "known")
+    assert second["rank"] == "2"
+    assert (problem["filename"], problem["individual"]) == ("b.txt", "")
+    assert "JPEG" in problem["problem"]
+    assert ask(client, ("a.png", photograph(2, 5))).headers["content-type"] == "application/json"
+
+
+def test_no_cell_is_taken_for_a_formula() -> None:
+    evil = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", 'a"\n=1']
+    problem = {"title": "t", "status": 415, "detail": "=d"}
+    results = [{"filename": name, "problem": problem} for name in evil]
+    text = csv_text(Answer.model_validate({"model": "=m", "results": results}))
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert len(rows) == len(evil)
+    assert not [cell for row in rows for cell in row.values() if cell[:1] in tuple("=+-@\t\r")]
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.stages: dict[str, list[float]] = {}
+        self.batches: dict[str, list[float]] = {}
+
+    def add(self, name: str, value: float, tags: dict[str, str]) -> None:
+        assert set(tags) == set(telemetry.FIGURES[name].tags)
+        if name == "whale_ray_stage_seconds":
+            self.stages.setdefault(tags["stage"], []).append(value)
+        elif name == "whale_ray_batch_size":
+            self.batches.setdefault(tags["stage"], []).append(value)
+        else:
+            self.counts[f"{name} {' '.join(tags.values())}"] += int(value)
+
+
+@pytest.fixture
+def heard() -> Iterator[Listener]:
+    listener, before = Listener(), telemetry._listener
+    telemetry.tell(listener)
+    yield listener
+    telemetry.tell(before)
+
+
+def test_the_figures_tell_of_calls_refusals_batches_stages_and_decisions(bundle: Path, heard: Listener) -> None:
+    service = web_service(bundle)
+    with plain_server(service) as address, httpx.Client(base_url=address) as client:
+        ask(client, ("a.png", photograph(2, 5)), ("b.png", photograph(3, 5)))
+        ask(client, ("b.txt", b"text"))
+        client.request("BREW", "/v1/individuals/w_01")
+        client.get("/v1/individuals/nobody")
+    assert heard.counts["whale_ray_requests POST /v1/identify 200"] == 1
+    assert heard.counts["whale_ray_requests POST /v1/identify 415"] == 1
+    assert heard.counts["whale_ray_requests GET /v1/individuals/{id:path} 404"] == 1
+    assert not [name for name in heard.counts if "BREW" in name]
+    assert heard.counts["whale_ray_refusals 415"] == 1
+    assert heard.counts["whale_ray_answers known"] + heard.counts["whale_ray_answers new"] == 2
+    assert sum(heard.batches["embed"]) == sum(heard.batches["search"]) == 2
+    assert {"decode", "embed", "search", "call"} == set(heard.stages)
+    assert np.min(heard.stages["embed"]) > 0

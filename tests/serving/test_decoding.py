@@ -1,0 +1,208 @@
+"""Photographs that break, hold up or deceive a decoder: refused, and nothing else is the worse for it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import struct
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pictures import draw, encode
+from PIL import Image
+
+from whale_ray.data.pictures import FORMATS, Geometry, decode_image, fit_image
+from whale_ray.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+from whale_ray.serving.decoding import Decoders
+
+GEOMETRY = Geometry(48, 64, margin=0.125)
+LIMITS = {"bytes_": 400_000, "pixels": 4_000_000}
+GOOD = encode(draw(1, 0), "JPEG")
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Decoders]:
+    made = Decoders(GEOMETRY, count=1, **LIMITS)
+    yield made
+    made.close()
+
+
+def decode(decoders: Decoders, data: bytes, *, thumbnail: bool = False) -> tuple[np.ndarray, bytes]:
+    found = asyncio.run(decoders.decode(data, thumbnail=thumbnail))
+    return found.array, found.thumbnail
+
+
+def test_a_decoder_gives_what_training_sees(decoders: Decoders) -> None:
+    array, thumbnail = decode(decoders, GOOD, thumbnail=True)
+    assert (array == fit_image(decode_image(GOOD), GEOMETRY)).all()
+    with Image.open(io.BytesIO(thumbnail)) as small:
+        assert (small.format, small.size) == ("JPEG", (96, 64))
+    assert decode(decoders, GOOD)[1] == b""
+
+
+def test_a_refusal_of_the_decoder_is_the_same_as_here(decoders: Decoders) -> None:
+    for data, kind in (
+        (b"text", ImageTypeError),
+        (b"", ImageDecodeError),
+        (GOOD[:200], ImageDecodeError),
+        (b"\xff" * 400_001, ImageTooLargeError),
+        (encode(Image.new("1", (2001, 2000)), "PNG"), ImageTooLargeError),
+    ):
+        with pytest.raises(kind) as here:
+            decode_image(data, max_bytes=LIMITS["bytes_"], max_pixels=LIMITS["pixels"])
+        with pytest.raises(kind) as there:
+            decode(decoders, data)
+        assert str(here.value) == str(there.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_decoder_that_falls_is_a_refusal_and_the_next_photograph_is_decoded(number: int) -> None:
+    decoders = Decoders(GEOMETRY, count=1, **LIMITS)
+    process = decoders._idle.get()
+    decoders._idle.put(process)
+    before = process._running.pid
+    os.kill(before, number)
+    with pytest.raises(ImageDecodeError, match=r"made its decoder fall.*Copy or save it again"):
+        decode(decoders, GOOD)
+    assert decode(decoders, GOOD)[0].shape == (60, 80, 3)
+    assert process._running.pid != before
+    decoders.close()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time; time.sleep(100)",
+        "import sys; sys.stdin.buffer.read(5); sys.stdout.write('x'); sys.stdout.flush(); import time; time.sleep(100)",
+    ],
+)
+def test_a_decoder_that_hangs_is_ended_in_time(code: str) -> None:
+    decoders = Decoders(GEOMETRY, count=1, seconds=0.3, command=(sys.executable, "-c", code), **LIMITS)
+    began = time.monotonic()
+    with pytest.raises(ImageDecodeError, match=r"took longer than 0\.3 s"):
+        decode(decoders, b"x" * 300_000)
+    assert time.monotonic() - began < 10
+    decoders.close()
+
+
+def test_a_decoder_that_answers_nonsense_is_no_harm() -> None:
+    code = "import sys; sys.stdin.buffer.read(5); sys.stdout.buffer.write(b'\\x00' + b'\\xff' * 12 + b'x' * 10**6)"
+    decoders = Decoders(GEOMETRY, count=1, command=(sys.executable, "-c", code), **LIMITS)
+    with pytest.raises(ImageDecodeError, match=r"made its decoder fall"):
+        decode(decoders, GOOD)
+    decoders.close()
+
+
+def test_a_decoder_knows_no_secret_and_ends_with_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHALE_RAY_API_KEY", "a key of a person")
+    decoders = Decoders(GEOMETRY, count=1, **LIMITS)
+    decode(decoders, GOOD)
+    process = decoders._idle.get()
+    with open(f"/proc/{process._running.pid}/environ", "rb") as environment:
+        assert b"a key of a person" not in environment.read()
+    assert process._running.stdin
+    process._running.stdin.close()  # as when the service is killed
+    assert process._running.wait(10) == 0
+    decoders.close()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, data: bytes, *more: bytes) -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def bomb() -> bytes:
+    packer = zlib.compressobj(9)
+    return b"".join(packer.compress(bytes(2**20)) for _ in range(200)) + packer.flush()
+
+
+HOSTILE = {
+    "a bomb by its size": png(60_000, 60_000, zlib.compress(b"")),
+    "a bomb in its text": png(64, 48, zlib.compress(b""), chunk(b"zTXt", b"a\0\0" + bomb())),
+    "an svg": b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
+    "a gif": encode(Image.new("RGB", (64, 48)), "GIF"),
+    "an eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n(/etc/passwd) run\n",
+    "a pdf": b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\n",
+    "a zip behind a jpeg's head": b"\xff\xd8\xff\xe0" + b"PK\x03\x04" * 100,
+    "html behind a png's head": b"\x89PNG\r\n\x1a\n<html><script>alert(1)</script>",
+    "nothing but a head": b"II*\0",
+}
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE))
+def test_a_hostile_file_is_refused_in_bounded_time(decoders: Decoders, name: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ImageError) as caught:
+        decode(decoders, HOSTILE[name])
+    assert time.monotonic() - began < 10
+    assert "/" not in str(caught.value)
+    assert decode(decoders, GOOD)[0].shape == (60, 80, 3)
+
+
+def test_a_bomb_in_the_data_of_a_small_picture_is_read_no_further_than_the_picture(decoders: Decoders) -> None:
+    assert not decode(decoders, png(80, 60, bomb()))[0][10:-10, 10:-10].any()
+
+
+def test_of_a_picture_with_several_frames_the_first_is_seen(decoders: Decoders) -> None:
+    first, second = draw(1, 0), draw(2, 0)
+    for kind in ("TIFF", "WEBP", "PNG"):
+        data = encode(
+            first, kind, save_all=True, append_images=[second], **({"lossless": True} if kind == "WEBP" else {})
+        )
+        assert (decode(decoders, data)[0] == fit_image(first, GEOMETRY)).all()
+
+
+SEEDS = [encode(draw(1, 0), kind) for kind in FORMATS]
+SEEDS.append(encode(draw(1, 0), "JPEG", progressive=True))
+SEEDS.append(encode(draw(1, 0), "TIFF", compression="tiff_lzw"))
+SEEDS.append(encode(draw(1, 0).convert("P"), "PNG"))
+
+
+@st.composite
+def mutated(draw_: st.DrawFn) -> bytes:
+    """A real file, some bytes of which are changed, cut out, doubled or cut off."""
+    data = bytearray(draw_(st.sampled_from(SEEDS)))
+    for _ in range(draw_(st.integers(1, 8))):
+        # most of what a decoder believes stands in the first bytes
+        place = draw_(st.one_of(st.integers(0, 200), st.integers(0, len(data)))) % max(len(data), 1)
+        match draw_(st.sampled_from(("change", "change", "change", "cut", "double", "end"))):
+            case "change":
+                new = draw_(
+                    st.one_of(st.binary(min_size=1, max_size=4), st.sampled_from([b"\xff\xff\xff\xff", b"\0\0\0\0"]))
+                )
+                data[place : place + len(new)] = new
+            case "cut":
+                del data[place : place + draw_(st.integers(1, 64))]
+            case "double":
+                data[place:place] = data[place : place + draw_(st.integers(1, 64))]
+            case "end":
+                del data[place:]
+    return bytes(data)
+
+
+@given(data=mutated())
+@settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_changed_in_a_file_it_is_decoded_or_refused_and_the_decoder_lives(
+    decoders: Decoders, data: bytes
+) -> None:
+    process = decoders._idle.get()
+    decoders._idle.put(process)
+    before = process._running.pid
+    try:
+        array, _ = decode(decoders, data)
+        assert (array.shape, array.dtype) == ((60, 80, 3), np.uint8)
+    except ImageError:
+        pass
+    assert process._running.pid == before

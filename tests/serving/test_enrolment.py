@@ -1,0 +1,243 @@
+"""The store of what was enrolled, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sql
+
+from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError, StoreError
+from whale_ray.serving.changes import Picture
+from whale_ray.serving.enrolment import EnrolmentStore
+
+TOP = Path(__file__).parents[2]
+
+
+def picture(word: str) -> Picture:
+    data = f"the picture {word} ".encode() * 2000
+    digest = hashlib.sha256(data).hexdigest()
+    return Picture(digest, f"enrolled-{word}.jpg", data, b"small " + word.encode(), np.arange(4, dtype=np.float16))
+
+
+Open = Callable[[], EnrolmentStore]
+
+
+@pytest.fixture
+def opened(url: str) -> Iterator[Open]:
+    """Opens the database once more; all are closed at the end."""
+    stores: list[EnrolmentStore] = []
+
+    def another() -> EnrolmentStore:
+        stores.append(EnrolmentStore(url))
+        return stores[-1]
+
+    yield another
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(opened: Open) -> EnrolmentStore:
+    return opened()
+
+
+def gallery(store: EnrolmentStore) -> list[tuple[str, str]]:
+    return sorted((entry.individual, entry.image) for entry in store.state().entries)
+
+
+def test_what_was_enrolled_is_there_for_another_connection_with_its_vector(store: EnrolmentStore, opened: Open) -> None:
+    assert store.enrol("w_1", [picture("a"), picture("b")], bundle="b1") == [True, True]
+    other = opened()
+    assert gallery(other) == [("w_1", "enrolled-a.jpg"), ("w_1", "enrolled-b.jpg")]
+    assert (other.version(), other.state().version) == (1, 1)
+    digest = picture("a").digest
+    assert other.vectors("b1", [digest])[digest].tolist() == [0, 1, 2, 3]
+    assert other.vectors("another bundle", [digest]) == {}
+    assert other.picture("enrolled-a.jpg") == picture("a").data
+    assert other.thumbnail("enrolled-a.jpg") == b"small a"
+
+
+def test_enrolling_again_changes_nothing_and_the_same_twice_counts_once(store: EnrolmentStore) -> None:
+    assert store.enrol("w_1", [picture("a"), picture("a")], bundle="b1") == [True, True]
+    assert store.enrol("w_1", [picture("a")], bundle="b1") == [False]
+    assert gallery(store) == [("w_1", "enrolled-a.jpg")]
+    assert store.version() == 1
+    assert [(version.kind, version.pictures) for version in store.versions()] == [("enrol", 1)]
+
+
+def test_a_picture_of_another_individual_is_refused_and_nothing_of_the_call_is_kept(store: EnrolmentStore) -> None:
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    with pytest.raises(EnrolledElsewhereError, match=r"picture 2 is enrolled under 'w_1'.*Delete it there"):
+        store.enrol("w_2", [picture("b"), picture("a")], bundle="b1")
+    assert gallery(store) == [("w_1", "enrolled-a.jpg")]
+    assert store.version() == 1
+
+
+def test_an_older_version_comes_back_and_the_newer_one_again(store: EnrolmentStore) -> None:
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    store.enrol("w_2", [picture("b")], bundle="b1")
+    assert store.restore(1) == 3
+    assert gallery(store) == [("w_1", "enrolled-a.jpg")]
+    assert store.picture("enrolled-b.jpg") is None
+    store.enrol("w_3", [picture("b")], bundle="b1")  # nobody holds it now
+    assert store.restore(2) == 5
+    assert gallery(store) == [("w_1", "enrolled-a.jpg"), ("w_2", "enrolled-b.jpg")]
+    assert store.restore(0) == 6
+    assert gallery(store) == []
+    kinds = [(version.number, version.kind, version.pictures) for version in store.versions()]
+    assert kinds == [
+        (6, "restore", 2), (5, "restore", 2), (4, "enrol", 1), (3, "restore", 1), (2, "enrol", 1), (1, "enrol", 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [-1, 2, 10**6])
+def test_a_version_that_never_was_is_refused(store: EnrolmentStore, number: int) -> None:
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    with pytest.raises(NoSuchVersionError, match=rf"versions 0 to 1, but got {number}"):
+        store.restore(number)
+
+
+def test_what_was_forgotten_is_in_no_version_and_no_restoring_brings_it_back(store: EnrolmentStore) -> None:
+    store.enrol("w_1", [picture("a"), picture("b")], bundle="b1")
+    store.restore(0)
+    assert store.forget_image("w_1", "enrolled-a.jpg", hide=False) == 1
+    store.restore(1)
+    assert gallery(store) == [("w_1", "enrolled-b.jpg")]
+    assert store.forget_individual("w_1", hide=False) == 1
+    store.restore(1)
+    assert gallery(store) == []
+    assert store.forget_individual("w_1", hide=False) == 0
+    assert store.vectors("b1", [picture("a").digest, picture("b").digest]) == {}
+
+
+def test_forgetting_an_individual_spares_a_picture_that_has_since_gone_to_another(store: EnrolmentStore) -> None:
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    store.restore(0)
+    store.enrol("w_2", [picture("a")], bundle="b1")
+    store.forget_individual("w_1", hide=False)
+    assert gallery(store) == [("w_2", "enrolled-a.jpg")]
+    assert store.picture("enrolled-a.jpg") == picture("a").data
+
+
+def test_what_is_hidden_of_the_bundle_stays_hidden_whatever_is_restored(store: EnrolmentStore) -> None:
+    assert store.forget_image("w_1", "1.jpg", hide=True) == 1
+    assert store.forget_image("w_1", "1.jpg", hide=True) == 0
+    assert store.forget_individual("w_2", hide=True) == 1
+    store.restore(0)
+    state = store.state()
+    assert (state.hidden_images, state.hidden_individuals) == (frozenset({"1.jpg"}), frozenset({"w_2"}))
+
+
+def test_forgotten_bytes_are_in_no_file_of_sqlite(tmp_path: Path) -> None:
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    store.enrol("w_1", [picture("a"), picture("b")], bundle="b1")
+
+    def found(word: str) -> bool:
+        return any(f"picture {word} ".encode() in path.read_bytes() for path in tmp_path.iterdir())
+
+    assert found("a")
+    store.forget_image("w_1", "enrolled-a.jpg", hide=False)
+    assert not found("a")
+    assert found("b")
+
+
+def test_sqlite_flushes_each_commit_and_writes_ahead(tmp_path: Path) -> None:
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    for _ in range(2):  # the second time on a connection that was used before
+        with store.engine.connect() as connection:
+            found = [
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                for name in ("journal_mode", "synchronous", "secure_delete", "foreign_keys")
+            ]
+        assert found == ["wal", 2, 1, 1]
+
+
+def test_two_bundles_keep_vectors_of_their_own_and_a_forgotten_picture_takes_none(store: EnrolmentStore) -> None:
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    digest, gone = picture("a").digest, picture("gone").digest
+    for _ in range(2):
+        store.add_vectors("b2", {digest: np.ones(2, dtype=np.float16), gone: np.ones(2, dtype=np.float16)})
+    assert store.vectors("b2", [digest, gone])[digest].tolist() == [1, 1]
+    assert store.vectors("b1", [digest, gone])[digest].tolist() == [0, 1, 2, 3]
+    assert store.vectors("b2", [gone]) == {}
+
+
+def test_many_writers_at_once_lose_nothing(opened: Open) -> None:
+    stores = [opened() for _ in range(4)]
+
+    def write(number: int) -> None:
+        for turn in range(5):
+            stores[number].enrol(f"w_{number}", [picture(f"{number}-{turn}"), picture(f"all-{number}")], bundle="b1")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(gallery(stores[0])) == 4 * 6
+    assert stores[1].version() == 20
+    assert sorted(version.number for version in stores[2].versions()) == list(range(1, 21))
+
+
+def test_what_was_answered_before_a_kill_is_there_and_the_rest_is_whole_or_not(url: str, opened: Open) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from test_enrolment import *\n"
+        "store = EnrolmentStore(sys.argv[1])\n"
+        "for turn in range(10**6):\n"
+        "    store.enrol(f'w_{turn}', [picture(f'{turn}-{side}') for side in 'lr'], bundle='b1')\n"
+        "    print(turn, flush=True)\n"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, url, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True, cwd=TOP
+    )
+    assert writer.stdout
+    with writer.stdout:
+        said = [writer.stdout.readline() for _ in range(15)]
+        writer.send_signal(signal.SIGKILL)
+        said += writer.stdout.readlines()
+    writer.wait()
+    store = opened()
+    kept: dict[str, int] = {}
+    for individual, _ in gallery(store):
+        kept[individual] = kept.get(individual, 0) + 1
+    answered = {f"w_{int(line)}" for line in said if line.endswith("\n")}
+    assert len(answered) >= 15
+    assert answered <= set(kept)
+    assert set(kept.values()) == {2}
+    assert len(set(kept) - answered) <= 1
+    assert store.version() == len(kept)
+
+
+@pytest.mark.parametrize("address", ["", "enrolled.db", "mysql://host/name", "sqlite://", "sqlite:///:memory:"])
+def test_another_url_is_refused_with_the_two_kinds_that_there_are(address: str) -> None:
+    with pytest.raises(StoreError, match=r"sqlite:///enrolled\.db or postgresql://"):
+        EnrolmentStore(address)
+
+
+def test_a_database_that_does_not_answer_is_said_without_statement_or_password() -> None:
+    with pytest.raises(StoreError, match="the database of enrolments must answer, but: ") as caught:
+        EnrolmentStore("postgresql://whale:secret@127.0.0.1:1/nothing")
+    assert "secret" not in str(caught.value)
+    assert "SELECT" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
+    (tmp_path / "enrolled.db").write_text("a diary, not a database" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+
+
+def test_a_store_of_another_format_is_refused(opened: Open) -> None:
+    engine = opened().engine
+    with engine.begin() as connection:
+        connection.execute(sql.text("UPDATE whale_ray_store SET format = 99"))
+    with pytest.raises(StoreError, match=r"reads stores of format 1, but .* has format 99"):
+        opened()

@@ -1,0 +1,247 @@
+"""Who may come in: keys and what each allows, sessions, rates, and calls that a page of another site makes."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from services import KEY, plain_server, web_service
+from test_identify_call import check_problem
+from test_teaching import enrol, photograph
+
+from whale_ray.errors import InputError
+from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.exposure import check_exposure
+from whale_ray.serving.guard import COOKIE, Entrance
+from whale_ray.serving.keys import SESSION_SECONDS, Rate, read_keys
+
+ASKS, TEACHES, BOTH = "asks-asks-asks-asks", "teaches-teaches-teaches", "both-both-both-both"
+HERE = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text(f"# who, what, key\nboat identify {ASKS}\n\noffice enrol {TEACHES}\nlead identify,enrol {BOTH}\n")
+    file.chmod(0o600)
+    return file
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log") / "access.log"
+
+
+@pytest.fixture(scope="module")
+def address(bundle: Path, keys: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = EnrolmentStore(f"sqlite:///{tmp_path_factory.mktemp('store')}/enrolled.db")
+    entrance = Entrance(read_keys(keys, None), frozenset({"whales.example"}), 0, str(log))
+    with plain_server(web_service(bundle, store=store, keep=True), entrance) as address:
+        yield address
+    store.close()
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=30) as caller:
+        yield caller
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def identify(client: httpx.Client, **headers: str) -> httpx.Response:
+    body = photograph(1)
+    return client.post("/v1/identify", content=body, headers={"Content-Type": "image/png", **headers})
+
+
+def test_a_key_may_do_what_its_scopes_say_and_no_more(client: httpx.Client) -> None:
+    client.headers = httpx.Headers(bearer(ASKS))
+    assert identify(client).status_code == 200
+    assert client.get("/v1/versions").status_code == 200
+    check_problem(enrol(client, "w_40", photograph(40)), 403, "may enrol")
+    check_problem(client.delete("/v1/individuals/w_01"), 403, "may enrol")
+    check_problem(client.post("/v1/versions/0/restore"), 403, "may enrol")
+    check_problem(client.get("/v1/queries"), 403, "may enrol")
+    client.headers = httpx.Headers(bearer(TEACHES))
+    check_problem(identify(client), 403, "may identify")
+    assert client.get("/v1/queries").status_code == 200
+    assert enrol(client, "w_40", photograph(40)).status_code == 200
+    client.headers = httpx.Headers(bearer(BOTH))
+    assert identify(client).status_code == 200
+    assert client.delete("/v1/individuals/w_40").status_code == 200
+
+
+def test_a_page_exchanges_its_key_for_a_cookie_that_scripts_and_other_sites_cannot_use(client: httpx.Client) -> None:
+    check_problem(client.post("/v1/session"), 401, "Authorization: Bearer")
+    answer = client.post("/v1/session", headers=bearer(ASKS))
+    assert answer.status_code == 204
+    cookie = answer.headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=strict", "Path=/", f"Max-Age={SESSION_SECONDS}"} <= set(cookie.split("; "))
+    assert ASKS not in cookie
+    assert identify(client).status_code == 200
+    check_problem(client.delete("/v1/individuals/w_01"), 403, "may enrol")
+    assert client.delete("/v1/session").status_code == 204
+    check_problem(identify(client), 401, "needs the service's key")
+
+
+def test_a_session_ends_and_cannot_be_made_up(client: httpx.Client, keys: Path) -> None:
+    known = read_keys(keys, None)
+    key = known.find(ASKS)
+    assert key is not None
+    session = known.session(key, now=1000.0)
+    assert known.of_session(session, now=1000.0 + SESSION_SECONDS - 1) == key
+    assert known.of_session(session, now=1000.0 + SESSION_SECONDS + 1) is None
+    until, _, signature = session.partition(".")
+    assert known.of_session(f"{int(until) + 1000}.{signature}", now=1000.0) is None
+    for made_up in ("", ".", "x", f"{int(time.time()) + 100}.{'0' * 64}", f"nan.{signature}", f"{until}.é"):
+        client.cookies.set(COOKIE, made_up.encode("ascii", "replace").decode())
+        assert identify(client).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "https://evil.example", "http://127.0.0.1.evil.example", "http://localhost", "http://127.0.0.1:1"],
+)
+def test_a_page_of_another_site_changes_nothing_whatever_key_it_has(
+    client: httpx.Client, plain: str, origin: str
+) -> None:
+    client.headers = httpx.Headers({**bearer(BOTH), "Origin": origin})
+    for answer in (
+        enrol(client, "w_40", photograph(40)),
+        client.delete("/v1/individuals/w_01"),
+        client.post("/v1/versions/0/restore"),
+        client.post("/v1/session"),
+        identify(client),
+    ):
+        check_problem(answer, 403, "only the service's own page")
+    with httpx.Client(base_url=plain) as keyless:  # and where there is no key at all
+        check_problem(identify(keyless, Origin=origin), 403, "only the service's own page")
+        check_problem(identify(keyless, **{"Sec-Fetch-Site": "cross-site"}), 403, "only the service's own page")
+
+
+def test_the_services_own_page_may_change_it_behind_a_proxy_too(client: httpx.Client) -> None:
+    client.headers = httpx.Headers(bearer(BOTH))
+    port = client.base_url.port
+    assert identify(client, Origin=f"{HERE}:{port}").status_code == 200
+    assert identify(client, Origin="https://whales.example", Host="whales.example").status_code == 200
+    assert identify(client, **{"Sec-Fetch-Site": "same-origin"}).status_code == 200
+
+
+def test_a_name_that_the_service_does_not_know_is_refused_as_it_may_be_rebound(client: httpx.Client) -> None:
+    client.headers = httpx.Headers(bearer(BOTH))
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
+        check_problem(client.get("/v1/model", headers={"Host": host}), 421, "hosts=NAME")
+    for host in ("localhost:8000", "[::1]:8000", "192.0.2.7", "WHALES.example"):
+        assert client.get("/v1/model", headers={"Host": host}).status_code == 200
+    assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 200
+
+
+def test_no_other_site_may_read_an_answer(client: httpx.Client) -> None:
+    headers = {**bearer(BOTH), "Origin": "https://evil.example"}
+    asked = client.options("/v1/identify", headers={**headers, "Access-Control-Request-Method": "POST"})
+    for answer in (asked, client.get("/v1/model", headers=headers)):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_a_call_keeps_its_sane_id_and_gets_one_where_it_has_none(client: httpx.Client) -> None:
+    client.headers = httpx.Headers(bearer(BOTH))
+    assert client.get("/v1/model", headers={"X-Request-Id": "boat-7.a_B"}).headers["x-request-id"] == "boat-7.a_B"
+    made = set()
+    for strange in (None, "", "a b", "x" * 65, "a;b", "é", '"}{"'):
+        headers = {} if strange is None else {"X-Request-Id": strange.encode()}
+        made.add(client.get("/nowhere", headers=headers).headers["x-request-id"])
+    assert len(made) == 7
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
+
+
+def test_the_log_has_a_line_a_call_and_neither_keys_nor_content(client: httpx.Client, log: Path) -> None:
+    client.headers = httpx.Headers({**bearer(BOTH), "X-Request-Id": "of-the-log"})
+    identify(client)
+    client.get("/v1/images/nothing%09here?secret=1")
+    client.post("/v1/session")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    asked, refused = [line for line in lines if line["request_id"] == "of-the-log"][:2]
+    assert set(asked) == {
+        "at", "request_id", "method", "path", "route", "status", "seconds", "key", "client",
+    }  # fmt: skip
+    assert (asked["method"], asked["path"], asked["status"], asked["key"]) == ("POST", "/v1/identify", 200, "lead")
+    assert (refused["route"], refused["status"]) == ("/v1/images/{image:path}", 400)
+    text = log.read_text()
+    for secret in (ASKS, TEACHES, BOTH, "secret=1", "PNG", COOKIE):
+        assert secret not in text
+
+
+def test_a_key_that_calls_too_often_is_told_when_to_come_again(bundle: Path, keys: Path) -> None:
+    entrance = Entrance(read_keys(keys, None), calls_per_minute=3)
+    with plain_server(web_service(bundle), entrance) as address, httpx.Client(base_url=address) as client:
+        answers = [client.get("/v1/model", headers=bearer(ASKS)) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        check_problem(answers[-1], 429, "Retry-After")
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
+        assert client.get("/v1/model", headers=bearer(BOTH)).status_code == 200
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_rate_fills_up_again_with_time() -> None:
+    now = 0.0
+    rate = Rate(60, clock=lambda: now)
+    assert [rate.wait("a") for _ in range(61)][-2:] == [0.0, 1.0]
+    now = 0.5
+    assert rate.wait("a") == pytest.approx(0.5)
+    now = 1.0
+    assert rate.wait("a") == 0.0
+    now = 1000.0
+    assert [rate.wait("a") for _ in range(61)][-2:] == [0.0, 1.0]
+    assert not any(Rate(0).wait("a") for _ in range(1000))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("boat identify", r"line 1: .* 2 words"),
+        ("# none\n", r"no key in it"),
+        (f"boat read {KEY.replace(' ', '')}", r"scope is one of identify, enrol"),
+        ("boat identify short", r"line 1: the key of boat must have at least 16"),
+        (f"a identify {ASKS}\na enrol {BOTH}", r"the name 'a' stands twice"),
+    ],
+)
+def test_a_file_of_keys_that_is_wrong_is_refused_without_a_key_in_the_message(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(text)
+    file.chmod(0o600)
+    with pytest.raises(InputError, match=fault) as caught:
+        read_keys(file, None)
+    assert not any(key in str(caught.value) for key in (ASKS, BOTH, KEY.replace(" ", ""), "short"))
+
+
+def test_a_file_of_keys_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"a identify {ASKS}")
+    file.chmod(0o644)
+    with pytest.raises(InputError, match=r"chmod 600"):
+        read_keys(file, None)
+    with pytest.raises(InputError, match=r"must be a readable text file"):
+        read_keys(tmp_path / "nothing", None)
+
+
+def test_a_key_of_the_environment_that_is_easily_guessed_is_refused() -> None:
+    with pytest.raises(InputError, match=r"at least 16 characters.*openssl"):
+        read_keys(None, "whale")
+
+
+def test_a_service_for_others_needs_a_key_unless_it_is_said_that_it_needs_none() -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.1", "whales.example"):
+        with pytest.raises(InputError, match=r"needs a key.*--insecure"):
+            check_exposure(["127.0.0.1", host], keyless=True, insecure=False)
+        check_exposure([host], keyless=True, insecure=True)
+        check_exposure([host], keyless=False, insecure=False)
+    check_exposure(["127.0.0.1", "::1", "localhost"], keyless=True, insecure=False)

@@ -1,0 +1,147 @@
+"""Photographs that wait for a person, and what people said on its way to the next training."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from services import plain_server, web_service
+from test_enrolment import picture
+from test_identify_call import check_problem
+from test_teaching import enrol, photograph
+from typer.testing import CliRunner
+
+from whale_ray.cli import application
+from whale_ray.errors import StoreError
+from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.review import KeptQueries, Query, export_enrolled
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[EnrolmentStore]:
+    opened = EnrolmentStore(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def keeping(bundle: Path, tmp_path: Path) -> Iterator[httpx.Client]:
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    service = web_service(bundle, store=store, keep=True)
+    service.bundle.threshold = 0.9999999  # random weights: all are near
+    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+        yield client
+    store.close()
+
+
+def ask(client: httpx.Client, data: bytes) -> None:
+    answer = client.post("/v1/identify", content=data, headers={"Content-Type": "image/png"})
+    assert answer.status_code == 200
+
+
+def waiting(client: httpx.Client, count: int) -> list[dict[str, str]]:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        page = client.get("/v1/queries").json()
+        if page["total"] == count:
+            break
+        time.sleep(0.02)
+    assert page["total"] == count
+    return list(page["queries"])
+
+
+def test_a_photograph_that_seems_new_waits_and_a_person_enrols_it(keeping: httpx.Client) -> None:
+    ask(keeping, photograph(1))  # is in the gallery
+    ask(keeping, photograph(40))
+    ask(keeping, photograph(40))
+    (query,) = waiting(keeping, 1)
+    assert query["decision"] == "new"
+    assert query["at"].endswith("Z")
+    with Image.open(io.BytesIO(keeping.get(query["thumbnail"]).content)) as small:
+        assert small.format == "JPEG"
+    address = f"/v1/queries/{query['id']}"
+    check_problem(keeping.post(f"{address}/confirm", params={"individual": "new_whale"}), 400, "Name an individual")
+    answer = keeping.post(f"{address}/confirm", params={"individual": "w_40"}).json()
+    assert answer["images"][0]["status"] == "enrolled"
+    assert waiting(keeping, 0) == []
+    assert keeping.get("/v1/individuals/w_40").json()["images"] == [answer["images"][0]["image"]]
+    check_problem(keeping.get(f"{address}/thumbnail"), 404, "/v1/queries")
+
+
+def test_a_photograph_that_is_rejected_is_erased(keeping: httpx.Client, tmp_path: Path) -> None:
+    ask(keeping, photograph(40))
+    (query,) = waiting(keeping, 1)
+    pixels = photograph(40)[60:200]
+    assert any(pixels in path.read_bytes() for path in tmp_path.glob("enrolled.db*"))
+    assert keeping.delete(f"/v1/queries/{query['id']}").status_code == 200
+    assert not any(pixels in path.read_bytes() for path in tmp_path.glob("enrolled.db*"))
+    check_problem(keeping.delete(f"/v1/queries/{query['id']}"), 404, "/v1/queries")
+
+
+def test_what_waits_comes_in_pages(keeping: httpx.Client) -> None:
+    for individual in (40, 41, 42):
+        ask(keeping, photograph(individual))
+    everything = waiting(keeping, 3)
+    page = keeping.get("/v1/queries?limit=2").json()
+    assert [*page["queries"], *keeping.get(page["next"]).json()["queries"]] == everything
+
+
+def test_nothing_is_kept_unless_that_was_wanted(plain: str) -> None:
+    with httpx.Client(base_url=plain) as client:
+        check_problem(client.get("/v1/queries"), 403, "keep_queries=on")
+
+
+def test_only_the_last_ones_are_kept_each_once(store: EnrolmentStore) -> None:
+    kept, began = KeptQueries(store, most=3), datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    for number in (0, 1, 1, 2, 3, 4):
+        query = Query(f"d{number}", began + timedelta(seconds=number), "b1", "w_1", 0.5, "new")
+        kept.keep(query, data=b"data", thumbnail=b"small")
+    assert [query.digest for query in kept.waiting()] == ["d4", "d3", "d2"]
+    assert kept.waiting()[0].at == began + timedelta(seconds=4)
+
+
+def test_what_people_confirmed_becomes_photographs_and_rows_of_a_review(store: EnrolmentStore, tmp_path: Path) -> None:
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    store.enrol("=cmd()", [picture("b")], bundle="b1")
+    folder, review = tmp_path / "train", tmp_path / "review.csv"
+    for _ in range(2):
+        assert export_enrolled(store, folder, review) == 2
+    assert (folder / "enrolled-a.jpg").read_bytes() == picture("a").data
+    with review.open() as stream:
+        rows = [(row["kind"], row["image"], row["individual"], row["confirm"]) for row in csv.DictReader(stream)]
+    assert rows == [
+        ("confirmed", "enrolled-a.jpg", "w_1", "yes"),
+        ("confirmed", "enrolled-b.jpg", "'=cmd()", "yes"),
+    ]
+    (folder / "enrolled-a.jpg").write_bytes(b"another")
+    with pytest.raises(StoreError, match=r"enrolled-a\.jpg must not exist"):
+        export_enrolled(store, folder, review)
+
+
+def test_the_command_line_exports_a_store(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/enrolled.db"
+    store = EnrolmentStore(url)
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    store.close()
+    result = CliRunner().invoke(application, ["export-enrolled", url, str(tmp_path / "t"), str(tmp_path / "r.csv")])
+    assert result.exit_code == 0, result.output
+    assert "1 enrolled photographs" in result.output
+    assert (tmp_path / "t" / "enrolled-a.jpg").exists()
+    refused = CliRunner().invoke(application, ["export-enrolled", "mysql://x", str(tmp_path), str(tmp_path / "r.csv")])
+    assert refused.exit_code == 2
+
+
+def test_a_confirmed_photograph_stays_where_another_individual_has_it(keeping: httpx.Client) -> None:
+    ask(keeping, photograph(40))
+    (query,) = waiting(keeping, 1)
+    enrol(keeping, "w_40", photograph(40))
+    answer = keeping.post(f"/v1/queries/{query['id']}/confirm", params={"individual": "w_41"})
+    check_problem(answer, 409, "'w_40'")
+    assert len(waiting(keeping, 1)) == 1

@@ -1,0 +1,302 @@
+"""Enrolling and forgetting over HTTP, on two services that share a store, as two replicas do."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from databases import emptied
+from pictures import draw, encode
+from PIL import Image
+from services import TOP, contents, free_port, plain_server, web_service
+from test_identify_call import check_problem
+
+from whale_ray.bundle import write_bundle
+from whale_ray.identify import Bundle
+from whale_ray.retrieval.gallery import unit
+from whale_ray.serving.enrolment import EnrolmentStore
+
+Pair = tuple[httpx.Client, httpx.Client]
+
+
+@pytest.fixture
+def pair(bundle: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    url = f"sqlite:///{tmp_path}/enrolled.db"
+    if getattr(request, "param", "sqlite") == "postgresql":
+        url = emptied(request.getfixturevalue("postgresql"))
+    stores = [EnrolmentStore(url) for _ in range(2)]
+    first, second = (web_service(bundle, store=store) for store in stores)
+    with (
+        plain_server(first) as one,
+        plain_server(second) as two,
+        httpx.Client(base_url=one, timeout=30) as client,
+        httpx.Client(base_url=two, timeout=30) as other,
+    ):
+        yield client, other
+    for store in stores:
+        store.close()
+
+
+def photograph(individual: int, view: int = 0) -> bytes:
+    return encode(draw(individual, view), "PNG")
+
+
+def enrol(client: httpx.Client, name: str, *photographs: bytes) -> httpx.Response:
+    return client.post(
+        f"/v1/individuals/{name}/images", files=[("image", (f"{at}.png", data)) for at, data in enumerate(photographs)]
+    )
+
+
+def best(client: httpx.Client, data: bytes) -> tuple[str, str, float]:
+    answer = client.post("/v1/identify", content=data, params={"top": 1}, headers={"Content-Type": "image/png"})
+    (result,) = answer.json()["results"]
+    (candidate,) = result["candidates"]
+    return candidate["individual"], candidate["image"], candidate["distance"]
+
+
+@pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
+def test_an_enrolled_photograph_is_found_by_the_next_call_on_every_replica(pair: Pair) -> None:
+    client, other = pair
+    stranger = photograph(40)
+    assert best(client, stranger)[2] > 1e-5
+    answer = enrol(client, "w_40", stranger, photograph(40, 1))
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["individual"], body["version"]) == ("w_40", 1)
+    assert [(one["filename"], one["status"]) for one in body["images"]] == [
+        ("0.png", "enrolled"),
+        ("1.png", "enrolled"),
+    ]
+    image = body["images"][0]["image"]
+    for replica in (other, client):
+        individual, matched, distance = best(replica, stranger)
+        assert (individual, matched) == ("w_40", image)
+        assert distance < 1e-5
+        assert replica.get("/v1/model").json()["images"] == 20
+        assert replica.get("/v1/individuals/w_40").json()["total"] == 2
+        with Image.open(io.BytesIO(replica.get(f"/v1/images/{image}").content)) as thumbnail:
+            assert (thumbnail.format, thumbnail.width) == ("JPEG", 96)
+
+
+@pytest.mark.slow
+def test_a_service_on_ray_enrols_and_forgets(on_ray: str) -> None:
+    with httpx.Client(base_url=on_ray, timeout=60) as client:
+        image = enrol(client, "w_40", photograph(40)).json()["images"][0]["image"]
+        assert best(client, photograph(40))[:2] == ("w_40", image)
+        assert client.delete("/v1/individuals/w_40").json()["photographs"] == 1
+        assert best(client, photograph(40))[0] != "w_40"
+
+
+def test_an_enrolled_photograph_is_ranked_as_one_of_the_bundles_gallery(
+    pair: Pair, bundle: Path, tmp_path: Path
+) -> None:
+    """The same photographs, once all in the bundle and once half of them enrolled, give the same answers."""
+    whole = contents()
+    table = whole.table.iloc[::3].reset_index(drop=True)
+    less = dataclasses.replace(whole, table=table, gallery=whole.gallery[::3], thumbnails={})
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/half.db")
+    service = web_service(write_bundle(less, tmp_path / "less"), store=store)
+    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+        for row, name in enumerate(whole.table["individual"]):
+            if row % 3:
+                assert enrol(client, name, photograph(row // 3, row % 3)).status_code == 200
+        for individual in (1, 4, 40):
+            data = photograph(individual, 7)
+            body = client.post("/v1/identify?top=6", content=data, headers={"Content-Type": "image/png"}).json()
+            (expected,) = Bundle.load(bundle).identify([data], top=6)
+            found = [(one["individual"], one["distance"]) for one in body["results"][0]["candidates"]]
+            assert [name for name, _ in found] == [one.individual for one in expected.candidates]
+            assert [at for _, at in found] == pytest.approx([one.distance for one in expected.candidates], abs=2e-6)
+    store.close()
+
+
+def test_enrolling_again_changes_nothing(pair: Pair) -> None:
+    client, other = pair
+    first = enrol(client, "w_40", photograph(40)).json()
+    again = enrol(other, "w_40", photograph(40)).json()
+    assert again["version"] == first["version"] == 1
+    assert again["images"][0] == first["images"][0] | {"status": "already"}
+
+
+def test_a_photograph_of_another_individual_is_a_409_problem_and_nothing_is_enrolled(pair: Pair) -> None:
+    client, _ = pair
+    enrol(client, "w_40", photograph(40))
+    check_problem(enrol(client, "w_41", photograph(41), photograph(40)), 409, "picture 2", "'w_40'", "Delete it there")
+    assert client.get("/v1/individuals/w_41").status_code == 404
+
+
+def test_a_photograph_that_cannot_be_used_is_named_and_nothing_is_enrolled(pair: Pair) -> None:
+    client, _ = pair
+    check_problem(enrol(client, "w_40", photograph(40), b"a text"), 415, "photograph 2 (1.png)", "Nothing of this call")
+    check_problem(enrol(client, "w_40", photograph(40)[:200]), 422, "photograph 1 (0.png)")
+    assert client.get("/v1/versions").json() == {"current": 0, "versions": []}
+
+
+MISLEADING = ["%20", "%20w", "w%09", "w%00", "a%2Fb", "%2E%2E", "w%CC%88", "x" * 101, "%E2%80%AEw", "new_whale"]
+
+
+def test_a_name_that_would_mislead_is_a_400_problem(pair: Pair) -> None:
+    client, _ = pair
+    base = httpx.URL(str(client.base_url))
+    for name in MISLEADING:
+        address = base.copy_with(raw_path=f"/v1/individuals/{name}/images".encode())
+        answer = client.post(address, files={"image": photograph(40)})
+        check_problem(answer, 400, "Name an individual" if name == "new_whale" else "Choose such a name")
+    assert client.get("/v1/versions").json()["current"] == 0
+
+
+@pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
+def test_a_forgotten_photograph_is_found_no_more_and_no_version_brings_it_back(pair: Pair) -> None:
+    client, other = pair
+    body = enrol(client, "w_40", photograph(40), photograph(40, 1)).json()
+    image = body["images"][0]["image"]
+    assert client.delete(f"/v1/individuals/w_40/images/{image}").json() == {"photographs": 1, "version": 2}
+    assert other.get(f"/v1/images/{image}").status_code == 404
+    assert best(other, photograph(40))[1] == body["images"][1]["image"]
+    assert other.post("/v1/versions/1/restore").json() == {"version": 2}
+    assert client.get("/v1/individuals/w_40").json()["total"] == 1
+    check_problem(client.delete(f"/v1/individuals/w_40/images/{image}"), 404, "has no photograph")
+
+
+def test_photographs_and_individuals_of_the_bundle_can_be_forgotten_too(pair: Pair) -> None:
+    client, other = pair
+    known = photograph(1, 0)
+    assert best(client, known)[1] == "w_01/3.jpg"
+    assert client.delete("/v1/individuals/w_01/images/w_01%2F3.jpg").status_code == 200
+    assert best(other, known)[1] != "w_01/3.jpg"
+    assert other.get("/v1/images/w_01%2F3.jpg").status_code == 404
+    assert client.delete("/v1/individuals/w_01").status_code == 200
+    assert best(other, known)[0] != "w_01"
+    assert "w_01" not in [one["id"] for one in other.get("/v1/individuals").json()["individuals"]]
+    check_problem(other.delete("/v1/individuals/w_01"), 404, "/v1/individuals")
+    check_problem(other.delete("/v1/individuals/w_02/images/w_03%2F9.jpg"), 404, "has no photograph")
+
+
+def test_a_gallery_that_is_empty_still_answers_that_the_animal_is_new(pair: Pair) -> None:
+    client, _ = pair
+    for number in range(6):
+        assert client.delete(f"/v1/individuals/w_0{number}").status_code == 200
+    answer = client.post("/v1/identify", content=photograph(1), headers={"Content-Type": "image/png"})
+    (result,) = answer.json()["results"]
+    assert (result["new_individual"]["decision"], result["candidates"]) == ("new", [])
+
+
+def test_an_older_version_comes_back_on_every_replica(pair: Pair) -> None:
+    client, other = pair
+    enrol(client, "w_40", photograph(40))
+    enrol(client, "w_41", photograph(41))
+    assert other.post("/v1/versions/1/restore").json() == {"version": 3}
+    assert client.get("/v1/individuals/w_41").status_code == 404
+    assert client.get("/v1/individuals/w_40").status_code == 200
+    shown = client.get("/v1/versions").json()
+    assert shown["current"] == 3
+    assert [(one["number"], one["kind"], one["photographs"]) for one in shown["versions"]] == [
+        (3, "restore", 1), (2, "enrol", 1), (1, "enrol", 1),
+    ]  # fmt: skip
+    check_problem(client.post("/v1/versions/9/restore"), 404, "versions 0 to 3")
+
+
+def test_a_new_bundle_embeds_again_what_another_had_enrolled(pair: Pair, tmp_path: Path) -> None:
+    client, _ = pair
+    enrol(client, "w_40", photograph(40))
+    whole = contents()
+    manifest = whole.manifest | {"id": "another-bundle"}
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    service = web_service(write_bundle(dataclasses.replace(whole, manifest=manifest), tmp_path / "other"), store=store)
+    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as newer:
+        assert best(newer, photograph(40))[0] == "w_40"
+        assert best(newer, photograph(40))[2] < 1e-5
+        enrol(client, "w_41", photograph(41))
+        assert best(newer, photograph(41))[0] == "w_41"
+    (entry, _) = store.state().entries
+    vectors = store.vectors("another-bundle", [entry.digest])
+    assert unit(vectors[entry.digest][None]).shape == (1, 32)
+    store.close()
+
+
+def test_a_service_without_a_store_says_so(plain: str) -> None:
+    with httpx.Client(base_url=plain) as client:
+        check_problem(enrol(client, "w_40", photograph(40)), 403, "without a store")
+        check_problem(client.delete("/v1/individuals/w_01"), 403, "without a store")
+
+
+def test_a_store_that_does_not_answer_is_a_503_problem(bundle: Path, tmp_path: Path) -> None:
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    with plain_server(web_service(bundle, store=store)) as address, httpx.Client(base_url=address) as client:
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE whale_ray_store RENAME TO gone")
+        answer = client.post("/v1/identify", content=photograph(1), headers={"Content-Type": "image/png"})
+        check_problem(answer, 503, "database of enrolments must answer")
+        assert answer.headers["retry-after"] == "5"
+    store.close()
+
+
+SERVER = """
+import sys, uvicorn
+sys.path.insert(0, sys.argv[4])
+from pathlib import Path
+from services import build_web, web_service
+from whale_ray.serving.enrolment import EnrolmentStore
+app = build_web(web_service(Path(sys.argv[1]), store=EnrolmentStore(sys.argv[2])))
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[3]), log_level="error", ws="none")
+"""
+
+
+def started(bundle: Path, url: str) -> tuple[subprocess.Popen[bytes], httpx.Client]:
+    port = free_port()
+    command = [sys.executable, "-c", SERVER, str(bundle), url, str(port), str(Path(__file__).parent)]
+    server = subprocess.Popen(command, cwd=TOP)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            client.get("/healthz")
+        except httpx.TransportError:
+            assert server.poll() is None
+            time.sleep(0.1)
+        else:
+            return server, client
+    raise AssertionError("the server did not start")
+
+
+@pytest.mark.slow
+def test_every_enrolment_that_was_answered_is_there_after_the_service_was_killed(bundle: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/enrolled.db"
+    server, client = started(bundle, url)
+    answered: list[str] = []
+
+    def teach(number: int) -> None:
+        for view in range(1000):
+            try:
+                answer = enrol(client, f"w_{number}", photograph(number, view))
+            except httpx.TransportError:
+                return
+            answered.append(answer.json()["images"][0]["image"])
+
+    writers = [threading.Thread(target=teach, args=(number,)) for number in (50, 51, 52)]
+    for writer in writers:
+        writer.start()
+    while len(answered) < 12:
+        time.sleep(0.01)
+    server.send_signal(signal.SIGKILL)
+    for writer in writers:
+        writer.join()
+    client.close()
+    server.wait()
+    server, client = started(bundle, url)
+    found = [image for number in (50, 51, 52) for image in client.get(f"/v1/individuals/w_{number}").json()["images"]]
+    assert set(answered) <= set(found)
+    assert len(set(found) - set(answered)) <= len(writers)
+    assert best(client, photograph(50, 0))[0] == "w_50"
+    client.close()
+    server.send_signal(signal.SIGTERM)
+    server.wait()

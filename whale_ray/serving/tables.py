@@ -1,0 +1,189 @@
+"""The tables of what was enrolled, and a connection on which a commit is durable and a deletion erases.
+
+Knows SQLAlchemy, SQLite and PostgreSQL; knows nothing of what the rows are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+
+from whale_ray.errors import StoreError
+
+FORMAT_VERSION = 1
+_WAIT_SECONDS = 10  # for another writer
+METADATA = sql.MetaData()
+_DIGEST = sql.String(64)
+
+
+class _Moment(sql.types.TypeDecorator[datetime]):
+    """A moment in UTC; SQLite forgets the zone."""
+
+    impl = sql.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: sql.Dialect) -> datetime | None:
+        return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
+
+
+STATE = sql.Table(
+    "whale_ray_store",
+    METADATA,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("format", sql.Integer, nullable=False),
+    sql.Column("version", sql.Integer, nullable=False),
+)
+VERSIONS = sql.Table(
+    "versions",
+    METADATA,
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("at", _Moment, nullable=False),
+    sql.Column("kind", sql.String(16), nullable=False),
+    sql.Column("pictures", sql.Integer, nullable=False),
+)
+PICTURES = sql.Table(
+    "pictures",
+    METADATA,
+    sql.Column("digest", _DIGEST, primary_key=True),
+    sql.Column("name", sql.String(100), nullable=False, unique=True),
+    sql.Column("data", sql.LargeBinary, nullable=False),
+    sql.Column("thumbnail", sql.LargeBinary, nullable=False),
+)
+# A picture is in the gallery from version `since` to the one before `until`; without `until` it is there now.
+ENTRIES = sql.Table(
+    "entries",
+    METADATA,
+    sql.Column("number", sql.Integer, primary_key=True),
+    sql.Column("digest", _DIGEST, nullable=False),
+    sql.Column("individual", sql.Text, nullable=False, index=True),
+    sql.Column("since", sql.Integer, nullable=False),
+    sql.Column("until", sql.Integer),
+)
+NOW = ENTRIES.c.until.is_(None)
+sql.Index("entries_now", ENTRIES.c.digest, unique=True, sqlite_where=NOW, postgresql_where=NOW)
+VECTORS = sql.Table(
+    "vectors",
+    METADATA,
+    sql.Column("digest", _DIGEST, sql.ForeignKey(PICTURES.c.digest, ondelete="CASCADE"), primary_key=True),
+    sql.Column("bundle", sql.Text, primary_key=True),
+    sql.Column("vector", sql.LargeBinary, nullable=False),
+)
+HIDDEN = sql.Table(
+    "hidden",
+    METADATA,
+    sql.Column("kind", sql.String(16), primary_key=True),
+    sql.Column("name", sql.Text, primary_key=True),
+)
+QUERIES = sql.Table(
+    "queries",
+    METADATA,
+    sql.Column("digest", _DIGEST, primary_key=True),
+    sql.Column("at", _Moment, nullable=False),
+    sql.Column("bundle", sql.Text, nullable=False),
+    sql.Column("nearest", sql.Text, nullable=False),
+    sql.Column("distance", sql.Float, nullable=False),
+    sql.Column("decision", sql.String(16), nullable=False),
+    sql.Column("data", sql.LargeBinary, nullable=False),
+    sql.Column("thumbnail", sql.LargeBinary, nullable=False),
+)
+
+
+def connect(url: str) -> sql.Engine:
+    """An engine on the database at `url`, its tables made where they are missing.
+
+    Raises: StoreError where the URL is none, of another database, or the database was written by another version.
+    """
+    engine = _engine(url)
+    try:
+        _check_tables(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _check_tables(engine: sql.Engine) -> None:
+    with said_plainly():
+        try:
+            _make_tables(engine)
+        except (IntegrityError, OperationalError, ProgrammingError):  # another replica makes them at this moment
+            _make_tables(engine)
+        with engine.connect() as connection:
+            found = connection.execute(sql.select(STATE.c.format)).scalar_one()
+    if found != FORMAT_VERSION:
+        raise StoreError(f"this version reads stores of format {FORMAT_VERSION}, but {engine.url} has format {found}")
+
+
+def _engine(url: str) -> sql.Engine:
+    try:
+        address = sql.make_url(url)
+        backend = address.get_backend_name()
+        if backend == "postgresql":
+            return sql.create_engine(address.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        if backend == "sqlite" and address.database not in (None, "", ":memory:"):
+            return _sqlite(address)
+    except ArgumentError:
+        pass
+    except ImportError as error:
+        raise StoreError(
+            f"PostgreSQL needs psycopg, which is missing ({error}). pip install 'psycopg[binary]'"
+        ) from None
+    raise StoreError(
+        "a store is a URL as sqlite:///enrolled.db or postgresql://user@host/name, but got another. Name one of these"
+    )
+
+
+def _sqlite(address: sql.URL) -> sql.Engine:
+    Path(str(address.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    engine = sql.create_engine(address, connect_args={"timeout": _WAIT_SECONDS})
+    sql.event.listen(engine, "connect", _prepare_sqlite)
+    sql.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # Python's own transactions begin too late
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sql.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _make_tables(engine: sql.Engine) -> None:
+    with engine.begin() as connection:
+        METADATA.create_all(connection)
+        if connection.execute(sql.select(STATE.c.id)).first() is None:
+            connection.execute(STATE.insert().values(id=1, format=FORMAT_VERSION, version=0))
+
+
+def erase_leftovers(engine: sql.Engine) -> None:
+    """Makes deleted bytes gone from SQLite's log too; its file was overwritten by the deletion itself.
+
+    What PostgreSQL keeps until its next vacuum, in its log and in backups is the business of who runs it.
+    """
+    if engine.dialect.name == "sqlite":
+        connection = engine.raw_connection()  # a checkpoint cannot be part of a transaction
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+
+
+@contextmanager
+def said_plainly() -> Iterator[None]:
+    """Makes the database's own faults a StoreError, without the statement and its values."""
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig).splitlines()[0] if error.orig else type(error).__name__
+        raise StoreError(
+            f"the database of enrolments must answer, but: {reason}. Try again; look after the database if it lasts"
+        ) from error
