@@ -103,6 +103,7 @@ def web_service(
     most_calls: int = 16,
     store: EnrolmentStore | None = None,
     keep: bool = False,
+    name: str = "",
 ) -> Service:
     loaded = Bundle.load(bundle)
     encoder = Encoder(loaded, threads=1, batch=32)
@@ -113,7 +114,7 @@ def web_service(
         batch=32,
     )
     kept = KeptQueries(store) if store and keep else None
-    return Service(loaded, recogniser, limits=limits, most_calls=most_calls, kept=kept)
+    return Service(loaded, recogniser, limits=limits, most_calls=most_calls, kept=kept, name=name)
 
 
 @contextmanager

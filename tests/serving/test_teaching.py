@@ -18,12 +18,14 @@ from databases import emptied
 from pictures import draw, encode
 from PIL import Image
 from services import TOP, contents, free_port, plain_server, web_service
+from starlette.testclient import TestClient
 from test_identify_call import check_problem
 
 from whale_ray.bundle import write_bundle
 from whale_ray.identify import Bundle
 from whale_ray.retrieval.gallery import unit
 from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.web import build_web
 
 Pair = tuple[httpx.Client, httpx.Client]
 
@@ -246,7 +248,7 @@ sys.path.insert(0, sys.argv[4])
 from pathlib import Path
 from services import build_web, web_service
 from whale_ray.serving.enrolment import EnrolmentStore
-app = build_web(web_service(Path(sys.argv[1]), store=EnrolmentStore(sys.argv[2])))
+app = build_web({"default": web_service(Path(sys.argv[1]), store=EnrolmentStore(sys.argv[2]))})
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[3]), log_level="error", ws="none")
 """
 
@@ -300,3 +302,33 @@ def test_every_enrolment_that_was_answered_is_there_after_the_service_was_killed
     client.close()
     server.send_signal(signal.SIGTERM)
     server.wait()
+
+
+def test_each_of_two_models_has_its_own_gallery_and_finds_what_was_enrolled_with_the_other(
+    bundle: Path, tmp_path: Path
+) -> None:
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/two.db")
+    whole = contents()
+    other = write_bundle(dataclasses.replace(whole, manifest=whole.manifest | {"id": "tiny-other"}), tmp_path / "other")
+    services = {
+        "first": web_service(bundle, store=store),
+        "other": web_service(other, store=store, name="other"),
+    }
+    photograph = encode(draw(9, 0), "PNG")
+    with TestClient(build_web(services), base_url="http://localhost") as client:
+        enrolled = client.post("/v1/individuals/nova/images?model=other", files={"image": photograph})
+        assert enrolled.status_code == 200, enrolled.text
+        for query, model in (("", "tiny-00000000"), ("&model=other", "tiny-other")):
+            answer = client.post(f"/v1/identify?top=1{query}", files={"image": photograph}).json()
+            assert answer["model"] == model
+            best = answer["results"][0]["candidates"][0]
+            assert best["individual"] == "nova"
+            assert best["thumbnail"].endswith("?model=other") == bool(query)
+            assert client.get(best["thumbnail"]).headers["content-type"] == "image/jpeg"
+        page = client.get("/v1/individuals?limit=2&model=other").json()
+        assert "model=other" in page["next"]
+        assert client.get(page["next"]).json()["individuals"][0]["id"] > page["individuals"][-1]["id"]
+        assert client.get("/v1/versions?model=huge").status_code == 404
+    for service in services.values():
+        service.recogniser.decoders.close()
+    store.close()
