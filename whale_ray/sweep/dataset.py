@@ -47,6 +47,11 @@ class Dataset:
         table = self.table.assign(part=parts_of(self.table["fold"], number).where(self.usable, "set_aside"))
         return dataclasses.replace(self, table=table, folds=1)
 
+    @property
+    def splits(self) -> list[Dataset]:
+        """The photographs as each training sees them: of several folds one data set a fold."""
+        return [self.fold(number) for number in range(self.folds)] if self.folds > 1 else [self]
+
     def without_validation(self) -> Dataset:
         """The same photographs, all of which train."""
         table = self.table.assign(part=self.table["part"].replace("val", "train"), fold=NEVER)
@@ -59,8 +64,7 @@ class Dataset:
 
     def scored(self) -> pd.DataFrame:
         """A row a photograph and fold, those of a fold together: image, individual, group, part, split (the fold)."""
-        tables = [self.fold(number) if self.folds > 1 else self for number in range(self.folds)]
-        parts = [one.table.iloc[one.rows("train", "val")].assign(split=place) for place, one in enumerate(tables)]
+        parts = [one.table.iloc[one.rows("train", "val")].assign(split=place) for place, one in enumerate(self.splits)]
         return pd.concat(parts, ignore_index=True)[["image", "individual", "group", "part", "split"]]
 
     def pixels(self, geometry: Geometry, *, progress: bool = False) -> Pixels:

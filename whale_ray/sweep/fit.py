@@ -66,6 +66,7 @@ class Fit:
         self.earlier_seconds = 0.0
         self.proxies: Callable[[], Proxies | None] = lambda: None  # what the loss has learned so far
         self.pseudo_labels: int | None = None
+        self._known_features: dict[bool, np.ndarray] = {}
         torch.manual_seed(settings["seed"])
         self.encoder = encoder_of(settings).to(device)
 
@@ -159,12 +160,11 @@ class Fit:
         own = {"epochs": epochs, "warmup_epochs": min(train["warmup_epochs"], epochs), "head_epochs": 0}
         return self._started(first.encoder, first.loss, batches, train | own)
 
-    def views(self) -> tuple[Views, float]:
-        """Both views, whatever the sweep asks of them: other retrieval settings may be scored later; images/s."""
-        views = {"plain": self._embed(self.rows, flipped=False), "flip": self._embed(self.rows, flipped=True)}
-        return views, self._rate()
+    def views(self) -> Views:
+        """Both views, whatever the sweep asks of them: other retrieval settings may be scored later."""
+        return {"plain": self._embed(self.rows, flipped=False), "flip": self._embed(self.rows, flipped=True)}
 
-    def _rate(self) -> float:
+    def rate(self) -> float:
         """Photographs that are embedded a second, from pixels to vectors."""
         rows = self.rows[:_TIMED]
         started = time.perf_counter()
@@ -195,7 +195,7 @@ class Fit:
             evenly=train["sampler"] == "balanced",
             negatives_share=train["negatives_share"],
             flip=train["flip"],
-            **{name: train[name] for name in ("affine", "colour", "blur", "erasing")},
+            **{name: train[name] for name in _STRENGTHS},
             seed=seed,
             device=self.device,
             on_batch=self.on_batch,
@@ -262,14 +262,17 @@ class Fit:
         return embed(self.encoder, self.pixels.array, self.geometry, rows, flipped=flipped, **options)
 
     def _features(self, *, flipped: bool) -> np.ndarray:
+        """What the neck sees of every photograph; looked up once: to find it, all weights of the trunk are hashed."""
         from whale_ray.retrieval.features import frozen_features
 
-        return frozen_features(
-            self.encoder,
-            self.pixels,
-            flipped=flipped,
-            cache=self.dataset.cache.with_name("features"),
-            batch_size=self.settings["train"]["batch_size"],
-            device=self.device,
-            on_batch=self.on_batch,
-        )
+        if flipped not in self._known_features:
+            self._known_features[flipped] = frozen_features(
+                self.encoder,
+                self.pixels,
+                flipped=flipped,
+                cache=self.dataset.cache.with_name("features"),
+                batch_size=self.settings["train"]["batch_size"],
+                device=self.device,
+                on_batch=self.on_batch,
+            )
+        return self._known_features[flipped]

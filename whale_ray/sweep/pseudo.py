@@ -28,8 +28,7 @@ def check_unknown(sweep: Sweep, dataset: Dataset) -> None:
     asked = any(
         sweep.settings(point)["train"]["pseudo_labels"] for point in corner_points(sweep, "train.pseudo_labels")
     )
-    splits = [dataset.fold(number) for number in range(dataset.folds)] if dataset.folds > 1 else [dataset]
-    unknown = [(one.table["individual"].iloc[one.rows("train")] == one.unknown_label).any() for one in splits]
+    unknown = [(one.table["individual"].iloc[one.rows("train")] == one.unknown_label).any() for one in dataset.splits]
     if asked and not all(unknown):
         raise InputError(
             "`train.pseudo_labels` needs training photographs of individuals that nobody knows, but none is labelled "

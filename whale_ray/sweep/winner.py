@@ -124,7 +124,7 @@ def _manifest(
 ) -> dict[str, Any]:
     geometry = geometry_of(record.settings["data"], record.settings["train"])
     figures = {key: value for key, value in record.result.items() if key not in _NOT_SCORES}
-    first = dataset.fold(0) if dataset.folds > 1 else dataset
+    first = dataset.splits[0]
     measured = first.table["individual"].ne(dataset.unknown_label) & first.table["part"].eq("train")
     return {
         "trial": record.trial,

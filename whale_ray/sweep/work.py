@@ -89,7 +89,7 @@ class Work:
         """Trains and writes the encoder, without any score."""
         fit = self._fit(self.job.dataset, self.folder)
         fit.train(lambda figures: None)
-        views, _ = fit.views()
+        views = fit.views()
         fit.keep()
         write_embeddings(views, fit.table, self.folder, fit.proxies())
         fit.forget()
@@ -116,23 +116,20 @@ class Work:
         curve.add(fit.train(curve.seen))
         self._count(fit)
         fit.keep()
-        views, rate = fit.views()
-        return views, fit.proxies(), rate
+        return fit.views(), fit.proxies(), fit.rate()
 
     def _folds(self, curve: _Curve) -> tuple[Views, Proxies | None, float]:
         """The views of every fold, one after the other; each fold is trained once, and its weights are not kept."""
         every: list[Views] = []
         learned: list[Proxies | None] = []
-        for number in range(self.job.dataset.folds):
-            folder = self.folder / FOLDS / str(number)
-            fit = self._fit(self.job.dataset.fold(number), folder)
+        for number, split in enumerate(self.job.dataset.splits):
+            fit = self._fit(split, self.folder / FOLDS / str(number))
             curve.add(fit.train(curve.seen), fold=number)
             self._count(fit)
-            views, rate = fit.views()
-            every.append(views)
+            every.append(fit.views())
             learned.append(in_split(fit.proxies(), number))
         joined = {name: np.concatenate([views[name] for views in every]) for name in every[0]}
-        return joined, join_proxies(learned), rate
+        return joined, join_proxies(learned), fit.rate()
 
     def _count(self, fit: Fit) -> None:
         self.earlier_seconds += fit.earlier_seconds
