@@ -97,6 +97,7 @@ def listening(pid: int) -> set[tuple[str, str, int]]:
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(one)
             name = (process.cmdline() or [process.name()])[0].removeprefix("ray::").split(":")[0].rpartition("/")[2]
+            name = re.sub(r"^python[\d.]+$", "python", name)
             sockets = [each for each in process.net_connections(kind="inet") if each.status == psutil.CONN_LISTEN]
             found |= {(name, each.laddr.ip, each.laddr.port) for each in sockets}
     return found
