@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from whale_ray.serving.app import build, build_from_environment
+from whale_ray.serving.app import build_page_beside as page
 
-__all__ = ["build"]
+__all__ = ["build", "page"]
 
 
 def __getattr__(name: str) -> Any:
     # `app` is made when it is asked for, so that `build` needs no WHALE_RAY_BUNDLE.
     if name == "app":
         return build_from_environment()
-    raise AttributeError(f"serve_app has `app` and `build`, but no {name!r}")
+    raise AttributeError(f"serve_app has `app`, `build` and `page`, but no {name!r}")

@@ -38,9 +38,9 @@ sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.pr
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.telemetry serving.tables serving.changes serving.enrolment serving.review
 serving.contract serving.answers serving.uploads serving.decoder serving.decoding serving.catalogue serving.recogniser
-serving.keys serving.access serving.origins serving.guard serving.settings serving.docs serving.page serving.service
+serving.keys serving.access serving.origins serving.guard serving.settings serving.docs serving.words serving.service
 serving.session serving.teaching serving.web serving.exposure serving.metrics
-serving.apart serving.deployments serving.rollout serving.app serving.client
+serving.desk serving.page serving.apart serving.deployments serving.front serving.rollout serving.app serving.client
 submission cli
 """
 HOUSE = PLAN.split()
@@ -48,7 +48,14 @@ HOUSE = PLAN.split()
 # Where a library may be imported, by module prefix; elsewhere it must not be.
 ALLOWED = {
     "ray.tune": {"sweep.trial", "sweep.tuner"},
-    "ray.serve": {"serving.apart", "serving.app", "serving.deployments", "serving.exposure", "serving.rollout"},
+    "ray.serve": {
+        "serving.apart",
+        "serving.app",
+        "serving.deployments",
+        "serving.exposure",
+        "serving.front",
+        "serving.rollout",
+    },
     "ray": {
         "sweep.cluster",
         "sweep.metrics",
@@ -58,9 +65,11 @@ ALLOWED = {
         "serving.app",
         "serving.deployments",
         "serving.exposure",
+        "serving.front",
         "serving.metrics",
         "serving.rollout",
     },
+    "gradio": {"serving.page"},
     "faiss": {"retrieval.neighbours"},
     "openvino": {"runtime"},
     "onnxruntime": {"runtime"},

@@ -7,10 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import pytest
 import torch
 import uvicorn
 from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from whale_ray.bundle import Contents, write_bundle
 from whale_ray.identify import Bundle
@@ -30,11 +33,12 @@ from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.guard import Entrance
 from whale_ray.serving.keys import read_keys
+from whale_ray.serving.page import build_page
 from whale_ray.serving.recogniser import Encoder, Recogniser
 from whale_ray.serving.review import KeptQueries
 from whale_ray.serving.service import Service
 from whale_ray.serving.uploads import Limits
-from whale_ray.serving.web import build_web
+from whale_ray.serving.web import PAGE, build_web
 
 KEY = "a key of a person"
 LIMITS = Limits(image_bytes=400_000, call_bytes=1_000_000, images=8)
@@ -117,12 +121,33 @@ def web_service(
     return Service(loaded, recogniser, limits=limits, most_calls=most_calls, kept=kept, name=name)
 
 
+async def there() -> bool:
+    return True
+
+
+def whole_web(services: dict[str, Service], entrance: Entrance) -> Starlette:
+    """The service, and beside it the page that asks it."""
+    web = build_web(services, entrance, page=there)
+    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp())
+    page = build_page(httpx.ASGITransport(web), entrance, image_bytes=LIMITS.image_bytes)
+
+    @asynccontextmanager
+    async def both(app: Starlette) -> AsyncIterator[None]:
+        async with web.router.lifespan_context(web), page.router.lifespan_context(page):
+            yield
+
+    return Starlette(routes=[Mount(PAGE, page), Mount("/", web)], lifespan=both)
+
+
 @contextmanager
 def plain_server(service: Service, entrance: Entrance | None = None) -> Iterator[str]:
-    """The same web application without Ray, in a thread of this process."""
+    """The same web application, its page included, without Ray, in a thread of this process."""
     port = free_port()
-    app = build_web({"default": service}, entrance)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
+    app = whole_web({"default": service}, entrance or Entrance())
+    settings = uvicorn.Config(
+        app, host="127.0.0.1", port=port, log_level="error", ws="none", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -2,65 +2,266 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import services
-from pictures import draw
-from playwright.sync_api import Page, Request, sync_playwright
-from services import KEY, plain_server, web_service
+from pictures import INDIVIDUALS, draw
+from playwright.sync_api import Browser, Page, Request, sync_playwright
+from services import KEY, Running, plain_server, web_service
+
+from whale_ray.serving.enrolment import EnrolmentStore
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="a browser is needed: chromium")]
+PHONE = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
-def address(bundle: Path) -> Iterator[str]:
+def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = EnrolmentStore(f"sqlite:///{tmp_path_factory.mktemp('page')}/enrolled.db")
+    with plain_server(web_service(bundle, store=store)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def locked(bundle: Path) -> Iterator[str]:
     with plain_server(web_service(bundle), services.locked()) as address:
         yield address
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
-def page(address: str) -> Iterator[Page]:
-    """A page of the browser; what it asks of anybody else than the service fails the test."""
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of the browser; what it asks of anybody else than this machine fails the test."""
     elsewhere: list[str] = []
 
     def note(request: Request) -> None:
-        if not request.url.startswith((address, "blob:", "data:")):
+        if not request.url.startswith(("http://127.0.0.1:", "blob:", "data:")):
             elsewhere.append(request.url)
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("request", note)
-        yield page
-        browser.close()
+    context = browser.new_context(locale="en-GB", permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    page.on("request", note)
+    yield page
+    context.close()
     assert not elsewhere
 
 
-def test_the_page_exchanges_the_key_for_a_cookie_and_answers(page: Page, address: str, tmp_path: Path) -> None:
-    draw(2, 0).save(tmp_path / "fluke.png")
+def photograph(folder: Path, *, individual: int = 2, view: int = 0, name: str = "fluke.png") -> Path:
+    draw(individual, view).save(folder / name)
+    return folder / name
+
+
+def ask(page: Page, *photographs: Path) -> None:
+    page.set_input_files("input[type=file]", photographs)
+    page.get_by_role("button", name=f"Thumbnail {len(photographs)} of").wait_for()
+    page.get_by_role("button", name="Identify").click()
+    page.locator(".answer").nth(len(photographs) - 1).wait_for()
+
+
+def said(page: Page, text: str) -> None:
+    """Waits until the page says this where screen readers read it aloud."""
+    page.get_by_role("status").get_by_text(text).first.wait_for()
+
+
+def loaded(page: Page, pictures: str) -> bool:
+    """Whether each of these pictures is there, with words for readers that cannot see it."""
+    found = page.locator(pictures)
+    found.last.evaluate("picture => picture.decode()")
+    return all(one.evaluate("picture => picture.naturalWidth > 0 && picture.alt.length > 3") for one in found.all())
+
+
+def test_the_matches_stand_with_their_pictures_beside_the_photograph(page: Page, address: str, tmp_path: Path) -> None:
     page.goto(address)
-    page.set_input_files("#photographs", tmp_path / "fluke.png")
+    assert page.url == f"{address}/page/en/"
+    ask(page, photograph(tmp_path))
+    said(page, "Answered by tiny-00000000")
+    page.get_by_role("heading", name="Probably").wait_for()
+    assert page.locator(".match").count() == 5
+    assert loaded(page, ".query img, .match img")
+    yours, match = (page.locator(f"{kind} img").first.bounding_box() for kind in (".query", ".match"))
+    assert yours
+    assert match
+    assert yours["x"] + yours["width"] <= match["x"]
+    assert abs(yours["y"] - match["y"]) < 20
+
+
+def test_each_of_several_photographs_has_its_answer_or_its_problem(page: Page, address: str, tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(photograph(tmp_path).read_bytes()[:200])
+    page.goto(address)
+    ask(page, photograph(tmp_path), tmp_path / "torn.png")
+    assert page.locator(".answer").nth(0).locator(".match").count() == 5
+    assert page.locator(".answer").nth(1).locator(".match").count() == 0
+    assert "the picture is damaged" in page.locator(".answer").nth(1).locator(".problem").inner_text()
+
+
+def test_whoever_is_confirmed_is_enrolled_and_found_by_the_next_question(
+    page: Page, address: str, tmp_path: Path
+) -> None:
+    page.goto(address)
+    ask(page, photograph(tmp_path, view=7))
+    page.get_by_role("button", name=f"Yes, this is {INDIVIDUALS[2]}").click()
+    said(page, f"fluke.png is enrolled as {INDIVIDUALS[2]}")
+    page.locator(".said").wait_for()
+    assert page.locator(".match").count() == 0
     page.get_by_role("button", name="Identify").click()
-    page.get_by_text("needs the service's key").wait_for()
-    page.fill("#key", KEY)
+    page.locator(".match").first.wait_for()
+    first = page.locator(".match").first.inner_text()
+    assert INDIVIDUALS[2] in first
+    assert float(re.findall(r"distance ([\d.e-]+)", first)[0]) < 1e-3
+    assert loaded(page, ".match img")
+
+
+def test_whoever_is_rejected_leaves_the_list_and_the_gallery_as_it_is(page: Page, address: str, tmp_path: Path) -> None:
+    before = httpx.get(f"{address}/v1/model").json()["images"]
+    page.goto(address)
+    ask(page, photograph(tmp_path, individual=1))
+    page.get_by_role("button", name=f"No, not {INDIVIDUALS[1]}").click()
+    said(page, f"{INDIVIDUALS[1]} is struck off")
+    page.get_by_role("heading", name=f"You say: not {INDIVIDUALS[1]}").wait_for()
+    assert page.locator(".match").count() == 4
+    assert httpx.get(f"{address}/v1/model").json()["images"] == before
+
+
+def test_a_new_individual_is_enrolled_by_the_name_that_is_typed(page: Page, address: str, tmp_path: Path) -> None:
+    page.goto(address)
+    ask(page, photograph(tmp_path, individual=3, view=9))
+    page.get_by_role("button", name="Enrol as new").click()
+    said(page, "Type a name for the new individual first")
+    page.get_by_role("textbox", name="A name for a new individual").fill("a/b")
+    page.get_by_role("button", name="Enrol as new").click()
+    said(page, "without a slash")
+    page.get_by_role("textbox", name="A name for a new individual").fill("<i>Freya *&* 'Bo'")
+    page.keyboard.press("Enter")
+    said(page, "fluke.png is enrolled as <i>Freya *&* 'Bo'")
     page.get_by_role("button", name="Identify").click()
-    page.get_by_text("Answered by tiny-00000000").wait_for()
-    assert page.locator("tbody tr").count() == 5
-    page.locator("tbody img").first.wait_for()
-    assert page.input_value("#key") == ""
+    page.locator(".match").first.wait_for()
+    assert "<i>Freya *&* 'Bo'" in page.locator(".match").first.inner_text()
+    assert page.locator(".match i").count() == 0
+
+
+def test_everything_is_reached_by_keyboard(page: Page, address: str, tmp_path: Path) -> None:
+    page.goto(address)
+    upload = page.get_by_role("button", name="Click to upload or drop files").last
+    upload.wait_for()
+    upload.focus()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(photograph(tmp_path, view=11))
+    page.get_by_role("button", name="Thumbnail 1 of 1").wait_for()
+    press(page, "Identify")
+    page.locator(".match").first.wait_for()
+    press(page, f"Yes, this is {INDIVIDUALS[2]}")
+    said(page, "is enrolled as")
+
+
+def press(page: Page, name: str) -> None:
+    """Goes on by Tab until the button of this name has the focus, then presses Enter."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText")[:60].strip() == name:
+            page.keyboard.press("Enter")
+            return
+    raise AssertionError(f"{name} is not reached")
+
+
+def test_a_photograph_is_pasted(page: Page, address: str) -> None:
+    page.goto(address)
+    paste = page.get_by_role("button", name="Paste from Clipboard")
+    paste.wait_for()
+    page.evaluate(
+        """async () => {
+          const canvas = Object.assign(document.createElement('canvas'), {width: 80, height: 60});
+          canvas.getContext('2d').fillRect(10, 10, 30, 20);
+          const blob = await new Promise(done => canvas.toBlob(done, 'image/png'));
+          await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
+        }"""
+    )
+    paste.click()
+    page.get_by_role("button", name="Thumbnail 1 of 1").wait_for()
+    page.get_by_role("button", name="Identify").click()
+    page.locator(".match").first.wait_for()
+
+
+def test_a_narrow_phone_shows_all_of_it(page: Page, address: str, tmp_path: Path) -> None:
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    page.goto(address)
+    ask(page, photograph(tmp_path))
+    assert loaded(page, ".match img")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_it_speaks_russian_to_those_whose_browser_does(browser: Browser, address: str, tmp_path: Path) -> None:
+    context = browser.new_context(locale="ru-RU")
+    page = context.new_page()
+    page.goto(address)
+    assert page.url == f"{address}/page/ru/"
+    page.get_by_role("heading", name="Какой это кит?").wait_for()
+    page.set_input_files("input[type=file]", photograph(tmp_path))
+    page.get_by_role("button", name="Определить").click()
+    page.get_by_role("heading", name="Вероятно").wait_for()
+    assert page.evaluate("document.documentElement.lang") == "ru"
+    page.get_by_role("link", name="English").click()
+    page.get_by_role("heading", name="Which whale is this?").wait_for()
+    context.close()
+
+
+def test_the_key_is_exchanged_for_a_cookie_that_no_script_can_read(page: Page, locked: str, tmp_path: Path) -> None:
+    page.goto(locked)
+    page.get_by_label("Key").fill("another key")
+    page.get_by_role("button", name="Enter").click()
+    page.get_by_text("this call needs the service's key").wait_for()
+    page.get_by_label("Key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Identify").wait_for()
+    ask(page, photograph(tmp_path))
+    assert loaded(page, ".match img")
     assert page.evaluate("document.cookie") == ""
     (cookie,) = page.context.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     assert KEY not in cookie["value"]
-
-
-def test_the_docs_open_with_the_pages_cookie_and_load_nothing_from_elsewhere(page: Page, address: str) -> None:
-    page.goto(address)
-    page.fill("#key", KEY)
-    page.evaluate("enter()")
-    page.goto(f"{address}/docs")
+    page.goto(f"{locked}/docs")
     page.get_by_text("/v1/identify").first.wait_for()
+
+
+@pytest.mark.parametrize(
+    "call", ["GET config", "POST gradio_api/upload", "POST gradio_api/queue/join", "GET gradio_api/file=/etc/passwd"]
+)
+def test_nothing_behind_the_page_answers_without_the_key(locked: str, call: str) -> None:
+    method, _, path = call.partition(" ")
+    answer = httpx.request(method, f"{locked}/page/en/{path}", files={"files": b"x"} if method == "POST" else None)
+    assert answer.status_code == 401
+
+
+def test_the_page_gives_out_no_file_of_the_machine(address: str) -> None:
+    assert httpx.get(f"{address}/page/en/gradio_api/file=/etc/passwd").status_code == 403
+
+
+def test_a_page_of_another_site_cannot_use_it(address: str) -> None:
+    answer = httpx.post(
+        f"{address}/page/en/gradio_api/upload", files={"files": b"x"}, headers={"Origin": "http://x.org"}
+    )
+    assert answer.status_code == 403
+
+
+def test_the_page_on_ray_answers_and_teaches(page: Page, ray_service: Running, tmp_path: Path) -> None:
+    page.goto(ray_service.address)
+    assert page.url == f"{ray_service.address}/page/en/"
+    ask(page, photograph(tmp_path, view=13))
+    said(page, "Answered by tiny-00000000")
+    assert loaded(page, ".query img, .match img")
+    page.get_by_role("button", name=f"Yes, this is {INDIVIDUALS[2]}").click()
+    said(page, f"fluke.png is enrolled as {INDIVIDUALS[2]}")

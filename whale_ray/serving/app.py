@@ -24,9 +24,10 @@ from whale_ray.errors import BundleError, InputError
 from whale_ray.serving.deployments import application
 from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.exposure import KEY_VARIABLE, check_exposure
+from whale_ray.serving.front import page_application
 from whale_ray.serving.keys import Keys, read_keys
 from whale_ray.serving.rollout import run_application
-from whale_ray.serving.settings import NO_STORE, ServeSettings
+from whale_ray.serving.settings import NO_STORE, PageSettings, ServeSettings
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
 LOOPBACK = "127.0.0.1"
@@ -39,6 +40,11 @@ def build(settings: ServeSettings) -> serve.Application:
     """
     _listen_on_loopback_unless_told()
     return _application(settings, _keys(settings))
+
+
+def build_page_beside(settings: PageSettings) -> serve.Application:
+    """The web page beside a service that runs as the application `whale_ray`, for `deploy/serve.yaml`."""
+    return page_application(settings, keys=_keys(settings))
 
 
 def build_from_environment() -> serve.Application:
@@ -55,7 +61,7 @@ def build_from_environment() -> serve.Application:
     return build(ServeSettings(bundle=Path(path)))
 
 
-def _keys(settings: ServeSettings) -> Keys:
+def _keys(settings: PageSettings) -> Keys:
     return read_keys(settings.keys, os.environ.get(KEY_VARIABLE))
 
 
@@ -97,7 +103,7 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
         http = {"host": host, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
         try:
-            run_application(deployments)
+            run_application(deployments, page_application(settings, keys=keys) if settings.page else None)
             print(_welcome(names, host, port, ray_address=ray.get_runtime_context().gcs_address), flush=True)
             threading.Event().wait()
         finally:

@@ -166,6 +166,19 @@ class IndividualPage(BaseModel):
     next: str | None
 
 
+class Example(BaseModel):
+    """A photograph that comes with the bundle, to try it on."""
+
+    individual: str
+    address: str
+
+
+class Examples(BaseModel):
+    """The bundle's examples."""
+
+    examples: list[Example]
+
+
 class EnrolledImage(BaseModel):
     """A photograph that is in the gallery now."""
 

@@ -5,12 +5,14 @@ Knows ray.serve's deployments; the web application itself stands in `web`, what 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import httpx
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -27,18 +29,19 @@ from whale_ray.serving.apart import (
     recogniser_of,
 )
 from whale_ray.serving.exposure import KEY_VARIABLE, check_exposure, hosts_of_proxies
-from whale_ray.serving.keys import Key, Keys, read_keys
+from whale_ray.serving.keys import Keys, read_keys
 from whale_ray.serving.metrics import RayMetrics
 from whale_ray.serving.recogniser import Embedder, Encoder
 from whale_ray.serving.review import KeptQueries
 from whale_ray.serving.service import Service
-from whale_ray.serving.settings import ServeSettings
+from whale_ray.serving.settings import PageSettings, ServeSettings
 from whale_ray.serving.telemetry import tell
 from whale_ray.serving.web import build_web
 
 NAME = "whale_ray"
+PAGE_NAME = "page"
 _NO_LIMIT = 10_000
-_NO_RESTART = {"replicas", "max_replicas", "encoder_replicas", "max_encoder_replicas", "busy", "surge"}
+_NO_RESTART = {"replicas", "max_replicas", "encoder_replicas", "max_encoder_replicas", "busy", "surge", "page"}
 
 
 class Ingress:
@@ -57,9 +60,7 @@ class Ingress:
         kept: tuple[DeploymentHandle, ...],
     ) -> None:
         self._settings = settings
-        # The variable on the replica's own machine counts too: a cluster's key must not be lost on the way.
-        self._keys = keys or read_keys(None, os.environ.get(KEY_VARIABLE))
-        check_exposure(hosts_of_proxies(), keyless=not self._keys, insecure=settings.insecure)
+        self._keys = entered(keys, settings)
         tell(RayMetrics())
         self._store = open_store(settings.store)
         self._shadow = None if shadow is None else ShadowCaller(shadow, most=settings.batch)
@@ -89,7 +90,18 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         agreement = None if self._shadow is None else self._shadow.agreement
-        return build_web(self._services, self._settings.entrance(self._keys), shadow=agreement)
+        self._web = build_web(
+            self._services, self._settings.entrance(self._keys), shadow=agreement, page=_page_is_there
+        )
+        return self._web
+
+    async def call(
+        self, method: str, address: str, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Answers a call of the web page's as if it had come by HTTP: status, headers and body."""
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(self._web), base_url="http://localhost") as client:
+            answer = await client.request(method, address, headers=headers, content=body)
+        return answer.status_code, answer.headers.raw, answer.content
 
     async def check_health(self) -> None:
         """Raises where Ray Serve should start another process instead; a remote encoder's fault is no reason."""
@@ -101,6 +113,21 @@ class Ingress:
     async def deployed(self) -> tuple[ServeSettings, Keys]:
         """The settings that are deployed, and the keys that callers bring."""
         return self._settings, self._keys
+
+
+def entered(keys: Keys, settings: PageSettings) -> Keys:
+    """The keys that callers of this process must bring.
+
+    Raises: InputError where others than this machine could call without one, and nobody wanted that.
+    """
+    # The variable on the replica's own machine counts too: a cluster's key must not be lost on the way.
+    keys = keys or read_keys(None, os.environ.get(KEY_VARIABLE))
+    check_exposure(hosts_of_proxies(), keyless=not keys, insecure=settings.insecure)
+    return keys
+
+
+async def _page_is_there() -> bool:
+    return PAGE_NAME in (await asyncio.to_thread(serve.status)).applications
 
 
 def application(settings: ServeSettings, *, keys: Keys, kept: tuple[Path, ...] = ()) -> serve.Application:
@@ -116,15 +143,15 @@ def application(settings: ServeSettings, *, keys: Keys, kept: tuple[Path, ...] =
     made = {path: _encoder_deployment(path, ids[path], settings) for path in (*apart.values(), *kept)}
     encoders = {name: made[path] for name, path in apart.items()}
     shadow = None if settings.shadow is None else _shadow_deployment(settings)
-    state = _version(settings.model_dump_json(exclude=_NO_RESTART), *map(str, ids.items()), *map(_written, keys.keys))
+    state = _version(settings.model_dump_json(exclude=_NO_RESTART), *map(str, ids.items()), keys.fingerprint)
     ingress = _deployment(serve.ingress()(Ingress), NAME, settings, taking=True, encodes=settings.shape == "joined")
-    return _versioned(ingress, state).bind(settings, keys, encoders, shadow, tuple(made[path] for path in kept))
+    return versioned(ingress, state).bind(settings, keys, encoders, shadow, tuple(made[path] for path in kept))
 
 
 def _encoder_deployment(path: Path, id_: str, settings: ServeSettings) -> serve.Application:
     deployment = _deployment(EncoderDeployment, f"encoder-{id_}", settings, taking=False, encodes=True)
     state = _version(id_, str(path), *(str(getattr(settings, name)) for name in ("threads", "gpus", "batch")))
-    return _versioned(deployment, state).bind(path, settings)
+    return versioned(deployment, state).bind(path, settings)
 
 
 def _shadow_deployment(settings: ServeSettings) -> serve.Application:
@@ -132,7 +159,7 @@ def _shadow_deployment(settings: ServeSettings) -> serve.Application:
     id_ = read_bundle(settings.shadow).manifest["id"]
     one = settings.model_copy(update={"encoder_replicas": 1, "max_encoder_replicas": None})
     deployment = _deployment(Shadow, f"shadow-{id_}", one, taking=False, encodes=True)
-    return _versioned(deployment, _version(id_, str(settings.shadow))).bind(settings.shadow, settings)
+    return versioned(deployment, _version(id_, str(settings.shadow))).bind(settings.shadow, settings)
 
 
 def _deployment(kind: type, name: str, settings: ServeSettings, *, taking: bool, encodes: bool) -> serve.Deployment:
@@ -155,13 +182,9 @@ def _deployment(kind: type, name: str, settings: ServeSettings, *, taking: bool,
     )
 
 
-def _versioned(deployment: serve.Deployment, state: str) -> serve.Deployment:
+def versioned(deployment: serve.Deployment, state: str) -> serve.Deployment:
     """The deployment with a version of ours, so that deploying it again unchanged restarts none of its processes."""
     return deployment.options(version=state, _internal=True)
-
-
-def _written(key: Key) -> str:
-    return f"{key.name} {key.digest.hex()} {sorted(key.scopes)}"
 
 
 def _version(*parts: str) -> str:

@@ -105,7 +105,7 @@ class Guard:
         if not self._keys or path in OPEN_TO_ALL:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        key = self._keys.find(given.strip()) if scheme.lower() == "bearer" else self._of_cookie(headers)
+        key = self._keys.find(given.strip()) if scheme.lower() == "bearer" else key_of_cookie(headers, self._keys)
         if key is None:
             came = "another" if given else "none"
             detail = f"this call needs the service's key, but came with {came}. {_KEY_REMEDY}"
@@ -113,10 +113,6 @@ class Guard:
         scope["key_name"], scope["key"] = key.name, key
         self._check_scope(key, scope_of(method, path))
         self._check_rate(key)
-
-    def _of_cookie(self, headers: Headers) -> Key | None:
-        session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        return self._keys.of_session(session, now=time.time())
 
     def _check_scope(self, key: Key, needed: str | None) -> None:
         if needed and needed not in key.scopes:
@@ -129,6 +125,12 @@ class Guard:
         if wait:
             detail = "this key has made as many calls as it may in a minute. Wait for as long as Retry-After says"
             raise RefusalError(429, detail, {"Retry-After": str(math.ceil(wait))})
+
+
+def key_of_cookie(headers: Headers, keys: Keys) -> Key | None:
+    """The key for which the caller's browser got its cookie, while that lasts."""
+    session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+    return keys.of_session(session, now=time.time())
 
 
 def scope_of(method: str, path: str) -> str | None:

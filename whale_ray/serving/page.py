@@ -1,137 +1,297 @@
-"""The web page at `/`: choose photographs, see whom they may show. One text that loads nothing from elsewhere.
+"""The web page: drop photographs, see whom they may show, confirm or reject. Made with Gradio, once for each language.
 
-Knows HTML and the contract's addresses; what comes from the service is only ever set as text, never as HTML.
+Knows Gradio, the page's words and its desk; knows no bundle and no Ray. It loads nothing from elsewhere.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
-_STYLE = """
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #123; }
-form { display: flex; flex-wrap: wrap; gap: 1rem; align-items: end; }
-label { display: block; font-weight: 600; }
-input, button { font: inherit; padding: .4rem .6rem; max-width: 100%; box-sizing: border-box; }
-section { margin-top: 2rem; overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid #cde; }
-img { max-height: 6rem; max-width: 12rem; display: block; }
-.problem { color: #a11; }
-.new { font-weight: 600; }
-"""
+import gradio as gr
+import httpx
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_SCRIPT = """
-const form = document.querySelector('form');
-const answers = document.querySelector('#answers');
-const note = document.querySelector('#note');
+from whale_ray.serving.contract import RefusalError
+from whale_ray.serving.desk import Desk
+from whale_ray.serving.guard import Entrance, Guard, key_of_cookie
+from whale_ray.serving.keys import Keys
+from whale_ray.serving.words import LANGUAGES, Words
 
-// The key is exchanged for a cookie, which no script can read, and is kept nowhere.
-async function enter() {
-  const field = document.querySelector('#key');
-  if (!field.value) return;
-  const answer = await fetch('/v1/session', {method: 'POST', headers: {Authorization: `Bearer ${field.value}`}});
-  if (!answer.ok) throw new Error((await answer.json()).detail);
-  field.value = '';
-  field.placeholder = 'accepted';
-}
-
-function element(parent, kind, text, style) {
-  const made = parent.appendChild(document.createElement(kind));
-  if (text !== undefined) made.textContent = text;
-  if (style) made.className = style;
-  return made;
-}
-
-async function thumbnail(cell, image) {
-  const address = '/v1/images/' + encodeURIComponent(image);
-  const answer = await fetch(address).catch(() => null);
-  if (!answer || !answer.ok) { cell.textContent = image; return; }
-  const picture = element(cell, 'img');
-  picture.alt = image;
-  picture.src = URL.createObjectURL(await answer.blob());
-}
-
-function table(section, candidates) {
-  const rows = element(section, 'table');
-  const head = element(element(rows, 'thead'), 'tr');
-  for (const name of ['Rank', 'Individual', 'Distance', 'Photograph']) element(head, 'th', name).scope = 'col';
-  const body = element(rows, 'tbody');
-  for (const candidate of candidates) {
-    const row = element(body, 'tr');
-    element(row, 'td', candidate.rank);
-    element(row, 'td', candidate.individual);
-    element(row, 'td', candidate.distance.toPrecision(3));
-    thumbnail(element(row, 'td'), candidate.image);
-  }
-}
-
-function show(result, file) {
-  const section = element(answers, 'section');
-  element(section, 'h2', file.name);
-  const picture = element(section, 'img');
-  picture.alt = '';
-  picture.src = URL.createObjectURL(file);
-  if (result.problem) { element(section, 'p', result.problem.detail, 'problem'); return; }
-  const unseen = result.new_individual.decision === 'new';
-  element(section, 'p', unseen ? 'Probably a new individual' : 'Probably known', unseen ? 'new' : '');
-  table(section, result.candidates);
-}
-
-form.addEventListener('submit', async event => {
-  event.preventDefault();
-  const files = [...document.querySelector('#photographs').files];
-  const body = new FormData();
-  for (const file of files) body.append('image', file);
-  answers.replaceChildren();
-  note.className = '';
-  note.textContent = 'Looking …';
-  try {
-    await enter();
-    const answer = await fetch('/v1/identify', {method: 'POST', body});
-    const found = await answer.json();
-    if (!answer.ok) throw new Error(found.detail);
-    note.textContent = `Answered by ${found.model}`;
-    found.results.forEach((result, place) => show(result, files[place]));
-  } catch (error) {
-    note.className = 'problem';
-    note.textContent = error.message;
-  }
-});
-"""
-
-PAGE = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>whale_ray</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>Which whale is this?</h1>
-<form>
-<div><label for="photographs">Photographs</label>
-<input id="photographs" type="file" accept="image/*" multiple required></div>
-<div><label for="key">Key, if the service has one</label>
-<input id="key" type="password" autocomplete="off"></div>
-<button>Identify</button>
-</form>
-<p id="note" role="status"></p>
-<main id="answers"></main>
-<p><a href="docs">For programs: /docs</a></p>
-<script>{_SCRIPT}</script>
-</body>
-</html>
-"""
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-PAGE_POLICY = (
-    f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src {_hash(_STYLE)}; img-src blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_KEEP = 3600  # seconds for which a reader's photographs are kept
+_ROOM = files(__package__)
+_TEMPLATES = Environment(loader=PackageLoader("whale_ray.serving", "."), autoescape=True)
+_CARDS: Any = _TEMPLATES.get_template("cards.html.j2").module
+_SIGN_IN = _TEMPLATES.get_template("sign_in.html.j2")
+# Gradio's own page writes its settings and styles into itself.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' blob: data:; font-src 'self' data:; base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
 )
+
+
+@dataclass(frozen=True, eq=False)  # Gradio hashes what a page remembers
+class Asked:
+    """A photograph and what the service says of it. struck: whom the reader rejected. said: what became of it."""
+
+    path: str
+    result: dict[str, Any]
+    struck: tuple[str, ...] = ()
+    said: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the reader calls it."""
+        return Path(self.path).name
+
+    @property
+    def candidates(self) -> list[dict[str, Any]]:
+        """Those that were not rejected."""
+        return [one for one in self.result.get("candidates", ()) if one["individual"] not in self.struck]
+
+
+def build_page(transport: httpx.AsyncBaseTransport, entrance: Entrance, *, image_bytes: int) -> FastAPI:
+    """The page as a web application: `/en/` and `/ru/`. transport: leads to the service that it asks.
+
+    image_bytes: of one photograph at most. Photographs lie in GRADIO_TEMP_DIR for an hour.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    desk = Desk(transport)
+    for language, words in LANGUAGES.items():
+        gr.mount_gradio_app(
+            app,
+            _Page(words, desk).blocks,
+            path=f"/{language}",
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            max_file_size=image_bytes,
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=(_ROOM / "page.css").read_text(),
+            head=_head(language),
+        )
+    app.add_middleware(Guard, entrance=entrance)
+    app.add_middleware(_Front, keys=entrance.keys)
+    return app
+
+
+def _head(language: str) -> str:
+    return f"<script>const LANGUAGE = {json.dumps(language)};\n{(_ROOM / 'page.js').read_text()}</script>"
+
+
+class _Front:
+    """ASGI middleware: asks readers for the key where one is wanted; has the browser load nothing from elsewhere."""
+
+    def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the call on, or answers it with the page that asks for the key."""
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", _POLICY.encode())]
+            await send(message)
+
+        language = scope["path"].rstrip("/").rpartition("/")[2] if scope["type"] == "http" else ""
+        is_reader = language in LANGUAGES and scope["method"] == "GET"
+        if is_reader and self._keys and key_of_cookie(Headers(scope=scope), self._keys) is None:
+            await HTMLResponse(_SIGN_IN.render(language=language, words=LANGUAGES[language]))(scope, receive, told)
+        else:
+            await self._app(scope, receive, told)
+
+
+class _Page:
+    """The page in one language."""
+
+    def __init__(self, words: Words, desk: Desk) -> None:
+        self._words, self._desk = words, desk
+        with gr.Blocks(title=words.title, analytics_enabled=False, delete_cache=(_KEEP, _KEEP)) as self.blocks:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        words = self._words
+        gr.Markdown(f"# {words.title}\n\n{words.lead}\n\n{_other_languages(words)}", elem_id="header")
+        self._photographs = gr.Gallery(
+            label=words.photographs,
+            interactive=True,
+            sources=["upload", "clipboard"],
+            file_types=["image"],
+            type="filepath",
+            columns=6,
+            fit_columns=False,
+            object_fit="contain",
+            height=260,
+            buttons=[],
+            elem_classes="photographs",
+        )
+        self._model = gr.Radio(label=words.model, visible=False)
+        identify = gr.Button(words.identify, variant="primary")
+        self._note = gr.Markdown(elem_id="note")
+        self._asked = gr.State([])
+        gr.render(inputs=[self._asked], concurrency_limit=None, show_progress="hidden")(self._answers)
+        self._examples = gr.Gallery(
+            label=words.examples,
+            visible=False,
+            interactive=False,
+            allow_preview=False,
+            columns=6,
+            height=220,
+            elem_classes="photographs",
+            buttons=[],
+        )
+        gr.Markdown(f"[{words.for_programs}](/docs)")
+        inputs, outputs = [self._photographs, self._model], [self._asked, self._note]
+        identify.click(self._identify, inputs, outputs, api_visibility="private", concurrency_limit=None)
+        self.blocks.load(self._open, None, [self._model, self._examples, self._note], api_visibility="private")
+        self._model.input(self._show_examples, [self._model], [self._examples, self._note], api_visibility="private")
+        self._examples.select(self._take, [self._examples], [self._photographs], api_visibility="private")
+
+    async def _open(self, request: gr.Request) -> tuple[Any, Any, str]:
+        try:
+            card = await self._desk.model(request.headers)
+        except RefusalError as refusal:
+            return gr.skip(), gr.skip(), _problem(str(refusal))
+        names, default = list(card["models"]), card["default"]
+        model = gr.Radio(choices=names, value=default, visible=len(names) > 1)
+        return model, *await self._show_examples(default, request)
+
+    async def _show_examples(self, model: str, request: gr.Request) -> tuple[Any, str]:
+        try:
+            found = await self._desk.examples(request.headers, model)
+            pictures = [(await self._example(one["address"], request), one["individual"]) for one in found]
+        except RefusalError as refusal:
+            return gr.skip(), _problem(str(refusal))
+        return gr.Gallery(value=pictures, visible=bool(pictures), selected_index=None), ""
+
+    async def _example(self, address: str, request: gr.Request) -> str:
+        data = await self._desk.fetch(request.headers, address)
+        folder = Path(os.environ["GRADIO_TEMP_DIR"]) / hashlib.sha256(data).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = folder / "example.jpg"
+        picture.write_bytes(data)
+        return str(picture)
+
+    def _take(self, examples: list[tuple[str, str | None]], event: gr.SelectData) -> list[str]:
+        return [examples[event.index][0]]
+
+    async def _identify(
+        self, photographs: list[tuple[str, str | None]] | None, model: str | None, request: gr.Request
+    ) -> tuple[list[Asked], str]:
+        if not photographs:
+            return [], _problem(self._words.choose_first)
+        paths = [path for path, _ in photographs]
+        try:
+            bundle, results = await self._desk.identify(request.headers, model or "", list(map(Path, paths)))
+        except RefusalError as refusal:
+            return [], _problem(str(refusal))
+        asked = [Asked(path, result) for path, result in zip(paths, results, strict=True)]
+        return asked, _said(self._words.answered_by.format(bundle))
+
+    def _answers(self, asked: list[Asked]) -> None:
+        for place, one in enumerate(asked):
+            with gr.Column(elem_classes="answer"):
+                self._answer(place, one)
+
+    def _answer(self, place: int, one: Asked) -> None:
+        is_open = not one.said and "candidates" in one.result
+        gr.Markdown(_CARDS.verdict(self._words, one), container=False)
+        with gr.Row(elem_classes="pair"):
+            with gr.Column(scale=2, min_width=250, elem_classes="yours"):
+                gr.Markdown(_CARDS.query(self._words, one), container=False)
+                if is_open:
+                    self._new_one(place)
+            with gr.Column(scale=3, min_width=250), gr.Row(elem_classes="candidates"):
+                for candidate in one.candidates if is_open else ():
+                    self._candidate(place, candidate)
+
+    def _candidate(self, place: int, candidate: dict[str, Any]) -> None:
+        individual, words = candidate["individual"], self._words
+
+        async def confirm(asked: list[Asked], model: str | None, request: gr.Request) -> tuple[list[Asked], str]:
+            return await self._enrol(asked, place, individual, model, request.headers)
+
+        def reject(asked: list[Asked]) -> tuple[list[Asked], str]:
+            one = replace(asked[place], struck=(*asked[place].struck, individual))
+            return _with(asked, place, one), _said(words.rejected.format(individual=individual))
+
+        outputs = [self._asked, self._note]
+        with gr.Column(min_width=0):
+            gr.Markdown(_CARDS.candidate(words, candidate), container=False)
+            yes = gr.Button(words.confirm.format(individual), size="sm", variant="primary")
+            no = gr.Button(words.reject.format(individual), size="sm")
+        yes.click(confirm, [self._asked, self._model], outputs, api_visibility="private", concurrency_limit=None)
+        no.click(reject, [self._asked], outputs, api_visibility="private", concurrency_limit=None)
+
+    def _new_one(self, place: int) -> None:
+        async def enrol(
+            asked: list[Asked], name: str, model: str | None, request: gr.Request
+        ) -> tuple[list[Asked], str]:
+            if not name.strip():
+                return asked, _warning(self._words.name_it)
+            return await self._enrol(asked, place, name.strip(), model, request.headers)
+
+        name = gr.Textbox(label=self._words.name_of_new, max_lines=1)
+        new = gr.Button(self._words.enrol, size="sm")
+        gr.on(
+            [new.click, name.submit],
+            enrol,
+            [self._asked, name, self._model],
+            [self._asked, self._note],
+            api_visibility="private",
+            concurrency_limit=None,
+        )
+
+    async def _enrol(
+        self, asked: list[Asked], place: int, individual: str, model: str | None, reader: Mapping[str, str]
+    ) -> tuple[list[Asked], str]:
+        one = asked[place]
+        if not Path(one.path).exists():
+            return asked, _warning(self._words.gone)
+        try:
+            enrolled = await self._desk.enrol(reader, model or "", individual, Path(one.path))
+        except RefusalError as refusal:
+            return asked, _warning(str(refusal))
+        words = self._words.enrolled if enrolled["status"] == "enrolled" else self._words.already
+        said = words.format(filename=one.name, individual=individual)
+        return _with(asked, place, replace(one, said=said)), _said(said)
+
+
+def _with(asked: list[Asked], place: int, one: Asked) -> list[Asked]:
+    return [*asked[:place], one, *asked[place + 1 :]]
+
+
+def _said(text: str) -> str:
+    return str(_CARDS.note(text, False))
+
+
+def _problem(text: str) -> str:
+    return str(_CARDS.note(text, True))
+
+
+def _warning(text: str) -> str:
+    """A problem that stands out wherever on the page its reader is."""
+    gr.Warning(escape(text))
+    return _problem(text)
+
+
+def _other_languages(words: Words) -> str:
+    others = ((language, one) for language, one in LANGUAGES.items() if one != words)
+    return " · ".join(
+        f'<a href="../{language}/" lang="{language}">{escape(one.language)}</a>' for language, one in others
+    )

@@ -20,20 +20,23 @@ from ray.serve.exceptions import RayServeException
 from whale_ray.bundle import read_bundle
 from whale_ray.errors import BundleError, InputError
 from whale_ray.identify import Bundle
-from whale_ray.serving.deployments import NAME, application
+from whale_ray.serving.deployments import NAME, PAGE_NAME, application
+from whale_ray.serving.front import page_application
 from whale_ray.serving.keys import ENVIRONMENT, Keys, read_keys
 from whale_ray.serving.settings import ServeSettings, changed
+from whale_ray.serving.web import PAGE
 
 _SECONDS = 30.0
 
 
-def run_application(deployments: serve.Application) -> None:
-    """Returns once everything that was deployed answers, and nothing older any more.
+def run_application(deployments: serve.Application, page: serve.Application | None = None) -> None:
+    """Returns once everything that was deployed answers, and nothing older any more. page: beside the service.
 
     Raises: BundleError where a bundle does not pass its check; what ran before goes on.
     """
     try:
-        serve.run(deployments, name=NAME, route_prefix="/")
+        targets = [serve.RunTarget(deployments, NAME, "/")]
+        serve.run_many(targets if page is None else [*targets, serve.RunTarget(page, PAGE_NAME, PAGE)])
     except RuntimeError as error:
         status = serve.status().applications[NAME]
         messages = "\n".join(deployment.message for deployment in status.deployments.values())
@@ -67,8 +70,9 @@ def deploy(
         _check_there(bundle.resolve(), threads=wanted.threads)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         kept = tuple(set(live.bundles.values()) - set(wanted.bundles.values())) if live.apart else ()
+        page = page_application(wanted, keys=keys) if wanted.page else None
         try:
-            run_application(application(wanted, keys=keys, kept=kept))
+            run_application(application(wanted, keys=keys, kept=kept), page)
         except (BundleError, RuntimeError):
             run_application(application(live, keys=live_keys))
             raise

@@ -6,6 +6,7 @@ Knows names, numbers and what they forbid each other; knows no Ray. Its annotati
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -29,7 +30,26 @@ def store_from_environment() -> str:
     return os.environ.get(STORE_VARIABLE) or f"sqlite:///{Path.cwd() / 'enrolled.db'}"
 
 
-class ServeSettings(BaseModel):
+class PageSettings(BaseModel):
+    """What `deploy/serve.yaml` tells the web page: who may come in, as for the service that it belongs to.
+
+    image_bytes: of one photograph at most. The others are those of ServeSettings.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    image_bytes: Count = Limits.image_bytes
+    keys: Path | None = None
+    hosts: str = ""
+    calls_per_minute: int = Field(default=3000, ge=0)
+    insecure: bool = False
+
+    def entrance(self, keys: Keys) -> Entrance:
+        """Who may come in."""
+        hosts = frozenset(host.strip().lower() for host in self.hosts.split(",") if host.strip())
+        return Entrance(keys, hosts, self.calls_per_minute)
+
+
+class ServeSettings(PageSettings):
     """What `serve run serve_app:build KEY=VALUE …` and `deploy/serve.yaml` take.
 
     bundle, or models (name → bundle) with default, the name that answers where a call chooses none (the first).
@@ -43,10 +63,10 @@ class ServeSettings(BaseModel):
     that died is asked again. store: the URL of the database of enrolments, or `none`. keep_queries: photographs of
     animals that seem new are kept there for a person. keys: a file with keys. hosts: names, with commas, that the
     service answers to beside addresses and localhost. calls_per_minute: of each key, in each replica. access_log: `-`
-    (stderr), `none` or a file. insecure: others than this machine may call it without a key.
+    (stderr), `none` or a file. insecure: others than this machine may call it without a key. page: whether
+    the web page is shown, by a process of its own.
     """
 
-    model_config = ConfigDict(extra="forbid")
     bundle: Path | None = None
     models: dict[Name, Path] = Field(default_factory=dict)
     default: str | None = None
@@ -64,18 +84,14 @@ class ServeSettings(BaseModel):
     batch: Count = 32
     calls: Count = 96
     patience: float = Field(default=30.0, gt=0.0)
-    image_bytes: Count = Limits.image_bytes
     image_pixels: Count = Limits.image_pixels
     call_bytes: Count = Limits.call_bytes
     images: Count = Limits.images
     seconds: float = Field(default=Limits.seconds, gt=0.0)
     store: str = Field(default_factory=store_from_environment)
     keep_queries: bool = False
-    keys: Path | None = None
-    hosts: str = ""
-    calls_per_minute: int = Field(default=3000, ge=0)
     access_log: str = "-"
-    insecure: bool = False
+    page: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -112,8 +128,7 @@ class ServeSettings(BaseModel):
 
     def entrance(self, keys: Keys) -> Entrance:
         """Who may come in."""
-        hosts = frozenset(host.strip().lower() for host in self.hosts.split(",") if host.strip())
-        return Entrance(keys, hosts, self.calls_per_minute, self.access_log)
+        return replace(super().entrance(keys), access_log=self.access_log)
 
     @property
     def cores(self) -> int:

@@ -13,13 +13,15 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import RedirectResponse
 
 from whale_ray.serving import docs, session, teaching
 from whale_ray.serving.access import Access, open_log
 from whale_ray.serving.answers import answer_as
 from whale_ray.serving.contract import (
     Answer,
+    Example,
+    Examples,
     Health,
     IdentifyQuery,
     IndividualPage,
@@ -30,10 +32,11 @@ from whale_ray.serving.contract import (
     RefusalError,
 )
 from whale_ray.serving.guard import Entrance, Guard, answer_refusals_as_problems
-from whale_ray.serving.page import PAGE, PAGE_POLICY
 from whale_ray.serving.service import Here, Model, Service
 from whale_ray.serving.uploads import read_uploads
+from whale_ray.serving.words import preferred
 
+PAGE = "/page"
 Page = Annotated[PageQuery, Query()]
 router = APIRouter()
 
@@ -124,6 +127,27 @@ async def thumbnail(image: str, query: Model, service: Here) -> Response:
     return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
+@router.get("/v1/examples", responses=docs.refusals(404))
+async def examples(query: Model, service: Here) -> Examples:
+    """Photographs that come with the bundle, to try it on."""
+    found = enumerate(service.bundle.contents.examples)
+    return Examples(
+        examples=[
+            Example(individual=individual, address=service.address(f"/v1/examples/{place}"))
+            for place, (_, individual) in found
+        ]
+    )
+
+
+@router.get("/v1/examples/{place:int}", response_class=Response, responses={**docs.JPEG, **docs.refusals(404)})
+async def example(place: int, query: Model, service: Here) -> Response:
+    """One of these photographs."""
+    found = service.bundle.contents.examples
+    if place >= len(found):
+        raise RefusalError(404, f"this bundle has {len(found)} examples, but none of number {place}. See /v1/examples")
+    return Response(found[place][0], media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+
 @router.get("/healthz", responses=docs.refusals(404, 503))
 async def healthz(query: Model, service: Here) -> Health:
     """The service is ready; not where an encoder does not answer, though calls may still wait for it and succeed."""
@@ -133,9 +157,11 @@ async def healthz(query: Model, service: Here) -> Health:
 
 
 @router.get("/", include_in_schema=False)
-async def page() -> HTMLResponse:
-    """The web page."""
-    return HTMLResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
+async def page(request: Request) -> Response:
+    """Leads to the web page in the reader's language; where none was started, to the description for programs."""
+    language = preferred(request.headers.get("accept-language", ""))
+    there = request.app.state.page and await request.app.state.page()
+    return RedirectResponse(f"{PAGE}/{language}/" if there else "/docs", headers={"Vary": "Accept-Language"})
 
 
 @asynccontextmanager
@@ -151,10 +177,12 @@ def build_web(
     entrance: Entrance | None = None,
     *,
     shadow: Callable[[], Awaitable[Any]] | None = None,
+    page: Callable[[], Awaitable[bool]] | None = None,
 ) -> FastAPI:
     """The web application of these models, the first of them the default.
 
     entrance: who may come in; everybody where there is none. shadow: how often a silent bundle agrees.
+    page: whether the web page, which is an application of its own at PAGE, is there.
     """
     entrance = entrance or Entrance()
     app = FastAPI(
@@ -165,7 +193,7 @@ def build_web(
         redirect_slashes=False,
         lifespan=_complete_galleries,
     )
-    app.state.services, app.state.shadow = services, shadow
+    app.state.services, app.state.shadow, app.state.page = services, shadow, page
     app.include_router(router)
     app.include_router(teaching.router)
     app.include_router(session.router)
