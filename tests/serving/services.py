@@ -78,6 +78,7 @@ def contents() -> Contents:
         gallery=bundle.embed([bundle.prepare(picture) for picture in pictures]).astype(np.float16),
         golden_vectors=bundle.embed([bundle.prepare(picture) for picture in golden]),
         thumbnails={row: encode(picture, "JPEG") for row, picture in enumerate(pictures[:-1])},
+        examples=((encode(draw(0, 9), "JPEG"), INDIVIDUALS[0]), (encode(draw(9, 9), "JPEG"), "new_whale")),
     )
 
 

@@ -196,6 +196,15 @@ def test_a_photograph_is_pasted(page: Page, address: str) -> None:
     page.locator(".match").first.wait_for()
 
 
+def test_an_example_of_the_bundle_is_tried(page: Page, address: str) -> None:
+    page.goto(address)
+    page.get_by_role("button", name=INDIVIDUALS[0]).click()
+    page.get_by_role("button", name="Thumbnail 1 of 1").wait_for()
+    page.get_by_role("button", name="Identify").click()
+    page.locator(".match").first.wait_for()
+    assert loaded(page, ".match img")
+
+
 def test_a_narrow_phone_shows_all_of_it(page: Page, address: str, tmp_path: Path) -> None:
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     page.goto(address)

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import services
+from fastapi.testclient import TestClient
 from pictures import INDIVIDUALS, draw, encode
 from PIL import Image
 from services import KEY, plain_server, web_service
@@ -17,6 +18,7 @@ from test_identify_call import check_problem
 
 from whale_ray import identify
 from whale_ray.serving import contract
+from whale_ray.serving.web import build_web
 
 
 def test_the_model_card_says_what_answers_and_how_well(client: httpx.Client) -> None:
@@ -87,16 +89,38 @@ def test_the_service_says_that_it_is_ready(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok", "model": "tiny-00000000"}
 
 
-def test_the_page_and_the_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
-    for address in ("/", "/docs"):
-        answer = client.get(address)
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/html")
-        assert not re.findall(r"(?:https?:)?//[a-z]", answer.text)
-        assert "http" not in answer.headers["content-security-policy"]
-        for file in re.findall(r'(?:src|href)="(docs[^"]*)"', answer.text):
-            assert client.get(f"/{file}").status_code == 200
-    assert '"validatorUrl": null' in client.get("/docs").text
+def test_the_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
+    answer = client.get("/docs")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert not re.findall(r"(?:https?:)?//[a-z]", answer.text)
+    assert "http" not in answer.headers["content-security-policy"]
+    for file in re.findall(r'(?:src|href)="(docs[^"]*)"', answer.text):
+        assert client.get(f"/{file}").status_code == 200
+    assert '"validatorUrl": null' in answer.text
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"), [("ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("de-DE,en;q=0.5", "en"), ("", "en")]
+)
+def test_the_root_leads_to_the_page_in_the_readers_language(client: httpx.Client, accepted: str, language: str) -> None:
+    answer = client.get("/", headers={"Accept-Language": accepted})
+    assert (answer.status_code, answer.headers["location"]) == (307, f"/page/{language}/")
+
+
+def test_the_root_leads_to_the_docs_where_there_is_no_page(bundle: Path) -> None:
+    with TestClient(build_web({"default": web_service(bundle)}), base_url="http://localhost") as alone:
+        answer = alone.get("/", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+
+
+def test_the_bundles_examples_are_there_to_try(client: httpx.Client) -> None:
+    first, second = client.get("/v1/examples").json()["examples"]
+    assert (first["individual"], second["individual"]) == (INDIVIDUALS[0], "new_whale")
+    picture = client.get(first["address"])
+    assert picture.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(picture.content)).format == "JPEG"
+    check_problem(client.get("/v1/examples/2"), 404, "this bundle has 2 examples")
 
 
 def test_openapi_announces_problems_and_never_the_frameworks_own_refusals(client: httpx.Client) -> None:
@@ -154,7 +178,7 @@ def test_the_right_key_opens_every_call(locked: httpx.Client) -> None:
 
 def test_readiness_and_the_page_need_no_key(locked: httpx.Client) -> None:
     assert locked.get("/healthz").status_code == 200
-    assert locked.get("/").status_code == 200
+    assert locked.get("/").status_code == 307
 
 
 def test_the_contract_allows_as_many_candidates_as_a_bundle_ranks() -> None:
