@@ -69,7 +69,8 @@ def serve_plainly(path: Path, port: int, threads: int) -> None:
     import uvicorn
     from fastapi import FastAPI, Request
 
-    from whale_ray.identify import Bundle, Identification
+    from whale_ray.identification import Identification
+    from whale_ray.identify import Bundle
 
     bundle = Bundle.load(path, threads=threads)
     decoders, model = ThreadPoolExecutor(2), ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from whale_ray.errors import ImageDecodeError, ImageTypeError
-from whale_ray.identify import Bundle, Candidate, Identification, NewIndividual
+from whale_ray.identification import Candidate, Identification, NewIndividual
+from whale_ray.identify import Bundle
 
 if TYPE_CHECKING:
     from whale_ray.sweep.run import SweepResult

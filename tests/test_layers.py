@@ -25,12 +25,12 @@ retrieval.whitening retrieval.setting retrieval.expansion retrieval.reciprocal
 retrieval.classifier retrieval.matching
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
 retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation retrieval.evidence retrieval.doubts
-runtime model_card bundle identify fastest
+runtime model_card bundle identification identify fastest
 sweep.settings sweep.document sweep.axes sweep.reference sweep.parameters sweep.manual
 sweep.screening sweep.reading sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
-sweep.pseudo sweep.ensemble sweep.fit sweep.work sweep.trial sweep.ledger
+sweep.pseudo sweep.ensemble sweep.fit sweep.work sweep.trial sweep.quota sweep.ledger
 sweep.figures sweep.plots sweep.tradeoff sweep.effects sweep.outcomes sweep.comparison sweep.contrasts sweep.shares
 sweep.importance sweep.headline sweep.verdicts sweep.trust sweep.maps sweep.thumbnails sweep.examples
 sweep.review sweep.report

@@ -106,31 +106,13 @@ def apply_review(
 ) -> None:
     """Writes a new table beside the old one, with what a person confirmed; changes nothing else."""
     from whale_ray.data import review as reviews
+    from whale_ray.sweep.review import reviewed_data
 
-    settings, again = _reviewed_data(review, data, set_ or [])
+    settings, again = reviewed_data(review, data, set_ or [])
     reviewed = reviews.apply_review(review, **settings)
     for line in reviewed.lines:
         typer.echo(line)
     typer.echo(f"{reviewed.path} is written. Sweep it with:\n{again} --set data.table={shlex.quote(reviewed.table)}")
-
-
-def _reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tuple[dict[str, Any], str]:
-    """The settings of the table that was reviewed, and the command, but for the table, that sweeps it again."""
-    from whale_ray.sweep.spec import data_settings, load_sweep
-
-    file = review.parent / "sweep.yaml"
-    if file.is_file():
-        sweep = load_sweep(file, overrides, data=data)
-        found = {key.removeprefix("data."): value for key, value in sweep.fixed.items()}
-        again = f"{shlex.quote(str(file))} --set name={sweep.name}_reviewed"
-    elif data is not None:
-        found, again = data_settings(data, overrides), f"SWEEP.yaml --data {shlex.quote(str(data))}"
-    else:
-        raise InputError(
-            f"the table of a review must be known, but beside {review} is no sweep.yaml. Name its folder with --data"
-        )
-    names = ("table", "image_folder", "image_column", "label_column", "group_column", "unknown_label")
-    return {"root": Path(found["root"]), **{name: found[name] for name in names}}, f"whale-ray sweep {again}"
 
 
 @application.command()
@@ -234,8 +216,6 @@ def identify(
 
 
 def _answers(target: str, images: list[Path], top: int, *, encounter: bool) -> list[dict[str, Any]]:
-    import dataclasses
-
     if target.startswith(("http://", "https://")):
         from whale_ray.serving.client import ask_service
 
@@ -243,16 +223,9 @@ def _answers(target: str, images: list[Path], top: int, *, encounter: bool) -> l
     if encounter:
         raise InputError("--encounter is for a service, but a bundle was named. Serve it, and name its URL")
     from whale_ray.identify import Bundle
-    from whale_ray.serving.contract import PLACES
+    from whale_ray.serving.answers import answers_of
 
-    bundle = Bundle.load(target)
-    answers = [dataclasses.asdict(answer) for answer in bundle.identify(images, top=top)]
-    for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
-        candidate["distance"] = round(candidate["distance"], PLACES)
-        # of this bundle's own search, which a service does not tell either
-        del candidate["row"], candidate["score"]
-    named = zip(images, answers, strict=True)
-    return [{"model": bundle.id, **answer, "filename": str(image)} for image, answer in named]
+    return answers_of(Bundle.load(target), images, top=top)
 
 
 _SERVE_EXAMPLES = """

@@ -18,6 +18,7 @@ from PIL import Image
 from whale_ray.bundle import Contents, read_bundle, runtime_of, tolerance_of
 from whale_ray.data.pixels import Geometry, decode_image, fit_image
 from whale_ray.errors import BundleError, DataError, ImageError, InputError
+from whale_ray.identification import Candidate, Identification, NewIndividual
 from whale_ray.learning.ensemble import rebuild
 from whale_ray.retrieval.calibration import read_calibration
 from whale_ray.retrieval.embedding import embed
@@ -29,48 +30,6 @@ from whale_ray.runtime import TORCH, build_runtime
 Photograph = Path | str | bytes | Image.Image
 MOST_CANDIDATES = 50
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One individual of an answer. distance: the smallest cosine distance to it (0 to 2); image: where it was seen.
-
-    score: what is held against the threshold: the cosine, 1 - distance, unless the setting expands, augments,
-    re-ranks or mixes in a classifier; then what that search gives in its place.
-    """
-
-    rank: int
-    individual: str
-    distance: float
-    score: float
-    probability: float | None
-    image: str
-    row: int
-
-
-@dataclass(frozen=True)
-class NewIndividual:
-    """Whether the animal is probably one that the gallery does not hold."""
-
-    probability: float | None
-    decision: str
-
-
-@dataclass(frozen=True)
-class Identification:
-    """The answer for one photograph: distinct individuals, best first."""
-
-    new_individual: NewIndividual
-    candidates: tuple[Candidate, ...]
-
-    def labels(self, *, unknown_label: str, count: int = 5, threshold: float | None) -> list[str]:
-        """At most `count` labels in Kaggle's order: `unknown_label` before the first candidate below the threshold."""
-        labels = [candidate.individual for candidate in self.candidates]
-        if threshold is not None:
-            far = (place for place, one in enumerate(self.candidates) if one.score < threshold)
-            place = next(far, len(labels))
-            labels.insert(place, unknown_label)
-        return labels[:count]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from whale_ray.data.copies import LEAST_CORRELATION, copy_correlation, find_copies, shrink_picture
+from whale_ray.data.copies import LEAST_CORRELATION, coarse_vectors, copy_correlation, find_copies, shrink_picture
 
 
 def drawn(seed: int) -> Image.Image:
@@ -52,14 +52,20 @@ def test_pictures_of_one_colour_or_of_other_shape_are_no_copies() -> None:
     assert correlation(drawn(1), drawn(1).crop((100, 0, 110, 135))) < LEAST_CORRELATION
 
 
-def test_copies_are_found_among_pairs_and_each_picture_is_opened_once() -> None:
-    pictures = [drawn(1), drawn(2), drawn(1).crop((5, 5, 235, 130)), None]
-    opened: list[int] = []
-
-    def open_picture(row: int) -> Image.Image | None:
-        opened.append(row)
-        return pictures[row]
-
-    found = find_copies(np.array([[0, 1], [0, 2], [1, 2], [0, 3]]), open_picture)
+def test_copies_are_found_among_pairs_of_pictures_that_are_there() -> None:
+    pictures = dict(enumerate(map(shrink_picture, [drawn(1), drawn(2), drawn(1).crop((5, 5, 235, 130))])))
+    found = find_copies(np.array([[0, 1], [0, 2], [1, 2], [0, 3]]), pictures)
     assert [(one, other) for one, other, _ in found] == [(0, 2)]
-    assert sorted(opened) == [0, 1, 2, 3]
+
+
+def test_a_copy_lies_near_its_original_by_its_coarse_pixels_alone() -> None:
+    originals = [drawn(seed) for seed in range(40)]
+    copies = [ImageEnhance.Brightness(one.crop((18, 4, 225, 130))).enhance(0.8) for one in originals]
+    vectors = coarse_vectors(map(shrink_picture, originals + copies))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors[40:] @ vectors[:40].T
+    assert (cosines.argmax(axis=1) == np.arange(40)).all()
+
+
+def test_without_pictures_there_are_no_coarse_vectors() -> None:
+    assert len(coarse_vectors([])) == 0

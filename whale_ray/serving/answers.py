@@ -1,18 +1,21 @@
 """An answer as the caller wants to read it: JSON, or rows for a spreadsheet.
 
-Knows the contract; knows no bundle and no Ray.
+Knows the contract, and how a bundle that is asked without a service answers in it; knows no Ray.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fastapi import Response
 
-from whale_ray.serving.contract import Answer
+from whale_ray.identify import Bundle
+from whale_ray.serving.contract import PLACES, Answer
 from whale_ray.spreadsheet import as_cell
 
 JSON, CSV = "application/json", "text/csv"
@@ -91,3 +94,14 @@ def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _cell(value: object) -> object:
     return as_cell(value) if isinstance(value, str) else value
+
+
+def answers_of(bundle: Bundle, images: Sequence[Path], *, top: int) -> list[dict[str, Any]]:
+    """A bundle's own answer for each photograph, as its service would give it. Raises: as `Bundle.identify`."""
+    answers = [asdict(answer) for answer in bundle.identify(images, top=top)]
+    for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
+        candidate["distance"] = round(candidate["distance"], PLACES)
+        # of this bundle's own search, which a service does not tell either
+        del candidate["row"], candidate["score"]
+    named = zip(images, answers, strict=True)
+    return [{"model": bundle.id, **answer, "filename": str(image)} for image, answer in named]

@@ -18,7 +18,8 @@ from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableE
 from ray.serve.handle import DeploymentHandle
 
 from whale_ray.errors import StoreError
-from whale_ray.identify import Bundle, Identification
+from whale_ray.identification import Identification
+from whale_ray.identify import Bundle
 from whale_ray.serving.catalogue import Catalogue
 from whale_ray.serving.contract import RefusalError
 from whale_ray.serving.decoding import Decoders

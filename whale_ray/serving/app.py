@@ -131,7 +131,9 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # on a busy machine 5 s are too few
+    # On a busy machine Ray's 5 and 10 s are too few: it then ends a proxy that works, and with it whom that answers.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
     ray.init(
         address="local", num_cpus=settings.cores, namespace="serve", include_dashboard=False, logging_level="ERROR"
     )

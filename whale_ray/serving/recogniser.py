@@ -11,13 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from whale_ray.errors import ImageError
-from whale_ray.identify import MOST_CANDIDATES, Bundle, Identification
+from whale_ray.identification import Identification
+from whale_ray.identify import Bundle
 from whale_ray.serving.catalogue import Catalogue, Standing
 from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import Entry
@@ -131,7 +131,7 @@ class Recogniser:
     def __init__(self, catalogue: Catalogue, encoder: Embedder, decoders: Decoders, *, batch: int) -> None:
         self.catalogue, self.encoder, self.decoders = catalogue, encoder, decoders
         search = ThreadPoolExecutor(1, thread_name_prefix="search")
-        self._search: Batcher[np.ndarray, tuple[Identification, bool]] = Batcher(
+        self._search: Batcher[tuple[np.ndarray, int], tuple[Identification, bool]] = Batcher(
             self._rank, most=batch, thread=search, name="search"
         )
         self._catching_up = asyncio.Lock()
@@ -153,11 +153,11 @@ class Recogniser:
     async def rank(self, vector: np.ndarray, *, top: int) -> Identification:
         """The answer for one embedding (D,), `top` individuals. Raises: StoreError as `identify`."""
         with stage("search"):
-            found, complete = await self._search.submit(vector)
+            found, complete = await self._search.submit((vector, top))
         if not complete:
             await self.standing()
-            found, _ = await self._search.submit(vector)
-        return replace(found, candidates=found.candidates[:top])
+            found, _ = await self._search.submit((vector, top))
+        return found
 
     async def standing(self) -> Standing:
         """The gallery as it stands, complete: what another bundle enrolled is embedded with this one's encoder first.
@@ -187,8 +187,9 @@ class Recogniser:
         vector = await self.encoder.embed(decoded.array)
         await asyncio.to_thread(self.catalogue.learn, {entry.digest: vector})
 
-    def _rank(self, vectors: list[np.ndarray]) -> list[tuple[Identification, bool]]:
-        """An answer for each vector, and whether it was looked for among everything that is enrolled."""
+    def _rank(self, asked: list[tuple[np.ndarray, int]]) -> list[tuple[Identification, bool]]:
+        """The first individuals for each vector, and whether they were looked for among everything that is enrolled."""
         standing = self.catalogue.current()
-        found = self.catalogue.bundle.rank(np.stack(vectors), top=MOST_CANDIDATES, gallery=standing.gallery)
-        return [(one, not standing.missing) for one in found]
+        vectors, tops = zip(*asked, strict=True)
+        found = self.catalogue.bundle.rank(np.stack(vectors), top=max(tops), gallery=standing.gallery)
+        return [(one.first(top), not standing.missing) for one, top in zip(found, tops, strict=True)]

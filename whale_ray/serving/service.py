@@ -18,7 +18,8 @@ import numpy as np
 from fastapi import Depends, Query, Request
 
 from whale_ray.errors import ImageError, StoreError
-from whale_ray.identify import Bundle, Identification
+from whale_ray.identification import Identification
+from whale_ray.identify import Bundle
 from whale_ray.retrieval.gallery import unit
 from whale_ray.serving.contract import Identified, ModelQuery, RefusalError, Unidentified, refused_image
 from whale_ray.serving.guard import Door

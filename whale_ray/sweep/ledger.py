@@ -7,8 +7,8 @@ alone is enough to go on.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice, zip_longest
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from whale_ray.sweep.leaderboard import (
 )
 from whale_ray.sweep.longer import begin_from, note_on_epochs, shorter_trial
 from whale_ray.sweep.plan import Point, Settings, baselines, first_settings, grid_points, listed_points
+from whale_ray.sweep.quota import kept_weights
 from whale_ray.sweep.scores import is_scored_by, rescore_for_good, scoring_of
 from whale_ray.sweep.space import Proposal, Study
 from whale_ray.sweep.spec import Sweep, trial_identity
@@ -251,19 +252,9 @@ class Ledger:
         return None if None in values else [float(value) for value in values if value is not None]
 
     def _keep_quota(self, table: pd.DataFrame) -> None:
-        finished = table[table["status"] == "finished"]
-        kept = first_in_turn(self._orders(finished), self.sweep.fixed["keep_checkpoints"])
-        kept += [member.trial for member in self._members(table)]
-        for trial in finished.loc[~finished["trial"].isin(kept), "trial"]:
+        wanted = kept_weights(table, self.sweep) | {member.trial for member in self._members(table)}
+        for trial in table.loc[(table["status"] == "finished") & ~table["trial"].isin(wanted), "trial"]:
             drop_weights(self.trial_folder(trial) / "checkpoint")
-
-    def _orders(self, finished: pd.DataFrame) -> list[list[str]]:
-        """The finished trials, best first; with two objectives also by the other, whose winner keeps its weights."""
-        orders = [finished["trial"].tolist()]
-        for name in (self.sweep.objective, self.sweep.also):
-            if name is not None and name != self.sweep.ranked_by:
-                orders.append(finished.sort_values(name, ascending=name == self.sweep.also)["trial"].tolist())
-        return orders
 
     def _members(self, table: pd.DataFrame) -> list[Record]:
         """The trials that an ensemble of this sweep would join now."""
@@ -282,13 +273,3 @@ class Ledger:
         """The leaderboard as the trial folders say now."""
         names = [axis.name for axis in self.sweep.axes]
         return leaderboard(self.records(), axes=names, objective=self.sweep.ranked_by, also=self.sweep.also)
-
-
-def first_in_turn(orders: Sequence[Sequence[str]], count: int) -> list[str]:
-    """`count` names, taken from the `orders` in turn, each once.
-
-    >>> first_in_turn([["a", "b", "c"], ["c", "a", "b"]], 3)
-    ['a', 'c', 'b']
-    """
-    in_turn = [name for places in zip_longest(*orders) for name in places if name is not None]
-    return list(dict.fromkeys(in_turn))[:count]

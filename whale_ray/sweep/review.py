@@ -7,6 +7,7 @@ writes a new table from what a person writes into the column `confirm`, and what
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.data.copies import LEAST_CORRELATION, find_copies
+from whale_ray.data.copies import LEAST_CORRELATION, Small, coarse_vectors, find_copies, shrink_picture
 from whale_ray.data.review import COLUMNS
 from whale_ray.durable import write_whole
+from whale_ray.errors import InputError
 from whale_ray.retrieval.doubts import Doubts, find_doubts
 from whale_ray.retrieval.pairs import nearest_pairs
 from whale_ray.retrieval.searches import Vectors
@@ -26,12 +28,14 @@ from whale_ray.spreadsheet import as_cell, from_cell
 from whale_ray.sweep.examples import Picture
 from whale_ray.sweep.leaderboard import Record
 from whale_ray.sweep.scores import read_embeddings
+from whale_ray.sweep.spec import data_settings, load_sweep
 from whale_ray.sweep.thumbnails import Photographs
 
 REVIEW = "review.csv"
 _NOTES = "review.json"
 _KEY = ["kind", "image", "individual", "other_image", "other_individual", "suggested"]
 _SHOWN = 6
+_LOOKS_ALIKE = 2  # of a photograph's nearest by its pixels, how many are compared with it
 
 # What each kind of finding asks, for the page; in the order of review.csv.
 QUESTIONS = {
@@ -141,25 +145,29 @@ def _copies(
     images = columns.index
     place = {image: row for row, image in enumerate(images)}
     known = np.array([[place[one], place[other]] for one, other in twins if {one, other} <= place.keys()], dtype=int)
-    pairs = np.concatenate([np.sort(known.reshape(-1, 2), axis=1), nearest_pairs(vectors)])
+    pictures = _small_pictures(images, photographs)
+    rows = np.array([*pictures], dtype=int)
+    alike = rows[nearest_pairs(coarse_vectors(pictures.values()), depth=_LOOKS_ALIKE)]
+    pairs = np.concatenate([np.sort(known.reshape(-1, 2), axis=1), nearest_pairs(vectors), alike])
     pairs = pairs[np.sort(np.unique(pairs, axis=0, return_index=True)[1])]
     surely = {tuple(pair) for pair in np.sort(known.reshape(-1, 2), axis=1).tolist()}
-    opened: list[int] = []
-
-    def open_picture(row: int) -> Any:
-        picture, _ = photographs.open(str(images[row]))
-        opened.extend([row] if picture is not None else [])
-        return picture
-
-    found = find_copies(pairs, open_picture, least=-1.0)
-    rows = [
+    found = find_copies(pairs, pictures, least=-1.0)
+    findings = [
         _copy(columns, one, other, correlation)
         for one, other, correlation in found
         if correlation >= LEAST_CORRELATION or (one, other) in surely
     ]
-    reason = "" if opened or not len(pairs) else f"none of the photographs can be read in {photographs.folder}"
+    reason = "" if pictures or not len(pairs) else f"none of the photographs can be read in {photographs.folder}"
     parts = columns["part"]
-    return sorted(rows, key=lambda row: (parts[row["image"]] == parts[row["other_image"]], -row["confidence"])), reason
+    return sorted(
+        findings, key=lambda row: (parts[row["image"]] == parts[row["other_image"]], -row["confidence"])
+    ), reason
+
+
+def _small_pictures(images: pd.Index, photographs: Photographs) -> dict[int, Small]:
+    """The photographs that can be opened, by row, each held small."""
+    opened = ((row, photographs.open(str(image))[0]) for row, image in enumerate(images))
+    return {row: shrink_picture(picture) for row, picture in opened if picture is not None}
 
 
 def _copy(columns: pd.DataFrame, one: int, other: int, correlation: float) -> dict[str, Any]:
@@ -217,3 +225,23 @@ def _finding(row: Mapping[Any, Any], photographs: Photographs) -> dict[str, Any]
         "suggested": row["suggested"],
         "confirm": row["confirm"],
     }
+
+
+def reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tuple[dict[str, Any], str]:
+    """The settings of the table that was reviewed, and the command, but for the table, that sweeps it again.
+
+    Raises: InputError where neither a sweep beside the review nor `data` says which table that is.
+    """
+    file = review.parent / "sweep.yaml"
+    if file.is_file():
+        sweep = load_sweep(file, overrides, data=data)
+        found = {key.removeprefix("data."): value for key, value in sweep.fixed.items()}
+        again = f"{shlex.quote(str(file))} --set name={sweep.name}_reviewed"
+    elif data is not None:
+        found, again = data_settings(data, overrides), f"SWEEP.yaml --data {shlex.quote(str(data))}"
+    else:
+        raise InputError(
+            f"the table of a review must be known, but beside {review} is no sweep.yaml. Name its folder with --data"
+        )
+    names = ("table", "image_folder", "image_column", "label_column", "group_column", "unknown_label")
+    return {"root": Path(found["root"]), **{name: found[name] for name in names}}, f"whale-ray sweep {again}"
