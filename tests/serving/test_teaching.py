@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from databases import emptied
-from pictures import draw, encode
+from pictures import INDIVIDUALS, draw, encode
 from PIL import Image
 from services import TOP, contents, free_port, plain_server, web_service
 from starlette.testclient import TestClient
@@ -329,6 +329,26 @@ def test_each_of_two_models_has_its_own_gallery_and_finds_what_was_enrolled_with
         assert "model=other" in page["next"]
         assert client.get(page["next"]).json()["individuals"][0]["id"] > page["individuals"][-1]["id"]
         assert client.get("/v1/versions?model=huge").status_code == 404
+    for service in services.values():
+        service.recogniser.decoders.close()
+    store.close()
+
+
+def test_what_is_forgotten_through_one_model_is_shown_by_none(bundle: Path, tmp_path: Path) -> None:
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/two.db")
+    whole = contents()
+    table = whole.table.assign(individual="x_" + whole.table["individual"])
+    named = dataclasses.replace(whole, manifest=whole.manifest | {"id": "tiny-other"}, table=table)
+    other = write_bundle(named, tmp_path / "other")
+    services = {"first": web_service(bundle, store=store), "other": web_service(other, store=store, name="other")}
+    with TestClient(build_web(services), base_url="http://localhost") as client:
+        first, second = (f"x_{name}" for name in INDIVIDUALS[:2])
+        assert client.delete(f"/v1/individuals/{first}").json()["photographs"] == 1
+        assert client.get(f"/v1/individuals/{first}?model=other").status_code == 404
+        image = client.get(f"/v1/individuals/{second}?model=other").json()["images"][0]
+        assert client.delete(f"/v1/individuals/{second}/images/{image}").json()["photographs"] == 1
+        assert image not in client.get(f"/v1/individuals/{second}?model=other").json()["images"]
+        assert client.delete("/v1/individuals/x_nobody").status_code == 404
     for service in services.values():
         service.recogniser.decoders.close()
     store.close()

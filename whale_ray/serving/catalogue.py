@@ -65,6 +65,11 @@ class Catalogue:
                 self._standing = self._stand(self.store, self.store.state())
             return self._standing
 
+    def holds(self, image: str, individual: str) -> bool:
+        """Whether the bundle's own gallery has this photograph of this individual, though it may be hidden."""
+        row = self.rows.get(image)
+        return row is not None and self.bundle.individuals[row] == individual
+
     def leave_out(self, entry: Entry) -> None:
         """Stands without this enrolled picture, which cannot be embedded here."""
         with self._lock:

@@ -69,10 +69,13 @@ async def _enrol(individual: str, uploads: list[Upload], service: Service) -> En
 
 
 @router.delete("/v1/individuals/{id:path}/images/{image:path}", responses=docs.refusals(403, 404, 503))
-async def forget_image(id: str, image: str, query: Model, service: Here) -> Forgotten:
-    """Forgets a photograph: an enrolled one is erased from every version, one of the bundle's is hidden for good."""
-    store, row = _store(service), service.catalogue.rows.get(image)
-    hide = row is not None and service.bundle.individuals[row] == id
+async def forget_image(id: str, image: str, request: Request, query: Model, service: Here) -> Forgotten:
+    """Forgets a photograph: an enrolled one is erased from every version, a bundle's own is hidden for good.
+
+    It is hidden in every model, whichever of them was asked.
+    """
+    store = _store(service)
+    hide = any(one.catalogue.holds(image, id) for one in request.app.state.services.values())
     count = 0 if "\0" in id + image else await asyncio.to_thread(store.forget_image, id, image, hide=hide)
     if not count:
         raise RefusalError(404, f"{id!r} has no photograph {image!r}. See /v1/individuals/{{id}} for those that it has")
@@ -80,9 +83,13 @@ async def forget_image(id: str, image: str, query: Model, service: Here) -> Forg
 
 
 @router.delete("/v1/individuals/{id:path}", responses=docs.refusals(403, 404, 503))
-async def forget_individual(id: str, query: Model, service: Here) -> Forgotten:
-    """Forgets an individual: its enrolled photographs are erased from every version, the bundle's hidden for good."""
-    store, own = _store(service), id in service.catalogue.names
+async def forget_individual(id: str, request: Request, query: Model, service: Here) -> Forgotten:
+    """Forgets an individual: its enrolled photographs are erased from every version, a bundle's own hidden for good.
+
+    They are hidden in every model, whichever of them was asked.
+    """
+    store = _store(service)
+    own = any(id in one.catalogue.names for one in request.app.state.services.values())
     count = 0 if "\0" in id else await asyncio.to_thread(store.forget_individual, id, hide=own)
     if not count:
         raise RefusalError(404, f"{id!r} is no individual of this gallery. See /v1/individuals for who is in it")
