@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import random
@@ -33,7 +34,6 @@ from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.guard import Entrance
 from whale_ray.serving.keys import read_keys
-from whale_ray.serving.page import build_page
 from whale_ray.serving.recogniser import Encoder, Recogniser
 from whale_ray.serving.review import KeptQueries
 from whale_ray.serving.service import Service
@@ -128,9 +128,12 @@ async def there() -> bool:
 
 def whole_web(services: dict[str, Service], entrance: Entrance) -> Starlette:
     """The service, and beside it the page that asks it."""
+    from whale_ray.serving.page import build_page
+
     web = build_web(services, entrance, page=there)
     os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp())
-    page = build_page(httpx.ASGITransport(web), entrance, image_bytes=LIMITS.image_bytes)
+    with event_loop():
+        page = build_page(httpx.ASGITransport(web), entrance, image_bytes=LIMITS.image_bytes)
 
     @asynccontextmanager
     async def both(app: Starlette) -> AsyncIterator[None]:
@@ -141,10 +144,22 @@ def whole_web(services: dict[str, Service], entrance: Entrance) -> Starlette:
 
 
 @contextmanager
-def plain_server(service: Service, entrance: Entrance | None = None) -> Iterator[str]:
-    """The same web application, its page included, without Ray, in a thread of this process."""
-    port = free_port()
-    app = whole_web({"default": service}, entrance or Entrance())
+def event_loop() -> Iterator[None]:
+    """A loop for Gradio, which makes one where there is none and never closes it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+@contextmanager
+def plain_server(service: Service, entrance: Entrance | None = None, *, page: bool = False) -> Iterator[str]:
+    """The same web application without Ray, in a thread of this process. page: with the web page beside it."""
+    port, services = free_port(), {"default": service}
+    app = whole_web(services, entrance or Entrance()) if page else build_web(services, entrance, page=there)
     settings = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_level="error", ws="none", timeout_graceful_shutdown=1
     )

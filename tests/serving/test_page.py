@@ -24,13 +24,13 @@ PHONE = {"width": 360, "height": 740}
 @pytest.fixture(scope="module")
 def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = EnrolmentStore(f"sqlite:///{tmp_path_factory.mktemp('page')}/enrolled.db")
-    with plain_server(web_service(bundle, store=store)) as address:
+    with plain_server(web_service(bundle, store=store), page=True) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def locked(bundle: Path) -> Iterator[str]:
-    with plain_server(web_service(bundle), services.locked()) as address:
+    with plain_server(web_service(bundle), services.locked(), page=True) as address:
         yield address
 
 
@@ -198,7 +198,8 @@ def test_a_photograph_is_pasted(page: Page, address: str) -> None:
 
 def test_an_example_of_the_bundle_is_tried(page: Page, address: str) -> None:
     page.goto(address)
-    page.get_by_role("button", name=INDIVIDUALS[0]).click()
+    page.get_by_text(INDIVIDUALS[0]).wait_for()
+    page.get_by_role("button", name="Thumbnail 1 of 2").click()
     page.get_by_role("button", name="Thumbnail 1 of 1").wait_for()
     page.get_by_role("button", name="Identify").click()
     page.locator(".match").first.wait_for()

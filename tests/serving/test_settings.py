@@ -11,8 +11,10 @@ from ray.serve.schema import ServeDeploySchema
 from services import TOP
 
 from whale_ray.errors import InputError
+from whale_ray.serving.deployments import PAGE_NAME
 from whale_ray.serving.rollout import exchanged
-from whale_ray.serving.settings import ServeSettings, read_settings
+from whale_ray.serving.settings import PageSettings, ServeSettings, read_settings
+from whale_ray.serving.web import PAGE
 
 TWO = {"models": {"small": "a", "large": "b"}}
 
@@ -21,10 +23,12 @@ def test_the_file_for_serve_deploy_is_valid_and_listens_on_loopback() -> None:
     text = (TOP / "deploy" / "serve.yaml").read_text()
     schema = ServeDeploySchema.model_validate(yaml.safe_load(text))
     assert schema.http_options.host == "127.0.0.1"
-    (application,) = schema.applications
-    assert application.import_path == "serve_app:build"
-    settings = ServeSettings.model_validate(application.args)
+    service, page = schema.applications
+    assert (service.import_path, page.import_path) == ("serve_app:build", "serve_app:page")
+    assert (page.name, page.route_prefix) == (PAGE_NAME, PAGE)
+    settings = ServeSettings.model_validate(service.args)
     assert all(path.is_absolute() for path in settings.bundles.values())
+    assert PageSettings.model_validate(page.args).image_bytes == settings.image_bytes
 
 
 @pytest.mark.parametrize(
