@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote, urlencode
@@ -97,10 +97,13 @@ class Service:
 
     def _identified(self, filename: str | None, found: Identification, *, views: int = 1) -> Identified:
         count("whale_ray_answers", decision=found.new_individual.decision)
-        written = asdict(found)
-        for candidate in written["candidates"]:
-            candidate["thumbnail"] = self._thumbnail(candidate["image"])
-        return Identified.model_validate({"filename": filename, "views": views, **written})
+        candidates = [
+            {**vars(candidate), "thumbnail": self._thumbnail(candidate.image)} for candidate in found.candidates
+        ]
+        new = vars(found.new_individual)
+        return Identified.model_validate(
+            {"filename": filename, "views": views, "new_individual": new, "candidates": candidates}
+        )
 
     def _thumbnail(self, image: str) -> str | None:
         row = self.catalogue.rows.get(image)
@@ -151,7 +154,7 @@ def _without_probabilities(found: Identification) -> Identification:
     return Identification(replace(found.new_individual, probability=None), candidates)
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:  # were it no coroutine, each call would wait for a thread
     """The model that the call chooses by `model`; without it, the first."""
     services: Mapping[str, Service] = request.app.state.services
     name = request.query_params.get("model") or next(iter(services))
