@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+RUSSIAN = (ROOT / "README.ru.md").read_text()
 TREE_FOLDERS = ("whale_ray", "sweeps", "benchmarks")
 TOP_FILES = ("*.py", "*.md", "*.toml", "Makefile")
 OTHERS = ("source", "export", "unzip", "kaggle", "tensorboard", "optuna-dashboard", "prometheus", "grafana")
@@ -35,8 +36,8 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = sorted({line for block in blocks("bash") for line in block.splitlines() if line})
-LINKS = sorted(set(re.findall(r"\]\(([^)]+)\)", README)))
-PICTURES = sorted(set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)))
+LINKS = sorted(set(re.findall(r"\]\(([^)]+)\)", README + RUSSIAN)))
+PICTURES = sorted(set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README + RUSSIAN)))
 
 
 # The tree
