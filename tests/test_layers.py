@@ -40,7 +40,8 @@ serving.telemetry serving.tables serving.changes serving.enrolment serving.revie
 serving.contract serving.answers serving.uploads serving.decoder serving.decoding serving.catalogue serving.recogniser
 serving.keys serving.access serving.origins serving.guard serving.settings serving.docs serving.words serving.service
 serving.session serving.teaching serving.web serving.exposure serving.metrics
-serving.desk serving.page serving.apart serving.deployments serving.front serving.rollout serving.app serving.client
+serving.desk serving.fence serving.page serving.apart serving.deployments serving.front serving.rollout
+serving.app serving.client
 submission cli
 """
 HOUSE = PLAN.split()

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pandas as pd
 import pytest
 import torch
 import uvicorn
+from fastapi import FastAPI
 from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -32,6 +34,7 @@ from whale_ray.learning.encoders import build_encoder
 from whale_ray.serving.catalogue import Catalogue
 from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.fence import FOLDER_VARIABLE, own_folder
 from whale_ray.serving.guard import Entrance
 from whale_ray.serving.keys import read_keys
 from whale_ray.serving.recogniser import Encoder, Recogniser
@@ -128,12 +131,16 @@ async def there() -> bool:
 
 def whole_web(services: dict[str, Service], entrance: Entrance) -> Starlette:
     """The service, and beside it the page that asks it."""
-    from whale_ray.serving.page import build_page
-
     web = build_web(services, entrance, page=there)
-    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp())
-    with event_loop():
-        page = build_page(httpx.ASGITransport(web), entrance, image_bytes=LIMITS.image_bytes)
+    os.environ.setdefault(FOLDER_VARIABLE, str(own_folder(Path(tempfile.gettempdir()))))
+
+    async def made() -> FastAPI:  # in a loop that runs: where none does, Gradio makes one and never closes it
+        from whale_ray.serving.page import build_page
+
+        return build_page(httpx.ASGITransport(web), entrance, LIMITS)
+
+    with ThreadPoolExecutor(1) as thread:
+        page = thread.submit(asyncio.run, made()).result()
 
     @asynccontextmanager
     async def both(app: Starlette) -> AsyncIterator[None]:
@@ -141,18 +148,6 @@ def whole_web(services: dict[str, Service], entrance: Entrance) -> Starlette:
             yield
 
     return Starlette(routes=[Mount(PAGE, page), Mount("/", web)], lifespan=both)
-
-
-@contextmanager
-def event_loop() -> Iterator[None]:
-    """A loop for Gradio, which makes one where there is none and never closes it."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    try:
-        yield
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
 
 
 @contextmanager

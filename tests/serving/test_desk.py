@@ -11,7 +11,9 @@ import pytest
 from whale_ray.serving import desk as room
 from whale_ray.serving.contract import RefusalError
 from whale_ray.serving.desk import Desk
+from whale_ray.serving.uploads import Limits
 
+LIMITS = Limits(images=2, call_bytes=100)
 ANSWER = {"model": "tiny", "results": [{"filename": "a.png"}]}
 
 
@@ -20,7 +22,9 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_PAUSE", 0.0)
 
 
-def identify(*replies: httpx.Response | Exception, photograph: Path) -> tuple[list[httpx.Request], object]:
+def identify(
+    *replies: httpx.Response | Exception, photograph: Path, limits: Limits = LIMITS
+) -> tuple[list[httpx.Request], object]:
     """The calls that were made until these replies were an answer, and that answer."""
     waiting, calls = list(replies), []
 
@@ -32,7 +36,7 @@ def identify(*replies: httpx.Response | Exception, photograph: Path) -> tuple[li
         return one
 
     reader = {"cookie": "whale_ray_session=x", "host": "127.0.0.1:8000", "origin": "http://127.0.0.1:8000"}
-    return calls, asyncio.run(Desk(httpx.MockTransport(reply)).identify(reader, "large", [photograph]))
+    return calls, asyncio.run(Desk(httpx.MockTransport(reply), limits).identify(reader, "large", [photograph]))
 
 
 @pytest.fixture
@@ -65,3 +69,15 @@ def test_a_service_that_does_not_answer_is_a_refusal(photograph: Path) -> None:
 def test_a_refusal_has_the_services_own_words_and_is_not_tried_again(photograph: Path) -> None:
     with pytest.raises(RefusalError, match="this call needs a key that may identify"):
         identify(httpx.Response(403, json={"detail": "this call needs a key that may identify"}), photograph=photograph)
+
+
+def test_a_service_that_does_not_answer_in_time_is_not_asked_again(photograph: Path) -> None:
+    with pytest.raises(RefusalError, match="the service must answer, but: no answer came"):
+        identify(httpx.ReadTimeout("no answer came within 60 s"), photograph=photograph)
+
+
+def test_more_than_a_call_may_bring_is_refused_before_it_is_read(photograph: Path) -> None:
+    with pytest.raises(RefusalError, match="at most 5 bytes are asked about at once"):
+        identify(photograph=photograph, limits=Limits(call_bytes=5))
+    with pytest.raises(RefusalError, match="at most 0 photographs"):
+        identify(photograph=photograph, limits=Limits(images=0))

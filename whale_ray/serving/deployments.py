@@ -41,7 +41,7 @@ from whale_ray.serving.web import build_web
 NAME = "whale_ray"
 PAGE_NAME = "page"
 _NO_LIMIT = 10_000
-_NO_RESTART = {"replicas", "max_replicas", "encoder_replicas", "max_encoder_replicas", "busy", "surge", "page"}
+_NO_RESTART = {"replicas", "max_replicas", "encoder_replicas", "max_encoder_replicas", "busy", "surge"}
 
 
 class Ingress:
@@ -127,7 +127,8 @@ def entered(keys: Keys, settings: PageSettings) -> Keys:
 
 
 async def _page_is_there() -> bool:
-    return PAGE_NAME in (await asyncio.to_thread(serve.status)).applications
+    page = (await asyncio.to_thread(serve.status)).applications.get(PAGE_NAME)
+    return page is not None and page.status == "RUNNING"
 
 
 def application(settings: ServeSettings, *, keys: Keys, kept: tuple[Path, ...] = ()) -> serve.Application:

@@ -14,22 +14,24 @@ from urllib.parse import quote
 import httpx
 
 from whale_ray.serving.contract import RefusalError
+from whale_ray.serving.uploads import Limits
 
-_SECONDS = 60.0
+SECONDS = 60.0
 _TRIES = 4
 _PAUSE = 0.5  # seconds before a call is made again, each time twice as many
 _OF_THE_READER = ("cookie", "host", "authorization")
 
 
 class Desk:
-    """Asks the service that `transport` leads to.
+    """Asks the service that `transport` leads to, within the limits of one call.
 
     Each call is made with the reader's own cookie and Host, so that the service lets in whom it would let in.
     Raises: RefusalError with what the service says where it refuses.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=_SECONDS)
+    def __init__(self, transport: httpx.AsyncBaseTransport, limits: Limits) -> None:
+        self._limits = limits
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=SECONDS)
 
     async def model(self, reader: Mapping[str, str], model: str = "") -> dict[str, Any]:
         """What answers: the model card."""
@@ -61,9 +63,16 @@ class Desk:
         self, method: str, address: str, reader: Mapping[str, str], model: str, photographs: Sequence[Path] = ()
     ) -> dict[str, Any]:
         query = {"model": model} if model else {}
-        files = [("image", (path.name, path.read_bytes())) for path in photographs]
+        files = await asyncio.to_thread(self._read, photographs)
         answer: dict[str, Any] = (await self._reply(method, address, reader, query, files)).json()
         return answer
+
+    def _read(self, photographs: Sequence[Path]) -> list[tuple[str, tuple[str, bytes]]]:
+        if len(photographs) > self._limits.images:
+            raise RefusalError(413, f"at most {self._limits.images} photographs are asked about at once. Choose fewer")
+        if sum(path.stat().st_size for path in photographs) > self._limits.call_bytes:
+            raise RefusalError(413, f"at most {self._limits.call_bytes:,} bytes are asked about at once. Choose fewer")
+        return [("image", (path.name, path.read_bytes())) for path in photographs]
 
     async def _reply(
         self, method: str, address: str, reader: Mapping[str, str], query: dict[str, str], files: Any = ()
@@ -80,7 +89,7 @@ class Desk:
                 if reply.status_code != 503 or attempt == _TRIES - 1:
                     break
             except httpx.TransportError as error:
-                if attempt == _TRIES - 1:
+                if attempt == _TRIES - 1 or isinstance(error, httpx.TimeoutException):
                     raise RefusalError(503, f"the service must answer, but: {error}. Try again") from error
             await asyncio.sleep(_PAUSE * 2**attempt)
         if reply.is_error:

@@ -6,9 +6,12 @@ chosen so far.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import tempfile
+from importlib.metadata import version
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
@@ -18,6 +21,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from whale_ray.serving.deployments import NAME, PAGE_NAME, entered, versioned
+from whale_ray.serving.desk import SECONDS
+from whale_ray.serving.fence import FOLDER_VARIABLE, keep_sweeping, own_folder
 from whale_ray.serving.keys import Keys
 from whale_ray.serving.settings import PageSettings
 
@@ -29,12 +34,15 @@ class HandleTransport(httpx.AsyncBaseTransport):
         self._handle = handle
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The ingress' answer. Raises: httpx.ConnectError where its process ended meanwhile."""
+        """The ingress' answer. Raises: httpx.ConnectError where its process ended, ReadTimeout where none comes."""
         body = await request.aread()
+        address = request.url.raw_path.decode()
         try:
-            status, headers, content = await self._handle.call.remote(
-                request.method, request.url.raw_path.decode(), request.headers.raw, body
-            )
+            async with asyncio.timeout(SECONDS):  # a handle waits for ever where there is nobody to answer
+                asked = self._handle.call.remote(request.method, address, request.headers.raw, body)
+                status, headers, content = await asked
+        except TimeoutError as error:
+            raise httpx.ReadTimeout(f"no answer came within {SECONDS:g} s") from error
         except (RayError, RayServeException) as error:
             raise httpx.ConnectError(str(error).partition("\n")[0]) from error
         return httpx.Response(status, headers=headers, content=content)
@@ -45,21 +53,24 @@ class Front:
 
     def __init__(self, settings: PageSettings, keys: Keys) -> None:
         self._settings, self._keys = settings, entered(keys, settings)
-        self._folder = tempfile.TemporaryDirectory(prefix="whale_ray-page-")
-        os.environ["GRADIO_TEMP_DIR"] = self._folder.name
+        folder = own_folder(Path(tempfile.gettempdir()))
+        os.environ[FOLDER_VARIABLE] = str(folder)
+        keep_sweeping(folder)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from whale_ray.serving.page import build_page  # seconds that no other process needs to spend
 
         transport = HandleTransport(serve.get_deployment_handle(NAME, NAME))
         entrance = self._settings.entrance(self._keys)
-        return build_page(transport, entrance, image_bytes=self._settings.image_bytes)
+        return build_page(transport, entrance, self._settings.limits)
 
 
 def page_application(settings: PageSettings, *, keys: Keys) -> serve.Application:
     """The page beside the service of these settings. keys: those that callers must bring."""
     settings = PageSettings.model_validate(settings.model_dump(include=set(PageSettings.model_fields)))
-    state = hashlib.sha256(f"{settings.model_dump_json()} {keys.fingerprint}".encode()).hexdigest()[:16]
+    state = hashlib.sha256(
+        f"{version('whale-ray')} {settings.model_dump_json()} {keys.fingerprint}".encode()
+    ).hexdigest()[:16]
     deployment = serve.deployment(
         serve.ingress()(Front),
         name=PAGE_NAME,

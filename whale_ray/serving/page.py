@@ -8,37 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import httpx
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
-from jinja2 import Environment, PackageLoader
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from gradio import processing_utils
 
 from whale_ray.serving.contract import RefusalError
 from whale_ray.serving.desk import Desk
-from whale_ray.serving.guard import Entrance, Guard, key_of_cookie
-from whale_ray.serving.keys import Keys
+from whale_ray.serving.fence import FOLDER_VARIABLE, ROOM, TEMPLATES, Fence
+from whale_ray.serving.guard import Entrance, Guard
+from whale_ray.serving.uploads import Limits
 from whale_ray.serving.words import LANGUAGES, Words
 
-_KEEP = 3600  # seconds for which a reader's photographs are kept
-_ROOM = files(__package__)
-_TEMPLATES = Environment(loader=PackageLoader("whale_ray.serving", "."), autoescape=True)
-_CARDS: Any = _TEMPLATES.get_template("cards.html.j2").module
-_SIGN_IN = _TEMPLATES.get_template("sign_in.html.j2")
-# Gradio's own page writes its settings and styles into itself.
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' blob: data:; font-src 'self' data:; base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
-)
+_CARDS: Any = TEMPLATES.get_template("cards.html.j2").module
 
 
 @dataclass(frozen=True, eq=False)  # Gradio hashes what a page remembers
@@ -61,18 +50,21 @@ class Asked:
         return [one for one in self.result.get("candidates", ()) if one["individual"] not in self.struck]
 
 
-def build_page(transport: httpx.AsyncBaseTransport, entrance: Entrance, *, image_bytes: int) -> FastAPI:
+def build_page(transport: httpx.AsyncBaseTransport, entrance: Entrance, limits: Limits) -> FastAPI:
     """The page as a web application: `/en/` and `/ru/`. transport: leads to the service that it asks.
 
-    image_bytes: of one photograph at most. Photographs lie in GRADIO_TEMP_DIR for an hour.
+    limits: of the photographs that come at once. They lie in the folder that GRADIO_TEMP_DIR names.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    processing_utils.async_ssrf_protected_download = _refuse_download  # Gradio fetches what a caller names
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    desk = Desk(transport)
+    desk = Desk(transport, limits)
     for language, words in LANGUAGES.items():
+        blocks = _Page(words, desk).blocks
+        blocks.has_launched = True  # else Gradio takes any file of the machine that a caller names for an upload
         gr.mount_gradio_app(
             app,
-            _Page(words, desk).blocks,
+            blocks,
             path=f"/{language}",
             footer_links=[],
             run_history=False,
@@ -80,40 +72,22 @@ def build_page(transport: httpx.AsyncBaseTransport, entrance: Entrance, *, image
             enable_monitoring=False,
             mcp_server=False,
             pwa=False,
-            max_file_size=image_bytes,
+            max_file_size=limits.image_bytes,
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=(_ROOM / "page.css").read_text(),
+            css=(ROOM / "page.css").read_text(),
             head=_head(language),
         )
     app.add_middleware(Guard, entrance=entrance)
-    app.add_middleware(_Front, keys=entrance.keys)
+    app.add_middleware(Fence, keys=entrance.keys, upload_bytes=limits.call_bytes)
     return app
 
 
 def _head(language: str) -> str:
-    return f"<script>const LANGUAGE = {json.dumps(language)};\n{(_ROOM / 'page.js').read_text()}</script>"
+    return f"<script>const LANGUAGE = {json.dumps(language)};\n{(ROOM / 'page.js').read_text()}</script>"
 
 
-class _Front:
-    """ASGI middleware: asks readers for the key where one is wanted; has the browser load nothing from elsewhere."""
-
-    def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
-        self._app, self._keys = app, keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the call on, or answers it with the page that asks for the key."""
-
-        async def told(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", _POLICY.encode())]
-            await send(message)
-
-        language = scope["path"].rstrip("/").rpartition("/")[2] if scope["type"] == "http" else ""
-        is_reader = language in LANGUAGES and scope["method"] == "GET"
-        if is_reader and self._keys and key_of_cookie(Headers(scope=scope), self._keys) is None:
-            await HTMLResponse(_SIGN_IN.render(language=language, words=LANGUAGES[language]))(scope, receive, told)
-        else:
-            await self._app(scope, receive, told)
+async def _refuse_download(url: str, cache_dir: str) -> str:
+    raise RefusalError(403, f"the page fetches nothing, but was given the address {url[:100]!r}. Send the photograph")
 
 
 class _Page:
@@ -121,7 +95,7 @@ class _Page:
 
     def __init__(self, words: Words, desk: Desk) -> None:
         self._words, self._desk = words, desk
-        with gr.Blocks(title=words.title, analytics_enabled=False, delete_cache=(_KEEP, _KEEP)) as self.blocks:
+        with gr.Blocks(title=words.title, analytics_enabled=False) as self.blocks:
             self._lay_out()
 
     def _lay_out(self) -> None:
@@ -142,7 +116,7 @@ class _Page:
         )
         self._model = gr.Radio(label=words.model, visible=False)
         identify = gr.Button(words.identify, variant="primary")
-        self._note = gr.Markdown(elem_id="note")
+        self._note = gr.Markdown(elem_id="note", latex_delimiters=[])
         self._asked = gr.State([])
         gr.render(inputs=[self._asked], concurrency_limit=None, show_progress="hidden")(self._answers)
         self._examples = gr.Gallery(
@@ -158,7 +132,13 @@ class _Page:
         gr.Markdown(f"[{words.for_programs}](/docs)")
         inputs, outputs = [self._photographs, self._model], [self._asked, self._note]
         identify.click(self._identify, inputs, outputs, api_visibility="private", concurrency_limit=None)
-        self.blocks.load(self._open, None, [self._model, self._examples, self._note], api_visibility="private")
+        self.blocks.load(
+            self._open,
+            None,
+            [self._model, self._examples, self._note],
+            api_visibility="private",
+            concurrency_limit=None,
+        )
         self._model.input(self._show_examples, [self._model], [self._examples, self._note], api_visibility="private")
         self._examples.select(self._take, [self._examples], [self._photographs], api_visibility="private")
 
@@ -181,7 +161,7 @@ class _Page:
 
     async def _example(self, address: str, request: gr.Request) -> str:
         data = await self._desk.fetch(request.headers, address)
-        folder = Path(os.environ["GRADIO_TEMP_DIR"]) / hashlib.sha256(data).hexdigest()
+        folder = Path(os.environ[FOLDER_VARIABLE]) / hashlib.sha256(data).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         picture = folder / "example.jpg"
         picture.write_bytes(data)
@@ -196,6 +176,8 @@ class _Page:
         if not photographs:
             return [], _problem(self._words.choose_first)
         paths = [path for path, _ in photographs]
+        if not all(Path(path).exists() for path in paths):
+            return [], _problem(self._words.gone)
         try:
             bundle, results = await self._desk.identify(request.headers, model or "", list(map(Path, paths)))
         except RefusalError as refusal:
@@ -210,10 +192,10 @@ class _Page:
 
     def _answer(self, place: int, one: Asked) -> None:
         is_open = not one.said and "candidates" in one.result
-        gr.Markdown(_CARDS.verdict(self._words, one), container=False)
+        gr.Markdown(_CARDS.verdict(self._words, one), container=False, latex_delimiters=[])
         with gr.Row(elem_classes="pair"):
             with gr.Column(scale=2, min_width=250, elem_classes="yours"):
-                gr.Markdown(_CARDS.query(self._words, one), container=False)
+                gr.Markdown(_CARDS.query(self._words, one), container=False, latex_delimiters=[])
                 if is_open:
                     self._new_one(place)
             with gr.Column(scale=3, min_width=250), gr.Row(elem_classes="candidates"):
@@ -232,7 +214,7 @@ class _Page:
 
         outputs = [self._asked, self._note]
         with gr.Column(min_width=0):
-            gr.Markdown(_CARDS.candidate(words, candidate), container=False)
+            gr.Markdown(_CARDS.candidate(words, candidate), container=False, latex_delimiters=[])
             yes = gr.Button(words.confirm.format(individual), size="sm", variant="primary")
             no = gr.Button(words.reject.format(individual), size="sm")
         yes.click(confirm, [self._asked, self._model], outputs, api_visibility="private", concurrency_limit=None)
@@ -242,11 +224,12 @@ class _Page:
         async def enrol(
             asked: list[Asked], name: str, model: str | None, request: gr.Request
         ) -> tuple[list[Asked], str]:
-            if not name.strip():
+            name = unicodedata.normalize("NFC", name.strip())
+            if not name:
                 return asked, _warning(self._words.name_it)
-            return await self._enrol(asked, place, name.strip(), model, request.headers)
+            return await self._enrol(asked, place, name, model, request.headers)
 
-        name = gr.Textbox(label=self._words.name_of_new, max_lines=1)
+        name = gr.Textbox(label=self._words.name_of_new, max_lines=1, key=f"name {place}")
         new = gr.Button(self._words.enrol, size="sm")
         gr.on(
             [new.click, name.submit],
@@ -273,7 +256,8 @@ class _Page:
 
 
 def _with(asked: list[Asked], place: int, one: Asked) -> list[Asked]:
-    return [*asked[:place], one, *asked[place + 1 :]]
+    asked[place] = one  # of the list that is remembered: another click may be under way
+    return list(asked)
 
 
 def _said(text: str) -> str:

@@ -30,16 +30,20 @@ _SECONDS = 30.0
 
 
 def run_application(deployments: serve.Application, page: serve.Application | None = None) -> None:
-    """Returns once everything that was deployed answers, and nothing older any more. page: beside the service.
+    """Returns once everything that was deployed answers, and nothing older any more.
 
+    page: beside the service; None: there is none, or no longer.
     Raises: BundleError where a bundle does not pass its check; what ran before goes on.
     """
     try:
         targets = [serve.RunTarget(deployments, NAME, "/")]
         serve.run_many(targets if page is None else [*targets, serve.RunTarget(page, PAGE_NAME, PAGE)])
+        if page is None and PAGE_NAME in serve.status().applications:
+            serve.delete(PAGE_NAME)
     except RuntimeError as error:
-        status = serve.status().applications[NAME]
-        messages = "\n".join(deployment.message for deployment in status.deployments.values())
+        status = serve.status().applications
+        told = [one for name in (NAME, PAGE_NAME) if name in status for one in status[name].deployments.values()]
+        messages = "\n".join(deployment.message for deployment in told)
         reasons = re.findall(r"(?:Bundle|Store|Input)Error: (.+)", messages)
         if not reasons:
             raise
@@ -70,15 +74,18 @@ def deploy(
         _check_there(bundle.resolve(), threads=wanted.threads)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         kept = tuple(set(live.bundles.values()) - set(wanted.bundles.values())) if live.apart else ()
-        page = page_application(wanted, keys=keys) if wanted.page else None
         try:
-            run_application(application(wanted, keys=keys, kept=kept), page)
+            run_application(application(wanted, keys=keys, kept=kept), _page(wanted, keys))
         except (BundleError, RuntimeError):
-            run_application(application(live, keys=live_keys))
+            run_application(application(live, keys=live_keys), _page(live, live_keys))
             raise
         if kept:
-            run_application(application(wanted, keys=keys))
+            run_application(application(wanted, keys=keys), _page(wanted, keys))
     say(f"{bundle} {'answers silently beside the default model' if shadow else 'answers'}")
+
+
+def _page(settings: ServeSettings, keys: Keys) -> serve.Application | None:
+    return page_application(settings, keys=keys) if settings.page else None
 
 
 def exchanged(live: ServeSettings, bundle: Path, *, model: str | None, shadow: bool) -> ServeSettings:

@@ -33,15 +33,24 @@ def store_from_environment() -> str:
 class PageSettings(BaseModel):
     """What `deploy/serve.yaml` tells the web page: who may come in, as for the service that it belongs to.
 
-    image_bytes: of one photograph at most. The others are those of ServeSettings.
+    All of them are those of ServeSettings.
     """
 
     model_config = ConfigDict(extra="forbid")
     image_bytes: Count = Limits.image_bytes
+    image_pixels: Count = Limits.image_pixels
+    call_bytes: Count = Limits.call_bytes
+    images: Count = Limits.images
+    seconds: float = Field(default=Limits.seconds, gt=0.0)
     keys: Path | None = None
     hosts: str = ""
     calls_per_minute: int = Field(default=3000, ge=0)
     insecure: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        """How much one call may bring."""
+        return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
 
     def entrance(self, keys: Keys) -> Entrance:
         """Who may come in."""
@@ -84,10 +93,6 @@ class ServeSettings(PageSettings):
     batch: Count = 32
     calls: Count = 96
     patience: float = Field(default=30.0, gt=0.0)
-    image_pixels: Count = Limits.image_pixels
-    call_bytes: Count = Limits.call_bytes
-    images: Count = Limits.images
-    seconds: float = Field(default=Limits.seconds, gt=0.0)
     store: str = Field(default_factory=store_from_environment)
     keep_queries: bool = False
     access_log: str = "-"
@@ -120,11 +125,6 @@ class ServeSettings(PageSettings):
         """The bundles whose encoders have a deployment of their own: all but a default that is joined."""
         joined = next(iter(self.bundles)) if self.shape == "joined" else None
         return {name: path for name, path in self.bundles.items() if name != joined}
-
-    @property
-    def limits(self) -> Limits:
-        """How much one call may bring."""
-        return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
 
     def entrance(self, keys: Keys) -> Entrance:
         """Who may come in."""

@@ -18,7 +18,6 @@ class Words:
     photographs: str
     model: str
     identify: str
-    looking: str
     choose_first: str
     unseen: str
     seen: str
@@ -42,6 +41,9 @@ class Words:
     key_wanted: str
     key: str
     enter: str
+    wrong_key: str
+    no_answer: str
+    session_over: str
     answered_by: str
     for_programs: str
     gone: str
@@ -55,7 +57,6 @@ ENGLISH = Words(
     photographs="Photographs",
     model="Model",
     identify="Identify",
-    looking="Looking …",
     choose_first="Choose a photograph first.",
     unseen="Probably a new individual",
     seen="Probably known: {}",
@@ -79,6 +80,9 @@ ENGLISH = Words(
     key_wanted="This service wants a key. Whoever runs it knows the key.",
     key="Key",
     enter="Enter",
+    wrong_key="That is not a key of this service which may ask it. Check it, letter by letter.",
+    no_answer="The service does not answer. Try again shortly.",
+    session_over="You are not signed in, or no longer. Reload the page and enter the key.",
     answered_by="Answered by {}.",
     for_programs="For programs: /docs",
     gone="That photograph is not here any more. Choose it again.",
@@ -86,39 +90,41 @@ ENGLISH = Words(
 
 RUSSIAN = Words(
     language="Русский",
-    title="Какой это кит?",
-    lead="Перетащите, выберите или вставьте фотографии. Для каждой будет показано, кто на ней может быть, рядом с "
-    "похожим снимком: сравните их, прежде чем верить имени.",
+    title="Кто этот кит?",
+    lead="Перетащите, выберите или вставьте фотографии. Для каждой страница покажет, кто это может быть, и похожие "
+    "снимки. Прежде чем доверять имени, сравните их сами.",
     photographs="Фотографии",
     model="Модель",
     identify="Определить",
-    looking="Ищем …",
     choose_first="Сначала выберите фотографию.",
     unseen="Вероятно, новая особь",
-    seen="Вероятно, известная особь: {}",
+    seen="Вероятно, это {}",
     nobody="Сравнивать больше не с кем.",
     yours="Ваша фотография {}",
     candidate="{rank}. {individual}",
     distance="расстояние {}",
     probability="вероятность {}",
-    probably_new="Вероятность того, что она новая: {}",
+    probably_new="Вероятность, что особь новая: {}",
     confirm="Да, это {}",
-    reject="Нет, не {}",
-    name_of_new="Имя для новой особи",
-    enrol="Добавить как новую",
-    enrolled="Снимок {filename} добавлен к особи {individual}: следующий запрос его найдёт.",
-    already="Снимок {filename} уже был у особи {individual}.",
-    rejected="{individual}: вычеркнуто из этого списка; в галерее ничего не изменилось.",
-    struck="Вы сказали: не {}",
+    reject="Нет, это не {}",
+    name_of_new="Имя новой особи",
+    enrol="Добавить новую особь",
+    enrolled="Снимок {filename} добавлен к особи {individual} и учтётся уже в следующем запросе.",
+    already="Снимок {filename} уже добавлен к особи {individual}.",
+    rejected="Особь {individual} убрана из списка; галерея не изменилась.",
+    struck="Вы указали: это не {}",
     name_it="Сначала введите имя для новой особи.",
     examples="Примеры этой модели",
     example="{} из галереи",
-    key_wanted="Этому сервису нужен ключ. Его знает тот, кто запустил сервис.",
+    key_wanted="Для доступа нужен ключ. Спросите его у того, кто запустил сервис.",
     key="Ключ",
     enter="Войти",
+    wrong_key="Такого ключа у этого сервиса нет, или с ним нельзя спрашивать. Проверьте каждую букву.",
+    no_answer="Сервис не отвечает. Попробуйте чуть позже.",
+    session_over="Вход не выполнен или устарел. Обновите страницу и введите ключ.",
     answered_by="Ответила модель {}.",
-    for_programs="Для программ: /docs",
-    gone="Этой фотографии здесь больше нет. Выберите её снова.",
+    for_programs="Для разработчиков: /docs",
+    gone="Фотография уже удалена с сервера. Загрузите её снова.",
 )
 
 LANGUAGES = {"en": ENGLISH, "ru": RUSSIAN}

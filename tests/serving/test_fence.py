@@ -1,0 +1,35 @@
+"""What readers leave behind: their photographs are erased after a while, and those of processes that have ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from whale_ray.serving.fence import own_folder, sweep
+
+
+def test_photographs_are_erased_after_their_time_and_not_before(tmp_path: Path) -> None:
+    old, young = tmp_path / "a" / "old.jpg", tmp_path / "b" / "young.jpg"
+    for path in (old, young):
+        path.parent.mkdir()
+        path.write_bytes(b"pixels")
+    now = time.time()
+    os.utime(old, (now - 3700, now - 3700))
+    sweep(tmp_path, now=now)
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_a_new_process_erases_what_ended_ones_have_left_and_nothing_of_those_that_run(tmp_path: Path) -> None:
+    gone, other = tmp_path / "whale_ray-page-999999999-1", tmp_path / "another"
+    running = own_folder(tmp_path)
+    for folder in (gone, other):
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(b"pixels")
+    mine = own_folder(tmp_path)
+    assert mine.is_dir()
+    assert mine.stat().st_mode & 0o077 == 0
+    assert running.is_dir()
+    assert (other / "a.jpg").exists()
+    assert not gone.exists()
