@@ -164,3 +164,13 @@ def test_a_bundle_is_exchanged_and_replicas_come_and_go_under_load_without_a_fai
     assert seen.failed == []
     assert {one.bundle for one in seen.seen} == {"tiny-live", "tiny-new"}
     assert {one.bundle for one in seen.seen if one.ended - one.seconds > changed} == {"tiny-new"}
+
+
+def test_the_page_stays_through_an_exchange_and_goes_where_it_is_switched_off(
+    pair: Running, make: Callable[..., Path]
+) -> None:
+    assert httpx.get(f"{pair.url}/page/en/").status_code == 200
+    switched = pair.deploy(make("tiny-new"), "--set", "page=off")
+    assert switched.returncode == 0, switched.stderr
+    assert httpx.get(f"{pair.url}/page/en/").status_code == 404
+    assert httpx.get(f"{pair.url}/").headers["location"] == "/docs"
