@@ -340,6 +340,7 @@ def test_a_page_of_another_site_cannot_use_it(address: str) -> None:
 
 
 def test_the_page_on_ray_answers_and_teaches(page: Page, ray_service: Running, tmp_path: Path) -> None:
+    before = httpx.get(f"{ray_service.address}/v1/versions").json()["current"]
     page.goto(ray_service.address)
     assert page.url == f"{ray_service.address}/page/en/"
     ask(page, photograph(tmp_path, view=13))
@@ -347,3 +348,5 @@ def test_the_page_on_ray_answers_and_teaches(page: Page, ray_service: Running, t
     assert loaded(page, ".query img, .match img")
     page.get_by_role("button", name=f"Yes, this is {INDIVIDUALS[2]}").click()
     said(page, f"fluke.png is enrolled as {INDIVIDUALS[2]}")
+    # others ask this service after us
+    assert httpx.post(f"{ray_service.address}/v1/versions/{before}/restore").status_code == 200
