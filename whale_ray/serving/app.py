@@ -26,7 +26,7 @@ from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.exposure import KEY_VARIABLE, check_exposure
 from whale_ray.serving.front import page_application
 from whale_ray.serving.keys import Keys, read_keys
-from whale_ray.serving.rollout import run_application
+from whale_ray.serving.rollout import page_of, run_application
 from whale_ray.serving.settings import NO_STORE, PageSettings, ServeSettings
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
@@ -103,7 +103,7 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
         http = {"host": host, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
         try:
-            run_application(deployments, page_application(settings, keys=keys) if settings.page else None)
+            run_application(deployments, page_of(settings, keys))
             print(_welcome(names, host, port, ray_address=ray.get_runtime_context().gcs_address), flush=True)
             threading.Event().wait()
         finally:

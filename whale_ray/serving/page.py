@@ -28,6 +28,7 @@ from whale_ray.serving.uploads import Limits
 from whale_ray.serving.words import LANGUAGES, Words
 
 _CARDS: Any = TEMPLATES.get_template("cards.html.j2").module
+_EVENT: Any = {"api_visibility": "private", "concurrency_limit": None}  # no reader waits for another
 
 
 @dataclass(frozen=True, eq=False)  # Gradio hashes what a page remembers
@@ -131,16 +132,15 @@ class _Page:
         )
         gr.Markdown(f"[{words.for_programs}](/docs)")
         inputs, outputs = [self._photographs, self._model], [self._asked, self._note]
-        identify.click(self._identify, inputs, outputs, api_visibility="private", concurrency_limit=None)
+        identify.click(self._identify, inputs, outputs, **_EVENT)
         self.blocks.load(
             self._open,
             None,
             [self._model, self._examples, self._note],
-            api_visibility="private",
-            concurrency_limit=None,
+            **_EVENT,
         )
-        self._model.input(self._show_examples, [self._model], [self._examples, self._note], api_visibility="private")
-        self._examples.select(self._take, [self._examples], [self._photographs], api_visibility="private")
+        self._model.input(self._show_examples, [self._model], [self._examples, self._note], **_EVENT)
+        self._examples.select(self._take, [self._examples], [self._photographs], **_EVENT)
 
     async def _open(self, request: gr.Request) -> tuple[Any, Any, str]:
         try:
@@ -217,8 +217,8 @@ class _Page:
             gr.Markdown(_CARDS.candidate(words, candidate), container=False, latex_delimiters=[])
             yes = gr.Button(words.confirm.format(individual), size="sm", variant="primary")
             no = gr.Button(words.reject.format(individual), size="sm")
-        yes.click(confirm, [self._asked, self._model], outputs, api_visibility="private", concurrency_limit=None)
-        no.click(reject, [self._asked], outputs, api_visibility="private", concurrency_limit=None)
+        yes.click(confirm, [self._asked, self._model], outputs, **_EVENT)
+        no.click(reject, [self._asked], outputs, **_EVENT)
 
     def _new_one(self, place: int) -> None:
         async def enrol(
@@ -236,8 +236,7 @@ class _Page:
             enrol,
             [self._asked, name, self._model],
             [self._asked, self._note],
-            api_visibility="private",
-            concurrency_limit=None,
+            **_EVENT,
         )
 
     async def _enrol(

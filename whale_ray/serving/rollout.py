@@ -75,16 +75,17 @@ def deploy(
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         kept = tuple(set(live.bundles.values()) - set(wanted.bundles.values())) if live.apart else ()
         try:
-            run_application(application(wanted, keys=keys, kept=kept), _page(wanted, keys))
+            run_application(application(wanted, keys=keys, kept=kept), page_of(wanted, keys))
         except (BundleError, RuntimeError):
-            run_application(application(live, keys=live_keys), _page(live, live_keys))
+            run_application(application(live, keys=live_keys), page_of(live, live_keys))
             raise
         if kept:
-            run_application(application(wanted, keys=keys), _page(wanted, keys))
+            run_application(application(wanted, keys=keys), page_of(wanted, keys))
     say(f"{bundle} {'answers silently beside the default model' if shadow else 'answers'}")
 
 
-def _page(settings: ServeSettings, keys: Keys) -> serve.Application | None:
+def page_of(settings: ServeSettings, keys: Keys) -> serve.Application | None:
+    """The page beside a service of these settings; None where they want none."""
     return page_application(settings, keys=keys) if settings.page else None
 
 

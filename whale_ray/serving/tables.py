@@ -29,6 +29,7 @@ class _Moment(sql.types.TypeDecorator[datetime]):
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: sql.Dialect) -> datetime | None:
+        """The moment in UTC; SQLite gives it without its zone."""
         return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
 
 

@@ -40,7 +40,7 @@ class Listener(Protocol):
 
 class _Nobody:
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
-        pass
+        """Nothing."""
 
 
 _listener: Listener = _Nobody()
