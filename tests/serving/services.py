@@ -172,6 +172,15 @@ def plain_server(service: Service, entrance: Entrance | None = None, *, page: bo
 
 
 @contextmanager
+def teachable_server(bundle: Path, folder: Path, entrance: Entrance | None = None) -> Iterator[str]:
+    """As `plain_server`, with a store in this folder that also keeps photographs for a person."""
+    store = EnrolmentStore(f"sqlite:///{folder}/enrolled.db")
+    with plain_server(web_service(bundle, store=store, keep=True), entrance) as address:
+        yield address
+    store.close()
+
+
+@contextmanager
 def process(
     *command: str, ready: str, said: list[str] | None = None, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from services import KEY, plain_server, web_service
+from services import KEY, plain_server, teachable_server, web_service
 from test_identify_call import check_problem
 from test_teaching import enrol, photograph
 
 from whale_ray.errors import InputError
-from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.exposure import check_exposure
 from whale_ray.serving.guard import COOKIE, Entrance
 from whale_ray.serving.keys import SESSION_SECONDS, Rate, read_keys
@@ -39,11 +38,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(bundle: Path, keys: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    store = EnrolmentStore(f"sqlite:///{tmp_path_factory.mktemp('store')}/enrolled.db")
     entrance = Entrance(read_keys(keys, None), frozenset({"whales.example"}), 0, str(log))
-    with plain_server(web_service(bundle, store=store, keep=True), entrance) as address:
+    with teachable_server(bundle, tmp_path_factory.mktemp("store"), entrance) as address:
         yield address
-    store.close()
 
 
 @pytest.fixture

@@ -20,20 +20,16 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from services import LIMITS, plain_server, web_service
+from services import LIMITS, teachable_server
 from test_identify_call import check_problem
-
-from whale_ray.serving.enrolment import EnrolmentStore
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 @pytest.fixture(scope="module")
 def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    store = EnrolmentStore(f"sqlite:///{tmp_path_factory.mktemp('store')}/enrolled.db")
-    with plain_server(web_service(bundle, store=store, keep=True)) as address:
+    with teachable_server(bundle, tmp_path_factory.mktemp("store")) as address:
         yield address
-    store.close()
 
 
 @pytest.fixture
