@@ -15,12 +15,13 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 PLAN = """
 errors torchvision_ops durable spreadsheet
 data.catalog data.census data.fluke data.scene data.synthetic
-data.pictures data.pixels data.audit data.split data.sampling data.batches data.decisions data.review data.copies
+data.pictures data.pixels data.audit data.split data.sampling data.batches
+data.decisions data.confirmations data.review data.copies
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.ensemble learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses learning.proxies
 learning.precision learning.depth learning.optimiser learning.averaging learning.state learning.training
 retrieval.embedding retrieval.features retrieval.occlusion
-retrieval.gallery retrieval.pairs retrieval.keys retrieval.neighbours retrieval.ranking
+retrieval.gallery retrieval.pairs retrieval.keys retrieval.candidates retrieval.neighbours retrieval.ranking
 retrieval.whitening retrieval.setting retrieval.expansion retrieval.reciprocal
 retrieval.classifier retrieval.matching
 retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration retrieval.scoring
@@ -71,7 +72,7 @@ ALLOWED = {
         "serving.rollout",
     },
     "gradio": {"serving.page"},
-    "faiss": {"retrieval.neighbours"},
+    "faiss": {"retrieval.candidates"},
     "openvino": {"runtime"},
     "onnxruntime": {"runtime"},
     "sqlalchemy": {"serving.tables", "serving.changes", "serving.enrolment", "serving.review"},

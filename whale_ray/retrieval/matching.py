@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from whale_ray.errors import InputError
+from whale_ray.retrieval.candidates import Rescore
 from whale_ray.retrieval.classifier import Classifier
 from whale_ray.retrieval.expansion import augment_gallery, expand_queries
 from whale_ray.retrieval.gallery import GalleryIndex
 from whale_ray.retrieval.neighbours import (
     Neighbours,
-    Rescore,
     find_by_centroid,
     find_neighbours,
     nearest_images,
