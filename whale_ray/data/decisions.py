@@ -1,12 +1,12 @@
-"""What each row of a review asks for, and whether all of it can be done together.
+"""What becomes of photographs and individuals after a review, and whether all of it can be done together.
 
-Knows rows, photographs' names and their individuals; reads no file but to see that a confirmed photograph is there.
+Knows the table's photographs and individuals; knows neither what kinds of rows there are nor any file.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,27 +48,12 @@ class Decisions:
     def __post_init__(self) -> None:
         self.individuals = set(self.labels.values()) | {self.unknown_label}
 
-    def take(self, row: Row) -> None:
-        """Takes one row in, or notes what is wrong with it."""
-        word = row["confirm"]
-        if word.lower() in ("", "no"):
-            self.undecided += word == ""
-            self.rejected += word != ""
-            return
-        kind = _KINDS.get(row["kind"])
-        if kind is None:
-            self._fault(row.line, f"a kind is one of {', '.join(_KINDS)}, but got {row['kind']!r}. Leave it as it was")
-        elif faults := [*self._wrong_word(row), *kind.wrong(self, row)]:
-            for fault in faults:
-                self._fault(row.line, fault)
-        else:
-            self.confirmed += 1
-            kind.take(self, row)
-
-    def _fault(self, line: int, message: str) -> None:
+    def fault(self, line: int, message: str) -> None:
+        """Notes what is wrong with a line."""
         self.faults.append(f"line {line}: {message}")
 
-    def _wrong_word(self, row: Row) -> list[str]:
+    def wrong_word(self, row: Row) -> list[str]:
+        """What is wrong with what the row's `confirm` says."""
         word = row["confirm"]
         own = {row["individual"], row["other_individual"], row["suggested"]} - {""}
         if word.lower() == "yes" or word in self.individuals | own:
@@ -93,7 +78,7 @@ class Decisions:
         decided: dict[str, tuple[str, int]] = getattr(self, kind)
         said, before = decided.setdefault(key, (value, line))
         if said != value:
-            self._fault(
+            self.fault(
                 line, f"one thing can become of {key}, but line {before} wants {said} and this one {value}. Empty one"
             )
 
@@ -104,7 +89,7 @@ class Decisions:
             for key, end in ends.items():
                 if end is None:
                     line = decided[key][1]
-                    self._fault(line, f"a chain of {said} must end, but that of {key} comes back to it. Empty one line")
+                    self.fault(line, f"a chain of {said} must end, but that of {key} comes back to it. Empty one line")
                 else:
                     decided[key] = (end, decided[key][1])
 
@@ -168,115 +153,3 @@ def _end_of(key: str, decided: Mapping[str, tuple[str, int]]) -> str | None:
             return None
         seen.add(key)
     return key
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What the rows of a kind need, and what they do."""
-
-    wrong: Callable[[Decisions, Row], list[str]]
-    take: Callable[[Decisions, Row], None]
-
-
-def _chosen(row: Row, otherwise: str) -> str:
-    """The name that the row's confirm says: its own, or for yes the other."""
-    return otherwise if row["confirm"].lower() == "yes" else row["confirm"]
-
-
-def _wrong_label(decisions: Decisions, row: Row) -> list[str]:
-    unsaid = (
-        [] if _chosen(row, row["suggested"]) else ["the row suggests nobody, so that yes says nothing. Write a name"]
-    )
-    return [*decisions.wrong_photograph(row["image"], row["individual"]), *unsaid]
-
-
-def _take_label(decisions: Decisions, row: Row) -> None:
-    decisions.decide("relabelled", row["image"], _chosen(row, row["suggested"]), row.line)
-
-
-def _wrong_pair(decisions: Decisions, row: Row) -> list[str]:
-    faults = [] if row["image"] != row["other_image"] else [f"two photographs are meant, but both are {row['image']}"]
-    faults += decisions.wrong_photograph(row["image"], row["individual"])
-    return faults + decisions.wrong_photograph(row["other_image"], row["other_individual"])
-
-
-def _wrong_new(decisions: Decisions, row: Row) -> list[str]:
-    faults = [*_wrong_pair(decisions, row), *_wrong_label(decisions, row)]
-    if row["confirm"].lower() == "yes" and row["suggested"] in decisions.individuals:
-        faults.append(f"a new individual needs a name of its own, but {row['suggested']} is taken. Write who it is")
-    return list(dict.fromkeys(faults))
-
-
-def _take_new(decisions: Decisions, row: Row) -> None:
-    for image in (row["image"], row["other_image"]):
-        decisions.decide("relabelled", image, _chosen(row, row["suggested"]), row.line)
-
-
-def _wrong_merge(decisions: Decisions, row: Row) -> list[str]:
-    both = (row["individual"], row["other_individual"])
-    faults = [
-        f"an individual must be in the table, but {name!r} is not. Take the table that was reviewed"
-        for name in both
-        if name not in set(decisions.labels.values())
-    ]
-    if decisions.unknown_label in (*both, _chosen(row, row["suggested"])):
-        faults.append(f"individuals are one under a name, but {decisions.unknown_label} is none. Name one of them")
-    if both[0] == both[1]:
-        faults.append(f"two individuals are meant, but both are {both[0]}")
-    return faults
-
-
-def _take_merge(decisions: Decisions, row: Row) -> None:
-    name = _chosen(row, row["suggested"] or row["other_individual"])
-    for individual in {row["individual"], row["other_individual"]} - {name}:
-        decisions.decide("renamed", individual, name, row.line)
-
-
-def _wrong_copy(decisions: Decisions, row: Row) -> list[str]:
-    faults = _wrong_pair(decisions, row)
-    if row["confirm"].lower() == "yes" and row["individual"] != row["other_individual"]:
-        faults.append(
-            "one picture shows one individual, but this one stands under "
-            f"{row['individual']} and {row['other_individual']}. Write the right name instead of yes"
-        )
-    return faults
-
-
-def _take_copy(decisions: Decisions, row: Row) -> None:
-    decisions.decide("dropped", row["image"], row["other_image"], row.line)
-    if (name := _chosen(row, row["other_individual"])) != row["other_individual"]:
-        decisions.decide("relabelled", row["other_image"], name, row.line)
-
-
-def _wrong_addition(decisions: Decisions, row: Row) -> list[str]:
-    image, name = row["image"], _chosen(row, row["individual"])
-    path = decisions.folder / image
-    if image in decisions.labels:
-        return [f"a confirmed photograph is new to the table, but {image} is there, of {decisions.labels[image]}"]
-    if not image or not path.resolve().is_relative_to(decisions.folder.resolve()) or not path.is_file():
-        return [f"a confirmed photograph must lie in {decisions.folder}, but {image!r} does not. Copy it there"]
-    return [] if name else ["a confirmed photograph needs its individual, but the row names none"]
-
-
-def _take_addition(decisions: Decisions, row: Row) -> None:
-    decisions.decide("added", row["image"], _chosen(row, row["individual"]), row.line)
-
-
-# What a person can confirm, by the word in the column `kind`.
-_KINDS: dict[str, _Kind] = {
-    "near_identical": _Kind(_wrong_copy, _take_copy),
-    "mislabelled": _Kind(_wrong_label, _take_label),
-    "recognised": _Kind(_wrong_label, _take_label),
-    "same_individual": _Kind(_wrong_merge, _take_merge),
-    "new_individual": _Kind(_wrong_new, _take_new),
-    "confirmed": _Kind(_wrong_addition, _take_addition),
-}
-
-
-def decide(rows: Iterable[Row], labels: Mapping[str, str], *, folder: Path, unknown_label: str) -> Decisions:
-    """What all rows together ask for. labels: the individual of each photograph in the table, which lie in `folder`."""
-    decisions = Decisions(labels, folder, unknown_label)
-    for row in rows:
-        decisions.take(row)
-    decisions.settle()
-    return decisions

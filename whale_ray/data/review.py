@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from whale_ray.data.catalog import read_catalog
-from whale_ray.data.decisions import Row, decide
+from whale_ray.data.confirmations import decide
+from whale_ray.data.decisions import Row
 from whale_ray.durable import replacing
 from whale_ray.errors import DataError
 from whale_ray.spreadsheet import from_cell
