@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,16 +65,31 @@ def test_a_refusal_of_the_decoder_is_the_same_as_here(decoders: Decoders) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
-def test_a_decoder_that_falls_is_a_refusal_and_the_next_photograph_is_decoded(number: int) -> None:
+def test_a_decoder_that_ended_by_itself_costs_no_photograph(number: int) -> None:
     decoders = Decoders(GEOMETRY, count=1, **LIMITS)
-    process = decoders._idle.get()
-    decoders._idle.put(process)
-    before = process._running.pid
+    process = decoders._idle.get_nowait()
+    decoders._idle.put_nowait(process)
+    before = process.running.pid
     os.kill(before, number)
+    assert decode(decoders, GOOD)[0].shape == (60, 80, 3)
+    assert process.running.pid != before
+    decoders.close()
+
+
+def test_a_photograph_that_makes_its_decoder_fall_again_is_refused(tmp_path: Path) -> None:
+    falls = f"import sys; open({str(tmp_path / 'falls')!r}, 'a').write('.'); sys.stdin.buffer.read(5); sys.exit(1)"
+    decoders = Decoders(GEOMETRY, count=1, command=(sys.executable, "-c", falls), **LIMITS)
     with pytest.raises(ImageDecodeError, match=r"made its decoder fall.*Copy or save it again"):
         decode(decoders, GOOD)
-    assert decode(decoders, GOOD)[0].shape == (60, 80, 3)
-    assert process._running.pid != before
+    assert len((tmp_path / "falls").read_text()) >= 2
+    decoders.close()
+
+
+def test_an_answer_without_an_end_is_no_message() -> None:
+    code = "import sys; sys.stdin.buffer.read(5); sys.stdout.buffer.write(b'\\x01' + b'\\xff' * 12 + b'x' * 10**6)"
+    decoders = Decoders(GEOMETRY, count=1, command=(sys.executable, "-c", code), **LIMITS)
+    with pytest.raises(ImageDecodeError, match=r"made its decoder fall"):
+        decode(decoders, GOOD)
     decoders.close()
 
 
@@ -93,6 +109,16 @@ def test_a_decoder_that_hangs_is_ended_in_time(code: str) -> None:
     decoders.close()
 
 
+def test_whoever_goes_away_while_a_photograph_is_decoded_spoils_no_other(decoders: Decoders) -> None:
+    async def scene() -> np.ndarray:
+        gone = asyncio.create_task(decoders.decode(encode(draw(2, 0), "PNG")))
+        await asyncio.sleep(0)  # it has asked
+        gone.cancel()
+        return (await decoders.decode(GOOD)).array
+
+    assert (asyncio.run(scene()) == fit_image(decode_image(GOOD), GEOMETRY)).all()
+
+
 def test_a_decoder_that_answers_nonsense_is_no_harm() -> None:
     code = "import sys; sys.stdin.buffer.read(5); sys.stdout.buffer.write(b'\\x00' + b'\\xff' * 12 + b'x' * 10**6)"
     decoders = Decoders(GEOMETRY, count=1, command=(sys.executable, "-c", code), **LIMITS)
@@ -105,12 +131,11 @@ def test_a_decoder_knows_no_secret_and_ends_with_the_service(monkeypatch: pytest
     monkeypatch.setenv("WHALE_RAY_API_KEY", "a key of a person")
     decoders = Decoders(GEOMETRY, count=1, **LIMITS)
     decode(decoders, GOOD)
-    process = decoders._idle.get()
-    with open(f"/proc/{process._running.pid}/environ", "rb") as environment:
+    process = decoders._idle.get_nowait()
+    with open(f"/proc/{process.running.pid}/environ", "rb") as environment:
         assert b"a key of a person" not in environment.read()
-    assert process._running.stdin
-    process._running.stdin.close()  # as when the service is killed
-    assert process._running.wait(10) == 0
+    process.socket.close()  # as when the service is killed
+    assert process.running.wait(10) == 0
     decoders.close()
 
 
@@ -197,12 +222,12 @@ def mutated(draw_: st.DrawFn) -> bytes:
 def test_whatever_is_changed_in_a_file_it_is_decoded_or_refused_and_the_decoder_lives(
     decoders: Decoders, data: bytes
 ) -> None:
-    process = decoders._idle.get()
-    decoders._idle.put(process)
-    before = process._running.pid
+    process = decoders._idle.get_nowait()
+    decoders._idle.put_nowait(process)
+    before = process.running.pid
     try:
         array, _ = decode(decoders, data)
         assert (array.shape, array.dtype) == ((60, 80, 3), np.uint8)
     except ImageError:
         pass
-    assert process._running.pid == before
+    assert process.running.pid == before

@@ -8,16 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import os
-import queue
+import socket
 import subprocess
 import sys
-import threading
-import time
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -27,7 +23,6 @@ from whale_ray.errors import ImageDecodeError
 from whale_ray.serving.decoder import ANSWER, DECODED, REFUSALS, REQUEST
 
 SECONDS = 20.0
-_WATCH_SECONDS = 0.2
 _LONGEST_MESSAGE = 10_000
 _log = logging.getLogger(__name__)
 
@@ -55,113 +50,105 @@ class Decoders:
     ) -> None:
         settings = json.dumps({"geometry": asdict(geometry), "bytes": bytes_, "pixels": pixels})
         self._most_bytes, self._shape = bytes_, (*geometry.stored, 3)
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
-        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         processes = [_Process([*command, settings], seconds) for _ in range(count)]
+        self._idle: asyncio.LifoQueue[_Process] = asyncio.LifoQueue()  # the last one is warm
         for process in processes:
-            self._idle.put(process)
-        ended = threading.Event()
-        threading.Thread(target=_watch, args=(processes, ended), name="watch decoders", daemon=True).start()
-        self._end = weakref.finalize(self, _end_all, processes, self._threads, ended)
+            self._idle.put_nowait(process)
+        self._at_work: set[asyncio.Task[Decoded]] = set()
+        self._end = weakref.finalize(self, _end_all, processes)
 
     async def decode(self, data: bytes, *, thumbnail: bool = False) -> Decoded:
         """The photograph fitted to the encoder's size. Raises: ImageError where it cannot be used."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, thumbnail)
+        process = await self._idle.get()
+        task = asyncio.create_task(self._decode(process, data, thumbnail))
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
+        return await asyncio.shield(task)  # whoever goes away leaves no answer half read
+
+    async def _decode(self, process: _Process, data: bytes, thumbnail: bool) -> Decoded:
+        try:
+            # One byte too many is enough for the decoder to refuse it.
+            return await process.decode(data[: self._most_bytes + 1], self._shape, thumbnail=thumbnail)
+        finally:
+            self._idle.put_nowait(process)
 
     def close(self) -> None:
         """Ends the processes."""
         self._end()
 
-    def _decode(self, data: bytes, thumbnail: bool) -> Decoded:
-        process = self._idle.get()
-        try:
-            # One byte too many is enough for the decoder to refuse it.
-            return process.decode(data[: self._most_bytes + 1], self._shape, thumbnail=thumbnail)
-        finally:
-            self._idle.put(process)
 
-
-def _watch(processes: list[_Process], ended: threading.Event) -> None:
-    while not ended.wait(_WATCH_SECONDS):
-        for process in processes:
-            process.give_up_when_late()
-
-
-def _end_all(processes: list[_Process], threads: ThreadPoolExecutor, ended: threading.Event) -> None:
-    ended.set()
+def _end_all(processes: list[_Process]) -> None:
     for process in processes:
         process.end()
-    threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _Process:
-    """One decoder, started again after it fell or was ended because it took too long."""
+    """One decoder, started again after it fell or was ended because it took too long.
+
+    A socket leads to it, and no pipe: it holds more, and the event loop waits for it without a thread.
+    """
 
     def __init__(self, command: Sequence[str], seconds: float) -> None:
         self._command, self._seconds = command, seconds
-        self._deadline, self._late = math.inf, False
-        self._running = self._start()
+        self.start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> None:
+        """Starts the process."""
         # Nothing that the service knows, its keys above all, is to be had in there.
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LD_LIBRARY_PATH")}
         environment = {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what libraries say of a hostile file is not for the log
-            env=environment,
-        )
+        self.socket, its = socket.socketpair()
+        self.socket.setblocking(False)
+        with its:
+            self.running = subprocess.Popen(
+                self._command,
+                stdin=its.fileno(),
+                stdout=its.fileno(),
+                stderr=subprocess.DEVNULL,  # what libraries say of a hostile file is not for the log
+                env=environment,
+            )
 
-    def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
+    async def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
         """The photograph. Raises: ImageError where it cannot be used, takes too long or makes the decoder fall."""
-        self._deadline, self._late = time.monotonic() + self._seconds, False
-        try:
-            return self._exchange(data, shape, thumbnail=thumbnail)
-        except (OSError, EOFError) as error:
-            reason = f"took longer than {self._seconds:g} s" if self._late else "made its decoder fall"
-            _log.warning("a photograph of %d bytes %s: the decoder is started again", len(data), reason)
-            self.end()
-            self._running = self._start()
-            raise ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again") from error
-        finally:
-            self._deadline = math.inf
+        for again in (True, False):
+            try:
+                async with asyncio.timeout(self._seconds):
+                    return await self._exchange(data, shape, thumbnail=thumbnail)
+            except (OSError, EOFError) as error:
+                late = isinstance(error, TimeoutError)
+                reason = f"took longer than {self._seconds:g} s" if late else "made its decoder fall"
+                _log.warning("a photograph of %d bytes %s: the decoder is started again", len(data), reason)
+                await asyncio.to_thread(self.end)
+                self.start()
+                if late or not again:  # once may have been the decoder's own end, as where memory is short
+                    raise ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again") from error
+        raise AssertionError
 
-    def give_up_when_late(self) -> None:
-        """Ends the process where it takes too long; whoever waits for it is told."""
-        if time.monotonic() > self._deadline:
-            self._late = True
-            self._running.kill()
-
-    def _exchange(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
-        assert self._running.stdin
-        self._running.stdin.write(REQUEST.pack(thumbnail, len(data)))
-        self._running.stdin.write(data)
-        self._running.stdin.flush()
-        kind, *numbers = ANSWER.unpack(self._read(ANSWER.size))
+    async def _exchange(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
+        await asyncio.get_running_loop().sock_sendall(self.socket, REQUEST.pack(thumbnail, len(data)) + data)
+        kind, *numbers = ANSWER.unpack(await self._receive(ANSWER.size))
         if kind != DECODED:
-            message = self._read(min(numbers[0], _LONGEST_MESSAGE)).decode("utf-8", "replace")
+            if numbers[0] > _LONGEST_MESSAGE:
+                raise EOFError("an answer without an end")
+            message = (await self._receive(numbers[0])).decode("utf-8", "replace")
             raise REFUSALS.get(kind, ImageDecodeError)(message)
         if (*numbers[:2], 3) != shape:
             raise EOFError("an answer of another shape")
-        pixels = self._read(shape[0] * shape[1] * 3)
-        return Decoded(np.frombuffer(pixels, np.uint8).reshape(shape), self._read(numbers[2]))
+        pixels = await self._receive(shape[0] * shape[1] * 3)
+        return Decoded(np.frombuffer(pixels, np.uint8).reshape(shape), bytes(await self._receive(numbers[2])))
 
-    def _read(self, length: int) -> bytes:
-        assert self._running.stdout
-        data = self._running.stdout.read(length)
-        if len(data) < length:
-            raise EOFError("the decoder has ended")
-        return data
+    async def _receive(self, length: int) -> bytearray:
+        loop, received = asyncio.get_running_loop(), bytearray(length)
+        left = memoryview(received)
+        while left:
+            count = await loop.sock_recv_into(self.socket, left)
+            if not count:
+                raise EOFError("the decoder has ended")
+            left = left[count:]
+        return received
 
     def end(self) -> None:
         """Ends the process."""
-        self._running.kill()
-        for stream in (self._running.stdin, self._running.stdout):
-            if stream:
-                try:
-                    stream.close()
-                except OSError:
-                    continue  # what was still to be written to it
-        self._running.wait()
+        self.running.kill()
+        self.socket.close()
+        self.running.wait()
