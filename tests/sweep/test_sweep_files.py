@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from whale_ray.identify import Bundle
+from whale_ray.submission import write_submission
+from whale_ray.sweep.run import run_sweep
 from whale_ray.sweep.spec import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +64,34 @@ def test_a_study_sweep_is_one_trial_at_512_dimensions_half_and_half(name: str) -
 def test_weights_can_be_given_to_the_photographs_sweep_on_the_command_line() -> None:
     sweep = load_sweep(ROOT / "sweeps" / "photos.yaml", ["model.weights=w/net.pth"], data=Path("my/photos"))
     assert (sweep.fixed["model.weights"], sweep.fixed["data.root"]) == ("w/net.pth", "my/photos")
+
+
+LITTLE = {  # of the recipe for the competition, so that two cores run it
+    "torchvision:convnext_small": "tiny\n    weights: random",
+    "torchvision:efficientnet_v2_s": "torchvision:squeezenet1_1\n    weights: random",
+    "embedding_size: 512": "embedding_size: 32",
+}
+QUICK = (
+    *("data.image_size=32x64", "retrieval.whitened_size=[8]", "resources.cpus=1", "resources.gpus=0"),
+    *("train.epochs=2", "train.batch_size=16", "train.warmup_epochs=1", "train.evaluate_every=1"),
+)
+
+
+@pytest.mark.slow
+def test_the_recipe_for_the_competition_runs_to_a_submission_where_its_encoders_are_small(
+    cluster: str, photographs: Path, tmp_path: Path
+) -> None:
+    text = (ROOT / "sweeps" / "humpback_best.yaml").read_text()
+    for large, little in LITTLE.items():
+        assert large in text
+        text = text.replace(large, little)
+    (tmp_path / "recipe.yaml").write_text(text)
+    result = run_sweep(load_sweep(tmp_path / "recipe.yaml", QUICK, data=photographs), runs=tmp_path / "runs")
+    assert result.exit_code == 0
+    assert set(result.table["status"]) == {"finished"}
+    assert sum(name.startswith("ensemble-") for name in result.table["trial"]) == 1
+    bundle = Bundle.load(result.folder / "best")
+    assert len(bundle.images) > 40  # it was trained again on all
+    assert not write_submission(bundle, photographs / "test", tmp_path / "submission.csv")
+    rows = (tmp_path / "submission.csv").read_text().splitlines()[1:]
+    assert [len(set(row.split(",")[1].split())) for row in rows] == [5] * 14
