@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 import sqlalchemy as sql
 
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError, StoreError
+from whale_ray.serving import tables
 from whale_ray.serving.changes import Picture
 from whale_ray.serving.enrolment import EnrolmentStore
 
@@ -127,6 +130,16 @@ def test_forgetting_an_individual_spares_a_picture_that_has_since_gone_to_anothe
     assert store.picture("enrolled-a.jpg") == picture("a").data
 
 
+def test_what_was_forgotten_is_hidden_of_bundles_that_were_trained_with_it_meanwhile(store: EnrolmentStore) -> None:
+    for name, individual in (("a", "w_1"), ("b", "w_1"), ("c", "w_2")):
+        store.enrol(individual, [picture(name)], bundle="b1")
+    assert store.forget_image("w_1", picture("a").name, hide=False) == 1
+    assert store.forget_individual("w_2", hide=False) == 1
+    assert store.state().hidden_images == {picture("a").name, picture("c").name}
+    store.enrol("w_1", [picture("a")], bundle="b2")
+    assert [entry.image for entry in store.state().entries] == [picture("b").name, picture("a").name]
+
+
 def test_what_is_hidden_of_the_bundle_stays_hidden_whatever_is_restored(store: EnrolmentStore) -> None:
     assert store.forget_image("w_1", "1.jpg", hide=True) == 1
     assert store.forget_image("w_1", "1.jpg", hide=True) == 0
@@ -227,6 +240,15 @@ def test_a_database_that_does_not_answer_is_said_without_statement_or_password()
         EnrolmentStore("postgresql://whale:secret@127.0.0.1:1/nothing")
     assert "secret" not in str(caught.value)
     assert "SELECT" not in str(caught.value)
+
+
+def test_a_database_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tables._POSTGRESQL_PATIENCE, "connect_timeout", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="the database of enrolments must answer, but: "):
+            EnrolmentStore(f"postgresql://someone@127.0.0.1:{silent.getsockname()[1]}/whales")
+    assert time.monotonic() - began < 20
 
 
 def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:

@@ -125,6 +125,23 @@ def test_what_people_confirmed_becomes_photographs_and_rows_of_a_review(store: E
         export_enrolled(store, folder, review)
 
 
+def test_what_was_enrolled_comes_into_the_table_of_the_next_training(tmp_path: Path) -> None:
+    url, data, review = f"sqlite:///{tmp_path}/enrolled.db", tmp_path / "data", tmp_path / "review.csv"
+    store = EnrolmentStore(url)
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    store.enrol("=cmd()", [picture("b")], bundle="b1")
+    store.close()
+    (data / "train").mkdir(parents=True)
+    for name in ("old.jpg", "older.jpg"):
+        (data / "train" / name).write_bytes(b"old")
+    (data / "train.csv").write_text("Image,Id\nold.jpg,w_1\nolder.jpg,w_1\n")
+    for command in (("export-enrolled", url, data / "train", review), ("apply-review", review, "--data", data)):
+        result = CliRunner().invoke(application, [str(word) for word in command])
+        assert result.exit_code == 0, result.output
+    table = (data / "train.reviewed.csv").read_text()
+    assert table == "Image,Id\nold.jpg,w_1\nolder.jpg,w_1\nenrolled-a.jpg,w_1\nenrolled-b.jpg,=cmd()\n"
+
+
 def test_the_command_line_exports_a_store(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/enrolled.db"
     store = EnrolmentStore(url)

@@ -14,7 +14,7 @@ from typing import TypeVarTuple
 
 import numpy as np
 import sqlalchemy as sql
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError
 from whale_ray.serving.changes import Picture, changing, parts, vector_bytes
@@ -30,6 +30,8 @@ from whale_ray.serving.tables import (
     connect,
     erase_leftovers,
     said_plainly,
+    unanswered,
+    version_of,
 )
 
 _Row = TypeVarTuple("_Row")
@@ -87,8 +89,7 @@ class EnrolmentStore:
 
     def version(self) -> int:
         """The number of the last change, 0 where there was none; read before every search."""
-        with self._reading() as connection:
-            return int(connection.execute(sql.select(STATE.c.version)).scalar_one())
+        return version_of(self.engine)
 
     def state(self) -> State:
         """Everything that stands beside the bundle's gallery now."""
@@ -142,6 +143,9 @@ class EnrolmentStore:
             # What another individual holds, or held in some version, is not this one's to erase.
             kept = sql.select(ENTRIES.c.digest)
             for part in parts(digests):
+                gone = PICTURES.c.digest.in_(part) & PICTURES.c.digest.not_in(kept)
+                for name in connection.execute(sql.select(PICTURES.c.name).where(gone)).scalars().all():
+                    change.hide(_IMAGE, name)  # a bundle that was trained with it meanwhile shows it no longer
                 for table in (QUERIES, PICTURES):  # with a picture go its vectors
                     gone = table.c.digest.in_(part) & table.c.digest.not_in(kept)
                     connection.execute(table.delete().where(gone))
@@ -189,6 +193,8 @@ class EnrolmentStore:
                     connection.execute(VECTORS.insert().values(row))
             except IntegrityError:
                 continue
+            except DBAPIError as error:
+                raise unanswered(error) from error
 
     def picture(self, image: str) -> bytes | None:
         """The picture of this name, as it was sent; None where it is not in the gallery now."""

@@ -6,7 +6,7 @@ Knows SQLAlchemy, SQLite and PostgreSQL; knows nothing of what the rows are for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,12 @@ from whale_ray.errors import StoreError
 
 FORMAT_VERSION = 1
 _WAIT_SECONDS = 10  # for another writer
+# A database that falls silent must not hold up every call for ever.
+_POSTGRESQL_PATIENCE = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 1000 * _WAIT_SECONDS,
+    "options": f"-c statement_timeout={1000 * _WAIT_SECONDS}",
+}
 METADATA = sql.MetaData()
 _DIGEST = sql.String(64)
 
@@ -126,7 +132,9 @@ def _engine(url: str) -> sql.Engine:
         address = sql.make_url(url)
         backend = address.get_backend_name()
         if backend == "postgresql":
-            return sql.create_engine(address.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+            patience = {name: value for name, value in _POSTGRESQL_PATIENCE.items() if name not in address.query}
+            address = address.set(drivername="postgresql+psycopg")
+            return sql.create_engine(address, pool_pre_ping=True, connect_args=patience)
         if backend == "sqlite" and address.database not in (None, "", ":memory:"):
             return _sqlite(address)
     except ArgumentError:
@@ -171,11 +179,27 @@ def erase_leftovers(engine: sql.Engine) -> None:
     What PostgreSQL keeps until its next vacuum, in its log and in backups is the business of who runs it.
     """
     if engine.dialect.name == "sqlite":
-        connection = engine.raw_connection()  # a checkpoint cannot be part of a transaction
-        try:
+        with asked_of_the_driver(engine) as connection:  # a checkpoint cannot be part of a transaction
             connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            connection.close()
+
+
+def version_of(engine: sql.Engine) -> int:
+    """The number of the last change; of the driver itself, since every search waits for it. Raises: StoreError."""
+    with asked_of_the_driver(engine) as connection:
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT {STATE.c.version.name} FROM {STATE.name}")
+        return int(next(iter(cursor.fetchall()))[0])
+
+
+@contextmanager
+def asked_of_the_driver(engine: sql.Engine) -> Iterator[sql.PoolProxiedConnection]:
+    """A connection without what SQLAlchemy does around each statement. Raises: StoreError for the database's faults."""
+    driver: Any = engine.dialect.dbapi
+    try:
+        with said_plainly(), closing(engine.raw_connection()) as connection:
+            yield connection
+    except driver.Error as error:
+        raise unanswered(error) from error
 
 
 @contextmanager
@@ -184,7 +208,13 @@ def said_plainly() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        reason = str(error.orig).splitlines()[0] if error.orig else type(error).__name__
-        raise StoreError(
-            f"the database of enrolments must answer, but: {reason}. Try again; look after the database if it lasts"
-        ) from error
+        raise unanswered(error) from error
+
+
+def unanswered(error: BaseException) -> StoreError:
+    """The refusal where the database has a fault of its own."""
+    error = error.orig or error if isinstance(error, DBAPIError) else error  # without the statement and its values
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return StoreError(
+        f"the database of enrolments must answer, but: {reason}. Try again; look after the database if it lasts"
+    )
