@@ -119,6 +119,7 @@ def web_service(
         Catalogue(loaded, store),
         encoder,
         Decoders(loaded.geometry, count=2, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels),
+        threads=1,
         batch=32,
     )
     kept = KeptQueries(store) if store and keep else None

@@ -86,6 +86,23 @@ def test_a_call_that_was_cut_or_came_too_early_is_made_again(
     assert service.left == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (httpx.Response(301, headers={"Location": "https://whales/"}), r"leads to https://whales/\. Name"),
+        (httpx.Response(200, html="<h1>Welcome</h1>"), r"must be a whale_ray service, but answers otherwise"),
+        (httpx.Response(200, json=["other"]), r"must be a whale_ray service, but answers otherwise"),
+    ],
+)
+def test_what_is_no_service_is_said(
+    monkeypatch: pytest.MonkeyPatch, photographs: list[Path], answer: httpx.Response, message: str
+) -> None:
+    client, transport = httpx.Client, httpx.MockTransport(lambda request: answer)
+    monkeypatch.setattr(httpx, "Client", lambda **options: client(transport=transport, **options))
+    with pytest.raises(InputError, match=message):
+        ask_service("http://whales", photographs[:1])
+
+
 def test_when_patience_ends_it_is_said_what_the_service_says(
     monkeypatch: pytest.MonkeyPatch, photographs: list[Path]
 ) -> None:

@@ -19,6 +19,9 @@ from load import Load, load
 from services import LIMITS, plain_server, web_service
 
 from whale_ray.serving import recogniser
+from whale_ray.serving.contract import RefusalError
+from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.guard import Door
 from whale_ray.serving.recogniser import Batcher, Encoder
 from whale_ray.serving.uploads import Limits
 
@@ -49,7 +52,7 @@ def test_four_times_as_many_callers_as_are_answered_wait_no_longer_and_the_other
     for refused in beyond.failed:
         assert refused.headers["content-type"] == "application/problem+json"
         assert int(refused.headers["retry-after"]) >= 1
-        assert "at most 4 calls" in str(refused.answer["detail"])
+        assert "at most 4 photographs" in str(refused.answer["detail"])
     assert p99(beyond) < 8 * p99(within) + 0.5
     with load(narrow, clients=1) as after:
         after.wait_for(3)
@@ -99,8 +102,61 @@ def test_health_turns_red_while_a_forward_pass_does_not_end(bundle: Path, monkey
             seen.wait_for(4)
         assert client.get("/healthz").status_code == 200
     assert red.status_code == 503
-    assert "a forward pass has not ended" in red.json()["detail"]
+    assert "a forward pass does not end" in red.json()["detail"]
     assert seen.failed == []
+
+
+def test_health_turns_red_while_the_database_does_not_answer(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recogniser, "_STUCK_SECONDS", 0.2)
+    store, may = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db"), threading.Event()
+    with plain_server(web_service(bundle, store=store)) as address, httpx.Client(base_url=address) as client:
+        version = store.version
+        monkeypatch.setattr(store, "version", lambda: may.wait(20) and version())
+        with load(address, clients=1) as seen:
+            time.sleep(0.5)
+            red = client.get("/healthz")
+            may.set()
+            seen.wait_for(2)
+        assert client.get("/healthz").status_code == 200
+    assert (red.status_code, seen.failed) == (503, [])
+    assert "a search does not end" in red.json()["detail"]
+    store.close()
+
+
+def test_a_slow_encoder_is_not_stuck_while_a_batch_takes_as_long_as_others_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recogniser, "_STUCK_SECONDS", 0.05)
+
+    def run(items: list[float]) -> list[float]:
+        time.sleep(sum(items))
+        return items
+
+    async def scene() -> list[bool]:
+        batcher, found = Batcher(run, most=4, thread=ThreadPoolExecutor(1)), []
+        await batcher.submit(0.1)
+        for seconds in (0.2, 2.0):
+            task = asyncio.create_task(batcher.submit(seconds))
+            await asyncio.sleep(0.19 if seconds < 1 else 1.0)
+            found.append(batcher.is_stuck)
+            await task
+        return found
+
+    assert asyncio.run(scene()) == [False, True]
+
+
+def test_a_call_of_many_photographs_takes_as_much_room_as_it_has() -> None:
+    door = Door(4)
+    with door.passed_by(3), pytest.raises(RefusalError, match="at most 4 photographs"), door.passed_by(2):
+        pass
+    with door.passed_by(3), door.passed_by(1):
+        pass
+    with door.passed_by(9), pytest.raises(RefusalError), door.passed_by(1):
+        pass
+    with door.passed_by(4):
+        pass
 
 
 def test_an_encoder_that_is_idle_is_well(bundle: Path) -> None:

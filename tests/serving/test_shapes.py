@@ -166,6 +166,22 @@ def test_a_bundle_is_exchanged_and_replicas_come_and_go_under_load_without_a_fai
     assert {one.bundle for one in seen.seen if one.ended - one.seconds > changed} == {"tiny-new"}
 
 
+def test_a_replica_comes_where_many_call_and_goes_where_few_do_and_no_call_fails(
+    pair: Running, make: Callable[..., Path]
+) -> None:
+    options = ("replicas=1", "max_replicas=2", "busy=3", "upscale_delay=1", "downscale_delay=3")
+    deployed = pair.deploy(make("tiny-new"), *(word for option in options for word in ("--set", option)))
+    assert deployed.returncode == 0, deployed.stderr
+    for clients, replicas in ((1, 1), (8, 2), (1, 1)):
+        with load(pair.url, clients=clients) as seen:
+            deadline = time.monotonic() + 60
+            while len(pair.processes("whale_ray")) != replicas:
+                assert time.monotonic() < deadline, f"{clients} clients, {pair.processes('whale_ray')}"
+                time.sleep(0.2)
+            seen.wait_for(20)
+        assert seen.failed == []
+
+
 def test_the_page_stays_through_an_exchange_and_goes_where_it_is_switched_off(
     pair: Running, make: Callable[..., Path]
 ) -> None:
@@ -174,3 +190,25 @@ def test_the_page_stays_through_an_exchange_and_goes_where_it_is_switched_off(
     assert switched.returncode == 0, switched.stderr
     assert httpx.get(f"{pair.url}/page/en/").status_code == 404
     assert httpx.get(f"{pair.url}/").headers["location"] == "/docs"
+
+
+def test_keys_come_with_a_deployment_and_no_call_fails_but_those_without_one(
+    pair: Running, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    key, photograph = "k" * 40, encode(draw(1, 0), "PNG")
+    (tmp_path / "keys").touch(mode=0o600)
+    (tmp_path / "keys").write_text(f"boat identify {key}\n")
+    assert httpx.post(f"{pair.url}/v1/identify", files={"image": photograph}, timeout=30).status_code == 200
+    deployed = pair.deploy(make("tiny-new"), "--set", f"keys={tmp_path / 'keys'}")
+    assert deployed.returncode == 0, deployed.stderr
+    for headers, status in (({}, 401), ({"Authorization": f"Bearer {key}"}, 200)):
+        answer = httpx.post(f"{pair.url}/v1/identify", files={"image": photograph}, headers=headers, timeout=30)
+        assert answer.status_code == status, answer.text
+    (tmp_path / "keys").write_text(f"boat identify {'n' * 40}\n")
+    renewed = pair.deploy(make("tiny-new"), "--set", f"keys={tmp_path / 'keys'}")
+    assert renewed.returncode == 0, renewed.stderr
+    answer = httpx.post(f"{pair.url}/v1/identify", files={"image": photograph}, headers=headers, timeout=30)
+    assert answer.status_code == 401  # the old key of the same file
+    assert key not in deployed.stdout + deployed.stderr
+    new = {"Authorization": f"Bearer {'n' * 40}"}
+    assert httpx.get(f"{pair.url}/page/en/", headers=new).status_code == 404  # nobody asked for the page again

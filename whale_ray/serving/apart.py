@@ -47,7 +47,7 @@ def recogniser_of(
     decoders = Decoders(
         bundle.geometry, count=settings.decoders, bytes_=settings.image_bytes, pixels=settings.image_pixels
     )
-    return Recogniser(Catalogue(bundle, store), encoder, decoders, batch=settings.batch)
+    return Recogniser(Catalogue(bundle, store), encoder, decoders, threads=settings.threads, batch=settings.batch)
 
 
 def open_store(url: str) -> EnrolmentStore | None:

@@ -32,10 +32,17 @@ def ask_service(url: str, images: list[Path], *, top: int = 5, encounter: bool =
 def _ask(client: httpx.Client, images: list[Path], *, top: int, encounter: bool) -> list[dict[str, Any]]:
     files = [("image", (str(image), _read(image))) for image in images]
     answer = _post(client, files, {"top": top, "encounter": encounter})
+    if answer.is_redirect:
+        raise InputError(f"{client.base_url} leads to {answer.headers.get('Location')}. Name the service's own address")
     if answer.is_error:
         raise InputError(f"{client.base_url} refuses {', '.join(map(str, images))}: {_detail(answer)}")
-    body = answer.json()
-    return [{"model": body["model"], **result} for result in body["results"]]
+    try:
+        body = answer.json()
+        return [{"model": body["model"], **result} for result in body["results"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{client.base_url} must be a whale_ray service, but answers otherwise. Name another"
+        ) from error
 
 
 def _read(image: Path) -> bytes:

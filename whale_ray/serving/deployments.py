@@ -41,7 +41,16 @@ from whale_ray.serving.web import build_web
 NAME = "whale_ray"
 PAGE_NAME = "page"
 _NO_LIMIT = 10_000
-_NO_RESTART = {"replicas", "max_replicas", "encoder_replicas", "max_encoder_replicas", "busy", "surge"}
+_NO_RESTART = {
+    "replicas",
+    "max_replicas",
+    "encoder_replicas",
+    "max_encoder_replicas",
+    "busy",
+    "upscale_delay",
+    "downscale_delay",
+    "surge",
+}
 
 
 class Ingress:
@@ -169,7 +178,16 @@ def _deployment(kind: type, name: str, settings: ServeSettings, *, taking: bool,
         least, most = settings.replicas, settings.max_replicas
     else:
         least, most = settings.encoder_replicas, settings.max_encoder_replicas
-    scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": settings.busy}
+    looked_back = min(30.0, max(1.0, settings.upscale_delay))  # Ray's own 30 s, or no more than may pass
+    scaling = {
+        "min_replicas": least,
+        "max_replicas": most,
+        "target_ongoing_requests": settings.busy,
+        "upscale_delay_s": settings.upscale_delay,
+        "downscale_delay_s": settings.downscale_delay,
+        "look_back_period_s": looked_back,
+        "metrics_interval_s": looked_back / 3,
+    }
     # Ray queues nothing: a call too many is refused by the ingress, which can say so as a problem.
     return serve.deployment(
         kind,

@@ -9,8 +9,9 @@ import logging
 import math
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -47,21 +48,22 @@ class Entrance:
 
 
 class Door:
-    """Lets at most `most` calls in at once; the others are told to come again."""
+    """Lets in calls of at most `most` photographs at once, or one larger call; others are told to come again."""
 
     def __init__(self, most: int) -> None:
         self._most, self._inside = most, 0
 
-    def __enter__(self) -> None:
-        if self._inside >= self._most:
-            detail = f"at most {self._most} calls are answered at once, and there are as many. Try again shortly"
+    @contextmanager
+    def passed_by(self, photographs: int = 1) -> Iterator[None]:
+        """Holds a call inside. Raises: RefusalError 503 where there is no room for it."""
+        if self._inside and self._inside + photographs > self._most:
+            detail = f"at most {self._most} photographs are looked at once, and there are as many. Try again shortly"
             raise RefusalError(503, detail, {"Retry-After": "1"})
-        self._inside += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inside -= 1
+        self._inside += photographs
+        try:
+            yield
+        finally:
+            self._inside -= photographs
 
 
 class Guard:
@@ -157,7 +159,7 @@ def _answer(error: Exception) -> Response:
     if isinstance(error, ImageError):
         error = refused_image(error)
     if isinstance(error, StoreError):
-        error = RefusalError(error.status, str(error), {"Retry-After": "5"} if error.status == 503 else None)
+        error = _store_refusal(error)
     if isinstance(error, RefusalError):
         return _response(error.problem, error.headers)
     if isinstance(error, RequestValidationError):
@@ -166,6 +168,14 @@ def _answer(error: Exception) -> Response:
         return _response(_framework_problem(error), dict(error.headers or {}))
     detail = "the service could not answer this call; its log says why. Try again, and tell who runs it if it lasts"
     return _response(problem(503, detail), {"Retry-After": "5"})
+
+
+def _store_refusal(error: StoreError) -> RefusalError:
+    if error.status != 503:
+        return RefusalError(error.status, str(error))
+    _log.error("%s", error)  # where the database is, and what it says, is for who runs the service
+    detail = "the database of enrolments must answer, but does not. Try again; the service's log says why if it lasts"
+    return RefusalError(503, detail, {"Retry-After": "5"})
 
 
 def _response(answer: Problem, headers: dict[str, str] | None = None) -> Response:

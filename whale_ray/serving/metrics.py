@@ -5,13 +5,23 @@ Knows ray.util.metrics and the figures of `telemetry`.
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+
 from ray.util.metrics import Counter, Histogram
 
 from whale_ray.serving.telemetry import FIGURES
 
+_SECONDS = 1.0
+
 
 class RayMetrics:
-    """Hands figures to Ray."""
+    """Hands figures to Ray, once a second and on a thread of its own.
+
+    Each figure that Ray takes lets go of Python's lock and then waits for it, which no call should.
+    """
 
     def __init__(self) -> None:
         self._counters = {
@@ -24,9 +34,21 @@ class RayMetrics:
             for name, figure in FIGURES.items()
             if figure.edges
         }
+        self._waiting: SimpleQueue[tuple[str, float, dict[str, str]]] = SimpleQueue()
+        Thread(target=self._hand_on_for_ever, name="metrics", daemon=True).start()
 
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
         """Counts, or observes, `value`."""
+        self._waiting.put((name, value, tags))
+
+    def _hand_on_for_ever(self) -> None:
+        while True:
+            time.sleep(_SECONDS)
+            with suppress(Empty):
+                while True:
+                    self._hand_on(*self._waiting.get_nowait())
+
+    def _hand_on(self, name: str, value: float, tags: dict[str, str]) -> None:
         if name in self._counters:
             self._counters[name].inc(value, tags)
         else:

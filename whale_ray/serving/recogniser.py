@@ -15,9 +15,10 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from whale_ray.errors import ImageError
+from whale_ray.errors import ImageError, StoreError
 from whale_ray.identification import Identification
 from whale_ray.identify import Bundle
+from whale_ray.retrieval.candidates import use_threads
 from whale_ray.serving.catalogue import Catalogue, Standing
 from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import Entry
@@ -26,6 +27,7 @@ from whale_ray.serving.telemetry import observe, stage
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _STUCK_SECONDS = 20.0
+_TOGETHER = 256  # enrolled pictures embedded before the gallery is made anew
 _log = logging.getLogger(__name__)
 
 
@@ -39,11 +41,14 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._began: float | None = None
+        self._patience = _STUCK_SECONDS
+        self._paces: deque[float] = deque(maxlen=50)  # seconds an item
         self.sizes: deque[int] = deque(maxlen=1000)
 
-    def busy_for(self) -> float:
-        """Seconds since the batch that runs now was begun; 0 where none runs."""
-        return time.monotonic() - self._began if self._began is not None else 0.0
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the batch that runs now takes far longer than any of its size did before."""
+        return self._began is not None and time.monotonic() - self._began > self._patience
 
     async def submit(self, item: Item) -> Result:
         """The result for this item. An item whose caller has gone is not run."""
@@ -69,15 +74,18 @@ class Batcher(Generic[Item, Result]):
         self.sizes.append(len(batch))
         observe("whale_ray_batch_size", len(batch), stage=self._name)
         loop = asyncio.get_running_loop()
-        self._began = time.monotonic()
+        self._began, self._patience = time.monotonic(), _STUCK_SECONDS + 3 * len(batch) * max(self._paces, default=0.0)
         try:
             results = await loop.run_in_executor(self._thread, self._run, [item for item, _ in batch])
+            self._paces.append((time.monotonic() - self._began) / len(batch))
         except Exception as error:
-            if len(batch) > 1:  # one of them must not take the others with it
+            if len(batch) > 1 and not isinstance(error, StoreError):  # one of them must not take the others with it
                 for single in batch:
                     await self._answer([single])
-            elif not batch[0][1].done():
-                batch[0][1].set_exception(error)
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
             return
         finally:
             self._began = None
@@ -107,9 +115,7 @@ class Encoder:
 
     async def fault(self) -> str | None:
         """Why this encoder will not answer soon; None where it will."""
-        if self.batcher.busy_for() > _STUCK_SECONDS:
-            return f"a forward pass has not ended within {_STUCK_SECONDS:g} s"
-        return None
+        return "a forward pass does not end" if self.batcher.is_stuck else None
 
 
 class Embedder(Protocol):
@@ -125,16 +131,22 @@ class Embedder(Protocol):
 class Recogniser:
     """Answers for single photographs: decoded beside the event loop, embedded by `encoder`, searched in `catalogue`.
 
-    batch: searched together at most.
+    threads: of a search. batch: searched together at most.
     """
 
-    def __init__(self, catalogue: Catalogue, encoder: Embedder, decoders: Decoders, *, batch: int) -> None:
+    def __init__(
+        self, catalogue: Catalogue, encoder: Embedder, decoders: Decoders, *, threads: int, batch: int
+    ) -> None:
         self.catalogue, self.encoder, self.decoders = catalogue, encoder, decoders
-        search = ThreadPoolExecutor(1, thread_name_prefix="search")
+        search = ThreadPoolExecutor(1, "search", use_threads, (threads,))
         self._search: Batcher[tuple[np.ndarray, int], tuple[Identification, bool]] = Batcher(
             self._rank, most=batch, thread=search, name="search"
         )
         self._catching_up = asyncio.Lock()
+
+    async def fault(self) -> str | None:
+        """Why calls will not be answered soon; None where they will."""
+        return "a search does not end" if self._search.is_stuck else await self.encoder.fault()
 
     async def identify(self, data: bytes, *, top: int) -> Identification:
         """The answer for one photograph, `top` individuals.
@@ -169,23 +181,28 @@ class Recogniser:
             return standing
         async with self._catching_up:
             standing = await asyncio.to_thread(self.catalogue.current)
-            for entry in standing.missing:
-                await self._catch_up(entry)
+            for start in range(0, len(standing.missing), _TOGETHER):
+                await self._catch_up(standing.missing[start : start + _TOGETHER])
         return await asyncio.to_thread(self.catalogue.current)
 
-    async def _catch_up(self, entry: Entry) -> None:
+    async def _catch_up(self, entries: Sequence[Entry]) -> None:
+        vectors = await asyncio.gather(*map(self._vector_of, entries))
+        found = {entry.digest: one for entry, one in zip(entries, vectors, strict=True) if one is not None}
+        await asyncio.to_thread(self.catalogue.learn, found)
+
+    async def _vector_of(self, entry: Entry) -> np.ndarray | None:
+        """The embedding (D,) of an enrolled picture; None where it was forgotten or cannot be decoded here."""
         assert self.catalogue.store is not None
         data = await asyncio.to_thread(self.catalogue.store.picture, entry.image)
-        if data is None:  # forgotten meanwhile
-            return
+        if data is None:
+            return None
         try:
             decoded = await self.decoders.decode(data)
         except ImageError:
             _log.warning("%s was enrolled, but cannot be decoded here: it is left out", entry.image, exc_info=True)
-            self.catalogue.leave_out(entry)
-            return
-        vector = await self.encoder.embed(decoded.array)
-        await asyncio.to_thread(self.catalogue.learn, {entry.digest: vector})
+            await asyncio.to_thread(self.catalogue.leave_out, entry)
+            return None
+        return await self.encoder.embed(decoded.array)
 
     def _rank(self, asked: list[tuple[np.ndarray, int]]) -> list[tuple[Identification, bool]]:
         """The first individuals for each vector, and whether they were looked for among everything that is enrolled."""

@@ -70,7 +70,7 @@ def deploy(
     with _connected(address):
         live, live_keys = _live()
         wanted = changed(exchanged(live, bundle.resolve(), model=model, shadow=shadow), options)
-        keys = _keys_of(wanted, live, live_keys)
+        keys = _keys_of(wanted, live_keys) if any(one.startswith("keys=") for one in options) else live_keys
         _check_there(bundle.resolve(), threads=wanted.threads)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         kept = tuple(set(live.bundles.values()) - set(wanted.bundles.values())) if live.apart else ()
@@ -112,13 +112,12 @@ def _live() -> tuple[ServeSettings, Keys]:
             f"the service must run already, but on this Ray none answers ({error}). Name its Ray with "
             "--address, as `whale-ray serve` prints it, or start it"
         ) from error
-    return answer
+    settings, keys = answer
+    return settings.model_copy(update={"page": PAGE_NAME in serve.status().applications}), keys
 
 
-def _keys_of(wanted: ServeSettings, live: ServeSettings, keys: Keys) -> Keys:
-    """The live keys; where another file of keys is named, its keys and the live one of the environment."""
-    if wanted.resolved().keys == live.keys:
-        return keys
+def _keys_of(wanted: ServeSettings, keys: Keys) -> Keys:
+    """The keys of the file as it is now, and the live one of the environment."""
     of_environment = (key for key in keys.keys if key.name == ENVIRONMENT)
     return Keys((*of_environment, *read_keys(wanted.keys, None).keys))
 

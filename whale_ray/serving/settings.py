@@ -65,9 +65,10 @@ class ServeSettings(PageSettings):
     shape: `joined` encodes the default model in the process that takes the call; `split` in a deployment of its own.
     The other models always have a deployment of their own. shadow: a bundle that answers silently beside the default.
     replicas: of what takes the calls; encoder_replicas: of each other deployment; with a `max_`, as many as are busy,
-    busy being the calls under way in one. threads: of a process that encodes, which are also the cores that it
+    busy being the calls under way in one; upscale_delay, downscale_delay: seconds for which more, or fewer, must have
+    been wanted. threads: of a process that encodes, which are also the cores that it
     reserves; gpus: its GPUs, fractions share one. surge: more replicas while a bundle is exchanged; 0 where the
-    cluster has no room for one. calls: answered at once by a replica, the others get 503. batch: photographs encoded
+    cluster has no room for one. calls: photographs looked at at once by a replica, others get 503. batch: photographs encoded
     together at most; decoders: photographs of a model decoded at once. patience: seconds for which a split encoder
     that died is asked again. store: the URL of the database of enrolments, or `none`. keep_queries: photographs of
     animals that seem new are kept there for a person. keys: a file with keys. hosts: names, with commas, that the
@@ -86,6 +87,8 @@ class ServeSettings(PageSettings):
     encoder_replicas: Count = 1
     max_encoder_replicas: Count | None = None
     busy: float = Field(default=16.0, gt=0.0)
+    upscale_delay: float = Field(default=30.0, ge=0.0)
+    downscale_delay: float = Field(default=600.0, ge=0.0)
     threads: Count = 1
     gpus: float = Field(default=0.0, ge=0.0)
     surge: int = Field(default=1, ge=0)

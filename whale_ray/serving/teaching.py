@@ -11,7 +11,7 @@ import unicodedata
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from whale_ray.errors import ImageError
 from whale_ray.serving import docs, review
@@ -50,10 +50,10 @@ async def enrol(id: str, request: Request, query: Model, service: Here) -> Enrol
     When this is answered they are on the disk. Photographs that are there already are left as they are.
     """
     _store(service)
-    with service.mailbox:  # as of `identify`
+    with service.mailbox.passed_by():  # as of `identify`
         await _check_name(id, service)
         uploads = await read_uploads(request, service.limits)
-    with service.door:
+    with service.door.passed_by(len(uploads)):
         return await _enrol(id, uploads, service)
 
 
@@ -105,8 +105,8 @@ async def versions(query: Model, service: Here) -> GalleryVersions:
     return GalleryVersions(current=found[0].number if found else 0, versions=found)
 
 
-@router.post("/v1/versions/{number:int}/restore", responses=docs.refusals(403, 404, 503))
-async def restore(number: int, query: Model, service: Here) -> Restored:
+@router.post("/v1/versions/{number}/restore", responses=docs.refusals(403, 404, 503))
+async def restore(number: Annotated[int, Path(ge=0, le=10**9)], query: Model, service: Here) -> Restored:
     """Makes the gallery what it was at this version, less what was forgotten since. It becomes a new version."""
     return Restored(version=await asyncio.to_thread(_store(service).restore, number))
 

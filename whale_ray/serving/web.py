@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from whale_ray.serving import docs, session, teaching
@@ -38,6 +38,7 @@ from whale_ray.serving.words import preferred
 
 PAGE = "/page"
 Page = Annotated[PageQuery, Query()]
+Number = Annotated[int, Path(ge=0, le=10**9)]
 router = APIRouter()
 
 
@@ -53,9 +54,9 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
     In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
     With `encounter` they are views of one animal and get one result together. JSON or, by `Accept`, CSV.
     """
-    with service.mailbox:  # whoever sends slowly must not stand in the door
+    with service.mailbox.passed_by():  # whoever sends slowly must not stand in the door
         uploads = await read_uploads(request, service.limits)
-    with service.door:
+    with service.door.passed_by(len(uploads)):
         found = service.answer_encounter if query.encounter else service.answer
         results = await found(uploads, top=query.top)
     return answer_as(request.headers.get("accept", ""), Answer(model=service.bundle.id, results=results))
@@ -139,8 +140,8 @@ async def examples(query: Model, service: Here) -> Examples:
     )
 
 
-@router.get("/v1/examples/{place:int}", response_class=Response, responses={**docs.JPEG, **docs.refusals(404)})
-async def example(place: int, query: Model, service: Here) -> Response:
+@router.get("/v1/examples/{place}", response_class=Response, responses={**docs.JPEG, **docs.refusals(404)})
+async def example(place: Number, query: Model, service: Here) -> Response:
     """One of these photographs."""
     found = service.bundle.contents.examples
     if place >= len(found):
@@ -150,8 +151,8 @@ async def example(place: int, query: Model, service: Here) -> Response:
 
 @router.get("/healthz", responses=docs.refusals(404, 503))
 async def healthz(query: Model, service: Here) -> Health:
-    """The service is ready; not where an encoder does not answer, though calls may still wait for it and succeed."""
-    if reason := await service.recogniser.encoder.fault():
+    """The service is ready; not where an encoder or the database does not answer, though calls may wait for it."""
+    if reason := await service.recogniser.fault():
         raise RefusalError(503, f"{reason}. Wait until it does", {"Retry-After": "1"})
     return Health(model=service.bundle.id)
 
