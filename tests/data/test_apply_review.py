@@ -104,6 +104,25 @@ def test_a_copy_is_left_out_and_its_original_stays(root: Path) -> None:
     assert len(table) == 7
 
 
+def test_of_three_copies_one_stays(root: Path) -> None:
+    table = root / "train.csv"
+    table.write_text(TABLE.replace("c1.png,bay,cat", "c1.png,bay,ann").replace("c2.png,bay,cat", "c2.png,bay,ann"))
+    pairs = (("a2.png ann", "a1.png ann"), ("c1.png ann", "a1.png ann"), ("c1.png ann", "a2.png ann"))
+    left = applied(root, *(pair("near_identical", *each) for each in pairs))
+    assert set(labels(left)) == {"a1.png", "c2.png", "b1.png", "b2.png", "n1.png", "n2.png"}
+
+
+def test_the_name_of_a_copy_goes_to_the_picture_that_stays(root: Path) -> None:
+    rows = (
+        pair("near_identical", "a2.png ann", "b1.png bob", "ann"),
+        pair("near_identical", "b1.png bob", "b2.png bob"),
+    )
+    left = labels(applied(root, *rows))
+    assert "a2.png" not in left
+    assert "b1.png" not in left
+    assert left["b2.png"] == "ann"
+
+
 def test_a_picture_under_two_names_gets_the_one_that_is_written(root: Path) -> None:
     table = labels(applied(root, pair("near_identical", "a2.png ann", "b1.png bob", confirm="ann")))
     assert "a2.png" not in table

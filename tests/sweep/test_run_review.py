@@ -94,6 +94,17 @@ def test_what_a_person_wrote_stays_when_the_review_is_written_anew(record: Recor
     assert again.to_dict() == {"115.png": "", "016.png": "yes", "020.png": "no"}
 
 
+def test_what_a_spreadsheet_saved_with_semicolons_stays_too(record: Record, photographs: Photographs) -> None:
+    run = record.folder.parents[1]
+    write_review(record, run, photographs)
+    table = read_review(run).assign(confirm="yes")
+    table.to_csv(run / "review.csv", index=False, sep=";", decimal=",")
+    assert (read_review(run)["confirm"] == "yes").all()
+    (run / "review.json").unlink()
+    write_review(record, run, photographs)
+    assert (read_review(run)["confirm"] == "yes").all()
+
+
 def test_the_review_of_the_same_trial_is_not_made_twice(record: Record, photographs: Photographs) -> None:
     run = record.folder.parents[1]
     write_review(record, run, photographs)

@@ -77,10 +77,16 @@ class Decisions:
         """Notes that `value` becomes of `key`; a fault where another line wants something else."""
         decided: dict[str, tuple[str, int]] = getattr(self, kind)
         said, before = decided.setdefault(key, (value, line))
-        if said != value:
-            self.fault(
-                line, f"one thing can become of {key}, but line {before} wants {said} and this one {value}. Empty one"
-            )
+        if said == value:
+            return
+        if kind == "dropped":  # three copies of one picture: each is a copy of both others
+            one, other = _end_of(said, decided), _end_of(value, decided)
+            if one and other and one != other:
+                decided[other] = (one, line)
+            return
+        self.fault(
+            line, f"one thing can become of {key}, but line {before} wants {said} and this one {value}. Empty one"
+        )
 
     def settle(self) -> None:
         """Follows chains of names and of copies to their ends, and notes those that have none."""
@@ -92,6 +98,10 @@ class Decisions:
                     self.fault(line, f"a chain of {said} must end, but that of {key} comes back to it. Empty one line")
                 else:
                     decided[key] = (end, decided[key][1])
+        for image in self.relabelled.keys() & self.dropped.keys():  # who a copy shows is who the picture shows
+            name, line = self.relabelled[image]
+            if self.labels[kept := self.dropped[image][0]] != name:
+                self.decide("relabelled", kept, name, line)
 
     def counted(self) -> str:
         """How many rows are not confirmed."""

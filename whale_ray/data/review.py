@@ -95,12 +95,17 @@ def apply_review(
     return Reviewed(path, str(path.relative_to(root)), tuple(decisions.lines()))
 
 
+def delimiter_of(path: Path) -> str:
+    """A comma, or the semicolon that spreadsheets write where the comma is decimal."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        head = stream.readline()
+    return ";" if head.count(";") > head.count(",") else ","
+
+
 def _read_review(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            head = stream.readline()
-            stream.seek(0)
-            reader = csv.DictReader(stream, delimiter=";" if head.count(";") > head.count(",") else ",", strict=True)
+            reader = csv.DictReader(stream, delimiter=delimiter_of(path), strict=True)
             rows = [
                 Row(reader.line_num, {name: from_cell((cell or "").strip()) for name, cell in row.items() if name})
                 for row in reader

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.data.copies import LEAST_CORRELATION, Small, coarse_vectors, find_copies, shrink_picture
-from whale_ray.data.review import COLUMNS
+from whale_ray.data.review import COLUMNS, delimiter_of
 from whale_ray.durable import write_whole
 from whale_ray.errors import InputError
 from whale_ray.retrieval.doubts import Doubts, find_doubts
@@ -85,7 +85,8 @@ def read_review(run: Path) -> pd.DataFrame:
     path = run / REVIEW
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS), dtype=str)
-    return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").map(from_cell)
+    read = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", sep=delimiter_of(path))
+    return read.map(from_cell)
 
 
 def _with_confirmed(found: pd.DataFrame, run: Path) -> pd.DataFrame:
