@@ -28,7 +28,7 @@ retrieval.metrics retrieval.resampling retrieval.open_set retrieval.calibration 
 retrieval.pseudo retrieval.scoreboard retrieval.searches retrieval.evaluation retrieval.evidence retrieval.doubts
 runtime model_card bundle identification identify fastest
 sweep.settings sweep.document sweep.axes sweep.reference sweep.parameters sweep.manual
-sweep.screening sweep.reading sweep.conflicts sweep.spec
+sweep.screening sweep.reading sweep.idle sweep.search_conflicts sweep.training_conflicts sweep.conflicts sweep.spec
 sweep.dataset sweep.plan sweep.halving sweep.guards sweep.space sweep.tracking sweep.checkpoint sweep.leaderboard
 sweep.forecast sweep.estimate sweep.comparable sweep.longer sweep.early sweep.proxies sweep.scores
 sweep.pseudo sweep.ensemble sweep.fit sweep.work sweep.trial sweep.quota sweep.ledger

@@ -623,18 +623,65 @@ def test_a_sweep_loads_quickly_and_without_torch_or_ray(tmp_path: Path) -> None:
     assert seconds < 0.3
 
 
+BARE = ["loss.name=none", "train.epochs=0", "model.neck=none", "model.embedding_size=null"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["train.epochs=0"], "goes with `loss: {name: none}` alone"),
         (["loss.name=none"], "goes with `loss: {name: none}` alone"),
         (["loss.name=none", "train.epochs=[0, 5]"], "but got epochs 0, 5 and loss none"),
-        (["loss.name=none", "train.epochs=0"], "leaves a neck as it was drawn, at random, but got neck linear"),
+        (["loss.name=none", "train.epochs=0"], "leaves a neck as it was drawn, at random, but got model.neck linear"),
         (["model.neck=none"], "Write `embedding_size: null`"),
     ],
 )
 def test_what_trains_nothing_is_said_to_train_nothing(tmp_path: Path, options: list[str], said: str) -> None:
     assert any(said in message for _, message in faults(tmp_path, PLAIN, options))
+
+
+def test_what_holds_for_one_model_holds_for_each_of_several(tmp_path: Path) -> None:
+    text = PLAIN.replace("model: {encoder: tiny}", "model: MODEL")
+    assert text != PLAIN
+    one, other = "{encoder: tiny, neck: bnneck}", "{encoder: 'torchvision:squeezenet1_1', weights: random, MORE}"
+    both = text.replace("MODEL", f"[{one}, {other}]")
+    frozen = both.replace("neck: bnneck", "neck: none, embedding_size: null")
+    bare = frozen.replace("MORE", "neck: none, embedding_size: null")
+    untrained = ["loss.name=none", "train.epochs=0"]
+    read(tmp_path, bare, untrained)
+    for model, options, said in (
+        (both.replace("MORE", "neck: none, embedding_size: null"), untrained, "but got model.tiny.neck bnneck"),
+        (both.replace("MORE", "neck: none, embedding_size: 8"), [], "Write `embedding_size: null`"),
+        (both.replace("MORE", "freeze: trunk"), ["train.epochs=5", "train.head_epochs=1"], "but got `freeze: trunk`"),
+    ):
+        assert any(said in message for _, message in faults(tmp_path, model, options)), said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["retrieval.whitened_size=[8, 16]"],
+            "`retrieval.whitened_size` has several values, but no effect with `whiten",
+        ),
+        (["retrieval.rerank_k1=[10, 20]"], "no effect with `rerank: none`"),
+        (["retrieval.temperature=[0.05, 0.1]", "retrieval.vote=nearest"], "no effect with votes that have none"),
+        (["train.images_per_individual=[2, 4]", "train.sampler=shuffle"], "no effect with `sampler: shuffle`"),
+        (["train.layer_decay=[0.7, 0.9]", "model.freeze=trunk"], "no effect with `freeze: trunk`"),
+        ([*BARE, "train.learning_rate=[0.1, 0.2]"], "no effect with `epochs: 0`, which trains nothing"),
+        ([*BARE, "train.pseudo_labels=0.9"], "trains once more, but `epochs: 0` trains nothing"),
+        (["train.keep=best", "split.kind=kfold"], "but the bundle of `split: kfold` has none"),
+        (["train.keep=best", "bundle.retrain_on_all=true"], "but the bundle of `bundle.retrain_on_all` has none"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(tmp_path: Path, options: list[str], said: str) -> None:
+    found = [message for _, message in faults(tmp_path, PLAIN, options)]
+    assert any(said in message for message in found), found
+
+
+def test_what_has_an_effect_with_some_values_is_taken(tmp_path: Path) -> None:
+    read(tmp_path, PLAIN, ["retrieval.whitened_size=[8, 16]", "retrieval.whiten=[none, pca]"])
+    read(tmp_path, PLAIN, ["retrieval.temperature=[0.05, 0.1]", "retrieval.vote=[nearest, softmax]"])
 
 
 def test_reranking_for_class_means_alone_is_refused(tmp_path: Path) -> None:
