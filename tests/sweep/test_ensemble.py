@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from whale_ray.identify import Bundle
 from whale_ray.learning.ensemble import join_encoders
 from whale_ray.sweep.dataset import open_dataset
 from whale_ray.sweep.ensemble import choose_members
-from whale_ray.sweep.leaderboard import Record, leaderboard, read_record
+from whale_ray.sweep.headline import write_headline
+from whale_ray.sweep.leaderboard import Record, leaderboard, read_record, read_records
 from whale_ray.sweep.plan import first_settings, geometries
 from whale_ray.sweep.run import SweepResult, run_sweep
 from whale_ray.sweep.scores import read_embeddings, scoring_of
@@ -105,6 +107,17 @@ def test_it_is_a_row_of_the_leaderboard_with_the_vectors_of_its_members(together
     assert result["map@5"] is not None
 
 
+def test_where_it_leads_the_headline_says_how_its_members_were_chosen(together: SweepResult) -> None:
+    records = read_records(together.folder)
+    (joined,) = (record for record in records if record.kind == "ensemble")
+    (other, *_) = (record for record in records if record.kind == "trial")
+    said = [
+        write_headline(records, best, "map@5", comparison=None, unknown_label="new_whale").after
+        for best in (joined, other)
+    ]
+    assert ["chosen by all of these queries" in one for one in said] == [True, False]
+
+
 def test_its_bundle_answers_like_any_other(together: SweepResult, photographs: Path) -> None:
     sweep = load_sweep(together.folder / "sweep.yaml")
     settings = first_settings(sweep)
@@ -121,6 +134,17 @@ def test_its_bundle_answers_like_any_other(together: SweepResult, photographs: P
     assert (1 - np.sum(found * bundle.contents.gallery[list(rows)].astype(np.float32), axis=1)).max() < 1e-2
     (answer,) = bundle.identify([photographs / "train" / bundle.images[0]])
     assert answer.candidates[0].image == bundle.images[0]
+
+
+def test_one_that_was_cut_while_it_was_scored_is_made_anew_and_not_trained(
+    together: SweepResult, tmp_path: Path
+) -> None:
+    run = shutil.copytree(together.folder, tmp_path / "together", symlinks=True)
+    (trial,) = run.glob("trials/ensemble-*")
+    (trial / "result.json").unlink()
+    again = run_sweep(load_sweep(run / "sweep.yaml"), runs=tmp_path)
+    pd.testing.assert_frame_equal(again.table, together.table)
+    assert not (trial / "epochs.csv").exists()
 
 
 def test_typed_again_it_is_not_made_again(together: SweepResult) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from whale_ray.retrieval.setting import RetrievalSetting
 from whale_ray.sweep.axes import Axis
 from whale_ray.sweep.contrasts import (
     Spread,
@@ -22,7 +24,9 @@ from whale_ray.sweep.contrasts import (
 )
 from whale_ray.sweep.importance import Row, judge_importance
 from whale_ray.sweep.leaderboard import read_records
+from whale_ray.sweep.outcomes import of_settings
 from whale_ray.sweep.report import write_report
+from whale_ray.sweep.scores import read_embeddings, write_embeddings
 from whale_ray.sweep.shares import explain
 from whale_ray.sweep.spec import load_sweep
 
@@ -186,6 +190,17 @@ def test_the_differences_of_retrieval_axes_are_those_of_the_plain_table(finished
     assert row.value == pytest.approx(means["average"] - means["none"])
     assert row.low <= row.value <= row.high
     assert row.compared == 2 * 3, "nearest, and softmax with two k, in each of two trials"
+
+
+def test_a_trial_without_proxies_is_compared_without_a_classifier(finished: SweepResult, tmp_path: Path) -> None:
+    trial = next(record for record in read_records(finished.folder) if record.kind == "trial")
+    write_embeddings(*read_embeddings(trial.folder), tmp_path)
+    bare = replace(trial, folder=tmp_path, settings={**trial.settings, "loss": {"name": "triplet"}})
+    settings = [RetrievalSetting(), RetrievalSetting(classifier_weight=0.5)]
+    _, alike = of_settings(bare, settings, "map@5")
+    assert (alike[:, 0] == alike[:, 1]).all()
+    _, other = of_settings(trial, settings, "map@5")
+    assert (other[:, 0] != other[:, 1]).any()
 
 
 def test_without_embeddings_a_retrieval_axis_has_its_difference_but_no_interval(

@@ -281,6 +281,18 @@ def test_the_finalists_are_repeated_with_new_seeds_when_all_else_has_ended_and_t
     assert run_all(open_ledger(folder, *options)) == []
 
 
+def test_a_better_trial_that_came_later_is_repeated_too_and_may_win(folder: Path) -> None:
+    options = ("search.repeats=1", "search.finalists=1")
+    run_all(open_ledger(folder, *options))
+    ledger = open_ledger(folder, *options, "model.embedding_size=[8, 16, 48]")
+    later = []
+    for trial in ledger.trials():
+        later.append(str(trial))
+        end(ledger, later[-1], 0.9)
+    assert [ledger.record(trial).kind for trial in later] == ["trial", "trial", "repeat"]
+    assert ledger.leaderboard()["trial"].iloc[0] in later[:2]
+
+
 def test_hours_are_a_budget_of_all_sittings(folder: Path) -> None:
     folder.mkdir()
     (folder / "clock.json").write_text('{"seconds": 3600.0}')
@@ -310,6 +322,21 @@ def test_a_trial_that_did_not_fit_beside_others_comes_again_alone_and_only_once(
     ledger.give_up(trial, "out of memory")
     assert ledger.settle(trial, status="failed").status == "failed"
     assert list(upcoming) == []
+
+
+@pytest.mark.parametrize(("schedule", "goes_on"), [("cosine", True), ("constant", False)])
+def test_trials_of_other_lengths_are_compared_where_their_rate_is_constant(
+    folder: Path, schedule: str, goes_on: bool
+) -> None:
+    options = ("search.scheduler=asha", "search.grace=1", "search.reduction_factor=2", "train.epochs=[4, 8]")
+    ledger = open_ledger(folder, *options, "loss.name=arcface", f"train.schedule={schedule}", "model.embedding_size=16")
+    upcoming = ledger.trials()
+    next(upcoming)
+    one, two = (str(next(upcoming)) for _ in range(2))
+    epochs = {ledger.record(trial).settings["train"]["epochs"] for trial in (one, two)}
+    assert epochs == {4, 8}
+    assert ledger.goes_on(one, {"epoch": 1, "recall@1": 0.5})
+    assert ledger.goes_on(two, {"epoch": 1, "recall@1": 0.4}) == goes_on
 
 
 def test_a_trial_is_compared_with_those_of_its_encoder_and_of_earlier_sittings(folder: Path) -> None:

@@ -13,10 +13,13 @@ import pytest
 from whale_ray.errors import InputError
 from whale_ray.identify import Bundle
 from whale_ray.sweep.dataset import Dataset, open_dataset
+from whale_ray.sweep.examples import find_examples
+from whale_ray.sweep.leaderboard import read_record
 from whale_ray.sweep.plan import first_settings, geometries
 from whale_ray.sweep.run import SweepResult, run_sweep
 from whale_ray.sweep.scores import read_embeddings, score_trial, scoring_of
 from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.thumbnails import Photographs
 
 FOLDED = """
 name: folded
@@ -87,6 +90,21 @@ def test_the_report_of_a_sweep_in_folds_has_its_curves_and_examples(folded: Swee
     text = (folded.folder / "report.html").read_text()
     assert "<svg" in text
     assert "data:image/jpeg" in text
+
+
+def test_a_query_is_shown_beside_photographs_of_its_own_splits_gallery(folded: SweepResult, photographs: Path) -> None:
+    fold_of = pd.read_csv(folded.folder / "split.csv").set_index("Image")["fold"]
+    found = find_examples(read_record(trial_of(folded.folder)), Photographs(photographs / "train"))
+    shown = [*found.mistakes, *found.right]
+    assert shown
+    for example in shown:
+        for answer in example.answers:
+            assert fold_of[answer.image] != fold_of[example.query.image]
+
+
+def test_the_runtime_is_chosen_by_queries_of_one_split(folded: SweepResult) -> None:
+    assert folded.bundle is not None
+    assert "no known photograph" not in json.dumps(Bundle.load(folded.bundle).card["runtime"])
 
 
 def test_a_fold_that_was_trained_is_not_trained_again(

@@ -18,7 +18,10 @@ RESOURCES = {"epochs": "epoch", "seconds": "training_seconds"}
 
 
 class EarlyStopping:
-    """Successive halving over the trials of a sweep, of earlier sittings too; baselines and repeats always go on."""
+    """Successive halving over the trials of a sweep, of earlier sittings too; baselines and repeats always go on.
+
+    Trials are compared with those of the same encoder and, unless their rate is constant, as many epochs.
+    """
 
     def __init__(self, sweep: Sweep, records: Iterable[Record]) -> None:
         fixed = sweep.fixed
@@ -34,5 +37,8 @@ class EarlyStopping:
         score, last = figures.get(self._objective), epochs_of(record.settings)
         if record.kind != "trial" or score is None or figures["epoch"] >= last:
             return True
-        family = record.settings["model"]["encoder"]
+        train = record.settings["train"]
+        # A rate that falls to the end has fallen further after as many epochs where there are fewer of them.
+        length = "" if train.get("schedule") == "constant" else f" {last}"
+        family = record.settings["model"]["encoder"] + length
         return self._halving.goes_on(family, record.trial, resource=figures[self._resource], score=score)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from whale_ray.learning.ensemble import join_encoders
 from whale_ray.sweep.checkpoint import RECIPE, WEIGHTS, load_weights, save_weights
-from whale_ray.sweep.leaderboard import Record, finished_trials, read_record, write_record, write_result
+from whale_ray.sweep.leaderboard import Record, finished_trials, read_record, read_records, write_record, write_result
 from whale_ray.sweep.scores import (
     Scoring,
     Views,
@@ -55,6 +55,13 @@ def make_ensemble(members: Sequence[Record], run: Path, scoring: Scoring) -> Rec
         shutil.rmtree(folder, ignore_errors=True)
         _score(members, folder, scoring)
     return read_record(folder)
+
+
+def forget_unfinished(run: Path) -> None:
+    """Removes an ensemble that was being scored when its sweep ended: it is no trial to train, and is made anew."""
+    for record in read_records(run):
+        if record.kind == KIND and record.status == "running":
+            shutil.rmtree(record.folder)
 
 
 def join_members(members: Sequence[Path], folder: Path) -> tuple[Views, pd.DataFrame]:

@@ -146,7 +146,7 @@ class _Viewer:
         where the answer is right or nobody is.
         """
         image, truth, answer = (str(query[name]) for name in ("image", "individual", "nearest_individual"))
-        gallery = self._gallery(query.get("split"))
+        gallery = self._gallery(self._split_of(image))
         distances, names = gallery.distances(image), gallery.individuals
         wanted = [(names == answer, "the answer")]
         if query["known"] and truth != answer:
@@ -156,6 +156,13 @@ class _Viewer:
         answers = [self._nearest(gallery, distances, mask, role) for mask, role in wanted if mask.any()]
         shown = self._picture(image, truth, "query", None)
         return Example(shown, tuple(answers), int(query["rank"]), float(query["sure"]))
+
+    def _split_of(self, image: str) -> Any:
+        """The split that this query validates, whose gallery does not hold it; None where there is one split."""
+        if "split" not in self.table:
+            return None
+        validates = (self.table["image"] == image) & (self.table["part"] == "val")
+        return self.table.loc[validates, "split"].iloc[0]
 
     def _nearest(self, gallery: _Gallery, distances: np.ndarray, mask: np.ndarray, role: str) -> Picture:
         place = int(np.argmin(np.where(mask, distances, np.inf)))

@@ -66,7 +66,9 @@ def write_headline(
         because = f"{result.get('reason') or 'it was not measured'}. The trials are in no order"
         return Headline(f"There is no figure for {objective}:", "", f"{because}.", "", scores, tuple(lines))
     beside = _beside(records, best, objective)
-    return Headline(before, show_score(value, objective), f"{after}{interval}.", beside, scores, tuple(lines))
+    joined = " Which trials it joins was chosen by all of these queries, which flatters a little."
+    said = f"{after}{interval}.{joined if best.kind == 'ensemble' else ''}"
+    return Headline(before, show_score(value, objective), said, beside, scores, tuple(lines))
 
 
 def _sentence(objective: str) -> tuple[str, str]:

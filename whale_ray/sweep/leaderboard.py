@@ -124,8 +124,8 @@ def leaderboard(
 
     objective: a score, the largest first, or SPEED, the smallest first. also: another column to be there.
     A row a trial; beside the columns of leaderboard.csv it has `kind`: trial, baseline or repeat. Where trials were
-    repeated with other seeds, these come first, by their mean, and the columns `runs`, `<objective>_mean` and
-    `<objective>_sd` say so; the repeats themselves stand after all other finished trials.
+    repeated with other seeds, these and ensembles come first, by their mean, and the columns `runs`,
+    `<objective>_mean` and `<objective>_sd` say so; the repeats themselves stand after all other finished trials.
     """
     kept = list(records)
     more = [name for name in dict.fromkeys((objective, also)) if name is not None and name not in SCORES]
@@ -137,7 +137,8 @@ def leaderboard(
         table = table.join(_over_seeds(kept, pd.to_numeric(table[objective]), objective))
         repeated = table["runs"] > 1
         score = (table[f"{objective}_mean"] * (-1 if objective == SPEED else 1)).where(repeated, score)
-        order = order.mask(repeated & (order == 1), 0).mask((table["kind"] == "repeat") & (order == 1), 2)
+        leads = repeated | (table["kind"] == "ensemble")
+        order = order.mask(leads & (order == 1), 0).mask((table["kind"] == "repeat") & (order == 1), 2)
     keys = {"order": order, "score": -pd.to_numeric(score).fillna(float("-inf")), "trial": table["trial"]}
     table = table.loc[pd.DataFrame(keys).sort_values(list(keys)).index].reset_index(drop=True)
     table.insert(0, "rank", range(1, len(table) + 1))

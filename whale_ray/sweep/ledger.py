@@ -18,7 +18,7 @@ from whale_ray.retrieval.setting import SETTING_FIELDS
 from whale_ray.sweep.checkpoint import drop_weights
 from whale_ray.sweep.comparable import refuse_others
 from whale_ray.sweep.early import EarlyStopping
-from whale_ray.sweep.ensemble import choose_members, make_ensemble
+from whale_ray.sweep.ensemble import choose_members, forget_unfinished, make_ensemble
 from whale_ray.sweep.forecast import trials_left
 from whale_ray.sweep.guards import ALONE, Clock
 from whale_ray.sweep.leaderboard import (
@@ -34,6 +34,7 @@ from whale_ray.sweep.leaderboard import (
 from whale_ray.sweep.longer import begin_from, note_on_epochs, shorter_trial
 from whale_ray.sweep.plan import Point, Settings, baselines, first_settings, grid_points, listed_points
 from whale_ray.sweep.quota import kept_weights
+from whale_ray.sweep.reference import SPEED
 from whale_ray.sweep.scores import is_scored_by, rescore_for_good, scoring_of
 from whale_ray.sweep.space import Proposal, Study
 from whale_ray.sweep.spec import Sweep, trial_identity
@@ -48,6 +49,7 @@ class Ledger:
         self.sweep, self.folder = sweep, folder
         self.objective = sweep.objective
         self._fingerprint = data_fingerprint
+        forget_unfinished(folder)
         self._records = read_records(folder)
         refuse_others(self._records, first_settings(sweep), fingerprint=data_fingerprint, folder=folder)
         self.rescored = self._rescore()
@@ -143,7 +145,10 @@ class Ledger:
         if not wanted or self._clock.hours() >= self._hours:
             return None
         board = self.leaderboard()
-        leading = board.loc[(board["status"] == "finished") & (board["kind"] == "trial"), "trial"].iloc[:finalists]
+        trained = board[(board["status"] == "finished") & (board["kind"] == "trial")]
+        # By the seed that all of them had: a trial that came later may be a finalist, too.
+        first = pd.to_numeric(trained[self.sweep.ranked_by]) * (1 if self.sweep.ranked_by == SPEED else -1)
+        leading = trained.loc[first.sort_values(kind="stable").index, "trial"].iloc[:finalists]
         for record, count in itertools.product(map(self.record, leading), range(1, wanted + 1)):
             settings = record.settings | {"seed": record.settings["seed"] + count}
             if self._id(settings) not in self._known:

@@ -6,14 +6,14 @@ Reads a finished trial's queries.parquet and embeddings.npz; compares nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from whale_ray.retrieval.metrics import are_hits, average_precisions
 from whale_ray.retrieval.scoring import MAP, Outcome, Queries, plain_scores
-from whale_ray.retrieval.searches import Searches
+from whale_ray.retrieval.searches import PROXY, Searches
 from whale_ray.retrieval.setting import RetrievalSetting
 from whale_ray.sweep.leaderboard import Record
 from whale_ray.sweep.scores import roles, scored_rows
@@ -65,6 +65,8 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     Raises: InputError where the embeddings cannot be read.
     """
     views, table = scored_rows(record, settings)
+    if not (table["part"] == PROXY).any():  # of a loss without proxies: no classifier can be mixed in
+        settings = [replace(setting, classifier_weight=0.0) for setting in settings]
     held = Searches(views, settings, splits=table["split"].to_numpy(), **roles(table, record.settings))
     columns = [_scores(held.outcome(setting), held.queries, objective) for setting in settings]
     images = table["image"].to_numpy(dtype=str)[held.rows]
