@@ -21,7 +21,7 @@ from services import LIMITS, plain_server, web_service
 from whale_ray.serving import recogniser
 from whale_ray.serving.contract import RefusalError
 from whale_ray.serving.enrolment import EnrolmentStore
-from whale_ray.serving.guard import Door
+from whale_ray.serving.guard import Door, Mailbox
 from whale_ray.serving.recogniser import Batcher, Encoder
 from whale_ray.serving.uploads import Limits
 
@@ -157,6 +157,17 @@ def test_a_call_of_many_photographs_takes_as_much_room_as_it_has() -> None:
         pass
     with door.passed_by(4):
         pass
+
+
+def test_bodies_that_arrive_have_a_bound_together() -> None:
+    mailbox = Mailbox(4, most_bytes=100)
+    with mailbox.receiving() as first, mailbox.receiving() as second:
+        first(60)
+        second(40)
+        with pytest.raises(RefusalError, match="100 bytes of photographs are arriving already"):
+            second(1)
+    with mailbox.receiving() as third:
+        third(100)
 
 
 def test_an_encoder_that_is_idle_is_well(bundle: Path) -> None:

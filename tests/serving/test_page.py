@@ -14,6 +14,7 @@ from pictures import INDIVIDUALS, draw
 from playwright.sync_api import Browser, FileChooser, Page, Request, TimeoutError, sync_playwright
 from services import KEY, Running, plain_server, web_service
 
+from whale_ray.serving import fence
 from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.guard import Entrance
 from whale_ray.serving.keys import read_keys
@@ -338,6 +339,14 @@ def test_more_bytes_than_a_call_may_bring_are_not_taken(address: str) -> None:
     answer = httpx.post(f"{address}/page/en/gradio_api/upload", files=files)
     assert answer.status_code == 413
     assert "photographs come at once" in answer.json()["detail"]
+
+
+def test_an_upload_is_refused_where_there_is_no_room_for_more(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "KEPT_BYTES", -1)
+    answer = httpx.post(f"{address}/page/en/gradio_api/upload", files={"files": b"x"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
+    assert "wait to be erased" in answer.json()["detail"]
+    assert httpx.get(f"{address}/page/en/").status_code == 200
 
 
 def test_a_page_of_another_site_cannot_use_it(address: str) -> None:

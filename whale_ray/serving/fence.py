@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,12 +26,14 @@ from whale_ray.serving.words import LANGUAGES
 
 FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
 KEPT_SECONDS = 3600.0
+KEPT_BYTES = 4 * 2**30
 _SWEEP_SECONDS = 60.0
 _PREFIX = "whale_ray-page-"
 ROOM = files(__package__)
 TEMPLATES = Environment(loader=PackageLoader("whale_ray.serving", "."), autoescape=True)
 _SIGN_IN = TEMPLATES.get_template("sign_in.html.j2")
 _FILE = "gradio_api/file="
+_UPLOAD = "gradio_api/upload"
 _ADDRESSES: Mapping[str, re.Pattern[str]] = {
     "GET": re.compile(
         r"|config|theme\.css|(assets|static|svelte)/.*|favicon\.ico|manifest\.json|"
@@ -81,7 +84,7 @@ class Fence:
         if words is None or not _is_of_the_page(scope["method"], address):
             return JSONResponse({"detail": "the page has nothing at this address. See /"}, 404)
         if not self._keys or self._may(Headers(scope=scope)):
-            return None
+            return _no_room() if address == _UPLOAD and _bytes_kept() > KEPT_BYTES else None
         if address == "" and scope["method"] == "GET":
             return HTMLResponse(_SIGN_IN.render(language=language, words=words))
         return JSONResponse({"detail": words.session_over}, 401)
@@ -89,6 +92,20 @@ class Fence:
     def _may(self, headers: Headers) -> bool:
         key = key_of_cookie(headers, self._keys)
         return key is not None and IDENTIFY in key.scopes
+
+
+def _bytes_kept() -> int:
+    """How much the readers' photographs have together."""
+    total = 0
+    for path in Path(os.environ[FOLDER_VARIABLE]).rglob("*"):
+        with suppress(OSError):  # swept meanwhile
+            total += path.stat().st_size
+    return total
+
+
+def _no_room() -> JSONResponse:
+    detail = f"{KEPT_BYTES:,} bytes of photographs wait to be erased. Try again in a few minutes"
+    return JSONResponse({"detail": detail}, 503, {"Retry-After": str(int(_SWEEP_SECONDS))})
 
 
 def _within(scope: Scope) -> str:

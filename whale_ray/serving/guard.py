@@ -9,7 +9,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,6 +64,33 @@ class Door:
             yield
         finally:
             self._inside -= photographs
+
+
+class Mailbox(Door):
+    """A door for bodies that still arrive, which together have at most `most_bytes`."""
+
+    def __init__(self, most: int, *, most_bytes: int) -> None:
+        super().__init__(most)
+        self._most_bytes, self._bytes = most_bytes, 0
+
+    @contextmanager
+    def receiving(self) -> Iterator[Callable[[int], None]]:
+        """Holds a call; what it gives is told of every part that comes. Raises: RefusalError 503 without room."""
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            if self._bytes + count > self._most_bytes:
+                detail = f"{self._most_bytes:,} bytes of photographs are arriving already. Try again shortly"
+                raise RefusalError(503, detail, {"Retry-After": "1"})
+            taken += count
+            self._bytes += count
+
+        with self.passed_by():
+            try:
+                yield take
+            finally:
+                self._bytes -= taken
 
 
 class Guard:

@@ -22,7 +22,7 @@ from whale_ray.identification import Identification
 from whale_ray.identify import Bundle
 from whale_ray.retrieval.gallery import unit
 from whale_ray.serving.contract import Identified, ModelQuery, RefusalError, Unidentified, refused_image
-from whale_ray.serving.guard import Door
+from whale_ray.serving.guard import Door, Mailbox
 from whale_ray.serving.recogniser import Recogniser
 from whale_ray.serving.review import KeptQueries, seems_new
 from whale_ray.serving.review import Query as KeptQuery
@@ -31,6 +31,7 @@ from whale_ray.serving.uploads import Limits, Upload
 
 MOST_KEEPING = 8
 _MOST_READING = 4  # bodies that arrive at once, for each call that is answered at once
+_MOST_BYTES = 2**30  # of them together
 _log = logging.getLogger(__name__)
 
 
@@ -51,7 +52,7 @@ class Service:
         name: str = "",
     ) -> None:
         self.bundle, self.recogniser, self.limits, self.door = bundle, recogniser, limits, Door(most_calls)
-        self.mailbox, self._name = Door(_MOST_READING * most_calls), name
+        self.mailbox, self._name = Mailbox(_MOST_READING * most_calls, most_bytes=_MOST_BYTES), name
         self.on_answer: Callable[[bytes, Identification], None] = lambda data, found: None
         self.catalogue, self.kept = recogniser.catalogue, kept
         self._keeping: set[asyncio.Task[None]] = set()

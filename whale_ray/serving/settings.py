@@ -68,13 +68,13 @@ class ServeSettings(PageSettings):
     busy being the calls under way in one; upscale_delay, downscale_delay: seconds for which more, or fewer, must have
     been wanted. threads: of a process that encodes, which are also the cores that it
     reserves; gpus: its GPUs, fractions share one. surge: more replicas while a bundle is exchanged; 0 where the
-    cluster has no room for one. calls: photographs looked at at once by a replica, others get 503. batch: photographs encoded
-    together at most; decoders: photographs of a model decoded at once. patience: seconds for which a split encoder
-    that died is asked again. store: the URL of the database of enrolments, or `none`. keep_queries: photographs of
-    animals that seem new are kept there for a person. keys: a file with keys. hosts: names, with commas, that the
-    service answers to beside addresses and localhost. calls_per_minute: of each key, in each replica. access_log: `-`
-    (stderr), `none` or a file. insecure: others than this machine may call it without a key. page: whether
-    the web page is shown, by a process of its own.
+    cluster has no room for one. calls: photographs looked at at once by a replica, other calls get 503. batch:
+    photographs encoded together at most; decoders: photographs of a model decoded at once. patience: seconds for which
+    a split encoder that died is asked again. store: the URL of the database of enrolments, or `none`. keep_queries:
+    photographs of animals that seem new are kept there for a person. keys: a file with keys. hosts: names, with
+    commas, that the service answers to beside addresses and localhost. calls_per_minute: of each key, in each replica.
+    access_log: `-` (stderr), `none` or a file. insecure: others than this machine may call it without a key. page:
+    whether the web page is shown, by a process of its own.
     """
 
     bundle: Path | None = None

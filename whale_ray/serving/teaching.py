@@ -50,9 +50,9 @@ async def enrol(id: str, request: Request, query: Model, service: Here) -> Enrol
     When this is answered they are on the disk. Photographs that are there already are left as they are.
     """
     _store(service)
-    with service.mailbox.passed_by():  # as of `identify`
+    with service.mailbox.receiving() as take:  # as of `identify`
         await _check_name(id, service)
-        uploads = await read_uploads(request, service.limits)
+        uploads = await read_uploads(request, service.limits, take=take)
     with service.door.passed_by(len(uploads)):
         return await _enrol(id, uploads, service)
 

@@ -6,7 +6,7 @@ Knows HTTP bodies, raw and multipart; knows nothing of pictures but that they ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -42,8 +42,10 @@ class Upload:
     data: bytes
 
 
-async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
+async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int], None]) -> list[Upload]:
     """The photographs of the request, in the order in which they came, at least one.
+
+    take: told the bytes of every part that comes, before it is kept; it may refuse.
 
     Raises: RefusalError 400 (malformed), 408 (too slow), 413 (too many bytes or images), 415 (neither image nor form),
         422 (an empty body).
@@ -60,7 +62,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
     _check_length(request, most)
     try:
         async with asyncio.timeout(limits.seconds):
-            return await read(Request(request.scope, _bounded(request, most)), limits)
+            return await read(Request(request.scope, _bounded(request, most, take)), limits)
     except TimeoutError:
         raise RefusalError(
             408, f"the body must arrive within {limits.seconds:g} s, but did not. Send it again"
@@ -82,16 +84,18 @@ def _too_many_bytes(most: int) -> RefusalError:
     return RefusalError(413, detail)
 
 
-def _bounded(request: Request, most: int) -> Receive:
+def _bounded(request: Request, most: int, take: Callable[[int], None]) -> Receive:
     """ASGI's receive, which refuses once more than `most` bytes of body came."""
     left = most
 
     async def receive() -> Message:
         nonlocal left
         message = await request.receive()
-        left -= len(message.get("body", b""))
+        came = len(message.get("body", b""))
+        left -= came
         if left < 0:
             raise _too_many_bytes(most)
+        take(came)
         return message
 
     return receive
