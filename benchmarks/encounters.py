@@ -1,0 +1,75 @@
+"""Whether several photographs of one encounter, pooled as the service pools them, find an individual more surely.
+
+python benchmarks/encounters.py RUN      a finished run whose photographs have encounters (data.group_column)
+
+Nothing is trained: from the stored embeddings of the best trial, each encounter with several validation photographs
+of an individual of the gallery is asked once by its first photograph, once by the embeddings' mean, brought to unit
+length. The interval is of the difference, by individuals.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.retrieval.gallery import unit
+from whale_ray.retrieval.matching import Matcher
+from whale_ray.retrieval.resampling import paired_interval
+from whale_ray.retrieval.searches import Vectors
+from whale_ray.retrieval.setting import setting_of
+from whale_ray.sweep.leaderboard import read_record
+from whale_ray.sweep.scores import read_embeddings
+
+VIEWS = (2, 3, 4, 8)  # at most so many photographs of an encounter
+
+
+def encounters_of(table: pd.DataFrame, wanted: np.ndarray) -> list[np.ndarray]:
+    """The rows of each encounter with several validation photographs, of those wanted, of one individual."""
+    asked = table[(table["part"] == "val") & wanted & (table["group"] != "")]
+    return [np.asarray(rows) for rows in asked.groupby(["individual", "group"]).groups.values() if len(rows) > 1]
+
+
+def pooled(vectors: np.ndarray, encounters: list[np.ndarray], most: int) -> np.ndarray:
+    """The unit mean (E, D) of at most so many photographs of each encounter."""
+    return np.stack([unit(vectors[rows[:most]].sum(axis=0)[None])[0] for rows in encounters])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    run = parser.parse_args().run
+    record = read_record(run / "trials" / pd.read_csv(run / "leaderboard.csv")["trial"].iloc[0])
+    views, table = read_embeddings(record.folder)
+    individuals, setting = table["individual"].to_numpy(dtype=str), setting_of(record.result)
+    unknown, threshold = record.settings["data"]["unknown_label"], float(record.result["threshold"])
+    parts = table["part"].to_numpy(dtype=str)
+    vectors = unit(Vectors(views, individuals=individuals, parts=parts, unknown_label=unknown).seen(setting.view))
+    shown = (parts == "train") & (individuals != unknown)
+    matcher = Matcher(vectors[shown], individuals[shown])
+    known = encounters_of(table, np.isin(individuals, individuals[shown]))
+    strangers = encounters_of(table, individuals == unknown)
+    truth = individuals[[rows[0] for rows in known]]
+    print(
+        f"{len(known)} encounters of {len(set(truth))} individuals, {np.mean([*map(len, known)]):.1f} photographs each;"
+    )
+    print(f"{len(strangers)} encounters of animals that nobody knows")
+    print("| photographs | recall@1 | more than one gives (95 %) | called new, known | called new, unknown |")
+    print("|---|---|---|---|---|")
+    hits: dict[int, np.ndarray] = {}
+    for most in (1, *VIEWS):
+        ranking = matcher.rank(pooled(vectors, known, most), setting)
+        hits[most] = (matcher.index.names[ranking.individuals[:, 0]] == truth).astype(np.float64)
+        new = [
+            float((found.cosines[:, 0] < threshold).mean())
+            for found in (ranking, matcher.rank(pooled(vectors, strangers, most), setting))
+        ]
+        low, high = paired_interval(hits[most], hits[1], truth)
+        gained = f"{(hits[most] - hits[1]).mean():+.3f} ({low:+.3f} to {high:+.3f})" if most > 1 else ""
+        print(f"| {most} | {hits[most].mean():.3f} | {gained} | {new[0]:.3f} | {new[1]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
