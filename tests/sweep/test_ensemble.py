@@ -20,6 +20,7 @@ from whale_ray.sweep.ensemble import choose_members
 from whale_ray.sweep.headline import write_headline
 from whale_ray.sweep.leaderboard import Record, leaderboard, read_record, read_records
 from whale_ray.sweep.plan import first_settings, geometries
+from whale_ray.sweep.plots import describe
 from whale_ray.sweep.run import SweepResult, run_sweep
 from whale_ray.sweep.scores import read_embeddings, scoring_of
 from whale_ray.sweep.spec import load_sweep
@@ -116,6 +117,7 @@ def test_where_it_leads_the_headline_says_how_its_members_were_chosen(together: 
         for best in (joined, other)
     ]
     assert ["chosen by all of these queries" in one for one in said] == [True, False]
+    assert describe(joined) == f"{' and '.join(joined.settings['members'])} joined ({joined.trial})"
 
 
 def test_its_bundle_answers_like_any_other(together: SweepResult, photographs: Path) -> None:

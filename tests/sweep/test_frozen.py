@@ -43,6 +43,7 @@ def test_its_trials_are_scored_without_an_epoch(frozen: SweepResult) -> None:
     assert board["status"].tolist() == ["finished"] * 3
     assert board["epochs"].tolist() == [0, 0, 0]
     assert board["map@5"].notna().all()
+    assert "Nothing was trained" in (frozen.folder / "report.html").read_text()
 
 
 def test_baselines_are_the_encoders_as_they_come_and_not_whitened(frozen: SweepResult) -> None:

@@ -36,6 +36,8 @@ def describe(record: Record) -> str:
     words = label({name: show_value(point[name]) for name in sorted(point, key=_place)})
     if record.kind == "baseline":
         words = f"baseline, {words}" if words else "baseline"
+    if record.kind == "ensemble":
+        words = f"{' and '.join(record.settings['members'])} joined"
     return f"{words} ({record.trial})" if words else record.trial
 
 
