@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import httpx
 import pytest
 import services
 from pictures import INDIVIDUALS, draw
-from playwright.sync_api import Browser, FileChooser, Page, Request, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, FileChooser, Page, Request, Route, TimeoutError, sync_playwright
 from services import KEY, Running, plain_server, web_service
 
 from whale_ray.serving import fence
@@ -154,6 +155,19 @@ def test_a_new_individual_is_enrolled_by_the_name_that_is_typed(page: Page, addr
     page.locator(".match").filter(has_text="Freya").first.wait_for()  # the answers before may still stand
     assert "<i>Freya *&* 'Bo'" in page.locator(".match").first.inner_text()
     assert page.locator(".match i").count() == 0
+
+
+def test_a_name_that_was_never_touched_is_asked_for(page: Page, address: str, tmp_path: Path) -> None:
+    def untouched(route: Route) -> None:
+        asked = route.request.post_data_json
+        asked["data"] = [None if value == "" else value for value in asked["data"]]  # as Gradio sends it now and then
+        route.continue_(post_data=json.dumps(asked))
+
+    page.goto(address)
+    ask(page, photograph(tmp_path, individual=3, view=10))
+    page.route("**/queue/join*", untouched)
+    page.get_by_role("button", name="Enrol as new").click()
+    said(page, "Type a name for the new individual first")
 
 
 def test_everything_is_reached_by_keyboard(page: Page, address: str, tmp_path: Path) -> None:

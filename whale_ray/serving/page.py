@@ -222,9 +222,9 @@ class _Page:
 
     def _new_one(self, place: int) -> None:
         async def enrol(
-            asked: list[Asked], name: str, model: str | None, request: gr.Request
+            asked: list[Asked], name: str | None, model: str | None, request: gr.Request
         ) -> tuple[list[Asked], str]:
-            name = unicodedata.normalize("NFC", name.strip())
+            name = unicodedata.normalize("NFC", (name or "").strip())  # None where nobody has touched it yet
             if not name:
                 return asked, _warning(self._words.name_it)
             return await self._enrol(asked, place, name, model, request.headers)
