@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 from services import TOP
 
-from whale_ray.errors import InputError
+from whale_ray.errors import InputError, StoreError
+from whale_ray.serving import apart
 from whale_ray.serving.deployments import PAGE_NAME
 from whale_ray.serving.rollout import exchanged
 from whale_ray.serving.settings import PageSettings, ServeSettings, read_settings
@@ -76,3 +77,19 @@ def test_a_bundle_takes_the_place_of_one_model_alone_and_ends_being_a_shadow() -
     assert exchanged(live, Path("other"), model=None, shadow=True).shadow == Path("other")
     with pytest.raises(InputError, match=r"--model must be one that is served \(small, large\), but is 'huge'"):
         exchanged(live, Path("next"), model="huge", shadow=False)
+
+
+@pytest.mark.parametrize(("alive", "refused"), [((True, True), True), ((True, False), False)])
+def test_a_store_in_a_file_is_refused_where_replicas_may_be_on_several_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: tuple[bool, ...], refused: bool
+) -> None:
+    monkeypatch.setattr(apart.ray, "nodes", lambda: [{"Alive": one} for one in alive])
+    url = f"sqlite:///{tmp_path}/enrolled.db"
+    if refused:
+        with pytest.raises(StoreError, match=r"need a store that they share.*Set WHALE_RAY_STORE to postgresql"):
+            apart.open_store(url)
+    else:
+        store = apart.open_store(url)
+        assert store is not None
+        store.close()
+    assert apart.open_store("none") is None
