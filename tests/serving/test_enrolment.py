@@ -242,6 +242,15 @@ def test_a_database_that_does_not_answer_is_said_without_statement_or_password()
     assert "SELECT" not in str(caught.value)
 
 
+def test_vectors_that_cannot_be_written_are_a_fault_of_the_store(tmp_path: Path) -> None:
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE vectors RENAME TO gone")
+    with pytest.raises(StoreError, match=r"must answer, but: no such table: vectors\. Try"):
+        store.add_vectors("b1", {picture("a").digest: np.zeros(4, np.float32)})
+    store.close()
+
+
 def test_a_database_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tables._POSTGRESQL_PATIENCE, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:

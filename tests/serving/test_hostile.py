@@ -66,6 +66,13 @@ def raw(address: str, request: bytes, *, seconds: float = 5.0) -> bytes:
         return answer
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/examples/{}"), ("POST", "/v1/versions/{}/restore")], ids=["example", "version"]
+)
+def test_a_number_of_five_thousand_digits_is_a_wrong_number(client: httpx.Client, method: str, path: str) -> None:
+    check_problem(client.request(method, path.format("9" * 5000)), 400, "exceeded maximum size")
+
+
 def test_ten_thousand_fields_are_refused_at_once(client: httpx.Client) -> None:
     body = (
         b"".join(b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n1\r\n' for _ in range(10_000)) + b"--x--"
