@@ -81,6 +81,20 @@ def test_callers_that_stall_hold_nobody_up(narrow: str) -> None:
     assert seen.failed == []
 
 
+def health_while_stuck(address: str, may: threading.Event, *, clients: int, calls: int) -> httpx.Response:
+    """What /healthz says while calls wait for `may`; before and after it is well, and no call fails."""
+    with httpx.Client(base_url=address, timeout=30) as client:
+        assert client.get("/healthz").status_code == 200
+        with load(address, clients=clients) as seen:
+            time.sleep(0.5)
+            stuck = client.get("/healthz")
+            may.set()
+            seen.wait_for(calls)
+        assert client.get("/healthz").status_code == 200
+    assert seen.failed == []
+    return stuck
+
+
 def test_health_turns_red_while_a_forward_pass_does_not_end(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recogniser, "_STUCK_SECONDS", 0.2)
     service, may = web_service(bundle), threading.Event()
@@ -93,17 +107,10 @@ def test_health_turns_red_while_a_forward_pass_does_not_end(bundle: Path, monkey
         return list(embed(arrays))
 
     encoder.batcher = Batcher(hang, most=8, thread=thread)
-    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as client:
-        assert client.get("/healthz").status_code == 200
-        with load(address, clients=2) as seen:
-            time.sleep(0.5)
-            red = client.get("/healthz")
-            may.set()
-            seen.wait_for(4)
-        assert client.get("/healthz").status_code == 200
+    with plain_server(service) as address:
+        red = health_while_stuck(address, may, clients=2, calls=4)
     assert red.status_code == 503
     assert "a forward pass does not end" in red.json()["detail"]
-    assert seen.failed == []
 
 
 def test_health_turns_red_while_the_database_does_not_answer(
@@ -111,16 +118,11 @@ def test_health_turns_red_while_the_database_does_not_answer(
 ) -> None:
     monkeypatch.setattr(recogniser, "_STUCK_SECONDS", 0.2)
     store, may = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db"), threading.Event()
-    with plain_server(web_service(bundle, store=store)) as address, httpx.Client(base_url=address) as client:
+    with plain_server(web_service(bundle, store=store)) as address:
         version = store.version
         monkeypatch.setattr(store, "version", lambda: may.wait(20) and version())
-        with load(address, clients=1) as seen:
-            time.sleep(0.5)
-            red = client.get("/healthz")
-            may.set()
-            seen.wait_for(2)
-        assert client.get("/healthz").status_code == 200
-    assert (red.status_code, seen.failed) == (503, [])
+        red = health_while_stuck(address, may, clients=1, calls=2)
+    assert red.status_code == 503
     assert "a search does not end" in red.json()["detail"]
     store.close()
 

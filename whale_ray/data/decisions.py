@@ -98,7 +98,7 @@ class Decisions:
                     self.fault(line, f"a chain of {said} must end, but that of {key} comes back to it. Empty one line")
                 else:
                     decided[key] = (end, decided[key][1])
-        for image in self.relabelled.keys() & self.dropped.keys():  # who a copy shows is who the picture shows
+        for image in sorted(self.relabelled.keys() & self.dropped.keys()):  # who a copy shows is who the picture shows
             name, line = self.relabelled[image]
             if self.labels[kept := self.dropped[image][0]] != name:
                 self.decide("relabelled", kept, name, line)

@@ -108,21 +108,23 @@ class _Process:
                 env=environment,
             )
 
-    async def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
-        """The photograph. Raises: ImageError where it cannot be used, takes too long or makes the decoder fall."""
-        for again in (True, False):
-            try:
-                async with asyncio.timeout(self._seconds):
-                    return await self._exchange(data, shape, thumbnail=thumbnail)
-            except (OSError, EOFError) as error:
-                late = isinstance(error, TimeoutError)
-                reason = f"took longer than {self._seconds:g} s" if late else "made its decoder fall"
-                _log.warning("a photograph of %d bytes %s: the decoder is started again", len(data), reason)
-                await asyncio.to_thread(self.end)
-                self.start()
-                if late or not again:  # once may have been the decoder's own end, as where memory is short
-                    raise ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again") from error
-        raise AssertionError
+    async def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool, again: bool = True) -> Decoded:
+        """The photograph. Raises: ImageError where it cannot be used, takes too long or makes the decoder fall.
+
+        again: whether the decoder may fall once, which may have been its own end, as where memory is short.
+        """
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._exchange(data, shape, thumbnail=thumbnail)
+        except (OSError, EOFError) as error:
+            late = isinstance(error, TimeoutError)
+            reason = f"took longer than {self._seconds:g} s" if late else "made its decoder fall"
+            _log.warning("a photograph of %d bytes %s: the decoder is started again", len(data), reason)
+            await asyncio.to_thread(self.end)
+            self.start()
+            if late or not again:
+                raise ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again") from error
+        return await self.decode(data, shape, thumbnail=thumbnail, again=False)
 
     async def _exchange(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
         await asyncio.get_running_loop().sock_sendall(self.socket, REQUEST.pack(thumbnail, len(data)) + data)

@@ -7,14 +7,14 @@ transaction that first raises the version: changes stand in one order, and whoev
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVarTuple
 
 import numpy as np
 import sqlalchemy as sql
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError
 from whale_ray.serving.changes import Picture, changing, parts, vector_bytes
@@ -30,7 +30,6 @@ from whale_ray.serving.tables import (
     connect,
     erase_leftovers,
     said_plainly,
-    unanswered,
     version_of,
 )
 
@@ -188,13 +187,8 @@ class EnrolmentStore:
         """Keeps what this bundle made of pictures; those forgotten meanwhile, or kept already, are left out."""
         for digest, vector in vectors.items():
             row = {"digest": digest, "bundle": bundle, "vector": vector_bytes(vector)}
-            try:
-                with self.engine.begin() as connection:
-                    connection.execute(VECTORS.insert().values(row))
-            except IntegrityError:
-                continue
-            except DBAPIError as error:
-                raise unanswered(error) from error
+            with said_plainly(), suppress(IntegrityError), self.engine.begin() as connection:
+                connection.execute(VECTORS.insert().values(row))
 
     def picture(self, image: str) -> bytes | None:
         """The picture of this name, as it was sent; None where it is not in the gallery now."""

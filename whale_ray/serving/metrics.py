@@ -6,8 +6,7 @@ Knows ray.util.metrics and the figures of `telemetry`.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 
 from ray.util.metrics import Counter, Histogram
@@ -44,9 +43,8 @@ class RayMetrics:
     def _hand_on_for_ever(self) -> None:
         while True:
             time.sleep(_SECONDS)
-            with suppress(Empty):
-                while True:
-                    self._hand_on(*self._waiting.get_nowait())
+            for _ in range(self._waiting.qsize()):
+                self._hand_on(*self._waiting.get())
 
     def _hand_on(self, name: str, value: float, tags: dict[str, str]) -> None:
         if name in self._counters:

@@ -199,7 +199,7 @@ def asked_of_the_driver(engine: sql.Engine) -> Iterator[sql.PoolProxiedConnectio
         with said_plainly(), closing(engine.raw_connection()) as connection:
             yield connection
     except driver.Error as error:
-        raise unanswered(error) from error
+        raise _unanswered(error) from error
 
 
 @contextmanager
@@ -208,11 +208,10 @@ def said_plainly() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise unanswered(error) from error
+        raise _unanswered(error) from error
 
 
-def unanswered(error: BaseException) -> StoreError:
-    """The refusal where the database has a fault of its own."""
+def _unanswered(error: BaseException) -> StoreError:
     error = error.orig or error if isinstance(error, DBAPIError) else error  # without the statement and its values
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return StoreError(

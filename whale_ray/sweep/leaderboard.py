@@ -131,18 +131,23 @@ def leaderboard(
     more = [name for name in dict.fromkeys((objective, also)) if name is not None and name not in SCORES]
     columns = ["trial", "status", "kind", *axes, *SCORES, *_LAST, *more]
     table = pd.DataFrame([_row(record) for record in kept], columns=columns, dtype=object)
-    score = pd.to_numeric(table[objective]) * (-1 if objective == SPEED else 1)
+    score = goodness(table[objective], objective)
     order = table["status"].map({"finished": 1, "pruned": 3, "running": 4, "failed": 5})
     if (table["kind"] == "repeat").any():
         table = table.join(_over_seeds(kept, pd.to_numeric(table[objective]), objective))
         repeated = table["runs"] > 1
-        score = (table[f"{objective}_mean"] * (-1 if objective == SPEED else 1)).where(repeated, score)
+        score = goodness(table[f"{objective}_mean"], objective).where(repeated, score)
         leads = repeated | (table["kind"] == "ensemble")
         order = order.mask(leads & (order == 1), 0).mask((table["kind"] == "repeat") & (order == 1), 2)
     keys = {"order": order, "score": -pd.to_numeric(score).fillna(float("-inf")), "trial": table["trial"]}
     table = table.loc[pd.DataFrame(keys).sort_values(list(keys)).index].reset_index(drop=True)
     table.insert(0, "rank", range(1, len(table) + 1))
     return table
+
+
+def goodness(values: pd.Series[Any], objective: str) -> pd.Series[float]:
+    """The values of an objective so that the largest is the best: of SPEED, negative ones."""
+    return pd.to_numeric(values) * (-1 if objective == SPEED else 1)
 
 
 def _over_seeds(records: Sequence[Record], score: pd.Series[float], objective: str) -> pd.DataFrame:

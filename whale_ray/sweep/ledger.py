@@ -23,6 +23,7 @@ from whale_ray.sweep.forecast import trials_left
 from whale_ray.sweep.guards import ALONE, Clock
 from whale_ray.sweep.leaderboard import (
     Record,
+    goodness,
     leaderboard,
     read_curve,
     read_record,
@@ -34,7 +35,6 @@ from whale_ray.sweep.leaderboard import (
 from whale_ray.sweep.longer import begin_from, note_on_epochs, shorter_trial
 from whale_ray.sweep.plan import Point, Settings, baselines, first_settings, grid_points, listed_points
 from whale_ray.sweep.quota import kept_weights
-from whale_ray.sweep.reference import SPEED
 from whale_ray.sweep.scores import is_scored_by, rescore_for_good, scoring_of
 from whale_ray.sweep.space import Proposal, Study
 from whale_ray.sweep.spec import Sweep, trial_identity
@@ -147,8 +147,9 @@ class Ledger:
         board = self.leaderboard()
         trained = board[(board["status"] == "finished") & (board["kind"] == "trial")]
         # By the seed that all of them had: a trial that came later may be a finalist, too.
-        first = pd.to_numeric(trained[self.sweep.ranked_by]) * (1 if self.sweep.ranked_by == SPEED else -1)
-        leading = trained.loc[first.sort_values(kind="stable").index, "trial"].iloc[:finalists]
+        first = goodness(trained[self.sweep.ranked_by], self.sweep.ranked_by)
+        best_first = first.sort_values(ascending=False, kind="stable").index
+        leading = trained.loc[best_first, "trial"].iloc[:finalists]
         for record, count in itertools.product(map(self.record, leading), range(1, wanted + 1)):
             settings = record.settings | {"seed": record.settings["seed"] + count}
             if self._id(settings) not in self._known:

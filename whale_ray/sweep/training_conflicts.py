@@ -95,7 +95,7 @@ def _check_memory(reading: Reading) -> None:
 
 
 def _check_margins(reading: Reading) -> None:
-    for loss in ("loss", *(f"loss.{name}" for name in reading.possible("loss.name"))):
+    for loss in _homes(reading, "loss", "name"):
         for small, large in ORDERED.items():
             low, high = (reading.possible(f"{loss}.{key}") for key in (small, large))
             if low and high and max(low) > min(high):
@@ -135,9 +135,12 @@ def _check_untrained(reading: Reading) -> None:
 
 
 def _models(reading: Reading) -> list[str]:
-    """What stands before the settings of each encoder: `model`, or with alternatives that of each of them."""
-    names = ["model", *(f"model.{slug(str(name))}" for name in reading.possible("model.encoder"))]
-    return [name for name in names if reading.possible(f"{name}.neck")]
+    return _homes(reading, "model", "encoder")
+
+
+def _homes(reading: Reading, section: str, selector: str) -> list[str]:
+    """What may stand before the keys of a section: its name, and where it has alternatives that of each of them."""
+    return [section, *(f"{section}.{slug(str(name))}" for name in reading.possible(f"{section}.{selector}"))]
 
 
 def listed(values: Iterable[Any]) -> str:
