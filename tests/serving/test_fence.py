@@ -1,12 +1,17 @@
-"""What readers leave behind: their photographs are erased after a while, and those of processes that have ended."""
+"""What readers leave behind is erased after a while; and the page costs little while nobody is there."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
+import httpx
+from services import plain_server, web_service
+
 from whale_ray.serving.fence import own_folder, sweep
+from whale_ray.serving.words import LANGUAGES
 
 
 def test_photographs_are_erased_after_their_time_and_not_before(tmp_path: Path) -> None:
@@ -33,3 +38,19 @@ def test_a_new_process_erases_what_ended_ones_have_left_and_nothing_of_those_tha
     assert running.is_dir()
     assert (other / "a.jpg").exists()
     assert not gone.exists()
+
+
+def test_the_page_seldom_looks_whether_somebody_has_clicked(bundle: Path) -> None:
+    """Gradio by itself wakes a thousand times a second, in each language."""
+    with plain_server(web_service(bundle), page=True) as address:
+        for language in LANGUAGES:
+            assert httpx.get(f"{address}/page/{language}/").status_code == 200
+        before = wakes()
+        time.sleep(2)
+        assert wakes() - before < 600
+
+
+def wakes() -> int:
+    """How often the threads of this process have waited for something."""
+    texts = [path.read_text() for path in Path("/proc/self/task").glob("*/status")]
+    return sum(int(count) for text in texts for count in re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.M))
