@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -128,29 +129,41 @@ class _Process:
 
     async def _exchange(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
         await asyncio.get_running_loop().sock_sendall(self.socket, REQUEST.pack(thumbnail, len(data)) + data)
-        kind, *numbers = ANSWER.unpack(await self._receive(ANSWER.size))
+        pixels = math.prod(shape)
+        answer = bytearray(ANSWER.size + pixels)
+        came = await self._receive(answer, 0, ANSWER.size)  # mostly all of it: each turn of the loop has its price
+        kind, *numbers = ANSWER.unpack_from(answer)
+        length = ANSWER.size + _length(kind, numbers, shape)
+        answer.extend(bytes(max(0, length - len(answer))))
+        await self._receive(answer, came, length)
+        body = memoryview(answer)[ANSWER.size : length]
         if kind != DECODED:
-            if numbers[0] > _LONGEST_MESSAGE:
-                raise EOFError("an answer without an end")
-            message = (await self._receive(numbers[0])).decode("utf-8", "replace")
-            raise REFUSALS.get(kind, ImageDecodeError)(message)
-        if (*numbers[:2], 3) != shape:
-            raise EOFError("an answer of another shape")
-        pixels = await self._receive(shape[0] * shape[1] * 3)
-        return Decoded(np.frombuffer(pixels, np.uint8).reshape(shape), bytes(await self._receive(numbers[2])))
+            raise REFUSALS.get(kind, ImageDecodeError)(str(body, "utf-8", "replace"))
+        return Decoded(np.frombuffer(body, np.uint8, pixels).reshape(shape), bytes(body[pixels:]))
 
-    async def _receive(self, length: int) -> bytearray:
-        loop, received = asyncio.get_running_loop(), bytearray(length)
-        left = memoryview(received)
-        while left:
-            count = await loop.sock_recv_into(self.socket, left)
+    async def _receive(self, answer: bytearray, came: int, least: int) -> int:
+        """Goes on after the `came` bytes of the answer that are there, until there are `least`; how many there are."""
+        loop = asyncio.get_running_loop()
+        while came < least:
+            count = await loop.sock_recv_into(self.socket, memoryview(answer)[came:])
             if not count:
                 raise EOFError("the decoder has ended")
-            left = left[count:]
-        return received
+            came += count
+        return came
 
     def end(self) -> None:
         """Ends the process."""
         self.running.kill()
         self.socket.close()
         self.running.wait()
+
+
+def _length(kind: int, numbers: list[int], shape: tuple[int, ...]) -> int:
+    """Bytes behind the head of an answer. Raises: EOFError where no decoder of ours would have given it."""
+    if kind != DECODED:
+        if numbers[0] > _LONGEST_MESSAGE:
+            raise EOFError("an answer without an end")
+        return numbers[0]
+    if (*numbers[:2], 3) != shape:
+        raise EOFError("an answer of another shape")
+    return math.prod(shape) + numbers[2]
