@@ -7,22 +7,20 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
 
 import httpx
-import numpy as np
 import pytest
 from load import Load, load
 from services import LIMITS, plain_server, web_service
 
-from whale_ray.serving import recogniser
+from whale_ray.serving import batching
 from whale_ray.serving.contract import RefusalError
 from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.guard import Door, Mailbox
-from whale_ray.serving.recogniser import Batcher, Encoder
+from whale_ray.serving.recogniser import Pace
 from whale_ray.serving.uploads import Limits
 
 MOST = 4
@@ -96,17 +94,10 @@ def health_while_stuck(address: str, may: threading.Event, *, clients: int, call
 
 
 def test_health_turns_red_while_a_forward_pass_does_not_end(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recogniser, "_STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(batching, "_STUCK_SECONDS", 0.2)
     service, may = web_service(bundle), threading.Event()
-    encoder = service.recogniser.encoder
-    assert isinstance(encoder, Encoder)
-    embed, thread = service.bundle.embed, ThreadPoolExecutor(1)
-
-    def hang(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        may.wait(20)
-        return list(embed(arrays))
-
-    encoder.batcher = Batcher(hang, most=8, thread=thread)
+    embed = service.bundle.embed
+    monkeypatch.setattr(service.bundle, "embed", lambda arrays: may.wait(20) and embed(arrays))
     with plain_server(service) as address:
         red = health_while_stuck(address, may, clients=2, calls=4)
     assert red.status_code == 503
@@ -116,7 +107,7 @@ def test_health_turns_red_while_a_forward_pass_does_not_end(bundle: Path, monkey
 def test_health_turns_red_while_the_database_does_not_answer(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recogniser, "_STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(batching, "_STUCK_SECONDS", 0.2)
     store, may = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db"), threading.Event()
     with plain_server(web_service(bundle, store=store)) as address:
         version = store.version
@@ -130,23 +121,16 @@ def test_health_turns_red_while_the_database_does_not_answer(
 def test_a_slow_encoder_is_not_stuck_while_a_batch_takes_as_long_as_others_did(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recogniser, "_STUCK_SECONDS", 0.05)
-
-    def run(items: list[float]) -> list[float]:
-        time.sleep(sum(items))
-        return items
-
-    async def scene() -> list[bool]:
-        batcher, found = Batcher(run, most=4, thread=ThreadPoolExecutor(1)), []
-        await batcher.submit(0.1)
-        for seconds in (0.2, 2.0):
-            task = asyncio.create_task(batcher.submit(seconds))
-            await asyncio.sleep(0.19 if seconds < 1 else 1.0)
-            found.append(batcher.is_stuck)
-            await task
-        return found
-
-    assert asyncio.run(scene()) == [False, True]
+    monkeypatch.setattr(batching, "_STUCK_SECONDS", 0.05)
+    pace, found = Pace(), []
+    with pace.running(1):
+        time.sleep(0.1)
+    for items, seconds in ((3, 0.3), (1, 1.0)):
+        with pace.running(items):
+            time.sleep(seconds)
+            found.append(pace.is_stuck)
+    assert found == [False, True]
+    assert not pace.is_stuck
 
 
 def test_a_call_of_many_photographs_takes_as_much_room_as_it_has() -> None:

@@ -1,97 +1,65 @@
+"""A recogniser searches where it has embedded, or on a thread of its own: the answers are the same."""
+
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from pictures import draw, encode
+from services import web_service
 
-from whale_ray.serving.recogniser import Batcher
-
-
-class Doubler:
-    """Doubles numbers on another thread, once it may; refuses 13."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.may = threading.Event()
-
-    def __call__(self, numbers: list[int]) -> Sequence[int]:
-        self.may.wait(10)
-        self.batches.append(numbers)
-        if 13 in numbers:
-            raise ValueError("13")
-        return [2 * number for number in numbers]
+from whale_ray.identification import Identification
+from whale_ray.serving.recogniser import Encoder, Recogniser
 
 
-def batcher(run: Doubler, most: int = 32) -> Batcher[int, int]:
-    return Batcher(run, most=most, thread=ThreadPoolExecutor(1))
+class Elsewhere:
+    """An encoder that is not to be searched beside, as one in another process."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    async def embed(self, array: np.ndarray) -> np.ndarray:
+        return await self._encoder.embed(array)
+
+    async def fault(self) -> str | None:
+        return await self._encoder.fault()
 
 
-def test_a_single_item_waits_for_no_other() -> None:
-    run = Doubler()
-    run.may.set()
-    assert asyncio.run(batcher(run).submit(21)) == 42
-    assert run.batches == [[21]]
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_search_runs_where_the_photograph_was_embedded_unless_that_is_elsewhere(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    service, ran = web_service(bundle), {}
 
+    def noted(name: str) -> Callable[..., Any]:
+        method = getattr(service.bundle, name)
 
-def test_what_comes_while_a_batch_runs_is_run_together_up_to_the_most() -> None:
-    run = Doubler()
+        def run(*args: Any, **options: Any) -> Any:
+            ran[name] = threading.get_ident()
+            return method(*args, **options)
 
-    async def scene() -> list[int]:
-        together = batcher(run, most=4)
-        first = asyncio.create_task(together.submit(0))
-        await asyncio.sleep(0.01)
-        others = [asyncio.create_task(together.submit(number)) for number in range(1, 7)]
-        await asyncio.sleep(0.01)
-        run.may.set()
-        return await asyncio.gather(first, *others)
+        return run
 
-    assert asyncio.run(scene()) == [0, 2, 4, 6, 8, 10, 12]
-    assert run.batches == [[0], [1, 2, 3, 4], [5, 6]]
+    for name in ("embed", "rank"):
+        monkeypatch.setattr(service.bundle, name, noted(name))
+    encoder = service.recogniser.encoder
+    assert isinstance(encoder, Encoder)
+    there = Recogniser(service.catalogue, Elsewhere(encoder), service.recogniser.decoders, threads=1, batch=4)
+    data = [encode(draw(individual, 7), "PNG") for individual in (1, 4, 40)]
 
+    async def scene() -> list[Identification]:
+        recogniser = there if apart else service.recogniser
+        return await asyncio.gather(*(recogniser.identify(one, top=3) for one in data))
 
-def test_an_item_whose_caller_has_gone_is_not_run() -> None:
-    run = Doubler()
-
-    async def scene() -> int:
-        together = batcher(run)
-        first = asyncio.create_task(together.submit(0))
-        await asyncio.sleep(0.01)
-        gone, stays = (asyncio.create_task(together.submit(number)) for number in (1, 2))
-        await asyncio.sleep(0.01)
-        gone.cancel()
-        run.may.set()
-        await first
-        return await stays
-
-    assert asyncio.run(scene()) == 4
-    assert run.batches == [[0], [2]]
-
-
-def test_an_item_that_fails_does_not_take_the_others_of_its_batch_with_it() -> None:
-    run = Doubler()
-    run.may.set()
-
-    async def scene() -> list[int | BaseException]:
-        together = batcher(run)
-        return await asyncio.gather(*(together.submit(number) for number in (12, 13, 14)), return_exceptions=True)
-
-    first, failed, last = asyncio.run(scene())
-    assert (first, last) == (24, 28)
-    with pytest.raises(ValueError, match="13"):
-        raise failed  # type: ignore[misc]
-
-
-def test_a_batcher_goes_on_after_a_failure() -> None:
-    run = Doubler()
-    run.may.set()
-
-    async def scene() -> int:
-        together = batcher(run)
-        with pytest.raises(ValueError, match="13"):
-            await together.submit(13)
-        return await together.submit(4)
-
-    assert asyncio.run(scene()) == 8
+    found = asyncio.run(scene())
+    assert (ran["embed"] == ran["rank"]) is not apart
+    for one, expected in zip(found, service.bundle.identify(data, top=3), strict=True):
+        assert [each.individual for each in one.candidates] == [each.individual for each in expected.candidates]
+        distances = [each.distance for each in expected.candidates]
+        assert [each.distance for each in one.candidates] == pytest.approx(distances, abs=2e-6)
+    service.recogniser.decoders.close()

@@ -8,106 +8,48 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from whale_ray.errors import ImageError, StoreError
+from whale_ray.errors import ImageError
 from whale_ray.identification import Identification
 from whale_ray.identify import Bundle
 from whale_ray.retrieval.candidates import use_threads
+from whale_ray.serving.batching import Batcher, Pace
 from whale_ray.serving.catalogue import Catalogue, Standing
 from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import Entry
 from whale_ray.serving.telemetry import observe, stage
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-_STUCK_SECONDS = 20.0
 _TOGETHER = 256  # enrolled pictures embedded before the gallery is made anew
 _log = logging.getLogger(__name__)
-
-
-class Batcher(Generic[Item, Result]):
-    """Runs `run` on a thread, each time on all items that wait, up to `most`; it never waits for more to come."""
-
-    def __init__(
-        self, run: Callable[[list[Item]], Sequence[Result]], *, most: int, thread: Executor, name: str = "batch"
-    ) -> None:
-        self._run, self._most, self._thread, self._name = run, most, thread, name
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._worker: asyncio.Task[None] | None = None
-        self._began: float | None = None
-        self._patience = _STUCK_SECONDS
-        self._paces: deque[float] = deque(maxlen=50)  # seconds an item
-        self.sizes: deque[int] = deque(maxlen=1000)
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether the batch that runs now takes far longer than any of its size did before."""
-        return self._began is not None and time.monotonic() - self._began > self._patience
-
-    async def submit(self, item: Item) -> Result:
-        """The result for this item. An item whose caller has gone is not run."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._drain())
-        return await future
-
-    async def _drain(self) -> None:
-        while batch := self._take():
-            await self._answer(batch)
-
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        while self._waiting and len(batch) < self._most:
-            item, future = self._waiting.popleft()
-            if not future.done():
-                batch.append((item, future))
-        return batch
-
-    async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
-        self.sizes.append(len(batch))
-        observe("whale_ray_batch_size", len(batch), stage=self._name)
-        loop = asyncio.get_running_loop()
-        self._began, self._patience = time.monotonic(), _STUCK_SECONDS + 3 * len(batch) * max(self._paces, default=0.0)
-        try:
-            results = await loop.run_in_executor(self._thread, self._run, [item for item, _ in batch])
-            self._paces.append((time.monotonic() - self._began) / len(batch))
-        except Exception as error:
-            if len(batch) > 1 and not isinstance(error, StoreError):  # one of them must not take the others with it
-                for single in batch:
-                    await self._answer([single])
-                return
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        finally:
-            self._began = None
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
 
 
 class Encoder:
     """Embeds single photographs, each together with whatever else waits; in the ingress, or behind a handle.
 
-    threads: of torch. batch: photographs embedded together at most.
+    threads: of a forward pass. batch: photographs embedded together at most. thread: where that happens.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int, batch: int) -> None:
-        import torch
+        self._bundle, self._pace = bundle, Pace()
+        self.thread = ThreadPoolExecutor(1, "model", _use_threads, (threads,))
+        self.batcher = Batcher(self.embed_now, most=batch, thread=self.thread)
 
-        # torch keeps the number of threads for each thread that calls it
-        thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
-        self.batcher: Batcher[np.ndarray, np.ndarray] = Batcher(
-            lambda arrays: list(bundle.embed(arrays)), most=batch, thread=thread, name="embed"
-        )
+    @property
+    def has_device(self) -> bool:
+        """Whether it runs beside the processor."""
+        return self._bundle.device != "cpu"
+
+    def embed_now(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """The unit embeddings (D,) of prepared photographs; to be called on `thread`."""
+        observe("whale_ray_batch_size", len(arrays), stage="embed")
+        with self._pace.running(len(arrays)):
+            return list(self._bundle.embed(arrays))
 
     async def embed(self, array: np.ndarray) -> np.ndarray:
         """The unit embedding (D,) of one prepared photograph."""
@@ -115,7 +57,18 @@ class Encoder:
 
     async def fault(self) -> str | None:
         """Why this encoder will not answer soon; None where it will."""
-        return "a forward pass does not end" if self.batcher.is_stuck else None
+        return "a forward pass does not end" if self._pace.is_stuck else None
+
+
+def _use_threads(count: int) -> None:
+    """Has forward passes and searches on the calling thread use so many: torch and faiss keep it a thread."""
+    import torch
+
+    torch.set_num_threads(count)
+    use_threads(count)
+
+
+_Asked = tuple[np.ndarray, int]  # a prepared photograph or its embedding, and how many individuals are wanted
 
 
 class Embedder(Protocol):
@@ -128,9 +81,24 @@ class Embedder(Protocol):
         """Why this encoder will not answer soon; None where it will."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a search found. complete: whether it looked among everything that is enrolled.
+
+    vector: (D,), what was searched for. began: when, by `time.perf_counter`.
+    """
+
+    identification: Identification
+    complete: bool
+    vector: np.ndarray
+    began: float
+
+
 class Recogniser:
     """Answers for single photographs: decoded beside the event loop, embedded by `encoder`, searched in `catalogue`.
 
+    An encoder on this process' own cores has its photographs searched for where it embedded them, one way through a
+    thread for both; beside a device, or another process, searches have a thread of their own.
     threads: of a search. batch: searched together at most.
     """
 
@@ -138,38 +106,55 @@ class Recogniser:
         self, catalogue: Catalogue, encoder: Embedder, decoders: Decoders, *, threads: int, batch: int
     ) -> None:
         self.catalogue, self.encoder, self.decoders = catalogue, encoder, decoders
-        search = ThreadPoolExecutor(1, "search", use_threads, (threads,))
-        self._search: Batcher[tuple[np.ndarray, int], tuple[Identification, bool]] = Batcher(
-            self._rank, most=batch, thread=search, name="search"
-        )
+        here = encoder if isinstance(encoder, Encoder) and not encoder.has_device else None
+        thread = here.thread if here else ThreadPoolExecutor(1, "search", use_threads, (threads,))
+        self._search = Batcher(self._rank, most=batch, thread=thread)
+        self._at_once: Batcher[_Asked, _Found] | None = None
+        if here:
+            self._at_once = Batcher(lambda asked: self._rank(_embedded(here, asked)), most=batch, thread=thread)
+        self._pace = Pace()
         self._catching_up = asyncio.Lock()
 
     async def fault(self) -> str | None:
         """Why calls will not be answered soon; None where they will."""
-        return "a search does not end" if self._search.is_stuck else await self.encoder.fault()
+        return "a search does not end" if self._pace.is_stuck else await self.encoder.fault()
 
     async def identify(self, data: bytes, *, top: int) -> Identification:
         """The answer for one photograph, `top` individuals.
 
         Raises: ImageError where it cannot be used; StoreError where it is not known what was enrolled.
         """
-        return await self.rank(await self.embed(data), top=top)
+        if self._at_once is None:
+            return await self.rank(await self.embed(data), top=top)
+        array = await self._decode(data)
+        asked = time.perf_counter()
+        found = await self._at_once.submit((array, top))
+        observe("whale_ray_stage_seconds", found.began - asked, stage="embed")
+        observe("whale_ray_stage_seconds", time.perf_counter() - found.began, stage="search")
+        return await self._completed(found, top)
 
     async def embed(self, data: bytes) -> np.ndarray:
         """The unit embedding (D,) of one photograph. Raises: ImageError where it cannot be used."""
-        with stage("decode"):
-            decoded = await self.decoders.decode(data)
+        array = await self._decode(data)
         with stage("embed"):
-            return await self.encoder.embed(decoded.array)
+            return await self.encoder.embed(array)
+
+    async def _decode(self, data: bytes) -> np.ndarray:
+        with stage("decode"):
+            return (await self.decoders.decode(data)).array
 
     async def rank(self, vector: np.ndarray, *, top: int) -> Identification:
         """The answer for one embedding (D,), `top` individuals. Raises: StoreError as `identify`."""
         with stage("search"):
-            found, complete = await self._search.submit((vector, top))
-        if not complete:
+            found = await self._search.submit((vector, top))
+        return await self._completed(found, top)
+
+    async def _completed(self, found: _Found, top: int) -> Identification:
+        """The answer; searched for again where something enrolled had no embedding of this bundle yet."""
+        if not found.complete:
             await self.standing()
-            found, _ = await self._search.submit((vector, top))
-        return found
+            found = await self._search.submit((found.vector, top))
+        return found.identification
 
     async def standing(self) -> Standing:
         """The gallery as it stands, complete: what another bundle enrolled is embedded with this one's encoder first.
@@ -204,9 +189,20 @@ class Recogniser:
             return None
         return await self.encoder.embed(decoded.array)
 
-    def _rank(self, asked: list[tuple[np.ndarray, int]]) -> list[tuple[Identification, bool]]:
-        """The first individuals for each vector, and whether they were looked for among everything that is enrolled."""
-        standing = self.catalogue.current()
+    def _rank(self, asked: list[_Asked]) -> list[_Found]:
+        """The first individuals for each vector."""
+        began = time.perf_counter()
+        observe("whale_ray_batch_size", len(asked), stage="search")
         vectors, tops = zip(*asked, strict=True)
-        found = self.catalogue.bundle.rank(np.stack(vectors), top=max(tops), gallery=standing.gallery)
-        return [(one.first(top), not standing.missing) for one, top in zip(found, tops, strict=True)]
+        with self._pace.running(len(asked)):
+            standing = self.catalogue.current()
+            found = self.catalogue.bundle.rank(np.stack(vectors), top=max(tops), gallery=standing.gallery)
+        return [
+            _Found(one.first(top), not standing.missing, vector, began)
+            for one, top, vector in zip(found, tops, vectors, strict=True)
+        ]
+
+
+def _embedded(encoder: Encoder, asked: list[_Asked]) -> list[_Asked]:
+    arrays, tops = zip(*asked, strict=True)
+    return list(zip(encoder.embed_now(list(arrays)), tops, strict=True))

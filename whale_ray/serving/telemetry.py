@@ -32,7 +32,7 @@ FIGURES = {
 
 
 class Listener(Protocol):
-    """Where figures go."""
+    """Where figures go; any thread may tell one."""
 
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
         """Counts, or observes, `value` under one of FIGURES."""

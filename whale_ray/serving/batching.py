@@ -1,0 +1,92 @@
+"""What waits is run together, on a thread beside the event loop; and how long that may take.
+
+Knows asyncio and threads; knows nothing of what it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from whale_ray.errors import StoreError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_STUCK_SECONDS = 20.0
+
+
+class Pace:
+    """Knows whether what runs now takes far longer, for its size, than anything did before. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._patience = _STUCK_SECONDS
+        self._seconds: deque[float] = deque(maxlen=50)  # an item
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it will probably never end."""
+        began = self._began
+        return began is not None and time.monotonic() - began > self._patience
+
+    @contextmanager
+    def running(self, items: int) -> Iterator[None]:
+        """Around what runs for so many items."""
+        self._patience = _STUCK_SECONDS + 3 * items * max(self._seconds, default=0.0)
+        self._began = began = time.monotonic()
+        try:
+            yield
+            self._seconds.append((time.monotonic() - began) / items)
+        finally:
+            self._began = None
+
+
+class Batcher(Generic[Item, Result]):
+    """Runs `run` on a thread, each time on all items that wait, up to `most`; it never waits for more to come."""
+
+    def __init__(self, run: Callable[[list[Item]], Sequence[Result]], *, most: int, thread: Executor) -> None:
+        self._run, self._most, self._thread = run, most, thread
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def submit(self, item: Item) -> Result:
+        """The result for this item. An item whose caller has gone is not run."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._drain())
+        return await future
+
+    async def _drain(self) -> None:
+        while batch := self._take():
+            await self._answer(batch)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._most:
+            item, future = self._waiting.popleft()
+            if not future.done():
+                batch.append((item, future))
+        return batch
+
+    async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            results = await loop.run_in_executor(self._thread, self._run, [item for item, _ in batch])
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, StoreError):  # one of them must not take the others with it
+                for single in batch:
+                    await self._answer([single])
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)
