@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 BUNDLE ?= runs/quickstart/best
 
-.PHONY: help install synthetic sweep serve check prometheus test format
+.PHONY: help install synthetic sweep serve check prometheus chromium test format
 
 help:      ## this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/'
+	@grep -E '^[a-z ]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/'
 
 $(INSTALLED): pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -35,11 +35,12 @@ check: $(INSTALLED)  ## format, lint, types and the quick tests: after each edit
 	$(BIN)/mypy
 	$(BIN)/pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
-prometheus:  ## the one program of Debian's that a test wants; without it that test is skipped
-	@command -v prometheus >/dev/null || timeout 180 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus' >/dev/null 2>&1 \
-	  || echo "prometheus is not there and cannot be installed here: the test that scrapes with it is skipped"
+# Two programs of Debian's that tests want. The tests that need one that cannot be had are skipped.
+prometheus chromium:  ## installs it from Debian, where it is not there
+	@command -v $@ >/dev/null || timeout 300 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $@' >/dev/null 2>&1 \
+	  || echo "$@ is not there and cannot be installed here: the tests that want it are skipped"
 
-test: $(INSTALLED) prometheus  ## everything that CI runs
+test: $(INSTALLED) prometheus chromium  ## everything that CI runs
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest

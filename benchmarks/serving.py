@@ -2,9 +2,8 @@
 
 ResNet-18 with random weights, 512 dimensions, a gallery of 17,000 photographs, at 64 and at 224 pixels; the runtime
 is the one that the bundle names on this machine. All servers run at once and are asked in turns, each once the machine
-is quiet: Ray's minimal app works on for a quarter of a minute at calls whose clients have gone. A ratio is the median
-over the rounds of the two that stand beside each other. The clients share the machine with the servers. The service
-runs behind HAProxy.
+is quiet. A ratio of two servers is the median over the rounds of the two that stand beside each other; the bare loop
+runs before them. The clients share the machine with the servers. The service runs behind HAProxy.
 """
 
 from __future__ import annotations

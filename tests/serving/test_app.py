@@ -112,11 +112,15 @@ def reach(address: str) -> str:
 
 @pytest.mark.slow
 def test_the_readme_names_every_socket_on_which_the_service_listens(ray_service: Running) -> None:
+    check_sockets(ray_service.pid, int(ray_service.address.rpartition(":")[2]), taking="ProxyActor")
+
+
+def check_sockets(pid: int, port: int, *, taking: str) -> None:
+    """Calls are taken on loopback alone, by this process; the README's table has every other socket."""
     rows = re.findall(r"^\| ([^|]+) \| ([^|]*`[^|]*) \| [^|]+ \| ([^|]+) \|$", (TOP / "README.md").read_text(), re.M)
     table = {(process, reaches.strip("* ")) for _, names, reaches in rows for process in re.findall(r"`(\w+)`", names)}
-    port = int(ray_service.address.rpartition(":")[2])
-    found = listening(ray_service.pid)
-    assert {(name, address) for name, address, at in found if at == port} == {("ProxyActor", "127.0.0.1")}
+    found = listening(pid)
+    assert {(name, address) for name, address, at in found if at == port} == {(taking, "127.0.0.1")}
     assert len(found) > 5
     for name, address, at in found:
         assert at == port or (name, reach(address)) in table, f"{name} listens on {address}:{at}"
@@ -182,10 +186,11 @@ def test_serve_run_asks_for_the_key_and_listens_on_loopback_alone_in_haproxys_mo
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
     }
     with (
-        process(*command, f"bundle={os.path.relpath(bundle, TOP)}", ready="is ready at", **variables),
+        process(*command, f"bundle={os.path.relpath(bundle, TOP)}", ready="is ready at", **variables) as running,
         httpx.Client(base_url="http://127.0.0.1:8000", timeout=30) as client,
     ):
         assert listening_on(8000) == {"0100007F"}
+        check_sockets(running.pid, 8000, taking="haproxy")
         photograph = {"image": encode(draw(1, 0), "PNG")}
         assert client.post("/v1/identify", files=photograph).status_code == 401
         answer = client.post("/v1/identify", files=photograph, headers={"Authorization": f"Bearer {KEY}"})

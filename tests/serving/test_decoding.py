@@ -85,6 +85,42 @@ def test_a_photograph_that_makes_its_decoder_fall_again_is_refused(tmp_path: Pat
     decoders.close()
 
 
+IN_PIECES = """
+import struct, sys, time
+def say(data):
+    sys.stdout.buffer.write(data); sys.stdout.buffer.flush(); time.sleep(0.05)
+while header := sys.stdin.buffer.read(5):
+    thumbnail, length = struct.unpack("<?I", header)
+    sys.stdin.buffer.read(length)
+    if length == 1:
+        refusal = b"this is no picture" * 50
+        head = struct.pack("<BIII", 1, len(refusal), 0, 0)
+        say(head + refusal[:100]); say(refusal[100:])
+        continue
+    head = struct.pack("<BIII", 0, 4, 4, 3)
+    say(head[:5]); say(head[5:] + bytes(range(20))); say(bytes(range(20, 48)) + b"th"); say(b"u")
+"""
+
+
+def test_an_answer_that_comes_in_pieces_is_put_together_and_a_refusal_may_be_longer_than_the_pixels() -> None:
+    decoders = Decoders(Geometry(4, 4), count=1, command=(sys.executable, "-c", IN_PIECES), **LIMITS)
+    for _ in range(2):
+        array, thumbnail = decode(decoders, b"xx", thumbnail=True)
+        assert (array.ravel() == np.arange(48)).all()
+        assert thumbnail == b"thu"
+        with pytest.raises(ImageTypeError, match=r"^(this is no picture){50}$"):
+            decode(decoders, b"x")
+    decoders.close()
+
+
+def test_an_answer_longer_than_it_says_is_no_answer() -> None:
+    code = "import sys; sys.stdin.buffer.read(5); sys.stdout.buffer.write(b'\\x01\\x02' + b'\\0' * 11 + b'x' * 1000)"
+    decoders = Decoders(GEOMETRY, count=1, command=(sys.executable, "-c", code), **LIMITS)
+    with pytest.raises(ImageDecodeError, match=r"made its decoder fall"):
+        decode(decoders, GOOD)
+    decoders.close()
+
+
 def test_an_answer_without_an_end_is_no_message() -> None:
     code = "import sys; sys.stdin.buffer.read(5); sys.stdout.buffer.write(b'\\x01' + b'\\xff' * 12 + b'x' * 10**6)"
     decoders = Decoders(GEOMETRY, count=1, command=(sys.executable, "-c", code), **LIMITS)

@@ -30,9 +30,9 @@ class Elsewhere:
         return await self._encoder.fault()
 
 
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(("place", "apart"), [("here", False), ("elsewhere", True), ("cuda", True)])
 def test_a_search_runs_where_the_photograph_was_embedded_unless_that_is_elsewhere(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, apart: bool
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, place: str, apart: bool
 ) -> None:
     service, ran = web_service(bundle), {}
 
@@ -49,11 +49,18 @@ def test_a_search_runs_where_the_photograph_was_embedded_unless_that_is_elsewher
         monkeypatch.setattr(service.bundle, name, noted(name))
     encoder = service.recogniser.encoder
     assert isinstance(encoder, Encoder)
-    there = Recogniser(service.catalogue, Elsewhere(encoder), service.recogniser.decoders, threads=1, batch=4)
+    with monkeypatch.context() as device:
+        device.setattr(service.bundle, "device", "cuda" if place == "cuda" else "cpu")
+        recogniser = Recogniser(
+            service.catalogue,
+            Elsewhere(encoder) if place == "elsewhere" else encoder,
+            service.recogniser.decoders,
+            threads=1,
+            batch=4,
+        )
     data = [encode(draw(individual, 7), "PNG") for individual in (1, 4, 40)]
 
     async def scene() -> list[Identification]:
-        recogniser = there if apart else service.recogniser
         return await asyncio.gather(*(recogniser.identify(one, top=3) for one in data))
 
     found = asyncio.run(scene())

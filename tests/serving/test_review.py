@@ -57,6 +57,13 @@ def waiting(client: httpx.Client, count: int) -> list[dict[str, str]]:
     return list(page["queries"])
 
 
+def test_each_view_of_an_encounter_that_seems_new_waits(keeping: httpx.Client) -> None:
+    files = [("image", (f"{view}.png", photograph(40, view))) for view in (0, 1)]
+    answer = keeping.post("/v1/identify", files=files, params={"encounter": True})
+    assert answer.json()["results"][0]["new_individual"]["decision"] == "new"
+    assert {query["decision"] for query in waiting(keeping, 2)} == {"new"}
+
+
 def test_a_photograph_that_seems_new_waits_and_a_person_enrols_it(keeping: httpx.Client) -> None:
     ask(keeping, photograph(1))  # is in the gallery
     ask(keeping, photograph(40))

@@ -179,6 +179,11 @@ def test_photographs_and_individuals_of_the_bundle_can_be_forgotten_too(pair: Pa
     assert client.delete("/v1/individuals/w_01").status_code == 200
     assert best(other, known)[0] != "w_01"
     assert "w_01" not in [one["id"] for one in other.get("/v1/individuals").json()["individuals"]]
+    assert [one["individual"] for one in other.get("/v1/examples").json()["examples"]] == ["w_00", "new_whale"]
+    assert client.delete("/v1/individuals/w_00").status_code == 200
+    (left,) = other.get("/v1/examples").json()["examples"]
+    assert (left["individual"], left["address"]) == ("new_whale", "/v1/examples/1")
+    check_problem(other.get("/v1/examples/0"), 404, "/v1/examples")
     check_problem(other.delete("/v1/individuals/w_01"), 404, "/v1/individuals")
     check_problem(other.delete("/v1/individuals/w_02/images/w_03%2F9.jpg"), 404, "has no photograph")
 
@@ -240,6 +245,7 @@ def test_a_store_that_does_not_answer_is_a_503_problem(bundle: Path, tmp_path: P
         check_problem(answer, 503, "database of enrolments must answer")
         assert "no such table" not in answer.text  # which is for the log
         assert answer.headers["retry-after"] == "5"
+        check_problem(client.get("/healthz"), 503, "the database of enrolments does not answer")
     store.close()
 
 

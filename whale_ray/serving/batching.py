@@ -1,6 +1,6 @@
 """What waits is run together, on a thread beside the event loop; and how long that may take.
 
-Knows asyncio and threads; knows nothing of what it runs.
+Knows asyncio and threads; of what it runs only that a StoreError is nobody's own fault.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ _STUCK_SECONDS = 20.0
 
 
 class Pace:
-    """Knows whether what runs now takes far longer, for its size, than anything did before. Any thread may ask."""
+    """Knows whether what one thread runs now takes far longer, for its size, than anything did before.
+
+    Any thread may ask.
+    """
 
     def __init__(self) -> None:
-        self._began: float | None = None
-        self._patience = _STUCK_SECONDS
+        self._until: float | None = None
         self._seconds: deque[float] = deque(maxlen=50)  # an item
 
     @property
     def is_stuck(self) -> bool:
         """Whether it will probably never end."""
-        began = self._began
-        return began is not None and time.monotonic() - began > self._patience
+        until = self._until
+        return until is not None and time.monotonic() > until
 
     @contextmanager
     def running(self, items: int) -> Iterator[None]:
         """Around what runs for so many items."""
-        self._patience = _STUCK_SECONDS + 3 * items * max(self._seconds, default=0.0)
-        self._began = began = time.monotonic()
+        began = time.monotonic()
+        self._until = began + _STUCK_SECONDS + 3 * items * max(self._seconds, default=0.0)
         try:
             yield
             self._seconds.append((time.monotonic() - began) / items)
         finally:
-            self._began = None
+            self._until = None
 
 
 class Batcher(Generic[Item, Result]):

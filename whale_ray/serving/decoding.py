@@ -25,6 +25,7 @@ from whale_ray.serving.decoder import ANSWER, DECODED, REFUSALS, REQUEST
 
 SECONDS = 20.0
 _LONGEST_MESSAGE = 10_000
+_LARGEST_THUMBNAIL = 2**20
 _log = logging.getLogger(__name__)
 
 
@@ -135,7 +136,8 @@ class _Process:
         kind, *numbers = ANSWER.unpack_from(answer)
         length = ANSWER.size + _length(kind, numbers, shape)
         answer.extend(bytes(max(0, length - len(answer))))
-        await self._receive(answer, came, length)
+        if await self._receive(answer, came, length) > length:
+            raise EOFError("an answer longer than it says")
         body = memoryview(answer)[ANSWER.size : length]
         if kind != DECODED:
             raise REFUSALS.get(kind, ImageDecodeError)(str(body, "utf-8", "replace"))
@@ -164,6 +166,6 @@ def _length(kind: int, numbers: list[int], shape: tuple[int, ...]) -> int:
         if numbers[0] > _LONGEST_MESSAGE:
             raise EOFError("an answer without an end")
         return numbers[0]
-    if (*numbers[:2], 3) != shape:
+    if (*numbers[:2], 3) != shape or numbers[2] > _LARGEST_THUMBNAIL:
         raise EOFError("an answer of another shape")
     return math.prod(shape) + numbers[2]

@@ -41,6 +41,7 @@ _ADDRESSES: Mapping[str, re.Pattern[str]] = {
     ),
     "POST": re.compile(r"gradio_api/(queue/join|upload|cancel|reset/?)"),
 }
+_CORS = b"access-control-"
 # Gradio's own page writes its settings and styles into itself.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -50,6 +51,8 @@ _POLICY = (
 
 class Fence:
     """ASGI middleware: answers the page's own addresses and no other of Gradio's, to readers who may ask the service.
+
+    Gradio would let some other sites read its answers; nobody else's page may.
 
     upload_bytes: of all photographs that come at once, at most.
     """
@@ -68,7 +71,8 @@ class Fence:
             if body.is_too_long:  # Gradio would call it a fault of its own
                 return
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", _POLICY.encode())]
+                kept = [each for each in message.get("headers", ()) if not each[0].lower().startswith(_CORS)]
+                message["headers"] = [*kept, (b"content-security-policy", _POLICY.encode())]
             await send(message)
 
         body = _Body(receive, self._most)

@@ -20,6 +20,7 @@ import httpx
 from fastapi import FastAPI
 from gradio import processing_utils
 
+from whale_ray.serving.access import Access, open_log
 from whale_ray.serving.contract import RefusalError
 from whale_ray.serving.desk import Desk
 from whale_ray.serving.fence import FOLDER_VARIABLE, ROOM, TEMPLATES, Fence
@@ -81,6 +82,7 @@ def build_page(transport: httpx.AsyncBaseTransport, entrance: Entrance, limits: 
         _look_less_often(blocks)
     app.add_middleware(Guard, entrance=entrance)
     app.add_middleware(Fence, keys=entrance.keys, upload_bytes=limits.call_bytes)
+    app.add_middleware(Access, write=open_log(entrance.access_log))
     return app
 
 

@@ -25,6 +25,7 @@ from whale_ray.serving.decoding import Decoders
 from whale_ray.serving.enrolment import Entry
 from whale_ray.serving.telemetry import observe, stage
 
+_STORE_SECONDS = 2.0
 _TOGETHER = 256  # enrolled pictures embedded before the gallery is made anew
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ _log = logging.getLogger(__name__)
 class Encoder:
     """Embeds single photographs, each together with whatever else waits; in the ingress, or behind a handle.
 
-    threads: of a forward pass. batch: photographs embedded together at most. thread: where that happens.
+    threads: of a forward pass, and of searches beside it. batch: photographs embedded together at most. thread: where
+    that happens.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int, batch: int) -> None:
@@ -98,26 +100,39 @@ class Recogniser:
     """Answers for single photographs: decoded beside the event loop, embedded by `encoder`, searched in `catalogue`.
 
     An encoder on this process' own cores has its photographs searched for where it embedded them, one way through a
-    thread for both; beside a device, or another process, searches have a thread of their own.
-    threads: of a search. batch: searched together at most.
+    thread for both. Searches have a thread of their own beside a device or another process, and where they have to wait
+    for a database on another machine. threads: of a search there. batch: searched together at most.
     """
 
     def __init__(
         self, catalogue: Catalogue, encoder: Embedder, decoders: Decoders, *, threads: int, batch: int
     ) -> None:
         self.catalogue, self.encoder, self.decoders = catalogue, encoder, decoders
-        here = encoder if isinstance(encoder, Encoder) and not encoder.has_device else None
+        far = catalogue.store is not None and not catalogue.store.is_of_one_machine
+        here = encoder if isinstance(encoder, Encoder) and not encoder.has_device and not far else None
         thread = here.thread if here else ThreadPoolExecutor(1, "search", use_threads, (threads,))
         self._search = Batcher(self._rank, most=batch, thread=thread)
         self._at_once: Batcher[_Asked, _Found] | None = None
         if here:
             self._at_once = Batcher(lambda asked: self._rank(_embedded(here, asked)), most=batch, thread=thread)
         self._pace = Pace()
+        self._asking: asyncio.Task[int] | None = None
         self._catching_up = asyncio.Lock()
 
     async def fault(self) -> str | None:
         """Why calls will not be answered soon; None where they will."""
-        return "a search does not end" if self._pace.is_stuck else await self.encoder.fault()
+        if self._pace.is_stuck:
+            return "a search does not end"
+        return await self._fault_of_store() or await self.encoder.fault()
+
+    async def _fault_of_store(self) -> str | None:
+        store = self.catalogue.store
+        if store is None:
+            return None
+        if self._asking is None or self._asking.done():  # one at a time: it may wait for long
+            self._asking = asyncio.create_task(asyncio.to_thread(store.version))
+        answered, _ = await asyncio.wait({self._asking}, timeout=_STORE_SECONDS)
+        return None if answered and not self._asking.exception() else "the database of enrolments does not answer"
 
     async def identify(self, data: bytes, *, top: int) -> Identification:
         """The answer for one photograph, `top` individuals.

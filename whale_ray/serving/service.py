@@ -79,6 +79,9 @@ class Service:
         if not vectors:
             raise faults[0][1]
         found = await self.recogniser.rank(unit(np.sum(vectors, axis=0)[None])[0], top=top)
+        for upload, one in zip(uploads, read, strict=True):
+            if isinstance(one, np.ndarray):
+                self._keep(upload.data, found)
         if len(vectors) > 1:
             found = _without_probabilities(found)
         whole = self._identified(None, found, views=len(vectors))
@@ -105,6 +108,15 @@ class Service:
         return Identified.model_validate(
             {"filename": filename, "views": views, "new_individual": new, "candidates": candidates}
         )
+
+    async def examples(self) -> dict[int, tuple[bytes, str]]:
+        """Number → an example of the bundle and its individual; none of an individual that was forgotten."""
+        standing = await self.recogniser.standing()
+        return {
+            place: (data, individual)
+            for place, (data, individual) in enumerate(self.bundle.contents.examples)
+            if individual not in self.catalogue.names or individual in standing.individuals
+        }
 
     def _thumbnail(self, image: str) -> str | None:
         row = self.catalogue.rows.get(image)

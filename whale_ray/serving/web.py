@@ -131,7 +131,7 @@ async def thumbnail(image: str, query: Model, service: Here) -> Response:
 @router.get("/v1/examples", responses=docs.refusals(404))
 async def examples(query: Model, service: Here) -> Examples:
     """Photographs that come with the bundle, to try it on."""
-    found = enumerate(service.bundle.contents.examples)
+    found = (await service.examples()).items()
     return Examples(
         examples=[
             Example(individual=individual, address=service.address(f"/v1/examples/{place}"))
@@ -143,9 +143,9 @@ async def examples(query: Model, service: Here) -> Examples:
 @router.get("/v1/examples/{place}", response_class=Response, responses={**docs.JPEG, **docs.refusals(404)})
 async def example(place: Number, query: Model, service: Here) -> Response:
     """One of these photographs."""
-    found = service.bundle.contents.examples
-    if place >= len(found):
-        raise RefusalError(404, f"this bundle has {len(found)} examples, but none of number {place}. See /v1/examples")
+    found = await service.examples()
+    if place not in found:
+        raise RefusalError(404, f"there are {len(found)} examples, but none of number {place}. See /v1/examples")
     return Response(found[place][0], media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
