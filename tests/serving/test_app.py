@@ -96,8 +96,10 @@ def listening(pid: int) -> set[tuple[str, str, int]]:
     for one in {pid} | descendants(pid):
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(one)
-            name = (process.cmdline() or [process.name()])[0].removeprefix("ray::").split(":")[0].rpartition("/")[2]
-            name = re.sub(r"^python[\d.]+$", "python", name)
+            title = (process.cmdline() or [process.name()])[0]
+            # Ray's actors call themselves `ray::NAME:...`, and `ray::NAME.method` while they run one.
+            of_actor = re.match(r"ray::(\w+)", title)
+            name = of_actor[1] if of_actor else re.sub(r"^python[\d.]+$", "python", Path(title).name)
             sockets = [each for each in process.net_connections(kind="inet") if each.status == psutil.CONN_LISTEN]
             found |= {(name, each.laddr.ip, each.laddr.port) for each in sockets}
     return found
