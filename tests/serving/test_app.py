@@ -96,7 +96,9 @@ def listening(pid: int) -> set[tuple[str, str, int]]:
     for one in {pid} | descendants(pid):
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(one)
-            title = (process.cmdline() or [process.name()])[0]
+            command = process.cmdline() or [process.name()]
+            scripts = [Path(word).stem for word in command if word.endswith("/dashboard.py")]
+            title = (scripts or command)[0]
             # Ray's actors call themselves `ray::NAME:...`, and `ray::NAME.method` while they run one.
             of_actor = re.match(r"ray::(\w+)", title)
             name = of_actor[1] if of_actor else re.sub(r"^python[\d.]+$", "python", Path(title).name)
