@@ -134,6 +134,18 @@ def test_a_slow_encoder_is_not_stuck_while_a_batch_takes_as_long_as_others_did(
     assert not pace.is_stuck
 
 
+def test_a_call_that_finds_no_room_is_refused_before_its_photograph_is_read(bundle: Path) -> None:
+    service = web_service(bundle, most_calls=MOST)
+    with plain_server(service) as address, service.door.passed_by(MOST):
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as caller:
+            caller.sendall(b"POST /v1/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n")
+            assert caller.recv(100).startswith(b"HTTP/1.1 503")
+        assert httpx.post(f"{address}/v1/identify?model=default", content=b"x").status_code == 503
+        assert httpx.post(f"{address}/v1/identify?model=nobody", content=b"x").status_code == 404
+        assert httpx.get(f"{address}/v1/model").status_code == 200
+
+
 def test_a_call_of_many_photographs_takes_as_much_room_as_it_has() -> None:
     door = Door(4)
     with door.passed_by(3), pytest.raises(RefusalError, match="at most 4 photographs"), door.passed_by(2):

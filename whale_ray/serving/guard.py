@@ -53,12 +53,16 @@ class Door:
     def __init__(self, most: int) -> None:
         self._most, self._inside = most, 0
 
-    @contextmanager
-    def passed_by(self, photographs: int = 1) -> Iterator[None]:
-        """Holds a call inside. Raises: RefusalError 503 where there is no room for it."""
+    def check_room(self, photographs: int = 1) -> None:
+        """Raises RefusalError 503 where there is no room for a call."""
         if self._inside and self._inside + photographs > self._most:
             detail = f"at most {self._most} photographs are looked at once, and there are as many. Try again shortly"
             raise RefusalError(503, detail, {"Retry-After": "1"})
+
+    @contextmanager
+    def passed_by(self, photographs: int = 1) -> Iterator[None]:
+        """Holds a call inside. Raises: RefusalError 503 where there is no room for it."""
+        self.check_room(photographs)
         self._inside += photographs
         try:
             yield
@@ -94,10 +98,15 @@ class Mailbox(Door):
 
 
 class Guard:
-    """ASGI middleware: lets in who may come in, and answers for whatever goes wrong inside."""
+    """ASGI middleware: lets in who may come in, and answers for whatever goes wrong inside.
 
-    def __init__(self, app: ASGIApp, *, entrance: Entrance) -> None:
-        self._app, self._keys, self._hosts = app, entrance.keys, entrance.hosts
+    check_room: raises RefusalError where a call, before anything of it is read, finds no room.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, entrance: Entrance, check_room: Callable[[Scope], None] = lambda scope: None
+    ) -> None:
+        self._app, self._keys, self._hosts, self._check_room = app, entrance.keys, entrance.hosts, check_room
         self._rate = Rate(entrance.calls_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,6 +125,7 @@ class Guard:
 
         try:
             self._check(scope)
+            self._check_room(scope)
             await self._app(scope, receive, watched)
         except ClientDisconnect:
             return

@@ -9,11 +9,13 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from starlette.types import Scope
 
 from whale_ray.serving import docs, session, teaching
 from whale_ray.serving.access import Access, open_log
@@ -37,13 +39,14 @@ from whale_ray.serving.uploads import read_uploads
 from whale_ray.serving.words import preferred
 
 PAGE = "/page"
+IDENTIFY = "/v1/identify"
 Page = Annotated[PageQuery, Query()]
 Number = Annotated[int, Path(ge=0, le=10**9)]
 router = APIRouter()
 
 
 @router.post(
-    "/v1/identify",
+    IDENTIFY,
     openapi_extra=docs.PHOTOGRAPHS,
     response_model=Answer,
     responses={**docs.CSV, **docs.refusals(404, 408, 413, 415, 422, 503)},
@@ -173,6 +176,15 @@ async def _complete_galleries(app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
+def _check_room(services: Mapping[str, Service], scope: Scope) -> None:
+    """Refuses at once what would be refused in the end: under overload little is left for those inside otherwise."""
+    if (scope["method"], scope["path"]) == ("POST", IDENTIFY):
+        chosen = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("model")
+        service = services.get(chosen or next(iter(services)))
+        if service:
+            service.door.check_room()
+
+
 def build_web(
     services: Mapping[str, Service],
     entrance: Entrance | None = None,
@@ -200,7 +212,7 @@ def build_web(
     app.include_router(session.router)
     app.include_router(docs.router)
     answer_refusals_as_problems(app)
-    app.add_middleware(Guard, entrance=entrance)
+    app.add_middleware(Guard, entrance=entrance, check_room=partial(_check_room, services))
     app.add_middleware(Access, write=open_log(entrance.access_log))
     docs.describe_refusals(app)
     return app
