@@ -38,8 +38,8 @@ sweep.review sweep.report
 sweep.winner sweep.imports sweep.runfolder sweep.cluster sweep.progress sweep.preparation
 sweep.live sweep.metrics sweep.tuner sweep.run sweep.command sweep.__main__
 serving.telemetry serving.tables serving.changes serving.enrolment serving.review
-serving.contract serving.answers serving.uploads serving.decoder serving.decoding serving.batching serving.catalogue
-serving.recogniser
+serving.contract serving.admission serving.answers serving.uploads serving.decoder serving.decoding serving.batching
+serving.catalogue serving.recogniser
 serving.keys serving.access serving.origins serving.guard serving.settings serving.docs serving.words serving.service
 serving.session serving.teaching serving.web serving.exposure serving.metrics
 serving.desk serving.fence serving.page serving.apart serving.deployments serving.front serving.rollout

@@ -152,9 +152,14 @@ def whole_web(services: dict[str, Service], entrance: Entrance) -> Starlette:
 
 
 @contextmanager
-def plain_server(service: Service, entrance: Entrance | None = None, *, page: bool = False) -> Iterator[str]:
-    """The same web application without Ray, in a thread of this process. page: with the web page beside it."""
-    port, services = free_port(), {"default": service}
+def plain_server(
+    service: Service, entrance: Entrance | None = None, *, page: bool = False, **others: Service
+) -> Iterator[str]:
+    """The same web application without Ray, in a thread of this process. page: with the web page beside it.
+
+    others: models beside the default, by their names.
+    """
+    port, services = free_port(), {"default": service, **others}
     app = whole_web(services, entrance or Entrance()) if page else build_web(services, entrance, page=there)
     settings = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_level="error", ws="none", timeout_graceful_shutdown=1
@@ -169,7 +174,8 @@ def plain_server(service: Service, entrance: Entrance | None = None, *, page: bo
     finally:
         server.should_exit = True
         thread.join()
-        service.recogniser.decoders.close()
+        for one in services.values():
+            one.recogniser.decoders.close()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import httpx
 from services import plain_server, web_service
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
 
-from whale_ray.serving.fence import own_folder, sweep
+from whale_ray.serving.fence import FOLDER_VARIABLE, Fence, own_folder, sweep
+from whale_ray.serving.keys import NO_KEYS
 from whale_ray.serving.words import LANGUAGES
 
 
@@ -61,6 +65,35 @@ def test_no_other_site_may_read_the_page_and_each_of_its_answers_has_an_id(bundl
             assert answer.status_code == 200
             assert not [name for name in answer.headers if name.startswith("access-control")]
             assert answer.headers["x-request-id"] == "mine"
+
+
+def test_an_upload_that_does_not_go_on_is_ended_and_a_reader_who_stays_is_not() -> None:
+    async def scene(*bodies: Message) -> list[Message]:
+        left, sent = list(bodies), []
+
+        async def receive() -> Message:
+            await asyncio.sleep(0 if left else 0.3)
+            return left.pop(0) if left else {"type": "http.disconnect"}
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            while (await receive())["type"] == "http.request":
+                pass
+            await PlainTextResponse("gone")(scope, receive, send)
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        path = "/en/gradio_api/upload"
+        scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "headers": []}
+        await Fence(app, keys=NO_KEYS, upload_bytes=100, upload_seconds=0.1)(scope, receive, send)
+        return sent
+
+    os.environ.setdefault(FOLDER_VARIABLE, "nowhere")
+    part = {"type": "http.request", "body": b"part", "more_body": True}
+    late = asyncio.run(scene(part))
+    assert (late[0]["status"], (b"connection", b"close") in late[0]["headers"]) == (408, True)
+    assert b"must arrive within 0.1 s" in late[1]["body"]
+    assert asyncio.run(scene(part, part | {"more_body": False}))[0]["status"] == 200
 
 
 def wakes() -> dict[str, int]:

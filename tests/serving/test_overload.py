@@ -16,10 +16,10 @@ import pytest
 from load import Load, load
 from services import LIMITS, plain_server, web_service
 
-from whale_ray.serving import batching
+from whale_ray.serving import admission, batching
+from whale_ray.serving.admission import Door, Mailbox
 from whale_ray.serving.contract import RefusalError
 from whale_ray.serving.enrolment import EnrolmentStore
-from whale_ray.serving.guard import Door, Mailbox
 from whale_ray.serving.recogniser import Pace
 from whale_ray.serving.uploads import Limits
 
@@ -61,7 +61,7 @@ def test_four_times_as_many_callers_as_are_answered_wait_no_longer_and_the_other
 def stalled(address: str, count: int) -> Iterator[None]:
     """So many callers that announce a photograph and send half of it."""
     port = int(address.rpartition(":")[2])
-    head = b"POST /v1/identify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\n"
+    head = b"POST /v1/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\n"
     connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
     for connection in connections:
         connection.sendall(head + b"x" * 500)
@@ -77,6 +77,20 @@ def test_callers_that_stall_hold_nobody_up(narrow: str) -> None:
         time.sleep(0.2)
         seen.wait_for(20)
     assert seen.failed == []
+
+
+def test_callers_that_stall_make_room_for_others_where_there_is_none(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with plain_server(web_service(bundle, most_calls=MOST)) as address, stalled(address, 4 * MOST):
+        until = time.monotonic() + 10
+        while (full := httpx.post(f"{address}/v1/identify", content=b"x")).status_code != 503:
+            assert time.monotonic() < until  # they are still coming
+        assert "16 bodies are arriving already" in full.json()["detail"]
+        monkeypatch.setattr(admission, "_FAIR_SECONDS", 0.0)
+        with load(address, clients=1) as seen:
+            seen.wait_for(10)
+        assert seen.failed == []
 
 
 def health_while_stuck(address: str, may: threading.Event, *, clients: int, calls: int) -> httpx.Response:
@@ -159,14 +173,17 @@ def test_a_call_of_many_photographs_takes_as_much_room_as_it_has() -> None:
 
 
 def test_bodies_that_arrive_have_a_bound_together() -> None:
-    mailbox = Mailbox(4, most_bytes=100)
-    with mailbox.receiving() as first, mailbox.receiving() as second:
-        first(60)
-        second(40)
-        with pytest.raises(RefusalError, match="100 bytes of photographs are arriving already"):
-            second(1)
-    with mailbox.receiving() as third:
-        third(100)
+    async def scene() -> None:
+        mailbox = Mailbox(4, most_bytes=100, seconds=10.0)
+        async with mailbox.receiving() as first, mailbox.receiving() as second:
+            first(60)
+            second(40)
+            with pytest.raises(RefusalError, match="100 bytes of photographs are arriving already"):
+                second(1)
+        async with mailbox.receiving() as third:
+            third(100)
+
+    asyncio.run(scene())
 
 
 def test_an_encoder_that_is_idle_is_well(bundle: Path) -> None:

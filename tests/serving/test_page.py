@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -223,6 +224,38 @@ def test_a_photograph_is_pasted(page: Page, address: str) -> None:
     page.get_by_role("button", name="Thumbnail 1 of 1").wait_for()
     page.get_by_role("button", name="Identify").click()
     page.locator(".match").first.wait_for()
+
+
+def test_a_photograph_is_dropped(page: Page, address: str, tmp_path: Path) -> None:
+    page.goto(address)
+    there = page.locator("button:has(input[type=file])")
+    there.wait_for()
+    dropped = page.evaluate_handle(
+        """data => {
+          const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([bytes], 'fluke.png', {type: 'image/png'}));
+          return transfer;
+        }""",
+        base64.b64encode(photograph(tmp_path).read_bytes()).decode(),
+    )
+    there.dispatch_event("drop", {"dataTransfer": dropped})
+    page.get_by_role("button", name="Thumbnail 1 of 1").wait_for()
+    page.get_by_role("button", name="Identify").click()
+    page.locator(".match").first.wait_for()
+
+
+def test_the_model_that_is_chosen_answers(page: Page, bundle: Path, tmp_path: Path) -> None:
+    second = web_service(bundle, name="second")
+    second.bundle.id = "another-00000001"
+    with plain_server(web_service(bundle), page=True, second=second) as address:
+        page.goto(address)
+        page.get_by_role("radio", name="second").check()
+        ask(page, photograph(tmp_path))
+        said(page, "Answered by another-00000001")
+        page.get_by_role("radio", name="default").check()
+        page.get_by_role("button", name="Identify").click()
+        said(page, "Answered by tiny-00000000")
 
 
 def test_an_example_of_the_bundle_is_tried(page: Page, address: str) -> None:

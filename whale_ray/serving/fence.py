@@ -5,6 +5,7 @@ Knows ASGI, keys and Gradio's addresses; knows no photograph and no service.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -54,11 +55,11 @@ class Fence:
 
     Gradio would let some other sites read its answers; nobody else's page may.
 
-    upload_bytes: of all photographs that come at once, at most.
+    upload_bytes, upload_seconds: of all photographs that come at once, at most.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, upload_bytes: int) -> None:
-        self._app, self._keys, self._most = app, keys, upload_bytes
+    def __init__(self, app: ASGIApp, *, keys: Keys, upload_bytes: int, upload_seconds: float) -> None:
+        self._app, self._keys, self._most, self._seconds = app, keys, upload_bytes, upload_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the call on, or answers it: with the page that asks for the key, 401 or 404."""
@@ -68,18 +69,21 @@ class Fence:
             return
 
         async def told(message: Message) -> None:
-            if body.is_too_long:  # Gradio would call it a fault of its own
+            if body.is_too_long or body.is_late:  # Gradio would call it a fault of its own
                 return
             if message["type"] == "http.response.start":
                 kept = [each for each in message.get("headers", ()) if not each[0].lower().startswith(_CORS)]
                 message["headers"] = [*kept, (b"content-security-policy", _POLICY.encode())]
             await send(message)
 
-        body = _Body(receive, self._most)
+        body = _Body(receive, self._most, self._seconds)
         await (self._answer(scope) or self._app)(scope, body.receive, told)
         if body.is_too_long:
             detail = f"at most {self._most:,} bytes of photographs come at once, but these have more. Send fewer"
             await JSONResponse({"detail": detail}, 413, {"Connection": "close"})(scope, receive, send)
+        elif body.is_late:
+            detail = f"the photographs must arrive within {self._seconds:g} s, but did not. Send them again"
+            await JSONResponse({"detail": detail}, 408, {"Connection": "close"})(scope, receive, send)
 
     def _answer(self, scope: Scope) -> ASGIApp | None:
         """What is answered in Gradio's place."""
@@ -127,14 +131,22 @@ def _is_of_the_page(method: str, address: str) -> bool:
 
 
 class _Body:
-    """ASGI's receive, which tells of a body that ends too early where it has more than `most` bytes."""
+    """ASGI's receive, which tells of a body that ends too early where it has more than `most` bytes or `seconds`."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive, self._left, self.is_too_long = receive, most, False
+    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
+        self._receive, self._left, self.is_too_long, self.is_late = receive, most, False, False
+        self._until: float | None = asyncio.get_running_loop().time() + seconds
 
     async def receive(self) -> Message:
         """The next message."""
-        message = await self._receive()
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            self.is_late = True
+            return {"type": "http.disconnect"}
+        if not message.get("more_body"):
+            self._until = None  # what comes then is the reader's leaving, which may take as long as it likes
         self._left -= len(message.get("body", b""))
         self.is_too_long = self._left < 0
         return {"type": "http.disconnect"} if self.is_too_long else message

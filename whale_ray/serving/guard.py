@@ -1,4 +1,4 @@
-"""What stands around every call: who may in, how many at once, and that each refusal is a problem, never a trace.
+"""What stands around every call: who may in, and that each refusal is a problem, never a trace.
 
 Knows ASGI, keys, origins and problems; knows no photograph and no bundle.
 """
@@ -9,8 +9,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
@@ -45,56 +44,6 @@ class Entrance:
     hosts: frozenset[str] = frozenset()
     calls_per_minute: int = 0
     access_log: str = "none"
-
-
-class Door:
-    """Lets in calls of at most `most` photographs at once, or one larger call; others are told to come again."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._inside = most, 0
-
-    def check_room(self, photographs: int = 1) -> None:
-        """Raises RefusalError 503 where there is no room for a call."""
-        if self._inside and self._inside + photographs > self._most:
-            detail = f"at most {self._most} photographs are looked at once, and there are as many. Try again shortly"
-            raise RefusalError(503, detail, {"Retry-After": "1"})
-
-    @contextmanager
-    def passed_by(self, photographs: int = 1) -> Iterator[None]:
-        """Holds a call inside. Raises: RefusalError 503 where there is no room for it."""
-        self.check_room(photographs)
-        self._inside += photographs
-        try:
-            yield
-        finally:
-            self._inside -= photographs
-
-
-class Mailbox(Door):
-    """A door for bodies that still arrive, which together have at most `most_bytes`."""
-
-    def __init__(self, most: int, *, most_bytes: int) -> None:
-        super().__init__(most)
-        self._most_bytes, self._bytes = most_bytes, 0
-
-    @contextmanager
-    def receiving(self) -> Iterator[Callable[[int], None]]:
-        """Holds a call; what it gives is told of every part that comes. Raises: RefusalError 503 without room."""
-        taken = 0
-
-        def take(count: int) -> None:
-            nonlocal taken
-            if self._bytes + count > self._most_bytes:
-                detail = f"{self._most_bytes:,} bytes of photographs are arriving already. Try again shortly"
-                raise RefusalError(503, detail, {"Retry-After": "1"})
-            taken += count
-            self._bytes += count
-
-        with self.passed_by():
-            try:
-                yield take
-            finally:
-                self._bytes -= taken
 
 
 class Guard:

@@ -21,8 +21,8 @@ from whale_ray.errors import ImageError, StoreError
 from whale_ray.identification import Identification
 from whale_ray.identify import Bundle
 from whale_ray.retrieval.gallery import unit
+from whale_ray.serving.admission import Door, Mailbox
 from whale_ray.serving.contract import Identified, ModelQuery, RefusalError, Unidentified, refused_image
-from whale_ray.serving.guard import Door, Mailbox
 from whale_ray.serving.recogniser import Recogniser
 from whale_ray.serving.review import KeptQueries, seems_new
 from whale_ray.serving.review import Query as KeptQuery
@@ -52,7 +52,8 @@ class Service:
         name: str = "",
     ) -> None:
         self.bundle, self.recogniser, self.limits, self.door = bundle, recogniser, limits, Door(most_calls)
-        self.mailbox, self._name = Mailbox(_MOST_READING * most_calls, most_bytes=_MOST_BYTES), name
+        self.mailbox = Mailbox(_MOST_READING * most_calls, most_bytes=_MOST_BYTES, seconds=limits.seconds)
+        self._name = name
         self.on_answer: Callable[[bytes, Identification], None] = lambda data, found: None
         self.catalogue, self.kept = recogniser.catalogue, kept
         self._keeping: set[asyncio.Task[None]] = set()

@@ -50,7 +50,7 @@ async def enrol(id: str, request: Request, query: Model, service: Here) -> Enrol
     When this is answered they are on the disk. Photographs that are there already are left as they are.
     """
     _store(service)
-    with service.mailbox.receiving() as take:  # as of `identify`
+    async with service.mailbox.receiving() as take:  # as of `identify`
         await _check_name(id, service)
         uploads = await read_uploads(request, service.limits, take=take)
     with service.door.passed_by(len(uploads)):

@@ -5,7 +5,6 @@ Knows HTTP bodies, raw and multipart; knows nothing of pictures but that they ar
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int]
 
     take: told the bytes of every part that comes, before it is kept; it may refuse.
 
-    Raises: RefusalError 400 (malformed), 408 (too slow), 413 (too many bytes or images), 415 (neither image nor form),
+    Raises: RefusalError 400 (malformed), 413 (too many bytes or images), 415 (neither image nor form),
         422 (an empty body).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -60,13 +59,7 @@ async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int]
             415, f"the body must be a photograph or a form with photographs, but came as {kind!r}. {_HOW}"
         )
     _check_length(request, most)
-    try:
-        async with asyncio.timeout(limits.seconds):
-            return await read(Request(request.scope, _bounded(request, most, take)), limits)
-    except TimeoutError:
-        raise RefusalError(
-            408, f"the body must arrive within {limits.seconds:g} s, but did not. Send it again"
-        ) from None
+    return await read(Request(request.scope, _bounded(request, most, take)), limits)
 
 
 def _check_length(request: Request, most: int) -> None:

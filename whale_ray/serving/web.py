@@ -57,7 +57,7 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
     In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
     With `encounter` they are views of one animal and get one result together. JSON or, by `Accept`, CSV.
     """
-    with service.mailbox.receiving() as take:  # whoever sends slowly must not stand in the door
+    async with service.mailbox.receiving() as take:  # whoever sends slowly must not stand in the door
         uploads = await read_uploads(request, service.limits, take=take)
     with service.door.passed_by(len(uploads)):
         found = service.answer_encounter if query.encounter else service.answer
