@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from services import plain_server, web_service
 from test_identify_call import check_problem
 
 from whale_ray.identify import Bundle
+from whale_ray.retrieval.calibration import Calibration, Logistic
 from whale_ray.retrieval.gallery import unit
 from whale_ray.serving import telemetry
 from whale_ray.serving.answers import csv_text
@@ -42,6 +44,22 @@ def test_an_encounter_gets_the_answer_of_the_mean_of_its_views(client: httpx.Cli
     assert [one["individual"] for one in result["candidates"]] == [one.individual for one in expected.candidates]
     distances = [one["distance"] for one in result["candidates"]]
     assert distances == pytest.approx([one.distance for one in expected.candidates], abs=2e-6)
+
+
+def test_probabilities_are_those_of_the_bundles_calibration(bundle: Path) -> None:
+    service = web_service(bundle)
+    service.bundle.calibration = Calibration(Logistic(-1.0, 2.0, 3.0, 0.5), Logistic(1.0, -3.0, 0.0, 0.0))
+    with plain_server(service) as address, httpx.Client(base_url=address) as client:
+        (result,) = ask(client, ("a.png", photograph(2, 5))).json()["results"]
+        first, second = (1.0 - one["distance"] for one in result["candidates"][:2])
+        probability = 1.0 / (1.0 + math.exp(1.0 - 2.0 * first - 3.0 * (first - second) - 0.5))
+        assert result["candidates"][0]["probability"] == pytest.approx(probability, abs=1e-4)
+        assert result["new_individual"]["probability"] == pytest.approx(
+            1.0 / (1.0 + math.exp(3.0 * first - 1.0)), abs=1e-4
+        )
+        views = [("a.png", photograph(2, 5)), ("b.png", photograph(2, 6))]
+        (together,) = ask(client, *views, encounter=True).json()["results"]
+        assert {one["probability"] for one in [together["new_individual"], *together["candidates"]]} == {None}
 
 
 def test_views_that_cannot_be_used_are_named_beside_the_encounters_answer(client: httpx.Client) -> None:

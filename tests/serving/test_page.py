@@ -16,6 +16,7 @@ from pictures import INDIVIDUALS, draw
 from playwright.sync_api import Browser, FileChooser, Page, Request, Route, TimeoutError, sync_playwright
 from services import KEY, Running, plain_server, web_service
 
+from whale_ray.retrieval.calibration import Calibration, Logistic
 from whale_ray.serving import fence
 from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.guard import Entrance
@@ -98,6 +99,7 @@ def test_the_matches_stand_with_their_pictures_beside_the_photograph(page: Page,
     known = f"Probably known: {answer['candidates'][0]['individual']}"
     new = answer["new_individual"]["decision"] == "new"
     page.get_by_role("heading", name="Probably a new individual" if new else known).wait_for()
+    page.locator(".match").nth(4).wait_for()
     assert page.locator(".match").count() == 5
     assert loaded(page, ".query img, .match img")
     yours, match = (page.locator(f"{kind} img").first.bounding_box() for kind in (".query", ".match"))
@@ -256,6 +258,20 @@ def test_the_model_that_is_chosen_answers(page: Page, bundle: Path, tmp_path: Pa
         page.get_by_role("radio", name="default").check()
         page.get_by_role("button", name="Identify").click()
         said(page, "Answered by tiny-00000000")
+
+
+def test_an_animal_that_is_probably_new_is_called_so_with_the_probability(
+    page: Page, bundle: Path, tmp_path: Path
+) -> None:
+    service = web_service(bundle)
+    service.bundle.threshold = 0.9999999  # random weights: all are near
+    service.bundle.calibration = Calibration(Logistic(-1.0, 0.0, 0.0, 0.0), Logistic(1.0, 0.0, 0.0, 0.0))
+    with plain_server(service, page=True) as address:
+        page.goto(address)
+        ask(page, photograph(tmp_path, individual=40))
+        page.get_by_role("heading", name="Probably a new individual").wait_for()
+        page.get_by_text("Probability that it is new: 73 %").wait_for()
+        assert page.locator(".match").first.get_by_text("27 %").count() == 1
 
 
 def test_an_example_of_the_bundle_is_tried(page: Page, address: str) -> None:
