@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import signal
 import struct
 import sys
@@ -203,17 +204,28 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))
-def test_a_hostile_file_is_refused_in_bounded_time(decoders: Decoders, name: str) -> None:
+def test_a_hostile_file_is_refused_in_bounded_time_and_memory(decoders: Decoders, name: str) -> None:
     began = time.monotonic()
     with pytest.raises(ImageError) as caught:
         decode(decoders, HOSTILE[name])
     assert time.monotonic() - began < 10
     assert "/" not in str(caught.value)
     assert decode(decoders, GOOD)[0].shape == (60, 80, 3)
+    assert most_memory(decoders) < 200 * 2**20
+
+
+def most_memory(decoders: Decoders) -> int:
+    """The most bytes of memory that the decoder ever held."""
+    process = decoders._idle.get_nowait()
+    decoders._idle.put_nowait(process)
+    status = Path(f"/proc/{process.running.pid}/status").read_text()
+    (kilobytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.M)
+    return 1024 * int(kilobytes)
 
 
 def test_a_bomb_in_the_data_of_a_small_picture_is_read_no_further_than_the_picture(decoders: Decoders) -> None:
     assert not decode(decoders, png(80, 60, bomb()))[0][10:-10, 10:-10].any()
+    assert most_memory(decoders) < 200 * 2**20
 
 
 def test_of_a_picture_with_several_frames_the_first_is_seen(decoders: Decoders) -> None:
