@@ -171,6 +171,7 @@ def test_a_bundle_that_does_not_load_is_a_reason(run: Path, monkeypatch: pytest.
         raise BundleError("it is damaged")
 
     monkeypatch.setattr(Bundle, "load", refuse)
+    (run / "maps.json").unlink(missing_ok=True)
     record = winner(run)
     assert map_matches(run, record, pairs_of(record), catalog_of(record.settings["data"])).reason == "it is damaged"
 
@@ -178,6 +179,7 @@ def test_a_bundle_that_does_not_load_is_a_reason(run: Path, monkeypatch: pytest.
 def test_when_the_time_is_up_the_next_report_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = winner(run)
     catalog = catalog_of(record.settings["data"])
+    (run / "maps.json").unlink(missing_ok=True)
     monkeypatch.setattr(maps_module, "MOST_SECONDS", 0.0)
     stopped = map_matches(run, record, pairs_of(record), catalog)
     assert len(stopped.found) < 2
