@@ -15,6 +15,10 @@ from whale_ray.serving.contract import RefusalError
 _FAIR_SECONDS = 5.0  # that a body may take, however many wait
 
 
+def _no_room(detail: str) -> RefusalError:
+    return RefusalError(503, f"{detail}. Try again shortly", {"Retry-After": "1"})
+
+
 class Door:
     """Lets in calls of at most `most` photographs at once, or one larger call; others are told to come again."""
 
@@ -24,8 +28,8 @@ class Door:
     def check_room(self, photographs: int = 1) -> None:
         """Raises RefusalError 503 where there is no room for a call."""
         if self._inside and self._inside + photographs > self._most:
-            detail = f"at most {self._most} photographs are looked at once, and there are as many. Try again shortly"
-            raise RefusalError(503, detail, {"Retry-After": "1"})
+            detail = f"at most {self._most} photographs are looked at once, and there are as many"
+            raise _no_room(detail)
 
     @contextmanager
     def passed_by(self, photographs: int = 1) -> Iterator[None]:
@@ -61,8 +65,8 @@ class Mailbox:
         def take(count: int) -> None:
             nonlocal taken
             if self._bytes + count > self._most_bytes:
-                detail = f"{self._most_bytes:,} bytes of photographs are arriving already. Try again shortly"
-                raise RefusalError(503, detail, {"Retry-After": "1"})
+                detail = f"{self._most_bytes:,} bytes of photographs are arriving already"
+                raise _no_room(detail)
             taken += count
             self._bytes += count
 
@@ -85,9 +89,7 @@ class Mailbox:
             return
         oldest, began = next(iter(self._began.items()))
         if time.monotonic() - began < _FAIR_SECONDS:
-            raise RefusalError(
-                503, f"{self._most} bodies are arriving already. Try again shortly", {"Retry-After": "1"}
-            )
+            raise _no_room(f"{self._most} bodies are arriving already")
         del self._began[oldest]
         with suppress(RuntimeError):  # its time is over at this moment
             oldest.reschedule(asyncio.get_running_loop().time())

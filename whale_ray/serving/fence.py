@@ -69,7 +69,7 @@ class Fence:
             return
 
         async def told(message: Message) -> None:
-            if body.is_too_long or body.is_late:  # Gradio would call it a fault of its own
+            if body.refusal:  # Gradio would call it a fault of its own
                 return
             if message["type"] == "http.response.start":
                 kept = [each for each in message.get("headers", ()) if not each[0].lower().startswith(_CORS)]
@@ -78,12 +78,8 @@ class Fence:
 
         body = _Body(receive, self._most, self._seconds)
         await (self._answer(scope) or self._app)(scope, body.receive, told)
-        if body.is_too_long:
-            detail = f"at most {self._most:,} bytes of photographs come at once, but these have more. Send fewer"
-            await JSONResponse({"detail": detail}, 413, {"Connection": "close"})(scope, receive, send)
-        elif body.is_late:
-            detail = f"the photographs must arrive within {self._seconds:g} s, but did not. Send them again"
-            await JSONResponse({"detail": detail}, 408, {"Connection": "close"})(scope, receive, send)
+        if body.refusal:
+            await body.refusal(scope, receive, send)
 
     def _answer(self, scope: Scope) -> ASGIApp | None:
         """What is answered in Gradio's place."""
@@ -134,7 +130,8 @@ class _Body:
     """ASGI's receive, which tells of a body that ends too early where it has more than `most` bytes or `seconds`."""
 
     def __init__(self, receive: Receive, most: int, seconds: float) -> None:
-        self._receive, self._left, self.is_too_long, self.is_late = receive, most, False, False
+        self._receive, self._most, self._left, self._seconds = receive, most, most, seconds
+        self.refusal: JSONResponse | None = None
         self._until: float | None = asyncio.get_running_loop().time() + seconds
 
     async def receive(self) -> Message:
@@ -143,13 +140,21 @@ class _Body:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
         except TimeoutError:
-            self.is_late = True
-            return {"type": "http.disconnect"}
+            return self._refuse(
+                408, f"the photographs must arrive within {self._seconds:g} s, but did not. Send them again"
+            )
         if not message.get("more_body"):
             self._until = None  # what comes then is the reader's leaving, which may take as long as it likes
         self._left -= len(message.get("body", b""))
-        self.is_too_long = self._left < 0
-        return {"type": "http.disconnect"} if self.is_too_long else message
+        if self._left < 0:
+            return self._refuse(
+                413, f"at most {self._most:,} bytes of photographs come at once, but these have more. Send fewer"
+            )
+        return message
+
+    def _refuse(self, status: int, detail: str) -> Message:
+        self.refusal = JSONResponse({"detail": detail}, status, {"Connection": "close"})
+        return {"type": "http.disconnect"}
 
 
 def own_folder(parent: Path) -> Path:

@@ -75,17 +75,17 @@ class Service:
         for one in read:
             if isinstance(one, BaseException) and not isinstance(one, ImageError):
                 raise one
-        vectors = [one for one in read if isinstance(one, np.ndarray)]
+        used = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, np.ndarray)]
         faults = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, ImageError)]
-        if not vectors:
+        if not used:
             raise faults[0][1]
-        found = await self.recogniser.rank(unit(np.sum(vectors, axis=0)[None])[0], top=top)
-        for upload, one in zip(uploads, read, strict=True):
-            if isinstance(one, np.ndarray):
-                self._keep(upload.data, found)
-        if len(vectors) > 1:
+        mean = unit(np.sum([vector for _, vector in used], axis=0)[None])[0]
+        found = await self.recogniser.rank(mean, top=top)
+        for upload, _ in used:
+            self._keep(upload.data, found)
+        if len(used) > 1:
             found = _without_probabilities(found)
-        whole = self._identified(None, found, views=len(vectors))
+        whole = self._identified(None, found, views=len(used))
         return [whole, *(_unidentified(upload, error) for upload, error in faults)]
 
     async def _identify(self, upload: Upload, top: int) -> Identified:
@@ -168,10 +168,15 @@ def _without_probabilities(found: Identification) -> Identification:
     return Identification(replace(found.new_individual, probability=None), candidates)
 
 
+def model_of(request: Request, services: Mapping[str, Service]) -> str:
+    """The name that the call chooses by `model`; without it, the first."""
+    return request.query_params.get("model") or next(iter(services))
+
+
 async def service_of(request: Request) -> Service:  # were it no coroutine, each call would wait for a thread
-    """The model that the call chooses by `model`; without it, the first."""
+    """The model that the call chooses. Raises: RefusalError 404 where there is none of this name."""
     services: Mapping[str, Service] = request.app.state.services
-    name = request.query_params.get("model") or next(iter(services))
+    name = model_of(request, services)
     if name not in services:
         raise RefusalError(
             404, f"there is no model {name!r} here. Choose one of {', '.join(services)}, or leave it out"

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -34,7 +34,7 @@ from whale_ray.serving.contract import (
     RefusalError,
 )
 from whale_ray.serving.guard import Entrance, Guard, answer_refusals_as_problems
-from whale_ray.serving.service import Here, Model, Service
+from whale_ray.serving.service import Here, Model, Service, model_of
 from whale_ray.serving.uploads import read_uploads
 from whale_ray.serving.words import preferred
 
@@ -179,8 +179,7 @@ async def _complete_galleries(app: FastAPI) -> AsyncIterator[None]:
 def _check_room(services: Mapping[str, Service], scope: Scope) -> None:
     """Refuses at once what would be refused in the end: under overload little is left for those inside otherwise."""
     if (scope["method"], scope["path"]) == ("POST", IDENTIFY):
-        chosen = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("model")
-        service = services.get(chosen or next(iter(services)))
+        service = services.get(model_of(Request(scope), services))
         if service:
             service.door.check_room()
 
