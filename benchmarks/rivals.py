@@ -1,6 +1,6 @@
 """What the service is measured beside, over the same bundle: a bare loop, Ray Serve's minimal app, plain FastAPI.
 
-Run by `benchmarks/serving.py` in processes of their own: `python benchmarks/rivals.py NAME BUNDLE PORT THREADS`.
+Run by `benchmarks/serving.py` in processes of their own: `rivals.py NAME BUNDLE PORT THREADS DECODERS DEVICE`.
 Its annotations are no strings: FastAPI reads those of a function inside a function.
 """
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 
-def bare_loop(path: Path, pictures: list[bytes], *, threads: int, seconds: float) -> float:
+def bare_loop(path: Path, pictures: list[bytes], *, threads: int, device: str, seconds: float) -> float:
     """Photographs a second: decoded, encoded and searched in batches of 32, one after the other, without HTTP."""
     import torch
 
     from whale_ray.identify import Bundle
 
     torch.set_num_threads(threads)
-    bundle = Bundle.load(path, threads=threads)
+    bundle = Bundle.load(path, device=device, threads=threads)
     batch = [pictures[number % len(pictures)] for number in range(32)]
     bundle.identify(batch)
     done, started = 0, time.perf_counter()
@@ -32,13 +32,15 @@ def bare_loop(path: Path, pictures: list[bytes], *, threads: int, seconds: float
     return done / (time.perf_counter() - started)
 
 
-def serve_minimally(path: Path, port: int, threads: int) -> None:
+def serve_minimally(path: Path, port: int, threads: int, decoders: int, device: str) -> None:
     """Ray Serve's documented minimal application: a class with `__call__`, its defaults everywhere."""
     import ray
     from ray import serve
     from starlette.requests import Request
 
-    @serve.deployment(ray_actor_options={"num_cpus": threads})
+    gpus = {"num_gpus": 1} if device == "cuda" else {}
+
+    @serve.deployment(ray_actor_options={"num_cpus": threads, **gpus})
     class Minimal:
         def __init__(self) -> None:
             import torch
@@ -46,7 +48,7 @@ def serve_minimally(path: Path, port: int, threads: int) -> None:
             from whale_ray.identify import Bundle
 
             torch.set_num_threads(threads)
-            self.bundle = Bundle.load(path, threads=threads)
+            self.bundle = Bundle.load(path, device=device, threads=threads)
 
         async def __call__(self, request: Request) -> dict[str, Any]:
             (found,) = self.bundle.identify([await request.body()])
@@ -63,8 +65,8 @@ def serve_minimally(path: Path, port: int, threads: int) -> None:
         serve.shutdown()
 
 
-def serve_plainly(path: Path, port: int, threads: int) -> None:
-    """FastAPI on uvicorn, which decodes on two threads and encodes all that wait on a third."""
+def serve_plainly(path: Path, port: int, threads: int, decoders: int, device: str) -> None:
+    """FastAPI on uvicorn, which decodes on threads and encodes all that wait on a third."""
     import torch
     import uvicorn
     from fastapi import FastAPI, Request
@@ -72,8 +74,8 @@ def serve_plainly(path: Path, port: int, threads: int) -> None:
     from whale_ray.identification import Identification
     from whale_ray.identify import Bundle
 
-    bundle = Bundle.load(path, threads=threads)
-    decoders, model = ThreadPoolExecutor(2), ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
+    bundle = Bundle.load(path, device=device, threads=threads)
+    decoding, model = ThreadPoolExecutor(decoders), ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
     waiting: asyncio.Queue[tuple[Any, asyncio.Future[Identification]]] = asyncio.Queue()
     app = FastAPI()
 
@@ -95,7 +97,7 @@ def serve_plainly(path: Path, port: int, threads: int) -> None:
         loop = asyncio.get_running_loop()
         if not hasattr(app.state, "worker"):
             app.state.worker = asyncio.create_task(work())
-        array = await loop.run_in_executor(decoders, bundle.prepare, await request.body())
+        array = await loop.run_in_executor(decoding, bundle.prepare, await request.body())
         future: asyncio.Future[Identification] = loop.create_future()
         waiting.put_nowait((array, future))
         return {"model": bundle.id, "results": [asdict(await future)]}
@@ -117,5 +119,7 @@ def _say_when_ready(server: Any) -> None:
 
 if __name__ == "__main__":
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    name, bundle_, port_, threads_ = sys.argv[1:]
-    {"minimal": serve_minimally, "plain": serve_plainly}[name](Path(bundle_), int(port_), int(threads_))
+    name, bundle_, port_, threads_, decoders_, device_ = sys.argv[1:]
+    {"minimal": serve_minimally, "plain": serve_plainly}[name](
+        Path(bundle_), int(port_), int(threads_), int(decoders_), device_
+    )

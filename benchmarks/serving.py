@@ -3,7 +3,8 @@
 ResNet-18 with random weights, 512 dimensions, a gallery of 17,000 photographs, at 64 and at 224 pixels; the runtime
 is the one that the bundle names on this machine. All servers run at once and are asked in turns, each once the machine
 is quiet. A ratio of two servers is the median over the rounds of the two that stand beside each other; the bare loop
-runs before them. The clients share the machine with the servers. The service runs behind HAProxy.
+runs before them. The clients share the machine with the servers. The service runs behind HAProxy. With `--gpus` all
+encode on a GPU, and the service is there twice: joined, and split into four ingresses before one encoder.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -31,6 +33,7 @@ from clients import Answers, ask_for, photograph_request
 HERE = Path(__file__).parent
 CLIENTS = (1, 8, 32, 128)
 GALLERY = 17_000
+INGRESSES = 4  # of the split service
 QUIET_PERCENT = 15.0  # of all cores; Ray's own processes take half of it
 
 
@@ -50,8 +53,13 @@ def pictures(count: int, *, jitter: int = 0) -> list[bytes]:
     return found
 
 
-def make_bundle(folder: Path, size: int, *, seed: int = 0) -> Path:
-    """A bundle of ResNet-18 at this size whose gallery also holds the pictures, with its fastest runtime."""
+def make_bundle(
+    folder: Path, size: int, *, seed: int = 0, encoder_name: str = "torchvision:resnet18", on_gpu: bool = False
+) -> Path:
+    """A bundle of an encoder at this size whose gallery also holds the pictures, with its fastest runtime.
+
+    on_gpu: with torch, which is what runs an encoder there.
+    """
     import dataclasses
 
     import numpy as np
@@ -64,11 +72,11 @@ def make_bundle(folder: Path, size: int, *, seed: int = 0) -> Path:
     from whale_ray.learning.encoders import build_encoder
 
     torch.manual_seed(seed)
-    encoder = build_encoder("torchvision:resnet18", embedding_size=512, weights="random", image_size=(size, size))
+    encoder = build_encoder(encoder_name, embedding_size=512, weights="random", image_size=(size, size))
     shown, names = pictures(32), [f"w_{row // 4:04d}" for row in range(GALLERY)]
     manifest: dict[str, Any] = {
-        "id": f"resnet18-{size}-{seed}",
-        "settings": {"model": {"encoder": "torchvision:resnet18"}},
+        "id": f"{encoder_name.partition(':')[2]}-{size}-{seed}",
+        "settings": {"model": {"encoder": encoder_name}},
         "preprocessing": {"height": size, "width": size, "resize": "pad", "margin": 0.0},
         "encoder": encoder.recipe,
         "embedding_size": 512,
@@ -99,6 +107,8 @@ def make_bundle(folder: Path, size: int, *, seed: int = 0) -> Path:
         gallery=rows.astype(np.float16),
         golden_vectors=golden,
     )
+    if on_gpu:
+        return write_bundle(whole, folder / str(manifest["id"]))
     queries = [bundle.prepare(picture) for picture in pictures(32, jitter=1)]
     named = with_fastest_runtime(whole, Queries(queries, names[: 4 * 32 : 4], np.arange(GALLERY)))
     return write_bundle(named, folder / str(manifest["id"]))
@@ -151,30 +161,64 @@ def behind_haproxy() -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class Means:
+    """What each server may use: threads of its encoder, processes or threads that decode, a share of the GPU."""
+
+    threads: int = 1
+    decoders: int = 2
+    gpus: float = 0.0
+
+    @property
+    def device(self) -> str:
+        """Where the encoders run."""
+        return "cuda" if self.gpus else "cpu"
+
+    def settings(self, *others: str) -> list[str]:
+        """As the service takes them."""
+        page = ["page=off"] if self.gpus else []
+        return [
+            f"threads={self.threads}",
+            f"decoders={self.decoders}",
+            f"gpus={self.gpus}",
+            "calls=192",
+            *page,
+            *others,
+        ]
+
+
 @contextlib.contextmanager
-def all_servers(bundle: Path, *, threads: int) -> Iterator[dict[str, int]]:
+def all_servers(bundle: Path, means: Means) -> Iterator[dict[str, int]]:
     """Name → port of the servers, all of them running."""
-    ports = {name: free_port() for name in ("service", "minimal", "plain")}
-    rival = [sys.executable, str(HERE / "rivals.py")]
+    services = {"service": means.settings()}
+    if means.gpus:
+        services["split"] = means.settings("shape=split", f"replicas={INGRESSES}")
+    rivals = ("minimal", "plain")
+    ports = {name: free_port() for name in (*services, *rivals)}
     with contextlib.ExitStack() as stack:
-        command = service_command([str(bundle)], ports["service"], f"threads={threads}", "calls=192")
-        stack.enter_context(server(command, ready="/v1/identify", **behind_haproxy()))
-        for name in ("minimal", "plain"):
-            stack.enter_context(server([*rival, name, str(bundle), str(ports[name]), str(threads)], ready="ready"))
+        for name, settings in services.items():
+            command = service_command([str(bundle)], ports[name], *settings)
+            stack.enter_context(server(command, ready="/v1/identify", **behind_haproxy()))
+        for name in rivals:
+            wanted = (name, bundle, ports[name], means.threads, means.decoders, means.device)
+            command = [sys.executable, str(HERE / "rivals.py"), *map(str, wanted)]
+            stack.enter_context(server(command, ready="ready"))
         yield ports
 
 
 def measure(
-    bundle: Path, *, threads: int, seconds: float, rounds: int
+    bundle: Path, means: Means, *, seconds: float, rounds: int
 ) -> tuple[float, dict[tuple[str, int], list[Answers]]]:
     """The bare loop's photographs a second, and for each server and number of clients its rounds."""
     from rivals import bare_loop
 
     shown = pictures(32)
     requests = [photograph_request(body) for body in shown]
-    loops = [bare_loop(bundle, shown, threads=threads, seconds=seconds) for _ in range(rounds)]
+    loops = [
+        bare_loop(bundle, shown, threads=means.threads, device=means.device, seconds=seconds) for _ in range(rounds)
+    ]
     found: dict[tuple[str, int], list[Answers]] = {}
-    with all_servers(bundle, threads=threads) as ports:
+    with all_servers(bundle, means) as ports:
         for name, port in ports.items():
             ask_for(min(seconds, 2.0), port, requests, clients=8)
             print(f"{name} answers", flush=True)
@@ -228,6 +272,10 @@ def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) 
         pairs.print_verdict(
             "64 px, 32 clients: service / minimal Ray Serve", beside("minimal", 32, "rate"), at_least=2.0
         )
+    if ("split", 32) in found:
+        for clients in CLIENTS:
+            apart = middle("split", clients, "rate") / middle("service", clients, "rate")
+            print(f"{size} px, {clients} clients: split / joined {apart:.3g}")
     waited = beside("plain", 1, "50")
     pairs.print_verdict(f"{size} px, 1 client: p50 of the service / of plain FastAPI", waited, at_most=1.15)
 
@@ -236,6 +284,9 @@ def main(
     seconds: Annotated[float, typer.Option(help="Seconds of each point.", min=0.5)] = 8.0,
     rounds: Annotated[int, typer.Option(help="Rounds, the servers in turns.", min=1)] = 3,
     threads: Annotated[int, typer.Option(help="Threads of each encoder.", min=1)] = 1,
+    decoders: Annotated[int, typer.Option(help="What decodes in each.", min=1)] = 2,
+    gpus: Annotated[float, typer.Option(help="The share of the GPU of each encoder; 0: on processors.", min=0.0)] = 0.0,
+    encoder: Annotated[str, typer.Option(help="The encoder's name.")] = "torchvision:resnet18",
     sizes: Annotated[str, typer.Option(help="64, 224 or both.")] = "64,224",
     short: Annotated[bool, typer.Option("--short", help="One round of 2 s: does it work at all?")] = False,
 ) -> None:
@@ -245,10 +296,10 @@ def main(
     seconds, rounds = (2.0, 1) if short else (seconds, rounds)
     with tempfile.TemporaryDirectory() as scratch:
         for size in map(int, sizes.split(",")):
-            bundle = make_bundle(Path(scratch), size)
-            runtime = read_bundle(bundle).manifest["runtime"]
-            print(f"{size} px on {runtime['name']}: {runtime['reason']}; {runtime['passed_over']}", flush=True)
-            report(size, *measure(bundle, threads=threads, seconds=seconds, rounds=rounds))
+            bundle = make_bundle(Path(scratch), size, encoder_name=encoder, on_gpu=gpus > 0)
+            runtime = read_bundle(bundle).manifest.get("runtime") or {"name": "torch", "reason": "it runs on a GPU"}
+            print(f"{encoder}, {size} px: {runtime}", flush=True)
+            report(size, *measure(bundle, Means(threads, decoders, gpus), seconds=seconds, rounds=rounds))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Images/s of a real trial over those of the bare training step on tensors that are ready; goal 0.9.
 
-The trial: Batches (PxK, the default augmentation) from a memory map, into train_epochs. The bare step: torchvision's
-own model, forward, the same loss, backward, AdamW, in whichever number format and memory format is the fastest here.
+On one thread of the processor, or with `--device cuda` on a GPU, with that thread beside it. The trial: Batches (PxK,
+the default augmentation) from a memory map, into train_epochs. The bare step: torchvision's own model, forward, the
+same loss, backward, AdamW, in whichever number format and memory format is the fastest here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from whale_ray.sweep.dataset import MARGIN
 from whale_ray.sweep.reference import section_settings
 
 GOAL = 0.9
-STEPS = 3  # of a round, on both sides
 EMBEDDING, PER_INDIVIDUAL = 512, 4
 FORMATS = [
     (dtype, layout)
@@ -44,29 +44,65 @@ class Case:
     """One model of torchvision at one picture size."""
 
     model: str
-    size: int
+    size: tuple[int, int]
     batch: int
 
     @property
-    def individuals(self) -> int:
+    def name(self) -> str:
+        """As the table calls it."""
+        return f"{self.model} at {self.size[0]}x{self.size[1]}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where both sides work, on which cases, and how many steps make a round."""
+
+    device: str
+    steps: int
+    cases: tuple[Case, ...]
+
+    def individuals(self, case: Case) -> int:
         """How many individuals the epoch's photographs show."""
-        return self.batch * STEPS // PER_INDIVIDUAL
+        return case.batch * self.steps // PER_INDIVIDUAL
+
+    def wait(self) -> None:
+        """Returns when the device has nothing left to do."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
 
-CASES = (Case("resnet18", 64, 64), Case("resnet18", 224, 32), Case("mobilenet_v2", 192, 32))
+PLACES = {
+    "cpu": Place(
+        "cpu",
+        3,
+        (Case("resnet18", (64, 64), 64), Case("resnet18", (224, 224), 32), Case("mobilenet_v2", (192, 192), 32)),
+    ),
+    "cuda": Place(
+        "cuda",
+        20,
+        (
+            Case("resnet18", (64, 64), 64),
+            Case("resnet18", (224, 224), 64),
+            Case("vit_b_16", (224, 224), 64),
+            Case("convnext_small", (256, 512), 64),
+        ),
+    ),
+}
 
 
-def bare_step(case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
+def bare_step(place: Place, case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
     """A function that does one bare training step on a batch that is ready."""
     import whale_ray.torchvision_ops  # noqa: F401  # isort: skip
     from torchvision import models
 
-    model = models.get_model(case.model, num_classes=EMBEDDING).to(memory_format=layout)  # its last layer embeds
-    loss = build_loss("proxy_anchor", num_classes=case.individuals, embedding_size=EMBEDDING)
+    size = {"image_size": case.size[0]} if case.model.startswith("vit") else {}
+    model = models.get_model(case.model, num_classes=EMBEDDING, **size)  # its last layer embeds
+    model = model.to(place.device).to(memory_format=layout)
+    loss = build_loss("proxy_anchor", num_classes=place.individuals(case), embedding_size=EMBEDDING).to(place.device)
     optimiser = torch.optim.AdamW([*model.parameters(), *loss.parameters()], fused=True)
-    pictures = torch.randn(case.batch, 3, case.size, case.size).to(memory_format=layout)
-    labels = torch.arange(case.batch) // PER_INDIVIDUAL
-    half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else nullcontext()
+    pictures = torch.randn(case.batch, 3, *case.size, device=place.device).to(memory_format=layout)
+    labels = torch.arange(case.batch, device=place.device) // PER_INDIVIDUAL
+    half = torch.autocast(place.device, torch.bfloat16) if dtype == torch.bfloat16 else nullcontext()
 
     def step() -> None:
         with half:
@@ -79,37 +115,43 @@ def bare_step(case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Ca
     return step
 
 
-def fastest_format(case: Case) -> tuple[Callable[[], None], str]:
-    """The bare step in the format that is the fastest here, of three turns each, and what it is called."""
-    candidates = [bare_step(case, dtype, layout) for dtype, layout in FORMATS]
-    taken = [[pairs.seconds(candidate)[0] for candidate in candidates] for _ in range(3)]
+def fastest_format(place: Place, case: Case) -> tuple[Callable[[], None], str]:
+    """A round of bare steps in the format that is the fastest here, of three turns each, and what it is called."""
+    steps = [bare_step(place, case, dtype, layout) for dtype, layout in FORMATS]
+    once = [partial(_repeat, place, step, 1) for step in steps]
+    taken = [[pairs.seconds(one)[0] for one in once] for _ in range(4)][1:]  # the first warms up
     best = int(np.median(taken, axis=0).argmin())
-    return candidates[best], " ".join(str(part).removeprefix("torch.") for part in FORMATS[best])
+    return partial(_repeat, place, steps[best], place.steps), " ".join(
+        str(part).removeprefix("torch.") for part in FORMATS[best]
+    )
 
 
-def _repeat(step: Callable[[], None]) -> None:
-    for _ in range(STEPS):
+def _repeat(place: Place, step: Callable[[], None], times: int) -> None:
+    for _ in range(times):
         step()
+    place.wait()
 
 
-def trial_round(case: Case, folder: Path, *, rounds: int) -> Callable[[], object]:
-    """A function that trains the next epoch of STEPS steps as a trial does, from the memory map."""
-    geometry = Geometry(case.size, case.size, margin=MARGIN)
-    batches = _batches(case, geometry, folder / f"{case.model}_{case.size}.npy")
+def trial_round(place: Place, case: Case, folder: Path, *, rounds: int) -> Callable[[], object]:
+    """A function that trains the next epoch, a round of steps, as a trial does, from the memory map."""
+    geometry = Geometry(*case.size, margin=MARGIN)
+    batches = _batches(place, case, geometry, folder / f"{case.model}_{case.size[0]}.npy")
     encoder = build_encoder(
         f"torchvision:{case.model}",
         embedding_size=EMBEDDING,
         weights="random",
-        image_size=(case.size, case.size),
+        image_size=case.size,
     )
     loss: nn.Module = build_loss("proxy_anchor", num_classes=batches.num_classes, embedding_size=EMBEDDING)
-    training = start_training(encoder, loss, epochs=rounds + 1, steps=batches.steps, learning_rate=1e-4, seed=0)
+    training = start_training(
+        encoder, loss, epochs=rounds + 1, steps=batches.steps, learning_rate=1e-4, device=place.device, seed=0
+    )
     epochs = train_epochs(training, batches)
     return lambda: next(epochs)
 
 
-def _batches(case: Case, geometry: Geometry, path: Path) -> Batches:
-    count = case.batch * STEPS
+def _batches(place: Place, case: Case, geometry: Geometry, path: Path) -> Batches:
+    count = case.batch * place.steps
     noise = np.random.default_rng(0).integers(0, 256, (count, *geometry.stored, 3), dtype=np.uint8)
     np.save(path, noise)
     defaults = section_settings("train")
@@ -122,23 +164,26 @@ def _batches(case: Case, geometry: Geometry, path: Path) -> Batches:
         images_per_individual=PER_INDIVIDUAL,
         affine=float(defaults["affine"].default),
         colour=float(defaults["colour"].default),
+        device=place.device,
     )
 
 
-def main(rounds: Annotated[int, typer.Option(help="Rounds of both, in turns.", min=1)] = 7) -> None:
+def main(
+    rounds: Annotated[int, typer.Option(help="Rounds of both, in turns.", min=1)] = 7,
+    device: Annotated[str, typer.Option(help=f"{' or '.join(PLACES)}.")] = "cpu",
+) -> None:
     """Divides a real trial's images/s by the bare training step's; some minutes on one thread."""
     torch.set_num_threads(pairs.THREADS)
+    place = PLACES[device]
     rows, ratios = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
-            bare, layout = fastest_format(case)
-            pair = pairs.take_turns(
-                partial(_repeat, bare), trial_round(case, Path(folder), rounds=rounds), rounds=rounds
-            )
-            name, images = f"{case.model} at {case.size} px", STEPS * case.batch
-            ratios[name] = pair.ratio
+        for case in place.cases:
+            bare, layout = fastest_format(place, case)
+            pair = pairs.take_turns(bare, trial_round(place, case, Path(folder), rounds=rounds), rounds=rounds)
+            images = place.steps * case.batch
+            ratios[case.name] = pair.ratio
             rates = (f"{images / median(side):.1f}" for side in (pair.second, pair.first))
-            rows.append([name, str(case.batch), layout, *rates, f"{pair.ratio:.3f}", f"{pair.cpu_ratio:.3f}"])
+            rows.append([case.name, str(case.batch), layout, *rates, f"{pair.ratio:.3f}", f"{pair.cpu_ratio:.3f}"])
     head = ["case", "batch", "best format", "trial images/s", "bare images/s", "ratio", "ratio, processor time"]
     pairs.print_table(head, rows)
     for name, ratio in ratios.items():

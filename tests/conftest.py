@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from whale_ray.sweep.spec import Sweep
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no GPU")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of decoded photographs: never the user's own. In the environment, for workers inherit that."""

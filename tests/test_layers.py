@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 
 # Top to bottom. A file imports only what stands before it.
 PLAN = """
-errors torchvision_ops durable spreadsheet
+errors torchvision_ops device durable spreadsheet
 data.catalog data.census data.fluke data.scene data.synthetic
 data.pictures data.pixels data.audit data.split data.sampling data.batches
 data.decisions data.confirmations data.review data.copies

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
-from whale_ray.data.batches import Batches
+from whale_ray.data.batches import Batches, one_ahead
 from whale_ray.data.pixels import Geometry, centre_crop
 
 PLAIN = Geometry(16, 24)
@@ -332,3 +334,42 @@ def test_colour_leaves_grey_grey_and_blur_leaves_an_even_picture_as_it_is() -> N
     blurred = made([row % 4 for row in range(32)], batch_size=32, blur=1.0)
     ((pictures, _),) = blurred.epoch(0)
     assert torch.allclose(pictures, pictures[:, :1, :1, :1].expand_as(pictures), atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("margin", [0.0, 0.25])
+def test_a_gpu_is_sent_the_pictures_and_labels_that_a_processor_has_and_without_waiting_none_is_mixed_up(
+    margin: float,
+) -> None:
+    """The draws of an epoch are another device's own, so nothing is varied here."""
+    geometry = Geometry(64, 96, margin=margin)
+    array, labels = noisy(200, geometry), np.arange(200) % 40
+    options = {"batch_size": 16, "images_per_individual": 4, "seed": 3}
+    here = Batches(array, geometry, np.arange(200), labels, **options)  # type: ignore[arg-type]
+    there = Batches(array, geometry, np.arange(200), labels, device="cuda", **options)  # type: ignore[arg-type]
+    for one, other in zip(here.epoch(1), list(there.epoch(1)), strict=True):
+        assert torch.allclose(one[0], other[0].cpu(), atol=1e-6)
+        assert torch.equal(one[1], other[1].cpu())
+    moved = Batches(
+        array, geometry, np.arange(200), labels, device="cuda", affine=0.5, colour=0.5, erasing=0.5, **options
+    )  # type: ignore[arg-type]
+    assert all(float(pictures.min()) >= 0 and float(pictures.max()) <= 1 for pictures, _ in moved.epoch(1))
+
+
+def test_what_is_made_one_ahead_comes_in_order_with_its_fault_and_nothing_stays_behind() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1, 5):
+            made.append(number)
+            yield number
+        raise ValueError("the fifth")
+
+    taken = []
+    with pytest.raises(ValueError, match="the fifth"):
+        taken.extend(one_ahead(items()))
+    assert made == [1, 2, 3, 4]
+    ahead = one_ahead(items())
+    assert next(ahead) == 1
+    ahead.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]

@@ -57,6 +57,12 @@ def test_a_port_that_is_taken_is_refused_before_ray_starts(bundle: Path) -> None
     assert ray.is_initialized() == before
 
 
+@pytest.mark.slow
+def test_gpus_that_are_not_there_are_refused_where_ray_would_wait_for_them_for_ever(bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"gpus=64 for each of 3 encoders must fit.*finds \d.*Lower gpus"):
+        serve_bundle(bundle, port=free_port(), gpus=64, replicas=3)
+
+
 def test_a_setting_that_does_not_exist_is_refused(bundle: Path) -> None:
     with pytest.raises(ValidationError, match="treads"):
         serve_bundle(bundle, port=free_port(), treads=2)

@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from load import load
 from pictures import draw, encode
 from services import contents, descendants, free_port, process
@@ -77,10 +79,11 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="module")
-def split(make: Callable[..., Path]) -> Iterator[Running]:
+@pytest.fixture(scope="module", params=["processor", pytest.param("gpu", marks=pytest.mark.gpu)])
+def split(make: Callable[..., Path], request: pytest.FixtureRequest) -> Iterator[Running]:
     models = (f"small={make('tiny-small')}", f"large={make('tiny-large')}")
-    yield from serve(*models, "--set", "shape=split")
+    shares = ("--set", "gpus=0.3", "--set", "page=off") if request.param == "gpu" else ()
+    yield from serve(*models, "--set", "shape=split", *shares)
 
 
 def test_a_call_chooses_its_model_and_the_default_stands_in_the_model_card(split: Running) -> None:
@@ -123,6 +126,20 @@ def test_an_ingress_that_is_killed_cuts_calls_that_our_client_makes_again(split:
     os.kill(ingress, signal.SIGKILL)
     asking.join(timeout=90)
     assert len(answers) == 60
+
+
+@pytest.mark.gpu
+def test_a_bundle_on_a_share_of_a_gpu_is_exchanged_under_load(make: Callable[..., Path]) -> None:
+    memory = torch.cuda.mem_get_info()[0]
+    with contextmanager(serve)(str(make("tiny-live")), "--set", "gpus=0.4", "--set", "page=off") as running:
+        assert torch.cuda.mem_get_info()[0] < memory - 100 * 2**20  # the encoder is there, and not on the processor
+        with load(running.url) as seen:
+            seen.wait_for(20)
+            exchanged = running.deploy(make("tiny-new"))
+            assert exchanged.returncode == 0, exchanged.stderr
+            seen.wait_for(20)
+    assert seen.failed == []
+    assert {one.bundle for one in seen.seen} == {"tiny-live", "tiny-new"}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ ROTATION_DEGREES, SCALE, SHEAR_DEGREES = 25.0, 0.25, 10.0
 BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.5, 0.6
 ERASED_SHARE = 0.3
 _AT_ONCE = 8
+Item = TypeVar("Item")
 _GREY = (0.299, 0.587, 0.114)
 
 
@@ -75,10 +77,16 @@ class Batches:
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pictures, float32 (B, 3, H, W) from 0 to 1, and labels, int64 (B,); `steps` times."""
+        made = self._made(number)
+        # a processor has no time to spare while it trains
+        for batch in made if self._device.type == "cpu" else one_ahead(made):
+            self._on_batch()
+            yield batch
+
+    def _made(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         numbers = np.random.default_rng([self._seed, number])
         generator = torch.Generator(self._device).manual_seed(int(numbers.integers(2**62)))
         for places in self._places(numbers):
-            self._on_batch()
             yield self._batch(places, self._whole_groups(places, numbers), generator)
 
     def _places(self, numbers: np.random.Generator) -> list[np.ndarray]:
@@ -118,15 +126,15 @@ class Batches:
         self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         moved = self._strengths["affine"] > 0
-        array = self._array[self._rows[places]]
-        pictures = torch.from_numpy(np.ascontiguousarray(array if moved else centre_crop(array, self._geometry)))
-        pictures = pictures.to(self._device).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
-        labels = torch.from_numpy(self._labels[places]).to(self._device)
+        whole = _sent_rows(self._array, self._rows[places], self._device)
+        pictures = whole if moved else centre_crop(whole, self._geometry)
+        pictures = pictures.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
+        labels = _sent(self._labels[places], self._device)
         draw = _Draw(len(pictures), generator)
         if moved:
             pictures = _affine(pictures, self._geometry, self._strengths["affine"], draw)
         if self._flip != "none":
-            chosen = draw.uniform() < 0.5 if mirrored is None else torch.from_numpy(mirrored).to(self._device)
+            chosen = draw.uniform() < 0.5 if mirrored is None else _sent(mirrored, self._device)
             pictures, labels = self._flipped(pictures, labels, chosen)
         for name, vary in (("colour", _colour), ("blur", _blur), ("erasing", _erase)):
             if self._strengths[name] > 0:
@@ -158,15 +166,37 @@ class FeatureBatches(Batches):
         self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         rows = self._rows[places]
-        features, labels = self._placed(self._array[rows]), self._placed(self._labels[places])
+        features, labels = _sent_rows(self._array, rows, self._device), _sent(self._labels[places], self._device)
         if self._flip == "none":
             return features, labels
-        chosen = _Draw(len(rows), generator).uniform() < 0.5 if mirrored is None else self._placed(mirrored)
-        others = self._placed(self._mirrored[rows])
+        chosen = _Draw(len(rows), generator).uniform() < 0.5 if mirrored is None else _sent(mirrored, self._device)
+        others = _sent_rows(self._mirrored, rows, self._device)
         return torch.where(chosen[:, None], others, features), self._renamed(labels, chosen)
 
-    def _placed(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+
+def _sent(values: np.ndarray, device: torch.device) -> Tensor:
+    """The values on the device. A GPU takes them from pinned memory, when it comes to them: nobody waits for it."""
+    tensor = torch.from_numpy(values)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _sent_rows(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+    """The rows of the array on the device, as `_sent`, copied once on this side."""
+    if device.type == "cpu":
+        return torch.from_numpy(array[rows])
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    pinned = torch.empty((len(rows), *array.shape[1:]), dtype=dtype, pin_memory=True)
+    np.take(array, rows, axis=0, out=pinned.numpy(), mode="clip")
+    return pinned.to(device, non_blocking=True)
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made on a thread of its own while the one before is in use."""
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 class _Draw:
@@ -212,7 +242,7 @@ def _colour(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
         torch.exp(draw.uniform(-1, 1) * math.log1p(most * strength))[:, None, None]
         for most in (BRIGHTNESS, CONTRAST, SATURATION)
     )
-    weights = pictures.new_tensor(_GREY)
+    weights = torch.stack([torch.full((), share, device=pictures.device) for share in _GREY])  # nothing to be sent
     to_grey = weights.expand(3, 3)
     matrix = brightness * contrast * torch.lerp(to_grey, torch.eye(3, device=pictures.device), saturation)
     mean = (pictures.mean(dim=(2, 3)) @ weights)[:, None, None]
@@ -248,4 +278,4 @@ def _erase(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
     inside_y = (y >= top[:, None]) & (y < (top + tall)[:, None])
     inside_x = (x >= left[:, None]) & (x < (left + wide)[:, None])
     inside = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]
-    return torch.where(inside, pictures.new_tensor(0.5), pictures)
+    return pictures.masked_fill(inside, 0.5)

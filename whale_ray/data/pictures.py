@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,6 +21,7 @@ FILL = 127  # the grey of what lies beyond a picture's edge
 VERSION = 2  # of decoding and fitting: pixels decoded by another version are decoded again
 Image.MAX_IMAGE_PIXELS = None  # decode_image has its own limit, which is an error and not a warning
 Box = tuple[float, float, float, float]
+Array = TypeVar("Array", bound=Any)  # of NumPy, or a tensor
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def _interval(low: float, high: float, size: int) -> tuple[int, int]:
     return first, max(min(round(high), size), first + 1)
 
 
-def centre_crop(array: np.ndarray, geometry: Geometry) -> np.ndarray:
+def centre_crop(array: Array, geometry: Geometry) -> Array:
     """The region without its border: (..., H', W', 3) to (..., height, width, 3), a view."""
     rows, columns = geometry.border
-    return array[..., rows : rows + geometry.height, columns : columns + geometry.width, :]
+    region: Array = array[..., rows : rows + geometry.height, columns : columns + geometry.width, :]
+    return region

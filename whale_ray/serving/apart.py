@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from whale_ray.device import device_for
 from whale_ray.errors import StoreError
 from whale_ray.identification import Identification
 from whale_ray.identify import Bundle
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 def checked_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, Encoder]:
     """The bundle, checked by its golden images, and an encoder of its own."""
-    bundle = Bundle.load(path, device="cuda" if settings.gpus else "cpu", threads=settings.threads)
+    bundle = Bundle.load(path, device=device_for(settings.gpus), threads=settings.threads)
     return bundle, Encoder(bundle, threads=settings.threads, batch=settings.batch)
 
 

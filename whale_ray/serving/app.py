@@ -99,6 +99,7 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
     names = " and ".join(map(str, settings.bundles.values()))
     print(f"{names}: loading, {settings.replicas} replica{'s' * (settings.replicas != 1)} …", flush=True)
     with suppress(KeyboardInterrupt), _running_ray(settings), _signals_interrupt():
+        _check_gpus(settings)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = {"host": host, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
@@ -143,6 +144,16 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_gpus(settings: ServeSettings) -> None:
+    """Raises InputError where Ray would wait for ever for GPUs that are not there."""
+    wanted, found = settings.gpus * settings.encoders, ray.cluster_resources().get("GPU", 0.0)
+    if wanted > found:
+        raise InputError(
+            f"gpus={settings.gpus:g} for each of {settings.encoders} encoders must fit on this machine's GPUs, but Ray "
+            f"finds {found:g}. Lower gpus (fractions share one) or the number of replicas"
+        )
 
 
 @contextmanager

@@ -141,6 +141,12 @@ class ServeSettings(PageSettings):
         encoding = (self.max_encoder_replicas or self.encoder_replicas) + self.surge
         return self.threads * (taking + 2 * apart * encoding)
 
+    @property
+    def encoders(self) -> int:
+        """How many processes encode, each with its share of a GPU, where as few run as may."""
+        joined = self.replicas if self.shape == "joined" else 0
+        return joined + len(self.apart) * self.encoder_replicas + (self.shadow is not None)
+
     def resolved(self) -> Self:
         """The same with absolute paths: a replica has another working directory, and `best` may be swapped."""
         paths = {name: path and path.resolve() for name, path in vars(self).items() if name in _PATHS}

@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from whale_ray.device import device_for
 from whale_ray.errors import InputError
+from whale_ray.sweep.forecast import IDLE_GPU
 
 
 @contextlib.contextmanager
@@ -120,3 +122,26 @@ def slots(resources: Mapping[str, float]) -> int:
             "resources.cpus or resources.gpus, or name a larger cluster with --address"
         )
     return min(int(have[name] / amount + 1e-9) for name, amount in wanted.items())
+
+
+def check_gpu(gpus: float, *, say: Callable[[str], None]) -> None:
+    """Tries, on the cluster, whether torch can use what Ray reserves; says where nothing is reserved of a GPU.
+
+    Raises: InputError where it cannot.
+    """
+    import ray
+
+    if not gpus and ray.cluster_resources().get("GPU"):
+        say(IDLE_GPU)
+    if gpus:
+        trying = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_fault_of_gpu)
+        if fault := ray.get(trying.remote(gpus)):
+            raise InputError(f"resources.gpus: {fault}")
+
+
+def _fault_of_gpu(gpus: float) -> str:
+    try:
+        device_for(gpus)
+    except InputError as error:
+        return str(error)
+    return ""

@@ -51,7 +51,9 @@ def estimate(sweep: Sweep, *, trials: int, at_once: int) -> Iterator[str]:
         settings = sweep.settings(point)
         key = (settings["model"]["encoder"], settings["data"]["image_size"])
         if key not in measured:
-            measured[key] = measure_step(settings, threads=max(1, int(sweep.fixed["resources.cpus"])))
+            measured[key] = measure_step(
+                settings, threads=max(1, int(sweep.fixed["resources.cpus"])), gpus=sweep.fixed["resources.gpus"]
+            )
             yield _said(*key, measured[key])
         seconds.append(_trial_seconds(settings, measured[key], images=images, share=share))
     frozen = len(baselines(sweep)) * 2 * images * fmean(step.embed for step in measured.values())
@@ -63,14 +65,17 @@ def estimate(sweep: Sweep, *, trials: int, at_once: int) -> Iterator[str]:
     )
 
 
-def measure_step(settings: Settings, *, threads: int) -> Step:
-    """What a picture costs with these settings, on pictures of noise: the quickest of a few rounds."""
+def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step:
+    """What a picture costs with these settings, on pictures of noise: the quickest of a few rounds.
+
+    gpus: of a trial; with any, it is measured on the GPU, if there is one here: the trials may run elsewhere.
+    """
     import torch
 
     from whale_ray.retrieval.embedding import embed
 
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
     encoder = encoder_of(settings).to(device)
     geometry = geometry_of(settings["data"], settings["train"])
     pixels = np.random.default_rng(0).integers(0, 256, (_PICTURES, *geometry.stored, 3), dtype=np.uint8)

@@ -20,6 +20,7 @@ from whale_ray.sweep.plan import baselines, first_settings, geometries, label, l
 from whale_ray.sweep.screening import RESOLUTIONS, confounding, fold_over, said_of, screen
 from whale_ray.sweep.spec import Sweep, trial_identity
 
+IDLE_GPU = "a GPU stands idle: with resources.gpus=0.5, two trials share one"
 _GB = 1e9
 _VIEWS, _BYTES_PER_NUMBER = 2, 2
 
@@ -122,9 +123,10 @@ def _progress(sweep: Sweep, run: Path, records: list[Record]) -> Iterator[str]:
 def _share(sweep: Sweep) -> str:
     fixed, (cpus, gpus), together = sweep.fixed, _machine(), trials_at_once(sweep)
     fits = f"{together} at once" if together else "too few; lower resources.cpus or .gpus, or name a cluster: --address"
+    idle = f"; {IDLE_GPU}" if gpus and not fixed["resources.gpus"] else ""
     return (
         f"a trial takes {fixed['resources.cpus']:g} CPU and {fixed['resources.gpus']:g} GPU; "
-        f"this machine has {cpus} CPU and {gpus} GPU: {fits}"
+        f"this machine has {cpus} CPU and {gpus} GPU: {fits}{idle}"
     )
 
 

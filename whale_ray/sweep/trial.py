@@ -25,6 +25,10 @@ from whale_ray.sweep.leaderboard import read_record, write_result
 from whale_ray.sweep.longer import goes_on_later
 from whale_ray.sweep.work import FOLDS, Job, Work
 
+# torch's own allocator: "CUDA out of memory"; a context that finds no room: "CUDA error: out of memory"; its libraries:
+# "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED".
+_NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+
 
 def run_trial(config: Mapping[str, Any], job: Job) -> None:
     """Trains, scores and records the trial that `config` names; what goes wrong is recorded, not raised.
@@ -71,7 +75,7 @@ def _outcome(trial: str, job: Job, pulse: Pulse) -> dict[str, Any]:
         if is_no_room(error):
             raise
         write_whole(folder / "traceback.txt", traceback.format_exc())
-        if _may_fit_alone(error, job) and not (folder / ALONE).exists():
+        if may_fit_alone(error, gpus=job.gpus) and not (folder / ALONE).exists():
             write_whole(folder / ALONE, "the GPU's memory did not suffice beside other trials\n")
             return {}
         result = {"status": "failed", "error": _first_line(error)}
@@ -83,11 +87,10 @@ def _outcome(trial: str, job: Job, pulse: Pulse) -> dict[str, Any]:
     return result
 
 
-def _may_fit_alone(error: Exception, job: Job) -> bool:
-    """Whether a GPU of which the trial had a part only was too small."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) and 0 < job.gpus < 1
+def may_fit_alone(error: Exception, *, gpus: float) -> bool:
+    """Whether a GPU of which a trial had this share was too small: for torch, its context, cuBLAS or cuDNN."""
+    short = any(word in str(error) for word in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and short and 0 < gpus < 1
 
 
 def _first_line(error: Exception) -> str:

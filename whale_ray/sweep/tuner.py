@@ -15,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from whale_ray.durable import write_whole
-from whale_ray.sweep.cluster import end_worker, slots
+from whale_ray.sweep.cluster import check_gpu, end_worker, slots
 from whale_ray.sweep.forecast import planned_runs
 from whale_ray.sweep.guards import ALONE, Stalls, free_gigabytes, where_it_runs
 from whale_ray.sweep.ledger import Ledger
@@ -34,11 +34,12 @@ def run_trials(ledger: Ledger, job: Job, progress: Progress, stopping: threading
     """Runs what the ledger has to run, on the cluster that Ray is connected to, until it has no more.
 
     stopping: when it is set, trials end with what they have checkpointed.
-    Raises: InputError where the cluster has not even room for one trial.
+    Raises: InputError where the cluster has not even room for one trial, or torch cannot use its GPU.
     """
     fixed = ledger.sweep.fixed
     share = {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}
     room = slots(share)
+    check_gpu(share["GPU"], say=progress.say)
     trainable = tune.with_parameters(run_trial, job=job)
     trainable.__name__ = f"{ledger.sweep.name}: a trial at a time"  # how Ray's dashboard calls the actors
     records = [record for record in ledger.records() if record.status != "running"]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from whale_ray.device import device_for
 from whale_ray.durable import write_whole
 from whale_ray.sweep.dataset import Dataset
 from whale_ray.sweep.fit import Fit
@@ -74,7 +75,7 @@ class Work:
         written = json.loads((job.trial_folder(trial) / "settings.json").read_text())
         self.settings: Settings = completed(written["settings"])
         self.scoring = job.scoring.of(written["kind"])
-        self.device = torch.device("cuda" if job.gpus and torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device_for(job.gpus))
         self.earlier_seconds = 0.0
         self.pseudo_labels: int | None = None
 

@@ -1,0 +1,81 @@
+"""Trials on a GPU: two share one, one that does not fit beside others comes again alone, and a bundle answers there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from whale_ray.identify import Bundle
+from whale_ray.sweep.run import run_sweep
+
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+MIB = 2**20
+SHARED = ("resources.gpus=0.5", "resources.cpus=1")
+
+
+@contextmanager
+def watched() -> Iterator[list[int]]:
+    """The GPU's free memory in bytes, read every 20 ms while the block runs."""
+    free, ending = [torch.cuda.mem_get_info()[0]], threading.Event()
+
+    def watch() -> None:
+        while not ending.wait(0.02):
+            free.append(torch.cuda.mem_get_info()[0])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield free
+    finally:
+        ending.set()
+        thread.join()
+
+
+def test_two_trials_share_a_gpu_and_their_bundle_answers_there_as_on_a_processor(
+    cluster: str, write_sweep: Any, photographs: Path, tmp_path: Path
+) -> None:
+    with watched() as free:
+        result = run_sweep(write_sweep(*SHARED, "train.epochs=8"), runs=tmp_path)
+    assert result.exit_code == 0
+    assert set(result.table["status"]) == {"finished"}
+    assert max(free) - min(free) > 2 * 200 * MIB  # two contexts of CUDA at once
+    assert result.bundle is not None
+    pictures = sorted((photographs / "test").iterdir())
+    here, there = (Bundle.load(result.bundle, device=device) for device in ("cpu", "cuda"))
+    one, other = (bundle.embed([bundle.prepare(path) for path in pictures]) for bundle in (here, there))
+    assert np.sum(one * other, axis=1) == pytest.approx(np.ones(len(one)), abs=1e-3)
+    first = ([found.candidates[0].individual for found in bundle.identify(pictures)] for bundle in (here, there))
+    assert next(first) == next(first)
+
+
+def test_a_trial_that_does_not_fit_beside_another_user_of_the_gpu_comes_again_alone(
+    cluster: str, write_sweep: Any, tmp_path: Path
+) -> None:
+    free = torch.cuda.mem_get_info()[0]
+    held = [torch.empty(free - 1500 * MIB, dtype=torch.uint8, device="cuda")]
+    ended = threading.Event()
+
+    def make_room() -> None:
+        while not list(tmp_path.glob("little/trials/*/alone")) and not ended.wait(0.05):
+            pass
+        held.clear()
+        torch.cuda.empty_cache()
+
+    watching = threading.Thread(target=make_room)
+    watching.start()
+    options = ("data.image_size=512x512", "train.batch_size=64", "loss.name=arcface")
+    started = time.monotonic()
+    result = run_sweep(write_sweep(*SHARED, *options), runs=tmp_path)
+    assert time.monotonic() - started < 200
+    ended.set()
+    watching.join()
+    assert list(tmp_path.glob("little/trials/*/alone")) != []
+    assert set(result.table["status"]) == {"finished"}, result.table["error"].tolist()
