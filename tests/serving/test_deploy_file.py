@@ -1,0 +1,111 @@
+"""`deploy/serve.yaml` on a Ray of one's own, by Ray Serve's command, as its head says: deployed, changed, deployed again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from load import load
+from pictures import draw, encode
+from services import TOP, contents, free_port, process
+
+from whale_ray.bundle import write_bundle
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Cluster:
+    """A Ray in token mode: its dashboard, its environment, and where the service of the file is to listen."""
+
+    dashboard: str
+    variables: dict[str, str]
+    port: int
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def deploy(self, bundle: Path) -> None:
+        """Types `serve deploy` with the file, of which paths and port are this machine's."""
+        asked = yaml.safe_load((TOP / "deploy" / "serve.yaml").read_text())
+        asked["http_options"]["port"] = self.port
+        service = asked["applications"][0]["args"]
+        service["models"] = {"whales": str(bundle)}
+        service["store"] = f"sqlite:///{self.folder}/enrolled.db"
+        (self.folder / "serve.yaml").write_text(yaml.safe_dump(asked))
+        self._serve("deploy", str(self.folder / "serve.yaml"))
+
+    def _serve(self, *words: str) -> None:
+        command = [sys.executable, "-m", "ray.serve.scripts", *words, "--address", self.dashboard]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | self.variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def wait_for(self, said: Callable[[], bool], *, seconds: float = 90.0) -> None:
+        """Returns when the service says so."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if said():
+                    return
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    def bundle(self) -> object:
+        """The id of the bundle that the model card names."""
+        answer = httpx.get(f"{self.url}/v1/model", timeout=30)
+        return answer.json().get("id") if answer.status_code == 200 else None
+
+
+@pytest.fixture(scope="module")
+def cluster_in_token_mode() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="r-") as folder:  # short: Ray's sockets are in it
+        variables = {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(TOP), "RAY_TMPDIR": folder, "HOME": folder}
+        port, dashboard = free_port(), free_port()
+        options = ("--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4")
+        ray = (sys.executable, "-m", "ray.scripts.scripts")
+        token = (*ray, "get-auth-token", "--generate")
+        subprocess.run(token, check=True, capture_output=True, timeout=60, env=os.environ | variables)
+        with process(*ray, "start", *options, ready="--block", **variables):
+            yield Cluster(f"http://127.0.0.1:{dashboard}", variables, free_port(), Path(folder))
+
+
+def named(folder: Path, name: str, **changes: object) -> Path:
+    whole = contents()
+    return write_bundle(dataclasses.replace(whole, manifest=whole.manifest | {"id": name}, **changes), folder / name)  # type: ignore[arg-type]
+
+
+def test_the_file_is_deployed_and_a_changed_copy_takes_over_under_load(
+    cluster_in_token_mode: Cluster, tmp_path: Path
+) -> None:
+    running = cluster_in_token_mode
+    running.deploy(named(tmp_path, "tiny-live"))
+    running.wait_for(lambda: httpx.get(f"{running.url}/page/en/", timeout=30).status_code == 200)
+    running.wait_for(lambda: running.bundle() == "tiny-live")
+    answer = httpx.post(f"{running.url}/v1/identify", files={"image": encode(draw(1, 0), "PNG")}, timeout=30)
+    assert answer.json()["results"][0]["candidates"][0]["individual"] == "w_01"
+    with load(running.url, clients=4) as seen:
+        seen.wait_for(20)
+        running.deploy(named(tmp_path, "tiny-next"))
+        running.wait_for(lambda: running.bundle() == "tiny-next")
+        seen.wait_for(20)
+        # a bundle that does not pass its check never serves, and the one before goes on
+        running.deploy(named(tmp_path, "tiny-wrong", golden_vectors=-contents().golden_vectors))
+        time.sleep(20)
+        seen.wait_for(20)
+    assert seen.failed == []
+    assert {one.bundle for one in seen.seen} == {"tiny-live", "tiny-next"}
+    assert seen.seen[-1].bundle == "tiny-next"
