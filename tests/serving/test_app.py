@@ -142,8 +142,9 @@ def test_the_services_figures_are_among_rays_metrics(ray_service: Running) -> No
     answer = httpx.post(f"{ray_service.address}/v1/identify", files={"image": body}, timeout=60)
     assert answer.status_code == 200
     assert httpx.post(f"{ray_service.address}/v1/identify", content=b"text", timeout=60).status_code == 415
+    assert httpx.get(f"{ray_service.address}/page/en/", timeout=60).status_code == 200
     ports = {port for process, _, port in listening(ray_service.pid) if process == "DashboardAgent"}
-    wanted = {f"ray_{name}" for name in FIGURES}
+    wanted = {*(f"ray_{name}" for name in FIGURES), 'stage="page"'}
     deadline, text = time.monotonic() + 60, ""
     while not all(name in text for name in wanted) and time.monotonic() < deadline:
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""`deploy/serve.yaml` on a Ray of one's own, by Ray Serve's command, as its head says: deployed, changed, deployed again."""
+"""`deploy/serve.yaml` on a Ray of one's own, by Ray Serve's command: deployed, changed, deployed again."""
 
 from __future__ import annotations
 

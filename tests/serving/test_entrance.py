@@ -175,6 +175,23 @@ def test_the_log_has_a_line_a_call_and_neither_keys_nor_content(client: httpx.Cl
         assert secret not in text
 
 
+def test_a_call_that_is_refused_at_the_door_is_named_by_the_route_that_it_would_have_come_to(
+    client: httpx.Client, log: Path
+) -> None:
+    addresses = {
+        "/v1/identify": "/v1/identify",
+        "/v1/individuals/w_01/images": "/v1/individuals/{id:path}/images",
+        "/v1/images/one/two.jpg": "/v1/images/{image:path}",
+        "/v1/nowhere": "nowhere",
+    }
+    for _ in range(2):
+        for address in addresses:
+            assert client.post(address, headers={"X-Request-Id": "no-key"}).status_code == 401
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    routes = [line["route"] for line in lines if line["request_id"] == "no-key"]
+    assert routes == list(addresses.values()) * 2
+
+
 def test_a_key_that_calls_too_often_is_told_when_to_come_again(bundle: Path, keys: Path) -> None:
     entrance = Entrance(read_keys(keys, None), calls_per_minute=3)
     with plain_server(web_service(bundle), entrance) as address, httpx.Client(base_url=address) as client:

@@ -10,10 +10,11 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whale_ray.serving.telemetry import count, observe
@@ -35,10 +36,17 @@ def open_log(where: str) -> Write | None:
 
 
 class Access:
-    """ASGI middleware: gives each call its id (the caller's X-Request-Id where that is sane), counts it, logs it."""
+    """ASGI middleware: gives each call its id (the caller's X-Request-Id where that is sane), counts it, logs it.
 
-    def __init__(self, app: ASGIApp, *, write: Write | None = None) -> None:
-        self._app, self._write = app, write
+    routes: of the application; a call that is refused before it is routed is named by the one that it would have come
+    to, others `nowhere`. stage: what the figures call the time that a call takes.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, write: Write | None = None, routes: Sequence[BaseRoute] = (), stage: str = "call"
+    ) -> None:
+        self._app, self._write, self._routes, self._stage = app, write, routes, stage
+        self._seen: set[str] = set()  # addresses of routes without a part that varies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the call on."""
@@ -62,9 +70,9 @@ class Access:
             self._tell(scope, status, time.perf_counter() - began)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "nowhere")
+        route = self._route_of(scope)
         count("whale_ray_requests", method=_method(scope), route=route, status=str(status))
-        observe("whale_ray_stage_seconds", seconds, stage="call")
+        observe("whale_ray_stage_seconds", seconds, stage=self._stage)
         if status >= 400:
             count("whale_ray_refusals", status=str(status))
         if self._write:
@@ -80,6 +88,28 @@ class Access:
                 "client": (scope.get("client") or (None,))[0],
             }
             self._write(json.dumps(line) + "\n")
+
+    def _route_of(self, scope: Scope) -> str:
+        """The pattern of the call's address: few enough to be counted by."""
+        if route := scope.get("route"):
+            return str(route.path)
+        path = str(scope["path"])
+        if path in self._seen:  # refused before it was routed: many are, where there is no room
+            return path
+        found = _pattern(self._routes, scope)
+        if found == path:
+            self._seen.add(path)
+        return found
+
+
+def _pattern(routes: Sequence[BaseRoute], scope: Scope) -> str:
+    """The pattern of the route that takes this call, or would take it with another method; else `nowhere`."""
+    matches = [(one.matches(scope)[0], str(one.path)) for one in routes if isinstance(one, Route | Mount)]
+    for wanted in (Match.FULL, Match.PARTIAL):
+        for match, pattern in matches:
+            if match is wanted:
+                return pattern
+    return "nowhere"
 
 
 def _method(scope: Scope) -> str:

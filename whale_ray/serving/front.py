@@ -24,7 +24,9 @@ from whale_ray.serving.deployments import NAME, PAGE_NAME, entered, versioned
 from whale_ray.serving.desk import SECONDS
 from whale_ray.serving.fence import FOLDER_VARIABLE, keep_sweeping, own_folder
 from whale_ray.serving.keys import Keys
+from whale_ray.serving.metrics import RayMetrics
 from whale_ray.serving.settings import PageSettings
+from whale_ray.serving.telemetry import tell
 
 
 class HandleTransport(httpx.AsyncBaseTransport):
@@ -53,6 +55,7 @@ class Front:
 
     def __init__(self, settings: PageSettings, keys: Keys) -> None:
         self._settings, self._keys = settings, entered(keys, settings)
+        tell(RayMetrics())
         folder = own_folder(Path(tempfile.gettempdir()))
         os.environ[FOLDER_VARIABLE] = str(folder)
         keep_sweeping(folder)

@@ -82,7 +82,7 @@ def build_page(transport: httpx.AsyncBaseTransport, entrance: Entrance, limits: 
         _look_less_often(blocks)
     app.add_middleware(Guard, entrance=entrance)
     app.add_middleware(Fence, keys=entrance.keys, upload_bytes=limits.call_bytes, upload_seconds=limits.seconds)
-    app.add_middleware(Access, write=open_log(entrance.access_log))
+    app.add_middleware(Access, write=open_log(entrance.access_log), routes=app.routes, stage="page")
     return app
 
 

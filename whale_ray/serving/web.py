@@ -206,12 +206,12 @@ def build_web(
         lifespan=_complete_galleries,
     )
     app.state.services, app.state.shadow, app.state.page = services, shadow, page
-    app.include_router(router)
-    app.include_router(teaching.router)
-    app.include_router(session.router)
-    app.include_router(docs.router)
+    routers = (router, teaching.router, session.router, docs.router)
+    for one in routers:
+        app.include_router(one)
     answer_refusals_as_problems(app)
     app.add_middleware(Guard, entrance=entrance, check_room=partial(_check_room, services))
-    app.add_middleware(Access, write=open_log(entrance.access_log))
+    routes = [route for one in routers for route in one.routes]
+    app.add_middleware(Access, write=open_log(entrance.access_log), routes=routes)
     docs.describe_refusals(app)
     return app
