@@ -42,7 +42,7 @@ serving.contract serving.admission serving.answers serving.uploads serving.decod
 serving.catalogue serving.recogniser
 serving.keys serving.access serving.origins serving.guard serving.settings serving.docs serving.words serving.service
 serving.session serving.teaching serving.web serving.exposure serving.metrics
-serving.desk serving.fence serving.page serving.apart serving.deployments serving.front serving.rollout
+serving.desk serving.fence serving.cards serving.page serving.apart serving.deployments serving.front serving.rollout
 serving.app serving.client
 submission cli
 """

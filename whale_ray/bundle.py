@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,14 @@ _NEEDED = (
 _LIBRARIES = ("whale-ray", "torch", "torchvision", "transformers", "faiss-cpu", "numpy", "pillow")
 
 
+class Example(NamedTuple):
+    """A photograph to try the bundle on: the bytes of its file, whom it shows, and its name in the data."""
+
+    data: bytes
+    individual: str
+    image: str
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a bundle holds, in memory.
@@ -53,8 +61,8 @@ class Contents:
     manifest: the JSON of bundle.json, less `format`, `libraries` and `files`, which writing adds.
     weights: the encoder's tensors by name. gallery: float16 (N, D), unit length.
     table: N rows, `image` and `individual`. golden: pictures (PNG bytes) and `golden_vectors`: float32 (G, D).
-    thumbnails: JPEG bytes by gallery row. examples: (file bytes, individual). proxies: float16 (P, D), unit length, and
-    proxy_individuals, whom each stands for: of a retrieval setting with a classifier.
+    thumbnails: JPEG bytes by gallery row. examples: labelled photographs to try it on. proxies: float16 (P, D), unit
+    length, and proxy_individuals, whom each stands for: of a retrieval setting with a classifier.
     """
 
     manifest: dict[str, Any]
@@ -64,7 +72,7 @@ class Contents:
     golden: tuple[bytes, ...]
     golden_vectors: np.ndarray
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
-    examples: tuple[tuple[bytes, str], ...] = ()
+    examples: tuple[Example, ...] = ()
     proxies: np.ndarray | None = None
     proxy_individuals: tuple[str, ...] = ()
 
@@ -159,12 +167,14 @@ def _runtime(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return named if isinstance(named, dict) else {}
 
 
-def _examples(folder: Path) -> tuple[tuple[bytes, str], ...]:
+def _examples(folder: Path) -> tuple[Example, ...]:
     if not (folder / "examples.csv").exists():
         return ()
     rows = pd.read_csv(folder / "examples.csv", dtype=str, keep_default_na=False)
+    images = rows.get("image", pd.Series("", rows.index))  # older bundles do not name it
     return tuple(
-        ((folder / f"{place}.jpg").read_bytes(), individual) for place, individual in enumerate(rows["individual"])
+        Example((folder / f"{place}.jpg").read_bytes(), individual, image)
+        for place, (individual, image) in enumerate(zip(rows["individual"], images, strict=True))
     )
 
 
@@ -187,9 +197,9 @@ def _files(contents: Contents) -> list[tuple[str, bytes]]:
         files.append(("proxies.csv", names.to_csv(index=False).encode()))
     files += [(f"golden/{place:02d}.png", data) for place, data in enumerate(contents.golden)]
     files += [(f"thumbnails/{row}.jpg", data) for row, data in contents.thumbnails.items()]
-    files += [(f"examples/{place}.jpg", data) for place, (data, _) in enumerate(contents.examples)]
+    files += [(f"examples/{place}.jpg", data) for place, (data, *_) in enumerate(contents.examples)]
     if contents.examples:
-        labels = pd.DataFrame({"individual": [individual for _, individual in contents.examples]})
+        labels = pd.DataFrame(contents.examples).drop(columns="data")
         files.append(("examples/examples.csv", labels.to_csv(index=False).encode()))
     return files
 

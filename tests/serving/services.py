@@ -28,7 +28,7 @@ from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from whale_ray.bundle import Contents, write_bundle
+from whale_ray.bundle import Contents, Example, write_bundle
 from whale_ray.identify import Bundle
 from whale_ray.learning.encoders import build_encoder
 from whale_ray.serving.catalogue import Catalogue
@@ -81,7 +81,10 @@ def contents() -> Contents:
         gallery=bundle.embed([bundle.prepare(picture) for picture in pictures]).astype(np.float16),
         golden_vectors=bundle.embed([bundle.prepare(picture) for picture in golden]),
         thumbnails={row: encode(picture, "JPEG") for row, picture in enumerate(pictures[:-1])},
-        examples=((encode(draw(0, 9), "JPEG"), INDIVIDUALS[0]), (encode(draw(9, 9), "JPEG"), "new_whale")),
+        examples=(
+            Example(encode(draw(0, 9), "JPEG"), INDIVIDUALS[0], "w_00/1.jpg"),
+            Example(encode(draw(9, 9), "JPEG"), "new_whale", "9.jpg"),
+        ),
     )
 
 

@@ -274,6 +274,21 @@ def test_an_animal_that_is_probably_new_is_called_so_with_the_probability(
         page.locator(".match").first.get_by_text("27 %").wait_for()
 
 
+def test_a_decision_that_is_less_probable_than_not_is_called_a_perhaps(
+    page: Page, bundle: Path, tmp_path: Path
+) -> None:
+    """Scores decide, by the threshold that was best for them; that may be against the odds, which is to be seen."""
+    service = web_service(bundle)
+    service.bundle.calibration = Calibration(Logistic(-1.0, 0.0, 0.0, 0.0), Logistic(-1.0, 0.0, 0.0, 0.0))
+    with plain_server(service, page=True) as address:
+        for threshold, verdict in ((1.1, "Perhaps a new individual"), (0.0, "Perhaps known: w_01")):
+            service.bundle.threshold = threshold
+            page.goto(address)
+            ask(page, photograph(tmp_path, individual=1))
+            page.get_by_role("heading", name=verdict).wait_for()
+            page.get_by_text("Probability that it is new: 27 %").wait_for()
+
+
 def test_an_example_of_the_bundle_is_tried(page: Page, address: str) -> None:
     page.goto(address)
     page.get_by_text(INDIVIDUALS[0]).wait_for()

@@ -169,6 +169,15 @@ def test_a_forgotten_photograph_is_found_no_more_and_no_version_brings_it_back(p
     check_problem(client.delete(f"/v1/individuals/w_40/images/{image}"), 404, "has no photograph")
 
 
+def test_a_forgotten_photograph_is_no_example_either(pair: Pair) -> None:
+    """A bundle that was trained on everything has its examples in its gallery."""
+    client, other = pair
+    assert client.delete("/v1/individuals/w_00/images/w_00%2F1.jpg").status_code == 200
+    assert [one["individual"] for one in other.get("/v1/examples").json()["examples"]] == ["new_whale"]
+    check_problem(other.get("/v1/examples/0"), 404, "/v1/examples")
+    assert other.get("/v1/individuals/w_00").json()["total"] == 2
+
+
 def test_photographs_and_individuals_of_the_bundle_can_be_forgotten_too(pair: Pair) -> None:
     client, other = pair
     known = photograph(1, 0)

@@ -102,7 +102,7 @@ def test_thumbnails_are_small_jpegs_of_the_gallery_and_examples_of_validation(
         assert max(picture.size) <= THUMBNAIL_SIDE
     validation = dataset.table.loc[dataset.table["part"] == "val", "individual"]
     assert len(contents.examples) == 3
-    assert {individual for _, individual in contents.examples} <= set(validation)
+    assert {one.individual for one in contents.examples} <= set(validation)
     without = make_bundle(record, dataset, run=tmp_path / "other", examples=0, thumbnails=False)
     assert not (without / "thumbnails").exists()
     assert not (without / "examples").exists()

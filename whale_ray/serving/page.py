@@ -10,7 +10,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,36 +20,17 @@ import httpx
 from fastapi import FastAPI
 from gradio import processing_utils
 
+from whale_ray.serving import cards
 from whale_ray.serving.access import Access, open_log
+from whale_ray.serving.cards import Asked
 from whale_ray.serving.contract import RefusalError
 from whale_ray.serving.desk import Desk
-from whale_ray.serving.fence import FOLDER_VARIABLE, ROOM, TEMPLATES, Fence
+from whale_ray.serving.fence import FOLDER_VARIABLE, ROOM, Fence
 from whale_ray.serving.guard import Entrance, Guard
 from whale_ray.serving.uploads import Limits
 from whale_ray.serving.words import LANGUAGES, Words
 
-_CARDS: Any = TEMPLATES.get_template("cards.html.j2").module
 _EVENT: Any = {"api_visibility": "private", "concurrency_limit": None}  # no reader waits for another
-
-
-@dataclass(frozen=True, eq=False)  # Gradio hashes what a page remembers
-class Asked:
-    """A photograph and what the service says of it. struck: whom the reader rejected. said: what became of it."""
-
-    path: str
-    result: dict[str, Any]
-    struck: tuple[str, ...] = ()
-    said: str = ""
-
-    @property
-    def name(self) -> str:
-        """What the reader calls it."""
-        return Path(self.path).name
-
-    @property
-    def candidates(self) -> list[dict[str, Any]]:
-        """Those that were not rejected."""
-        return [one for one in self.result.get("candidates", ()) if one["individual"] not in self.struck]
 
 
 def build_page(transport: httpx.AsyncBaseTransport, entrance: Entrance, limits: Limits) -> FastAPI:
@@ -157,7 +138,7 @@ class _Page:
         try:
             card = await self._desk.model(request.headers)
         except RefusalError as refusal:
-            return gr.skip(), gr.skip(), _problem(str(refusal))
+            return gr.skip(), gr.skip(), cards.note(str(refusal), is_problem=True)
         names, default = list(card["models"]), card["default"]
         model = gr.Radio(choices=names, value=default, visible=len(names) > 1)
         return model, *await self._show_examples(default, request)
@@ -167,7 +148,7 @@ class _Page:
             found = await self._desk.examples(request.headers, model)
             pictures = [(await self._example(one["address"], request), one["individual"]) for one in found]
         except RefusalError as refusal:
-            return gr.skip(), _problem(str(refusal))
+            return gr.skip(), cards.note(str(refusal), is_problem=True)
         return gr.Gallery(value=pictures, visible=bool(pictures), selected_index=None), ""
 
     async def _example(self, address: str, request: gr.Request) -> str:
@@ -185,16 +166,16 @@ class _Page:
         self, photographs: list[tuple[str, str | None]] | None, model: str | None, request: gr.Request
     ) -> tuple[list[Asked], str]:
         if not photographs:
-            return [], _problem(self._words.choose_first)
+            return [], cards.note(self._words.choose_first, is_problem=True)
         paths = [path for path, _ in photographs]
         if not all(Path(path).exists() for path in paths):
-            return [], _problem(self._words.gone)
+            return [], cards.note(self._words.gone, is_problem=True)
         try:
             bundle, results = await self._desk.identify(request.headers, model or "", list(map(Path, paths)))
         except RefusalError as refusal:
-            return [], _problem(str(refusal))
+            return [], cards.note(str(refusal), is_problem=True)
         asked = [Asked(path, result) for path, result in zip(paths, results, strict=True)]
-        return asked, _said(self._words.answered_by.format(bundle))
+        return asked, cards.note(self._words.answered_by.format(bundle))
 
     def _answers(self, asked: list[Asked]) -> None:
         for place, one in enumerate(asked):
@@ -202,15 +183,14 @@ class _Page:
                 self._answer(place, one)
 
     def _answer(self, place: int, one: Asked) -> None:
-        is_open = not one.said and "candidates" in one.result
-        gr.Markdown(_CARDS.verdict(self._words, one), container=False, latex_delimiters=[])
+        gr.Markdown(cards.verdict(self._words, one), container=False, latex_delimiters=[])
         with gr.Row(elem_classes="pair"):
             with gr.Column(scale=2, min_width=250, elem_classes="yours"):
-                gr.Markdown(_CARDS.query(self._words, one), container=False, latex_delimiters=[])
-                if is_open:
+                gr.Markdown(cards.query(self._words, one), container=False, latex_delimiters=[])
+                if one.is_open:
                     self._new_one(place)
             with gr.Column(scale=3, min_width=250), gr.Row(elem_classes="candidates"):
-                for candidate in one.candidates if is_open else ():
+                for candidate in one.candidates if one.is_open else ():
                     self._candidate(place, candidate)
 
     def _candidate(self, place: int, candidate: dict[str, Any]) -> None:
@@ -221,11 +201,11 @@ class _Page:
 
         def reject(asked: list[Asked]) -> tuple[list[Asked], str]:
             one = replace(asked[place], struck=(*asked[place].struck, individual))
-            return _with(asked, place, one), _said(words.rejected.format(individual=individual))
+            return _with(asked, place, one), cards.note(words.rejected.format(individual=individual))
 
         outputs = [self._asked, self._note]
         with gr.Column(min_width=0):
-            gr.Markdown(_CARDS.candidate(words, candidate), container=False, latex_delimiters=[])
+            gr.Markdown(cards.candidate(words, candidate), container=False, latex_delimiters=[])
             yes = gr.Button(words.confirm.format(individual), size="sm", variant="primary")
             no = gr.Button(words.reject.format(individual), size="sm")
         yes.click(confirm, [self._asked, self._model], outputs, **_EVENT)
@@ -262,7 +242,7 @@ class _Page:
             return asked, _warning(str(refusal))
         words = self._words.enrolled if enrolled["status"] == "enrolled" else self._words.already
         said = words.format(filename=one.name, individual=individual)
-        return _with(asked, place, replace(one, said=said)), _said(said)
+        return _with(asked, place, replace(one, said=said)), cards.note(said)
 
 
 def _with(asked: list[Asked], place: int, one: Asked) -> list[Asked]:
@@ -270,18 +250,10 @@ def _with(asked: list[Asked], place: int, one: Asked) -> list[Asked]:
     return list(asked)
 
 
-def _said(text: str) -> str:
-    return str(_CARDS.note(text, False))
-
-
-def _problem(text: str) -> str:
-    return str(_CARDS.note(text, True))
-
-
 def _warning(text: str) -> str:
     """A problem that stands out wherever on the page its reader is."""
     gr.Warning(escape(text))
-    return _problem(text)
+    return cards.note(text, is_problem=True)
 
 
 def _other_languages(words: Words) -> str:

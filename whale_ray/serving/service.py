@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 import numpy as np
 from fastapi import Depends, Query, Request
 
+from whale_ray.bundle import Example
 from whale_ray.errors import ImageError, StoreError
 from whale_ray.identification import Identification
 from whale_ray.identify import Bundle
@@ -110,13 +111,14 @@ class Service:
             {"filename": filename, "views": views, "new_individual": new, "candidates": candidates}
         )
 
-    async def examples(self) -> dict[int, tuple[bytes, str]]:
-        """Number → an example of the bundle and its individual; none of an individual that was forgotten."""
-        standing = await self.recogniser.standing()
+    async def examples(self) -> dict[int, Example]:
+        """Number → an example of the bundle; none of an individual, or of a gallery photograph, that was forgotten."""
+        standing, catalogue = await self.recogniser.standing(), self.catalogue
         return {
-            place: (data, individual)
-            for place, (data, individual) in enumerate(self.bundle.contents.examples)
-            if individual not in self.catalogue.names or individual in standing.individuals
+            place: one
+            for place, one in enumerate(self.bundle.contents.examples)
+            if (one.individual not in catalogue.names or one.individual in standing.individuals)
+            and (one.image not in catalogue.rows or one.image in standing.images)
         }
 
     def _thumbnail(self, image: str) -> str | None:

@@ -137,8 +137,7 @@ async def examples(query: Model, service: Here) -> Examples:
     found = (await service.examples()).items()
     return Examples(
         examples=[
-            Example(individual=individual, address=service.address(f"/v1/examples/{place}"))
-            for place, (_, individual) in found
+            Example(individual=one.individual, address=service.address(f"/v1/examples/{place}")) for place, one in found
         ]
     )
 
@@ -149,7 +148,7 @@ async def example(place: Number, query: Model, service: Here) -> Response:
     found = await service.examples()
     if place not in found:
         raise RefusalError(404, f"there are {len(found)} examples, but none of number {place}. See /v1/examples")
-    return Response(found[place][0], media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+    return Response(found[place].data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
 @router.get("/healthz", responses=docs.refusals(404, 503))

@@ -20,7 +20,9 @@ class Words:
     identify: str
     choose_first: str
     unseen: str
+    perhaps_unseen: str
     seen: str
+    perhaps_seen: str
     nobody: str
     yours: str
     candidate: str
@@ -59,7 +61,9 @@ ENGLISH = Words(
     identify="Identify",
     choose_first="Choose a photograph first.",
     unseen="Probably a new individual",
+    perhaps_unseen="Perhaps a new individual",
     seen="Probably known: {}",
+    perhaps_seen="Perhaps known: {}",
     nobody="Nobody is left to compare with.",
     yours="Your photograph {}",
     candidate="{rank}. {individual}",
@@ -98,7 +102,9 @@ RUSSIAN = Words(
     identify="Определить",
     choose_first="Сначала выберите фотографию.",
     unseen="Вероятно, новая особь",
+    perhaps_unseen="Возможно, новая особь",
     seen="Вероятно, это {}",
+    perhaps_seen="Возможно, это {}",
     nobody="Сравнивать больше не с кем.",
     yours="Ваша фотография {}",
     candidate="{rank}. {individual}",

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from whale_ray.bundle import Contents, write_bundle
+from whale_ray.bundle import Contents, Example, write_bundle
 from whale_ray.data.pixels import decode_image
 from whale_ray.durable import point_to
 from whale_ray.errors import BundleError
@@ -201,12 +201,12 @@ def _thumbnails(dataset: Dataset, table: pd.DataFrame) -> dict[int, bytes]:
     return {row: _encode(_picture(dataset, image, THUMBNAIL_SIDE), "JPEG") for row, image in enumerate(table["image"])}
 
 
-def _examples(dataset: Dataset, count: int) -> tuple[tuple[bytes, str], ...]:
+def _examples(dataset: Dataset, count: int) -> tuple[Example, ...]:
     """A few validation photographs, evenly spread over the table, with their labels."""
     validation = dataset.table[dataset.table["part"] == "val"]
     rows = np.unique(np.linspace(0, len(validation) - 1, min(count, len(validation)), dtype=int))
     return tuple(
-        (_encode(_picture(dataset, image, EXAMPLE_SIDE), "JPEG"), individual)
+        Example(_encode(_picture(dataset, image, EXAMPLE_SIDE), "JPEG"), individual, image)
         for image, individual in validation.iloc[rows][["image", "individual"]].itertuples(index=False)
     )
 
