@@ -281,7 +281,7 @@ def test_a_decision_that_is_less_probable_than_not_is_called_a_perhaps(
     service = web_service(bundle)
     service.bundle.calibration = Calibration(Logistic(-1.0, 0.0, 0.0, 0.0), Logistic(-1.0, 0.0, 0.0, 0.0))
     with plain_server(service, page=True) as address:
-        for threshold, verdict in ((1.1, "Perhaps a new individual"), (0.0, "Perhaps known: w_01")):
+        for threshold, verdict in ((1.1, "Not sure: perhaps a new individual"), (0.0, "Not sure: perhaps w_01")):
             service.bundle.threshold = threshold
             page.goto(address)
             ask(page, photograph(tmp_path, individual=1))
