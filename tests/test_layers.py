@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "whale_ray"
 PLAN = """
 errors torchvision_ops device durable spreadsheet
 data.catalog data.census data.fluke data.scene data.synthetic
-data.pictures data.pixels data.audit data.split data.sampling data.batches
+data.pictures data.pixels data.audit data.split data.sampling data.augmentation data.batches
 data.decisions data.confirmations data.review data.copies
 learning.layers learning.weights learning.trunks learning.classifiers learning.hub learning.encoders
 learning.ensemble learning.loss_layers learning.proxy_losses learning.pair_losses learning.losses learning.proxies

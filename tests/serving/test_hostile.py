@@ -26,8 +26,12 @@ from test_identify_call import check_problem
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
-@pytest.fixture(scope="module")
-def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="module", params=["plain", pytest.param("on_ray", marks=pytest.mark.slow)])
+def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the service listens: by itself, or behind Ray's proxy, which reads calls before it does."""
+    if request.param == "on_ray":
+        yield request.getfixturevalue("on_ray")
+        return
     with teachable_server(bundle, tmp_path_factory.mktemp("store")) as address:
         yield address
 

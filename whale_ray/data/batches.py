@@ -14,19 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from whale_ray.data.augmentation import VARIATIONS, Draw, move
 from whale_ray.data.pixels import Geometry, centre_crop
 from whale_ray.data.sampling import UNKNOWN, group_places, shuffle_places
 
-# What strength 1 of each augmentation means.
-ROTATION_DEGREES, SCALE, SHEAR_DEGREES = 25.0, 0.25, 10.0
-BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.5, 0.6
-ERASED_SHARE = 0.3
 _AT_ONCE = 8
 Item = TypeVar("Item")
-_GREY = (0.299, 0.587, 0.114)
 
 
 class Batches:
@@ -130,13 +125,13 @@ class Batches:
         pictures = whole if moved else centre_crop(whole, self._geometry)
         pictures = pictures.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
         labels = _sent(self._labels[places], self._device)
-        draw = _Draw(len(pictures), generator)
+        draw = Draw(len(pictures), generator)
         if moved:
-            pictures = _affine(pictures, self._geometry, self._strengths["affine"], draw)
+            pictures = move(pictures, self._geometry, self._strengths["affine"], draw)
         if self._flip != "none":
             chosen = draw.uniform() < 0.5 if mirrored is None else _sent(mirrored, self._device)
             pictures, labels = self._flipped(pictures, labels, chosen)
-        for name, vary in (("colour", _colour), ("blur", _blur), ("erasing", _erase)):
+        for name, vary in VARIATIONS.items():
             if self._strengths[name] > 0:
                 pictures = vary(pictures, self._strengths[name], draw)
         return pictures, labels
@@ -169,7 +164,7 @@ class FeatureBatches(Batches):
         features, labels = _sent_rows(self._array, rows, self._device), _sent(self._labels[places], self._device)
         if self._flip == "none":
             return features, labels
-        chosen = _Draw(len(rows), generator).uniform() < 0.5 if mirrored is None else _sent(mirrored, self._device)
+        chosen = Draw(len(rows), generator).uniform() < 0.5 if mirrored is None else _sent(mirrored, self._device)
         others = _sent_rows(self._mirrored, rows, self._device)
         return torch.where(chosen[:, None], others, features), self._renamed(labels, chosen)
 
@@ -197,85 +192,3 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
-
-
-class _Draw:
-    """Random numbers for a batch of B pictures."""
-
-    def __init__(self, count: int, generator: torch.Generator) -> None:
-        self._count, self._generator = count, generator
-
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """B numbers from low to high."""
-        numbers = torch.rand(self._count, generator=self._generator, device=self._generator.device)
-        return low + (high - low) * numbers
-
-
-def _affine(pictures: Tensor, geometry: Geometry, strength: float, draw: _Draw) -> Tensor:
-    """Rotates, scales, shears and shifts each picture; what moves in comes from the border."""
-    angle = torch.deg2rad(draw.uniform(-1, 1) * ROTATION_DEGREES * strength)
-    shear = torch.tan(torch.deg2rad(draw.uniform(-1, 1) * SHEAR_DEGREES * strength))
-    scale = torch.exp(draw.uniform(-1, 1) * math.log1p(SCALE * strength))
-    height, width = geometry.height, geometry.width
-    stored_height, stored_width = geometry.stored
-    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    shift = geometry.margin * strength
-    rows = [
-        (cosine * width / stored_width, (shear * cosine - sine) * height / stored_width, draw.uniform(-shift, shift)),
-        (sine * width / stored_height, (shear * sine + cosine) * height / stored_height, draw.uniform(-shift, shift)),
-    ]
-    x, y = _centres(width, pictures.device), _centres(height, pictures.device)[:, None]
-    # affine_grid does the same by many products with 3 x 2 matrices: a quarter of a batch's time on a processor
-    sides = [a[:, None, None] * x + b[:, None, None] * y + c[:, None, None] for a, b, c in rows]
-    grid = torch.stack(sides, dim=3)
-    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def _centres(size: int, device: torch.device) -> Tensor:
-    """Where the centres of `size` pixels lie between -1 and 1, the outer edges."""
-    return (2 * torch.arange(size, device=device) + 1) / size - 1
-
-
-def _colour(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
-    """Changes brightness, contrast and saturation of each picture."""
-    brightness, contrast, saturation = (
-        torch.exp(draw.uniform(-1, 1) * math.log1p(most * strength))[:, None, None]
-        for most in (BRIGHTNESS, CONTRAST, SATURATION)
-    )
-    weights = torch.stack([torch.full((), share, device=pictures.device) for share in _GREY])  # nothing to be sent
-    to_grey = weights.expand(3, 3)
-    matrix = brightness * contrast * torch.lerp(to_grey, torch.eye(3, device=pictures.device), saturation)
-    mean = (pictures.mean(dim=(2, 3)) @ weights)[:, None, None]
-    offset = (brightness * (1 - contrast) * mean).expand(-1, 3, 1)
-    return torch.baddbmm(offset, matrix, pictures.flatten(2)).clamp_(0.0, 1.0).view_as(pictures)
-
-
-def _blur(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
-    """Mixes each picture with its 5 x 5 mean, half of them not at all."""
-    weight = (draw.uniform(-1, 1) * strength).clamp_(min=0.0)[:, None, None, None]
-    padded = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
-    return torch.lerp(pictures, _sum_of_five(_sum_of_five(padded, dim=2), dim=3).div_(25.0), weight)
-
-
-def _sum_of_five(pictures: Tensor, *, dim: int) -> Tensor:
-    """Each row or column with its two neighbours on both sides, 4 fewer than came: a tenth of avg_pool2d's time."""
-    size = pictures.shape[dim] - 4
-    total = pictures.narrow(dim, 0, size) + pictures.narrow(dim, 1, size)
-    for start in (2, 3, 4):
-        total += pictures.narrow(dim, start, size)
-    return total
-
-
-def _erase(pictures: Tensor, strength: float, draw: _Draw) -> Tensor:
-    """Greys a rectangle of each picture, half of them not at all (random erasing, Zhong et al. 2020)."""
-    height, width = pictures.shape[2:]
-    area = draw.uniform(-1, 1).clamp_(min=0.0) * ERASED_SHARE * strength
-    aspect = torch.exp(draw.uniform(-1, 1))
-    tall, wide = torch.sqrt(area * aspect), torch.sqrt(area / aspect)
-    top, left = draw.uniform() * (1 - tall), draw.uniform() * (1 - wide)
-    y = (torch.arange(height, device=pictures.device) + 0.5) / height
-    x = (torch.arange(width, device=pictures.device) + 0.5) / width
-    inside_y = (y >= top[:, None]) & (y < (top + tall)[:, None])
-    inside_x = (x >= left[:, None]) & (x < (left + wide)[:, None])
-    inside = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]
-    return pictures.masked_fill(inside, 0.5)
