@@ -183,3 +183,11 @@ def test_readiness_and_the_page_need_no_key(locked: httpx.Client) -> None:
 
 def test_the_contract_allows_as_many_candidates_as_a_bundle_ranks() -> None:
     assert contract.MOST_CANDIDATES == identify.MOST_CANDIDATES
+
+
+def test_an_answer_has_one_request_id_wherever_the_service_runs(client: httpx.Client) -> None:
+    for path in ("/v1/model", "/v1/nowhere", "/page/en/"):
+        (made,) = client.get(path).headers.get_list("x-request-id")
+        assert re.fullmatch("[0-9a-f-]{32,36}", made)
+        kept = client.get(path, headers={"X-Request-Id": "boat-7.a_B"}).headers.get_list("x-request-id")
+        assert kept == ["boat-7.a_B"]

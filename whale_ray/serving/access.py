@@ -39,13 +39,20 @@ class Access:
     """ASGI middleware: gives each call its id (the caller's X-Request-Id where that is sane), counts it, logs it.
 
     routes: of the application; a call that is refused before it is routed is named by the one that it would have come
-    to, others `nowhere`. stage: what the figures call the time that a call takes.
+    to, others `nowhere`. stage: what the figures call the time that a call takes. echoed: a server before this one puts
+    the caller's id, as it came, into the answer.
     """
 
     def __init__(
-        self, app: ASGIApp, *, write: Write | None = None, routes: Sequence[BaseRoute] = (), stage: str = "call"
+        self,
+        app: ASGIApp,
+        *,
+        write: Write | None = None,
+        routes: Sequence[BaseRoute] = (),
+        stage: str = "call",
+        echoed: bool = False,
     ) -> None:
-        self._app, self._write, self._routes, self._stage = app, write, routes, stage
+        self._app, self._write, self._routes, self._stage, self._echoed = app, write, routes, stage, echoed
         self._seen: set[str] = set()  # addresses of routes without a part that varies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,14 +61,16 @@ class Access:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        scope["request_id"] = given if _SANE.fullmatch(given) else uuid.uuid4().hex
+        kept = bool(_SANE.fullmatch(given))
+        scope["request_id"] = given if kept else uuid.uuid4().hex
+        own = [] if kept and self._echoed else [(b"x-request-id", scope["request_id"].encode())]
         began, status = time.perf_counter(), 0
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", scope["request_id"].encode())]
+                message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
 
         try:

@@ -100,7 +100,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         agreement = None if self._shadow is None else self._shadow.agreement
         self._web = build_web(
-            self._services, self._settings.entrance(self._keys), shadow=agreement, page=_page_is_there
+            self._services, self._settings.entrance(self._keys), shadow=agreement, page=_page_is_there, echoed=True
         )
         return self._web
 

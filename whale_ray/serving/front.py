@@ -65,7 +65,7 @@ class Front:
 
         transport = HandleTransport(serve.get_deployment_handle(NAME, NAME))
         entrance = self._settings.entrance(self._keys)
-        return build_page(transport, entrance, self._settings.limits)
+        return build_page(transport, entrance, self._settings.limits, echoed=True)
 
 
 def page_application(settings: PageSettings, *, keys: Keys) -> serve.Application:

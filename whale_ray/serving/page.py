@@ -33,10 +33,13 @@ from whale_ray.serving.words import LANGUAGES, Words
 _EVENT: Any = {"api_visibility": "private", "concurrency_limit": None}  # no reader waits for another
 
 
-def build_page(transport: httpx.AsyncBaseTransport, entrance: Entrance, limits: Limits) -> FastAPI:
+def build_page(
+    transport: httpx.AsyncBaseTransport, entrance: Entrance, limits: Limits, *, echoed: bool = False
+) -> FastAPI:
     """The page as a web application: `/en/` and `/ru/`. transport: leads to the service that it asks.
 
     limits: of the photographs that come at once. They lie in the folder that GRADIO_TEMP_DIR names.
+    echoed: as of Access.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     processing_utils.async_ssrf_protected_download = _refuse_download  # Gradio fetches what a caller names
@@ -63,7 +66,7 @@ def build_page(transport: httpx.AsyncBaseTransport, entrance: Entrance, limits: 
         _look_less_often(blocks)
     app.add_middleware(Guard, entrance=entrance)
     app.add_middleware(Fence, keys=entrance.keys, upload_bytes=limits.call_bytes, upload_seconds=limits.seconds)
-    app.add_middleware(Access, write=open_log(entrance.access_log), routes=app.routes, stage="page")
+    app.add_middleware(Access, write=open_log(entrance.access_log), routes=app.routes, stage="page", echoed=echoed)
     return app
 
 

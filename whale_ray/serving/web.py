@@ -189,11 +189,12 @@ def build_web(
     *,
     shadow: Callable[[], Awaitable[Any]] | None = None,
     page: Callable[[], Awaitable[bool]] | None = None,
+    echoed: bool = False,
 ) -> FastAPI:
     """The web application of these models, the first of them the default.
 
     entrance: who may come in; everybody where there is none. shadow: how often a silent bundle agrees.
-    page: whether the web page, which is an application of its own at PAGE, is there.
+    page: whether the web page, which is an application of its own at PAGE, is there. echoed: as of Access.
     """
     entrance = entrance or Entrance()
     app = FastAPI(
@@ -211,6 +212,6 @@ def build_web(
     answer_refusals_as_problems(app)
     app.add_middleware(Guard, entrance=entrance, check_room=partial(_check_room, services))
     routes = [route for one in routers for route in one.routes]
-    app.add_middleware(Access, write=open_log(entrance.access_log), routes=routes)
+    app.add_middleware(Access, write=open_log(entrance.access_log), routes=routes, echoed=echoed)
     docs.describe_refusals(app)
     return app
