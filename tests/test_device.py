@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from little_sweep import SWEEP
 
 from whale_ray.device import device_for
 from whale_ray.errors import InputError
+from whale_ray.serving.rollout import check_gpus
+from whale_ray.serving.settings import ServeSettings
 from whale_ray.sweep.cluster import check_gpu
 from whale_ray.sweep.trial import may_fit_alone
 
@@ -43,12 +47,46 @@ def test_a_sweep_on_a_cluster_whose_gpus_torch_cannot_use_starts_no_trial(photog
     assert list(tmp_path.glob("runs/little/trials/*")) == []
 
 
-def test_a_gpu_that_stands_idle_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_no_trial_uses_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     for resources in ({"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}):
         monkeypatch.setattr(ray, "cluster_resources", lambda resources=resources: resources)
-        check_gpu(0.0, say=said.append)
-    assert said == ["a GPU stands idle: with resources.gpus=0.5, two trials share one"]
+        check_gpu(0.0, say=said.append, stopping=threading.Event())
+    assert said == ["no trial uses the GPU that is there: with resources.gpus=0.5, two trials share one"]
+
+
+@WITHOUT_GPU
+def test_who_waits_for_a_gpu_is_told_and_may_stop(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whale_ray.sweep.cluster._GPU_SECONDS", 0.0)
+    said, stopping = [], threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        stopping.set()
+
+    check_gpu(0.5, say=say, stopping=stopping)
+    assert said == ["waiting for 0.5 GPU of the cluster, which others hold"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "more", "found", "fits"),
+    [
+        (0.5, 2, 0, 1.0, True),
+        (0.5, 2, 1, 1.0, False),
+        (0.4, 1, 1, 1.0, True),
+        (0.6, 3, 0, 2.0, False),  # 1.8 of 2 GPUs, but no third lies on one
+        (1.0, 2, 0, 2.0, True),
+        (1.0, 1, 0, 0.0, False),
+        (0.0, 9, 9, 0.0, True),
+    ],
+)
+def test_encoders_fit_where_each_share_lies_on_one_gpu(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, replicas: int, more: int, found: float, fits: bool
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": found} if found else {})
+    settings = ServeSettings(bundle=Path("a"), gpus=gpus, replicas=replicas)
+    with nullcontext() if fits else pytest.raises(InputError, match=rf"gpus={gpus:g} .*Lower gpus.*surge=0"):
+        check_gpus(settings, more=more)
 
 
 @pytest.mark.parametrize(

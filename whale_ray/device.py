@@ -24,3 +24,11 @@ def device_for(gpus: float) -> str:
             "finds none. Install torch for this machine's GPU (pytorch.org/get-started), or reserve no GPU"
         )
     return "cuda"
+
+
+def device_there(gpus: float) -> str:
+    """`cuda` where a share of a GPU is wanted and there is one here, else `cpu`: for a process that reserves none."""
+    try:
+        return device_for(gpus)
+    except InputError:
+        return "cpu"

@@ -368,7 +368,7 @@ def test_what_is_made_one_ahead_comes_in_order_with_its_fault_and_nothing_stays_
     taken = []
     with pytest.raises(ValueError, match="the fifth"):
         taken.extend(one_ahead(items()))
-    assert made == [1, 2, 3, 4]
+    assert taken == made == [1, 2, 3, 4]
     ahead = one_ahead(items())
     assert next(ahead) == 1
     ahead.close()

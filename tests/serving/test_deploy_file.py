@@ -17,7 +17,7 @@ import pytest
 import yaml
 from load import load
 from pictures import draw, encode
-from services import TOP, contents, free_port, process
+from services import TOP, alive, contents, descendants, free_port, process
 
 from whale_ray.bundle import write_bundle
 
@@ -47,10 +47,15 @@ class Cluster:
         (self.folder / "serve.yaml").write_text(yaml.safe_dump(asked))
         self._serve("deploy", str(self.folder / "serve.yaml"))
 
-    def _serve(self, *words: str) -> None:
+    def _serve(self, *words: str) -> str:
         command = [sys.executable, "-m", "ray.serve.scripts", *words, "--address", self.dashboard]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | self.variables)
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def status(self) -> str:
+        """What `serve status` says."""
+        return self._serve("status")
 
     def wait_for(self, said: Callable[[], bool], *, seconds: float = 90.0) -> None:
         """Returns when the service says so."""
@@ -61,7 +66,7 @@ class Cluster:
                     return
             except httpx.TransportError:
                 pass
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, self.status()
             time.sleep(0.2)
 
     def bundle(self) -> object:
@@ -73,14 +78,26 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster_in_token_mode() -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="r-") as folder:  # short: Ray's sockets are in it
-        variables = {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(TOP), "RAY_TMPDIR": folder, "HOME": folder}
+        variables = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_TMPDIR": folder,
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            "PYTHONPATH": str(TOP),
+            "HOME": folder,
+            "WHALE_RAY_API_KEY": "",
+        }
         port, dashboard = free_port(), free_port()
         options = ("--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4")
         ray = (sys.executable, "-m", "ray.scripts.scripts")
         token = (*ray, "get-auth-token", "--generate")
         subprocess.run(token, check=True, capture_output=True, timeout=60, env=os.environ | variables)
-        with process(*ray, "start", *options, ready="--block", **variables):
+        with process(*ray, "start", *options, ready="--block", **variables) as running:
             yield Cluster(f"http://127.0.0.1:{dashboard}", variables, free_port(), Path(folder))
+            started = descendants(running.pid)
+        deadline = time.monotonic() + 30
+        while alive(started) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not alive(started)
 
 
 def named(folder: Path, name: str, **changes: object) -> Path:
@@ -104,7 +121,7 @@ def test_the_file_is_deployed_and_a_changed_copy_takes_over_under_load(
         seen.wait_for(20)
         # a bundle that does not pass its check never serves, and the one before goes on
         running.deploy(named(tmp_path, "tiny-wrong", golden_vectors=-contents().golden_vectors))
-        time.sleep(20)
+        running.wait_for(lambda: "the golden images must give their embeddings" in running.status())
         seen.wait_for(20)
     assert seen.failed == []
     assert {one.bundle for one in seen.seen} == {"tiny-live", "tiny-next"}

@@ -7,13 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import quantiles
+from typing import Any
 
 import httpx
 import pytest
-from load import Load, load
+from load import PHOTOGRAPHS, Load, load
 from services import LIMITS, plain_server, web_service
 
 from whale_ray.serving import admission, batching
@@ -188,6 +189,58 @@ def test_bodies_that_arrive_have_a_bound_together() -> None:
             third(100)
 
     asyncio.run(scene())
+
+
+def test_bytes_that_arrive_too_slowly_make_room_for_the_next_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_FAIR_SECONDS", 0.05)
+    ended: list[int] = []
+
+    async def stalled(mailbox: Mailbox, number: int) -> None:
+        with suppress(RefusalError):
+            async with mailbox.receiving() as take:
+                take(50)
+                await asyncio.sleep(30)
+        ended.append(number)
+
+    async def scene() -> None:
+        mailbox = Mailbox(10, most_bytes=100, seconds=10.0)
+        callers = [asyncio.create_task(stalled(mailbox, number)) for number in range(2)]
+        await asyncio.sleep(0.1)
+        async with mailbox.receiving() as take:
+            take(40)  # one of them goes for it, the older
+            await asyncio.sleep(0.01)
+            assert ended == [0]
+            take(20)
+            await asyncio.sleep(0.01)
+            assert ended == [0, 1]
+        await asyncio.gather(*callers)
+
+    asyncio.run(scene())
+
+
+def test_health_turns_red_where_forward_passes_only_fail_and_recovers_with_them(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, broken = web_service(bundle), True
+    embed = service.bundle.embed
+
+    def sometimes(arrays: Any) -> Any:
+        if broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return embed(arrays)
+
+    monkeypatch.setattr(service.bundle, "embed", sometimes)
+    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+        headers = {"Content-Type": "image/jpeg"}
+        for health in (200, 200, 503):
+            answer = client.post("/v1/identify", content=PHOTOGRAPHS[0], headers=headers)
+            assert answer.status_code == 503
+            assert "CUDA" not in answer.text
+            assert client.get("/healthz").status_code == health
+        assert "forward passes fail" in client.get("/healthz").json()["detail"]
+        broken = False
+        assert client.post("/v1/identify", content=PHOTOGRAPHS[0], headers=headers).status_code == 200
+        assert client.get("/healthz").status_code == 200
 
 
 def test_an_encoder_that_is_idle_is_well(bundle: Path) -> None:

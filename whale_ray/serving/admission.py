@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 
 from whale_ray.serving.contract import RefusalError
 
@@ -42,6 +43,14 @@ class Door:
             self._inside -= photographs
 
 
+@dataclass
+class _Arrival:
+    """A body on its way: since when, by `time.monotonic`, and how much of it is here."""
+
+    began: float
+    bytes: int = 0
+
+
 class Mailbox:
     """Takes bodies that arrive: `most` at once, which together have at most `most_bytes`, each within `seconds`.
 
@@ -50,8 +59,7 @@ class Mailbox:
 
     def __init__(self, most: int, *, most_bytes: int, seconds: float) -> None:
         self._most, self._most_bytes, self._seconds = most, most_bytes, seconds
-        self._began: dict[asyncio.Timeout, float] = {}  # the oldest first
-        self._bytes = 0
+        self._arriving: dict[asyncio.Timeout, _Arrival] = {}  # the oldest first
 
     @asynccontextmanager
     async def receiving(self) -> AsyncIterator[Callable[[int], None]]:
@@ -59,19 +67,17 @@ class Mailbox:
 
         Raises: RefusalError 503 without room, 408 where the body takes too long.
         """
-        self._make_room()
-        taken = 0
+        if len(self._arriving) >= self._most:
+            self._end_oldest(f"{self._most} bodies are arriving already")
+        deadline, arrival = asyncio.timeout(self._seconds), _Arrival(time.monotonic())
 
         def take(count: int) -> None:
-            nonlocal taken
-            if self._bytes + count > self._most_bytes:
+            while self._arrived + count > self._most_bytes:
                 detail = f"{self._most_bytes:,} bytes of photographs are arriving already"
-                raise _no_room(detail)
-            taken += count
-            self._bytes += count
+                self._end_oldest(detail, besides=deadline)
+            arrival.bytes += count
 
-        deadline = asyncio.timeout(self._seconds)
-        self._began[deadline] = time.monotonic()
+        self._arriving[deadline] = arrival
         try:
             async with deadline:
                 yield take
@@ -81,15 +87,17 @@ class Mailbox:
             )
             raise RefusalError(408, detail) from None
         finally:
-            self._began.pop(deadline, None)
-            self._bytes -= taken
+            self._arriving.pop(deadline, None)
 
-    def _make_room(self) -> None:
-        if len(self._began) < self._most:
-            return
-        oldest, began = next(iter(self._began.items()))
-        if time.monotonic() - began < _FAIR_SECONDS:
-            raise _no_room(f"{self._most} bodies are arriving already")
-        del self._began[oldest]
+    @property
+    def _arrived(self) -> int:
+        return sum(arrival.bytes for arrival in self._arriving.values())
+
+    def _end_oldest(self, detail: str, *, besides: asyncio.Timeout | None = None) -> None:
+        """Ends the body that takes longest. Raises: RefusalError 503, with this detail, where none takes long yet."""
+        oldest = next((deadline for deadline in self._arriving if deadline is not besides), None)
+        if oldest is None or time.monotonic() - self._arriving[oldest].began < _FAIR_SECONDS:
+            raise _no_room(detail)
+        del self._arriving[oldest]
         with suppress(RuntimeError):  # its time is over at this moment
             oldest.reschedule(asyncio.get_running_loop().time())

@@ -79,9 +79,13 @@ class EncoderDeployment:
         """What runs the encoder here; answered once it is ready."""
         return self._bundle.runtime
 
+    async def fault(self) -> str | None:
+        """Why it will not answer soon; None where it will."""
+        return await self._encoder.fault()
+
     async def check_health(self) -> None:
         """Raises where Ray Serve should start another process instead."""
-        if reason := await self._encoder.fault():
+        if reason := await self.fault():
             raise RuntimeError(reason)
 
 
@@ -90,7 +94,6 @@ class RemoteEncoder:
 
     def __init__(self, handle: DeploymentHandle, *, patience: float) -> None:
         self._handle, self._patience = handle, patience
-        self._failing_since: float | None = None
 
     async def embed(self, array: np.ndarray) -> np.ndarray:
         """The unit embedding (D,) of one prepared photograph.
@@ -102,22 +105,19 @@ class RemoteEncoder:
             try:
                 vector: np.ndarray = await self._handle.embed.remote(array)
             except _DIED as error:
-                self._failing_since = self._failing_since or time.monotonic()
                 if time.monotonic() > until:
                     detail = "the encoder does not answer at present. Try again shortly"
                     raise RefusalError(503, detail, {"Retry-After": "5"}) from error
                 await asyncio.sleep(_PAUSE)
             else:
-                self._failing_since = None
                 return vector
 
     async def fault(self) -> str | None:
         """Why this encoder will not answer soon; None where it will."""
         try:
-            await asyncio.wait_for(self._ask(), timeout=2.0)
+            return await asyncio.wait_for(_awaited(self._handle.fault.remote()), timeout=2.0)
         except (*_DIED, TimeoutError):
             return "the encoder does not answer at present"
-        return None
 
     async def _ask(self) -> str:
         return str(await self._handle.runtime.remote())

@@ -26,7 +26,7 @@ from whale_ray.serving.enrolment import EnrolmentStore
 from whale_ray.serving.exposure import KEY_VARIABLE, check_exposure
 from whale_ray.serving.front import page_application
 from whale_ray.serving.keys import Keys, read_keys
-from whale_ray.serving.rollout import page_of, run_application
+from whale_ray.serving.rollout import check_gpus, page_of, run_application
 from whale_ray.serving.settings import NO_STORE, PageSettings, ServeSettings
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
@@ -99,7 +99,7 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
     names = " and ".join(map(str, settings.bundles.values()))
     print(f"{names}: loading, {settings.replicas} replica{'s' * (settings.replicas != 1)} …", flush=True)
     with suppress(KeyboardInterrupt), _running_ray(settings), _signals_interrupt():
-        _check_gpus(settings)
+        check_gpus(settings)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = {"host": host, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
@@ -144,16 +144,6 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _check_gpus(settings: ServeSettings) -> None:
-    """Raises InputError where Ray would wait for ever for GPUs that are not there."""
-    wanted, found = settings.gpus * settings.encoders, ray.cluster_resources().get("GPU", 0.0)
-    if wanted > found:
-        raise InputError(
-            f"gpus={settings.gpus:g} for each of {settings.encoders} encoders must fit on this machine's GPUs, but Ray "
-            f"finds {found:g}. Lower gpus (fractions share one) or the number of replicas"
-        )
 
 
 @contextmanager

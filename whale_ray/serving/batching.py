@@ -18,10 +18,11 @@ from whale_ray.errors import StoreError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _STUCK_SECONDS = 20.0
+_FAILURES = 3
 
 
 class Pace:
-    """Knows whether what one thread runs now takes far longer, for its size, than anything did before.
+    """Knows whether what one thread runs now takes far longer, for its size, than anything did before; or only fails.
 
     Any thread may ask.
     """
@@ -29,12 +30,18 @@ class Pace:
     def __init__(self) -> None:
         self._until: float | None = None
         self._seconds: deque[float] = deque(maxlen=50)  # an item
+        self._failed = 0
 
     @property
     def is_stuck(self) -> bool:
         """Whether it will probably never end."""
         until = self._until
         return until is not None and time.monotonic() > until
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether it failed several times, and never ended well meanwhile."""
+        return self._failed >= _FAILURES
 
     @contextmanager
     def running(self, items: int) -> Iterator[None]:
@@ -44,6 +51,10 @@ class Pace:
         try:
             yield
             self._seconds.append((time.monotonic() - began) / items)
+            self._failed = 0
+        except Exception:
+            self._failed += 1
+            raise
         finally:
             self._until = None
 

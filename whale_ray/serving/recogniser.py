@@ -59,7 +59,9 @@ class Encoder:
 
     async def fault(self) -> str | None:
         """Why this encoder will not answer soon; None where it will."""
-        return "a forward pass does not end" if self._pace.is_stuck else None
+        if self._pace.is_stuck:
+            return "a forward pass does not end"
+        return "forward passes fail" if self._pace.is_failing else None
 
 
 def _use_threads(count: int) -> None:

@@ -73,7 +73,8 @@ def deploy(
         keys = _keys_of(wanted, live_keys) if any(one.startswith("keys=") for one in options) else live_keys
         _check_there(bundle.resolve(), threads=wanted.threads)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
-        kept = tuple(set(live.bundles.values()) - set(wanted.bundles.values())) if live.apart else ()
+        kept = tuple(set(live.apart.values()) - set(wanted.apart.values()))
+        check_gpus(wanted, more=len(kept) * wanted.encoder_replicas + wanted.surge)
         try:
             run_application(application(wanted, keys=keys, kept=kept), page_of(wanted, keys))
         except (BundleError, RuntimeError):
@@ -82,6 +83,23 @@ def deploy(
         if kept:
             run_application(application(wanted, keys=keys), page_of(wanted, keys))
     say(f"{bundle} {'answers silently beside the default model' if shadow else 'answers'}")
+
+
+def check_gpus(settings: ServeSettings, *, more: int = 0) -> None:
+    """Raises InputError where Ray would wait for ever for GPUs that the cluster does not have.
+
+    more: encoders that run beside those of the settings while a bundle is exchanged.
+    """
+    share, found = settings.gpus, ray.cluster_resources().get("GPU", 0.0)
+    if not share:
+        return
+    places = found * int(1 / share + 1e-9) if share < 1 else found // share  # a share lies on one GPU
+    if settings.encoders + more > places:
+        meanwhile = f", and {more} more while it is exchanged," if more else ""
+        raise InputError(
+            f"gpus={share:g} for each of {settings.encoders} encoders{meanwhile} must fit on the cluster's GPUs, but "
+            f"Ray finds {found:g}. Lower gpus (fractions share one) or the replicas, or set surge=0"
+        )
 
 
 def page_of(settings: ServeSettings, keys: Keys) -> serve.Application | None:

@@ -11,12 +11,15 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from whale_ray.device import device_for
 from whale_ray.errors import InputError
 from whale_ray.sweep.forecast import IDLE_GPU
+
+_GPU_SECONDS = 20.0  # in which a process starts and imports torch
 
 
 @contextlib.contextmanager
@@ -124,19 +127,29 @@ def slots(resources: Mapping[str, float]) -> int:
     return min(int(have[name] / amount + 1e-9) for name, amount in wanted.items())
 
 
-def check_gpu(gpus: float, *, say: Callable[[str], None]) -> None:
-    """Tries, on the cluster, whether torch can use what Ray reserves; says where nothing is reserved of a GPU.
+def check_gpu(gpus: float, *, say: Callable[[str], None], stopping: threading.Event) -> None:
+    """Tries, on a node of the cluster, whether torch can use what Ray reserves; says where nothing is reserved.
 
-    Raises: InputError where it cannot.
+    Where others hold the GPUs it says so, and waits until there is room or `stopping` is set.
+    Raises: InputError where torch cannot.
     """
     import ray
 
-    if not gpus and ray.cluster_resources().get("GPU"):
-        say(IDLE_GPU)
-    if gpus:
-        trying = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_fault_of_gpu)
-        if fault := ray.get(trying.remote(gpus)):
-            raise InputError(f"resources.gpus: {fault}")
+    if not gpus:
+        if ray.cluster_resources().get("GPU"):
+            say(IDLE_GPU)
+        return
+    trying = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_fault_of_gpu).remote(gpus)
+    began, told = time.monotonic(), False
+    while not ray.wait([trying], timeout=1.0)[0]:
+        if stopping.is_set():
+            ray.cancel(trying)
+            return
+        if not told and time.monotonic() - began > _GPU_SECONDS:
+            say(f"waiting for {gpus:g} GPU of the cluster, which others hold")
+            told = True
+    if fault := ray.get(trying):
+        raise InputError(f"resources.gpus: {fault}")
 
 
 def _fault_of_gpu(gpus: float) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whale_ray.device import device_there
 from whale_ray.sweep.dataset import catalog_of, geometry_of
 from whale_ray.sweep.plan import Settings, baselines, corner_points, encoder_of, epochs_of, first_settings
 from whale_ray.sweep.spec import Sweep
@@ -75,7 +76,7 @@ def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step
     from whale_ray.retrieval.embedding import embed
 
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+    device = torch.device(device_there(gpus))
     encoder = encoder_of(settings).to(device)
     geometry = geometry_of(settings["data"], settings["train"])
     pixels = np.random.default_rng(0).integers(0, 256, (_PICTURES, *geometry.stored, 3), dtype=np.uint8)

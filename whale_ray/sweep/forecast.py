@@ -20,7 +20,7 @@ from whale_ray.sweep.plan import baselines, first_settings, geometries, label, l
 from whale_ray.sweep.screening import RESOLUTIONS, confounding, fold_over, said_of, screen
 from whale_ray.sweep.spec import Sweep, trial_identity
 
-IDLE_GPU = "a GPU stands idle: with resources.gpus=0.5, two trials share one"
+IDLE_GPU = "no trial uses the GPU that is there: with resources.gpus=0.5, two trials share one"
 _GB = 1e9
 _VIEWS, _BYTES_PER_NUMBER = 2, 2
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from whale_ray.device import device_there
 from whale_ray.durable import write_whole
 from whale_ray.errors import WhaleRayError
 from whale_ray.sweep.checkpoint import drop_state
@@ -116,7 +117,8 @@ def retrain_on_all(trial: str, job: Job) -> Path:
         join_members([retrain_on_all(member, job) for member in members], folder)
     else:
         whole = dataclasses.replace(job, dataset=job.dataset.without_validation())
-        Work(trial, whole, folder=folder).retrain()
+        # in the driver, for which nothing is reserved, and which may stand where no GPU is
+        Work(trial, whole, folder=folder, device=device_there(job.gpus)).retrain()
     return folder
 
 

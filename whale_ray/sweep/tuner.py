@@ -39,7 +39,7 @@ def run_trials(ledger: Ledger, job: Job, progress: Progress, stopping: threading
     fixed = ledger.sweep.fixed
     share = {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}
     room = slots(share)
-    check_gpu(share["GPU"], say=progress.say)
+    check_gpu(share["GPU"], say=progress.say, stopping=stopping)
     trainable = tune.with_parameters(run_trial, job=job)
     trainable.__name__ = f"{ledger.sweep.name}: a trial at a time"  # how Ray's dashboard calls the actors
     records = [record for record in ledger.records() if record.status != "running"]

@@ -59,11 +59,18 @@ class Job:
 class Work:
     """A trial at work: an encoder for each of its splits, built from its settings; what it leaves goes into `folder`.
 
-    on_batch: called before each batch that is trained on or embedded.
+    device: where it works; that of the job's share of a GPU where none is named. on_batch: called before each batch
+    that is trained on or embedded.
     """
 
     def __init__(
-        self, trial: str, job: Job, *, folder: Path | None = None, on_batch: Callable[[], None] = lambda: None
+        self,
+        trial: str,
+        job: Job,
+        *,
+        folder: Path | None = None,
+        device: str | None = None,
+        on_batch: Callable[[], None] = lambda: None,
     ) -> None:
         import torch
 
@@ -75,7 +82,7 @@ class Work:
         written = json.loads((job.trial_folder(trial) / "settings.json").read_text())
         self.settings: Settings = completed(written["settings"])
         self.scoring = job.scoring.of(written["kind"])
-        self.device = torch.device(device_for(job.gpus))
+        self.device = torch.device(device or device_for(job.gpus))
         self.earlier_seconds = 0.0
         self.pseudo_labels: int | None = None
 
