@@ -113,7 +113,9 @@ def test_a_command_is_well_formed_and_its_program_and_files_exist(line: str) -> 
     subprocess.run(["bash", "-n", "-c", line], check=True)
     match command_of(shlex.split(line)):
         case ["make", target]:
-            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            assert recipe
+            assert target != "serve" or "RAY_AUTH_MODE=token" in recipe[1]
         case ["whale-ray", *arguments]:
             check_arguments(arguments)
         case ["python", "-m", "whale_ray.sweep", *arguments]:

@@ -23,6 +23,7 @@ from whale_ray.serving.guard import Entrance
 from whale_ray.serving.keys import read_keys
 
 CHROMIUM = shutil.which("chromium")
+CUT_OFF = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="a browser is needed: chromium")]
 PHONE = {"width": 360, "height": 740}
 
@@ -43,7 +44,7 @@ def locked(bundle: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", CUT_OFF])
         yield browser
         browser.close()
 

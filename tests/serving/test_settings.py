@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ def test_the_file_for_serve_deploy_is_valid_and_listens_on_loopback() -> None:
     settings = ServeSettings.model_validate(service.args)
     assert all(path.is_absolute() for path in settings.bundles.values())
     assert PageSettings.model_validate(page.args).image_bytes == settings.image_bytes
+    missing = [name for name in ServeSettings.model_fields if not re.search(rf"\b{name}\b", text)]
+    assert not missing, "settings that the file does not show"
 
 
 @pytest.mark.parametrize(
