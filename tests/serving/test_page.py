@@ -314,9 +314,13 @@ def test_it_speaks_russian_to_those_whose_browser_does(browser: Browser, address
     page.goto(address)
     assert page.url == f"{address}/page/ru/"
     page.get_by_role("heading", name="Кто этот кит?").wait_for()
-    page.set_input_files("input[type=file]", photograph(tmp_path))
+    (tmp_path / "torn.png").write_bytes(photograph(tmp_path).read_bytes()[:200])
+    page.set_input_files("input[type=file]", [photograph(tmp_path), tmp_path / "torn.png"])
     page.get_by_role("button", name="Определить").click()
     page.get_by_role("heading", name="Вероятно").wait_for()
+    problem = page.locator(".answer .problem").inner_text()
+    assert problem.startswith("Файл повреждён или пуст.")
+    assert "the picture is damaged" in problem
     assert page.evaluate("document.documentElement.lang") == "ru"
     page.get_by_role("link", name="English").click()
     page.get_by_role("heading", name="Which whale is this?").wait_for()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whale_ray.serving.contract import Problem
 from whale_ray.serving.fence import TEMPLATES
 from whale_ray.serving.words import Words
 
@@ -60,6 +61,11 @@ def query(words: Words, asked: Asked) -> str:
 def candidate(words: Words, one: dict[str, Any]) -> str:
     """Whom it may show, beside the photograph that it resembles."""
     return str(_CARDS.candidate(words, one))
+
+
+def refusal(words: Words, problem: Problem) -> str:
+    """Why the service refused, in the page's language where there are words for it, and in the service's own."""
+    return str(_CARDS.refusal(words, problem.status, problem.detail))
 
 
 def note(text: str, *, is_problem: bool = False) -> str:

@@ -140,8 +140,8 @@ class _Page:
     async def _open(self, request: gr.Request) -> tuple[Any, Any, str]:
         try:
             card = await self._desk.model(request.headers)
-        except RefusalError as refusal:
-            return gr.skip(), gr.skip(), cards.note(str(refusal), is_problem=True)
+        except RefusalError as refused:
+            return gr.skip(), gr.skip(), cards.refusal(self._words, refused.problem)
         names, default = list(card["models"]), card["default"]
         model = gr.Radio(choices=names, value=default, visible=len(names) > 1)
         return model, *await self._show_examples(default, request)
@@ -150,8 +150,8 @@ class _Page:
         try:
             found = await self._desk.examples(request.headers, model)
             pictures = [(await self._example(one["address"], request), one["individual"]) for one in found]
-        except RefusalError as refusal:
-            return gr.skip(), cards.note(str(refusal), is_problem=True)
+        except RefusalError as refused:
+            return gr.skip(), cards.refusal(self._words, refused.problem)
         return gr.Gallery(value=pictures, visible=bool(pictures), selected_index=None), ""
 
     async def _example(self, address: str, request: gr.Request) -> str:
@@ -175,8 +175,8 @@ class _Page:
             return [], cards.note(self._words.gone, is_problem=True)
         try:
             bundle, results = await self._desk.identify(request.headers, model or "", list(map(Path, paths)))
-        except RefusalError as refusal:
-            return [], cards.note(str(refusal), is_problem=True)
+        except RefusalError as refused:
+            return [], cards.refusal(self._words, refused.problem)
         asked = [Asked(path, result) for path, result in zip(paths, results, strict=True)]
         return asked, cards.note(self._words.answered_by.format(bundle))
 
@@ -241,8 +241,10 @@ class _Page:
             return asked, _warning(self._words.gone)
         try:
             enrolled = await self._desk.enrol(reader, model or "", individual, Path(one.path))
-        except RefusalError as refusal:
-            return asked, _warning(str(refusal))
+        except RefusalError as refused:
+            problem = refused.problem
+            short = self._words.refusals.get(problem.status, problem.detail)
+            return asked, _warning(short, cards.refusal(self._words, problem))
         words = self._words.enrolled if enrolled["status"] == "enrolled" else self._words.already
         said = words.format(filename=one.name, individual=individual)
         return _with(asked, place, replace(one, said=said)), cards.note(said)
@@ -253,10 +255,10 @@ def _with(asked: list[Asked], place: int, one: Asked) -> list[Asked]:
     return list(asked)
 
 
-def _warning(text: str) -> str:
-    """A problem that stands out wherever on the page its reader is."""
+def _warning(text: str, whole: str = "") -> str:
+    """A problem that stands out wherever on the page its reader is; what is said in its place, `whole` or the same."""
     gr.Warning(escape(text))
-    return cards.note(text, is_problem=True)
+    return whole or cards.note(text, is_problem=True)
 
 
 def _other_languages(words: Words) -> str:

@@ -5,12 +5,16 @@ Knows words alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Words:
-    """The page's words. Braces are filled in: an individual, a file's name, a number."""
+    """The page's words. Braces are filled in: an individual, a file's name, a number.
+
+    refusals: by status, what is said of one before the service's own words, which are English.
+    """
 
     language: str
     title: str
@@ -49,6 +53,7 @@ class Words:
     answered_by: str
     for_programs: str
     gone: str
+    refusals: Mapping[int, str]
 
 
 ENGLISH = Words(
@@ -90,6 +95,7 @@ ENGLISH = Words(
     answered_by="Answered by {}.",
     for_programs="For programs: /docs",
     gone="That photograph is not here any more. Choose it again.",
+    refusals={},
 )
 
 RUSSIAN = Words(
@@ -131,6 +137,16 @@ RUSSIAN = Words(
     answered_by="Ответила модель {}.",
     for_programs="Для разработчиков: /docs",
     gone="Фотография уже удалена с сервера. Загрузите её снова.",
+    refusals={
+        403: "С этим ключом так нельзя. Попросите другой.",
+        408: "Фотография передавалась слишком долго. Отправьте её ещё раз.",
+        409: "Эта фотография уже добавлена к другой особи. Если это ошибка, сначала удалите её там.",
+        413: "Слишком большая фотография, или слишком много сразу.",
+        415: "Это не фотография. Подходят JPEG, PNG, WebP, TIFF и BMP.",
+        422: "Файл повреждён или пуст.",
+        429: "Слишком много запросов с этим ключом. Подождите немного.",
+        503: "Сервис занят или не отвечает. Попробуйте чуть позже.",
+    },
 )
 
 LANGUAGES = {"en": ENGLISH, "ru": RUSSIAN}
