@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import resource
 import socket
@@ -20,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from services import LIMITS, teachable_server
+from services import LIMITS, free_port, process, serving, teachable_server
 from test_identify_call import check_problem
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -29,10 +30,14 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 @pytest.fixture(scope="module", params=["plain", pytest.param("on_ray", marks=pytest.mark.slow)])
 def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
     """Where the service listens: by itself, or behind Ray's proxy, which reads calls before it does."""
-    if request.param == "on_ray":
-        yield request.getfixturevalue("on_ray")
+    folder = tmp_path_factory.mktemp("store")
+    if request.param == "on_ray":  # one of its own: calls that are made up enrol and forget
+        port = free_port()
+        command = serving(bundle, port, **dataclasses.asdict(LIMITS), page=False)
+        with process(*command, ready="/v1/identify", WHALE_RAY_STORE=f"sqlite:///{folder}/enrolled.db"):
+            yield f"http://127.0.0.1:{port}"
         return
-    with teachable_server(bundle, tmp_path_factory.mktemp("store")) as address:
+    with teachable_server(bundle, folder) as address:
         yield address
 
 
