@@ -66,7 +66,7 @@ def serve_minimally(path: Path, port: int, threads: int, decoders: int, device: 
 
 
 def serve_plainly(path: Path, port: int, threads: int, decoders: int, device: str) -> None:
-    """FastAPI on uvicorn, which decodes on threads and encodes all that wait on a third."""
+    """FastAPI on uvicorn, which decodes on `decoders` threads and encodes all that wait on another."""
     import torch
     import uvicorn
     from fastapi import FastAPI, Request

@@ -274,8 +274,7 @@ def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) 
         )
     if ("split", 32) in found:
         for clients in CLIENTS:
-            apart = middle("split", clients, "rate") / middle("service", clients, "rate")
-            print(f"{size} px, {clients} clients: split / joined {apart:.3g}")
+            print(f"{size} px, {clients} clients: joined / split {beside('split', clients, 'rate'):.3g}")
     waited = beside("plain", 1, "50")
     pairs.print_verdict(f"{size} px, 1 client: p50 of the service / of plain FastAPI", waited, at_most=1.15)
 

@@ -95,9 +95,8 @@ def bare_step(place: Place, case: Case, dtype: torch.dtype, layout: torch.memory
     import whale_ray.torchvision_ops  # noqa: F401  # isort: skip
     from torchvision import models
 
-    size = {"image_size": case.size[0]} if case.model.startswith("vit") else {}
-    model = models.get_model(case.model, num_classes=EMBEDDING, **size)  # its last layer embeds
-    model = model.to(place.device).to(memory_format=layout)
+    model = models.get_model(case.model, num_classes=EMBEDDING).to(place.device)  # its last layer embeds
+    model = model.to(memory_format=layout)
     loss = build_loss("proxy_anchor", num_classes=place.individuals(case), embedding_size=EMBEDDING).to(place.device)
     optimiser = torch.optim.AdamW([*model.parameters(), *loss.parameters()], fused=True)
     pictures = torch.randn(case.batch, 3, *case.size, device=place.device).to(memory_format=layout)

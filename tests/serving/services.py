@@ -88,6 +88,13 @@ def contents() -> Contents:
     )
 
 
+def write_named(folder: Path, name: str, threshold: float | None = None, **changes: Any) -> Path:
+    """The bundle of `contents` under this id; all of them have the same encoder and gallery."""
+    whole = contents()
+    manifest = whole.manifest | {"id": name} | ({} if threshold is None else {"threshold": threshold})
+    return write_bundle(dataclasses.replace(whole, manifest=manifest, **changes), folder / name)
+
+
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(contents(), tmp_path_factory.mktemp("serving") / "bundle")
@@ -243,6 +250,14 @@ def descendants(pid: int) -> set[int]:
     return found - {pid}
 
 
+def check_ended(pids: set[int], *, seconds: float) -> None:
+    """Asserts that these processes end in time."""
+    deadline = time.monotonic() + seconds
+    while alive(pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(pids)
+
+
 def alive(pids: set[int]) -> set[int]:
     return {pid for pid in pids if Path(f"/proc/{pid}").exists()}
 
@@ -279,10 +294,7 @@ def ray_service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     # SIGTERM has ended the service, and everything that it started
     assert running.returncode == 0
     assert len(started) > 3
-    deadline = time.monotonic() + 20
-    while alive(started) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive(started)
+    check_ended(started, seconds=20)
 
 
 @pytest.fixture(params=["plain", pytest.param("on_ray", marks=pytest.mark.slow)])

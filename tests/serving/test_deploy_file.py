@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -17,9 +16,7 @@ import pytest
 import yaml
 from load import load
 from pictures import draw, encode
-from services import TOP, alive, contents, descendants, free_port, process
-
-from whale_ray.bundle import write_bundle
+from services import TOP, check_ended, contents, descendants, free_port, process, write_named
 
 pytestmark = pytest.mark.slow
 
@@ -94,33 +91,25 @@ def cluster_in_token_mode() -> Iterator[Cluster]:
         with process(*ray, "start", *options, ready="--block", **variables) as running:
             yield Cluster(f"http://127.0.0.1:{dashboard}", variables, free_port(), Path(folder))
             started = descendants(running.pid)
-        deadline = time.monotonic() + 30
-        while alive(started) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not alive(started)
-
-
-def named(folder: Path, name: str, **changes: object) -> Path:
-    whole = contents()
-    return write_bundle(dataclasses.replace(whole, manifest=whole.manifest | {"id": name}, **changes), folder / name)  # type: ignore[arg-type]
+        check_ended(started, seconds=30)
 
 
 def test_the_file_is_deployed_and_a_changed_copy_takes_over_under_load(
     cluster_in_token_mode: Cluster, tmp_path: Path
 ) -> None:
     running = cluster_in_token_mode
-    running.deploy(named(tmp_path, "tiny-live"))
+    running.deploy(write_named(tmp_path, "tiny-live"))
     running.wait_for(lambda: httpx.get(f"{running.url}/page/en/", timeout=30).status_code == 200)
     running.wait_for(lambda: running.bundle() == "tiny-live")
     answer = httpx.post(f"{running.url}/v1/identify", files={"image": encode(draw(1, 0), "PNG")}, timeout=30)
     assert answer.json()["results"][0]["candidates"][0]["individual"] == "w_01"
     with load(running.url, clients=4) as seen:
         seen.wait_for(20)
-        running.deploy(named(tmp_path, "tiny-next"))
+        running.deploy(write_named(tmp_path, "tiny-next"))
         running.wait_for(lambda: running.bundle() == "tiny-next")
         seen.wait_for(20)
         # a bundle that does not pass its check never serves, and the one before goes on
-        running.deploy(named(tmp_path, "tiny-wrong", golden_vectors=-contents().golden_vectors))
+        running.deploy(write_named(tmp_path, "tiny-wrong", golden_vectors=-contents().golden_vectors))
         running.wait_for(lambda: "the golden images must give their embeddings" in running.status())
         seen.wait_for(20)
     assert seen.failed == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import signal
@@ -21,9 +20,8 @@ import pytest
 import torch
 from load import PHOTOGRAPHS, load
 from pictures import draw, encode
-from services import contents, descendants, free_port, process
+from services import contents, descendants, free_port, process, write_named
 
-from whale_ray.bundle import write_bundle
 from whale_ray.identify import Bundle
 from whale_ray.serving.client import ask_service
 
@@ -70,13 +68,10 @@ def serve(*arguments: str) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes a bundle of this id; all of them have the same encoder and gallery."""
-    folder, whole = tmp_path_factory.mktemp("bundles"), contents()
+    folder = tmp_path_factory.mktemp("bundles")
 
-    def write(name: str, threshold: float = whole.manifest["threshold"], **changes: object) -> Path:
-        manifest = whole.manifest | {"id": name, "threshold": threshold}
-        if (folder / name).exists():
-            return folder / name
-        return write_bundle(dataclasses.replace(whole, manifest=manifest, **changes), folder / name)  # type: ignore[arg-type]
+    def write(name: str, **changes: object) -> Path:
+        return folder / name if (folder / name).exists() else write_named(folder, name, **changes)
 
     return write
 

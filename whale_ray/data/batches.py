@@ -181,7 +181,7 @@ def _sent_rows(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Ten
         return torch.from_numpy(array[rows])
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     pinned = torch.empty((len(rows), *array.shape[1:]), dtype=dtype, pin_memory=True)
-    np.take(array, rows, axis=0, out=pinned.numpy(), mode="clip")
+    np.take(array, rows, axis=0, out=pinned.numpy(), mode="clip")  # with `raise`, NumPy would copy them once more
     return pinned.to(device, non_blocking=True)
 
 

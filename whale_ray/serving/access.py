@@ -53,7 +53,7 @@ class Access:
         echoed: bool = False,
     ) -> None:
         self._app, self._write, self._routes, self._stage, self._echoed = app, write, routes, stage, echoed
-        self._seen: set[str] = set()  # addresses of routes without a part that varies
+        self._fixed = {path for path in map(_path, routes) if "{" not in path}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the call on."""
@@ -103,17 +103,17 @@ class Access:
         if route := scope.get("route"):
             return str(route.path)
         path = str(scope["path"])
-        if path in self._seen:  # refused before it was routed: many are, where there is no room
-            return path
-        found = _pattern(self._routes, scope)
-        if found == path:
-            self._seen.add(path)
-        return found
+        # refused before it was routed: many are, where there is no room
+        return path if path in self._fixed else _pattern(self._routes, scope)
+
+
+def _path(route: BaseRoute) -> str:
+    return str(route.path) if isinstance(route, Route | Mount) else "nowhere"
 
 
 def _pattern(routes: Sequence[BaseRoute], scope: Scope) -> str:
     """The pattern of the route that takes this call, or would take it with another method; else `nowhere`."""
-    matches = [(one.matches(scope)[0], str(one.path)) for one in routes if isinstance(one, Route | Mount)]
+    matches = [(one.matches(scope)[0], _path(one)) for one in routes]
     for wanted in (Match.FULL, Match.PARTIAL):
         for match, pattern in matches:
             if match is wanted:

@@ -71,10 +71,10 @@ def deploy(
         live, live_keys = _live()
         wanted = changed(exchanged(live, bundle.resolve(), model=model, shadow=shadow), options)
         keys = _keys_of(wanted, live_keys) if any(one.startswith("keys=") for one in options) else live_keys
-        _check_there(bundle.resolve(), threads=wanted.threads)
-        say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         kept = tuple(set(live.apart.values()) - set(wanted.apart.values()))
         check_gpus(wanted, more=len(kept) * wanted.encoder_replicas + wanted.surge)
+        _check_there(bundle.resolve(), threads=wanted.threads)
+        say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         try:
             run_application(application(wanted, keys=keys, kept=kept), page_of(wanted, keys))
         except (BundleError, RuntimeError):
