@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from whale_ray.serving.app import build, build_from_environment
-from whale_ray.serving.app import build_page_beside as page
+from whale_ray.serving.deployment.launcher import build, build_from_environment
+from whale_ray.serving.deployment.launcher import build_page_beside as page
 
 __all__ = ["build", "page"]
 

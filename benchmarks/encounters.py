@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.gallery import unit
-from whale_ray.retrieval.matching import Matcher
-from whale_ray.retrieval.resampling import paired_interval
-from whale_ray.retrieval.searches import Vectors
-from whale_ray.retrieval.setting import setting_of
-from whale_ray.sweep.leaderboard import read_record
-from whale_ray.sweep.scores import read_embeddings
+from whale_ray.retrieval.evaluation.bootstrap import paired_interval
+from whale_ray.retrieval.evaluation.search_runs import Vectors
+from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.retrieval_config import setting_of
+from whale_ray.retrieval.search.searcher import Matcher
+from whale_ray.sweep.run_folder.records import read_record
+from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
 VIEWS = (2, 3, 4, 8)  # at most so many photographs of an encounter
 

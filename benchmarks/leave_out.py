@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from whale_ray.retrieval.resampling import paired_interval
-from whale_ray.retrieval.setting import RetrievalSetting
-from whale_ray.sweep.ensemble import choose_members, join_members
-from whale_ray.sweep.leaderboard import Record, leaderboard, read_records, sweep_file
-from whale_ray.sweep.scores import score_trial, scoring_of
-from whale_ray.sweep.spec import load_sweep
+from whale_ray.retrieval.evaluation.bootstrap import paired_interval
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.run_folder.leaderboard import leaderboard
+from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file
+from whale_ray.sweep.trials.ensemble import choose_members, join_members
+from whale_ray.sweep.trials.scoring import score_trial, scoring_of
 
 SCORE = "average_precision@5"
 

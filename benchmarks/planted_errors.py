@@ -21,9 +21,9 @@ import pandas as pd
 import typer
 from PIL import Image, ImageEnhance
 
-from whale_ray.data.census import plan_photos
-from whale_ray.data.synthetic import draw_dataset
-from whale_ray.sweep.review import read_review
+from whale_ray.data.synthetic.dataset import draw_dataset
+from whale_ray.data.synthetic.population import plan_photos
+from whale_ray.sweep.report.label_review import read_review
 
 UNKNOWN = "new_whale"
 INDIVIDUALS, IMAGES, DIFFICULTY = 60, 900, 0.2

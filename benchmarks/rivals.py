@@ -19,7 +19,7 @@ def bare_loop(path: Path, pictures: list[bytes], *, threads: int, device: str, s
     """Photographs a second: decoded, encoded and searched in batches of 32, one after the other, without HTTP."""
     import torch
 
-    from whale_ray.identify import Bundle
+    from whale_ray.inference.predictor import Bundle
 
     torch.set_num_threads(threads)
     bundle = Bundle.load(path, device=device, threads=threads)
@@ -45,7 +45,7 @@ def serve_minimally(path: Path, port: int, threads: int, decoders: int, device: 
         def __init__(self) -> None:
             import torch
 
-            from whale_ray.identify import Bundle
+            from whale_ray.inference.predictor import Bundle
 
             torch.set_num_threads(threads)
             self.bundle = Bundle.load(path, device=device, threads=threads)
@@ -71,8 +71,8 @@ def serve_plainly(path: Path, port: int, threads: int, decoders: int, device: st
     import uvicorn
     from fastapi import FastAPI, Request
 
-    from whale_ray.identification import Identification
-    from whale_ray.identify import Bundle
+    from whale_ray.inference.predictions import Identification
+    from whale_ray.inference.predictor import Bundle
 
     bundle = Bundle.load(path, device=device, threads=threads)
     decoding, model = ThreadPoolExecutor(decoders), ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))

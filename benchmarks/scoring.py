@@ -21,16 +21,16 @@ import torch
 import typer
 
 from whale_ray.data.batches import Batches
-from whale_ray.data.census import UNKNOWN, plan_photos
-from whale_ray.data.pixels import Geometry
+from whale_ray.data.pixel_cache import Geometry
 from whale_ray.data.split import parts_of, split_photographs
-from whale_ray.learning.encoders import build_encoder
-from whale_ray.learning.losses import build_loss
-from whale_ray.learning.training import start_training, train_epochs
-from whale_ray.retrieval.evaluation import RetrievalSetting, distinct_settings, evaluate
-from whale_ray.sweep.plan import retrieval_settings
-from whale_ray.sweep.settings import image_size
-from whale_ray.sweep.spec import load_sweep
+from whale_ray.data.synthetic.population import UNKNOWN, plan_photos
+from whale_ray.learning.encoders.registry import build_encoder
+from whale_ray.learning.losses.registry import build_loss
+from whale_ray.learning.training.loop import start_training, train_epochs
+from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, distinct_settings, evaluate
+from whale_ray.sweep.config.fields import image_size
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.planning.trial_settings import retrieval_settings
 
 GOAL = 0.05
 QUICKSTART = Path(__file__).parents[1] / "sweeps" / "quickstart.yaml"

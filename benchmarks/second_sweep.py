@@ -15,9 +15,9 @@ from typing import Annotated
 import typer
 
 from whale_ray.data.catalog import read_catalog
-from whale_ray.data.pixels import Geometry, prepare_pixels
-from whale_ray.data.synthetic import draw_dataset
-from whale_ray.sweep.dataset import MARGIN
+from whale_ray.data.pixel_cache import Geometry, prepare_pixels
+from whale_ray.data.synthetic.dataset import draw_dataset
+from whale_ray.sweep.planning.dataset import MARGIN
 
 IMAGES, INDIVIDUALS = 700, 60
 GEOMETRIES = (Geometry(64, 64, margin=MARGIN), Geometry(224, 224, margin=MARGIN))

@@ -66,10 +66,10 @@ def make_bundle(
     import pandas as pd
     import torch
 
-    from whale_ray.bundle import Contents, write_bundle
-    from whale_ray.fastest import Queries, with_fastest_runtime
-    from whale_ray.identify import Bundle, largest_tolerance
-    from whale_ray.learning.encoders import build_encoder
+    from whale_ray.inference.bundle import Contents, write_bundle
+    from whale_ray.inference.predictor import Bundle, largest_tolerance
+    from whale_ray.inference.runtime_benchmark import Queries, with_fastest_runtime
+    from whale_ray.learning.encoders.registry import build_encoder
 
     torch.manual_seed(seed)
     encoder = build_encoder(encoder_name, embedding_size=512, weights="random", image_size=(size, size))
@@ -290,7 +290,7 @@ def main(
     short: Annotated[bool, typer.Option("--short", help="One round of 2 s: does it work at all?")] = False,
 ) -> None:
     """Times all of them; about half an hour on two cores."""
-    from whale_ray.bundle import read_bundle
+    from whale_ray.inference.bundle import read_bundle
 
     seconds, rounds = (2.0, 1) if short else (seconds, rounds)
     with tempfile.TemporaryDirectory() as scratch:

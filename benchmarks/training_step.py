@@ -23,12 +23,12 @@ import typer
 from torch import Tensor, nn
 
 from whale_ray.data.batches import Batches
-from whale_ray.data.pixels import Geometry
-from whale_ray.learning.encoders import build_encoder
-from whale_ray.learning.losses import build_loss
-from whale_ray.learning.training import start_training, train_epochs
-from whale_ray.sweep.dataset import MARGIN
-from whale_ray.sweep.reference import section_settings
+from whale_ray.data.pixel_cache import Geometry
+from whale_ray.learning.encoders.registry import build_encoder
+from whale_ray.learning.losses.registry import build_loss
+from whale_ray.learning.training.loop import start_training, train_epochs
+from whale_ray.sweep.config.schema import section_settings
+from whale_ray.sweep.planning.dataset import MARGIN
 
 GOAL = 0.9
 EMBEDDING, PER_INDIVIDUAL = 512, 4
@@ -92,7 +92,7 @@ PLACES = {
 
 def bare_step(place: Place, case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
     """A function that does one bare training step on a batch that is ready."""
-    import whale_ray.torchvision_ops  # noqa: F401  # isort: skip
+    import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
     from torchvision import models
 
     model = models.get_model(case.model, num_classes=EMBEDDING).to(place.device)  # its last layer embeds

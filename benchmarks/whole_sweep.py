@@ -36,10 +36,10 @@ GOAL = 1.1
 
 def run_plainly(file: Path, runs: Path) -> None:
     """The trainings of the sweep in this process, one after the other, and its bundle: no Ray anywhere."""
-    from whale_ray.sweep import run
-    from whale_ray.sweep.leaderboard import write_result
-    from whale_ray.sweep.spec import load_sweep
-    from whale_ray.sweep.work import Work
+    from whale_ray.sweep.config.sweep_spec import load_sweep
+    from whale_ray.sweep.execution import driver
+    from whale_ray.sweep.run_folder.records import write_result
+    from whale_ray.sweep.trials.trial_job import Work
 
     def back_to_back(ledger: Any, job: Any, progress: Any, stopping: threading.Event) -> None:
         for trial in ledger.trials():
@@ -53,8 +53,8 @@ def run_plainly(file: Path, runs: Path) -> None:
     def nowhere(address: str | None, *, say: Any) -> Iterator[None]:
         yield
 
-    vars(run).update(run_trials=back_to_back, connected=nowhere)
-    assert run.run_sweep(load_sweep(file), runs=runs).bundle is not None
+    vars(driver).update(run_trials=back_to_back, connected=nowhere)
+    assert driver.run_sweep(load_sweep(file), runs=runs).bundle is not None
 
 
 def seconds_of(command: list[str]) -> float:
@@ -74,7 +74,7 @@ def main(
         return
     import pairs
 
-    from whale_ray.data.synthetic import draw_dataset
+    from whale_ray.data.synthetic.dataset import draw_dataset
 
     taken: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -12,8 +12,8 @@ import pytest
 from little_sweep import SWEEP
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
-    from whale_ray.sweep.spec import Sweep
+    from whale_ray.sweep.config.sweep_spec import Sweep
+    from whale_ray.sweep.execution.driver import SweepResult
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -37,7 +37,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn data set: 8 named individuals and unknown ones on 72 photographs, 14 more in test/."""
-    from whale_ray.data.synthetic import draw_dataset
+    from whale_ray.data.synthetic.dataset import draw_dataset
 
     root = tmp_path_factory.mktemp("photographs") / "drawn"
     draw_dataset(root, individuals=8, images=72, difficulty=0.2, size=(32, 64), workers=1)
@@ -62,7 +62,7 @@ WriteSweep = Callable[..., Any]
 @pytest.fixture(scope="session")
 def write_sweep(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> WriteSweep:
     """Reads the small sweep as a person would give it: settings over it as `--set` has them."""
-    from whale_ray.sweep.spec import load_sweep
+    from whale_ray.sweep.config.sweep_spec import load_sweep
 
     path = tmp_path_factory.mktemp("sweeps") / "little.yaml"
     path.write_text(SWEEP.replace("ROOT", str(photographs)))
@@ -76,6 +76,6 @@ def write_sweep(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def finished(cluster: str, write_sweep: WriteSweep, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     """The small sweep when all of it has run. To be read only."""
-    from whale_ray.sweep.run import run_sweep
+    from whale_ray.sweep.execution.driver import run_sweep
 
     return run_sweep(write_sweep(), runs=tmp_path_factory.mktemp("runs"))

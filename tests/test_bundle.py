@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whale_ray.bundle import MANIFEST, read_bundle, write_bundle
 from whale_ray.errors import BundleError
-from whale_ray.identify import Bundle
-from whale_ray.model_card import model_card
+from whale_ray.inference.bundle import MANIFEST, read_bundle, write_bundle
+from whale_ray.inference.model_card import model_card
+from whale_ray.inference.predictor import Bundle
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 PARTS = (
     "encoder.safetensors",

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from whale_ray.cli import application
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 COMMANDS = ("sweep", "synth", "audit", "apply-review", "spec", "report", "submit", "identify", "serve")
 
@@ -80,7 +80,7 @@ def test_a_command_that_does_not_exist_is_the_persons_error() -> None:
 
 
 def test_spec_prints_the_whole_reference() -> None:
-    from whale_ray.sweep.spec import SETTINGS
+    from whale_ray.sweep.config.sweep_spec import SETTINGS
 
     result = run("spec")
     assert result.exit_code == 0
@@ -197,7 +197,7 @@ def test_a_cluster_that_is_not_there_is_the_persons_error(file: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_a_second_driver_is_refused(file: Path, finished: SweepResult, tmp_path: Path) -> None:
-    from whale_ray.sweep.runfolder import claimed
+    from whale_ray.sweep.run_folder.lock import claimed
 
     with claimed(tmp_path / "runs" / "little"):
         result = run("sweep", file, "--runs", tmp_path / "runs")

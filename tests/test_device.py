@@ -15,10 +15,10 @@ from little_sweep import SWEEP
 
 from whale_ray.device import device_for
 from whale_ray.errors import InputError
-from whale_ray.serving.rollout import check_gpus
-from whale_ray.serving.settings import ServeSettings
-from whale_ray.sweep.cluster import check_gpu
-from whale_ray.sweep.trial import may_fit_alone
+from whale_ray.serving.deployment.rollout import check_gpus
+from whale_ray.serving.deployment.settings import ServeSettings
+from whale_ray.sweep.execution.ray_cluster import check_gpu
+from whale_ray.sweep.trials.ray_worker import may_fit_alone
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -57,7 +57,7 @@ def test_a_gpu_that_no_trial_uses_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 
 @WITHOUT_GPU
 def test_who_waits_for_a_gpu_is_told_and_may_stop(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whale_ray.sweep.cluster._GPU_SECONDS", 0.0)
+    monkeypatch.setattr("whale_ray.sweep.execution.ray_cluster._GPU_SECONDS", 0.0)
     said, stopping = [], threading.Event()
 
     def say(text: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from whale_ray.durable import point_to, replacing, write_whole
+from whale_ray.atomic_files import point_to, replacing, write_whole
 
 
 def test_text_and_bytes_replace_what_was_there_and_make_the_folder(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     path = tmp_path / "file"
     write_whole(path, "old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from whale_ray.durable import replacing\n"
+        "import os, signal, sys; from pathlib import Path; from whale_ray.atomic_files import replacing\n"
         "with replacing(Path(sys.argv[1])) as draft:\n"
         "    draft.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

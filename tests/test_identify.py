@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from whale_ray.errors import ImageDecodeError, ImageTypeError
-from whale_ray.identification import Candidate, Identification, NewIndividual
-from whale_ray.identify import Bundle
+from whale_ray.inference.predictions import Candidate, Identification, NewIndividual
+from whale_ray.inference.predictor import Bundle
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 
 @pytest.fixture(scope="module")

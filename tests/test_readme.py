@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,17 +15,15 @@ import pytest
 import typer
 
 from whale_ray.cli import application
-from whale_ray.serving.contract import Answer
-from whale_ray.sweep.spec import load_sweep, reference_text
+from whale_ray.serving.schemas import Answer
+from whale_ray.sweep.config.sweep_spec import load_sweep, reference_text
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RUSSIAN = (ROOT / "README.ru.md").read_text()
-TREE_FOLDERS = ("whale_ray", "sweeps", "benchmarks")
-TOP_FILES = ("*.py", "*.md", "*.toml", "Makefile")
 OTHERS = ("source", "export", "unzip", "kaggle", "tensorboard", "optuna-dashboard", "prometheus", "grafana")
 LARGEST_PICTURE = 250_000
 
@@ -38,31 +35,6 @@ def blocks(language: str) -> list[str]:
 COMMANDS = sorted({line for block in blocks("bash") for line in block.splitlines() if line})
 LINKS = sorted(set(re.findall(r"\]\(([^)]+)\)", README + RUSSIAN)))
 PICTURES = sorted(set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README + RUSSIAN)))
-
-
-# The tree
-
-
-def paths_of(tree: str) -> Iterator[tuple[str, str]]:
-    """The path and the purpose in each row of the tree; folders end with a slash."""
-    above: list[str] = []
-    for row in tree.splitlines():
-        name, purpose = row.split(maxsplit=1)
-        depth = (len(row) - len(row.lstrip())) // 2
-        above = [*above[:depth], name]
-        yield "".join(above), purpose
-
-
-def test_the_tree_names_every_file_and_folder_with_a_purpose() -> None:
-    tree = next(block for block in blocks("text") if block.startswith("whale_ray/ "))
-    rows = list(paths_of(tree))
-    found = [path for folder in TREE_FOLDERS for path in (ROOT / folder).rglob("*")]
-    found = [path for path in found if path.is_file() and path.name != "__init__.py" and path.suffix != ".pyc"]
-    found += [path for pattern in TOP_FILES for path in ROOT.glob(pattern)]
-    files = {str(path.relative_to(ROOT)) for path in found}
-    folders = {f"{path.relative_to(ROOT).parent}/" for path in found} - {"./"}
-    assert {path for path, _ in rows} == files | folders
-    assert len(rows) == len(files | folders)
 
 
 # The reference, the example of a sweep, the answer
@@ -88,12 +60,12 @@ def test_the_answer_has_the_form_of_the_contract() -> None:
 
 
 def test_the_calls_are_those_that_the_service_has() -> None:
-    from whale_ray.serving import session, teaching, web
+    from whale_ray.serving.http import routes_gallery, routes_identify, routes_session
 
     def plain(path: str) -> str:
         return re.sub(r"\{(\w+):\w+\}", r"{\1}", path)
 
-    routes = [*web.router.routes, *teaching.router.routes, *session.router.routes]
+    routes = [*routes_identify.router.routes, *routes_gallery.router.routes, *routes_session.router.routes]
     has = {(method, plain(route.path)) for route in routes for method in route.methods}
     shown = set(re.findall(r"^\| `(GET|POST|DELETE) ([^?` ]+)", README, re.MULTILINE))
     assert {call for call in has if call[1].startswith("/v1/")} <= shown

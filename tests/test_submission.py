@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from whale_ray.errors import DataError
-from whale_ray.identify import Bundle
-from whale_ray.submission import kaggle_command, write_submission
+from whale_ray.inference.kaggle_submission import kaggle_command, write_submission
+from whale_ray.inference.predictor import Bundle
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from whale_ray.sweep.progress import Progress
+from whale_ray.sweep.execution.console import Progress
 
 
 class Watching(Progress):

@@ -9,15 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whale_ray.identify import Bundle as Bundle
-    from whale_ray.sweep.run import run_sweep as run_sweep
-    from whale_ray.sweep.spec import load_sweep as load_sweep
+    from whale_ray.inference.predictor import Bundle as Bundle
+    from whale_ray.sweep.config.sweep_spec import load_sweep as load_sweep
+    from whale_ray.sweep.execution.driver import run_sweep as run_sweep
 
 __version__ = "0.1.0"
 _HOMES = {
-    "Bundle": "whale_ray.identify",
-    "load_sweep": "whale_ray.sweep.spec",
-    "run_sweep": "whale_ray.sweep.run",
+    "Bundle": "whale_ray.inference.predictor",
+    "load_sweep": "whale_ray.sweep.config.sweep_spec",
+    "run_sweep": "whale_ray.sweep.execution.driver",
 }
 __all__ = ["Bundle", "load_sweep", "run_sweep"]
 

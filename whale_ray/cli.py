@@ -48,7 +48,7 @@ def synth(
     seed: Annotated[int, typer.Option(help="The same seed draws the same data set.")] = 0,
 ) -> None:
     """Draws a data set of humpback flukes in the Kaggle layout."""
-    from whale_ray.data.synthetic import draw_dataset
+    from whale_ray.data.synthetic.dataset import draw_dataset
 
     draw_dataset(folder, individuals=individuals, images=images, difficulty=difficulty, seed=seed, progress=True)
     tested = len(list((folder / "test").iterdir()))
@@ -74,9 +74,9 @@ def audit(
 ) -> None:
     """Says what is wrong with a folder of photographs; changes nothing."""
     from whale_ray.data.audit import audit_photographs
-    from whale_ray.data.pixels import Geometry, prepare_pixels
-    from whale_ray.sweep.dataset import catalog_of, pixel_cache
-    from whale_ray.sweep.spec import data_settings
+    from whale_ray.data.pixel_cache import Geometry, prepare_pixels
+    from whale_ray.sweep.config.sweep_spec import data_settings
+    from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
 
     catalog = catalog_of(data_settings(folder, set_ or []))
     pixels = prepare_pixels(catalog, Geometry(64, 64), cache=pixel_cache(), progress=True)
@@ -105,11 +105,11 @@ def apply_review(
     ] = None,
 ) -> None:
     """Writes a new table beside the old one, with what a person confirmed; changes nothing else."""
-    from whale_ray.data import review as reviews
-    from whale_ray.sweep.review import reviewed_data
+    from whale_ray.data.review import apply_review
+    from whale_ray.sweep.report.label_review import reviewed_data
 
     settings, again = reviewed_data(review, data, set_ or [])
-    reviewed = reviews.apply_review(review, **settings)
+    reviewed = apply_review.apply_review(review, **settings)
     for line in reviewed.lines:
         typer.echo(line)
     typer.echo(f"{reviewed.path} is written. Sweep it with:\n{again} --set data.table={shlex.quote(reviewed.table)}")
@@ -118,7 +118,7 @@ def apply_review(
 @application.command()
 def spec() -> None:
     """Prints the reference of the sweep file: every key, its type, default and meaning."""
-    from whale_ray.sweep.spec import reference_text
+    from whale_ray.sweep.config.sweep_spec import reference_text
 
     typer.echo(reference_text())
 
@@ -142,7 +142,7 @@ def report(
     ] = None,
 ) -> None:
     """Writes a run folder's report.html anew; with --retrieval, scores its finished trials for other settings."""
-    from whale_ray.sweep.report import write_report
+    from whale_ray.sweep.report.page import write_report
 
     if retrieval:
         _score_again(run, retrieval)
@@ -152,10 +152,10 @@ def report(
 def _score_again(run: Path, retrieval: list[str]) -> None:
     from rich.console import Console
 
-    from whale_ray.sweep.leaderboard import sweep_file
-    from whale_ray.sweep.progress import leaderboard_table
-    from whale_ray.sweep.scores import score_again
-    from whale_ray.sweep.spec import load_sweep
+    from whale_ray.sweep.config.sweep_spec import load_sweep
+    from whale_ray.sweep.execution.console import leaderboard_table
+    from whale_ray.sweep.run_folder.records import sweep_file
+    from whale_ray.sweep.trials.scoring import score_again
 
     board = score_again(run, retrieval)
     Console().print(leaderboard_table(board, axes=[axis.name for axis in load_sweep(sweep_file(run)).axes]))
@@ -171,8 +171,8 @@ def submit(
     out: Annotated[Path, typer.Argument(help="The CSV file to write.")],
 ) -> None:
     """Writes a Kaggle submission: five distinct labels for every test photograph."""
-    from whale_ray.identify import Bundle
-    from whale_ray.submission import kaggle_command, write_submission
+    from whale_ray.inference.kaggle_submission import kaggle_command, write_submission
+    from whale_ray.inference.predictor import Bundle
 
     replaced = " again, over the older file" if out.exists() else ""
     recogniser = Bundle.load(bundle)
@@ -207,7 +207,7 @@ def identify(
     """Prints the individuals that each photograph may show, as JSON lines or CSV."""
     answers = _answers(target, images, top, encounter=encounter)
     if csv:
-        from whale_ray.serving.answers import results_csv
+        from whale_ray.serving.http.responses import results_csv
 
         typer.echo(results_csv(answers), nl=False)
         return
@@ -222,8 +222,8 @@ def _answers(target: str, images: list[Path], top: int, *, encounter: bool) -> l
         return ask_service(target, images, top=top, encounter=encounter)
     if encounter:
         raise InputError("--encounter is for a service, but a bundle was named. Serve it, and name its URL")
-    from whale_ray.identify import Bundle
-    from whale_ray.serving.answers import answers_of
+    from whale_ray.inference.predictor import Bundle
+    from whale_ray.serving.http.responses import answers_of
 
     return answers_of(Bundle.load(target), images, top=top)
 
@@ -249,8 +249,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serves bundles over HTTP until Ctrl-C."""
-    from whale_ray.serving.app import serve_models
-    from whale_ray.serving.settings import read_settings
+    from whale_ray.serving.deployment.launcher import serve_models
+    from whale_ray.serving.deployment.settings import read_settings
 
     serve_models(read_settings(bundles, set_ or []), host=host, port=port, insecure=insecure)
 
@@ -267,7 +267,7 @@ def deploy(
     ] = None,
 ) -> None:
     """Exchanges the bundle of a service that runs, without a request that fails."""
-    from whale_ray.serving import rollout
+    from whale_ray.serving.deployment import rollout
 
     rollout.deploy(bundle, address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo)
 
@@ -289,11 +289,11 @@ def export_enrolled(
     review: Annotated[Path, typer.Argument(help="The CSV file to write.")],
 ) -> None:
     """Writes what people enrolled in a service as photographs and as rows of a review, for the next training."""
-    from whale_ray.serving import enrolment
-    from whale_ray.serving import review as reviewed
+    from whale_ray.serving.gallery.export import export_enrolled
+    from whale_ray.serving.gallery.store import EnrolmentStore
 
-    opened = enrolment.EnrolmentStore(store)
-    count = reviewed.export_enrolled(opened, folder, review)
+    opened = EnrolmentStore(store)
+    count = export_enrolled(opened, folder, review)
     opened.close()
     typer.echo(f"{count} enrolled photographs are in {folder}, and a row for each in {review}")
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from whale_ray.data.review import COLUMNS, apply_review
+from whale_ray.data.review.apply_review import COLUMNS, apply_review
 from whale_ray.errors import DataError
 
 TABLE = """Image,Place,Id

@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.pixels import Geometry, prepare_pixels
+from whale_ray.data.pixel_cache import Geometry, prepare_pixels
 from whale_ray.errors import DataError
 
 DataFolder = Callable[[dict[str, tuple[str, bytes | Image.Image]]], Catalog]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from whale_ray.data.batches import Batches, one_ahead
-from whale_ray.data.pixels import Geometry, centre_crop
+from whale_ray.data.pixel_cache import Geometry, centre_crop
 
 PLAIN = Geometry(16, 24)
 

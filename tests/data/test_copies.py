@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from whale_ray.data.copies import LEAST_CORRELATION, coarse_vectors, copy_correlation, find_copies, shrink_picture
+from whale_ray.data.near_duplicates import (
+    LEAST_CORRELATION,
+    coarse_vectors,
+    copy_correlation,
+    find_copies,
+    shrink_picture,
+)
 
 
 def drawn(seed: int) -> Image.Image:

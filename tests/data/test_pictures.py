@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from whale_ray.data.pictures import FILL, Geometry, centre_crop, decode_image, fit_image
+from whale_ray.data.image_io import FILL, Geometry, centre_crop, decode_image, fit_image
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from whale_ray.data.catalog import Catalog, read_catalog
-from whale_ray.data.pixels import Geometry, centre_crop, data_fingerprint, fit_image, prepare_pixels
+from whale_ray.data.pixel_cache import Geometry, centre_crop, data_fingerprint, fit_image, prepare_pixels
 from whale_ray.errors import DataError
 
 DataFolder = Callable[[dict[str, tuple[str, bytes | Image.Image]]], Catalog]
@@ -27,7 +27,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from whale_ray.data.catalog import read_catalog
-from whale_ray.data.pixels import Geometry, prepare_pixels
+from whale_ray.data.pixel_cache import Geometry, prepare_pixels
 print(prepare_pixels(read_catalog(Path(sys.argv[1])), Geometry(24, 32), cache=Path(sys.argv[2])).decoded)
 """
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from whale_ray.data.catalog import read_catalog
-from whale_ray.data.census import UNKNOWN, plan_photos
-from whale_ray.data.synthetic import draw_dataset
+from whale_ray.data.synthetic.dataset import draw_dataset
+from whale_ray.data.synthetic.population import UNKNOWN, plan_photos
 from whale_ray.errors import DataError
 
 SMALL = {"individuals": 12, "images": 90, "size": (32, 64), "workers": 1}
@@ -200,7 +200,7 @@ def test_a_kill_leaves_no_half_data_set_and_no_process_and_the_next_call_draws_i
     root = tmp_path / "data"
     script = tmp_path / "draw.py"
     script.write_text(
-        "from pathlib import Path\nfrom whale_ray.data.synthetic import draw_dataset\n"
+        "from pathlib import Path\nfrom whale_ray.data.synthetic.dataset import draw_dataset\n"
         "if __name__ == '__main__':\n"
         f"    draw_dataset(Path({str(root)!r}), individuals=50, images=4000, workers=2)\n"
     )

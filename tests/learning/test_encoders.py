@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders import ENCODERS, build_encoder, check_encoder_name, rebuild_encoder
+from whale_ray.learning.encoders.registry import ENCODERS, build_encoder, check_encoder_name, rebuild_encoder
 
-import whale_ray.torchvision_ops  # noqa: F401  # isort: skip
+import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
 from torchvision import models  # isort: skip
 
 SMALL = (64, 64)
@@ -29,7 +29,7 @@ def pictures(*size: int) -> torch.Tensor:
 
 
 def test_the_table_of_families_is_read_without_model_libraries() -> None:
-    code = "import sys, whale_ray.learning.encoders as e; print(sorted(e.ENCODERS)); "
+    code = "import sys, whale_ray.learning.encoders.registry as e; print(sorted(e.ENCODERS)); "
     code += "sys.exit('torchvision' in sys.modules or 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(sorted(ENCODERS)) == "['hf', 'tiny', 'torchvision']"
@@ -153,7 +153,7 @@ def test_a_normalisation_after_the_pooling_is_kept(name: str, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_every_classification_model_of_torchvision_has_its_head_off() -> None:
-    from whale_ray.learning.classifiers import torchvision_names
+    from whale_ray.learning.encoders.torchvision_backbones import torchvision_names
 
     small_enough = [name for name in torchvision_names() if not name.endswith(("128gf", "h_14", "32gf", "_l_16"))]
     assert len(small_enough) > 70

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from whale_ray.learning.losses import LOSSES, build_loss
-from whale_ray.learning.proxies import PROXY_LOSSES, proxies_of
+from whale_ray.learning.losses.class_proxies import PROXY_LOSSES, proxies_of
+from whale_ray.learning.losses.registry import LOSSES, build_loss
 
 
 @pytest.mark.parametrize("name", LOSSES)

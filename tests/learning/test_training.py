@@ -12,14 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whale_ray.data.batches import Batches
-from whale_ray.data.pixels import Geometry
+from whale_ray.data.pixel_cache import Geometry
 from whale_ray.errors import TrainingError
-from whale_ray.learning.depth import blocks_of
-from whale_ray.learning.encoders import Encoder, build_encoder
-from whale_ray.learning.losses import build_loss
-from whale_ray.learning.optimiser import Schedule
-from whale_ray.learning.precision import working_dtype
-from whale_ray.learning.training import Epoch, Training, start_training, train_epochs
+from whale_ray.learning.encoders.registry import Encoder, build_encoder
+from whale_ray.learning.losses.registry import build_loss
+from whale_ray.learning.training.amp import working_dtype
+from whale_ray.learning.training.loop import Epoch, Training, start_training, train_epochs
+from whale_ray.learning.training.optim import Schedule, blocks_of
 
 CLASSES = 4
 TINY_STAGES = ("stem", "stage1", "stage2", "stage3")

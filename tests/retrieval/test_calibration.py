@@ -3,7 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.calibration import Calibration, fit_calibration, leads, read_calibration, reliability
+from whale_ray.retrieval.evaluation.calibration import (
+    Calibration,
+    fit_calibration,
+    leads,
+    read_calibration,
+    reliability,
+)
 
 
 def answers(queries=4000, seed=0, slope=12.0):

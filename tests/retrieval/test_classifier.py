@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation import evaluate
-from whale_ray.retrieval.gallery import unit
-from whale_ray.retrieval.matching import Matcher
-from whale_ray.retrieval.searches import PROXY
-from whale_ray.retrieval.setting import RetrievalSetting
+from whale_ray.retrieval.evaluation.evaluate import evaluate
+from whale_ray.retrieval.evaluation.search_runs import PROXY
+from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.retrieval.search.searcher import Matcher
 
 
 def draw(images, *, individuals=7, size=6, seed=0):

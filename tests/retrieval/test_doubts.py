@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.doubts import KINDS, Doubts, find_doubts
-from whale_ray.retrieval.pairs import nearest_pairs
+from whale_ray.retrieval.label_quality.label_errors import KINDS, Doubts, find_doubts
+from whale_ray.retrieval.label_quality.nearest_pairs import nearest_pairs
 
 NEW = "new_whale"
 

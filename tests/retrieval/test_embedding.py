@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from whale_ray.data.pixels import Geometry
+from whale_ray.data.pixel_cache import Geometry
 from whale_ray.errors import InputError, TrainingError
-from whale_ray.learning.encoders import build_encoder
-from whale_ray.retrieval.embedding import embed
+from whale_ray.learning.encoders.registry import build_encoder
+from whale_ray.retrieval.embed import embed
 
 GEOMETRY = Geometry(height=32, width=48, margin=0.125)
 

@@ -7,9 +7,15 @@ import pytest
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation import RetrievalSetting, distinct_settings, evaluate, score_setting, study_recall
-from whale_ray.retrieval.gallery import unit
-from whale_ray.retrieval.metrics import CUTOFFS
+from whale_ray.retrieval.evaluation.evaluate import (
+    RetrievalSetting,
+    distinct_settings,
+    evaluate,
+    score_setting,
+    study_recall,
+)
+from whale_ray.retrieval.evaluation.metrics import CUTOFFS
+from whale_ray.retrieval.search.gallery_index import unit
 
 NEAREST = RetrievalSetting()
 

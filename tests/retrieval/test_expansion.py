@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.expansion import augment_gallery, expand_queries, find_others
-from whale_ray.retrieval.gallery import GalleryIndex, unit
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, unit
+from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries, find_others
 
 
 def plain_python_sum(vector, others, count):

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from whale_ray.data.batches import Batches, FeatureBatches
-from whale_ray.data.pixels import Geometry, Pixels
-from whale_ray.learning.encoders import Encoder, build_encoder
-from whale_ray.retrieval.embedding import embed
-from whale_ray.retrieval.features import embed_features, frozen_features
+from whale_ray.data.pixel_cache import Geometry, Pixels
+from whale_ray.learning.encoders.registry import Encoder, build_encoder
+from whale_ray.retrieval.embed import embed
+from whale_ray.retrieval.feature_cache import embed_features, frozen_features
 
 GEOMETRY = Geometry(32, 48, "pad", 0.125)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.gallery import GalleryIndex, combine_views, unit
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views, unit
 
 
 def test_vectors_are_rounded_to_float16_before_they_get_unit_length():

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.evaluation import evaluate
-from whale_ray.retrieval.expansion import augment_gallery, expand_queries
-from whale_ray.retrieval.gallery import GalleryIndex, unit
-from whale_ray.retrieval.matching import Matcher
-from whale_ray.retrieval.reciprocal import Reciprocal
-from whale_ray.retrieval.searches import PROXY
-from whale_ray.retrieval.setting import Manner, Rerank, RetrievalSetting
+from whale_ray.retrieval.evaluation.evaluate import evaluate
+from whale_ray.retrieval.evaluation.search_runs import PROXY
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, unit
+from whale_ray.retrieval.search.k_reciprocal import Reciprocal
+from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries
+from whale_ray.retrieval.search.retrieval_config import Manner, Rerank, RetrievalSetting
+from whale_ray.retrieval.search.searcher import Matcher
 
 RERANK = {"rerank": "k_reciprocal", "rerank_k1": 6, "rerank_k2": 3, "rerank_lambda": 0.3}
 SETTINGS = [

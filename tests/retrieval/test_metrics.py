@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.metrics import (
+from whale_ray.retrieval.evaluation.metrics import (
     average_precisions,
     best_thresholds,
     chance_of_image_recall,

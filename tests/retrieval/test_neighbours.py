@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.gallery import GalleryIndex, unit
-from whale_ray.retrieval.neighbours import find_by_centroid, find_neighbours
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, unit
+from whale_ray.retrieval.search.neighbors import find_by_centroid, find_neighbours
 
 
 def reference(queries, gallery, labels, *, images, individuals):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from whale_ray.retrieval.open_set import auroc, open_set_scores
+from whale_ray.retrieval.evaluation.open_set_metrics import auroc, open_set_scores
 
 
 def draw(queries=200, seed=0):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.gallery import GalleryIndex
-from whale_ray.retrieval.pseudo import Guesses, adjust_to_share, guess_individuals
+from whale_ray.retrieval.label_quality.pseudo_labels import Guesses, adjust_to_share, guess_individuals
+from whale_ray.retrieval.search.gallery_index import GalleryIndex
 
 
 def clusters(seed: int = 0, *, known: int = 80, strangers: int = 80, noise: float = 0.75) -> dict[str, np.ndarray]:

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.gallery import unit
-from whale_ray.retrieval.matching import Matcher
-from whale_ray.retrieval.ranking import VOTES, new_individual_place
-from whale_ray.retrieval.setting import RetrievalSetting
+from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.retrieval.search.searcher import Matcher
+from whale_ray.retrieval.search.voting import VOTES, new_individual_place
 
 # A query along the first axis: the cosine to (c, sqrt(1 - c²)) is c.
 QUERY = np.array([[1.0, 0.0]])

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.evaluation import RetrievalSetting, score_setting
-from whale_ray.retrieval.matching import Matcher
-from whale_ray.retrieval.metrics import CUTOFFS, average_precisions, find_ranks
+from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, score_setting
+from whale_ray.retrieval.evaluation.metrics import CUTOFFS, average_precisions, find_ranks
+from whale_ray.retrieval.search.searcher import Matcher
 
 CASES = json.loads((Path(__file__).parent / "ranking_cases.json").read_text())["cases"]
 pytestmark = pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))

@@ -4,9 +4,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.gallery import GalleryIndex, unit
-from whale_ray.retrieval.reciprocal import Reciprocal
-from whale_ray.retrieval.setting import Rerank
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, unit
+from whale_ray.retrieval.search.k_reciprocal import Reciprocal
+from whale_ray.retrieval.search.retrieval_config import Rerank
 
 
 def naive_scores(query, vectors, options):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation import RetrievalSetting, distinct_settings, evaluate, score_setting
-from whale_ray.retrieval.gallery import unit
-from whale_ray.retrieval.whitening import fit_whitening
+from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, distinct_settings, evaluate, score_setting
+from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.whitening import fit_whitening
 
 
 def photographs(individuals=40, images=4, size=24, seed=0):
@@ -50,7 +50,7 @@ def test_whitening_is_learned_on_training_photographs_alone():
     parts = np.where(np.arange(len(names)) % 4 == 3, "val", "train")
     spoilt = np.where((parts == "val")[:, None], np.float16(0.2), vectors)
     options = {"individuals": names, "parts": parts, "unknown_label": "new_whale"}
-    from whale_ray.retrieval.searches import Vectors
+    from whale_ray.retrieval.evaluation.search_runs import Vectors
 
     for whiten in ("pca", "learned"):
         view = RetrievalSetting(whiten=whiten, whitened_size=6).view

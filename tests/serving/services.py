@@ -28,20 +28,21 @@ from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from whale_ray.bundle import Contents, Example, write_bundle
-from whale_ray.identify import Bundle
-from whale_ray.learning.encoders import build_encoder
-from whale_ray.serving.catalogue import Catalogue
-from whale_ray.serving.decoding import Decoders
-from whale_ray.serving.enrolment import EnrolmentStore
-from whale_ray.serving.fence import FOLDER_VARIABLE, own_folder
-from whale_ray.serving.guard import Entrance
-from whale_ray.serving.keys import read_keys
-from whale_ray.serving.recogniser import Encoder, Recogniser
-from whale_ray.serving.review import KeptQueries
-from whale_ray.serving.service import Service
-from whale_ray.serving.uploads import Limits
-from whale_ray.serving.web import PAGE, build_web
+from whale_ray.inference.bundle import Contents, Example, write_bundle
+from whale_ray.inference.predictor import Bundle
+from whale_ray.learning.encoders.registry import build_encoder
+from whale_ray.serving.auth.api_keys import read_keys
+from whale_ray.serving.auth.middleware import Entrance
+from whale_ray.serving.engine.decoder_pool import Decoders
+from whale_ray.serving.engine.recognizer import Encoder, Recogniser
+from whale_ray.serving.gallery.live_gallery import Catalogue
+from whale_ray.serving.gallery.review_queue import KeptQueries
+from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.http.app import build_web
+from whale_ray.serving.http.model_service import Service
+from whale_ray.serving.http.routes_identify import PAGE
+from whale_ray.serving.http.uploads import Limits
+from whale_ray.serving.page.gradio_guard import FOLDER_VARIABLE, own_folder
 
 KEY = "a key of a person"
 LIMITS = Limits(image_bytes=400_000, call_bytes=1_000_000, images=8)
@@ -146,7 +147,7 @@ def whole_web(services: dict[str, Service], entrance: Entrance) -> Starlette:
     os.environ.setdefault(FOLDER_VARIABLE, str(own_folder(Path(tempfile.gettempdir()))))
 
     async def made() -> FastAPI:  # in a loop that runs: where none does, Gradio makes one and never closes it
-        from whale_ray.serving.page import build_page
+        from whale_ray.serving.page.blocks import build_page
 
         return build_page(httpx.ASGITransport(web), entrance, LIMITS)
 

@@ -16,12 +16,12 @@ from pictures import draw, encode
 from services import plain_server, web_service
 from test_identify_call import check_problem
 
-from whale_ray.identify import Bundle
-from whale_ray.retrieval.calibration import Calibration, Logistic
-from whale_ray.retrieval.gallery import unit
-from whale_ray.serving import telemetry
-from whale_ray.serving.answers import csv_text
-from whale_ray.serving.contract import Answer
+from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.evaluation.calibration import Calibration, Logistic
+from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.serving import metrics
+from whale_ray.serving.http.responses import csv_text
+from whale_ray.serving.schemas import Answer
 
 
 def photograph(individual: int, view: int) -> bytes:
@@ -113,7 +113,7 @@ class Listener:
         self.batches: dict[str, list[float]] = {}
 
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
-        assert set(tags) == set(telemetry.FIGURES[name].tags)
+        assert set(tags) == set(metrics.FIGURES[name].tags)
         if name == "whale_ray_stage_seconds":
             self.stages.setdefault(tags["stage"], []).append(value)
         elif name == "whale_ray_batch_size":
@@ -124,10 +124,10 @@ class Listener:
 
 @pytest.fixture
 def heard() -> Iterator[Listener]:
-    listener, before = Listener(), telemetry._listener
-    telemetry.tell(listener)
+    listener, before = Listener(), metrics._listener
+    metrics.tell(listener)
     yield listener
-    telemetry.tell(before)
+    metrics.tell(before)
 
 
 def test_the_figures_tell_of_calls_refusals_batches_stages_and_decisions(bundle: Path, heard: Listener) -> None:

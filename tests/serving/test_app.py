@@ -23,11 +23,11 @@ from pydantic import ValidationError
 from ray.serve import Application
 from services import KEY, TOP, Running, contents, descendants, free_port, process, serving
 
-from whale_ray.bundle import write_bundle
 from whale_ray.errors import BundleError, InputError
-from whale_ray.serving.app import build, build_from_environment, serve_bundle
-from whale_ray.serving.settings import ServeSettings
-from whale_ray.serving.telemetry import FIGURES
+from whale_ray.inference.bundle import write_bundle
+from whale_ray.serving.deployment.launcher import build, build_from_environment, serve_bundle
+from whale_ray.serving.deployment.settings import ServeSettings
+from whale_ray.serving.metrics import FIGURES
 
 
 def test_a_folder_that_is_no_bundle_is_refused_before_ray_starts(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ import ray, sys
 from ray import serve
 from contextlib import suppress
 from pathlib import Path
-from whale_ray.serving.telemetry import FIGURES
+from whale_ray.serving.metrics import FIGURES
 from whale_ray.serving.app import ServeSettings, build
 ray.init(address="local", num_cpus=1, namespace="serve", include_dashboard=False, logging_level="ERROR")
 serve.start(http_options={"host": "0.0.0.0", "port": int(sys.argv[2])})

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from whale_ray.serving.batching import Batcher
+from whale_ray.serving.engine.micro_batcher import Batcher
 
 
 class Doubler:

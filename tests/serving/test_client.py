@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from whale_ray.cli import application
 from whale_ray.errors import InputError
-from whale_ray.serving import client as asking
+from whale_ray.serving import client
 from whale_ray.serving.client import ask_service
-from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.gallery.store import EnrolmentStore
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def test_a_call_that_was_cut_or_came_too_early_is_made_again(
     monkeypatch: pytest.MonkeyPatch, photographs: list[Path], statuses: list[int]
 ) -> None:
     service = Moody(statuses)
-    client = httpx.Client
-    monkeypatch.setattr(httpx, "Client", lambda **options: client(transport=httpx.MockTransport(service), **options))
+    original = httpx.Client
+    monkeypatch.setattr(httpx, "Client", lambda **options: original(transport=httpx.MockTransport(service), **options))
     assert ask_service("http://whales", photographs[:1])[0]["filename"] == "one.jpg"
     assert service.left == []
 
@@ -106,10 +106,10 @@ def test_what_is_no_service_is_said(
 def test_when_patience_ends_it_is_said_what_the_service_says(
     monkeypatch: pytest.MonkeyPatch, photographs: list[Path]
 ) -> None:
-    monkeypatch.setattr(asking, "_PATIENCE", 1.0)
+    monkeypatch.setattr(client, "_PATIENCE", 1.0)
     service = Moody([503] * 9)
-    client = httpx.Client
-    monkeypatch.setattr(httpx, "Client", lambda **options: client(transport=httpx.MockTransport(service), **options))
+    original = httpx.Client
+    monkeypatch.setattr(httpx, "Client", lambda **options: original(transport=httpx.MockTransport(service), **options))
     with pytest.raises(InputError, match=r"refuses .*one\.jpg: too many"):
         ask_service("http://whales", photographs[:1])
     assert 0 < len(service.left) < 8

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from pictures import draw, encode
 from PIL import Image
 
-from whale_ray.data.pictures import FORMATS, Geometry, decode_image, fit_image
+from whale_ray.data.image_io import FORMATS, Geometry, decode_image, fit_image
 from whale_ray.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
-from whale_ray.serving.decoding import Decoders
+from whale_ray.serving.engine.decoder_pool import Decoders
 
 GEOMETRY = Geometry(48, 64, margin=0.125)
 LIMITS = {"bytes_": 400_000, "pixels": 4_000_000}

@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from whale_ray.serving import desk as room
-from whale_ray.serving.contract import RefusalError
-from whale_ray.serving.desk import Desk
-from whale_ray.serving.uploads import Limits
+from whale_ray.serving.http.uploads import Limits
+from whale_ray.serving.page import service_client
+from whale_ray.serving.page.service_client import Desk
+from whale_ray.serving.schemas import RefusalError
 
 LIMITS = Limits(images=2, call_bytes=100)
 ANSWER = {"model": "tiny", "results": [{"filename": "a.png"}]}
@@ -19,7 +19,7 @@ ANSWER = {"model": "tiny", "results": [{"filename": "a.png"}]}
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_PAUSE", 0.0)
+    monkeypatch.setattr(service_client, "_PAUSE", 0.0)
 
 
 def identify(

@@ -15,9 +15,9 @@ from test_identify_call import check_problem
 from test_teaching import enrol, photograph
 
 from whale_ray.errors import InputError
-from whale_ray.serving.exposure import check_exposure
-from whale_ray.serving.guard import COOKIE, Entrance
-from whale_ray.serving.keys import SESSION_SECONDS, Rate, read_keys
+from whale_ray.serving.auth.api_keys import SESSION_SECONDS, Rate, read_keys
+from whale_ray.serving.auth.middleware import COOKIE, Entrance
+from whale_ray.serving.deployment.network import check_exposure
 
 ASKS, TEACHES, BOTH = "asks-asks-asks-asks", "teaches-teaches-teaches", "both-both-both-both"
 HERE = "http://127.0.0.1"

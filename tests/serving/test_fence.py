@@ -14,9 +14,9 @@ from services import plain_server, web_service
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from whale_ray.serving.fence import FOLDER_VARIABLE, Fence, own_folder, sweep
-from whale_ray.serving.keys import NO_KEYS
-from whale_ray.serving.words import LANGUAGES
+from whale_ray.serving.auth.api_keys import NO_KEYS
+from whale_ray.serving.page.gradio_guard import FOLDER_VARIABLE, Fence, own_folder, sweep
+from whale_ray.serving.translations import LANGUAGES
 
 
 def test_photographs_are_erased_after_their_time_and_not_before(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from pictures import draw, encode
 from services import LIMITS, plain_server, web_service
 from test_identify_call import JPEG, check_problem
 
-from whale_ray.serving.guard import Entrance, Guard, answer_refusals_as_problems
-from whale_ray.serving.uploads import Limits
+from whale_ray.serving.auth.middleware import Entrance, Guard
+from whale_ray.serving.auth.problems import answer_refusals_as_problems
+from whale_ray.serving.http.uploads import Limits
 
 
 def test_a_fault_of_ours_is_a_503_problem_without_a_trace(caplog: pytest.LogCaptureFixture) -> None:

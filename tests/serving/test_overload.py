@@ -17,12 +17,13 @@ import pytest
 from load import PHOTOGRAPHS, Load, load
 from services import LIMITS, plain_server, web_service
 
-from whale_ray.serving import admission, batching
-from whale_ray.serving.admission import Door, Mailbox
-from whale_ray.serving.contract import RefusalError
-from whale_ray.serving.enrolment import EnrolmentStore
-from whale_ray.serving.recogniser import Pace
-from whale_ray.serving.uploads import Limits
+from whale_ray.serving.engine import micro_batcher
+from whale_ray.serving.engine.recognizer import Pace
+from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.http import load_shedding
+from whale_ray.serving.http.load_shedding import Door, Mailbox
+from whale_ray.serving.http.uploads import Limits
+from whale_ray.serving.schemas import RefusalError
 
 MOST = 4
 
@@ -88,7 +89,7 @@ def test_callers_that_stall_make_room_for_others_where_there_is_none(
         while (full := httpx.post(f"{address}/v1/identify", content=b"x")).status_code != 503:
             assert time.monotonic() < until  # they are still coming
         assert "16 bodies are arriving already" in full.json()["detail"]
-        monkeypatch.setattr(admission, "_FAIR_SECONDS", 0.0)
+        monkeypatch.setattr(load_shedding, "_FAIR_SECONDS", 0.0)
         with load(address, clients=1) as seen:
             seen.wait_for(10)
         assert seen.failed == []
@@ -115,7 +116,7 @@ def health_while_stuck(address: str, may: threading.Event, *, clients: int, call
 def test_health_turns_red_while_a_stage_does_not_end(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, stage: str, reason: str
 ) -> None:
-    monkeypatch.setattr(batching, "_STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(micro_batcher, "_STUCK_SECONDS", 0.2)
     service, may = web_service(bundle), threading.Event()
     run = getattr(service.bundle, stage)
     monkeypatch.setattr(service.bundle, stage, lambda *args, **options: may.wait(20) and run(*args, **options))
@@ -141,7 +142,7 @@ def test_health_turns_red_while_the_database_does_not_answer(
 def test_a_slow_encoder_is_not_stuck_while_a_batch_takes_as_long_as_others_did(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batching, "_STUCK_SECONDS", 0.05)
+    monkeypatch.setattr(micro_batcher, "_STUCK_SECONDS", 0.05)
     pace, found = Pace(), []
     with pace.running(1):
         time.sleep(0.1)
@@ -192,7 +193,7 @@ def test_bodies_that_arrive_have_a_bound_together() -> None:
 
 
 def test_bytes_that_arrive_too_slowly_make_room_for_the_next_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "_FAIR_SECONDS", 0.05)
+    monkeypatch.setattr(load_shedding, "_FAIR_SECONDS", 0.05)
     ended: list[int] = []
 
     async def stalled(mailbox: Mailbox, number: int) -> None:

@@ -16,11 +16,11 @@ from pictures import INDIVIDUALS, draw
 from playwright.sync_api import Browser, FileChooser, Page, Request, Route, TimeoutError, sync_playwright
 from services import KEY, Running, plain_server, web_service
 
-from whale_ray.retrieval.calibration import Calibration, Logistic
-from whale_ray.serving import fence
-from whale_ray.serving.enrolment import EnrolmentStore
-from whale_ray.serving.guard import Entrance
-from whale_ray.serving.keys import read_keys
+from whale_ray.retrieval.evaluation.calibration import Calibration, Logistic
+from whale_ray.serving.auth.api_keys import read_keys
+from whale_ray.serving.auth.middleware import Entrance
+from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.page import gradio_guard
 
 CHROMIUM = shutil.which("chromium")
 CUT_OFF = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
@@ -428,7 +428,7 @@ def test_more_bytes_than_a_call_may_bring_are_not_taken(address: str) -> None:
 
 
 def test_an_upload_is_refused_where_there_is_no_room_for_more(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fence, "KEPT_BYTES", -1)
+    monkeypatch.setattr(gradio_guard, "KEPT_BYTES", -1)
     answer = httpx.post(f"{address}/page/en/gradio_api/upload", files={"files": b"x"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
     assert "wait to be erased" in answer.json()["detail"]

@@ -13,8 +13,8 @@ import pytest
 from pictures import draw, encode
 from services import web_service
 
-from whale_ray.identification import Identification
-from whale_ray.serving.recogniser import Encoder, Recogniser
+from whale_ray.inference.predictions import Identification
+from whale_ray.serving.engine.recognizer import Encoder, Recogniser
 
 
 class Elsewhere:

@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 from whale_ray.cli import application
 from whale_ray.errors import StoreError
-from whale_ray.serving.enrolment import EnrolmentStore
-from whale_ray.serving.review import KeptQueries, Query, export_enrolled
+from whale_ray.serving.gallery.export import export_enrolled
+from whale_ray.serving.gallery.review_queue import KeptQueries, Query
+from whale_ray.serving.gallery.store import EnrolmentStore
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import torch
 from pictures import INDIVIDUALS, draw
 from services import contents
 
-from whale_ray.bundle import Contents, read_bundle, write_bundle
 from whale_ray.errors import BundleError, EncoderError
-from whale_ray.fastest import Queries, with_fastest_runtime
-from whale_ray.identify import Bundle
-from whale_ray.learning.encoders import build_encoder
-from whale_ray.runtime import RUNTIMES, TORCH, build_runtime
+from whale_ray.inference.bundle import Contents, read_bundle, write_bundle
+from whale_ray.inference.predictor import Bundle
+from whale_ray.inference.runtime_benchmark import Queries, with_fastest_runtime
+from whale_ray.inference.runtimes import RUNTIMES, TORCH, build_runtime
+from whale_ray.learning.encoders.registry import build_encoder
 
 OTHERS = sorted(RUNTIMES.keys() - {TORCH})
 
@@ -72,7 +72,7 @@ def test_an_encoder_that_a_runtime_cannot_run_is_refused_with_its_name() -> None
 
 
 def test_openvino_does_not_report_its_use() -> None:
-    code = "from whale_ray.runtime import *; import torch, sys; "
+    code = "from whale_ray.inference.runtimes import *; import torch, sys; "
     code += "build_runtime('openvino', torch.nn.Flatten(), size=(8, 8), threads=1); "
     code += "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -12,11 +12,11 @@ from ray.serve.schema import ServeDeploySchema
 from services import TOP
 
 from whale_ray.errors import InputError, StoreError
-from whale_ray.serving import apart
-from whale_ray.serving.deployments import PAGE_NAME
-from whale_ray.serving.rollout import exchanged
-from whale_ray.serving.settings import PageSettings, ServeSettings, read_settings
-from whale_ray.serving.web import PAGE
+from whale_ray.serving.deployment import factories
+from whale_ray.serving.deployment.ingress import PAGE_NAME
+from whale_ray.serving.deployment.rollout import exchanged
+from whale_ray.serving.deployment.settings import PageSettings, ServeSettings, read_settings
+from whale_ray.serving.http.routes_identify import PAGE
 
 TWO = {"models": {"small": "a", "large": "b"}}
 
@@ -86,13 +86,13 @@ def test_a_bundle_takes_the_place_of_one_model_alone_and_ends_being_a_shadow() -
 def test_a_store_in_a_file_is_refused_where_replicas_may_be_on_several_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: tuple[bool, ...], refused: bool
 ) -> None:
-    monkeypatch.setattr(apart.ray, "nodes", lambda: [{"Alive": one} for one in alive])
+    monkeypatch.setattr(factories.ray, "nodes", lambda: [{"Alive": one} for one in alive])
     url = f"sqlite:///{tmp_path}/enrolled.db"
     if refused:
         with pytest.raises(StoreError, match=r"need a store that they share.*Set WHALE_RAY_STORE to postgresql"):
-            apart.open_store(url)
+            factories.open_store(url)
     else:
-        store = apart.open_store(url)
+        store = factories.open_store(url)
         assert store is not None
         store.close()
-    assert apart.open_store("none") is None
+    assert factories.open_store("none") is None

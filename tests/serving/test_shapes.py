@@ -22,7 +22,7 @@ from load import PHOTOGRAPHS, load
 from pictures import draw, encode
 from services import contents, descendants, free_port, process, write_named
 
-from whale_ray.identify import Bundle
+from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.client import ask_service
 
 pytestmark = pytest.mark.slow

@@ -21,11 +21,11 @@ from services import TOP, contents, free_port, plain_server, web_service
 from starlette.testclient import TestClient
 from test_identify_call import check_problem
 
-from whale_ray.bundle import write_bundle
-from whale_ray.identify import Bundle
-from whale_ray.retrieval.gallery import unit
-from whale_ray.serving.enrolment import EnrolmentStore
-from whale_ray.serving.web import build_web
+from whale_ray.inference.bundle import write_bundle
+from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.http.app import build_web
 
 Pair = tuple[httpx.Client, httpx.Client]
 
@@ -263,7 +263,7 @@ import sys, uvicorn
 sys.path.insert(0, sys.argv[4])
 from pathlib import Path
 from services import build_web, web_service
-from whale_ray.serving.enrolment import EnrolmentStore
+from whale_ray.serving.gallery.store import EnrolmentStore
 app = build_web({"default": web_service(Path(sys.argv[1]), store=EnrolmentStore(sys.argv[2]))})
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[3]), log_level="error", ws="none")
 """

@@ -16,9 +16,9 @@ from PIL import Image
 from services import KEY, plain_server, web_service
 from test_identify_call import check_problem
 
-from whale_ray import identify
-from whale_ray.serving import contract
-from whale_ray.serving.web import build_web
+from whale_ray.inference import predictor
+from whale_ray.serving import schemas
+from whale_ray.serving.http.app import build_web
 
 
 def test_the_model_card_says_what_answers_and_how_well(client: httpx.Client) -> None:
@@ -182,7 +182,7 @@ def test_readiness_and_the_page_need_no_key(locked: httpx.Client) -> None:
 
 
 def test_the_contract_allows_as_many_candidates_as_a_bundle_ranks() -> None:
-    assert contract.MOST_CANDIDATES == identify.MOST_CANDIDATES
+    assert schemas.MOST_CANDIDATES == predictor.MOST_CANDIDATES
 
 
 def test_an_answer_has_one_request_id_wherever_the_service_runs(client: httpx.Client) -> None:

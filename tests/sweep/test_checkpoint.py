@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from whale_ray.data.batches import Batches
-from whale_ray.data.pixels import Geometry
-from whale_ray.learning.encoders import Encoder, build_encoder, rebuild_encoder
-from whale_ray.learning.losses import build_loss
-from whale_ray.learning.training import Training, start_training, train_epochs
-from whale_ray.sweep.checkpoint import (
+from whale_ray.data.pixel_cache import Geometry
+from whale_ray.learning.encoders.registry import Encoder, build_encoder, rebuild_encoder
+from whale_ray.learning.losses.registry import build_loss
+from whale_ray.learning.training.loop import Training, start_training, train_epochs
+from whale_ray.sweep.run_folder.checkpoints import (
     WEIGHTS,
     Checkpoint,
     CheckpointError,

@@ -15,11 +15,11 @@ import pytest
 from watching import Watching
 
 from whale_ray.errors import InputError
-from whale_ray.sweep.run import SweepResult, run_sweep
-from whale_ray.sweep.runfolder import claimed
+from whale_ray.sweep.execution.driver import SweepResult, run_sweep
+from whale_ray.sweep.run_folder.lock import claimed
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.spec import Sweep
+    from whale_ray.sweep.config.sweep_spec import Sweep
 
     WriteSweep = Callable[..., Sweep]
 

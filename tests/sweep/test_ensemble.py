@@ -13,20 +13,22 @@ import pandas as pd
 import pytest
 
 from whale_ray.errors import EncoderError, InputError
-from whale_ray.identify import Bundle
-from whale_ray.learning.ensemble import join_encoders
-from whale_ray.sweep.dataset import open_dataset
-from whale_ray.sweep.ensemble import choose_members
-from whale_ray.sweep.headline import write_headline
-from whale_ray.sweep.leaderboard import Record, leaderboard, read_record, read_records
-from whale_ray.sweep.plan import first_settings, geometries
-from whale_ray.sweep.plots import describe
-from whale_ray.sweep.run import SweepResult, run_sweep
-from whale_ray.sweep.scores import read_embeddings, scoring_of
-from whale_ray.sweep.spec import load_sweep
-from whale_ray.sweep.trial import retrain_on_all
-from whale_ray.sweep.winner import make_bundle
-from whale_ray.sweep.work import Job
+from whale_ray.inference.predictor import Bundle
+from whale_ray.learning.encoders.ensemble import join_encoders
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.execution.driver import SweepResult, run_sweep
+from whale_ray.sweep.execution.export_bundle import make_bundle
+from whale_ray.sweep.planning.dataset import open_dataset
+from whale_ray.sweep.planning.trial_settings import first_settings, geometries
+from whale_ray.sweep.report.curves import describe
+from whale_ray.sweep.report.headline import write_headline
+from whale_ray.sweep.run_folder.leaderboard import leaderboard
+from whale_ray.sweep.run_folder.records import Record, read_record, read_records
+from whale_ray.sweep.trials.embeddings_io import read_embeddings
+from whale_ray.sweep.trials.ensemble import choose_members
+from whale_ray.sweep.trials.ray_worker import retrain_on_all
+from whale_ray.sweep.trials.scoring import scoring_of
+from whale_ray.sweep.trials.trial_job import Job
 
 TOGETHER = """
 name: together

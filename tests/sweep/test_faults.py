@@ -17,9 +17,9 @@ import pytest
 from little_sweep import SWEEP
 from watching import Watching
 
-from whale_ray.sweep.guards import where_it_runs
-from whale_ray.sweep.run import run_sweep
-from whale_ray.sweep.spec import Sweep
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.execution.driver import run_sweep
+from whale_ray.sweep.run_folder.liveness import where_it_runs
 
 if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]

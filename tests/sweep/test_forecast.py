@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from whale_ray.sweep.estimate import estimate, measure_step
-from whale_ray.sweep.forecast import forecast, trials_at_once, trials_left
-from whale_ray.sweep.leaderboard import read_records
-from whale_ray.sweep.plan import first_settings
-from whale_ray.sweep.run import SweepResult, run_sweep
+from whale_ray.sweep.execution.driver import SweepResult, run_sweep
+from whale_ray.sweep.planning.dry_run import forecast, trials_at_once, trials_left
+from whale_ray.sweep.planning.time_estimate import estimate, measure_step
+from whale_ray.sweep.planning.trial_settings import first_settings
+from whale_ray.sweep.run_folder.records import read_records
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.spec import Sweep
+    from whale_ray.sweep.config.sweep_spec import Sweep
 
     WriteSweep = Callable[..., Sweep]
 
@@ -60,7 +60,7 @@ def test_without_its_photographs_a_sweep_still_says_what_it_would_run(write_swee
 
 def test_a_forecast_imports_neither_torch_nor_ray() -> None:
     """It is there in under three seconds: torch alone takes as long to import."""
-    code = "import sys, whale_ray.sweep.forecast; print([name for name in ('torch', 'ray') if name in sys.modules])"
+    code = "import sys, whale_ray.sweep.planning.dry_run; print([n for n in ('torch', 'ray') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whale_ray.identify import Bundle
-from whale_ray.sweep.run import SweepResult, run_sweep
-from whale_ray.sweep.spec import load_sweep
+from whale_ray.inference.predictor import Bundle
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 
 FROZEN = """
 name: frozen

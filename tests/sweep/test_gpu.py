@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from whale_ray.identify import Bundle
-from whale_ray.sweep.run import run_sweep
+from whale_ray.inference.predictor import Bundle
+from whale_ray.sweep.execution.driver import run_sweep
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 MIB = 2**20

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whale_ray.retrieval.setting import RetrievalSetting
-from whale_ray.sweep.axes import Axis
-from whale_ray.sweep.contrasts import (
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.sweep.analysis.fanova import explain
+from whale_ray.sweep.analysis.importance import Row, judge_importance
+from whale_ray.sweep.analysis.paired_contrasts import (
     Spread,
     estimate,
     left_over,
@@ -22,16 +23,15 @@ from whale_ray.sweep.contrasts import (
     matched_contrasts,
     pooled_spread,
 )
-from whale_ray.sweep.importance import Row, judge_importance
-from whale_ray.sweep.leaderboard import read_records
-from whale_ray.sweep.outcomes import of_settings
-from whale_ray.sweep.report import write_report
-from whale_ray.sweep.scores import read_embeddings, write_embeddings
-from whale_ray.sweep.shares import explain
-from whale_ray.sweep.spec import load_sweep
+from whale_ray.sweep.analysis.per_query_scores import of_settings
+from whale_ray.sweep.config.axes import Axis
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.report.page import write_report
+from whale_ray.sweep.run_folder.records import read_records
+from whale_ray.sweep.trials.embeddings_io import read_embeddings, write_embeddings
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 GRID = [{"a": a, "b": b, "c": c} for a in (0, 1) for b in ("x", "y", "z") for c in (True, False)]
 

@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.sweep.imports import import_run
-from whale_ray.sweep.preparation import prepare_dataset
-from whale_ray.sweep.progress import Progress
-from whale_ray.sweep.run import SweepResult, run_sweep
+from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.driver import SweepResult, run_sweep
+from whale_ray.sweep.execution.import_run import import_run
+from whale_ray.sweep.execution.preparation import prepare_dataset
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.dataset import Dataset
-    from whale_ray.sweep.spec import Sweep
+    from whale_ray.sweep.config.sweep_spec import Sweep
+    from whale_ray.sweep.planning.dataset import Dataset
 
     WriteSweep = Callable[..., Sweep]
 

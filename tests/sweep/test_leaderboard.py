@@ -9,15 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from whale_ray.sweep.leaderboard import (
-    finished_trials,
-    leaderboard,
-    read_record,
-    read_records,
-    write_leaderboard,
-    write_record,
-    write_result,
-)
+from whale_ray.sweep.run_folder.leaderboard import finished_trials, leaderboard, write_leaderboard
+from whale_ray.sweep.run_folder.records import read_record, read_records, write_record, write_result
 
 AXES = ["loss.name", "train.learning_rate"]
 CUTOFFS = (1, 2, 4, 8, 16, 32)

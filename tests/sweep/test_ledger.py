@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.sweep.leaderboard import forget_failed, read_record, write_result
-from whale_ray.sweep.ledger import Ledger
-from whale_ray.sweep.scores import scoring_of, write_embeddings
-from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.execution.trial_ledger import Ledger
+from whale_ray.sweep.run_folder.records import forget_failed, read_record, write_result
+from whale_ray.sweep.trials.embeddings_io import write_embeddings
+from whale_ray.sweep.trials.scoring import scoring_of
 
 GRID = """
 name: books

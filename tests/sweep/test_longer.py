@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from whale_ray.sweep.leaderboard import Record
-from whale_ray.sweep.longer import shorter_trial
-from whale_ray.sweep.spec import load_sweep
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.planning.resume import shorter_trial
+from whale_ray.sweep.run_folder.records import Record
 
 
 def settings_of(tmp_path: Path, **train: Any) -> dict[str, Any]:

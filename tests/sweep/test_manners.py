@@ -11,20 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whale_ray.bundle import read_bundle
 from whale_ray.errors import BundleError, InputError
-from whale_ray.identify import Bundle
-from whale_ray.learning.proxies import PROXY_LOSSES
-from whale_ray.retrieval.gallery import combine_views
-from whale_ray.retrieval.setting import RetrievalSetting
-from whale_ray.sweep.dataset import Dataset, open_dataset, pixel_cache
-from whale_ray.sweep.leaderboard import Record, finished_trials, read_record
-from whale_ray.sweep.plan import first_settings, geometries
-from whale_ray.sweep.scores import Scoring, read_embeddings, read_proxies, rescore_for_good, score_again
-from whale_ray.sweep.winner import make_bundle
+from whale_ray.inference.bundle import read_bundle
+from whale_ray.inference.predictor import Bundle
+from whale_ray.learning.losses.class_proxies import PROXY_LOSSES
+from whale_ray.retrieval.search.gallery_index import combine_views
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.sweep.execution.export_bundle import make_bundle
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
+from whale_ray.sweep.planning.trial_settings import first_settings, geometries
+from whale_ray.sweep.run_folder.leaderboard import finished_trials
+from whale_ray.sweep.run_folder.records import Record, read_record
+from whale_ray.sweep.trials.embeddings_io import read_embeddings, read_proxies
+from whale_ray.sweep.trials.scoring import Scoring, rescore_for_good, score_again
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 RERANK: dict[str, Any] = {"rerank": "k_reciprocal", "rerank_k1": 8, "rerank_k2": 3, "rerank_lambda": 0.3}
 SETTINGS = [

@@ -13,22 +13,22 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from whale_ray.data.pictures import frame_of
-from whale_ray.data.pixels import Geometry, centre_crop
+from whale_ray.data.image_io import frame_of
+from whale_ray.data.pixel_cache import Geometry, centre_crop
 from whale_ray.errors import BundleError
-from whale_ray.identify import Bundle
-from whale_ray.retrieval.occlusion import cells_of, cover
-from whale_ray.sweep import maps as maps_module
-from whale_ray.sweep.dataset import catalog_of
-from whale_ray.sweep.leaderboard import Record, read_record
-from whale_ray.sweep.maps import map_matches
-from whale_ray.sweep.report import write_report
-from whale_ray.sweep.thumbnails import Photographs
+from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.occlusion_maps import cells_of, cover
+from whale_ray.sweep.planning.dataset import catalog_of
+from whale_ray.sweep.report import saliency
+from whale_ray.sweep.report.page import write_report
+from whale_ray.sweep.report.saliency import map_matches
+from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.run_folder.records import Record, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 WIDE = Geometry(32, 64, "pad", 0.125)
 
@@ -180,7 +180,7 @@ def test_when_the_time_is_up_the_next_report_goes_on(run: Path, monkeypatch: pyt
     record = winner(run)
     catalog = catalog_of(record.settings["data"])
     (run / "maps.json").unlink(missing_ok=True)
-    monkeypatch.setattr(maps_module, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(saliency, "MOST_SECONDS", 0.0)
     stopped = map_matches(run, record, pairs_of(record), catalog)
     assert len(stopped.found) < 2
     assert "maps are left" in stopped.reason

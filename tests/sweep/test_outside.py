@@ -19,10 +19,10 @@ import httpx
 import pytest
 from watching import Watching
 
-from whale_ray.sweep.run import SweepResult, run_sweep
+from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.spec import Sweep
+    from whale_ray.sweep.config.sweep_spec import Sweep
 
     WriteSweep = Callable[..., Sweep]
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from whale_ray.data.pixels import Geometry
+from whale_ray.data.pixel_cache import Geometry
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation import RetrievalSetting
-from whale_ray.sweep.axes import Axis
-from whale_ray.sweep.plan import (
+from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
+from whale_ray.sweep.config.axes import Axis
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.planning.trial_settings import (
     baselines,
     check_encoders,
     encoder_of,
@@ -22,7 +23,6 @@ from whale_ray.sweep.plan import (
     longest_training,
     retrieval_settings,
 )
-from whale_ray.sweep.spec import Sweep, load_sweep
 
 
 def sweep_of(tmp_path: Path, text: str) -> Sweep:

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from whale_ray.errors import DataError
-from whale_ray.sweep.run import run_sweep
-from whale_ray.sweep.spec import load_sweep
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.execution.driver import run_sweep
 
 SWEEP = """
 name: poor

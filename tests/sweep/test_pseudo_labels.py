@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from whale_ray.data.batches import Batches
-from whale_ray.data.synthetic import draw_dataset
+from whale_ray.data.synthetic.dataset import draw_dataset
 from whale_ray.errors import InputError
-from whale_ray.sweep.checkpoint import load_weights
-from whale_ray.sweep.dataset import Dataset, open_dataset
-from whale_ray.sweep.fit import Fit
-from whale_ray.sweep.plan import epochs_of, first_settings, geometries, longest_training
-from whale_ray.sweep.pseudo import LABELS, check_unknown, hold_out
-from whale_ray.sweep.scores import scoring_of
-from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset
+from whale_ray.sweep.planning.trial_settings import epochs_of, first_settings, geometries, longest_training
+from whale_ray.sweep.run_folder.checkpoints import load_weights
+from whale_ray.sweep.trials.fit import Fit
+from whale_ray.sweep.trials.pseudo_labels import LABELS, check_unknown, hold_out
+from whale_ray.sweep.trials.scoring import scoring_of
 
 PSEUDO = """
 name: pseudo

@@ -16,16 +16,17 @@ import pytest
 from PIL import Image, ImageDraw
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation import Evaluation, distinct_settings, evaluate
-from whale_ray.sweep.comparison import compare_trials
-from whale_ray.sweep.effects import plot_effects
-from whale_ray.sweep.examples import find_examples
-from whale_ray.sweep.figures import Curve, Row, Scale, plot_curves, plot_rows, scale_of
-from whale_ray.sweep.leaderboard import leaderboard, read_record, read_records, write_record, write_result
-from whale_ray.sweep.report import write_report
-from whale_ray.sweep.spec import Sweep, load_sweep
-from whale_ray.sweep.thumbnails import Photographs
-from whale_ray.sweep.trust import judge_trust
+from whale_ray.retrieval.evaluation.evaluate import Evaluation, distinct_settings, evaluate
+from whale_ray.sweep.analysis.trial_comparison import compare_trials
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.report.example_matches import find_examples
+from whale_ray.sweep.report.objective_plots import plot_effects
+from whale_ray.sweep.report.page import write_report
+from whale_ray.sweep.report.sections import judge_trust
+from whale_ray.sweep.report.svg import Curve, Row, Scale, plot_curves, plot_rows, scale_of
+from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.run_folder.leaderboard import leaderboard
+from whale_ray.sweep.run_folder.records import read_record, read_records, write_record, write_result
 
 SWEEP = """
 name: flukes

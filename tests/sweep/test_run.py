@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 from watching import Watching
 
-from whale_ray.data.pixels import prepare_pixels
+from whale_ray.data.pixel_cache import prepare_pixels
 from whale_ray.errors import InputError
-from whale_ray.identify import Bundle
-from whale_ray.sweep.dataset import catalog_of, pixel_cache
-from whale_ray.sweep.plan import first_settings, geometries
-from whale_ray.sweep.run import SweepResult, run_sweep
-from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.inference.predictor import Bundle
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.execution.driver import SweepResult, run_sweep
+from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
+from whale_ray.sweep.planning.trial_settings import first_settings, geometries
 
 if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]

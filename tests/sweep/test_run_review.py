@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from whale_ray.data.review import COLUMNS
-from whale_ray.sweep.leaderboard import Record
-from whale_ray.sweep.review import QUESTIONS, read_review, show_review, write_review
-from whale_ray.sweep.thumbnails import Photographs
+from whale_ray.data.review.apply_review import COLUMNS
+from whale_ray.sweep.report.label_review import QUESTIONS, read_review, show_review, write_review
+from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.run_folder.records import Record
 
 NASTY = "=w<03>"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.sweep.runfolder import claimed
+from whale_ray.sweep.run_folder.lock import claimed
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from whale_ray.sweep.runfolder import claimed
+from whale_ray.sweep.run_folder.lock import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

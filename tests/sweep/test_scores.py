@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from whale_ray.cli import application
 from whale_ray.errors import InputError
-from whale_ray.sweep.scores import read_embeddings, score_again
+from whale_ray.sweep.trials.embeddings_io import read_embeddings
+from whale_ray.sweep.trials.scoring import score_again
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 
 @pytest.fixture

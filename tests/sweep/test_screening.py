@@ -10,10 +10,7 @@ import pandas as pd
 import pytest
 
 from whale_ray.errors import InputError, SettingsError
-from whale_ray.sweep.forecast import forecast, planned_trials, trials_left
-from whale_ray.sweep.leaderboard import read_records
-from whale_ray.sweep.plan import listed_points
-from whale_ray.sweep.screening import (
+from whale_ray.sweep.config.screening_design import (
     MOST_RUNS,
     confounding,
     fold_over,
@@ -22,7 +19,10 @@ from whale_ray.sweep.screening import (
     screens_of,
     smallest_screen,
 )
-from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.planning.dry_run import forecast, planned_trials, trials_left
+from whale_ray.sweep.planning.trial_settings import listed_points
+from whale_ray.sweep.run_folder.records import read_records
 
 AXES = """
 name: screened
@@ -138,7 +138,7 @@ def test_before_it_starts_the_screen_says_what_is_confounded(tmp_path: Path) -> 
 
 
 def test_a_screen_runs_resumes_and_grows_to_its_fold_over(cluster: str, photographs: Path, tmp_path: Path) -> None:
-    from whale_ray.sweep.run import run_sweep
+    from whale_ray.sweep.execution.driver import run_sweep
 
     text = AXES.replace("ROOT", str(photographs))
     first = run_sweep(sweep_of(tmp_path, text=text), runs=tmp_path / "runs")

@@ -9,9 +9,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from whale_ray.sweep.plan import Point, exists, grid_points
-from whale_ray.sweep.space import Study
-from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.planning.optuna_study import Study
+from whale_ray.sweep.planning.trial_settings import Point, exists, grid_points
 
 SPACE = """
 name: space

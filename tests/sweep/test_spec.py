@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from whale_ray.errors import SettingsError
-from whale_ray.learning.losses import ACCEPTS_NEGATIVES, LOSSES
-from whale_ray.sweep.parameters import completed
-from whale_ray.sweep.settings import ENCODER_FAMILIES, image_size
-from whale_ray.sweep.spec import SETTINGS, Axis, Sweep, load_sweep, reference_text, trial_identity
+from whale_ray.learning.losses.registry import ACCEPTS_NEGATIVES, LOSSES
+from whale_ray.sweep.config.fields import ENCODER_FAMILIES, image_size
+from whale_ray.sweep.config.loss_schema import completed
+from whale_ray.sweep.config.sweep_spec import SETTINGS, Axis, Sweep, load_sweep, reference_text, trial_identity
 
 PLAIN = """\
 name: plain
@@ -585,11 +585,11 @@ def test_every_default_is_a_value_that_its_key_takes() -> None:
 
 def test_the_reference_names_what_the_floors_offer() -> None:
     from whale_ray.data.split import SPLITS
-    from whale_ray.learning.encoders import ENCODERS
-    from whale_ray.learning.layers import NECKS, POOLS
-    from whale_ray.retrieval.ranking import VOTES
-    from whale_ray.retrieval.setting import RERANKS
-    from whale_ray.retrieval.whitening import WHITENINGS
+    from whale_ray.learning.encoders.layers import NECKS, POOLS
+    from whale_ray.learning.encoders.registry import ENCODERS
+    from whale_ray.retrieval.search.retrieval_config import RERANKS
+    from whale_ray.retrieval.search.voting import VOTES
+    from whale_ray.retrieval.search.whitening import WHITENINGS
 
     choices = {setting.key: set(setting.choices) for setting in SETTINGS}
     assert set(ENCODER_FAMILIES) == set(ENCODERS)

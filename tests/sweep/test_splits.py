@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.identify import Bundle
-from whale_ray.sweep.dataset import Dataset, open_dataset
-from whale_ray.sweep.examples import find_examples
-from whale_ray.sweep.leaderboard import read_record
-from whale_ray.sweep.plan import first_settings, geometries
-from whale_ray.sweep.run import SweepResult, run_sweep
-from whale_ray.sweep.scores import read_embeddings, score_trial, scoring_of
-from whale_ray.sweep.spec import Sweep, load_sweep
-from whale_ray.sweep.thumbnails import Photographs
+from whale_ray.inference.predictor import Bundle
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.execution.driver import SweepResult, run_sweep
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset
+from whale_ray.sweep.planning.trial_settings import first_settings, geometries
+from whale_ray.sweep.report.example_matches import find_examples
+from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.run_folder.records import read_record
+from whale_ray.sweep.trials.embeddings_io import read_embeddings
+from whale_ray.sweep.trials.scoring import score_trial, scoring_of
 
 FOLDED = """
 name: folded
@@ -111,8 +112,8 @@ def test_the_runtime_is_chosen_by_queries_of_one_split(folded: SweepResult) -> N
 def test_a_fold_that_was_trained_is_not_trained_again(
     cluster: str, photographs: Path, cache: Path, tmp_path: Path
 ) -> None:
-    from whale_ray.sweep.leaderboard import write_record
-    from whale_ray.sweep.work import Job, Work
+    from whale_ray.sweep.run_folder.records import write_record
+    from whale_ray.sweep.trials.trial_job import Job, Work
 
     sweep = sweep_of(tmp_path, photographs)
     job = Job("folded", tmp_path, tmp_path, dataset_of(sweep, cache), scoring_of(sweep), 1, 0.0, "off", "")

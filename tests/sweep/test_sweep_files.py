@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from whale_ray.identify import Bundle
-from whale_ray.submission import write_submission
-from whale_ray.sweep.run import run_sweep
-from whale_ray.sweep.spec import load_sweep
+from whale_ray.inference.kaggle_submission import write_submission
+from whale_ray.inference.predictor import Bundle
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.execution.driver import run_sweep
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "sweeps").rglob("*.yaml"))

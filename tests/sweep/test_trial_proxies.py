@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from whale_ray.errors import InputError
-from whale_ray.learning.losses import build_loss
-from whale_ray.learning.proxies import proxies_of
-from whale_ray.retrieval.searches import PROXY
-from whale_ray.sweep.proxies import Proxies, join_proxies, learned_proxies, stored_proxies, with_proxies
+from whale_ray.learning.losses.class_proxies import proxies_of
+from whale_ray.learning.losses.registry import build_loss
+from whale_ray.retrieval.evaluation.search_runs import PROXY
+from whale_ray.sweep.trials.proxy_vectors import Proxies, join_proxies, learned_proxies, stored_proxies, with_proxies
 
 TABLE = pd.DataFrame(
     {

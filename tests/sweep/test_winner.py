@@ -15,16 +15,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from whale_ray.bundle import read_bundle
 from whale_ray.errors import BundleError
-from whale_ray.identify import Bundle
-from whale_ray.sweep.dataset import Dataset, open_dataset, pixel_cache
-from whale_ray.sweep.leaderboard import Record, finished_trials, read_record
-from whale_ray.sweep.plan import first_settings, geometries
-from whale_ray.sweep.winner import THUMBNAIL_SIDE, make_best_bundle, make_bundle
+from whale_ray.inference.bundle import read_bundle
+from whale_ray.inference.predictor import Bundle
+from whale_ray.sweep.execution.export_bundle import THUMBNAIL_SIDE, make_best_bundle, make_bundle
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
+from whale_ray.sweep.planning.trial_settings import first_settings, geometries
+from whale_ray.sweep.run_folder.leaderboard import finished_trials
+from whale_ray.sweep.run_folder.records import Record, read_record
 
 if TYPE_CHECKING:
-    from whale_ray.sweep.run import SweepResult
+    from whale_ray.sweep.execution.driver import SweepResult
 
 OPTIONS: dict[str, Any] = {"examples": 3, "thumbnails": True}
 

@@ -1,1 +1,4 @@
-"""Photographs and their labels: read, drawn, decoded, audited, split, batched."""
+"""Photographs and their labels: reading the table, decoding, auditing, splitting and batching.
+
+Every other package takes its images from here; nothing in it knows encoders, sweeps or services.
+"""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from whale_ray.atomic_files import write_whole
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.pixels import Pixels
-from whale_ray.durable import write_whole
+from whale_ray.data.pixel_cache import Pixels
 from whale_ray.errors import DataError
 
 HASH_DISTANCE = 6  # bits of 64 in which the perceptual hashes of twins may differ

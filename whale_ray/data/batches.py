@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from whale_ray.data.augmentation import VARIATIONS, Draw, move
-from whale_ray.data.pixels import Geometry, centre_crop
-from whale_ray.data.sampling import UNKNOWN, group_places, shuffle_places
+from whale_ray.data.pixel_cache import Geometry, centre_crop
+from whale_ray.data.samplers import UNKNOWN, group_places, shuffle_places
+from whale_ray.data.transforms import VARIATIONS, Draw, move
 
 _AT_ONCE = 8
 Item = TypeVar("Item")

@@ -1,4 +1,4 @@
-"""Encoders, losses and their training; knows tensors and names, neither tables of photographs nor sweeps.
+"""Encoders, losses and the training loop on PyTorch.
 
-Importing this package imports neither torch nor any model library.
+It works on tensors and integer labels and knows neither photographs on disk nor sweeps.
 """

@@ -1,1 +1,4 @@
-"""From vectors to ranked individuals and their scores; knows nothing of training, sweeps or services."""
+"""From embeddings to ranked individuals and their scores.
+
+It knows nothing of training, sweeps or services.
+"""

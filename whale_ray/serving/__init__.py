@@ -1,1 +1,4 @@
-"""The bundle as a service over HTTP."""
+"""A bundle as an HTTP service on Ray Serve, with a web page.
+
+Enrolments are stored durably and visible to the next request.
+"""

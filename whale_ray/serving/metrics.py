@@ -1,53 +1,70 @@
-"""The service's figures as Ray's metrics, which Prometheus scrapes; Ray puts `ray_` before each name.
+"""What the service tells of itself in figures: calls, refusals, batches, seconds by stage, how many animals seem new.
 
-Knows ray.util.metrics and the figures of `telemetry`.
+Knows names and numbers; where they go is decided once a process, as with logging. Nobody listens by default.
 """
 
 from __future__ import annotations
 
 import time
-from queue import SimpleQueue
-from threading import Thread
-
-from ray.util.metrics import Counter, Histogram
-
-from whale_ray.serving.telemetry import FIGURES
-
-_SECONDS = 1.0
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 
-class RayMetrics:
-    """Hands figures to Ray, once a second and on a thread of its own.
+@dataclass(frozen=True)
+class Figure:
+    """A figure. tags: what it is told apart by; edges: of a histogram's parts; a counter has none."""
 
-    Each figure that Ray takes lets go of Python's lock and then waits for it, which no call should.
-    """
+    said: str
+    tags: tuple[str, ...]
+    edges: tuple[float, ...] = ()
 
-    def __init__(self) -> None:
-        self._counters = {
-            name: Counter(name, figure.said, tag_keys=figure.tags)
-            for name, figure in FIGURES.items()
-            if not figure.edges
-        }
-        self._histograms = {
-            name: Histogram(name, figure.said, boundaries=list(figure.edges), tag_keys=figure.tags)
-            for name, figure in FIGURES.items()
-            if figure.edges
-        }
-        self._waiting: SimpleQueue[tuple[str, float, dict[str, str]]] = SimpleQueue()
-        Thread(target=self._hand_on_for_ever, name="metrics", daemon=True).start()
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+FIGURES = {
+    "whale_ray_requests": Figure("Calls that were answered", ("method", "route", "status")),
+    "whale_ray_refusals": Figure("Calls that were refused", ("status",)),
+    "whale_ray_answers": Figure("Photographs by what was decided: new or known", ("decision",)),
+    "whale_ray_batch_size": Figure("Photographs that went together", ("stage",), (1, 2, 4, 8, 16, 32, 64)),
+    "whale_ray_stage_seconds": Figure("Seconds of decode, embed, search, a call, and the page", ("stage",), _SECONDS),
+}
+
+
+class Listener(Protocol):
+    """Where figures go; any thread may tell one."""
 
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Counts, or observes, `value`."""
-        self._waiting.put((name, value, tags))
+        """Counts, or observes, `value` under one of FIGURES."""
 
-    def _hand_on_for_ever(self) -> None:
-        while True:
-            time.sleep(_SECONDS)
-            for _ in range(self._waiting.qsize()):
-                self._hand_on(*self._waiting.get())
 
-    def _hand_on(self, name: str, value: float, tags: dict[str, str]) -> None:
-        if name in self._counters:
-            self._counters[name].inc(value, tags)
-        else:
-            self._histograms[name].observe(value, tags)
+class _Nobody:
+    def add(self, name: str, value: float, tags: dict[str, str]) -> None:
+        """Nothing."""
+
+
+_listener: Listener = _Nobody()
+
+
+def tell(listener: Listener) -> None:
+    """From now on the figures of this process go to `listener`."""
+    global _listener
+    _listener = listener
+
+
+def count(name: str, **tags: str) -> None:
+    """One more of this kind."""
+    _listener.add(name, 1.0, tags)
+
+
+def observe(name: str, value: float, **tags: str) -> None:
+    """One value of a histogram."""
+    _listener.add(name, value, tags)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Observes the seconds that the block takes, the time that it waits included."""
+    began = time.perf_counter()
+    yield
+    observe("whale_ray_stage_seconds", time.perf_counter() - began, stage=name)

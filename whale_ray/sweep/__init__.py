@@ -1,1 +1,4 @@
-"""From one YAML file to trials, a leaderboard and the best bundle; importing it loads neither torch nor Ray."""
+"""From one YAML file to trials, a leaderboard and the best bundle.
+
+Importing this package loads neither torch nor Ray.
+"""

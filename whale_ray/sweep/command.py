@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from whale_ray.errors import InputError
-from whale_ray.sweep.guards import is_no_room
-from whale_ray.sweep.spec import Sweep, load_sweep
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.run_folder.liveness import is_no_room
 
 EXAMPLES = """
 Examples:
@@ -68,9 +68,9 @@ def sweep(
 
 def run_and_show(plan: Sweep, **options: Any) -> int:
     """Runs the sweep before the person's eyes; the exit code."""
-    from whale_ray.sweep.forecast import planned_runs
-    from whale_ray.sweep.progress import Progress, leaderboard_table
-    from whale_ray.sweep.run import run_sweep
+    from whale_ray.sweep.execution.console import Progress, leaderboard_table
+    from whale_ray.sweep.execution.driver import run_sweep
+    from whale_ray.sweep.planning.dry_run import planned_runs
 
     progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"], total=planned_runs(plan))
     stopping = _stop_on_signals(progress)
@@ -107,13 +107,13 @@ def _stop_on_signals(progress: Any) -> threading.Event:
 
 def _print_forecast(plan: Sweep, run: Path, *, measure: bool) -> None:
     """Prints what the sweep would run; with `measure`, also how long that takes."""
-    from whale_ray.sweep.forecast import forecast, trials_at_once, trials_left
-    from whale_ray.sweep.leaderboard import read_records
+    from whale_ray.sweep.planning.dry_run import forecast, trials_at_once, trials_left
+    from whale_ray.sweep.run_folder.records import read_records
 
     for line in forecast(plan, run):
         typer.echo(line)
     if measure:
-        from whale_ray.sweep.estimate import estimate
+        from whale_ray.sweep.planning.time_estimate import estimate
 
         left = trials_left(plan, records := read_records(run))
         left += sum(record.status == "running" and record.kind == "trial" for record in records)

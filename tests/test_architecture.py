@@ -1,0 +1,39 @@
+"""The package structure: import contracts, folder sizes and what importing the package loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "whale_ray"
+FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
+
+
+def test_the_import_contracts_of_pyproject_hold() -> None:
+    linter = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    ended = subprocess.run(linter, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_folder_has_at_most_twelve_modules_and_says_what_it_is_for(folder: Path) -> None:
+    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 12
+    assert '"""' in (folder / "__init__.py").read_text()
+
+
+def test_no_file_is_called_utils() -> None:
+    assert not {"utils", "common", "helpers", "misc"} & {path.stem for path in PACKAGE.rglob("*.py")}
+
+
+def test_importing_the_package_loads_neither_torch_nor_ray_and_is_quick() -> None:
+    code = "import sys, time; t = time.perf_counter(); import whale_ray; print(time.perf_counter() - t); "
+    code += "print(sorted({'torch', 'ray', 'pandas', 'transformers'} & set(sys.modules)))"
+    seconds, loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split("\n")[:2]
+    assert loaded == "[]"
+    assert float(seconds) < 0.3

@@ -1,0 +1,193 @@
+"""The photographs of a data set as one memory map: each is decoded once, for all trials and the next sweep.
+
+Knows the catalog and one folder for the cache; knows no split, no tensor. Nothing in the cache is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image
+from rich.progress import track
+
+from whale_ray.data.catalog import BOX, Catalog
+from whale_ray.data.image_io import FILL, VERSION, Box, Geometry, centre_crop, decode_image, fit_image, read_picture
+from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+
+__all__ = [
+    "FILL",
+    "Geometry",
+    "Pixels",
+    "centre_crop",
+    "data_fingerprint",
+    "decode_image",
+    "fit_image",
+    "prepare_pixels",
+    "room_for_pixels",
+]
+_MOST_BYTES = 32 * 2**20
+_SMALL = 16
+_TEXTS = ("image", "status", "reason", "sha256", "phash")
+_STATUS = {ImageTypeError: "wrong_type", ImageTooLargeError: "too_large", ImageDecodeError: "damaged"}
+_EMPTY = hashlib.sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The decoded photographs of a catalog, row by row.
+
+    array: a memory map, uint8 (N, H', W', 3), zero where a photograph is not ok. small: each whole photograph in
+    16 x 16 grey levels, uint8 (N, 16, 16), whatever the geometry. decoded: how many were decoded by this call.
+    health: image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box), reason, width,
+    height, sha256 of the file, phash (16 hex digits). fingerprint: of the photographs' files and the geometry.
+    """
+
+    array: np.ndarray
+    small: np.ndarray
+    geometry: Geometry
+    health: pd.DataFrame
+    decoded: int
+    fingerprint: str
+
+
+def prepare_pixels(
+    catalog: Catalog, geometry: Geometry, *, cache: Path, workers: int = 0, progress: bool = False
+) -> Pixels:
+    """The photographs of the catalog at one geometry, from `cache` or decoded into it by threads.
+
+    The cache has a folder for each fingerprint of the inputs, there whole or not at all; of several processes
+    that want the same one, one builds it. workers: 0 for one a core.
+    Raises: DataError where the disk has no room for it.
+    """
+    folder = cache / _fingerprint(catalog, geometry)
+    decoded = 0
+    if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _build(catalog, geometry, folder, workers or len(os.sched_getaffinity(0)), progress)
+                decoded = len(catalog.table)
+    health = pd.read_csv(folder / "health.csv", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
+    small = np.load(folder / "small.npy", allow_pickle=False)
+    array = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    return Pixels(array, small, geometry, health, decoded, folder.name)
+
+
+def room_for_pixels(catalog: Catalog, geometry: Geometry, *, cache: Path) -> tuple[int, bool]:
+    """The bytes that the decoded photographs take in `cache`, and whether they are there already."""
+    size = len(catalog.table) * math.prod((*geometry.stored, 3))
+    return size, (cache / _fingerprint(catalog, geometry)).is_dir()
+
+
+def _fingerprint(catalog: Catalog, geometry: Geometry) -> str:
+    digest = hashlib.sha256(json.dumps([VERSION, asdict(geometry), str(catalog.folder.resolve())]).encode())
+    for image in catalog.table["image"]:
+        path = catalog.path(image)
+        with contextlib.suppress(OSError):
+            facts = path.stat()
+            digest.update(f"{facts.st_size} {facts.st_mtime_ns} {os.access(path, os.R_OK)} ".encode())
+        digest.update(image.encode() + b"\0")
+    if BOX[0] in catalog.table:
+        digest.update(catalog.table[list(BOX)].to_csv().encode())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, progress: bool) -> None:
+    for left_by_a_kill in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        array = _new_array(draft / "pixels.npy", (len(catalog.table), *geometry.stored, 3))
+        small = np.zeros((len(catalog.table), _SMALL, _SMALL), np.uint8)
+        with ThreadPoolExecutor(workers) as pool:
+            rows = pool.map(lambda row: _decode_row(catalog, geometry, array, small, row), range(len(catalog.table)))
+            health = list(
+                track(rows, "decoding photographs", total=len(catalog.table), disable=not progress, transient=True)
+            )
+        array.flush()
+        np.save(draft / "small.npy", small, allow_pickle=False)
+        pd.DataFrame(health).to_csv(draft / "health.csv", index=False)
+        os.sync()
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """An array of zeros in a file that has its room on the disk: a write to a map on a full disk kills the process."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise DataError(
+            f"the decoded photographs need {math.prod(shape) / 2**30:.1f} GiB in {path.parent.parent}, but: "
+            f"{error.strerror}. Make room, or name another folder in WHALE_RAY_CACHE"
+        ) from error
+    return array
+
+
+def _decode_row(
+    catalog: Catalog, geometry: Geometry, array: np.ndarray, small: np.ndarray, row: int
+) -> dict[str, object]:
+    """Decodes one photograph into its row of both arrays; says how it went."""
+    photograph = catalog.table.iloc[row]
+    health: dict[str, object] = {"image": photograph["image"], "status": "ok", "reason": "", "width": 0, "height": 0}
+    health |= {"sha256": "", "phash": ""}
+    try:
+        data = read_picture(catalog.path(str(photograph["image"])), _MOST_BYTES)
+        health["sha256"] = hashlib.sha256(data).hexdigest()
+        image = decode_image(data, max_bytes=_MOST_BYTES)
+        health |= {"width": image.width, "height": image.height, "phash": _perceptual_hash(image)}
+        small[row] = image.convert("L").resize((_SMALL, _SMALL), Image.Resampling.BOX, reducing_gap=2.0)
+        array[row] = fit_image(image, geometry, box=_box(photograph))
+    except FileNotFoundError:
+        health |= {"status": "missing", "reason": "there is no such file"}
+    except OSError as error:
+        health |= {"status": "unreadable", "reason": str(error.strerror or error)}
+    except DataError as error:
+        health |= {"status": "wrong_box", "reason": str(error)}
+    except ImageError as error:
+        health |= {"status": _STATUS[type(error)] if health["sha256"] != _EMPTY else "empty", "reason": str(error)}
+    return health
+
+
+def _perceptual_hash(image: Image.Image) -> str:
+    return str(imagehash.phash(image.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0)))
+
+
+def _box(photograph: pd.Series) -> Box | None:
+    if BOX[0] not in photograph or pd.isna(photograph[BOX[0]]):
+        return None
+    x0, y0, x1, y1 = (float(photograph[side]) for side in BOX)
+    return x0, y0, x1, y1
+
+
+def data_fingerprint(catalog: Catalog, pixels: Pixels) -> str:
+    """16 hex digits that stand for what the photographs show and whom: contents, labels, groups and boxes."""
+    columns = [column for column in catalog.table if column != "image"]
+    table = catalog.table[["image", *columns]].assign(sha256=pixels.health["sha256"]).sort_values("image")
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]

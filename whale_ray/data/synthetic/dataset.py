@@ -1,0 +1,207 @@
+"""A drawn data set in the layout of the Kaggle competition humpback-whale-identification, its truth known.
+
+Knows how the folder is written, whole or not at all, by how many processes; who is photographed is `census`'s,
+what an animal and a photograph look like is `fluke`'s and `scene`'s.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby, repeat
+from pathlib import Path
+
+import numpy as np
+
+from whale_ray.data.synthetic.fluke import Fluke, draw_fluke
+from whale_ray.data.synthetic.population import UNKNOWN, Photo, plan_photos
+from whale_ray.data.synthetic.scene import draw_day, draw_view, photograph, vary_view
+from whale_ray.errors import DataError
+
+_ANIMAL, _DAY, _ENCOUNTER, _PHOTO = range(1, 5)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What all photographs of a data set share."""
+
+    seed: int
+    difficulty: float
+    size: tuple[int, int]
+
+    def rng(self, *stream: int) -> np.random.Generator:
+        """Returns the randomness of one animal, day, encounter or photograph, whoever draws it."""
+        return np.random.default_rng([self.seed, *stream])
+
+
+def draw_dataset(
+    root: Path,
+    *,
+    individuals: int,
+    images: int,
+    difficulty: float = 0.5,
+    seed: int = 0,
+    size: tuple[int, int] = (128, 256),
+    workers: int = 0,
+    progress: bool = False,
+) -> None:
+    """Draws humpback flukes into `root`: train.csv (Image, Id, Encounter) and train/*.jpg with `images`
+    photographs of `individuals` named animals and of unknown ones, test/*.jpg with a fifth as many more,
+    sample_submission.csv, and test_labels.csv with the truth about test/.
+
+    `size` is the (height, width) of the largest picture; harder ones are cropped closer. The same arguments give
+    the same bytes, whatever the number of `workers` (processes; 0: one a core, so a script that calls this needs
+    the usual `if __name__ == "__main__"`). The folder appears whole or not at all.
+
+    Raises:
+        DataError: the folder is not empty, or an argument has no meaning.
+    """
+    _check(individuals=individuals, images=images, difficulty=difficulty, seed=seed, size=size, workers=workers)
+    photos = plan_photos(individuals=individuals, images=images, seed=seed)
+    with _whole_folder(root) as folder:
+        _write_tables(folder, photos)
+        drawn = _draw_all(folder, photos, _Look(seed, difficulty, size), workers or len(os.sched_getaffinity(0)))
+        for _ in _show(drawn, len(photos)) if progress else drawn:
+            pass
+
+
+def _check(*, individuals: int, images: int, difficulty: float, seed: int, size: tuple[int, int], workers: int) -> None:
+    """Raises one DataError with every argument that has no meaning."""
+    rules = {
+        f"`individuals >= 2` must hold, but got {individuals}": individuals >= 2,
+        f"`images >= 3 * individuals` must hold (unknown animals and second photographs), but got {images} images "
+        f"of {individuals} individuals; draw at least {3 * individuals}": images >= 3 * individuals,
+        f"`0 <= difficulty <= 1` must hold, but got {difficulty}": 0 <= difficulty <= 1,
+        f"`seed >= 0` must hold, but got {seed}": seed >= 0,
+        f"`size` is (height, width) from 32 to 2048 pixels, but got {size}": all(32 <= side <= 2048 for side in size),
+        f"`workers >= 0` must hold (0: one a core), but got {workers}": workers >= 0,
+    }
+    faults = [rule for rule, kept in rules.items() if not kept]
+    if faults:
+        raise DataError("; ".join(faults))
+
+
+@contextmanager
+def _whole_folder(root: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `root` that becomes `root` in one step; what a killed run left is removed.
+
+    A lock on the folder beside makes a second process wait, and then find `root` drawn.
+    """
+    root = root.resolve()
+    _refuse_occupied(root)
+    partial = root.with_name(f".{root.name}.partial")
+    lock = _claim(partial)
+    try:
+        _refuse_occupied(root)
+        whole = partial / "whole"
+        shutil.rmtree(whole, ignore_errors=True)
+        for part in ("train", "test"):
+            (whole / part).mkdir(parents=True)
+        yield whole
+        whole.rename(root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
+
+
+def _claim(folder: Path) -> int:
+    """Returns a descriptor that holds the lock on `folder`, made where it is missing."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+        os.close(descriptor)
+
+
+def _refuse_occupied(root: Path) -> None:
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(
+            f"A data set is drawn into a folder that is empty or does not exist, but {root} is neither; "
+            "nothing was written. Name another folder, or remove this one first."
+        )
+
+
+def _write_tables(folder: Path, photos: list[Photo]) -> None:
+    rows = {
+        part: sorted((p.image, p.label, p.encounter) for p in photos if p.part == part) for part in ("train", "test")
+    }
+    for name, part in (("train.csv", "train"), ("test_labels.csv", "test")):
+        named = [(image, label, f"e_{encounter:06d}") for image, label, encounter in rows[part]]
+        _write_csv(folder / name, ("Image", "Id", "Encounter"), named)
+    guess = " ".join([UNKNOWN, *sorted({photo.label for photo in photos} - {UNKNOWN})[:4]])
+    _write_csv(folder / "sample_submission.csv", ("Image", "Id"), [(image, guess) for image, *_ in rows["test"]])
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def _draw_all(folder: Path, photos: list[Photo], look: _Look, processes: int) -> Iterator[int]:
+    """Yields how many photographs were drawn, chunk by chunk."""
+    chunks = [photos[start : start + 100] for start in range(0, len(photos), 100)]
+    if min(processes, len(chunks)) == 1:
+        yield from (_draw_chunk(folder, chunk, look) for chunk in chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
+        yield from pool.map(_draw_chunk, repeat(folder), chunks, repeat(look))
+
+
+def _end_with_parent() -> None:
+    """Makes this worker end when its parent is killed: it would otherwise wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _draw_chunk(folder: Path, photos: list[Photo], look: _Look) -> int:
+    """Draws photographs, each animal's fluke once, and returns how many."""
+    for animal, group in groupby(photos, key=lambda photo: photo.animal):
+        fluke = draw_fluke(look.rng(_ANIMAL, animal), scale=max(24, round(0.8 * look.size[1])))
+        for photo in group:
+            _draw_photo(folder / photo.part / photo.image, photo, fluke, look)
+    return len(photos)
+
+
+def _draw_photo(path: Path, photo: Photo, fluke: Fluke, look: _Look) -> None:
+    rng, (height, width) = look.rng(_PHOTO, photo.number), look.size
+    # Even a studio's animal moves a little: two photographs must not be the same picture.
+    moved = 0.2 + 0.8 * look.difficulty**0.6
+    view = vary_view(rng, draw_view(look.rng(_ENCOUNTER, photo.encounter), moved), moved)
+    picture = photograph(
+        rng,
+        fluke,
+        day=draw_day(look.rng(_DAY, photo.day), look.difficulty),
+        view=view,
+        size=(round(height * rng.uniform(1 - 0.25 * look.difficulty, 1)), width),
+        difficulty=look.difficulty,
+    )
+    picture.save(path, "JPEG", quality=round(95 - 60 * look.difficulty * rng.random()))
+
+
+def _show(drawn: Iterator[int], total: int) -> Iterator[int]:
+    """Yields what `drawn` yields, with a progress bar on the terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("Drawing photographs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=total)
+        for count in drawn:
+            progress.advance(task, count)
+            yield count

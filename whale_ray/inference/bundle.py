@@ -1,0 +1,243 @@
+"""The bundle: one folder with all that identifying needs, written once, checked whenever it is read.
+
+Knows files and their hashes; it never runs an encoder (`identify` does). Nothing in a bundle is pickled: JSON,
+safetensors, NumPy arrays without objects, CSV and pictures, so that a bundle from a stranger executes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.errors import BundleError
+from whale_ray.inference.model_card import model_card
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+MANIFEST = "bundle.json"
+_NEEDED = (
+    "id",
+    "settings",
+    "preprocessing",
+    "encoder",
+    "embedding_size",
+    "retrieval",
+    "threshold",
+    "tolerance",
+    "calibration",
+    "unknown_label",
+    "scores",
+    "data_fingerprint",
+    "files",
+)
+_LIBRARIES = ("whale-ray", "torch", "torchvision", "transformers", "faiss-cpu", "numpy", "pillow")
+
+
+class Example(NamedTuple):
+    """A photograph to try the bundle on: the bytes of its file, whom it shows, and its name in the data."""
+
+    data: bytes
+    individual: str
+    image: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a bundle holds, in memory.
+
+    manifest: the JSON of bundle.json, less `format`, `libraries` and `files`, which writing adds.
+    weights: the encoder's tensors by name. gallery: float16 (N, D), unit length.
+    table: N rows, `image` and `individual`. golden: pictures (PNG bytes) and `golden_vectors`: float32 (G, D).
+    thumbnails: JPEG bytes by gallery row. examples: labelled photographs to try it on. proxies: float16 (P, D), unit
+    length, and proxy_individuals, whom each stands for: of a retrieval setting with a classifier.
+    """
+
+    manifest: dict[str, Any]
+    weights: Mapping[str, Tensor]
+    gallery: np.ndarray
+    table: pd.DataFrame
+    golden: tuple[bytes, ...]
+    golden_vectors: np.ndarray
+    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    proxies: np.ndarray | None = None
+    proxy_individuals: tuple[str, ...] = ()
+
+
+def write_bundle(contents: Contents, folder: Path) -> Path:
+    """The path of the bundle written at `folder`, whole or not at all.
+
+    Raises: BundleError where the folder exists already: a bundle is immutable.
+    """
+    if folder.exists():
+        raise BundleError(f"a bundle is never overwritten, but {folder} exists. Choose another folder or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, data in _files(contents):
+            (draft / name).parent.mkdir(exist_ok=True)
+            (draft / name).write_bytes(data)
+        manifest = {
+            "format": FORMAT_VERSION,
+            **contents.manifest,
+            "libraries": {name: version(name) for name in _LIBRARIES},
+            "files": _hashes(draft),
+        }
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        draft.chmod(0o755)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return folder
+
+
+def read_bundle(folder: Path) -> Contents:
+    """The contents of the bundle at `folder`, every file checked against its hash.
+
+    Raises: BundleError naming each file that is missing, damaged or foreign.
+    """
+    from safetensors import SafetensorError
+
+    manifest = _manifest(folder)
+    _check_files(folder, manifest["files"])
+    try:
+        return _contents(folder, manifest)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BundleError(f"{folder} cannot be read as a bundle: {error}. Make the bundle again") from error
+
+
+def _contents(folder: Path, manifest: dict[str, Any]) -> Contents:
+    from safetensors.torch import load_file
+
+    table = pd.read_csv(folder / "gallery.csv", dtype=str, keep_default_na=False)
+    gallery = np.load(folder / "gallery.npy", allow_pickle=False)
+    wanted = (len(table), manifest["embedding_size"])
+    if gallery.shape != wanted:
+        raise ValueError(f"gallery.npy must be {wanted}, a row a row of gallery.csv, but is {gallery.shape}")
+    return Contents(
+        manifest=manifest,
+        weights=load_file(folder / "encoder.safetensors"),
+        gallery=gallery,
+        table=table,
+        golden=tuple(path.read_bytes() for path in sorted((folder / "golden").glob("*.png"))),
+        golden_vectors=np.load(folder / "golden" / "embeddings.npy", allow_pickle=False),
+        thumbnails={int(path.stem): path.read_bytes() for path in (folder / "thumbnails").glob("*.jpg")},
+        examples=_examples(folder / "examples"),
+        **_proxies(folder, manifest),
+    )
+
+
+def _proxies(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    if not manifest["retrieval"].get("classifier_weight"):
+        return {}
+    proxies = np.load(folder / "proxies.npy", allow_pickle=False)
+    names = pd.read_csv(folder / "proxies.csv", dtype=str, keep_default_na=False)["individual"]
+    wanted = (len(names), manifest["embedding_size"])
+    if proxies.shape != wanted:
+        raise ValueError(f"proxies.npy must be {wanted}, a row a row of proxies.csv, but is {proxies.shape}")
+    return {"proxies": proxies, "proxy_individuals": tuple(names)}
+
+
+def runtime_of(manifest: Mapping[str, Any]) -> str:
+    """The runtime that the bundle names; torch where it names none."""
+    return str(_runtime(manifest).get("name", "torch"))
+
+
+def tolerance_of(manifest: Mapping[str, Any], runtime: str) -> Any:
+    """How far golden embeddings may be, in this runtime, from those expected."""
+    return manifest["tolerance"] if runtime == "torch" else _runtime(manifest).get("tolerance")
+
+
+def _runtime(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    named = manifest.get("runtime")
+    return named if isinstance(named, dict) else {}
+
+
+def _examples(folder: Path) -> tuple[Example, ...]:
+    if not (folder / "examples.csv").exists():
+        return ()
+    rows = pd.read_csv(folder / "examples.csv", dtype=str, keep_default_na=False)
+    images = rows.get("image", pd.Series("", rows.index))  # older bundles do not name it
+    return tuple(
+        Example((folder / f"{place}.jpg").read_bytes(), individual, image)
+        for place, (individual, image) in enumerate(zip(rows["individual"], images, strict=True))
+    )
+
+
+def _files(contents: Contents) -> list[tuple[str, bytes]]:
+    from safetensors.torch import save
+
+    files = [
+        (
+            "encoder.safetensors",
+            save({name: tensor.contiguous() for name, tensor in contents.weights.items()}),
+        ),
+        ("gallery.npy", _npy(contents.gallery.astype(np.float16))),
+        ("gallery.csv", contents.table.to_csv(index=False).encode()),
+        ("golden/embeddings.npy", _npy(contents.golden_vectors.astype(np.float32))),
+        ("README.md", model_card(contents.manifest).encode()),
+    ]
+    if contents.proxies is not None:
+        names = pd.DataFrame({"individual": contents.proxy_individuals})
+        files.append(("proxies.npy", _npy(contents.proxies.astype(np.float16))))
+        files.append(("proxies.csv", names.to_csv(index=False).encode()))
+    files += [(f"golden/{place:02d}.png", data) for place, data in enumerate(contents.golden)]
+    files += [(f"thumbnails/{row}.jpg", data) for row, data in contents.thumbnails.items()]
+    files += [(f"examples/{place}.jpg", data) for place, (data, *_) in enumerate(contents.examples)]
+    if contents.examples:
+        labels = pd.DataFrame(contents.examples).drop(columns="data")
+        files.append(("examples/examples.csv", labels.to_csv(index=False).encode()))
+    return files
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"a bundle is a folder with a {MANIFEST}, but {folder} has none. Name a bundle's folder")
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON ({error}). Make the bundle again") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT_VERSION:
+        raise BundleError(f"this version reads bundles of format {FORMAT_VERSION}, but {path} has format {found}")
+    absent = [key for key in _NEEDED if key not in manifest]
+    if absent or not isinstance(manifest["files"], dict):
+        raise BundleError(f"{path} must hold {', '.join(absent or ['the files'])}, but does not. Make the bundle again")
+    return dict(manifest)
+
+
+def _check_files(folder: Path, expected: Mapping[str, str]) -> None:
+    found = {name: digest for name, digest in _hashes(folder).items() if name != MANIFEST}
+    faults = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    faults += [f"{name} is not in its list" for name in sorted(found.keys() - expected.keys())]
+    faults += [f"{name} is damaged" for name in sorted(found.keys() & expected) if found[name] != expected[name]]
+    if faults:
+        raise BundleError(
+            f"every file of {folder} must match bundle.json, but " + "; ".join(faults) + ". Copy it again"
+        )

@@ -1,0 +1,86 @@
+"""A Kaggle submission from a bundle: five distinct labels for every test photograph.
+
+Comes by the same way as the service, `identify`; knows the CSV's form, nothing of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.progress import track
+
+from whale_ray.atomic_files import write_whole
+from whale_ray.errors import DataError, ImageError
+from whale_ray.inference.predictor import Bundle
+
+LABELS_PER_ROW = 5
+_BATCH = 32
+_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+
+
+def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool = False) -> dict[str, str]:
+    """Writes Image,Id rows for every photograph in `images`; returns those that could not be decoded, with the reason.
+
+    A photograph that cannot be decoded gets the unknown label and the most photographed individuals: a row is
+    never missing. Raises: DataError where the folder has no photograph.
+    """
+    names = _photographs(images)
+    _check_labels([*bundle.individuals, bundle.unknown_label])
+    fallback = _fallback(bundle)
+    rows: list[tuple[str, list[str]]] = []
+    unreadable: dict[str, str] = {}
+    starts = range(0, len(names), _BATCH)
+    for start in track(starts, description="identifying", disable=not progress, transient=True):
+        chunk = names[start : start + _BATCH]
+        prepared: dict[str, np.ndarray] = {}
+        for name in chunk:
+            try:
+                prepared[name] = bundle.prepare(images / name)
+            except (ImageError, OSError) as error:
+                unreadable[name] = str(error)
+        found = _labels(bundle, prepared)
+        rows += [(name, found.get(name, fallback)) for name in chunk]
+    table = pd.DataFrame({"Image": [name for name, _ in rows], "Id": [" ".join(labels) for _, labels in rows]})
+    write_whole(path, table.to_csv(index=False))
+    return unreadable
+
+
+def _labels(bundle: Bundle, prepared: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    if not prepared:
+        return {}
+    answers = bundle.rank(bundle.embed(list(prepared.values())), top=LABELS_PER_ROW)
+    return {
+        name: answer.labels(unknown_label=bundle.unknown_label, count=LABELS_PER_ROW, threshold=bundle.threshold)
+        for name, answer in zip(prepared, answers, strict=True)
+    }
+
+
+def _fallback(bundle: Bundle) -> list[str]:
+    frequent = pd.Series(bundle.individuals).value_counts(sort=True).index[: LABELS_PER_ROW - 1]
+    return [bundle.unknown_label, *frequent]
+
+
+def _check_labels(labels: list[str]) -> None:
+    """Raises DataError for a label with a space: Kaggle's form has five labels in a cell, with spaces between."""
+    if spaced := sorted({label for label in labels if len(label.split()) != 1}):
+        raise DataError(
+            f"a submission's labels must be free of spaces, but {len(spaced)} of the bundle are not, as {spaced[0]!r}. "
+            "Write them with _ in train.csv, and run the sweep on that"
+        )
+
+
+def _photographs(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise DataError(f"the test photographs must lie in a folder, but {folder} is none. Name the folder")
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _ENDINGS and not path.is_dir())
+    if not names:
+        raise DataError(f"{folder} must hold photographs ({', '.join(sorted(_ENDINGS))}), but it holds none")
+    return names
+
+
+def kaggle_command(path: Path) -> str:
+    """The command that sends a submission to the competition."""
+    return f'kaggle competitions submit -c humpback-whale-identification -f {path} -m "whale_ray"'

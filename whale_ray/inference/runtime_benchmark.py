@@ -1,0 +1,137 @@
+"""Which runtime a bundle names: the fastest that recognises as many photographs as torch does, measured here.
+
+Knows a bundle's contents and photographs whose individuals are known; knows neither sweeps nor services.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from whale_ray.errors import BundleError, EncoderError
+from whale_ray.inference.bundle import Contents
+from whale_ray.inference.predictor import Bundle, largest_tolerance
+from whale_ray.inference.runtimes import RUNTIMES, TORCH
+
+_TOGETHER = 8
+_ROUNDS = 5
+_SECONDS = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Photographs, prepared for the encoder, and whom they show.
+
+    gallery: the rows of the bundle's gallery that they are searched in, so that none finds itself.
+    """
+
+    arrays: Sequence[np.ndarray]
+    individuals: Sequence[str]
+    gallery: np.ndarray
+
+
+def with_fastest_runtime(contents: Contents, queries: Queries, *, threads: int = 1) -> Contents:
+    """The contents, naming the fastest runtime whose recall@1 on the queries is at least torch's.
+
+    Fastest: the least seconds for one photograph alone and eight together, with so many threads. A runtime that is
+    not installed, cannot run the encoder or moves its golden embeddings too far is passed over; `passed_over` in the
+    manifest's `runtime` says why.
+    """
+    if not len(queries.arrays):
+        return _naming(contents, {"name": TORCH, "reason": "no known photograph was there to compare runtimes with"})
+    searched = dataclasses.replace(
+        contents, gallery=contents.gallery[queries.gallery], table=contents.table.iloc[queries.gallery]
+    )
+    able, passed_over = _able(searched, threads)
+    with _torch_threads(threads):
+        recalls = {name: _recall(bundle, queries) for name, bundle in able.items()}
+        seconds = _seconds(able, queries.arrays)
+    for name in [name for name in able if recalls[name] < recalls[TORCH]]:
+        passed_over[name] = f"its recall@1 is {recalls[name]:.3f}, and torch's {recalls[TORCH]:.3f}"
+    name = min(able.keys() - passed_over.keys(), key=lambda one: sum(seconds[one]))
+    speeds = {one: [round(1 / alone, 1), round(_TOGETHER / eight, 1)] for one, (alone, eight) in seconds.items()}
+    reason = f"{speeds[name][0]:g} images/s alone and {speeds[name][1]:g} in eights, torch {speeds[TORCH][0]:g} and "
+    found = {
+        "reason": f"{reason}{speeds[TORCH][1]:g}, with the same recall@1 or better",
+        "tolerance": contents.manifest["tolerance"] if name == TORCH else _tolerance(able[name]),
+        "images_per_second": speeds,
+        "recall@1": recalls,
+        "queries": len(queries.arrays),
+        "threads": threads,
+        "passed_over": passed_over,
+    }
+    return _naming(contents, {"name": name, **found})
+
+
+def _naming(contents: Contents, runtime: dict[str, Any]) -> Contents:
+    return dataclasses.replace(contents, manifest=contents.manifest | {"runtime": runtime})
+
+
+def _able(contents: Contents, threads: int) -> tuple[dict[str, Bundle], dict[str, str]]:
+    """A recogniser for each runtime that can run the encoder, torch first; and why the others cannot."""
+    able, reasons = {TORCH: Bundle(contents)}, {}
+    for name in RUNTIMES:
+        try:
+            bundle = Bundle(contents, runtime=name, threads=threads)
+            _tolerance(bundle)
+        except (EncoderError, BundleError) as error:
+            reasons[name] = str(error)
+        else:
+            able[name] = bundle
+    return able, reasons
+
+
+def _tolerance(bundle: Bundle) -> float:
+    """Four times as far as the golden embeddings of this runtime are from torch's, and at least 1e-4.
+
+    Raises: BundleError where they are farther than half of what a bundle allows.
+    """
+    expected = bundle.contents.golden_vectors
+    difference, most = bundle.golden_difference(expected), largest_tolerance(expected)
+    if difference > most / 2:
+        raise BundleError(
+            f"golden embeddings must stay within {most / 2:.2g} cosine distance, but {bundle.runtime} moves one by "
+            f"{difference:.2g}. Use the runtime torch"
+        )
+    return min(max(4.0 * difference, 1e-4), most)
+
+
+def _recall(bundle: Bundle, queries: Queries) -> float:
+    answers = bundle.rank(bundle.embed(queries.arrays), top=1)
+    found = [answer.candidates[0].individual for answer in answers]
+    return float(np.mean([one == name for one, name in zip(found, queries.individuals, strict=True)]))
+
+
+def _seconds(able: dict[str, Bundle], arrays: Sequence[np.ndarray]) -> dict[str, tuple[float, float]]:
+    """The least seconds that each takes for one photograph and for eight; in turns, for the machine may be busy."""
+    groups = [[arrays[place % len(arrays)] for place in range(count)] for count in (1, _TOGETHER)]
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in able}
+    started, rounds = time.perf_counter(), 0
+    while rounds < _ROUNDS or time.perf_counter() - started < _SECONDS:
+        rounds += 1
+        for name, bundle in able.items():
+            alone, eight = (_time(bundle, group) for group in groups)
+            taken[name].append((alone, eight))
+    return {name: (min(one for one, _ in turns), min(eight for _, eight in turns)) for name, turns in taken.items()}
+
+
+def _time(bundle: Bundle, arrays: list[np.ndarray]) -> float:
+    started = time.perf_counter()
+    bundle.embed(arrays)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,228 @@
+"""Trunks from the model hub or a saved folder: every vision backbone that transformers' AutoModel loads.
+
+Knows transformers' ways of naming things; knows nothing of embeddings, pooling or training. No code from a
+model repository is ever run (`trust_remote_code` is off) and weights are read as tensors only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor, nn
+
+from whale_ray.errors import EncoderError
+from whale_ray.learning.encoders.backbone import IMAGENET_MEAN, IMAGENET_STD, Trunk
+from whale_ray.learning.encoders.pretrained_weights import load_strictly, read_weights
+
+_CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
+_NORMS_AFTER_POOLING = {"ConvNext": "layernorm", "CLIPVision": "post_layernorm"}
+
+
+class HubBody(nn.Module):
+    """A vision model of transformers: (B, 3, H, W) → its last hidden state, a map or tokens."""
+
+    def __init__(self, model: Any, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model = model
+        takes_other_sizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+        trained = _pair(getattr(model.config, "image_size", None) or image_size)
+        other = takes_other_sizes and trained != tuple(image_size)
+        self.options: dict[str, Any] = {"interpolate_pos_encoding": True} if other else {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the last hidden state; position embeddings are interpolated where the size asks for it."""
+        features: Tensor = self.model(pixel_values=images, return_dict=True, **self.options).last_hidden_state
+        return features
+
+
+def hub_trunk(name: str, *, weights: str, image_size: tuple[int, int], config: dict[str, Any] | None = None) -> Trunk:
+    """Return a vision backbone by its hub id (`owner/model`, or `owner/model@revision`) or its folder.
+
+    With `config`, as a recipe holds it, nothing is looked up: the weights are random.
+
+    Raises:
+        EncoderError: unknown, not a vision model, not to be fetched, or weights that do not fit.
+    """
+    if config is not None:
+        return _as_trunk(_from_config(name, _config_from(config)), image_size, origin={"config": config})
+    source, revision = _locate(name)
+    with _quiet_transformers(), _named_errors(name):
+        settings = _fetch(_transformers().AutoConfig, source, revision=revision)
+        found = getattr(settings, "_commit_hash", None)
+        # one revision for all parts of a model, even if the hub's own changes meanwhile
+        revision = found or revision
+        model = _from_config(name, settings) if weights != "pretrained" else _pretrained(source, revision)
+        statistics = _statistics(source, revision)
+    if weights not in ("pretrained", "random"):
+        load_strictly(model, read_weights(Path(weights)), source=weights, target=f"hf:{name}")
+    origin = {
+        "weights": weights,
+        "config": _plain(model.config),
+        "revision": found,
+        "preprocessing": statistics[2],
+    }
+    return _as_trunk(model, image_size, origin=origin, mean=statistics[0], std=statistics[1])
+
+
+def _as_trunk(model: Any, image_size: tuple[int, int], **facts: Any) -> Trunk:
+    if getattr(model, "main_input_name", "") != "pixel_values":
+        raise EncoderError(f"an encoder must take pictures, but {type(model).__name__} does not. Name a vision model.")
+    if getattr(model, "pooler", None) is not None and any(True for _ in model.pooler.parameters()):
+        model.pooler = None
+    norm = _norm_after_pooling(model)
+    patch = getattr(model.config, "patch_size", None)
+    return Trunk(
+        HubBody(model, image_size),
+        norm=norm,
+        class_token=_has_class_token(model),
+        patch=_pair(patch) if patch is not None else None,
+        **facts,
+    )
+
+
+def _has_class_token(model: Any) -> bool:
+    # DINOv3's ConvNeXt puts its pooled features before its places
+    names = (name.rpartition(".")[2] for name, _ in model.named_parameters())
+    return type(model).__name__ == "DINOv3ConvNextModel" or any(name in _CLASS_TOKENS for name in names)
+
+
+def _norm_after_pooling(model: Any) -> nn.Module | None:
+    """Take the last normalisation out of a model in which it follows the pooling, which is ours."""
+    for kind, name in _NORMS_AFTER_POOLING.items():
+        if type(model).__name__.startswith(kind):
+            norm: nn.Module = getattr(model, name)
+            setattr(model, name, nn.Identity())
+            return norm
+    return None
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    values = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    return int(values[0]), int(values[-1])
+
+
+def _locate(name: str) -> tuple[str, str | None]:
+    """Return the folder or hub id, and the revision asked for."""
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser()), None
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise EncoderError(f"hf:{name} must be a hub id or a folder, but there is no such folder")
+    source, _, revision = name.partition("@")
+    return source, revision or None
+
+
+def _transformers() -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # without this, transformers asks a service to convert weights that are not safetensors
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
+    import transformers
+
+    return transformers
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    logging = _transformers().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise EncoderError(f"hf:{name} cannot be loaded: {reason}") from error
+
+
+def _fetch(kind: Any, source: str, **options: Any) -> Any:
+    """Return a part of a model from its folder or this machine's cache, else from the hub."""
+    options["trust_remote_code"] = False
+    try:
+        return kind.from_pretrained(source, local_files_only=True, **options)
+    except OSError:
+        if Path(source).is_dir():
+            raise
+        _require_hub(source)
+    return kind.from_pretrained(source, **options)
+
+
+def _require_hub(source: str) -> None:
+    """Ask once, and quickly, whether the hub can be reached at all."""
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if urllib.request.getproxies() and not constants.HF_HUB_OFFLINE:
+        return
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        raise EncoderError(
+            f"hf:{source} is not on this machine and the hub cannot be reached ({error}). "
+            f"Connect this machine, or fetch it elsewhere with `hf download {source} --local-dir DIR` "
+            "and name the folder: hf:DIR"
+        ) from error
+
+
+def _config_from(plain: dict[str, Any]) -> Any:
+    settings = {key: value for key, value in plain.items() if key != "model_type"}
+    return _transformers().AutoConfig.for_model(plain["model_type"], **settings)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return {key: value for key, value in settings.items() if key not in ("_name_or_path", "dtype")}
+
+
+def _from_config(name: str, config: Any) -> Any:
+    with _quiet_transformers(), _named_errors(name):
+        model = _transformers().AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    return getattr(model, "vision_model", model)
+
+
+def _pretrained(source: str, revision: str | None) -> Any:
+    options = {"weights_only": True, "dtype": torch.float32, "output_loading_info": True}
+    model, report = _fetch(_transformers().AutoModel, source, revision=revision, **options)
+    lacking = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))
+    if lacking:
+        shown = ", ".join(lacking[:4])
+        raise EncoderError(f"the weights of hf:{source} lack {len(lacking)} tensors of its own config ({shown}, …)")
+    return getattr(model, "vision_model", model)
+
+
+def _statistics(source: str, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Return mean and standard deviation for pictures from 0 to 1, and where they come from."""
+    try:
+        processor = _fetch(_transformers().AutoImageProcessor, source, revision=revision)
+    except (OSError, ValueError):
+        return IMAGENET_MEAN, IMAGENET_STD, "ImageNet (the model brings no preprocessor_config.json)"
+    factor = 255 * processor.rescale_factor if processor.do_rescale else 255.0
+    mean = processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0)
+    std = processor.image_std if processor.do_normalize else (1.0, 1.0, 1.0)
+    return (
+        tuple(value / factor for value in mean),
+        tuple(value / factor for value in std),
+        "preprocessor_config.json",
+    )

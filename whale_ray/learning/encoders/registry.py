@@ -1,0 +1,221 @@
+"""Encoders: from a picture to one vector; the table of families, and how an encoder is built and built again.
+
+Knows trunks, pooling and necks; knows nothing of losses, training, galleries or the sweep file.
+Reading the table imports neither torchvision nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from whale_ray.errors import EncoderError
+from whale_ray.learning.encoders.backbone import Trunk, tiny_trunk
+from whale_ray.learning.encoders.layers import NECKS, POOLS, Whiten
+from whale_ray.learning.encoders.torchvision_backbones import torchvision_names, torchvision_trunk
+
+
+def _hub_trunk(name: str, **options: Any) -> Trunk:
+    from whale_ray.learning.encoders.huggingface_backbones import hub_trunk
+
+    return hub_trunk(name, **options)
+
+
+ENCODERS: dict[str, Callable[..., Trunk]] = {
+    "tiny": tiny_trunk,
+    "torchvision": torchvision_trunk,
+    "hf": _hub_trunk,
+}
+"""Family → builder of its trunks. Names: `tiny`, `torchvision:<model>`, `hf:<hub id or folder>`."""
+
+
+WHITENED = "whitened_size"
+"""The recipe's key for the dimensions of an encoder that whitens; absent where it does not."""
+
+
+class Head(nn.Module):
+    """What follows the trunk: a pooling, and a neck from its features to the embedding."""
+
+    def __init__(self, pool: nn.Module, neck: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+        self.neck = neck
+
+
+class Encoder(nn.Module):
+    """A picture's embedding: float (B, 3, H, W), RGB from 0 to 1 → (B, embedding_size), not of unit length.
+
+    `recipe` is JSON-able and holds all that `rebuild_encoder` needs; the weights are the `state_dict`.
+    With `freeze="trunk"` trunk and pooling take no gradient and stay in evaluation mode, batch statistics included: the
+    `features` of a picture are then always the same, and `forward` takes them, float (B, C), in place of pictures.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, trunk: Trunk, head: Head, *, embedding_size: int, recipe: dict[str, Any]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+        self.whitening: nn.Module = nn.Identity()
+        self.embedding_size = embedding_size
+        self.recipe = recipe
+        self.register_buffer("mean", torch.tensor(recipe["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(recipe["std"]).view(1, 3, 1, 1), persistent=False)
+        if self.is_frozen:
+            self.trunk.requires_grad_(False)
+            self.head.pool.requires_grad_(False)
+        self.train()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether all before the neck stays as it is."""
+        return bool(self.recipe["freeze"] == "trunk")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings of a batch of pictures, or of their features."""
+        features = images if images.ndim == 2 else self.features(images)
+        embeddings: Tensor = self.whitening(self.head.neck(features))
+        return embeddings
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the neck sees: the trunk's features of a batch of pictures, pooled and normalised, (B, C).
+
+        Those of several layers stand side by side, each of unit length.
+        """
+        maps = self.trunk.maps((images - self.mean) / self.std)
+        last, *others = [self.head.pool(one, self.trunk.prefix) for one in maps]
+        if not others:
+            pooled: Tensor = self.trunk.norm(last)
+            return pooled
+        return torch.cat([F.normalize(part.float()) for part in (self.trunk.norm(last), *others)], dim=1)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Set training mode; a frozen trunk stays in evaluation mode."""
+        super().train(mode)
+        if self.is_frozen:
+            self.trunk.eval()
+        return self
+
+
+def build_encoder(
+    name: str,
+    *,
+    embedding_size: int | None,
+    pool: str = "auto",
+    neck: str = "linear",
+    weights: str = "pretrained",
+    freeze: str = "none",
+    layers: int = 1,
+    image_size: tuple[int, int] = (224, 224),
+) -> Encoder:
+    """Return an encoder; what is random in it is drawn from torch's default generator.
+
+    Args:
+        name: `tiny`, `torchvision:<model>`, `hf:<hub id>` or `hf:<folder>`.
+        embedding_size: D; None is the trunk's own number of features.
+        pool: `avg`, `gem`, `cls` or `auto`: the class token where there is one, else the average.
+        neck: `linear`, `bnneck`, or `none`: the pooled features as they come.
+        weights: `pretrained`, `random` or a file (.safetensors, or .pth of tensors only).
+        freeze: `none` or `trunk`.
+        layers: of how many sizes the trunk's last maps are pooled and joined.
+        image_size: height and width in pixels.
+
+    Raises:
+        EncoderError: an unknown name or option, weights that cannot be had or do not fit, pictures too small.
+    """
+    _check_choice("pool", pool, ("auto", *POOLS))
+    _check_choice("neck", neck, ("none", *NECKS))
+    _check_choice("freeze", freeze, ("none", "trunk"))
+    family, model = _split_name(name)
+    height, width = image_size
+    trunk = ENCODERS[family](model, weights=weights, image_size=(height, width))
+    options = {"pool": pool, "neck": neck, "freeze": freeze, "layers": layers, "image_size": [height, width]}
+    statistics = {"mean": list(trunk.mean), "std": list(trunk.std)}
+    return _assemble(trunk, {"name": name, "embedding_size": embedding_size, **options, **statistics, **trunk.origin})
+
+
+def rebuild_encoder(recipe: dict[str, Any]) -> Encoder:
+    """Return an encoder of the same architecture with random weights; needs no network and no other file.
+
+    Raises:
+        EncoderError: the recipe names what this version cannot build.
+    """
+    family, model = _split_name(recipe["name"])
+    height, width = recipe["image_size"]
+    known = {"config": recipe["config"]} if "config" in recipe else {}
+    trunk = ENCODERS[family](model, weights="random", image_size=(height, width), **known)
+    encoder = _assemble(trunk, {key: value for key, value in recipe.items() if key != WHITENED})
+    if WHITENED in recipe:
+        encoder.whitening = Whiten(encoder.embedding_size, recipe[WHITENED])
+        encoder.embedding_size = recipe[WHITENED]
+        encoder.recipe = dict(recipe)
+    return encoder
+
+
+def with_whitening(
+    recipe: dict[str, Any], weights: Mapping[str, Tensor], *, mean: np.ndarray, matrix: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The recipe and weights of the encoder that also subtracts mean (D,) and multiplies with matrix (D, d)."""
+    parts = {"whitening.mean": mean, "whitening.matrix": matrix}
+    tensors = {name: torch.from_numpy(part.astype(np.float32)).contiguous() for name, part in parts.items()}
+    return {**recipe, WHITENED: matrix.shape[1]}, {**weights, **tensors}
+
+
+def check_encoder_name(name: str) -> None:
+    """Return nothing if the name can be an encoder's; hub ids and folders are looked up only when built.
+
+    Raises:
+        EncoderError: an unknown family or torchvision model, with the nearest names.
+    """
+    family, model = _split_name(name)
+    if family == "torchvision" and model not in (names := torchvision_names()):
+        raise EncoderError(f"torchvision has no classification model {model!r}{_nearest(model, names)}")
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    family, colon, model = name.partition(":")
+    if family in ENCODERS and (family == "tiny") != bool(colon and model):
+        return family, model
+    names = ["tiny", *(f"torchvision:{known}" for known in torchvision_names())]
+    near = _nearest(name, names) or _nearest(f"torchvision:{name}", names) or _nearest(f"torchvision:{model}", names)
+    raise EncoderError(f"an encoder is tiny, torchvision:<model> or hf:<hub id or folder>, but got {name!r}{near}")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = get_close_matches(name, names, n=3, cutoff=0.75)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise EncoderError(f"model.{key} must be one of {', '.join(choices)}, but got {value!r}")
+
+
+def _assemble(trunk: Trunk, recipe: dict[str, Any]) -> Encoder:
+    trunk.measure(tuple(recipe["image_size"]), name=recipe["name"], layers=recipe.get("layers", 1))
+    if recipe["pool"] == "auto":
+        recipe["pool"] = "cls" if trunk.class_token else "avg"
+    if recipe["pool"] == "cls" and not trunk.class_token:
+        raise EncoderError(f"{recipe['name']} has no class token for `pool: cls`. Set model.pool to avg or gem.")
+    size = recipe["embedding_size"] or trunk.features
+    neck = _build_neck(recipe["neck"], trunk.features, size, name=recipe["name"])
+    head = Head(POOLS[recipe["pool"]](), neck)
+    return Encoder(trunk, head, embedding_size=size, recipe=recipe | {"embedding_size": size})
+
+
+def _build_neck(kind: str, features: int, embedding_size: int, *, name: str) -> nn.Module:
+    if kind != "none":
+        return NECKS[kind](features, embedding_size)
+    if embedding_size != features:
+        raise EncoderError(
+            f"`neck: none` gives the {features} features of {name} as they come, but embedding_size is "
+            f"{embedding_size}. Write embedding_size: null, or choose neck linear or bnneck."
+        )
+    return nn.Identity()

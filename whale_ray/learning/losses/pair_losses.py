@@ -1,0 +1,68 @@
+"""Losses that compare images with images, in pairs or triplets: their builders.
+
+Reading their names and parameters imports no torch.
+"""
+# Annotations stay objects here (no `from __future__ import annotations`): `loss_parameters` hands them out.
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Mining = Literal["semihard", "hard", "all", "batch_hard"]
+
+
+def multi_similarity(
+    *,
+    num_classes: int,
+    embedding_size: int,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    epsilon: float = 0.1,
+) -> "nn.Module":
+    """Return the Multi-Similarity loss with its mining of pairs within epsilon (Wang et al., CVPR 2019)."""
+    from pytorch_metric_learning.losses import MultiSimilarityLoss
+    from pytorch_metric_learning.miners import MultiSimilarityMiner
+
+    from whale_ray.learning.losses.modules import MinedPairs
+
+    loss = MultiSimilarityLoss(alpha=alpha, beta=beta, base=base)
+    return MinedPairs(loss, MultiSimilarityMiner(epsilon=epsilon), lone_anchors=False)
+
+
+def triplet(*, num_classes: int, embedding_size: int, margin: float = 0.2, mining: Mining = "semihard") -> "nn.Module":
+    """Return the triplet loss on distances of unit vectors (FaceNet: Schroff et al., CVPR 2015).
+
+    `mining` picks the triplets: those inside the margin that are ordered rightly (semihard), wrongly (hard),
+    both (all), or for each image its farthest positive and nearest negative (batch_hard, Hermans 2017).
+    """
+    from pytorch_metric_learning.losses import TripletMarginLoss
+    from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
+
+    from whale_ray.learning.losses.modules import MinedPairs
+
+    hardest = mining == "batch_hard"
+    miner = BatchHardMiner() if hardest else TripletMarginMiner(margin=margin, type_of_triplets=mining)
+    return MinedPairs(TripletMarginLoss(margin=margin), miner, lone_anchors=False)
+
+
+def supcon(*, num_classes: int, embedding_size: int, temperature: float = 0.1) -> "nn.Module":
+    """Return the supervised contrastive loss, over images that have a positive (Khosla et al., 2020)."""
+    from pytorch_metric_learning.losses import SupConLoss
+
+    from whale_ray.learning.losses.modules import MinedPairs, all_pairs
+
+    return MinedPairs(SupConLoss(temperature=temperature), all_pairs, lone_anchors=True)
+
+
+def contrastive(
+    *, num_classes: int, embedding_size: int, pos_margin: float = 0.0, neg_margin: float = 1.0
+) -> "nn.Module":
+    """Return the contrastive loss on distances of unit vectors, 0 … 2 (Hadsell, Chopra, LeCun, CVPR 2006)."""
+    from pytorch_metric_learning.losses import ContrastiveLoss
+
+    from whale_ray.learning.losses.modules import MinedPairs, all_pairs
+
+    loss = ContrastiveLoss(pos_margin=pos_margin, neg_margin=neg_margin)
+    return MinedPairs(loss, all_pairs, lone_anchors=True)

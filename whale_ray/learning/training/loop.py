@@ -1,0 +1,177 @@
+"""Training: how one is started, and the generator that runs its epochs over batches.
+
+Knows an encoder, a loss and batches; knows neither Ray nor metrics, neither files nor the sweep.
+
+What is random in an epoch depends on the seed and the epoch's number alone, so that training in two sittings
+equals training in one, to the last digit on one thread.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from whale_ray.errors import TrainingError
+from whale_ray.learning.encoders.layers import settled_norms
+from whale_ray.learning.encoders.registry import Encoder
+from whale_ray.learning.training.amp import working_dtype
+from whale_ray.learning.training.ema import Average
+from whale_ray.learning.training.optim import SCHEDULES, Rates, Schedule, build_optimiser, set_rates
+from whale_ray.learning.training.state import Training
+
+if TYPE_CHECKING:
+    from whale_ray.data.batches import Batches
+
+__all__ = ["Epoch", "Training", "start_training", "train_epochs"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch: number (from 1), mean loss an image, images, seconds, last learning rate."""
+
+    number: int
+    loss: float
+    images: int
+    seconds: float
+    learning_rate: float
+
+
+def start_training(
+    encoder: Encoder,
+    loss: nn.Module,
+    *,
+    epochs: int,
+    steps: int,
+    warmup_epochs: float = 1,
+    head_epochs: int = 0,
+    schedule: str = "cosine",
+    ema: float = 0.0,
+    clip: float | None = 10.0,
+    precision: str = "auto",
+    device: torch.device | str = "cpu",
+    seed: int,
+    **rates: Unpack[Rates],
+) -> Training:
+    """Return a training that has not begun; encoder and loss are moved to the device.
+
+    Args:
+        encoder: what is trained.
+        loss: `(embeddings, labels) -> scalar`; its parameters are the proxies.
+        epochs: how many in all; the schedule is laid over them.
+        steps: batches an epoch.
+        warmup_epochs: over which the rates rise from zero, in a line.
+        head_epochs: the first epochs, in which the trunk is still; it has a warm-up of its own after them.
+        schedule: `cosine` falls to zero at the last step, `constant` stays.
+        ema: decay of the moving average of the weights, the `outcome` then; 0 is none.
+        clip: greatest norm of the gradient, of the encoder and of the proxies each; None or 0 is no limit.
+        precision: `auto`, `fp32` or `bf16`, see `working_dtype`.
+        device: where the work is done.
+        seed: of all that is random in the epochs.
+        rates: learning rates and weight decay, see `build_optimiser`.
+
+    Raises:
+        ValueError: an unknown schedule or precision, or nothing that could be trained.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, but got {schedule!r}")
+    place = torch.device(device)
+    encoder.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it takes it alone
+    loss.to(place)
+    return Training(
+        encoder,
+        loss,
+        build_optimiser(encoder, loss, **rates),
+        Schedule(epochs, steps, warmup_epochs, head_epochs, schedule),
+        average=Average(encoder, ema) if ema else None,
+        clip=clip,
+        dtype=working_dtype(precision, place),
+        device=place,
+        seed=seed,
+    )
+
+
+def train_epochs(training: Training, batches: Batches) -> Iterator[Epoch]:
+    """Yield each epoch when it is finished, from the one after `training.epoch` to the last.
+
+    Raises:
+        TrainingError: a loss that is not finite; the weights are spoiled then.
+    """
+    for number in range(training.epoch + 1, training.schedule.epochs + 1):
+        epoch = _train_epoch(training, batches, number)
+        training.epoch = number
+        yield epoch
+
+
+def _train_epoch(training: Training, batches: Batches, number: int) -> Epoch:
+    begun = time.perf_counter()
+    _seed_everything(training.seed, number)
+    training.set_stage(number)
+    total, images, previous = 0.0, 0, None
+    done = (number - 1) * training.schedule.steps
+    for step, (pictures, labels) in enumerate(batches.epoch(number)):
+        set_rates(training.optimiser, training.schedule, done + step)
+        value = _train_step(training, pictures, labels)
+        if training.average is not None:
+            training.average.update(training.encoder, done + step)
+        # the loss is read one step late: reading it at once would make the host wait for the device
+        total += _finite(previous, number, step)
+        previous = (value, len(labels))
+        images += len(labels)
+    total += _finite(previous, number, step + 1 if previous else 0)
+    rate = training.optimiser.param_groups[0]["lr"]
+    return Epoch(number, total / max(1, images), images, time.perf_counter() - begun, rate)
+
+
+def _seed_everything(seed: int, number: int) -> None:
+    drawn = np.random.SeedSequence([seed, number]).generate_state(2)
+    torch.manual_seed(int(drawn[0]))
+    random.seed(int(drawn[1]))
+    np.random.seed(int(drawn[1]))
+
+
+def _train_step(training: Training, pictures: Tensor, labels: Tensor) -> Tensor:
+    layout = torch.channels_last if pictures.ndim == 4 else torch.preserve_format  # features have no channels
+    pictures = pictures.to(training.device, memory_format=layout, non_blocking=True)
+    labels = labels.to(training.device, non_blocking=True)
+    training.optimiser.zero_grad(set_to_none=True)
+    half = training.dtype == torch.bfloat16
+    settled = settled_norms(training.encoder) if len(labels) == 1 else nullcontext()
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=half), settled:
+        embeddings = training.encoder(pictures)
+    value: Tensor = training.loss(embeddings.float(), labels)
+    norms: list[Tensor] = []
+    if value.requires_grad:
+        torch.autograd.backward(value)
+        norms = _clip_gradients(training)
+        training.optimiser.step()
+    return torch.stack([value.detach(), *norms])
+
+
+def _clip_gradients(training: Training) -> list[Tensor]:
+    """Limit the gradient's norm, of the encoder and of the proxies each; return what the norms were."""
+    limit = training.clip or math.inf
+    modules = (list(module.parameters()) for module in (training.encoder, training.loss))
+    return [nn.utils.clip_grad_norm_(parameters, limit) for parameters in modules if parameters]
+
+
+def _finite(step: tuple[Tensor, int] | None, epoch: int, number: int) -> float:
+    """Return the step's loss times its images; `number` counts the epoch's steps from 1."""
+    if step is None:
+        return 0.0
+    loss, *norms = step[0].tolist()
+    if not all(map(math.isfinite, (loss, *norms))):
+        found = f"the loss is {loss:g}" + "".join(f", a norm of the gradient {norm:g}" for norm in norms)
+        raise TrainingError(
+            f"the loss and its gradient must be finite, but at step {number} of epoch {epoch} {found}. "
+            "Lower train.learning_rate or the loss's scale, or lengthen train.warmup_epochs."
+        )
+    return float(loss) * step[1]

@@ -1,0 +1,229 @@
+"""From the embeddings of photographs to every score of every retrieval setting, chosen without flattering itself.
+
+Knows photographs as rows: vectors, names, parts. Knows no encoder, no folder and no Ray. One search serves all
+settings that see the same vectors; votes and thresholds are tried on what that search found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.errors import InputError
+from whale_ray.retrieval.evaluation.bootstrap import query_clusters, query_folds
+from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
+from whale_ray.retrieval.evaluation.metrics import CUTOFFS, find_ranks, recall_at
+from whale_ray.retrieval.evaluation.score_table import scores_with_intervals
+from whale_ray.retrieval.evaluation.search_runs import PROXY, Searches
+from whale_ray.retrieval.evaluation.selection import (
+    Outcome,
+    Pooled,
+    Queries,
+    choose,
+    first_of,
+    groups_for_choosing,
+    plain_scores,
+    pool,
+)
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views
+from whale_ray.retrieval.search.neighbors import find_neighbours
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, distinct_settings, without_classifier
+from whale_ray.retrieval.search.voting import VOTES
+
+__all__ = [
+    "Evaluation",
+    "RetrievalSetting",
+    "combine_views",
+    "distinct_settings",
+    "evaluate",
+    "score_setting",
+    "study_recall",
+]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every score of a trial.
+
+    table: a row a setting, scored on all queries, not cross-fitted. best, threshold: chosen on all folds, for use;
+    threshold is None where no query is unknown; calibration is fitted on all folds, too. scores: cross-fitted, with
+    intervals, ceiling, chance and trivial answer; a score that cannot be had is None and `reason` says why. queries:
+    a row a query, as its fold's choice answered it; `cluster` is what a paired interval resamples.
+    """
+
+    table: pd.DataFrame
+    best: RetrievalSetting
+    threshold: float | None
+    calibration: Calibration
+    scores: dict[str, Any]
+    queries: pd.DataFrame
+
+
+def evaluate(
+    views: Mapping[str, np.ndarray],
+    *,
+    individuals: np.ndarray,
+    parts: np.ndarray,
+    images: np.ndarray,
+    settings: Sequence[RetrievalSetting],
+    unknown_label: str,
+    groups: np.ndarray | None = None,
+    splits: np.ndarray | None = None,
+    objective: str = "recall@1",
+    held_out_as_new: bool = False,
+    seed: int = 0,
+) -> Evaluation:
+    """Every score of every setting, by cross-fitting over five folds of queries.
+
+    views: `plain` and, where a setting wants it, `flip`: float16 (N, D), a row a photograph, or a proxy for settings
+    with a classifier: without such rows their weight is 0. individuals, images, parts (`train`, `val`, PROXY), groups
+    ("" for none): (N,). The gallery is the named photographs of `train`, the queries are all of `val`. splits: (N,), in
+    which of several splits the row stands, where a photograph has one in each: the queries of a split are searched in
+    its own gallery, and all are scored together. held_out_as_new: named queries without a gallery image play the
+    unknown individual.
+
+    Raises: InputError for an objective that is not computed, a view that is missing, no setting.
+    """
+    if not settings:
+        raise InputError("an evaluation needs at least one retrieval setting, but got none. Give RetrievalSetting()")
+    settings = _possible(settings, parts)
+    held = Searches(
+        views,
+        settings,
+        individuals=individuals,
+        parts=parts,
+        splits=splits,
+        unknown_label=unknown_label,
+        held_out_as_new=held_out_as_new,
+    )
+    names = np.asarray(images, dtype=str)[held.rows]
+    asked_groups = None if groups is None else np.asarray(groups, dtype=str)[held.rows]
+    clusters = query_clusters(
+        held.individuals[held.rows], images=names, groups=asked_groups, unknown_label=unknown_label
+    )
+    folds = query_folds(clusters, images=names, groups=asked_groups, seed=seed)
+    outcomes = [held.outcome(setting) for setting in settings]
+    final, *choices = choose(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
+    pooled = pool(outcomes, choices, folds, held.queries)
+    return Evaluation(
+        table=_table(settings, outcomes, held.queries),
+        best=settings[final.place],
+        threshold=final.threshold,
+        calibration=fit_calibration(outcomes[final.place].cosines, outcomes[final.place].ranks, ~held.queries.known),
+        scores=scores_with_intervals(pooled, held.queries, clusters, seed=seed),
+        queries=_query_table(held, pooled, settings, np.asarray(images, dtype=str), clusters=clusters, folds=folds),
+    )
+
+
+def score_setting(
+    views: Mapping[str, np.ndarray],
+    *,
+    setting: RetrievalSetting,
+    individuals: np.ndarray,
+    parts: np.ndarray,
+    unknown_label: str,
+    held_out_as_new: bool = False,
+) -> dict[str, float | None]:
+    """recall@K, image_recall@K and map@5 of one setting, for looking on during training: not cross-fitted.
+
+    Arguments as `evaluate`. A score that cannot be had is None.
+    """
+    (setting,) = _possible([setting], parts)
+    held = Searches(
+        views,
+        [setting],
+        individuals=individuals,
+        parts=parts,
+        splits=None,
+        unknown_label=unknown_label,
+        held_out_as_new=held_out_as_new,
+    )
+    scores = plain_scores(held.outcome(setting), held.queries)
+    del scores["threshold"]
+    return scores
+
+
+def _possible(settings: Sequence[RetrievalSetting], parts: np.ndarray) -> Sequence[RetrievalSetting]:
+    """The settings, where nothing is a proxy without their classifier."""
+    return settings if (np.asarray(parts) == PROXY).any() else without_classifier(settings)
+
+
+def study_recall(vectors: np.ndarray, *, individuals: np.ndarray, parts: np.ndarray) -> dict[str, float | None]:
+    """study_recall@K: the share of all validation images with the same label among their K nearest others.
+
+    vectors: (N, D). Each image of `val` is searched among the other images of `val`; the unknown label counts as an
+    individual, and an image that is alone under its label is a miss, as in the study that this stands beside.
+    """
+    rows = np.flatnonzero(np.asarray(parts) == "val")
+    labels = np.asarray(individuals, dtype=str)[rows]
+    index = GalleryIndex(vectors[rows], labels)
+    found = find_neighbours(vectors[rows], index, individuals=1, neighbours=CUTOFFS[-1] + 1).indices
+    own = found == np.arange(len(rows))[:, None]
+    own[:, -1:] |= ~own.any(axis=1, keepdims=True)
+    others = found[~own].reshape(len(rows), max(found.shape[1] - 1, 0))
+    codes = index.codes_of(labels)
+    ranks = find_ranks(codes[others], codes)
+    everyone = np.ones(len(rows), dtype=bool)
+    return {f"study_recall@{cutoff}": recall_at(ranks, everyone, cutoff) for cutoff in CUTOFFS}
+
+
+def _table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outcome], queries: Queries) -> pd.DataFrame:
+    rows = [plain_scores(outcome, queries) for outcome in outcomes]
+    return pd.concat([_setting_columns(settings), pd.DataFrame(rows, dtype=np.float64)], axis=1)
+
+
+def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
+    """A row a setting; what has no meaning beside the rest is absent, as neighbours where the vote has none."""
+    warmths = [setting.temperature if VOTES[setting.vote].has_temperature else None for setting in settings]
+    return pd.DataFrame(
+        {
+            "vote": [setting.vote for setting in settings],
+            "neighbours": pd.array([setting.neighbours for setting in settings], dtype="Int64"),
+            "temperature": np.array(warmths, dtype=np.float64),
+            "flip": [setting.flip for setting in settings],
+            "whiten": [setting.whiten for setting in settings],
+            "whitened_size": pd.array([setting.whitened_size for setting in settings], dtype="Int64"),
+            "expand_query": [setting.expand_query for setting in settings],
+            "augment_gallery": [setting.augment_gallery for setting in settings],
+            "rerank": [setting.rerank for setting in settings],
+            "rerank_k1": pd.array([setting.rerank_k1 for setting in settings], dtype="Int64"),
+            "rerank_k2": pd.array([setting.rerank_k2 for setting in settings], dtype="Int64"),
+            "rerank_lambda": np.array([setting.rerank_lambda for setting in settings], dtype=np.float64),
+            "classifier_weight": [setting.classifier_weight for setting in settings],
+        }
+    )
+
+
+def _query_table(
+    held: Searches,
+    pooled: Pooled,
+    settings: Sequence[RetrievalSetting],
+    images: np.ndarray,
+    *,
+    clusters: np.ndarray,
+    folds: np.ndarray,
+) -> pd.DataFrame:
+    queries = held.queries
+    columns = {
+        "image": images[held.rows],
+        "individual": held.individuals[held.rows],
+        "known": queries.known,
+        "new": queries.new,
+        "rank": pooled.ranks,
+        "image_rank": pooled.image_ranks,
+        "nearest_image": np.append(images, "")[pooled.images],  # -1, no answer, is the last
+        "nearest_individual": np.append(held.individuals, "")[pooled.images],
+        "cosine": first_of(pooled.cosines, np.nan),
+        "average_precision@5": pooled.precisions,
+        "threshold": pooled.thresholds,
+        "match_probability": pooled.match,
+        "new_probability": pooled.new,
+        "cluster": clusters,
+        "fold": folds,
+    }
+    chosen = _setting_columns([settings[place] for place in pooled.place])
+    return pd.concat([pd.DataFrame(columns), chosen], axis=1)

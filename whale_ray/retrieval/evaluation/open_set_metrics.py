@@ -1,0 +1,92 @@
+"""Known or new: how well one cosine tells known queries from new ones, and how fair the answers are to individuals.
+
+Knows cosines, answers and clusters of queries as arrays. Knows no vectors and no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from whale_ray.retrieval.evaluation.bootstrap import cluster_draws, enough_clusters, means_with_intervals, percentiles
+
+OPEN_SET = ("auroc", "baks", "baus")
+
+
+def auroc(cosines: np.ndarray, known: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The chance that a known query's cosine exceeds a new one's, equals counted half: float (B,).
+
+    cosines: (Q,). known: bool (Q,), the others are new. weights: (B, Q), how often each query counts; once without.
+    NaN where one of the two kinds is missing (Fawcett, 2006, "An introduction to ROC analysis").
+
+    >>> auroc(np.array([0.9, 0.6, 0.6, 0.2]), np.array([True, True, False, False])).tolist()
+    [0.875]
+    """
+    weights = np.ones((1, len(cosines))) if weights is None else weights
+    values, codes = np.unique(cosines, return_inverse=True)
+    if not len(values):
+        return np.full(len(weights), np.nan)
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(values)))
+    of_known, of_new = (np.add.reduceat((weights * kind)[:, order], starts, axis=1) for kind in (known, ~known))
+    wins = (of_known * (of_new.cumsum(axis=1) - of_new / 2)).sum(axis=1)
+    pairs = of_known.sum(axis=1) * of_new.sum(axis=1)
+    return np.asarray(np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0))
+
+
+def open_set_scores(
+    cosines: np.ndarray,
+    right: np.ndarray,
+    said_new: np.ndarray | None,
+    *,
+    known: np.ndarray,
+    clusters: np.ndarray,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """auroc, baks and baus with `_low` and `_high`; None where there is no known or no new query to measure by.
+
+    cosines: (Q,), of the first answer. right: bool (Q,), the first answer is the individual and not said to be new.
+    said_new: bool (Q,), or None where no threshold says so. known: bool (Q,), the others are new. baks: the mean over
+    known individuals of the share of their queries that are answered rightly; baus: the mean over new ones (each
+    cluster is one) of the share that is said to be new (Cermak et al., WACV 2024, WildlifeDatasets).
+    """
+    scores: dict[str, float | None] = dict.fromkeys(
+        f"{name}{end}" for name in OPEN_SET for end in ("", "_low", "_high")
+    )
+    if not known.any() or known.all() or np.isnan(cosines).any():
+        return scores
+    scores |= _auroc_with_interval(cosines, known, clusters, seed=seed)
+    if said_new is not None:
+        scores |= _balanced("baks", right, known, clusters, seed=seed)
+        scores |= _balanced("baus", said_new, ~known, clusters, seed=seed)
+    return scores
+
+
+def _auroc_with_interval(
+    cosines: np.ndarray, known: np.ndarray, clusters: np.ndarray, *, seed: int
+) -> dict[str, float | None]:
+    value = float(auroc(cosines, known)[0])
+    names, codes = np.unique(clusters, return_inverse=True)
+    if not all(enough_clusters(len(np.unique(codes[mask]))) for mask in (known, ~known)):
+        return {"auroc": value}
+    draws = cluster_draws(len(names), np.random.default_rng(seed))
+    low, high = percentiles(np.concatenate([auroc(cosines, known, each[:, codes]) for each in draws]))
+    return {"auroc": value, "auroc_low": float(low), "auroc_high": float(high)}
+
+
+def _balanced(
+    name: str, hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray, *, seed: int
+) -> dict[str, float | None]:
+    """The mean over clusters of each one's share of hits, with its interval over clusters."""
+    names, codes = np.unique(clusters[counted], return_inverse=True)
+    shares = np.bincount(codes, hits[counted]) / np.bincount(codes)
+    return means_with_intervals((name,), shares[:, None], np.ones((len(shares), 1), dtype=bool), names, seed=seed)
+
+
+def beside_open_set(scores: Mapping[str, float | None]) -> dict[str, float | None]:
+    """What these scores are read against: the most there is, chance, and `new` for everything."""
+    measured = {name: scores[name] is not None for name in OPEN_SET}
+    beside = {"ceiling/auroc": 1.0, "chance/auroc": 0.5, "ceiling/baks": 1.0, "trivial/baks": 0.0}
+    beside |= {"ceiling/baus": 1.0, "trivial/baus": 1.0}
+    return {name: value if measured[name.rpartition("/")[2]] else None for name, value in beside.items()}

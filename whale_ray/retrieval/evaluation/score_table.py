@@ -1,0 +1,111 @@
+"""The scoreboard of a trial: every score with its interval, and what it has to be read against.
+
+Knows what each query got. Knows neither vectors nor settings.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from whale_ray.retrieval.evaluation.bootstrap import FEWEST_CLUSTERS, as_number, enough_clusters, means_with_intervals
+from whale_ray.retrieval.evaluation.metrics import (
+    CUTOFFS,
+    are_hits,
+    chance_of_image_recall,
+    chance_of_map,
+    chance_of_recall,
+)
+from whale_ray.retrieval.evaluation.open_set_metrics import beside_open_set, open_set_scores
+from whale_ray.retrieval.evaluation.selection import MAP, OBJECTIVES, Pooled, Queries, first_of
+
+BRIERS = ("brier/match", "brier/new")
+IMAGES_PER_INDIVIDUAL = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))
+
+
+def scores_with_intervals(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """Every score with `_low` and `_high`, its `ceiling/`, `chance/` and `trivial/`, and the counts of queries.
+
+    A score that no query can give is None; `reason` then says why.
+    """
+    hits = [are_hits(ranks, cutoff) for ranks in (pooled.ranks, pooled.image_ranks) for cutoff in CUTOFFS]
+    values = np.stack([*hits, pooled.precisions], axis=1).astype(np.float64)
+    counted = np.stack([queries.asked] * len(hits) + [np.ones(len(values), dtype=bool)], axis=1)
+    scores: dict[str, Any] = {"queries": len(values), "known_queries": int(queries.known.sum())}
+    if not len(values):
+        return scores | dict.fromkeys(OBJECTIVES) | {"reason": "no query: there is no validation photograph"}
+    scores |= means_with_intervals(OBJECTIVES, values, counted, clusters, seed=seed)
+    scores |= _open_set(pooled, queries, clusters, seed=seed) | _briers(pooled, queries, clusters, seed=seed)
+    scores["by_images"] = _by_images(pooled, queries, clusters, seed=seed)
+    if reasons := _reasons(queries, clusters):
+        scores["reason"] = "; ".join(reasons)
+    return scores | _beside(queries)
+
+
+def _open_set(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, float | None]:
+    first = first_of(pooled.cosines, np.nan)
+    said_new = None if np.isnan(pooled.thresholds).any() else first < pooled.thresholds
+    right = (pooled.ranks == 1) & (False if said_new is None else ~said_new)
+    scores = open_set_scores(first, right, said_new, known=queries.known, clusters=clusters, seed=seed)
+    return scores | beside_open_set(scores)
+
+
+def _briers(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, float | None]:
+    """brier/match and brier/new of the cross-fitted probabilities; trivial/: of always saying how frequent it is."""
+    outcomes = np.stack([pooled.ranks == 1, ~queries.known], axis=1).astype(np.float64)
+    said = np.stack([pooled.match, pooled.new], axis=1)
+    given = ~np.isnan(said)
+    scores = means_with_intervals(BRIERS, np.where(given, said - outcomes, 0.0) ** 2, given, clusters, seed=seed)
+    shares = [outcomes[mask, place].mean() if mask.any() else np.nan for place, mask in enumerate(given.T)]
+    trivial = {f"trivial/{name}": as_number(share * (1 - share)) for name, share in zip(BRIERS, shares, strict=True)}
+    return scores | trivial
+
+
+def _by_images(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
+    """recall@1 and map@5 of the queries that a recall counts by how many gallery images their individual has."""
+    values = np.stack([are_hits(pooled.ranks, 1), pooled.precisions], axis=1).astype(np.float64)
+    rows: list[dict[str, Any]] = []
+    for (least, name), (beyond, _) in pairwise([*IMAGES_PER_INDIVIDUAL, (np.inf, "")]):
+        here = queries.asked & (queries.images >= least) & (queries.images < beyond)
+        scores = means_with_intervals(("recall@1", MAP), values, np.stack([here, here], axis=1), clusters, seed=seed)
+        rows.append({"images": name, "queries": int(here.sum()), **scores})
+    return rows
+
+
+def _reasons(queries: Queries, clusters: np.ndarray) -> list[str]:
+    """Why some scores or intervals cannot be given."""
+    reasons = []
+    if not queries.known.any():
+        reasons.append("no known query: no validation photograph is of an individual with a gallery image")
+    elif not queries.asked[queries.known].all():
+        reasons.append("the gallery holds one individual only: every answer names it, so that recall says nothing")
+    if queries.known.all():
+        reasons.append("no unknown query: auroc, baks, baus, the threshold and the probability of new need some")
+    for kind, mask in (("known", queries.known), ("unknown", ~queries.known)):
+        count = len(np.unique(clusters[mask]))
+        if mask.any() and not enough_clusters(count):
+            reasons.append(
+                f"no interval over {kind} queries: they are of {count} individuals or groups, and an interval needs "
+                f"{FEWEST_CLUSTERS}"
+            )
+    return reasons
+
+
+def _beside(queries: Queries) -> dict[str, float | None]:
+    """What each score has to be read against: the most that can be had, random order, and `new` for everything."""
+    known, named, total = (int(each.sum()) for each in (queries.known, ~queries.new, queries.new | True))
+    ceiling = known / named if named else None
+    beside: dict[str, float | None] = {f"ceiling/{name}": ceiling for name in OBJECTIVES}
+    beside["ceiling/map@5"] = (known + total - named) / total
+    beside["trivial/map@5"] = (total - named) / total
+    beside["chance/map@5"] = chance_of_map(queries.individuals[queries.known], known / total) if known else 0.0
+    asked = queries.asked
+    images, gallery, individuals = (each[asked] for each in (queries.images, queries.gallery, queries.individuals))
+    for cutoff in CUTOFFS:
+        beside[f"chance/recall@{cutoff}"] = chance_of_recall(individuals, cutoff) if asked.any() else None
+        beside[f"chance/image_recall@{cutoff}"] = (
+            chance_of_image_recall(images, gallery, cutoff) if asked.any() else None
+        )
+    return beside

@@ -1,0 +1,113 @@
+"""Features of frozen encoders, computed once on a node and shared by all of its trials: a memory map for each view.
+
+Knows an encoder whose trunk stays as it is, decoded pixels and a folder. Knows neither names nor trials.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from whale_ray.atomic_files import replacing
+from whale_ray.data.pixel_cache import Pixels
+from whale_ray.errors import DataError
+from whale_ray.learning.encoders.registry import Encoder
+from whale_ray.retrieval.embed import evaluating, picture_batch, unit_vectors
+
+_VERSION = 1
+# What of a recipe decides the features; the neck does not.
+_DECIDING = ("name", "pool", "layers", "image_size", "mean", "std")
+_WAIT = 0.5
+
+
+def frozen_features(
+    encoder: Encoder,
+    pixels: Pixels,
+    *,
+    flipped: bool,
+    cache: Path,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    on_batch: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """What the neck of a frozen encoder sees of every photograph: a memory map, float32 (N, C), row by row of `pixels`.
+
+    They are computed once for each trunk and its weights, pooling, photographs, geometry and view, and then lie in
+    `cache`; of several processes that want the same ones, one computes them. on_batch: called before each batch, and
+    while another process is waited for.
+
+    Raises: DataError where the disk has no room for them.
+    """
+    path = cache / f"{_fingerprint(encoder, pixels, flipped=flipped)}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with _alone(path.with_suffix(".lock"), on_batch):
+            if not path.exists():
+                _compute(encoder, pixels, path, flipped, batch_size, torch.device(device), on_batch)
+    features: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return features
+
+
+def embed_features(encoder: Encoder, features: np.ndarray, *, device: torch.device | str = "cpu") -> np.ndarray:
+    """Unit vectors, float16 (n, D), of features (n, C), as `embed` gives them of their photographs.
+
+    Raises: TrainingError where a vector is not finite.
+    """
+    with evaluating(encoder), torch.inference_mode():
+        return unit_vectors(encoder(torch.from_numpy(np.array(features)).to(device)))
+
+
+def _fingerprint(encoder: Encoder, pixels: Pixels, *, flipped: bool) -> str:
+    recipe = {name: encoder.recipe.get(name) for name in _DECIDING}
+    digest = hashlib.sha256(json.dumps([_VERSION, recipe, pixels.fingerprint, flipped]).encode())
+    for part in (encoder.trunk, encoder.head.pool):
+        for name, tensor in part.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+@contextmanager
+def _alone(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    with path.open("w") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                on_wait()
+                time.sleep(_WAIT)
+        yield
+
+
+def _compute(
+    encoder: Encoder,
+    pixels: Pixels,
+    path: Path,
+    flipped: bool,
+    batch_size: int,
+    device: torch.device,
+    on_batch: Callable[[], None],
+) -> None:
+    parts = []
+    with evaluating(encoder), torch.inference_mode():
+        for start in range(0, len(pixels.array), batch_size):
+            on_batch()
+            crops = picture_batch(pixels.array[start : start + batch_size], pixels.geometry, device, flipped=flipped)
+            parts.append(encoder.features(crops).float().cpu().numpy())
+    try:
+        with replacing(path) as draft, draft.open("wb") as stream:
+            np.save(stream, np.concatenate(parts), allow_pickle=False)
+    except OSError as error:
+        size = sum(part.nbytes for part in parts)
+        raise DataError(
+            f"the features of the frozen encoder need {size / 1e9:.2f} GB in {path.parent}, but: {error.strerror}. "
+            "Make room, or name another folder in WHALE_RAY_CACHE"
+        ) from error

@@ -1,0 +1,125 @@
+"""Votes: how the neighbours of a query become ranked individuals, and where an unknown one enters the ranking.
+
+Knows what a search found. Knows no true answer and no score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from whale_ray.errors import InputError
+from whale_ray.retrieval.search.neighbors import Neighbours
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Individuals of Q queries, best first; -1 and NaN stand where there are no more.
+
+    individuals: (Q, R) codes. cosines: (Q, R) the largest cosine to that individual, or the largest of the scores that
+    were searched in place of cosines: it is held against the threshold. images: (Q, R) its gallery row.
+    """
+
+    individuals: np.ndarray
+    cosines: np.ndarray
+    images: np.ndarray
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A way to order individuals. `order` gives the columns of `found.individuals`, best first, that k images move."""
+
+    order: Callable[[Neighbours, int, float], np.ndarray] | None = None
+    counts_neighbours: bool = False
+    has_temperature: bool = False
+    by_centroid: bool = False
+
+
+def _order_by_count(found: Neighbours, k: int, temperature: float) -> np.ndarray:
+    """Most images first; equals stay as they are, by their largest cosine and then by name."""
+    counts = _sum_by_column(found, k)
+    order: np.ndarray = np.argsort(-counts, axis=1, kind="stable")
+    return order
+
+
+def _order_by_softmax(found: Neighbours, k: int, temperature: float) -> np.ndarray:
+    """Largest sum of exp(cosine / temperature) first, equals by name; the sum is held as a logarithm."""
+    individuals, best = found.individuals[:, :k], found.best_cosines[:, :k]
+    nearest = np.take_along_axis(found.best_cosines, found.columns[:, :k], axis=1)
+    sums = _sum_by_column(found, k, np.exp((found.cosines[:, :k] - nearest) / temperature))
+    voted = sums > 0
+    score = np.where(voted, np.log(np.where(voted, sums, 1.0)) + np.where(voted, best, 0.0) / temperature, -np.inf)
+    names = np.where(voted, individuals, np.arange(individuals.shape[1]))
+    order: np.ndarray = np.lexsort((names, -score), axis=1)
+    return order
+
+
+def _sum_by_column(found: Neighbours, k: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Adds up the k nearest images (or their `weights`, (Q, k)) by individual: (Q, min(k, R)).
+
+    The individuals among the k nearest images are always the first columns, since each enters with its nearest image.
+    """
+    columns = found.columns[:, :k]
+    queries, width = len(columns), min(k, found.individuals.shape[1])
+    cells = (columns + width * np.arange(queries)[:, None]).ravel()
+    sums = np.bincount(cells, None if weights is None else weights.ravel(), minlength=queries * width)
+    return sums.reshape(queries, width)
+
+
+VOTES: dict[str, Vote] = {
+    "nearest": Vote(),
+    "majority": Vote(_order_by_count, counts_neighbours=True),
+    "softmax": Vote(_order_by_softmax, counts_neighbours=True, has_temperature=True),
+    "centroid": Vote(by_centroid=True),
+}
+
+
+def rank_individuals(
+    found: Neighbours, *, vote: str = "nearest", neighbours: int | None = None, temperature: float = 0.05
+) -> Ranking:
+    """The individuals that a search found, in the order of the vote; those without a vote follow by largest cosine.
+
+    found: from `find_by_centroid` for the vote `centroid`, from `find_neighbours` with at least `neighbours` images
+    for the others. neighbours: k, for `majority` and `softmax`; more than the gallery holds means all of it.
+
+    Raises: InputError for a vote that does not exist, or a k or temperature that is missing or not positive.
+    """
+    check_vote(vote, neighbours=neighbours, temperature=temperature)
+    order = VOTES[vote].order
+    ranking = Ranking(found.individuals, found.best_cosines, found.best_indices)
+    if order is None or neighbours is None or not found.individuals.size:
+        return ranking
+    moved = order(found, neighbours, temperature)
+    return Ranking(*(_reorder(part, moved) for part in (ranking.individuals, ranking.cosines, ranking.images)))
+
+
+def _reorder(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    first = np.take_along_axis(values, order, axis=1)
+    return np.concatenate([first, values[:, order.shape[1] :]], axis=1)
+
+
+def check_vote(vote: str, *, neighbours: int | None, temperature: float) -> None:
+    """Raises InputError unless these three make a vote that can be held."""
+    if vote not in VOTES:
+        raise InputError(f"a vote is one of {', '.join(VOTES)}, but got {vote!r}. Name one of them")
+    if VOTES[vote].counts_neighbours and (neighbours is None or neighbours < 1):
+        raise InputError(f"`neighbours >= 1` must hold for the vote {vote}, but got {neighbours}. Give a k")
+    if VOTES[vote].has_temperature and not temperature > 0:
+        raise InputError(f"`temperature > 0` must hold for the vote {vote}, but got {temperature}. Give 0.05 or so")
+
+
+def new_individual_place(cosines: np.ndarray, threshold: float | None) -> np.ndarray:
+    """The place (from 1) at which an unknown individual enters each ranking; 0 where it does not.
+
+    cosines: (Q, R), largest cosine of the ranked individuals, NaN where there are no more. The unknown individual
+    enters before the first candidate whose cosine lies below the threshold; without a threshold it never does.
+
+    >>> new_individual_place(np.array([[0.9, 0.4, 0.6], [0.9, 0.8, np.nan]]), threshold=0.5)
+    array([2, 0])
+    """
+    if threshold is None or not cosines.shape[1]:
+        return np.zeros(len(cosines), dtype=np.int64)
+    below = cosines < threshold
+    return np.where(below.any(axis=1), below.argmax(axis=1) + 1, 0)

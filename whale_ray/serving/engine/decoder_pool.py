@@ -1,0 +1,171 @@
+"""Photographs as the encoder wants them, decoded in processes of their own, each given up where it falls or hangs.
+
+Knows processes and bytes; knows no encoder, no HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from whale_ray.data.image_io import Geometry
+from whale_ray.errors import ImageDecodeError
+from whale_ray.serving.engine.decoder_process import ANSWER, DECODED, REFUSALS, REQUEST
+
+SECONDS = 20.0
+_LONGEST_MESSAGE = 10_000
+_LARGEST_THUMBNAIL = 2**20
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """array: uint8 (H, W, 3), margin included; thumbnail: a small JPEG, empty where none was asked for."""
+
+    array: np.ndarray
+    thumbnail: bytes
+
+
+class Decoders:
+    """Decodes `count` photographs at once. pixels, bytes_: the most that one may have; seconds: that it may take."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        count: int,
+        bytes_: int,
+        pixels: int,
+        seconds: float = SECONDS,
+        command: Sequence[str] = (sys.executable, "-m", "whale_ray.serving.engine.decoder_process"),
+    ) -> None:
+        settings = json.dumps({"geometry": asdict(geometry), "bytes": bytes_, "pixels": pixels})
+        self._most_bytes, self._shape = bytes_, (*geometry.stored, 3)
+        processes = [_Process([*command, settings], seconds) for _ in range(count)]
+        self._idle: asyncio.LifoQueue[_Process] = asyncio.LifoQueue()  # the last one is warm
+        for process in processes:
+            self._idle.put_nowait(process)
+        self._at_work: set[asyncio.Task[Decoded]] = set()
+        self._end = weakref.finalize(self, _end_all, processes)
+
+    async def decode(self, data: bytes, *, thumbnail: bool = False) -> Decoded:
+        """The photograph fitted to the encoder's size. Raises: ImageError where it cannot be used."""
+        process = await self._idle.get()
+        task = asyncio.create_task(self._decode(process, data, thumbnail))
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
+        return await asyncio.shield(task)  # whoever goes away leaves no answer half read
+
+    async def _decode(self, process: _Process, data: bytes, thumbnail: bool) -> Decoded:
+        try:
+            # One byte too many is enough for the decoder to refuse it.
+            return await process.decode(data[: self._most_bytes + 1], self._shape, thumbnail=thumbnail)
+        finally:
+            self._idle.put_nowait(process)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._end()
+
+
+def _end_all(processes: list[_Process]) -> None:
+    for process in processes:
+        process.end()
+
+
+class _Process:
+    """One decoder, started again after it fell or was ended because it took too long.
+
+    A socket leads to it, and no pipe: it holds more, and the event loop waits for it without a thread.
+    """
+
+    def __init__(self, command: Sequence[str], seconds: float) -> None:
+        self._command, self._seconds = command, seconds
+        self.start()
+
+    def start(self) -> None:
+        """Starts the process."""
+        # Nothing that the service knows, its keys above all, is to be had in there.
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LD_LIBRARY_PATH")}
+        environment = {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+        self.socket, its = socket.socketpair()
+        self.socket.setblocking(False)
+        with its:
+            self.running = subprocess.Popen(
+                self._command,
+                stdin=its.fileno(),
+                stdout=its.fileno(),
+                stderr=subprocess.DEVNULL,  # what libraries say of a hostile file is not for the log
+                env=environment,
+            )
+
+    async def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool, again: bool = True) -> Decoded:
+        """The photograph. Raises: ImageError where it cannot be used, takes too long or makes the decoder fall.
+
+        again: whether the decoder may fall once, which may have been its own end, as where memory is short.
+        """
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._exchange(data, shape, thumbnail=thumbnail)
+        except (OSError, EOFError) as error:
+            late = isinstance(error, TimeoutError)
+            reason = f"took longer than {self._seconds:g} s" if late else "made its decoder fall"
+            _log.warning("a photograph of %d bytes %s: the decoder is started again", len(data), reason)
+            await asyncio.to_thread(self.end)
+            self.start()
+            if late or not again:
+                raise ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again") from error
+        return await self.decode(data, shape, thumbnail=thumbnail, again=False)
+
+    async def _exchange(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
+        await asyncio.get_running_loop().sock_sendall(self.socket, REQUEST.pack(thumbnail, len(data)) + data)
+        pixels = math.prod(shape)
+        answer = bytearray(ANSWER.size + pixels)
+        came = await self._receive(answer, 0, ANSWER.size)  # mostly all of it: each turn of the loop has its price
+        kind, *numbers = ANSWER.unpack_from(answer)
+        length = ANSWER.size + _length(kind, numbers, shape)
+        answer.extend(bytes(max(0, length - len(answer))))
+        if await self._receive(answer, came, length) > length:
+            raise EOFError("an answer longer than it says")
+        body = memoryview(answer)[ANSWER.size : length]
+        if kind != DECODED:
+            raise REFUSALS.get(kind, ImageDecodeError)(str(body, "utf-8", "replace"))
+        return Decoded(np.frombuffer(body, np.uint8, pixels).reshape(shape), bytes(body[pixels:]))
+
+    async def _receive(self, answer: bytearray, came: int, least: int) -> int:
+        """Goes on after the `came` bytes of the answer that are there, until there are `least`; how many there are."""
+        loop = asyncio.get_running_loop()
+        while came < least:
+            count = await loop.sock_recv_into(self.socket, memoryview(answer)[came:])
+            if not count:
+                raise EOFError("the decoder has ended")
+            came += count
+        return came
+
+    def end(self) -> None:
+        """Ends the process."""
+        self.running.kill()
+        self.socket.close()
+        self.running.wait()
+
+
+def _length(kind: int, numbers: list[int], shape: tuple[int, ...]) -> int:
+    """Bytes behind the head of an answer. Raises: EOFError where no decoder of ours would have given it."""
+    if kind != DECODED:
+        if numbers[0] > _LONGEST_MESSAGE:
+            raise EOFError("an answer without an end")
+        return numbers[0]
+    if (*numbers[:2], 3) != shape or numbers[2] > _LARGEST_THUMBNAIL:
+        raise EOFError("an answer of another shape")
+    return math.prod(shape) + numbers[2]

@@ -1,0 +1,112 @@
+"""The gallery as it stands now: the bundle's, and what was enrolled, less what was forgotten.
+
+Knows a bundle and a store; knows no HTTP and no Ray. What was enrolled is ranked exactly as the bundle's own gallery.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from whale_ray.inference.predictor import Bundle, Gallery
+from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.serving.gallery.store import EnrolmentStore, Entry, State
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The gallery at one version. enrolled: the images that are not the bundle's.
+
+    missing: what was enrolled, but has no embedding of this bundle yet, as after a new bundle came.
+    """
+
+    version: int
+    gallery: Gallery
+    enrolled: frozenset[str]
+    missing: tuple[Entry, ...]
+
+    @cached_property
+    def individuals(self) -> dict[str, list[str]]:
+        """Each individual in the order of the names, with its images in theirs."""
+        found: dict[str, list[str]] = {}
+        for individual, image in sorted(zip(self.gallery.individuals, self.gallery.images, strict=True)):
+            found.setdefault(individual, []).append(image)
+        return found
+
+    @cached_property
+    def images(self) -> frozenset[str]:
+        """Every image."""
+        return frozenset(self.gallery.images)
+
+
+class Catalogue:
+    """The gallery of a bundle, kept up with the store. Each call reads the store's version; any thread may call."""
+
+    def __init__(self, bundle: Bundle, store: EnrolmentStore | None) -> None:
+        self.bundle, self.store = bundle, store
+        self.rows = {image: row for row, image in enumerate(bundle.images)}
+        self.names = frozenset(bundle.individuals)
+        self._own = unit(bundle.contents.gallery)
+        self._vectors: dict[str, np.ndarray] = {}
+        self._left_out: set[str] = set()
+        self._lock = threading.Lock()
+        self._standing = Standing(0, bundle.gallery, frozenset(), ())
+
+    def current(self) -> Standing:
+        """The gallery as it stands. Raises: StoreError where the store does not answer."""
+        if self.store is None:
+            return self._standing
+        with self._lock:
+            if self.store.version() != self._standing.version:
+                self._standing = self._stand(self.store, self.store.state())
+            return self._standing
+
+    def holds(self, image: str, individual: str) -> bool:
+        """Whether the bundle's own gallery has this photograph of this individual, though it may be hidden."""
+        row = self.rows.get(image)
+        return row is not None and self.bundle.individuals[row] == individual
+
+    def leave_out(self, entry: Entry) -> None:
+        """Stands without this enrolled picture, which cannot be embedded here."""
+        with self._lock:
+            self._left_out.add(entry.digest)
+            missing = tuple(one for one in self._standing.missing if one.digest != entry.digest)
+            self._standing = replace(self._standing, missing=missing)
+
+    def learn(self, vectors: Mapping[str, np.ndarray]) -> None:
+        """Takes this bundle's embeddings of enrolled pictures, by digest, and keeps them in the store."""
+        assert self.store is not None
+        self.store.add_vectors(self.bundle.id, vectors)
+        with self._lock:
+            self._vectors |= {digest: vector.astype(np.float16) for digest, vector in vectors.items()}
+            self._standing = self._stand(self.store, self.store.state())
+
+    def _stand(self, store: EnrolmentStore, state: State) -> Standing:
+        rows = [row for row in range(len(self.rows)) if not self._is_hidden(row, state)]
+        shown = {self.bundle.images[row] for row in rows}
+        # An image that has since reached the training of this bundle is in its own gallery.
+        entries = [entry for entry in state.entries if entry.image not in shown]
+        self._fetch_vectors(store, entries)
+        there = [entry for entry in entries if entry.digest in self._vectors]
+        images = [*(self.bundle.images[row] for row in rows), *(entry.image for entry in there)]
+        individuals = [*(self.bundle.individuals[row] for row in rows), *(entry.individual for entry in there)]
+        added = np.reshape([self._vectors[entry.digest] for entry in there], (len(there), self._own.shape[1]))
+        vectors = np.concatenate([self._own[rows], unit(added)])
+        matcher = self.bundle.match_with(vectors, individuals, ready=True)
+        known = self._vectors.keys() | self._left_out
+        missing = tuple(entry for entry in entries if entry.digest not in known)
+        enrolled = frozenset(entry.image for entry in there)
+        return Standing(state.version, Gallery(images, individuals, matcher), enrolled, missing)
+
+    def _is_hidden(self, row: int, state: State) -> bool:
+        of_hidden = self.bundle.individuals[row] in state.hidden_individuals
+        return of_hidden or self.bundle.images[row] in state.hidden_images
+
+    def _fetch_vectors(self, store: EnrolmentStore, entries: list[Entry]) -> None:
+        digests = {entry.digest for entry in entries}
+        self._vectors = {digest: vector for digest, vector in self._vectors.items() if digest in digests}
+        self._vectors |= store.vectors(self.bundle.id, digests - self._vectors.keys())

@@ -1,0 +1,213 @@
+"""What people taught the service: pictures of individuals, durable, in versions, and erased when they are forgotten.
+
+Knows SQL; knows no bundle, no HTTP and no Ray. A vector belongs to the bundle that made it. Every change is one
+transaction that first raises the version: changes stand in one order, and whoever compares versions misses none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVarTuple
+
+import numpy as np
+import sqlalchemy as sql
+from sqlalchemy.exc import IntegrityError
+
+from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError
+from whale_ray.serving.gallery.database import (
+    ENTRIES,
+    HIDDEN,
+    NOW,
+    PICTURES,
+    QUERIES,
+    STATE,
+    VECTORS,
+    VERSIONS,
+    connect,
+    erase_leftovers,
+    said_plainly,
+    version_of,
+)
+from whale_ray.serving.gallery.transactions import Picture, changing, parts, vector_bytes
+
+_Row = TypeVarTuple("_Row")
+_IMAGE, _INDIVIDUAL = "image", "individual"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture in the gallery as it stands."""
+
+    digest: str
+    image: str
+    individual: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What stands beside the bundle's gallery at one version. hidden: of the bundle's, forgotten."""
+
+    version: int
+    entries: tuple[Entry, ...]
+    hidden_images: frozenset[str]
+    hidden_individuals: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A change of the gallery: `enrol`, `forget` or `restore`, and of how many pictures."""
+
+    number: int
+    at: datetime
+    kind: str
+    pictures: int
+
+
+class EnrolmentStore:
+    """The database of what was enrolled and forgotten, shared by all replicas and all bundles.
+
+    url: as SQLAlchemy writes it, of SQLite or PostgreSQL.
+    Raises: StoreError where it cannot be used; every method does, where the database does not answer.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = connect(url)
+        erase_leftovers(self.engine)  # of a process that was killed while it forgot
+
+    def close(self) -> None:
+        """Lets go of the database."""
+        self.engine.dispose()
+
+    @property
+    def is_of_one_machine(self) -> bool:
+        """Whether only processes of one machine may share it."""
+        return self.engine.dialect.name == "sqlite"
+
+    def version(self) -> int:
+        """The number of the last change, 0 where there was none; read before every search."""
+        return version_of(self.engine)
+
+    def state(self) -> State:
+        """Everything that stands beside the bundle's gallery now."""
+        with self._reading() as connection:
+            # The version first: what is changed while this reads is then read once more.
+            version = connection.execute(sql.select(STATE.c.version)).scalar_one()
+            hidden = connection.execute(sql.select(HIDDEN.c.kind, HIDDEN.c.name)).all()
+            columns = sql.select(PICTURES.c.digest, PICTURES.c.name, ENTRIES.c.individual)
+            rows = connection.execute(_of_now(columns).order_by(ENTRIES.c.number)).all()
+        images, individuals = (frozenset(name for of, name in hidden if of == kind) for kind in (_IMAGE, _INDIVIDUAL))
+        return State(version, tuple(Entry(*row) for row in rows), images, individuals)
+
+    def enrol(self, individual: str, pictures: Sequence[Picture], *, bundle: str) -> list[bool]:
+        """Adds the pictures, all or none, and says of each whether it is new; one that is there already stays.
+
+        Raises: EnrolledElsewhereError where one is enrolled under another individual.
+        """
+        fresh = {picture.digest: picture for picture in pictures}
+        with changing(self.engine, "enrol") as change:
+            there = dict(change.pairs(NOW & ENTRIES.c.digest.in_(fresh)))
+            for place, picture in enumerate(pictures):
+                if there.get(picture.digest, individual) != individual:
+                    raise EnrolledElsewhereError(place, there[picture.digest])
+            for picture in fresh.values():
+                if picture.digest not in there:
+                    change.keep(picture, bundle)
+            change.open({(digest, individual) for digest in fresh.keys() - there.keys()})
+        return [picture.digest not in there for picture in pictures]
+
+    def forget_image(self, individual: str, image: str, *, hide: bool) -> int:
+        """Erases the picture `image` of `individual` from every version; how many that were.
+
+        hide: the bundle's own gallery holds it too and is to show it no longer; that counts as one.
+        """
+        digests = sql.select(PICTURES.c.digest).where(PICTURES.c.name == image)
+        which = (ENTRIES.c.individual == individual) & ENTRIES.c.digest.in_(digests)
+        return self._forget(which, (_IMAGE, image) if hide else None)
+
+    def forget_individual(self, individual: str, *, hide: bool) -> int:
+        """Erases every picture that was ever enrolled under `individual` from every version; how many that were.
+
+        hide: a bundle's own gallery holds it and is to show it no longer, nor is another bundle's; that counts as one.
+        """
+        return self._forget(ENTRIES.c.individual == individual, (_INDIVIDUAL, individual) if hide else None)
+
+    def _forget(self, which: sql.ColumnElement[bool], hide: tuple[str, str] | None) -> int:
+        with changing(self.engine, "forget") as change:
+            connection = change.connection
+            digests = connection.execute(sql.select(ENTRIES.c.digest).where(which).distinct()).scalars().all()
+            connection.execute(ENTRIES.delete().where(which))
+            # What another individual holds, or held in some version, is not this one's to erase.
+            kept = sql.select(ENTRIES.c.digest)
+            for part in parts(digests):
+                gone = PICTURES.c.digest.in_(part) & PICTURES.c.digest.not_in(kept)
+                for name in connection.execute(sql.select(PICTURES.c.name).where(gone)).scalars().all():
+                    change.hide(_IMAGE, name)  # a bundle that was trained with it meanwhile shows it no longer
+                for table in (QUERIES, PICTURES):  # with a picture go its vectors
+                    gone = table.c.digest.in_(part) & table.c.digest.not_in(kept)
+                    connection.execute(table.delete().where(gone))
+            change.pictures = len(digests) + (hide is not None and change.hide(*hide))
+        erase_leftovers(self.engine)
+        return change.pictures
+
+    def versions(self) -> list[Version]:
+        """Every change, the last one first."""
+        with self._reading() as connection:
+            rows = connection.execute(sql.select(VERSIONS).order_by(VERSIONS.c.number.desc())).all()
+        return [Version(*row) for row in rows]
+
+    def restore(self, number: int) -> int:
+        """Makes the gallery what it was at version `number`, less what was forgotten since; the number it has now.
+
+        What was forgotten is in no version any more, and what is hidden stays hidden.
+        Raises: NoSuchVersionError where there was none of this number.
+        """
+        with changing(self.engine, "restore") as change:
+            if not 0 <= number < change.number:
+                raise NoSuchVersionError(number, change.number - 1)
+            then = (ENTRIES.c.since <= number) & (NOW | (ENTRIES.c.until > number))
+            was, now = (change.pairs(which) for which in (then, NOW))
+            change.close(now - was)
+            change.open(was - now)
+        return self.version()
+
+    def vectors(self, bundle: str, digests: Iterable[str]) -> dict[str, np.ndarray]:
+        """The embeddings (float16) that this bundle made of these pictures, as far as they are kept."""
+        found: dict[str, np.ndarray] = {}
+        with self._reading() as connection:
+            for part in parts(digests):
+                which = (VECTORS.c.bundle == bundle) & VECTORS.c.digest.in_(part)
+                rows = connection.execute(sql.select(VECTORS.c.digest, VECTORS.c.vector).where(which))
+                found |= {digest: np.frombuffer(vector, "<f2") for digest, vector in rows}
+        return found
+
+    def add_vectors(self, bundle: str, vectors: Mapping[str, np.ndarray]) -> None:
+        """Keeps what this bundle made of pictures; those forgotten meanwhile, or kept already, are left out."""
+        for digest, vector in vectors.items():
+            row = {"digest": digest, "bundle": bundle, "vector": vector_bytes(vector)}
+            with said_plainly(), suppress(IntegrityError), self.engine.begin() as connection:
+                connection.execute(VECTORS.insert().values(row))
+
+    def picture(self, image: str) -> bytes | None:
+        """The picture of this name, as it was sent; None where it is not in the gallery now."""
+        return self._of_image(PICTURES.c.data, image)
+
+    def thumbnail(self, image: str) -> bytes | None:
+        """The thumbnail, JPEG, of the picture of this name; None where it is not in the gallery now."""
+        return self._of_image(PICTURES.c.thumbnail, image)
+
+    def _of_image(self, column: sql.Column[bytes], image: str) -> bytes | None:
+        with self._reading() as connection:
+            return connection.execute(_of_now(sql.select(column)).where(PICTURES.c.name == image)).scalar()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sql.Connection]:
+        with said_plainly(), self.engine.connect() as connection:
+            yield connection
+
+
+def _of_now(query: sql.Select[*_Row]) -> sql.Select[*_Row]:
+    """The query of pictures, of those alone that are in the gallery now."""
+    return query.join(ENTRIES, ENTRIES.c.digest == PICTURES.c.digest).where(NOW)

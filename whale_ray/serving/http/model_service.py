@@ -1,0 +1,190 @@
+"""One model as the routes see it: a bundle with its gallery, its recogniser, and the limits that hold for callers.
+
+Knows the contract and a recogniser; of the framework only how a route asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import quote, urlencode
+
+import numpy as np
+from fastapi import Depends, Query, Request
+
+from whale_ray.errors import ImageError, StoreError
+from whale_ray.inference.bundle import Example
+from whale_ray.inference.predictions import Identification
+from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.serving.engine.recognizer import Recogniser
+from whale_ray.serving.gallery.review_queue import KeptQueries, seems_new
+from whale_ray.serving.gallery.review_queue import Query as KeptQuery
+from whale_ray.serving.http.load_shedding import Door, Mailbox
+from whale_ray.serving.http.uploads import Limits, Upload
+from whale_ray.serving.metrics import count
+from whale_ray.serving.schemas import Identified, ModelQuery, RefusalError, Unidentified, refused_image
+
+MOST_KEEPING = 8
+_MOST_READING = 4  # bodies that arrive at once, for each call that is answered at once
+_MOST_BYTES = 2**30  # of them together
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """A bundle with its gallery, its recogniser, and the limits that hold for callers.
+
+    name: by which calls choose it; empty where they need not, being the default.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        recogniser: Recogniser,
+        *,
+        limits: Limits,
+        most_calls: int,
+        kept: KeptQueries | None = None,
+        name: str = "",
+    ) -> None:
+        self.bundle, self.recogniser, self.limits, self.door = bundle, recogniser, limits, Door(most_calls)
+        self.mailbox = Mailbox(_MOST_READING * most_calls, most_bytes=_MOST_BYTES, seconds=limits.seconds)
+        self._name = name
+        self.on_answer: Callable[[bytes, Identification], None] = lambda data, found: None
+        self.catalogue, self.kept = recogniser.catalogue, kept
+        self._keeping: set[asyncio.Task[None]] = set()
+
+    async def answer(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
+        """A result for each photograph. Raises: ImageError where there is a single one, and it cannot be used."""
+        if len(uploads) == 1:
+            return [await self._identify(uploads[0], top)]
+        return list(await asyncio.gather(*(self._identify_or_say_why(upload, top) for upload in uploads)))
+
+    async def answer_encounter(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
+        """One result for all photographs that can be used, as views of one animal, and a problem for each other.
+
+        The embeddings' mean, brought to unit length, is what is searched for. Probabilities are learned from single
+        photographs, and are left out where there are several views.
+        Raises: ImageError of the first photograph where none can be used.
+        """
+        read = await asyncio.gather(*(self.recogniser.embed(upload.data) for upload in uploads), return_exceptions=True)
+        for one in read:
+            if isinstance(one, BaseException) and not isinstance(one, ImageError):
+                raise one
+        used = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, np.ndarray)]
+        faults = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, ImageError)]
+        if not used:
+            raise faults[0][1]
+        mean = unit(np.sum([vector for _, vector in used], axis=0)[None])[0]
+        found = await self.recogniser.rank(mean, top=top)
+        for upload, _ in used:
+            self._keep(upload.data, found)
+        if len(used) > 1:
+            found = _without_probabilities(found)
+        whole = self._identified(None, found, views=len(used))
+        return [whole, *(_unidentified(upload, error) for upload, error in faults)]
+
+    async def _identify(self, upload: Upload, top: int) -> Identified:
+        found = await self.recogniser.identify(upload.data, top=top)
+        self._keep(upload.data, found)
+        self.on_answer(upload.data, found)
+        return self._identified(upload.filename, found)
+
+    async def _identify_or_say_why(self, upload: Upload, top: int) -> Identified | Unidentified:
+        try:
+            return await self._identify(upload, top)
+        except ImageError as error:
+            return _unidentified(upload, error)
+
+    def _identified(self, filename: str | None, found: Identification, *, views: int = 1) -> Identified:
+        count("whale_ray_answers", decision=found.new_individual.decision)
+        candidates = [
+            {**vars(candidate), "thumbnail": self._thumbnail(candidate.image)} for candidate in found.candidates
+        ]
+        new = vars(found.new_individual)
+        return Identified.model_validate(
+            {"filename": filename, "views": views, "new_individual": new, "candidates": candidates}
+        )
+
+    async def examples(self) -> dict[int, Example]:
+        """Number → an example of the bundle; none of an individual, or of a gallery photograph, that was forgotten."""
+        standing, catalogue = await self.recogniser.standing(), self.catalogue
+        return {
+            place: one
+            for place, one in enumerate(self.bundle.contents.examples)
+            if (one.individual not in catalogue.names or one.individual in standing.individuals)
+            and (one.image not in catalogue.rows or one.image in standing.images)
+        }
+
+    def _thumbnail(self, image: str) -> str | None:
+        row = self.catalogue.rows.get(image)
+        has_none = row is not None and row not in self.bundle.contents.thumbnails
+        return None if has_none else self.address(f"/v1/images/{quote(image, safe='')}")
+
+    def address(self, path: str, **query: object) -> str:
+        """The address of something of this model's."""
+        query |= {"model": self._name} if self._name else {}
+        return f"{path}?{urlencode(query)}" if query else path
+
+    def _keep(self, data: bytes, found: Identification) -> None:
+        """Has the photograph kept for a person where the animal seems new; the answer does not wait for it."""
+        nearest = found.candidates[0] if found.candidates else None
+        distance = nearest.distance if nearest else 2.0
+        seems = found.new_individual.decision == "new" or seems_new(distance, self.bundle.new_distance)
+        if self.kept is None or not seems:
+            return
+        if len(self._keeping) >= MOST_KEEPING:
+            _log.warning("a photograph that seems new was not kept: %d are being kept already", MOST_KEEPING)
+            return
+        query = KeptQuery(
+            digest=hashlib.sha256(data).hexdigest(),
+            at=datetime.now(UTC),
+            bundle=self.bundle.id,
+            nearest=nearest.individual if nearest else "",
+            distance=distance,
+            decision=found.new_individual.decision,
+        )
+        task = asyncio.create_task(self._write(self.kept, query, data))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+    async def _write(self, kept: KeptQueries, query: KeptQuery, data: bytes) -> None:
+        decoded = await self.recogniser.decoders.decode(data, thumbnail=True)
+        try:
+            await asyncio.to_thread(kept.keep, query, data=data, thumbnail=decoded.thumbnail)
+        except StoreError:
+            _log.warning("a photograph that seems new could not be kept", exc_info=True)
+
+
+def _unidentified(upload: Upload, error: ImageError) -> Unidentified:
+    return Unidentified(filename=upload.filename, problem=refused_image(error).problem)
+
+
+def _without_probabilities(found: Identification) -> Identification:
+    candidates = tuple(replace(candidate, probability=None) for candidate in found.candidates)
+    return Identification(replace(found.new_individual, probability=None), candidates)
+
+
+def model_of(request: Request, services: Mapping[str, Service]) -> str:
+    """The name that the call chooses by `model`; without it, the first."""
+    return request.query_params.get("model") or next(iter(services))
+
+
+async def service_of(request: Request) -> Service:  # were it no coroutine, each call would wait for a thread
+    """The model that the call chooses. Raises: RefusalError 404 where there is none of this name."""
+    services: Mapping[str, Service] = request.app.state.services
+    name = model_of(request, services)
+    if name not in services:
+        raise RefusalError(
+            404, f"there is no model {name!r} here. Choose one of {', '.join(services)}, or leave it out"
+        )
+    return services[name]
+
+
+Here = Annotated[Service, Depends(service_of)]
+Model = Annotated[ModelQuery, Query()]

@@ -1,0 +1,96 @@
+"""The service described for programs and their makers: OpenAPI's additions, and Swagger UI from our own files.
+
+Knows OpenAPI; knows no route of the contract.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+
+from whale_ray.serving.schemas import PROBLEM_TYPE, Problem, RefusalError
+
+_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+_FILES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+_PHOTOGRAPH = {"type": "string", "format": "binary"}
+_PROBLEM = {"content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {"schema": _PHOTOGRAPH}}}}
+CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+PHOTOGRAPHS = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": _PHOTOGRAPH},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "array", "items": _PHOTOGRAPH}},
+                }
+            },
+        },
+    }
+}
+_REASONS = {
+    400: "Malformed",
+    401: "No key, or a wrong one",
+    403: "Not allowed with this key, or from this page",
+    404: "Not in the gallery, or no such model",
+    408: "The body came too slowly",
+    409: "Enrolled under another individual",
+    413: "Too many bytes, pixels or photographs",
+    415: "Not an image type that is accepted",
+    421: "Called by a name that this service does not know",
+    422: "The image cannot be decoded",
+    429: "Too many calls with this key; see Retry-After",
+    503: "Too many calls at once; see Retry-After",
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's responses for these statuses beside 400, 401, 421 and 429, all of them problems."""
+    # `default` also keeps the framework from announcing its own 422
+    reasons: dict[int | str, str] = {status: _REASONS[status] for status in (400, 401, 421, 429, *statuses)}
+    return {status: {"description": text, **_PROBLEM} for status, text in {**reasons, "default": "Refused"}.items()}
+
+
+@router.get("/docs")
+async def docs() -> Response:
+    """Swagger UI, which loads nothing from elsewhere."""
+    html = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="whale_ray",
+        swagger_js_url="docs/swagger-ui-bundle.js",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_favicon_url="docs/favicon-32x32.png",
+        # its validator's badge would be loaded from elsewhere
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+    html.headers["Content-Security-Policy"] = _POLICY
+    return html
+
+
+@router.get("/docs/{name}")
+async def docs_file(name: str) -> Response:
+    """A file of Swagger UI."""
+    if name not in _FILES:
+        raise RefusalError(404, f"/docs has no file {name!r}. See /docs")
+    data = files("fastapi_swagger").joinpath("resources", name).read_bytes()
+    return Response(data, media_type=_FILES[name], headers={"Cache-Control": "private, max-age=86400"})
+
+
+def describe_refusals(app: FastAPI) -> None:
+    """Adds to the application's OpenAPI what the framework does not know: problems and the key."""
+    schema = app.openapi()
+    schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    schema["security"] = [{}, {"key": []}]

@@ -1,0 +1,107 @@
+"""An answer as the caller wants to read it: JSON, or rows for a spreadsheet.
+
+Knows the contract, and how a bundle that is asked without a service answers in it; knows no Ray.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastapi import Response
+
+from whale_ray.csv_cells import as_cell
+from whale_ray.inference.predictor import Bundle
+from whale_ray.serving.schemas import PLACES, Answer
+
+JSON, CSV = "application/json", "text/csv"
+COLUMNS = (
+    "filename",
+    "model",
+    "decision",
+    "new_probability",
+    "rank",
+    "individual",
+    "distance",
+    "probability",
+    "image",
+    "problem",
+)
+
+
+def answer_as(accept: str, answer: Answer) -> Response:
+    """The answer in the form that the header `Accept` prefers; JSON where it says nothing."""
+    if wants_csv(accept):
+        return Response(csv_text(answer), media_type=f"{CSV}; charset=utf-8")
+    return Response(answer.model_dump_json(), media_type=JSON)
+
+
+def wants_csv(accept: str) -> bool:
+    """Whether this header prefers CSV to JSON.
+
+    >>> [wants_csv(accept) for accept in ("text/csv", "text/csv;q=0.5, */*", "", "text/*, application/json;q=0.1")]
+    [True, False, False, True]
+    """
+    weights = dict(_weighed(part) for part in accept.lower().split(",") if part.strip())
+    return _weight(weights, CSV) > _weight(weights, JSON)
+
+
+def _weighed(part: str) -> tuple[str, float]:
+    kind, *parameters = (piece.strip() for piece in part.split(";"))
+    said = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
+    try:
+        return kind, float(said)
+    except ValueError:
+        return kind, 0.0
+
+
+def _weight(weights: dict[str, float], kind: str) -> float:
+    whole = f"{kind.partition('/')[0]}/*"
+    return next((weights[name] for name in (kind, whole, "*/*") if name in weights), 0.0)
+
+
+def csv_text(answer: Answer) -> str:
+    """A row a candidate, or a photograph without one; nothing in it is taken for a formula by a spreadsheet."""
+    return results_csv([{"model": answer.model, **result.model_dump()} for result in answer.results])
+
+
+def results_csv(results: Iterable[Mapping[str, Any]]) -> str:
+    """The same of results as they stand in JSON, each with the `model` that gave it."""
+    written = io.StringIO()
+    table = csv.DictWriter(written, COLUMNS, restval="", lineterminator="\r\n")
+    table.writeheader()
+    for result in results:
+        for row in _rows(result):
+            cells = {"filename": result["filename"], "model": result["model"], **row}
+            table.writerow({name: _cell(value) for name, value in cells.items()})
+    return written.getvalue()
+
+
+def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if "problem" in result:
+        return [{"problem": result["problem"]["detail"]}]
+    new = {
+        "decision": result["new_individual"]["decision"],
+        "new_probability": result["new_individual"]["probability"],
+    }
+    shown = ("rank", "individual", "distance", "probability", "image")
+    return [{**new, **{name: one[name] for name in shown}} for one in result["candidates"]] or [new]
+
+
+def _cell(value: object) -> object:
+    return as_cell(value) if isinstance(value, str) else value
+
+
+def answers_of(bundle: Bundle, images: Sequence[Path], *, top: int) -> list[dict[str, Any]]:
+    """A bundle's own answer for each photograph, as its service would give it. Raises: as `Bundle.identify`."""
+    answers = [asdict(answer) for answer in bundle.identify(images, top=top)]
+    for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
+        candidate["distance"] = round(candidate["distance"], PLACES)
+        # of this bundle's own search, which a service does not tell either
+        del candidate["row"], candidate["score"]
+    named = zip(images, answers, strict=True)
+    return [{"model": bundle.id, **answer, "filename": str(image)} for image, answer in named]

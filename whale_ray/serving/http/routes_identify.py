@@ -1,0 +1,162 @@
+"""The service as a web application: the routes of the contract over one or more models.
+
+Knows FastAPI, the contract and its services; knows no Ray. What changes the gallery stands in `teaching`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from whale_ray.serving.http import openapi
+from whale_ray.serving.http.model_service import Here, Model, Service
+from whale_ray.serving.http.responses import answer_as
+from whale_ray.serving.http.uploads import read_uploads
+from whale_ray.serving.schemas import (
+    Answer,
+    Example,
+    Examples,
+    Health,
+    IdentifyQuery,
+    IndividualPage,
+    IndividualsPage,
+    IndividualSummary,
+    ModelCard,
+    PageQuery,
+    RefusalError,
+)
+from whale_ray.serving.translations import preferred
+
+PAGE = "/page"
+IDENTIFY = "/v1/identify"
+Page = Annotated[PageQuery, Query()]
+Number = Annotated[int, Path(ge=0, le=10**9)]
+router = APIRouter()
+
+
+@router.post(
+    IDENTIFY,
+    openapi_extra=openapi.PHOTOGRAPHS,
+    response_model=Answer,
+    responses={**openapi.CSV, **openapi.refusals(404, 408, 413, 415, 422, 503)},
+)
+async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], service: Here) -> Response:
+    """The individuals that each photograph may show, best first.
+
+    In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
+    With `encounter` they are views of one animal and get one result together. JSON or, by `Accept`, CSV.
+    """
+    async with service.mailbox.receiving() as take:  # whoever sends slowly must not stand in the door
+        uploads = await read_uploads(request, service.limits, take=take)
+    with service.door.passed_by(len(uploads)):
+        found = service.answer_encounter if query.encounter else service.answer
+        results = await found(uploads, top=query.top)
+    return answer_as(request.headers.get("accept", ""), Answer(model=service.bundle.id, results=results))
+
+
+@router.get("/v1/model", responses=openapi.refusals(404))
+async def model(request: Request, query: Model, service: Here) -> ModelCard:
+    """What answers here: the model card."""
+    card, standing, state = service.bundle.card, await service.recogniser.standing(), request.app.state
+    return ModelCard(
+        id=service.bundle.id,
+        encoder=card["settings"]["model"]["encoder"],
+        embedding_size=card["embedding_size"],
+        individuals=len(standing.individuals),
+        images=len(standing.gallery.images),
+        threshold=service.bundle.threshold,
+        new_distance=service.bundle.new_distance,
+        retrieval=card["retrieval"],
+        scores=card["scores"],
+        data_fingerprint=card["data_fingerprint"],
+        runtime=service.bundle.runtime,
+        default=next(iter(state.services)),
+        models={name: one.bundle.id for name, one in state.services.items()},
+        shadow=None if state.shadow is None else await state.shadow(),
+    )
+
+
+@router.get("/v1/individuals", responses=openapi.refusals(404))
+async def individuals(page: Page, service: Here) -> IndividualsPage:
+    """The catalogue: who is in the gallery."""
+    everyone = (await service.recogniser.standing()).individuals
+    names, following = _cut(list(everyone), page, service, "/v1/individuals")
+    found = [IndividualSummary(id=name, images=len(everyone[name])) for name in names]
+    return IndividualsPage(total=len(everyone), individuals=found, next=following)
+
+
+@router.get("/v1/individuals/{id:path}", responses=openapi.refusals(404))
+async def individual(id: str, page: Page, service: Here) -> IndividualPage:
+    """One individual and its gallery photographs."""
+    everything = (await service.recogniser.standing()).individuals.get(id)
+    if everything is None:
+        raise RefusalError(404, f"{id!r} is no individual of this gallery. See /v1/individuals for who is in it")
+    images, following = _cut(everything, page, service, f"/v1/individuals/{quote(id, safe='')}")
+    return IndividualPage(id=id, total=len(everything), images=images, next=following)
+
+
+def _cut(names: Sequence[str], page: PageQuery, service: Service, path: str) -> tuple[list[str], str | None]:
+    """The names of this page, and the address of the next one."""
+    start = bisect_right(names, page.after) if page.after else 0
+    part = list(names[start : start + page.limit])
+    last = start + page.limit >= len(names)
+    return part, None if last else service.address(path, after=part[-1], limit=page.limit)
+
+
+@router.get("/v1/images/{image:path}", response_class=Response, responses={**openapi.JPEG, **openapi.refusals(404)})
+async def thumbnail(image: str, query: Model, service: Here) -> Response:
+    """The thumbnail of a gallery photograph."""
+    standing, catalogue = await service.recogniser.standing(), service.catalogue
+    if image in standing.enrolled and catalogue.store:
+        data = await asyncio.to_thread(catalogue.store.thumbnail, image)
+    elif image in standing.images:
+        data = service.bundle.contents.thumbnails.get(catalogue.rows[image])
+    else:
+        raise RefusalError(404, f"{image!r} is no photograph of this gallery. See /v1/individuals for what is in it")
+    if data is None:
+        raise RefusalError(
+            404, f"this bundle has no thumbnail of {image!r}. Make it with `bundle: {{thumbnails: true}}`"
+        )
+    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/v1/examples", responses=openapi.refusals(404))
+async def examples(query: Model, service: Here) -> Examples:
+    """Photographs that come with the bundle, to try it on."""
+    found = (await service.examples()).items()
+    return Examples(
+        examples=[
+            Example(individual=one.individual, address=service.address(f"/v1/examples/{place}")) for place, one in found
+        ]
+    )
+
+
+@router.get("/v1/examples/{place}", response_class=Response, responses={**openapi.JPEG, **openapi.refusals(404)})
+async def example(place: Number, query: Model, service: Here) -> Response:
+    """One of these photographs."""
+    found = await service.examples()
+    if place not in found:
+        raise RefusalError(404, f"there are {len(found)} examples, but none of number {place}. See /v1/examples")
+    return Response(found[place].data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/healthz", responses=openapi.refusals(404, 503))
+async def healthz(query: Model, service: Here) -> Health:
+    """The service is ready; not where an encoder or the database does not answer, though calls may wait for it."""
+    if reason := await service.recogniser.fault():
+        raise RefusalError(503, f"{reason}. Wait until it does", {"Retry-After": "1"})
+    return Health(model=service.bundle.id)
+
+
+@router.get("/", include_in_schema=False)
+async def page(request: Request) -> Response:
+    """Leads to the web page in the reader's language; where none was started, to the description for programs."""
+    language = preferred(request.headers.get("accept-language", ""))
+    there = request.app.state.page and await request.app.state.page()
+    return RedirectResponse(f"{PAGE}/{language}/" if there else "/docs", headers={"Vary": "Accept-Language"})

@@ -1,0 +1,138 @@
+"""The photographs of a request, read within limits before anything is decoded.
+
+Knows HTTP bodies, raw and multipart; knows nothing of pictures but that they are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from whale_ray.serving.schemas import RefusalError
+
+_HOW = (
+    "Send the photograph itself, as `curl --data-binary @fluke.jpg -H 'Content-Type: image/jpeg'`, or a form with "
+    "field(s) `image`, as `curl -F image=@fluke.jpg`"
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one call may bring: bytes and pixels an image, bytes, images and seconds a call."""
+
+    image_bytes: int = 32 * 2**20
+    image_pixels: int = 100_000_000
+    call_bytes: int = 64 * 2**20
+    images: int = 32
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One photograph as it came; a raw body has no file name."""
+
+    filename: str | None
+    data: bytes
+
+
+async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int], None]) -> list[Upload]:
+    """The photographs of the request, in the order in which they came, at least one.
+
+    take: told the bytes of every part that comes, before it is kept; it may refuse.
+
+    Raises: RefusalError 400 (malformed), 413 (too many bytes or images), 415 (neither image nor form),
+        422 (an empty body).
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        most, read = limits.call_bytes, _read_form
+    elif kind.startswith("image/") or kind in ("", "application/octet-stream"):
+        most, read = limits.image_bytes, _read_body
+    else:
+        raise RefusalError(
+            415, f"the body must be a photograph or a form with photographs, but came as {kind!r}. {_HOW}"
+        )
+    _check_length(request, most)
+    return await read(Request(request.scope, _bounded(request, most, take)), limits)
+
+
+def _check_length(request: Request, most: int) -> None:
+    declared = request.headers.get("content-length", "0")
+    if not (declared.isascii() and declared.isdigit()):
+        raise RefusalError(
+            400, f"Content-Length must be a number of bytes, but is {declared!r}. Leave it to your client"
+        )
+    if int(declared) > most:
+        raise _too_many_bytes(most)
+
+
+def _too_many_bytes(most: int) -> RefusalError:
+    detail = f"the body may have at most {most:,} bytes, but has more. Send smaller photographs, or fewer in a call"
+    return RefusalError(413, detail)
+
+
+def _bounded(request: Request, most: int, take: Callable[[int], None]) -> Receive:
+    """ASGI's receive, which refuses once more than `most` bytes of body came."""
+    left = most
+
+    async def receive() -> Message:
+        nonlocal left
+        message = await request.receive()
+        came = len(message.get("body", b""))
+        left -= came
+        if left < 0:
+            raise _too_many_bytes(most)
+        take(came)
+        return message
+
+    return receive
+
+
+async def _read_body(request: Request, limits: Limits) -> list[Upload]:
+    data = await request.body()
+    if not data:
+        raise RefusalError(422, f"the body must be a photograph, but is empty. {_HOW}")
+    return [Upload(None, data)]
+
+
+async def _read_form(request: Request, limits: Limits) -> list[Upload]:
+    async with _parsed(request, limits) as form:
+        fields = form.multi_items()
+        if not fields:
+            raise RefusalError(400, f"the form must have a field `image`, but is empty. {_HOW}")
+        return [await _read_field(name, value) for name, value in fields]
+
+
+@asynccontextmanager
+async def _parsed(request: Request, limits: Limits) -> AsyncIterator[FormData]:
+    try:
+        form = await request.form(max_files=limits.images, max_fields=limits.images)
+    except HTTPException as error:
+        raise _malformed(error.detail, limits) from None
+    except (ValueError, LookupError):
+        raise _malformed("its character set cannot be read", limits) from None
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+def _malformed(reason: str, limits: Limits) -> RefusalError:
+    if reason.startswith("Too many"):
+        return RefusalError(413, f"a call has at most {limits.images} photographs, but this one has more. Split it")
+    return RefusalError(400, f"the body must be a well-formed form, but is not: {reason.rstrip('.')}. {_HOW}")
+
+
+async def _read_field(name: str, value: UploadFile | str) -> Upload:
+    if name != "image":
+        raise RefusalError(400, f"the form's fields must be called `image`, but one is called {name!r}. {_HOW}")
+    if isinstance(value, str):
+        raise RefusalError(400, f"the field `image` must be a file, but is text. {_HOW}")
+    filename = (value.filename or "").encode("utf-8", "replace").decode()
+    return Upload(filename or None, await value.read())

@@ -1,0 +1,91 @@
+"""How much of the spread of the objective each axis of a random or Optuna search explains, and whether that is chance.
+
+Knows points and scores of trials; knows no query and no page. The shares are Optuna's fANOVA (Hutter et al., 2014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+
+from whale_ray.sweep.config.axes import Axis
+from whale_ray.sweep.planning.optuna_study import fits
+
+FEWEST_TRIALS = 10
+SHUFFLES = 19
+_RESAMPLED = 30
+_TREES = 16
+
+
+@dataclass(frozen=True)
+class Share:
+    """An axis's share of the spread, 0 to 1, with the 95 % interval over resampled trials. among: how many trials.
+
+    beyond_noise: it is larger than in each of 19 shuffles of that axis's values over the trials (by chance: one in 20).
+    """
+
+    axis: str
+    value: float
+    low: float
+    high: float
+    among: int
+    beyond_noise: bool
+
+
+def explain(points: Sequence[dict[str, Any]], scores: np.ndarray, axes: Sequence[Axis]) -> list[Share]:
+    """The share of each axis that varies, the largest first. scores: (M,), of the points.
+
+    An axis of an alternative is judged among the trials that have it. Axes with fewer than 10 trials are left out, and
+    so are points that do not lie in the space of these axes.
+    """
+    inside = [place for place, point in enumerate(points) if fits(point, axes)]
+    points, scores = [points[place] for place in inside], scores[inside]
+    shares = []
+    for axis in axes:
+        rows = [row for row, point in enumerate(points) if axis.name in point]
+        if len(rows) >= FEWEST_TRIALS and len({points[row][axis.name] for row in rows}) > 1:
+            shares.append(_share(axis, [points[row] for row in rows], scores[rows], axes))
+    return sorted(shares, key=lambda share: -share.value)
+
+
+def _share(axis: Axis, points: list[dict[str, Any]], scores: np.ndarray, axes: Sequence[Axis]) -> Share:
+    random = np.random.default_rng(0)
+    everywhere = [one for one in axes if all(one.name in point for point in points)]
+    value = _fanova(axis, points, scores, everywhere)
+    draws = [random.integers(0, len(points), len(points)) for _ in range(_RESAMPLED)]
+    resampled = [_fanova(axis, [points[row] for row in rows], scores[rows], everywhere) for rows in draws]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    own = [point[axis.name] for point in points]
+    orders = [random.permutation(len(points)) for _ in range(SHUFFLES)]
+    shuffled = [[point | {axis.name: own[row]} for point, row in zip(points, order, strict=True)] for order in orders]
+    by_chance = max(_fanova(axis, others, scores, everywhere) for others in shuffled)
+    return Share(axis.name, value, float(low), float(high), len(points), value > by_chance)
+
+
+def _fanova(axis: Axis, points: Sequence[dict[str, Any]], scores: np.ndarray, axes: Sequence[Axis]) -> float:
+    if np.ptp(scores) == 0:
+        return 0.0
+    study = optuna.create_study(direction="maximize")
+    spaces = {one.name: _distribution(one) for one in axes}
+    study.add_trials(
+        optuna.trial.create_trial(
+            params={name: point[name] for name in spaces}, distributions=spaces, value=float(score)
+        )
+        for point, score in zip(points, scores, strict=True)
+    )
+    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
+    return float(optuna.importance.get_param_importances(study, evaluator=evaluator).get(axis.name, 0.0))
+
+
+def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
+    if axis.values is not None:
+        return optuna.distributions.CategoricalDistribution(axis.values)
+    low, high = axis.low or 0, axis.high or 0
+    if axis.kind == "int":
+        step = 1 if axis.step is None else int(axis.step)
+        return optuna.distributions.IntDistribution(int(low), int(high), log=axis.log, step=step)
+    return optuna.distributions.FloatDistribution(low, high, log=axis.log, step=axis.step)

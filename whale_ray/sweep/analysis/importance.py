@@ -1,0 +1,229 @@
+"""Which axis moved the objective beyond noise: differences on the same queries, and shares of the spread of a search.
+
+Reads the finished trials of a run; how a difference and a share are found is known by `contrasts` and `shares`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.atomic_files import write_whole
+from whale_ray.errors import InputError
+from whale_ray.retrieval.search.retrieval_config import SETTING_FIELDS, RetrievalSetting
+from whale_ray.retrieval.search.voting import VOTES
+from whale_ray.sweep.analysis.fanova import FEWEST_TRIALS, explain
+from whale_ray.sweep.analysis.paired_contrasts import (
+    Contrast,
+    Estimate,
+    Spread,
+    estimate,
+    left_over,
+    main_effects,
+    matched_contrasts,
+    pooled_spread,
+)
+from whale_ray.sweep.analysis.per_query_scores import Outcomes, of_settings, of_trials, query_scores
+from whale_ray.sweep.config.screening_design import confounding, said_of, screen
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.trials.scoring import scoring_of
+
+PAIRED, EFFECT, SHARE, FLOOR = "paired difference", "main effect", "share of the spread", "noise floor"
+_LEADING = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of importance.csv.
+
+    value, low, high: a difference of the objective (`second` less `first`), a share of its spread, or a standard
+    deviation; NaN where it cannot be had. compared: matched pairs of a difference, else trials. note: what of the noise
+    the interval holds, or why there is none. confounded_with: interactions that a screen's main effect may be instead.
+    """
+
+    axis: str
+    how: str
+    first: Any
+    second: Any
+    value: float
+    low: float
+    high: float
+    compared: int
+    verdict: str
+    note: str
+    confounded_with: str = ""
+
+
+def judge_importance(records: Sequence[Record], sweep: Sweep, *, quick: bool = False) -> list[Row]:
+    """Every difference and share that the finished trials (best first) can tell: training axes, retrieval axes, seeds.
+
+    quick: without what takes more than a moment: the shares of a search, and the retrieval axes, for which the leading
+    trials are scored once more.
+    """
+    trained = [one for one in records if one.kind != "baseline" and one.status == "finished"]
+    trained = [one for one in trained if one.result.get(sweep.objective) is not None]
+    trials = [one for one in trained if one.kind == "trial"]
+    by_seed = pooled_spread(_scores_by_seed(trained, sweep.objective))
+    rows = _of_axes(trials, sweep, by_seed)
+    if not quick:
+        rows += [*_of_search(trials, sweep), *_of_retrieval(trials[:_LEADING], sweep)]
+    return rows + _floor(by_seed)
+
+
+def write_importance(rows: Sequence[Row], path: Path) -> None:
+    """Writes importance.csv."""
+    columns = [field.name for field in fields(Row)]
+    write_whole(path, pd.DataFrame([asdict(row) for row in rows], columns=columns).to_csv(index=False))
+
+
+def _scores_by_seed(trained: Sequence[Record], objective: str) -> Iterator[list[float]]:
+    groups: dict[str, list[float]] = defaultdict(list)
+    for record in trained:
+        groups[json.dumps({**record.settings, "seed": 0}, sort_keys=True)].append(float(record.result[objective]))
+    yield from groups.values()
+
+
+def _floor(spread: Spread | None) -> list[Row]:
+    """The standard deviation by seed alone: two trainings that differ by less than about three of it differ in luck."""
+    if spread is None:
+        return []
+    note = f"standard deviation of the score over seeds, all else equal; {spread.freedom} degrees of freedom"
+    return [Row("seed", FLOOR, "", "", spread.deviation, np.nan, np.nan, spread.freedom + 1, FLOOR, note)]
+
+
+def _of_axes(trials: Sequence[Record], sweep: Sweep, by_seed: Spread | None) -> list[Row]:
+    same, outcomes = of_trials(trials, sweep.objective)
+    if outcomes is None:
+        return []
+    points = [_whole_point(record, sweep) for record in same]
+    screened = sweep.fixed["search.strategy"] == "screen"
+    values = {axis.name: axis.listed() or () for axis in sweep.axes if screened or axis.name != "seed"}
+    if not screened:
+        listed = {name: own for name, own in values.items() if own}
+        return _differences(PAIRED, matched_contrasts(points, listed), outcomes, by_seed, _noise(by_seed))
+    fitting = [place for place, point in enumerate(points) if _lies_in(point, values)]
+    points = [points[place] for place in fitting]
+    outcomes = Outcomes(outcomes.scores[:, fitting], outcomes.clusters, outcomes.folds)
+    spread = by_seed or left_over(points, values, outcomes.scores.mean(axis=0))
+    note = (
+        _noise(by_seed)
+        if by_seed or spread is None
+        else "of a main effect allows for other queries and for what main effects leave over: seeds, interactions"
+    )
+    rows = _differences(EFFECT, main_effects(points, values), outcomes, spread, note)
+    mixed = _confounded(list(values), int(sweep.fixed["search.trials"]))
+    return [dataclasses.replace(row, confounded_with=mixed[row.axis]) for row in rows]
+
+
+def _confounded(names: Sequence[str], runs: int) -> dict[str, str]:
+    found = confounding(screen(len(names), runs))
+    return {name: said_of(aliases, names) for name, aliases in zip(names, found.aliases, strict=True)}
+
+
+def _whole_point(record: Record, sweep: Sweep) -> dict[str, Any]:
+    """The trial's point; of an axis that the sweep got later, the value that the trial had all the same."""
+    point = dict(record.point)
+    for axis in sweep.axes:
+        section, _, short = axis.name.rpartition(".")
+        holder = record.settings.get(section, {}) if section else record.settings
+        if axis.when is None and axis.name not in point and short in holder:
+            point[axis.name] = holder[short]
+    return point
+
+
+def _lies_in(point: Mapping[str, Any], values: Mapping[str, Sequence[Any]]) -> bool:
+    return point.keys() == values.keys() and all(point[name] in own for name, own in values.items())
+
+
+def _noise(by_seed: Spread | None) -> str:
+    if by_seed:
+        return "of a training axis allows for other queries and for other seeds"
+    return "of a training axis allows for other queries, not for other seeds, since none was repeated"
+
+
+def _differences(
+    how: str, contrasts: Sequence[Contrast], outcomes: Outcomes, spread: Spread | None, note: str
+) -> list[Row]:
+    found = estimate(contrasts, outcomes.scores, outcomes.clusters, spread=spread)
+    if any(own.verdict == "no interval" for own in found):
+        note = "cannot be given: the queries are of too few individuals"
+    return _rows(how, contrasts, found, note)
+
+
+def _rows(how: str, contrasts: Sequence[Contrast], found: Sequence[Estimate], note: str) -> list[Row]:
+    return [
+        Row(one.axis, how, one.first, one.second, own.value, own.low, own.high, one.compared, own.verdict, note)
+        for one, own in zip(contrasts, found, strict=True)
+    ]
+
+
+def _of_search(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
+    """Shares of the spread in a search that draws its points."""
+    if sweep.fixed["search.strategy"] not in ("random", "optuna"):
+        return []
+    if len(trials) < FEWEST_TRIALS:
+        return []
+    scores = np.array([one.result[sweep.objective] for one in trials], dtype=float)
+    where = {axis.name: f", where {axis.when[0]} is {axis.when[1]}" for axis in sweep.axes if axis.when}
+    return [
+        Row(
+            *(one.axis, SHARE, "", "", one.value, one.low, one.high, one.among),
+            "beyond noise" if one.beyond_noise else "noise",
+            f"fANOVA over finished trials{where.get(one.axis, '')}; interval over resampled trials, noise by shuffles",
+        )
+        for one in explain([one.point for one in trials], scores, sweep.axes)
+    ]
+
+
+def _of_retrieval(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
+    """Differences between values of a retrieval axis over the leading trials, each setting on the same queries."""
+    axes = {f"retrieval.{name}": values for name, values in sweep.retrieval.items() if len(values) > 1}
+    settings = scoring_of(sweep).retrieval
+    if not axes or not trials:
+        return []
+    points = [_setting_point(record.trial, setting, axes) for record in trials for setting in settings]
+    contrasts = matched_contrasts(points, axes)
+    clusters = query_scores(trials[0], sweep.objective).get("cluster", pd.Series(dtype=str))
+    if clusters.empty:
+        return []
+    try:
+        found = [of_settings(record, settings, sweep.objective) for record in trials]
+    except InputError as error:
+        means = _table_means(trials, settings, sweep.objective)
+        plain = [Estimate(float(one.weights @ means), np.nan, np.nan) for one in contrasts]
+        return _rows(
+            PAIRED, contrasts, plain, f"of a retrieval axis cannot be given, since only retrieval.csv is there: {error}"
+        )
+    scores = np.concatenate([pd.DataFrame(each, index=images).loc[clusters.index] for images, each in found], axis=1)
+    outcomes = Outcomes(scores, clusters.to_numpy(dtype=str), np.zeros(len(clusters)))
+    over = f"over the {len(trials)} leading trials, " if len(trials) > 1 else ""
+    note = f"of a retrieval axis, {over}allows for other queries"
+    return _differences(PAIRED, contrasts, outcomes, None, note)
+
+
+def _setting_point(trial: str, setting: RetrievalSetting, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The setting as a point: its trial, and the axes that count in it."""
+    idle = set() if VOTES[setting.vote].has_temperature else {"retrieval.temperature"}
+    idle |= {"retrieval.whitened_size"} if setting.whiten == "none" else set()
+    values = {f"retrieval.{name}": getattr(setting, name) for name in SETTING_FIELDS}
+    return {"trial": trial} | {name: values[name] for name in axes if values[name] in axes[name] and name not in idle}
+
+
+def _table_means(trials: Sequence[Record], settings: Sequence[RetrievalSetting], objective: str) -> np.ndarray:
+    """The objective of each setting of each trial as retrieval.csv has it; NaN where there is none such."""
+    means = []
+    for record in trials:
+        path = record.folder / "retrieval.csv"
+        table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        fits = len(table) == len(settings) and objective in table
+        means.append(table[objective].to_numpy(dtype=float) if fits else np.full(len(settings), np.nan))
+    return np.concatenate(means)

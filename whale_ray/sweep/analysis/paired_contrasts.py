@@ -1,0 +1,163 @@
+"""Differences between trials on the same queries: what another value of an axis adds, and how sure that is.
+
+Knows points, scores of queries and clusters; knows no folder and no page. Every difference is a contrast: a weighted
+sum of columns whose weights sum to zero. Two kinds of noise make it unsure. Other animals would have been photographed:
+whole clusters of queries are resampled. And the same setting trained with another seed scores otherwise: that spread is
+known where seeds were repeated, or in a screen from what its main effects leave over.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from whale_ray.retrieval.evaluation.bootstrap import bootstrap_interval
+
+Point = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """`second` less `first` of an axis: a weight for each of M columns. compared: how many matched pairs, or trials."""
+
+    axis: str
+    first: Any
+    second: Any
+    weights: np.ndarray
+    compared: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The standard deviation of the score of one training, by seed alone, and from how many degrees of freedom."""
+
+    deviation: float
+    freedom: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A difference with its 95 % interval, NaN where there are too few clusters."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """`beyond noise` where the interval excludes zero, `noise` where it holds it, or `no interval`."""
+        if np.isnan(self.low):
+            return "no interval"
+        return "beyond noise" if self.low > 0 or self.high < 0 else "noise"
+
+
+def matched_contrasts(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]) -> list[Contrast]:
+    """For each axis and pair of its values, the mean over all matched pairs of columns; none where nothing matches.
+
+    axes: the values of each in their order. Two columns match where they differ in that axis alone; what only one of
+    them has (a k, the scale of one loss) counts as no difference.
+
+    >>> points = [{"k": 1, "flip": "no"}, {"k": 5, "flip": "no"}, {"k": 1, "flip": "yes"}, {"k": 5, "flip": "yes"}]
+    >>> [(one.axis, one.weights.tolist()) for one in matched_contrasts(points, {"k": [1, 5]})]
+    [('k', [-0.5, 0.5, -0.5, 0.5])]
+    """
+    pairs: dict[tuple[str, int, int], list[tuple[int, int]]] = defaultdict(list)
+    for one, other in combinations(range(len(points)), 2):
+        axis = _only_difference(points[one], points[other])
+        if axis is not None and axis in axes and all(points[column][axis] in axes[axis] for column in (one, other)):
+            places = [list(axes[axis]).index(points[column][axis]) for column in (one, other)]
+            first, second = (one, other) if places[0] < places[1] else (other, one)
+            pairs[axis, min(places), max(places)].append((first, second))
+    found = sorted(pairs.items(), key=lambda item: (list(axes).index(item[0][0]), item[0][1:]))
+    return [
+        Contrast(axis, axes[axis][low], axes[axis][high], _mean_of(matched, len(points)), len(matched))
+        for (axis, low, high), matched in found
+    ]
+
+
+def _only_difference(one: Point, other: Point) -> str | None:
+    differing = [name for name in one if name in other and one[name] != other[name]]
+    return differing[0] if len(differing) == 1 else None
+
+
+def _mean_of(pairs: Sequence[tuple[int, int]], columns: int) -> np.ndarray:
+    weights = np.zeros(columns)
+    for first, second in pairs:
+        weights[first] -= 1.0 / len(pairs)
+        weights[second] += 1.0 / len(pairs)
+    return weights
+
+
+def main_effects(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]) -> list[Contrast]:
+    """The main effect of each axis of two values, all fitted together by least squares.
+
+    Where all trials of a screen have ended, that is the mean at the second value less the mean at the first. Axes that
+    the trials so far cannot tell apart have none.
+    """
+    design = _design(points, axes)
+    inverse = np.linalg.pinv(design)
+    known = np.abs(inverse @ design - np.eye(design.shape[1])).max(axis=1) < 1e-9
+    return [
+        Contrast(axis, values[0], values[1], 2.0 * inverse[place], len(points))
+        for place, (axis, values) in enumerate(axes.items(), start=1)
+        if known[place]
+    ]
+
+
+def left_over(points: Sequence[Point], axes: Mapping[str, Sequence[Any]], means: np.ndarray) -> Spread | None:
+    """The spread of the trials' means (M,) about what the main effects say of them: seeds, and interactions of axes.
+
+    None where the main effects use up all trials.
+    """
+    design = _design(points, axes)
+    freedom = len(points) - int(np.linalg.matrix_rank(design))
+    if freedom < 1:
+        return None
+    rest = means - design @ (np.linalg.pinv(design) @ means)
+    return Spread(float(np.sqrt(rest @ rest / freedom)), freedom)
+
+
+def _design(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]) -> np.ndarray:
+    """(M, 1 + axes): ones, then -1 at an axis's first value and 1 at its second."""
+    columns = [[1.0 if point[axis] == values[1] else -1.0 for point in points] for axis, values in axes.items()]
+    return np.column_stack([np.ones(len(points)), *columns])
+
+
+def pooled_spread(groups: Iterator[Sequence[float]]) -> Spread | None:
+    """The spread within groups of trainings that differ in nothing but the seed; None without a group of two.
+
+    >>> pooled_spread(iter([[0.5, 0.7], [0.2]])).freedom
+    1
+    """
+    repeated = [np.asarray(group) for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in repeated)
+    if not freedom:
+        return None
+    return Spread(float(np.sqrt(sum(((group - group.mean()) ** 2).sum() for group in repeated) / freedom)), freedom)
+
+
+def estimate(
+    contrasts: Sequence[Contrast], scores: np.ndarray, clusters: np.ndarray, *, spread: Spread | None
+) -> list[Estimate]:
+    """Each contrast of the scores (Q, M), the interval from both kinds of noise, as far as they are known."""
+    if not contrasts:
+        return []
+    values = scores @ np.column_stack([one.weights for one in contrasts])
+    low, high = bootstrap_interval(values, np.ones(values.shape, dtype=bool), clusters)
+    means = values.mean(axis=0)
+    by_seed = np.array([_half_width(one, spread) for one in contrasts])
+    below, above = (np.sqrt(reach**2 + by_seed**2) for reach in (means - low, high - means))
+    return [Estimate(*map(float, each)) for each in zip(means, means - below, means + above, strict=True)]
+
+
+def _half_width(contrast: Contrast, spread: Spread | None) -> float:
+    if spread is None:
+        return 0.0
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, spread.freedom) * spread.deviation * np.linalg.norm(contrast.weights))

@@ -1,0 +1,179 @@
+"""What settings of one sweep forbid each other, found before anything starts.
+
+Knows settings that are right by themselves (`reading`); what concerns retrieval stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from whale_ray.errors import InputError
+from whale_ray.learning.losses.class_proxies import PROXY_LOSSES
+from whale_ray.sweep.config import training_constraints
+from whale_ray.sweep.config.parser import Reading
+from whale_ray.sweep.config.schema import SPEED, section_settings
+from whale_ray.sweep.config.training_constraints import listed
+
+
+def find_conflicts(reading: Reading) -> None:
+    """Adds a fault for each pair of settings that cannot go together."""
+    for check in (*CHECKS, *training_constraints.CHECKS, _check_scored_images, check_idle):
+        check(reading)
+
+
+def _check_scored_images(reading: Reading) -> None:
+    asked = {
+        "rerank: k_reciprocal": "k_reciprocal" in reading.retrieval.get("rerank", ()),
+        "classifier_weight": any(reading.retrieval.get("classifier_weight", ())),
+    }
+    for written in (name for name, is_asked in asked.items() if is_asked):
+        key = written.partition(":")[0]
+        if reading.retrieval.get("vote") == ("centroid",):
+            message = f"`{written}` scores images, but the vote centroid looks at none."
+            reading.fault(f"retrieval.{key}", f"{message} Leave it out, or give another vote beside it.")
+    losses = reading.possible("loss.name")
+    if asked["classifier_weight"] and losses and not set(losses) & set(PROXY_LOSSES):
+        message = (
+            f"`classifier_weight` needs a loss with proxies ({', '.join(PROXY_LOSSES)}), but got {listed(losses)}."
+        )
+        reading.fault("retrieval.classifier_weight", f"{message} Leave it out, or take another loss.")
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """Keys (or what they begin with), what leaves them without effect, and whether that holds."""
+
+    keys: tuple[str, ...]
+    reason: str
+    holds: Callable[[Reading], bool]
+
+
+def _trains_nothing(reading: Reading) -> bool:
+    return set(reading.possible("train.epochs")) == {0}
+
+
+def _searches_only(key: str, value: object) -> Callable[[Reading], bool]:
+    return lambda reading: set(reading.retrieval.get(key, ())) == {value}
+
+
+def _no_vote_has_a_temperature(reading: Reading) -> bool:
+    from whale_ray.retrieval.search.voting import VOTES  # and with it numpy, which a sweep file seldom needs
+
+    votes = set(reading.retrieval.get("vote", ()))
+    return bool(votes) and not any(VOTES[str(vote)].has_temperature for vote in votes)
+
+
+_RULES = (
+    _Idle(("train.",), "`epochs: 0`, which trains nothing", _trains_nothing),
+    _Idle(
+        ("train.layer_decay",), "`freeze: trunk`", lambda reading: set(reading.possible("model.freeze")) == {"trunk"}
+    ),
+    _Idle(
+        ("train.images_per_individual",),
+        "`sampler: shuffle`",
+        lambda reading: set(reading.possible("train.sampler")) == {"shuffle"},
+    ),
+    _Idle(("retrieval.whitened_size",), "`whiten: none`", _searches_only("whiten", "none")),
+    _Idle(("retrieval.rerank_",), "`rerank: none`", _searches_only("rerank", "none")),
+    _Idle(("retrieval.temperature",), "votes that have none", _no_vote_has_a_temperature),
+)
+
+
+def check_idle(reading: Reading) -> None:
+    """Adds a fault for each axis without effect: its values would be compared, and none could differ."""
+    axes = [axis.name for axis in reading.axes]
+    axes += [f"retrieval.{name}" for name, values in reading.retrieval.items() if len(values) > 1]
+    for rule in _RULES:
+        concerned = [name for name in axes if name.startswith(rule.keys)]
+        if concerned and rule.holds(reading):
+            for name in concerned:
+                reading.fault(
+                    name,
+                    f"`{name}` has several values, but no effect with {rule.reason}. Give it one, or leave it out.",
+                )
+
+
+def _check_grid(reading: Reading) -> None:
+    strategy = reading.fixed.get("search.strategy")
+    if strategy == "grid":
+        for axis in reading.axes:
+            if axis.listed() is None:
+                remedy = "Write a list, give the range a step, or take strategy: random or optuna."
+                reading.fault(axis.name, f"a grid has no place for the range of `{axis.name}` without a step. {remedy}")
+        if "search.trials" in reading.places:
+            message = "`search.trials` has no meaning in a grid, which runs every combination."
+            reading.fault("search.trials", f"{message} Leave it out, or take strategy: random or optuna.")
+    elif strategy in ("random", "optuna") and not reading.axes and not reading.faults:
+        message = f"`strategy: {strategy}` needs an axis, but every setting has one value."
+        reading.fault("search.strategy", f"{message} Write a list or a range somewhere, or take strategy: grid.")
+
+
+def _check_screen(reading: Reading) -> None:
+    if reading.fixed.get("search.strategy") != "screen":
+        return
+    for axis in reading.axes:
+        if axis.when is not None:
+            message = (
+                f"a screen crosses all its axes, but `{axis.name}` exists only where {axis.when[0]} is {axis.when[1]}"
+            )
+            reading.fault(axis.name, f"{message}. Give it one value, or take another strategy.")
+        elif axis.values is None or len(axis.values) != 2:
+            came = "a range" if axis.values is None else f"{len(axis.values)} value{'s' * (len(axis.values) != 1)}"
+            remedy = "Write a list of two, or one value, or take another strategy."
+            reading.fault(
+                axis.name, f"an axis of a screen has exactly two values, but `{axis.name}` has {came}. {remedy}"
+            )
+    if len(reading.axes) < 2 and not reading.faults:
+        message = f"a screen needs two axes at least, but there is {len(reading.axes) or 'none'}."
+        reading.fault("search.strategy", f"{message} Write lists of two values, or take strategy: grid.")
+    if reading.fixed.get("search.scheduler") == "asha":
+        message = "a screen compares trials that have all ended, but `scheduler: asha` stops some."
+        reading.fault("search.scheduler", f"{message} Leave the scheduler out.")
+    if not reading.faults:
+        from whale_ray.sweep.config.screening_design import screen
+
+        try:
+            screen(len(reading.axes), int(reading.fixed["search.trials"]))
+        except InputError as error:
+            reading.fault("search.trials", f"{error}.")
+
+
+def _check_objectives(reading: Reading) -> None:
+    objective, also, prefer = (reading.fixed.get(f"search.{key}") for key in ("objective", "also", "prefer"))
+    if prefer not in (None, "none", objective, also):
+        asked = objective if also == "none" else f"{objective} and {also}"
+        message = f"`search.prefer` names one of the objectives, but these are {asked} and it is {prefer}."
+        reading.fault("search.prefer", f"{message} Write `objective: [{objective}, {SPEED}]`, or leave prefer out.")
+    if also not in (None, "none") and reading.fixed.get("search.scheduler") == "asha":
+        message = "`scheduler: asha` stops trials by one objective, but there are two."
+        reading.fault("search.scheduler", f"{message} Leave the scheduler out, or the second objective.")
+
+
+def _check_split(reading: Reading) -> None:
+    kind = reading.fixed.get("split.kind")
+    folds = section_settings("split")["folds"].default
+    if kind != "kfold" and reading.fixed.get("split.folds", folds) != folds:
+        message = f"`split.folds` is of `kfold`, but the split is {kind}."
+        reading.fault("split.folds", f"{message} Write `split: {{kfold: 5}}`, or leave folds out.")
+    if kind == "by_group" and reading.fixed.get("data.group_column", "") is None:
+        message = "`split: by_group` keeps encounters or days whole, but data.group_column names no column of them."
+        reading.fault("split.kind", f"{message} Name it, or take another split.")
+    if kind == "kfold" and reading.fixed.get("search.scheduler") == "asha":
+        message = "`scheduler: asha` compares the curve of one training, but a trial of `split: kfold` has several."
+        reading.fault("search.scheduler", f"{message} Leave the scheduler out, or take `split: stratified`.")
+
+
+def _check_ensemble(reading: Reading) -> None:
+    if reading.fixed.get("search.ensemble") == 1:
+        message = "`search.ensemble` joins the embeddings of two trials or more, but is 1."
+        reading.fault("search.ensemble", f"{message} Write a larger number, or 0 for no ensemble.")
+
+
+CHECKS: tuple[Callable[[Reading], None], ...] = (
+    _check_grid,
+    _check_screen,
+    _check_objectives,
+    _check_split,
+    _check_ensemble,
+)

@@ -1,0 +1,262 @@
+"""The reference of the sweep file: every key with type, default, limits and meaning.
+
+Knows all keys; reads no file. The parameters of the losses are `parameters`', the tables for people `manual`'s.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from whale_ray.learning.losses.registry import LOSSES
+from whale_ray.sweep.config.fields import Default, Setting, brief
+
+DEPTHS: Final = (1, 2, 4, 8, 16, 32)
+OBJECTIVES: Final = (*(f"{score}@{k}" for score in ("recall", "image_recall") for k in DEPTHS), "map@5")
+SPEED: Final = "milliseconds_per_image"
+# What a kind of split takes, as in `split: {kfold: 5}`.
+SPLIT_VALUES: Final = {"kfold": "folds", "open_set": "share"}
+
+# Of a trial that trains nothing.
+NO_LOSS: Final = "none"
+# Sections whose value may be a list of mappings, and the key that tells the alternatives apart.
+SELECTORS: Final = {"model": "encoder", "loss": "name"}
+# Sections that one trial's settings consist of, besides the seed.
+TRIAL_SECTIONS: Final = ("data", "split", "model", "loss", "train", "resources")
+
+
+_part = partial(brief, identity=True)
+_axis = partial(brief, identity=True, axis=True)
+_free = partial(brief, axis=True)
+
+SETTINGS: tuple[Setting, ...] = (
+    brief("name", "folder_name", Default.REQUIRED, "name of the run folder, runs/NAME"),
+    _axis("seed", "int >= 0 <= 4294967295", 0, "seed of weights, batches and augmentation; as an axis: repeats"),
+    brief("keep_checkpoints", "int >= 1", 3, "of how many finished trials, the best, weights are kept"),
+    brief("data.root", "text", "data", "folder of the table and the photographs (option --data)"),
+    brief("data.table", "text", "train.csv", "the table inside it"),
+    brief("data.image_folder", "text", "train", "the folder of photographs inside it"),
+    brief("data.image_column", "text", "Image", "column of file names"),
+    brief("data.label_column", "text", "Id", "column of individuals"),
+    brief("data.group_column", "text or null", None, "column of encounters or days, kept together by the split"),
+    brief("data.boxes", "text or null", None, "CSV file Image,x0,y0,x1,y1: photographs are cropped to it"),
+    _part("data.unknown_label", "text", "new_whale", "label of individuals that nobody knows"),
+    _axis("data.image_size", "size", 224, "256, or '256x512' as height x width, in pixels"),
+    _axis("data.resize", "choice pad stretch", "pad", "pad keeps the aspect, stretch does not"),
+    brief(
+        "data.on_bad_image",
+        "choice set_aside error",
+        "set_aside",
+        "unreadable photographs are listed, or end the sweep",
+    ),
+    _part("data.val_fraction", "float > 0 < 1", 0.2, "share of each individual's photographs that validates"),
+    _part(
+        "split.kind",
+        "choice stratified kfold open_set by_group halves",
+        "stratified",
+        "`split: by_group`, `split: {kfold: 5}`, `split: {open_set: 0.2}` are short for it and what it takes",
+    ),
+    _part("split.folds", "int >= 2 <= 20", 5, "of kfold: trainings in turn, each on what the others validate"),
+    _part(
+        "split.share",
+        "float > 0 < 1",
+        0.1,
+        "share of individuals held out whole as new: by open_set, and where nobody is labelled unknown",
+    ),
+    _part("split.seed", "int >= 0 <= 4294967295", 0, "seed of the split; left out: as `seed` (its first value)"),
+    _axis("model.encoder", "encoder", Default.REQUIRED, "what turns a photograph into a vector"),
+    _axis(
+        "model.embedding_size",
+        "int >= 2 <= 65536 or null",
+        512,
+        "length of that vector; null: as the trunk gives it",
+    ),
+    _axis(
+        "model.pool",
+        "choice auto avg gem cls",
+        "auto",
+        "how the features become one vector; auto: cls where there is one, else avg",
+    ),
+    _axis("model.neck", "choice linear bnneck none", "linear", "what follows the pooling; none: embedding_size null"),
+    _axis("model.weights", "weights", "pretrained", "where the trunk starts"),
+    _axis("model.freeze", "choice none trunk", "none", "what is not trained"),
+    _axis("model.layers", "int >= 1 <= 8", 1, "of how many sizes the trunk's last maps are pooled and joined"),
+    _axis(
+        "loss.name",
+        " ".join(("choice", *LOSSES, NO_LOSS)),
+        Default.REQUIRED,
+        "the loss; its own parameters stand beside it, see below. none: with train.epochs 0",
+    ),
+    _axis("train.epochs", "int >= 0", 10, "passes over the training photographs; 0: the encoder as it comes"),
+    _axis("train.batch_size", "int >= 2", 64, "photographs a step"),
+    _axis(
+        "train.sampler",
+        "choice pk balanced shuffle",
+        "pk",
+        "pk: some individuals, some images of each; balanced: all individuals equally often; shuffle: any order",
+    ),
+    _axis("train.images_per_individual", "int >= 1", 4, "images of an individual in a batch (not with shuffle)"),
+    _axis("train.learning_rate", "float > 0", 0.0001, "AdamW's, of the trunk"),
+    _axis(
+        "train.head_learning_rate",
+        "float > 0 or null",
+        None,
+        "of pooling and neck; null: the trunk's",
+    ),
+    _axis(
+        "train.proxy_learning_rate",
+        "float > 0 or null",
+        None,
+        "of the loss's proxies; null: 100 times the trunk's",
+    ),
+    _axis(
+        "train.layer_decay",
+        "float > 0 <= 1",
+        1.0,
+        "each block of the trunk learns at this share of the rate of the block after it",
+    ),
+    _axis("train.head_epochs", "int >= 0", 0, "first epochs, in which the trunk is still; then all is trained"),
+    _axis("train.weight_decay", "float >= 0", 0.0001, "AdamW's"),
+    _axis("train.warmup_epochs", "float >= 0", 1.0, "epochs in which the learning rates rise from 0"),
+    _axis("train.schedule", "choice cosine constant", "cosine", "the learning rates after the warm-up"),
+    _axis("train.memory", "int >= 0", 0, "embeddings of earlier batches that each is compared with (pair losses)"),
+    _axis("train.ema", "float >= 0 < 1", 0.0, "decay of the weights' moving average, scored and kept; 0: none"),
+    _axis("train.clip", "float > 0 or null", 10.0, "largest norm of the gradient; null: any"),
+    _part("train.precision", "choice auto fp32 bf16", "auto", "auto: bf16 where it pays on this device"),
+    _axis(
+        "train.new_whale",
+        "choice ignore negative",
+        "ignore",
+        "unknown individuals: left out, or negative to everyone",
+    ),
+    _axis(
+        "train.negatives_share",
+        "float > 0 < 1 or null",
+        None,
+        "their share of a batch (`new_whale: negative`); null: their share of the photographs",
+    ),
+    _axis(
+        "train.pseudo_labels",
+        "float > 0.5 < 1 or null",
+        None,
+        "how probable a guess at an unknown individual must be to train on it after the epochs; null: none",
+    ),
+    _axis("train.pseudo_epochs", "int >= 1", 5, "epochs after that, on named and guessed photographs together"),
+    _axis(
+        "train.flip",
+        "choice none augment new_individual",
+        "none",
+        "mirrored photographs: the same individual, or another one",
+    ),
+    _axis("train.affine", "float >= 0 <= 1", 0.3, "strength of shifts, turns and zooms; 0 is off"),
+    _axis("train.colour", "float >= 0 <= 1", 0.3, "strength of changes of light and colour; 0 is off"),
+    _axis("train.blur", "float >= 0 <= 1", 0.0, "strength of blur; 0 is off"),
+    _axis("train.erasing", "float >= 0 <= 1", 0.0, "strength of erased patches; 0 is off"),
+    _part("train.keep", "choice last best", "last", "which epoch's weights are scored and kept"),
+    _part("train.evaluate_every", "int >= 1", 1, "epochs between two evaluations"),
+    _free("retrieval.neighbours", "int >= 1 <= 1000", 10, "k, how many gallery images vote"),
+    _free(
+        "retrieval.vote",
+        "choice nearest majority softmax centroid",
+        "nearest",
+        "how they become ranked individuals",
+    ),
+    _free("retrieval.temperature", "float > 0", 0.05, "of the softmax vote"),
+    _free("retrieval.flip", "choice none average", "none", "average: embed the mirrored photograph as well"),
+    _free(
+        "retrieval.whiten",
+        "choice none pca learned",
+        "none",
+        "a linear map of the vectors, from the training photographs: pca, or learned from what they name",
+    ),
+    _free("retrieval.whitened_size", "int >= 2 <= 65536 or null", 128, "dimensions that it keeps; null: all"),
+    _free(
+        "retrieval.expand_query",
+        "int >= 0 <= 1000",
+        0,
+        "how many nearest gallery vectors are added to the query, each weighted by its cosine cubed; 0: none",
+    ),
+    _free("retrieval.augment_gallery", "int >= 0 <= 1000", 0, "the same for each gallery vector, by the gallery alone"),
+    _free(
+        "retrieval.rerank",
+        "choice none k_reciprocal",
+        "none",
+        "k_reciprocal: alike is who is among each other's nearest (not with the vote centroid)",
+    ),
+    _free("retrieval.rerank_k1", "int >= 1 <= 1000", 20, "of k_reciprocal: how many nearest may be mutual"),
+    _free("retrieval.rerank_k2", "int >= 1 <= 1000", 6, "of k_reciprocal: how many nearest are averaged; 1: none"),
+    _free("retrieval.rerank_lambda", "float > 0 <= 1", 0.3, "of k_reciprocal: the share of the cosine in the score"),
+    _free(
+        "retrieval.classifier_weight",
+        "float >= 0 <= 1",
+        0.0,
+        "the share of the cosine to the individual's proxy, where the loss has proxies (not with the vote centroid)",
+    ),
+    brief(
+        "search.strategy",
+        "choice grid screen random optuna",
+        "grid",
+        "grid: every combination; screen: few that tell two values of each axis apart; the others draw trials",
+    ),
+    brief(
+        "search.trials",
+        "int >= 1",
+        20,
+        "how many are drawn (not with a grid); of a screen the size, left out: the smallest",
+    ),
+    brief("search.hours", "float > 0 or null", None, "budget of all sittings; no trial starts after it; null: none"),
+    brief("search.objective", " ".join(("choice", *OBJECTIVES)), "recall@1", "what is to be large"),
+    brief(
+        "search.also",
+        f"choice none {SPEED}",
+        "none",
+        f"a second objective, to be small; `objective: [recall@1, {SPEED}]` is short for both",
+    ),
+    brief(
+        "search.prefer",
+        " ".join(("choice none", *OBJECTIVES, SPEED)),
+        "none",
+        "which of two objectives ranks the trials and chooses the bundle; none: the first",
+    ),
+    brief(
+        "search.scheduler", "choice none asha", "none", "asha stops weak trials early, each encoder's among themselves"
+    ),
+    brief(
+        "search.resource",
+        "choice epochs seconds",
+        "epochs",
+        "what trials are given alike before they are compared (asha)",
+    ),
+    brief("search.grace", "float > 0", 1.0, "how much of the resource every trial gets (asha)"),
+    brief("search.reduction_factor", "int >= 2", 3, "one in how many goes on (asha)"),
+    brief(
+        "search.repeats", "int >= 0", 0, "how often the finalists are trained again, with new seeds; the mean then wins"
+    ),
+    brief("search.finalists", "int >= 1", 3, "how many of the best trials are repeated"),
+    brief(
+        "search.ensemble",
+        "int >= 0 <= 16",
+        0,
+        "of how many trials the embeddings are joined at the end, the best of each encoder first; 0: no ensemble",
+    ),
+    brief("search.seed", "int >= 0 <= 4294967295", 0, "seed of the draws; left out: as `seed` (its first value)"),
+    brief("resources.cpus", "float > 0", 1.0, "cores of a trial; fractions share one"),
+    brief("resources.gpus", "float >= 0", 0.0, "GPUs of a trial; fractions share one"),
+    brief("resources.stall_minutes", "float > 0 or null", 30.0, "a trial without a sign of life for so long is ended"),
+    brief("resources.min_free_gb", "float >= 0", 1.0, "no trial starts while the disk has less room"),
+    brief("tracking.wandb", "choice off offline online", "off", "Weights & Biases: a run for each trial"),
+    brief("tracking.wandb_project", "text", "whale_ray", "its project there"),
+    brief("bundle.retrain_on_all", "bool", False, "train the winner again on all photographs"),
+    brief("bundle.examples", "int >= 0 <= 100", 6, "labelled photographs for the web page"),
+    brief("bundle.thumbnails", "bool", True, "small JPEGs of the gallery"),
+    brief(
+        "bundle.runtime", "choice auto torch", "auto", "what runs the encoder in service; auto: the fastest, measured"
+    ),
+)
+
+SECTIONS: Final = tuple(dict.fromkeys(setting.section for setting in SETTINGS if setting.section))
+
+
+def section_settings(section: str) -> dict[str, Setting]:
+    """The settings of a section by their short key; of the top with an empty name."""
+    return {setting.short: setting for setting in SETTINGS if setting.section == section}

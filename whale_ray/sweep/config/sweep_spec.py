@@ -1,0 +1,234 @@
+"""A sweep: what is fixed, what varies, and the settings of any one trial; read from YAML, all faults at once.
+
+Knows the sweep file as a whole. Starts nothing, looks at no data and imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from whale_ray.errors import Fault, SettingsError
+from whale_ray.learning.losses.registry import LOSSES
+from whale_ray.sweep.config.axes import Axis
+from whale_ray.sweep.config.constraints import find_conflicts
+from whale_ray.sweep.config.fields import WEIGHTS_WORDS, Setting, did_you_mean
+from whale_ray.sweep.config.loss_schema import loss_settings
+from whale_ray.sweep.config.parser import expand_short_forms, read_settings
+from whale_ray.sweep.config.schema import SELECTORS, SETTINGS, TRIAL_SECTIONS
+from whale_ray.sweep.config.schema_docs import reference_text
+from whale_ray.sweep.config.yaml_nodes import Node, dump_document, lay_over, parse_document, slug, write_at
+
+__all__ = [
+    "SETTINGS",
+    "Axis",
+    "Setting",
+    "Sweep",
+    "data_settings",
+    "load_sweep",
+    "reference_text",
+    "trial_identity",
+]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep file, checked: `fixed` and `axes` by dotted key, defaults filled in, lists in `retrieval`.
+
+    Equal to another one of the same content, whatever file it came from. An alternative's own keys carry its
+    name: `loss.arcface.scale`. Where `loss.name` is an axis without alternatives, `settings` fills in the
+    parameters that are not given.
+    """
+
+    name: str
+    source: str = field(compare=False)
+    fixed: dict[str, Any]
+    axes: tuple[Axis, ...]
+    retrieval: dict[str, tuple[Any, ...]]
+
+    @property
+    def objective(self) -> str:
+        """The score that is to be large."""
+        return str(self.fixed["search.objective"])
+
+    @property
+    def also(self) -> str | None:
+        """The second objective, to be small; None where there is one alone."""
+        also = str(self.fixed["search.also"])
+        return None if also == "none" else also
+
+    @property
+    def ranked_by(self) -> str:
+        """Which of the objectives ranks the trials."""
+        prefer = str(self.fixed["search.prefer"])
+        return self.objective if prefer == "none" else prefer
+
+    def settings(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The nested settings of one trial: a mapping a section, and `seed`.
+
+        point: a value for each axis, by its name; those of alternatives that were not chosen may be missing.
+        Raises: ValueError where the point has another axis or lacks one.
+        """
+        chosen = self.fixed | self._coordinates(point)
+        nested: dict[str, Any] = {section: {} for section in TRIAL_SECTIONS} | {"seed": chosen["seed"]}
+        for key, value in chosen.items():
+            section, *path = key.split(".")
+            if section in TRIAL_SECTIONS and (len(path) == 1 or path[0] == slug(chosen[_selector(section)])):
+                nested[section][path[-1]] = value
+        own = nested["loss"]
+        own.update({key: one.default for key, one in loss_settings(own["name"]).items() if key not in own})
+        return nested
+
+    def _coordinates(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        if foreign := point.keys() - {axis.name for axis in self.axes}:
+            raise ValueError(f"{self.name} has no axis {', '.join(sorted(foreign))}")
+        found: dict[str, Any] = {}
+        for axis in self.axes:
+            if axis.when is None or found.get(axis.when[0]) == axis.when[1]:
+                if axis.name not in point:
+                    raise ValueError(f"the point has no value for the axis {axis.name} of {self.name}")
+                found[axis.name] = axis.canonical(point[axis.name])
+        return found
+
+    def grid_cells(self) -> int:
+        """How many combinations a grid has. Raises: ValueError where an axis is a range without a step."""
+        return math.prod(self._cells(axis) for axis in self.axes if axis.when is None)
+
+    def _cells(self, axis: Axis) -> int:
+        values = axis.listed()
+        if values is None:
+            raise ValueError(f"{axis.name} is a range without a step: it has no list of values")
+        own = [child for child in self.axes if child.when and child.when[0] == axis.name]
+        return sum(math.prod(self._cells(child) for child in own if child.when == (axis.name, one)) for one in values)
+
+    def to_yaml(self) -> str:
+        """The sweep file with every default written out; it loads again to an equal sweep."""
+        keys: dict[str, Any] = {setting.key: None for setting in SETTINGS}
+        axes = {axis.name: axis.written() for axis in self.axes}
+        axes |= {f"retrieval.{key}": list(values) for key, values in self.retrieval.items()}
+        keys = {key: None for key in keys if key in self.fixed or key in axes} | self.fixed | axes
+        if self.fixed["search.strategy"] == "grid":
+            del keys["search.trials"]
+        nested: dict[str, Any] = {}
+        for key in keys:
+            section, _, short = key.rpartition(".")
+            if not section:
+                nested[key] = keys[key]
+            elif "." not in section:
+                nested.setdefault(section, {})[short] = keys[key]
+        for section, selector in SELECTORS.items():
+            if any(key.startswith(f"{section}.") and key.count(".") == 2 for key in keys):
+                nested[section] = _alternatives(section, selector, keys)
+        return dump_document(nested)
+
+
+def _selector(section: str) -> str:
+    return f"{section}.{SELECTORS[section]}"
+
+
+def _alternatives(section: str, selector: str, keys: Mapping[str, Any]) -> list[dict[str, Any]]:
+    written = []
+    for name in keys[f"{section}.{selector}"]:
+        start = f"{section}.{slug(name)}."
+        own = {key.removeprefix(start): value for key, value in keys.items() if key.startswith(start)}
+        written.append({selector: name} | own)
+    return written
+
+
+def load_sweep(path: Path | str, overrides: Sequence[str] = (), *, data: Path | None = None) -> Sweep:
+    """The sweep that a YAML file describes, `overrides` ("train.epochs=5") laid over it as if part of it.
+
+    data: the folder that replaces `data.root`.
+    Raises: SettingsError with every fault, its line in the file and the nearest valid name.
+    """
+    return _read_sweep(_read_text(Path(path)), str(path), overrides, data)
+
+
+def data_settings(root: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The `data` section of a sweep on the photographs in `root`, `overrides` ("data.image_column=file") laid over it.
+
+    Raises: SettingsError with every fault; for an override of another section.
+    """
+    if foreign := [option for option in overrides if not option.startswith("data.")]:
+        fault = Fault(f"only settings of `data` have a meaning here, as data.image_column=file, not {foreign[0]}.")
+        raise SettingsError("--set", [fault])
+    least = "name: photographs\nmodel: {encoder: tiny}\nloss: {name: arcface}\n"
+    sweep = _read_sweep(least, "--set", overrides, root)
+    return {key.removeprefix("data."): value for key, value in sweep.fixed.items() if key.startswith("data.")}
+
+
+def _read_sweep(text: str, source: str, overrides: Sequence[str], data: Path | None) -> Sweep:
+    faults: list[Fault] = []
+    root = parse_document(text, faults)
+    if root is not None and not isinstance(root.value, dict):
+        came = "it is empty" if root.value is None else "it holds something else"
+        faults.append(
+            root.fault(f"a sweep file is a mapping of sections, but {came}. sweeps/ has files to start from.")
+        )
+    if root is None or not isinstance(root.value, dict):
+        raise SettingsError(source, faults)
+    expand_short_forms(root)
+    for option in overrides:
+        lay_over(root, option, faults, selectors=SELECTORS)
+    expand_short_forms(root)
+    if data is not None:
+        write_at(root, ["data", "root"], Node(str(data), None, "option --data"))
+    reading = read_settings(root, faults)
+    find_conflicts(reading)
+    if faults:
+        raise SettingsError(source, sorted(faults, key=lambda fault: fault.line or math.inf))
+    return Sweep(reading.fixed["name"], source, reading.fixed, tuple(reading.axes), reading.retrieval)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"a sweep file is UTF-8 text, but byte {error.start} is not. Save it as UTF-8."
+        raise SettingsError(str(path), [Fault(message)]) from None
+    except OSError as error:
+        names = [other.name for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        said = did_you_mean(path.name, names) or "Give the path of a YAML file, as sweeps/quickstart.yaml."
+        message = f"the sweep file cannot be read ({error.strerror or error}). {said}"
+        raise SettingsError(str(path), [Fault(message)]) from None
+
+
+def trial_identity(settings: Mapping[str, Any], *, data_fingerprint: str) -> str:
+    """The id of a trial, 8 hex digits: the same for the same photographs and settings, on any machine.
+
+    Only what differs from its default counts, so that a key that comes later leaves the ids of older trials
+    alone. A file of weights counts by its bytes.
+    """
+    differing: dict[str, Any] = {"data_fingerprint": data_fingerprint}
+    for setting in (*(one for one in SETTINGS if one.identity), *_loss_parameters(settings)):
+        holder = settings.get(setting.section, {}) if setting.section else settings
+        value = holder.get(setting.short, setting.default)
+        if value != setting.default:
+            differing[setting.key] = _content(value) if setting.key == "model.weights" else value
+    text = json.dumps(differing, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _loss_parameters(settings: Mapping[str, Any]) -> list[Setting]:
+    name = settings.get("loss", {}).get("name")
+    return list(loss_settings(name).values()) if name in LOSSES else []
+
+
+def _content(weights: str) -> str:
+    path = Path(weights)
+    if weights in WEIGHTS_WORDS or not path.is_file():
+        return weights
+    facts = path.stat()
+    return _sha256(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

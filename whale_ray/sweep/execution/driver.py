@@ -1,0 +1,137 @@
+"""One sweep from its settings to its bundle: the driver.
+
+Prepares the data once, opens the ledger, lets the tuner run what is missing, and makes the bundle and the report.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.export_bundle import make_best_bundle
+from whale_ray.sweep.execution.import_run import import_run
+from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset, write_inputs
+from whale_ray.sweep.execution.ray_cluster import connected
+from whale_ray.sweep.execution.trial_ledger import Ledger
+from whale_ray.sweep.execution.tune_runner import run_trials
+from whale_ray.sweep.planning.dataset import Dataset
+from whale_ray.sweep.report.page import write_report
+from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leaderboard
+from whale_ray.sweep.run_folder.lock import claimed
+from whale_ray.sweep.run_folder.records import forget_failed
+from whale_ray.sweep.trials.ray_worker import retrain_on_all
+from whale_ray.sweep.trials.scoring import scoring_of
+from whale_ray.sweep.trials.trackers import log_outcome
+from whale_ray.sweep.trials.trial_job import Job
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep left: its run folder, its leaderboard, its best bundle (None where no trial finished)."""
+
+    folder: Path
+    table: pd.DataFrame
+    bundle: Path | None
+    report: Path
+    interrupted: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 all trials ended as meant; 3 a bundle, but some failed; 1 no bundle; 130 interrupted."""
+        if self.interrupted:
+            return 130
+        if self.bundle is None:
+            return 1
+        return 3 if (self.table["status"] == "failed").any() else 0
+
+
+def run_sweep(
+    sweep: Sweep,
+    *,
+    runs: Path | str = "runs",
+    address: str | None = None,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    import_from: Path | None = None,
+    progress: Progress | None = None,
+    stopping: threading.Event | None = None,
+) -> SweepResult:
+    """What the run folder holds when everything that was missing of the sweep has run.
+
+    import_from: another run folder, whose finished trials are taken where they fit this sweep and its photographs.
+    stopping: when it is set, trials are ended after what they have checkpointed, and the result says interrupted.
+    Raises: InputError, before anything is started, for what cannot work.
+    """
+    progress = progress or Progress(sweep=sweep.name, objective=sweep.fixed["search.objective"])
+    stopping = stopping or threading.Event()
+    check_inputs(sweep)
+    dataset = prepare_dataset(sweep, progress)
+    with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
+        if retry_failed:
+            forget_failed(folder)
+        if import_from is not None:
+            for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
+                progress.say(line)
+        ledger = Ledger(sweep, folder, data_fingerprint=dataset.fingerprint)
+        progress.earlier(int((ledger.leaderboard()["status"] != "running").sum()))
+        if ledger.rescored:
+            progress.say(
+                f"{ledger.rescored} trials scored anew from their embeddings: the sweep asks for other settings"
+            )
+        for note in ledger.notes:
+            progress.say(note)
+        write_inputs(sweep, dataset, folder)
+        job = _job(sweep, dataset, folder)
+        if worked := ledger.has_work():
+            with connected(address, say=progress.say), progress:
+                run_trials(ledger, job, progress, stopping)
+        else:
+            progress.say("nothing is left to train: every trial that this sweep asks for has ended")
+        result = _conclude(sweep, job, ledger, interrupted=stopping.is_set(), say=progress.say)
+        if worked and not result.interrupted:
+            tracked = {"project": job.wandb_project, "sweep": job.sweep}
+            log_outcome(job.wandb, folder=folder, report=result.report, bundle=result.bundle, **tracked)
+        return result
+
+
+def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
+    fixed = sweep.fixed
+    return Job(
+        sweep=sweep.name,
+        folder=folder.resolve(),
+        working_folder=Path.cwd(),
+        dataset=dataset,
+        scoring=scoring_of(sweep),
+        threads=max(1, int(fixed["resources.cpus"])),
+        gpus=fixed["resources.gpus"],
+        wandb=fixed["tracking.wandb"],
+        wandb_project=fixed["tracking.wandb_project"],
+    )
+
+
+def _conclude(sweep: Sweep, job: Job, ledger: Ledger, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
+    if not interrupted:
+        ledger.join_best()
+    table = ledger.leaderboard()
+    write_leaderboard(table, ledger.folder / "leaderboard.csv")
+    in_folds = job.dataset.folds > 1
+    if in_folds and interrupted:
+        say("no bundle yet: that of a sweep in k folds is trained on all photographs when the sweep has ended")
+    retrain = (in_folds or sweep.fixed["bundle.retrain_on_all"]) and not interrupted
+    bundle = make_best_bundle(
+        () if in_folds and interrupted else map(ledger.record, finished_trials(table)),
+        job.dataset,
+        run=ledger.folder,
+        say=say,
+        retrain=(lambda trial: retrain_on_all(trial, job)) if retrain else None,
+        examples=sweep.fixed["bundle.examples"],
+        thumbnails=sweep.fixed["bundle.thumbnails"],
+        runtime=sweep.fixed["bundle.runtime"],
+    )
+    return SweepResult(ledger.folder, table, bundle, write_report(ledger.folder), interrupted)

@@ -1,0 +1,223 @@
+"""The winner becomes a bundle: its weights, every named photograph as gallery, golden images, a model card.
+
+Reads a trial's folder and the data set; what the bundle promises is measured on the inference path, `identify`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from whale_ray.atomic_files import point_to
+from whale_ray.data.pixel_cache import decode_image
+from whale_ray.errors import BundleError
+from whale_ray.inference.bundle import Contents, Example, write_bundle
+from whale_ray.inference.predictor import Bundle, largest_tolerance
+from whale_ray.inference.runtime_benchmark import Queries, with_fastest_runtime
+from whale_ray.learning.encoders.registry import with_whitening
+from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
+from whale_ray.retrieval.evaluation.search_runs import PROXY, Vectors
+from whale_ray.retrieval.search.retrieval_config import setting_of
+from whale_ray.sweep.planning.dataset import Dataset, geometry_of
+from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
+from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.trials.embeddings_io import read_embeddings, read_proxies
+from whale_ray.sweep.trials.proxy_vectors import with_proxies
+
+GOLDEN_IMAGES = 6
+GOLDEN_SIDE = 512
+MOST_QUERIES = 200
+THUMBNAIL_SIDE = 160
+EXAMPLE_SIDE = 640
+_NOT_SCORES = ("seconds", "status", "error", "scored_with", "calibration")
+
+
+def make_best_bundle(
+    records: Iterable[Record],
+    dataset: Dataset,
+    *,
+    run: Path,
+    say: Callable[[str], None],
+    retrain: Callable[[str], Path] | None = None,
+    **options: Any,
+) -> Path | None:
+    """The bundle of the first of `records`, best first, that can become one; `say` is told why another could not.
+
+    retrain: gives the folder of the trial's encoder, trained again on all photographs, whose weights then serve.
+    """
+    for record in records:
+        try:
+            source = record if retrain is None else dataclasses.replace(record, folder=retrain(record.trial))
+            return make_bundle(source, dataset, run=run, **options)
+        except BundleError as error:
+            say(f"trial {record.trial} cannot become a bundle: {error}")
+    return None
+
+
+def make_bundle(
+    record: Record, dataset: Dataset, *, run: Path, examples: int, thumbnails: bool, runtime: str = "torch"
+) -> Path:
+    """The path of the winner's bundle below `run`/bundles; `run`/best points to it from then on.
+
+    Raises: BundleError where the encoder gives (nearly) one embedding for different photographs, or where its
+    weights are no longer kept.
+    """
+    if not (record.folder / "checkpoint" / WEIGHTS).exists():
+        raise BundleError(
+            f"a bundle needs weights, but those of trial {record.trial} were dropped when it was not among the best. "
+            "Raise keep_checkpoints before a sweep whose objective may change"
+        )
+    contents = _with_golden(_contents(record, dataset, examples=examples, thumbnails=thumbnails), dataset)
+    folder = run / "bundles" / str(contents.manifest["id"])
+    if not folder.exists():
+        write_bundle(_with_runtime(contents, dataset) if runtime == "auto" else contents, folder)
+    Bundle.load(folder)
+    point_to(run / "best", folder)
+    return folder
+
+
+def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> Contents:
+    setting = setting_of(record.result)
+    learned = read_proxies(record.folder) if setting.classifier_weight else None
+    views, rows = with_proxies(*read_embeddings(record.folder), learned)
+    proxies = (rows["part"] == PROXY).to_numpy()
+    named = (rows["individual"] != dataset.unknown_label).to_numpy() & ~proxies
+    held = Vectors(
+        views,
+        individuals=rows["individual"].to_numpy(dtype=str),
+        parts=rows["part"].to_numpy(dtype=str),
+        unknown_label=dataset.unknown_label,
+    )
+    seen = held.seen(setting.view)
+    weights = load_weights(record.folder / "checkpoint" / WEIGHTS)
+    recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
+    if whitening := held.whitening(setting.view):
+        recipe, weights = with_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.matrix)
+    table = rows.loc[named, ["image", "individual"]].reset_index(drop=True)
+    manifest = _manifest(record, dataset, setting, table, recipe)
+    manifest["id"] = f"{record.trial}-{_digest(manifest, seen[named | proxies])}"
+    return Contents(
+        manifest=manifest,
+        weights=weights,
+        gallery=seen[named],
+        table=table,
+        golden=(),
+        golden_vectors=np.zeros((0, seen.shape[1]), dtype=np.float32),
+        thumbnails=_thumbnails(dataset, table) if thumbnails else {},
+        examples=_examples(dataset, examples),
+        proxies=seen[proxies] if setting.classifier_weight else None,
+        proxy_individuals=tuple(rows.loc[proxies, "individual"]),
+    )
+
+
+def _manifest(
+    record: Record, dataset: Dataset, setting: RetrievalSetting, table: pd.DataFrame, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    geometry = geometry_of(record.settings["data"], record.settings["train"])
+    figures = {key: value for key, value in record.result.items() if key not in _NOT_SCORES}
+    first = dataset.splits[0]
+    measured = first.table["individual"].ne(dataset.unknown_label) & first.table["part"].eq("train")
+    return {
+        "trial": record.trial,
+        "settings": record.settings,
+        "preprocessing": dataclasses.asdict(geometry),
+        "encoder": recipe,
+        "embedding_size": recipe.get("whitened_size") or record.result["embedding_size"],
+        "retrieval": dataclasses.asdict(setting),
+        "threshold": record.result["threshold"],
+        "calibration": record.result["calibration"],
+        "unknown_label": dataset.unknown_label,
+        "scores": figures,
+        "retrained_on_all": record.folder.name == "retrained",
+        "measured_gallery": int(measured.sum()),
+        "individuals": int(table["individual"].nunique()),
+        "images": len(table),
+        "data_fingerprint": dataset.fingerprint,
+    }
+
+
+def _digest(manifest: dict[str, Any], vectors: np.ndarray) -> str:
+    text = json.dumps(manifest, sort_keys=True).encode()
+    return hashlib.sha256(text + vectors.tobytes()).hexdigest()[:8]
+
+
+def _with_golden(contents: Contents, dataset: Dataset) -> Contents:
+    """The contents with golden images and the tolerance measured on them; the encoder must tell them apart."""
+    rows = _far_apart(contents.gallery.astype(np.float32), GOLDEN_IMAGES)
+    golden = tuple(_encode(_picture(dataset, contents.table["image"].iloc[row], GOLDEN_SIDE), "PNG") for row in rows)
+    bundle = Bundle(dataclasses.replace(contents, golden=golden))
+    together = bundle.embed([bundle.prepare(picture) for picture in golden])
+    noise = bundle.golden_difference(together)
+    most = largest_tolerance(together)
+    tolerance = min(max(4.0 * noise, 1e-4), most)
+    if tolerance <= noise:
+        raise BundleError(
+            f"the encoder must tell its golden images apart, but the nearest two of trial {contents.manifest['trial']} "
+            f"differ by {10 * most:.2g} cosine distance and one embedding by {noise:.2g}. It has collapsed: train it "
+            "longer, or with a smaller learning rate"
+        )
+    manifest = contents.manifest | {"tolerance": tolerance}
+    return dataclasses.replace(contents, manifest=manifest, golden=golden, golden_vectors=together)
+
+
+def _with_runtime(contents: Contents, dataset: Dataset) -> Contents:
+    """The contents, naming the fastest runtime; compared on validation photographs, searched in the training part.
+
+    Of several splits the first is enough.
+    """
+    table = dataset.splits[0].table
+    table = table[table["individual"] != dataset.unknown_label]
+    training = table[table["part"] == "train"]
+    known = table[(table["part"] == "val") & table["individual"].isin(training["individual"])][:MOST_QUERIES]
+    bundle = Bundle(contents)
+    queries = Queries(
+        [bundle.prepare(dataset.catalog.path(image)) for image in known["image"]],
+        known["individual"].tolist(),
+        np.flatnonzero(contents.table["image"].isin(training["image"])),
+    )
+    return with_fastest_runtime(contents, queries)
+
+
+def _far_apart(vectors: np.ndarray, count: int) -> list[int]:
+    """Rows of up to `count` vectors, each as far as can be from those before it (greedy)."""
+    chosen = [0]
+    nearest = vectors @ vectors[0]
+    while len(chosen) < min(count, len(vectors)):
+        chosen.append(int(np.argmin(nearest)))
+        nearest = np.maximum(nearest, vectors @ vectors[chosen[-1]])
+    return chosen
+
+
+def _thumbnails(dataset: Dataset, table: pd.DataFrame) -> dict[int, bytes]:
+    return {row: _encode(_picture(dataset, image, THUMBNAIL_SIDE), "JPEG") for row, image in enumerate(table["image"])}
+
+
+def _examples(dataset: Dataset, count: int) -> tuple[Example, ...]:
+    """A few validation photographs, evenly spread over the table, with their labels."""
+    validation = dataset.table[dataset.table["part"] == "val"]
+    rows = np.unique(np.linspace(0, len(validation) - 1, min(count, len(validation)), dtype=int))
+    return tuple(
+        Example(_encode(_picture(dataset, image, EXAMPLE_SIDE), "JPEG"), individual, image)
+        for image, individual in validation.iloc[rows][["image", "individual"]].itertuples(index=False)
+    )
+
+
+def _picture(dataset: Dataset, image: str, side: int) -> Image.Image:
+    picture = decode_image(dataset.catalog.path(image))
+    picture.thumbnail((side, side))
+    return picture
+
+
+def _encode(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=85)
+    return buffer.getvalue()

@@ -1,0 +1,157 @@
+"""What a sweep is going to be, said before it starts: its trials, what is done of them, the room that they need.
+
+Reads the sweep, the table of photographs and the run folder; starts nothing, opens no picture, imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from whale_ray.data.pixel_cache import room_for_pixels
+from whale_ray.errors import DataError
+from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, fold_over, said_of, screen
+from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
+from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
+from whale_ray.sweep.planning.trial_settings import baselines, first_settings, geometries, label, listed_points
+from whale_ray.sweep.run_folder.records import Record, read_records
+
+IDLE_GPU = "no trial uses the GPU that is there: with resources.gpus=0.5, two trials share one"
+_GB = 1e9
+_VIEWS, _BYTES_PER_NUMBER = 2, 2
+
+
+def forecast(sweep: Sweep, run: Path) -> Iterator[str]:
+    """What the sweep would run in the run folder `run`, in lines for a person."""
+    records = read_records(run)
+    yield from _search(sweep)
+    yield from _progress(sweep, run, records)
+    yield _share(sweep)
+    try:
+        yield _room(sweep, run, records)
+    except DataError as fault:
+        yield f"the photographs cannot be used yet: {fault}"
+
+
+def planned_trials(sweep: Sweep) -> int:
+    """How many trials that train the sweep asks for; those that repeat a finalist with another seed not counted."""
+    grid = sweep.fixed["search.strategy"] == "grid"
+    return int(sweep.grid_cells() if grid else sweep.fixed["search.trials"])
+
+
+def planned_runs(sweep: Sweep) -> int:
+    """How many trials there are to be in all: baselines, those that train, repeats of the finalists."""
+    trials, fixed = planned_trials(sweep), sweep.fixed
+    repeats = fixed["search.repeats"] * min(trials, fixed["search.finalists"])
+    return len(baselines(sweep)) + trials + int(repeats)
+
+
+def trials_left(sweep: Sweep, records: list[Record]) -> int:
+    """How many trials that train are still to be begun: cells of a grid or screen that have none, or draws left."""
+    if (points := listed_points(sweep)) is None:
+        return max(0, planned_trials(sweep) - sum(record.kind == "trial" for record in records))
+    known = {record.trial for record in records}
+    fingerprint = next((record.data_fingerprint for record in records), "")
+    ids = (trial_identity(sweep.settings(point), data_fingerprint=fingerprint) for point in points)
+    return sum(trial not in known for trial in ids)
+
+
+def trials_at_once(sweep: Sweep) -> int:
+    """How many trials this machine has room for at the same time."""
+    cpus, gpus = _machine()
+    wanted = ((cpus, sweep.fixed["resources.cpus"]), (gpus, sweep.fixed["resources.gpus"]))
+    return int(min((have / one for have, one in wanted if one), default=cpus) + 1e-9)
+
+
+def _machine() -> tuple[int, int]:
+    """CPUs and GPUs of this machine, without the seconds that asking torch or Ray takes."""
+    return len(os.sched_getaffinity(0)), len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _search(sweep: Sweep) -> Iterator[str]:
+    fixed, frozen = sweep.fixed, len(baselines(sweep))
+    up_to = "" if listed_points(sweep) is not None else "up to "
+    objective = sweep.objective + (f" and {sweep.also}, bundle by {sweep.ranked_by}" if sweep.also else "")
+    hours = f", {fixed['search.hours']:g} hours at most" if fixed["search.hours"] else ""
+    yield (
+        f"{sweep.name}: {fixed['search.strategy']} search, {up_to}{planned_trials(sweep)} trials and {frozen} "
+        f"baseline{'s' * (frozen != 1)}{hours}, objective {objective}"
+    )
+    if fixed["search.repeats"]:
+        yield f"  then the best {fixed['search.finalists']} run {fixed['search.repeats']} times more, with new seeds"
+    if fixed["search.ensemble"]:
+        yield f"  then the best {fixed['search.ensemble']}, of each encoder first, are joined and scored as one"
+    for axis in sweep.axes:
+        where = f"   (where {axis.when[0]} is {axis.when[1]})" if axis.when else ""
+        yield f"  {axis.name}: {json.dumps(axis.written())}{where}"
+    if fixed["search.strategy"] == "screen":
+        yield from _confounded(sweep)
+    for name, values in sweep.retrieval.items():
+        if len(values) > 1:
+            yield f"  retrieval.{name}: {json.dumps(list(values))}   (never retrained)"
+
+
+def _confounded(sweep: Sweep) -> Iterator[str]:
+    """What the screen cannot tell apart, and how it grows."""
+    runs, names = planned_trials(sweep), [axis.name for axis in sweep.axes]
+    found = confounding(screen(len(names), runs))
+    yield f"  the screen: {RESOLUTIONS[found.resolution]}"
+    for name, aliases in zip(names, found.aliases, strict=True):
+        if aliases:
+            yield f"    {name} is mixed with {said_of(aliases, names)}"
+    if doubled := fold_over(len(names), runs):
+        clear = f"a fold-over, {RESOLUTIONS[doubled.resolution]}"
+        yield f"  search.trials={2 * runs} keeps these trials and adds as many: {clear}"
+
+
+def _progress(sweep: Sweep, run: Path, records: list[Record]) -> Iterator[str]:
+    counts = Counter(record.status for record in records)
+    done = counts["finished"] + counts["pruned"]
+    yield (
+        f"{done} trials are done in {run}, {counts['running']} unfinished, {counts['failed']} failed; "
+        f"{trials_left(sweep, records)} to begin"
+    )
+    for record in records:
+        if record.status in ("finished", "pruned"):
+            yield f"  {record.trial} {record.status}: {label(record.point, kind=record.kind)}"
+
+
+def _share(sweep: Sweep) -> str:
+    fixed, (cpus, gpus), together = sweep.fixed, _machine(), trials_at_once(sweep)
+    fits = f"{together} at once" if together else "too few; lower resources.cpus or .gpus, or name a cluster: --address"
+    idle = f"; {IDLE_GPU}" if gpus and not fixed["resources.gpus"] else ""
+    return (
+        f"a trial takes {fixed['resources.cpus']:g} CPU and {fixed['resources.gpus']:g} GPU; "
+        f"this machine has {cpus} CPU and {gpus} GPU: {fits}{idle}"
+    )
+
+
+def _room(sweep: Sweep, run: Path, records: list[Record]) -> str:
+    catalog = catalog_of(first_settings(sweep)["data"])
+    sizes = [room_for_pixels(catalog, geometry, cache=pixel_cache()) for geometry in geometries(sweep)]
+    missing = sum(size for size, there in sizes if not there)
+    decoded = f"{sum(size for size, _ in sizes) / _GB:.2f} GB of decoded photographs"
+    decoded += f" ({missing / _GB:.2f} GB of them not there yet)" if missing else " (there already)"
+    begun = trials_left(sweep, records)
+    vectors = begun * len(catalog.table) * _widest(sweep) * _VIEWS * _BYTES_PER_NUMBER
+    free = shutil.disk_usage(_existing(run)).free
+    return (
+        f"{len(catalog.table)} photographs; disk: {decoded}, {vectors / _GB:.2f} GB of embeddings, "
+        f"the weights of {sweep.fixed['keep_checkpoints']} trials; {free / _GB:.1f} GB are free"
+    )
+
+
+def _widest(sweep: Sweep) -> int:
+    """The largest embedding size of the sweep."""
+    axis = next((axis for axis in sweep.axes if axis.name == "model.embedding_size"), None)
+    sizes = [sweep.fixed.get("model.embedding_size")] if axis is None else [*(axis.values or ()), axis.high]
+    return int(max((size for size in sizes if size), default=0))
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that there is."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,0 +1,107 @@
+"""Which trials may stand in one leaderboard: those that were scored on the same photographs and queries."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from whale_ray.atomic_files import replacing
+from whale_ray.errors import InputError
+from whale_ray.sweep.config.loss_schema import completed
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.planning.trial_settings import Settings
+from whale_ray.sweep.run_folder.checkpoints import STATES
+from whale_ray.sweep.run_folder.records import Record
+
+
+def refuse_others(records: Sequence[Record], settings: Settings, *, fingerprint: str, folder: Path) -> None:
+    """Raises InputError where a trial of the run folder was scored on something else, with what has changed.
+
+    settings: those of any trial of the sweep. fingerprint: of its photographs and labels.
+    """
+    now = measured_on(settings, fingerprint)
+    before = {one.trial: measured_on(one.settings, one.data_fingerprint) for one in records}
+    others = [trial for trial, then in before.items() if then != now]
+    if others:
+        then = before[others[0]]
+        changed = "; ".join(f"{what} was {then[what]} and is {now[what]}" for what in now if then[what] != now[what])
+        raise InputError(
+            f"the trials of a run folder must be scored on the same photographs and split, but {len(others)} of "
+            f"{folder} were scored on others ({', '.join(others[:3])}): {changed}. Say --fresh, which moves that "
+            "folder aside, or give the sweep another name"
+        )
+
+
+def measured_on(settings: Settings, fingerprint: str) -> dict[str, Any]:
+    """What a trial's scores were measured on, by name."""
+    data, split = settings["data"], settings["split"]
+    return {
+        "the fingerprint of photographs and labels": fingerprint,
+        "data.unknown_label": data["unknown_label"],
+        "data.val_fraction": data["val_fraction"],
+        "split.kind": split["kind"],
+        "split.folds": split.get("folds", 5) if split["kind"] == "kfold" else None,
+        "split.share": split.get("share", 0.1),
+        "split.seed": split["seed"],
+    }
+
+
+CONTINUED = ("epochs.csv", *(f"checkpoint/{name}" for name in STATES))
+
+
+def goes_on_later(settings: dict[str, Any]) -> bool:
+    """Whether a trial of these settings keeps its state when it has ended: a constant rate knows no last epoch.
+
+    Pseudo-labels do: they are guessed after it.
+    """
+    train = settings["train"]
+    return bool(train.get("schedule") == "constant" and not train.get("pseudo_labels"))
+
+
+def shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> Record | None:
+    """The longest finished trial of the same settings with fewer epochs that has its state still; None without."""
+    if not goes_on_later(settings):
+        return None
+    wanted, same = settings["train"]["epochs"], _but_epochs(settings)
+    shorter = [
+        record
+        for record in records
+        if record.status == "finished"
+        and record.settings["train"]["epochs"] < wanted
+        and _but_epochs(record.settings) == same
+        and (record.folder / "checkpoint" / STATES[0]).exists()
+    ]
+    return max(shorter, key=lambda record: int(record.settings["train"]["epochs"]), default=None)
+
+
+def begin_from(shorter: Record, folder: Path) -> None:
+    """Gives the new trial's folder the state and the curve of a shorter trial."""
+    for name in CONTINUED:
+        if (shorter.folder / name).exists():
+            with replacing(folder / name) as draft:
+                shutil.copyfile(shorter.folder / name, draft)
+
+
+def note_on_epochs(sweep: Sweep, records: Iterable[Record]) -> Iterator[str]:
+    """What a person should know who has changed the number of epochs of a sweep that has trials."""
+    trained = [record for record in records if record.kind == "trial"]
+    before = {record.settings["train"]["epochs"] for record in trained}
+    wanted, schedule = sweep.fixed.get("train.epochs"), sweep.fixed.get("train.schedule")
+    if wanted is None or schedule is None or not before or wanted in before:
+        return
+    listed = ", ".join(map(str, sorted(before)))
+    if schedule == "constant":
+        yield f"train.epochs is {wanted}, after {listed}: trials go on from the checkpoints that there are still"
+    else:
+        yield (
+            f"train.epochs is {wanted}, after {listed}: with schedule: {schedule} the number of epochs shapes the "
+            "whole training, so that these are other trials and begin anew (with schedule: constant they would go on)"
+        )
+
+
+def _but_epochs(settings: dict[str, Any]) -> str:
+    whole = completed(settings)
+    return json.dumps({**whole, "train": {**whole["train"], "epochs": 0}}, sort_keys=True)

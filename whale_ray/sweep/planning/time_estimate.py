@@ -1,0 +1,148 @@
+"""How long a sweep is going to take, from a short measured step of each of its encoders.
+
+Trains and embeds a few pictures of noise, as many as a small batch holds; knows no run folder and writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whale_ray.device import device_there
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.planning.dataset import catalog_of, geometry_of
+from whale_ray.sweep.planning.trial_settings import (
+    Settings,
+    baselines,
+    corner_points,
+    encoder_of,
+    epochs_of,
+    first_settings,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from whale_ray.learning.encoders.registry import Encoder
+
+_PICTURES = 16
+_LABELS = 8
+_ROUNDS = 2
+_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one picture costs: seconds to train on and to embed; and the bytes of the encoder's weights."""
+
+    train: float
+    embed: float
+    weights: int
+
+
+def estimate(sweep: Sweep, *, trials: int, at_once: int) -> Iterator[str]:
+    """The time and the weights of each encoder, then of the sweep: lines for a person.
+
+    trials: how many are still to be trained. at_once: how many run at the same time.
+    """
+    table = catalog_of(first_settings(sweep)["data"]).table
+    images, share = len(table), 1.0 - sweep.fixed["data.val_fraction"]
+    names = ("model.encoder", "model.weights", "data.image_size", "train.epochs", "train.batch_size")
+    measured: dict[tuple[Any, ...], Step] = {}
+    seconds = []
+    for point in corner_points(sweep, *names):
+        settings = sweep.settings(point)
+        key = (settings["model"]["encoder"], settings["data"]["image_size"])
+        if key not in measured:
+            measured[key] = measure_step(
+                settings, threads=max(1, int(sweep.fixed["resources.cpus"])), gpus=sweep.fixed["resources.gpus"]
+            )
+            yield _said(*key, measured[key])
+        seconds.append(_trial_seconds(settings, measured[key], images=images, share=share))
+    frozen = len(baselines(sweep)) * 2 * images * fmean(step.embed for step in measured.values())
+    total = (trials * fmean(seconds) + frozen) / max(1, at_once)
+    yield (
+        f"about {_spoken(fmean(seconds))} a trial (from {_spoken(min(seconds))} to {_spoken(max(seconds))}), "
+        f"{_spoken(total)} for the {trials} to train on this machine, {max(1, at_once)} at a time; early stopping "
+        "and scoring not counted"
+    )
+
+
+def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step:
+    """What a picture costs with these settings, on pictures of noise: the quickest of a few rounds.
+
+    gpus: of a trial; with any, it is measured on the GPU, if there is one here: the trials may run elsewhere.
+    """
+    import torch
+
+    from whale_ray.retrieval.embed import embed
+
+    torch.set_num_threads(threads)
+    device = torch.device(device_there(gpus))
+    encoder = encoder_of(settings).to(device)
+    geometry = geometry_of(settings["data"], settings["train"])
+    pixels = np.random.default_rng(0).integers(0, 256, (_PICTURES, *geometry.stored, 3), dtype=np.uint8)
+    rows = np.arange(_PICTURES)
+    size = min(_PICTURES, settings["train"]["batch_size"])
+    rounds = (
+        _train_rounds(settings, encoder, pixels, size=size, device=device) if settings["train"]["epochs"] else [0.0]
+    )
+    taken = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        embed(encoder, pixels, geometry, rows, flipped=False, batch_size=size, device=device)
+        taken.append((time.perf_counter() - started) / _PICTURES)
+    return Step(min(rounds), min(taken), _BYTES * sum(one.numel() for one in encoder.state_dict().values()))
+
+
+def _train_rounds(
+    settings: Settings, encoder: Encoder, pixels: np.ndarray, *, size: int, device: torch.device
+) -> list[float]:
+    """Seconds a picture of a few epochs on these pictures, the first one left out."""
+    from whale_ray.data.batches import Batches
+    from whale_ray.learning.losses.registry import build_loss
+    from whale_ray.learning.training.loop import start_training, train_epochs
+
+    train, rows = settings["train"], np.arange(len(pixels))
+    geometry = geometry_of(settings["data"], train)
+    moves = {name: train[name] for name in ("affine", "colour", "blur", "erasing")}
+    options = {"batch_size": size, "seed": 0, "device": device, **moves}
+    batches = Batches(pixels, geometry, rows, rows % _LABELS, images_per_individual=None, flip="none", **options)
+    size, counts = encoder.embedding_size, batches.class_counts
+    loss = build_loss(num_classes=_LABELS, class_counts=counts, embedding_size=size, **settings["loss"]).to(device)
+    training = start_training(
+        encoder, loss, epochs=1 + _ROUNDS, steps=batches.steps, learning_rate=1e-6, device=device, seed=0
+    )
+    _, *rounds = [epoch.seconds / epoch.images for epoch in train_epochs(training, batches)]
+    return rounds
+
+
+def _trial_seconds(settings: Settings, step: Step, *, images: int, share: float) -> float:
+    train = settings["train"]
+    epochs = epochs_of(settings)
+    evaluated = epochs / train["evaluate_every"]
+    return float(images * (epochs * share * step.train + (evaluated + 2) * step.embed))
+
+
+def _said(encoder: str, image_size: Any, step: Step) -> str:
+    return (
+        f"{encoder} at {image_size}: {1000 * step.train:.1f} ms a picture to train on, {1000 * step.embed:.1f} ms to "
+        f"embed; weights {step.weights / 1e6:.0f} MB"
+    )
+
+
+def _spoken(seconds: float) -> str:
+    """A duration for people.
+
+    >>> _spoken(42), _spoken(200), _spoken(8000)
+    ('42 s', '3 min', '2 h 13 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,0 +1,156 @@
+"""What a sweep is going to do: its baselines, its trials, their ids.
+
+Turns a Sweep into settings of trials; starts nothing, knows neither Ray nor Optuna.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from whale_ray.data.pixel_cache import Geometry
+from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, distinct_settings
+from whale_ray.sweep.config.axes import Axis
+from whale_ray.sweep.config.fields import image_size
+from whale_ray.sweep.config.screening_design import screen
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.planning.dataset import geometry_of
+
+if TYPE_CHECKING:
+    from whale_ray.learning.encoders.registry import Encoder
+
+# What is said of a trial that is none of the search.
+LEADING = {
+    "baseline": ("baseline, frozen as it comes",),
+    "repeat": ("with another seed",),
+    "ensemble": ("the best trials, joined",),
+}
+Point = dict[str, Any]
+Settings = dict[str, Any]
+
+
+def grid_points(axes: Sequence[Axis]) -> Iterator[Point]:
+    """Every combination of the axes' values; an axis of an alternative varies only where that is chosen.
+
+    >>> scale = Axis("loss.a.scale", values=(1, 2), when=("loss.name", "a"))
+    >>> axes = [Axis("loss.name", values=("a", "b")), scale]
+    >>> [tuple(point.values()) for point in grid_points(axes)]
+    [('a', 1), ('a', 2), ('b',)]
+    """
+    yield from _points({}, axes)
+
+
+def _points(point: Point, axes: Sequence[Axis]) -> Iterator[Point]:
+    if not axes:
+        yield point
+        return
+    for longer in _extended(point, axes[0]):
+        yield from _points(longer, axes[1:])
+
+
+def _extended(point: Point, axis: Axis) -> list[Point]:
+    if not exists(axis, point):
+        return [point]
+    return [{**point, axis.name: value} for value in axis_values(axis)]
+
+
+def listed_points(sweep: Sweep) -> Iterator[Point] | None:
+    """Every point that the sweep is to try, where that is settled before it starts: a grid, a screen; else None."""
+    strategy = sweep.fixed["search.strategy"]
+    if strategy == "grid":
+        return grid_points(sweep.axes)
+    return screen_points(sweep.axes, sweep.fixed["search.trials"]) if strategy == "screen" else None
+
+
+def screen_points(axes: Sequence[Axis], runs: int) -> Iterator[Point]:
+    """The runs of a screening design; the first has the first value of each axis."""
+    for row in screen(len(axes), runs):
+        yield {axis.name: axis_values(axis)[place] for axis, place in zip(axes, row, strict=True)}
+
+
+def exists(axis: Axis, point: Point) -> bool:
+    """Whether the axis is there at this point: always, or where its alternative is chosen."""
+    return axis.when is None or point.get(axis.when[0]) == axis.when[1]
+
+
+def axis_values(axis: Axis) -> tuple[Any, ...]:
+    """The values of an axis: those that can be listed, of a range without steps its two ends."""
+    return axis.listed() or (axis.low, axis.high)
+
+
+def label(point: Point, *, kind: str = "trial") -> str:
+    """A point in few words.
+
+    >>> label({"model.embedding_size": 64, "loss.name": "arcface"})
+    'embedding_size 64, loss arcface'
+    """
+    words = [f"{'loss' if name == 'loss.name' else name.rpartition('.')[2]} {value}" for name, value in point.items()]
+    return ", ".join([*LEADING.get(kind, ()), *words])
+
+
+def retrieval_settings(sweep: Sweep) -> tuple[RetrievalSetting, ...]:
+    """Every retrieval setting of the sweep, the first value of each axis first."""
+    return tuple(distinct_settings(**{name: list(values) for name, values in sweep.retrieval.items()}))
+
+
+def corner_points(sweep: Sweep, *names: str) -> Iterator[Point]:
+    """A point for every combination of the named axes' values (of a range: its ends), the others at their first."""
+    yield from grid_points([axis if axis.name in names else _narrowed(axis) for axis in sweep.axes])
+
+
+def _narrowed(axis: Axis) -> Axis:
+    return dataclasses.replace(axis, values=axis_values(axis)[:1])
+
+
+def first_settings(sweep: Sweep) -> Settings:
+    """The settings of the point where every axis has its first value."""
+    return sweep.settings(next(corner_points(sweep)))
+
+
+def geometries(sweep: Sweep) -> list[Geometry]:
+    """Every geometry at which the sweep needs the photographs decoded, without repeats."""
+    points = corner_points(sweep, "data.image_size", "data.resize", "train.affine")
+    found = (sweep.settings(point) for point in points)
+    return list(dict.fromkeys(geometry_of(settings["data"], settings["train"]) for settings in found))
+
+
+def epochs_of(settings: Settings) -> int:
+    """How many epochs a trial has, those with pseudo-labels among them."""
+    train = settings["train"]
+    return int(train["epochs"]) + (int(train["pseudo_epochs"]) if train.get("pseudo_labels") else 0)
+
+
+def longest_training(sweep: Sweep) -> int:
+    """The most epochs that a trial of the sweep can have."""
+    names = ("train.epochs", "train.pseudo_labels", "train.pseudo_epochs")
+    return max(epochs_of(sweep.settings(point)) for point in corner_points(sweep, *names))
+
+
+def baselines(sweep: Sweep) -> list[tuple[Point, Settings]]:
+    """Trial zero of each encoder at each picture size: the frozen trunk as it comes, no head, no training."""
+    names = ("model.encoder", "model.weights", "data.image_size", "data.resize")
+    model = {"embedding_size": None, "pool": "auto", "neck": "none", "freeze": "trunk", "layers": 1}
+    found: list[tuple[Point, Settings]] = []
+    for point in corner_points(sweep, *names):
+        settings = sweep.settings(point)
+        train = {"epochs": 0, **{name: settings["train"][name] for name in ("batch_size", "affine")}}
+        settings |= {"model": settings["model"] | model, "loss": {"name": "none"}, "train": train}
+        found.append(({name: value for name, value in point.items() if name in names}, settings))
+    return found
+
+
+def check_encoders(sweep: Sweep) -> None:
+    """Builds every encoder of the sweep once. Raises: EncoderError for one that cannot be built."""
+    names = ("encoder", "pool", "neck", "weights")
+    for point in corner_points(sweep, "data.image_size", *(f"model.{name}" for name in names)):
+        encoder_of(sweep.settings(point))
+
+
+def encoder_of(settings: Settings) -> Encoder:
+    """The encoder that a trial's settings ask for, before training. Raises: EncoderError where it cannot be built."""
+    from whale_ray.learning.encoders.registry import build_encoder
+
+    model = settings["model"]
+    options = {name: value for name, value in model.items() if name != "encoder"}
+    return build_encoder(model["encoder"], image_size=image_size(settings["data"]["image_size"]), **options)

@@ -1,0 +1,165 @@
+"""The curves of a run, recall@K and learning; and how a trial is called beside them.
+
+Knows what a trial's folder holds and what is worth plotting of it; how a plot is drawn is known by `figures`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from whale_ray.sweep.planning.trial_settings import label
+from whale_ray.sweep.report.svg import Curve, Scale, plot_curves, scale_of
+from whale_ray.sweep.run_folder.records import CUTOFFS, Record
+
+LOOKS = ("c0", "c1", "c2", "c3", "c4")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot with what stands around it. legend: (look, name) of the curves that have a name."""
+
+    title: str
+    svg: Markup
+    legend: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+
+
+def describe(record: Record) -> str:
+    """The trial in few words, its id last."""
+    point = record.point or {}
+    words = label({name: show_value(point[name]) for name in sorted(point, key=_place)})
+    if record.kind == "baseline":
+        words = f"baseline, {words}" if words else "baseline"
+    if record.kind == "ensemble":
+        words = f"{' and '.join(record.settings['members'])} joined"
+    return f"{words} ({record.trial})" if words else record.trial
+
+
+def show_value(value: Any) -> str:
+    """The value of an axis as a person would write it."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Where an axis stands in a description: encoder, loss, the loss's own, then the others."""
+    first = ("model.encoder", "loss.name")
+    place = first.index(name) if name in first else len(first)
+    return place, 0 if name.startswith(("model.", "loss.")) else 1, name
+
+
+def looks_of(records: Sequence[Record]) -> dict[str, str]:
+    """A look for each trial worth telling apart, by its id: the best five, and the baselines. In leaderboard order."""
+    trials = [record for record in records if record.kind != "baseline" and record.status != "failed"]
+    looks = {record.trial: look for record, look in zip(trials, LOOKS, strict=False)}
+    return looks | {record.trial: "base" for record in records if record.kind == "baseline"}
+
+
+def plot_recall(records: Sequence[Record], looks: Mapping[str, str]) -> Plot | None:
+    """recall@K of the best few and the baselines, between chance and ceiling; None where no trial has finished."""
+    finished = [record for record in records if record.status == "finished" and record.trial in looks]
+    finished = [record for record in finished if is_finite(record.result.get("recall@1"))]
+    curves = [_recall(record, looks[record.trial], band=place == 0) for place, record in enumerate(finished)]
+    if not curves:
+        return None
+    best = finished[0].result
+    for name, said in (("ceiling", "ceiling: the most that is possible"), ("chance", "chance: a random order")):
+        points = tuple(
+            (float(k), best[f"{name}/recall@{k}"]) for k in CUTOFFS if is_finite(best.get(f"{name}/recall@{k}"))
+        )
+        curves += [Curve(said, "limit", points)] if points else []
+    x = Scale(1, 32, "K: individuals in the answer", log=True, marks=tuple(map(float, CUTOFFS)))
+    svg = plot_curves(
+        curves, x=x, y=Scale(0, 1, "recall@K", percent=True), alt=_alt_of_recall(curves[0], len(finished))
+    )
+    return Plot("recall@K", svg, _legend(curves), "The shaded band is the 95 % interval of the best trial.")
+
+
+def _recall(record: Record, look: str, *, band: bool) -> Curve:
+    score = record.result
+    cutoffs = [k for k in CUTOFFS if is_finite(score.get(f"recall@{k}"))]
+    points = tuple((float(k), float(score[f"recall@{k}"])) for k in cutoffs)
+    ends = [(score.get(f"recall@{k}_low", math.nan), score.get(f"recall@{k}_high", math.nan)) for k in cutoffs]
+    whole = band and all(is_finite(low) and is_finite(high) for low, high in ends)
+    return Curve(describe(record), look, points, tuple(ends) if whole else ())
+
+
+def _alt_of_recall(best: Curve, count: int) -> str:
+    shares = ", ".join(f"{100 * share:.0f} % at K = {cutoff:.0f}" for cutoff, share in best.points)
+    return f"Curves of recall@K of {count} trials. The best, {best.name}: {shares}."
+
+
+def _legend(curves: Iterable[Curve]) -> tuple[tuple[str, str], ...]:
+    return tuple((curve.look, curve.name) for curve in curves if curve.look != "faint")
+
+
+def plot_learning(records: Sequence[Record], looks: Mapping[str, str], objective: str) -> list[Plot]:
+    """How the objective rose, and how each kind of loss fell, epoch by epoch; empty where nothing was trained yet."""
+    epochs = {record.trial: _epochs(record) for record in records}
+    trained = [record for record in records if len(epochs[record.trial])]
+    trained.sort(key=lambda record: record.trial not in looks)
+    groups = [(objective, trained, objective)]
+    for name in sorted({str(record.settings["loss"]["name"]) for record in trained}):
+        groups.append((f"loss: {name}", [one for one in trained if one.settings["loss"]["name"] == name], "loss"))
+    plots = [_learning(title, group, looks, epochs, column, objective) for title, group, column in groups]
+    return [plot for plot in plots if plot is not None]
+
+
+def _epochs(record: Record) -> pd.DataFrame:
+    path = record.folder / "epochs.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def _learning(
+    title: str,
+    group: Sequence[Record],
+    looks: Mapping[str, str],
+    epochs: Mapping[str, pd.DataFrame],
+    column: str,
+    objective: str,
+) -> Plot | None:
+    curves = []
+    for record in group:
+        table = epochs[record.trial]
+        scored = table.dropna(subset=[column]) if column in table else table.iloc[:0]
+        points = (
+            tuple(zip(scored["epoch"].astype(float), scored[column].astype(float), strict=True)) if len(scored) else ()
+        )
+        status = {"finished": "", "running": ", unfinished"}.get(record.status, f", {record.status}")
+        if finite := tuple(point for point in points if math.isfinite(point[1])):
+            name = describe(record) if column == objective else record.trial
+            curves.append(Curve(name + status, looks.get(record.trial, "faint"), finite))
+    if not curves:
+        return None
+    last = max(at for curve in curves for at, _ in curve.points)
+    y = scale_of([value for curve in curves for _, value in curve.points], title, percent=is_share(column), zero=True)
+    x = Scale(1, max(last, 2), "epoch", marks=tuple(float(mark) for mark in _whole_marks(int(max(last, 2)))))
+    alt = f"Curves of {title} over {last:.0f} epochs of {len(curves)} trials."
+    others = sum(curve.look == "faint" for curve in curves)
+    return Plot(
+        title,
+        plot_curves(curves, x=x, y=y, alt=alt),
+        _legend(curves),
+        f"Thin lines: {others} other trials." if others else "",
+    )
+
+
+def _whole_marks(last: int) -> list[int]:
+    """1 and round numbers up to `last`, ten at most."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**3, 10**4, 10**9) if last / step <= 10)
+    return sorted({1, *range(step, last + 1, step)})
+
+
+def is_share(name: str) -> bool:
+    """Whether a score is a share of queries, shown in percent."""
+    return "recall@" in name
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

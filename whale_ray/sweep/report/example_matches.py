@@ -1,0 +1,196 @@
+"""Queries to look at, beside the gallery photographs that were nearest: the surest mistakes first, then right answers.
+
+Reads what a finished trial left (queries.parquet, embeddings.npz) and the photographs; knows no page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.retrieval.evaluation.search_runs import Vectors
+from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.retrieval_config import setting_of
+from whale_ray.sweep.report.saliency import MatchMap, Pair
+from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.trials.embeddings_io import read_embeddings
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A photograph as the page shows it. distance: its cosine distance to the query; None for the query itself.
+
+    data: a data URI, or "" where the photograph cannot be shown, and then `reason` says why.
+    """
+
+    image: str
+    individual: str
+    role: str
+    distance: float | None
+    data: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a match rests on: the query and one answer as data URIs with their maps painted over.
+
+    cosine: of the two. most: what it loses where covering costs it most.
+    """
+
+    role: str
+    individual: str
+    query: str
+    answer: str
+    cosine: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One query and its nearest photographs. rank: of the right individual, 0 where it has none.
+
+    sure: the probability that was given to the first answer, NaN where none was.
+    """
+
+    query: Picture
+    answers: tuple[Picture, ...]
+    rank: int
+    sure: float
+    sights: tuple[Sight, ...] = ()
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The photographs whose maps are wanted, and with what."""
+        return tuple(
+            pair for one in self.answers for pair in ((self.query.image, one.image), (one.image, self.query.image))
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the page shows: mistakes, strangers that were taken for a known individual, right answers."""
+
+    mistakes: tuple[Example, ...]
+    strangers: tuple[Example, ...]
+    right: tuple[Example, ...]
+
+
+def find_examples(
+    record: Record, photographs: Photographs, *, mistakes: int = 12, strangers: int = 4, right: int = 6
+) -> Examples:
+    """Examples of a finished trial: mistakes by falling probability of the wrong answer (where none was given, by its
+    cosine), no pair of individuals twice; strangers (no individual of the gallery) likewise; right answers evenly from
+    sure to barely.
+    """
+    queries = pd.read_parquet(record.folder / "queries.parquet").dropna(subset=["cosine"])
+    queries["sure"] = queries.get("match_probability", np.nan)
+    queries = queries.sort_values(["sure", "cosine", "image"], ascending=[False, False, True])
+    known, first = queries["known"].astype(bool), queries["rank"] == 1
+    wrong = queries[known & ~first].drop_duplicates(["individual", "nearest_individual"])
+    taken = queries[queries["new"].astype(bool) & ~(queries["cosine"] < queries["threshold"])]
+    sure = queries[known & first]
+    even = sure.iloc[np.unique(np.linspace(0, len(sure) - 1, min(right, len(sure))).astype(int))]
+    viewer = _Viewer(record, photographs)
+    groups = (wrong.head(mistakes), taken.head(strangers), even)
+    return Examples(*(tuple(viewer.example(query) for query in group.to_dict("records")) for group in groups))
+
+
+def with_maps(examples: Examples, maps: Mapping[Pair, MatchMap], photographs: Photographs) -> Examples:
+    """The examples, each mistake with the maps that there are of its matches."""
+    mistakes = tuple(replace(one, sights=tuple(_sights(one, maps, photographs))) for one in examples.mistakes)
+    return replace(examples, mistakes=mistakes)
+
+
+def _sights(example: Example, maps: Mapping[Pair, MatchMap], photographs: Photographs) -> list[Sight]:
+    sights = []
+    for answer, pairs in zip(example.answers, zip(example.pairs[::2], example.pairs[1::2], strict=True), strict=True):
+        if all(pair in maps for pair in pairs):
+            both = [maps[pair] for pair in pairs]
+            most = max(float(one.losses.max()) for one in both)
+            strength = max(float(np.abs(one.losses).max()) for one in both)
+            query, match = (
+                photographs.painted(pair[0], one.losses / (strength or 1.0), one.frame)
+                for pair, one in zip(pairs, both, strict=True)
+            )
+            sights.append(Sight(answer.role, answer.individual, query, match, both[0].cosine, most))
+    return sights
+
+
+class _Viewer:
+    """The embeddings of a trial, asked for the photographs nearest to a query in its own split's gallery."""
+
+    def __init__(self, record: Record, photographs: Photographs) -> None:
+        self.views, self.table = read_embeddings(record.folder)
+        self.unknown = record.settings["data"].get("unknown_label", "new_whale")
+        self.setting = setting_of(record.result)
+        self.photographs = photographs
+        self._galleries: dict[Any, _Gallery] = {}
+
+    def _gallery(self, split: Any) -> _Gallery:
+        if split not in self._galleries:
+            here = np.ones(len(self.table), dtype=bool)
+            if split is not None and "split" in self.table:
+                here = (self.table["split"] == split).to_numpy()
+            views = {name: view[here] for name, view in self.views.items()}
+            self._galleries[split] = _Gallery(self.table[here], views, self.setting, unknown=self.unknown)
+        return self._galleries[split]
+
+    def example(self, query: Mapping[Any, Any]) -> Example:
+        """The query, the nearest photograph of the answer, and the nearest of the right individual; of another one
+        where the answer is right or nobody is.
+        """
+        image, truth, answer = (str(query[name]) for name in ("image", "individual", "nearest_individual"))
+        gallery = self._gallery(self._split_of(image))
+        distances, names = gallery.distances(image), gallery.individuals
+        wanted = [(names == answer, "the answer")]
+        if query["known"] and truth != answer:
+            wanted.append((names == truth, "the right individual"))
+        else:
+            wanted.append((names != answer, "nearest other individual"))
+        answers = [self._nearest(gallery, distances, mask, role) for mask, role in wanted if mask.any()]
+        shown = self._picture(image, truth, "query", None)
+        return Example(shown, tuple(answers), int(query["rank"]), float(query["sure"]))
+
+    def _split_of(self, image: str) -> Any:
+        """The split that this query validates, whose gallery does not hold it; None where there is one split."""
+        if "split" not in self.table:
+            return None
+        validates = (self.table["image"] == image) & (self.table["part"] == "val")
+        return self.table.loc[validates, "split"].iloc[0]
+
+    def _nearest(self, gallery: _Gallery, distances: np.ndarray, mask: np.ndarray, role: str) -> Picture:
+        place = int(np.argmin(np.where(mask, distances, np.inf)))
+        image, individual = (str(names[place]) for names in (gallery.images, gallery.individuals))
+        return self._picture(image, individual, role, float(distances[place]))
+
+    def _picture(self, image: str, individual: str, role: str, distance: float | None) -> Picture:
+        data, reason = self.photographs.thumbnail(image)
+        return Picture(image, individual, role, distance, data, reason)
+
+
+class _Gallery:
+    """The photographs of one split: who is in its gallery, and how far a query is from them."""
+
+    def __init__(self, table: pd.DataFrame, views: Mapping[str, np.ndarray], setting: Any, *, unknown: str) -> None:
+        individuals, parts = (table[name].to_numpy(dtype=str) for name in ("individual", "part"))
+        vectors = unit(Vectors(views, individuals=individuals, parts=parts, unknown_label=unknown).seen(setting.view))
+        held = (parts == "train") & (individuals != unknown)
+        self.images, self.individuals = table["image"].to_numpy(dtype=str)[held], individuals[held]
+        self._vectors = vectors[held]
+        asking = table["image"].to_numpy(dtype=str)[parts == "val"]
+        self._queries = dict(zip(asking, vectors[parts == "val"], strict=True))
+
+    def distances(self, image: str) -> np.ndarray:
+        """The cosine distance of a query to each photograph of the gallery."""
+        return np.asarray(1.0 - self._vectors @ self._queries[image])
+
+
+def missing_files(record: Record) -> Sequence[str]:
+    """The files that examples need and the trial's folder lacks."""
+    return [name for name in ("queries.parquet", "embeddings.npz") if not (record.folder / name).exists()]

@@ -1,0 +1,143 @@
+"""What a run found, in a sentence and a small table: the best trial beside baseline, ceiling and chance.
+
+Knows records of trials and words; knows no page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whale_ray.sweep.analysis.trial_comparison import Comparison
+from whale_ray.sweep.report.curves import describe, is_share
+from whale_ray.sweep.run_folder.records import Record
+
+ABSENT = "\N{EN DASH}"
+_BASELINES_SHOWN = 3
+
+Cell = tuple[str, float | None, float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: cells are (score's name, value, low, high)."""
+
+    title: str
+    note: str
+    look: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The sentence (`before` `score` `after`; no score where it cannot be had), what it stands beside, and the table
+    with the scores it shows.
+    """
+
+    before: str
+    score: str
+    after: str
+    beside: str
+    scores: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
+def write_headline(
+    records: Sequence[Record], best: Record, objective: str, *, comparison: Comparison | None, unknown_label: str
+) -> Headline:
+    """The headline of a run; with a comparison its figure is the one cross-fitted over trials."""
+    result = best.result
+    value, low, high = (result.get(f"{objective}{end}") for end in ("", "_low", "_high"))
+    if comparison is not None:
+        value, low, high = comparison.score, comparison.low, comparison.high
+    before, after = _sentence(objective)
+    interval = (
+        f" (95 % interval {show_score(low, objective)} to {show_score(high, objective)})" if is_number(low) else ""
+    )
+    names = [objective, "recall@1", "map@5", *(["study_recall@1"] if "study_recall@1" in result else [])]
+    scores = tuple(dict.fromkeys(names))
+    lines = [
+        _line("Best trial", describe(best), "c0", result, scores),
+        *_baselines(records, best, scores),
+        *_limits(result, scores, unknown_label),
+    ]
+    if not is_number(value):
+        because = f"{result.get('reason') or 'it was not measured'}. The trials are in no order"
+        return Headline(f"There is no figure for {objective}:", "", f"{because}.", "", scores, tuple(lines))
+    beside = _beside(records, best, objective)
+    joined = " Which trials it joins was chosen by all of these queries, which flatters a little."
+    said = f"{after}{interval}.{joined if best.kind == 'ensemble' else ''}"
+    return Headline(before, show_score(value, objective), said, beside, scores, tuple(lines))
+
+
+def _sentence(objective: str) -> tuple[str, str]:
+    name, _, cutoff = objective.partition("@")
+    if name == "map":
+        return "Over all validation photographs, unknown individuals included, its MAP@5 (1 is perfect) is", ""
+    if name == "image_recall":
+        place = "the nearest photograph shows" if cutoff == "1" else f"one of the {cutoff} nearest photographs shows"
+        return f"Given a photograph of an individual it knows, {place} the same individual in", "of cases"
+    place = "first" if cutoff == "1" else f"among its first {cutoff} answers"
+    return f"Given a photograph of an individual it knows, it names the right one {place} in", "of cases"
+
+
+def _beside(records: Sequence[Record], best: Record, objective: str) -> str:
+    """What the figure has to be read against, in a sentence."""
+    frozen = [one.result.get(objective) for one in _frozen(records, best)]
+    known = [value for value in frozen if value is not None]
+    sides = (
+        ("the frozen encoder without any training reaches", max(known, default=None)),
+        ("a random order", best.result.get(f"chance/{objective}")),
+        ("the same answer for every photograph", best.result.get(f"trivial/{objective}")),
+        ("the most that is possible is", best.result.get(f"ceiling/{objective}")),
+    )
+    said = [f"{words} {show_score(value, objective)}" for words, value in sides if is_number(value)]
+    return f"To compare: {', '.join(said)}." if said else ""
+
+
+def _frozen(records: Sequence[Record], best: Record) -> list[Record]:
+    return [one for one in records if one.kind == "baseline" and one.status == "finished" and one is not best]
+
+
+def _baselines(records: Sequence[Record], best: Record, scores: Sequence[str]) -> list[Line]:
+    shown = _frozen(records, best)[:_BASELINES_SHOWN]
+    return [
+        _line("Baseline", f"not trained: {describe(one).removeprefix('baseline, ')}", "base", one.result, scores)
+        for one in shown
+    ]
+
+
+def _limits(result: Mapping[str, Any], scores: Sequence[str], unknown_label: str) -> list[Line]:
+    rows = (
+        ("Ceiling", "ceiling", "a perfect recogniser with this gallery"),
+        ("Trivial answer", "trivial", f"“{unknown_label}” for every photograph"),
+        ("Chance", "chance", "the gallery in a random order"),
+    )
+    lines = []
+    for title, name, note in rows:
+        values = {score: result.get(f"{name}/{score}") for score in scores}
+        if any(is_number(value) for value in values.values()):
+            lines.append(_line(title, note, "limit", values, scores))
+    return lines
+
+
+def _line(title: str, note: str, look: str, result: Mapping[str, Any], scores: Sequence[str]) -> Line:
+    cells = tuple((name, *(result.get(f"{name}{end}") for end in ("", "_low", "_high"))) for name in scores)
+    return Line(title, note, look, cells)  # type: ignore[arg-type]
+
+
+def is_number(value: Any) -> bool:
+    """Whether there is a value: not None, not NaN."""
+    return value is not None and value == value
+
+
+def show_score(value: Any, name: str) -> str:
+    """A score as the page writes it: recall in percent, MAP as a number.
+
+    >>> show_score(0.6234, "recall@1"), show_score(0.6234, "map@5")
+    ('62.3 %', '0.623')
+    """
+    if not is_number(value):
+        return ABSENT
+    return f"{100 * value:.1f} %" if is_share(name) else f"{value:.3f}"

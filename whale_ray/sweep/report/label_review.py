@@ -1,0 +1,248 @@
+"""Labels and copies for a person to look at: review.csv in the run folder, and the pictures of the surest of them.
+
+Judges by the embeddings of the best trial, as its own retrieval setting sees them. Changes no label: `apply-review`
+writes a new table from what a person writes into the column `confirm`, and what is written there stays.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.atomic_files import write_whole
+from whale_ray.csv_cells import as_cell, from_cell
+from whale_ray.data.near_duplicates import LEAST_CORRELATION, Small, coarse_vectors, find_copies, shrink_picture
+from whale_ray.data.review.apply_review import COLUMNS, delimiter_of
+from whale_ray.errors import InputError
+from whale_ray.retrieval.evaluation.search_runs import Vectors
+from whale_ray.retrieval.label_quality.label_errors import Doubts, find_doubts
+from whale_ray.retrieval.label_quality.nearest_pairs import nearest_pairs
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, View, setting_of
+from whale_ray.sweep.config.sweep_spec import data_settings, load_sweep
+from whale_ray.sweep.report.example_matches import Picture
+from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.trials.embeddings_io import read_embeddings
+
+REVIEW = "review.csv"
+_NOTES = "review.json"
+_KEY = ["kind", "image", "individual", "other_image", "other_individual", "suggested"]
+_SHOWN = 6
+_LOOKS_ALIKE = 2  # of a photograph's nearest by its pixels, how many are compared with it
+
+# What each kind of finding asks, for the page; in the order of review.csv.
+QUESTIONS = {
+    "near_identical": "Is this one picture, there twice? (yes leaves the first out)",
+    "mislabelled": "Is the first photograph of the second one's individual?",
+    "recognised": "Is this unknown animal the second photograph's individual?",
+    "same_individual": "Are these two individuals one? (yes gives both the second name)",
+    "new_individual": "Are these two unknown animals one?",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of one kind: the question, how many there are in all, the surest; or why there is nothing."""
+
+    question: str
+    count: int
+    across: int
+    findings: tuple[dict[str, Any], ...]
+    reason: str
+
+
+def write_review(record: Record, run: Path, photographs: Photographs) -> None:
+    """Writes review.csv of a finished trial, unless the one that is there is of the same trial and setting.
+
+    What a person wrote into `confirm` stays with its row; a row that has it stays even where it is no longer found.
+    """
+    made_of = {"trial": record.trial, "setting": str(setting_of(record.result))}
+    if (run / REVIEW).exists() and {key: _notes(run).get(key) for key in made_of} == made_of:
+        return
+    doubts = _review_trial(record, run, photographs)
+    write_whole(run / REVIEW, _with_confirmed(doubts.table, run).map(_cell).to_csv(index=False))
+    write_whole(run / _NOTES, json.dumps({**made_of, "reasons": doubts.reasons}, indent=1))
+
+
+def _cell(value: Any) -> Any:
+    return as_cell(value) if isinstance(value, str) else round(value, 3)
+
+
+def _notes(run: Path) -> dict[str, Any]:
+    path = run / _NOTES
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def read_review(run: Path) -> pd.DataFrame:
+    """review.csv as it is, every cell text; empty where there is none."""
+    path = run / REVIEW
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS), dtype=str)
+    read = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", sep=delimiter_of(path))
+    return read.map(from_cell)
+
+
+def _with_confirmed(found: pd.DataFrame, run: Path) -> pd.DataFrame:
+    """The findings with what a person wrote about them before."""
+    old = read_review(run)
+    if not {*COLUMNS} <= {*old}:
+        return found
+    written = old[old["confirm"].str.strip() != ""]
+    said = {tuple(row[name] for name in _KEY): str(row["confirm"]) for row in written.to_dict("records")}
+    found = found.assign(confirm=[said.get(tuple(key), "") for key in found[_KEY].to_numpy()])
+    there = {tuple(key) for key in found[_KEY].to_numpy()}
+    gone = written[[tuple(key) not in there for key in written[_KEY].to_numpy()]]
+    return pd.concat([found, gone.assign(confidence=0.0)[list(COLUMNS)]], ignore_index=True) if len(gone) else found
+
+
+def _review_trial(record: Record, run: Path, photographs: Photographs) -> Doubts:
+    views, table = read_embeddings(record.folder)
+    first = (table["split"] == 0).to_numpy()  # of several folds one is enough: each has every photograph
+    views = {name: view[first] for name, view in views.items()}
+    images, individuals, parts = (table.loc[first, name].to_numpy(str) for name in ("image", "individual", "part"))
+    unknown = str(record.settings["data"].get("unknown_label", "new_whale"))
+    held = Vectors(views, individuals=individuals, parts=parts, unknown_label=unknown)
+    taught = individuals[(parts == "train") & (individuals != unknown)]
+    vectors = held.seen(_view(setting_of(record.result), taught))
+    doubts = find_doubts(vectors, images=images, individuals=individuals, parts=parts, unknown_label=unknown)
+    columns = pd.DataFrame({"individual": individuals, "part": parts}, index=images).astype(str)
+    copies, reason = _copies(vectors, columns, _twins(run), photographs)
+    pairs = {frozenset((row["image"], row["other_image"])) for row in copies}
+    labels = [
+        row
+        for row in doubts.table.to_dict("records")
+        if row["kind"] != "new_individual" or frozenset((row["image"], row["other_image"])) not in pairs
+    ]
+    table = pd.DataFrame([*copies, *labels], columns=list(COLUMNS))
+    part = columns["part"]
+    table["parts"] = table["image"].map(part) + ", " + table["other_image"].map(part)
+    return Doubts(table.assign(confirm=""), doubts.reasons | ({"near_identical": reason} if reason else {}))
+
+
+def _view(setting: RetrievalSetting, taught: np.ndarray) -> View:
+    """The setting's view, whitened by what is learned where it is not: some encoders' cosines differ by too little."""
+    twice = len(np.unique(taught)) < len(taught)
+    return setting.view if setting.whiten != "none" or not twice else replace(setting.view, whiten="learned")
+
+
+def _twins(run: Path) -> list[tuple[str, str]]:
+    """The pairs of copies that the audit found by their hash, each with the first of its group."""
+    path = run / "audit.json"
+    groups = json.loads(path.read_text())["twins"] if path.exists() else []
+    return [(group[0], other) for group in groups for other in group[1:]]
+
+
+def _copies(
+    vectors: np.ndarray, columns: pd.DataFrame, twins: list[tuple[str, str]], photographs: Photographs
+) -> tuple[list[dict[str, Any]], str]:
+    """Findings of one picture that is there twice, those across the split first; and why there are none."""
+    images = columns.index
+    place = {image: row for row, image in enumerate(images)}
+    known = np.array([[place[one], place[other]] for one, other in twins if {one, other} <= place.keys()], dtype=int)
+    pictures = _small_pictures(images, photographs)
+    rows = np.array([*pictures], dtype=int)
+    alike = rows[nearest_pairs(coarse_vectors(pictures.values()), depth=_LOOKS_ALIKE)]
+    pairs = np.concatenate([np.sort(known.reshape(-1, 2), axis=1), nearest_pairs(vectors), alike])
+    pairs = pairs[np.sort(np.unique(pairs, axis=0, return_index=True)[1])]
+    surely = {tuple(pair) for pair in np.sort(known.reshape(-1, 2), axis=1).tolist()}
+    found = find_copies(pairs, pictures, least=-1.0)
+    findings = [
+        _copy(columns, one, other, correlation)
+        for one, other, correlation in found
+        if correlation >= LEAST_CORRELATION or (one, other) in surely
+    ]
+    reason = "" if pictures or not len(pairs) else f"none of the photographs can be read in {photographs.folder}"
+    parts = columns["part"]
+    return sorted(
+        findings, key=lambda row: (parts[row["image"]] == parts[row["other_image"]], -row["confidence"])
+    ), reason
+
+
+def _small_pictures(images: pd.Index, photographs: Photographs) -> dict[int, Small]:
+    """The photographs that can be opened, by row, each held small."""
+    opened = ((row, photographs.open(str(image))[0]) for row, image in enumerate(images))
+    return {row: shrink_picture(picture) for row, picture in opened if picture is not None}
+
+
+def _copy(columns: pd.DataFrame, one: int, other: int, correlation: float) -> dict[str, Any]:
+    """A finding; `image`, which a person may leave out, is the one that validates, or else the later one."""
+    names = [str(columns.index[row]) for row in (one, other)]
+    drop, keep = (
+        sorted(names, key=lambda name: columns.at[name, "part"] != "val") if _across(columns, names) else names[::-1]
+    )
+    labels = {"individual": columns.at[drop, "individual"], "other_individual": columns.at[keep, "individual"]}
+    return {
+        "kind": "near_identical",
+        "image": drop,
+        "other_image": keep,
+        "suggested": "",
+        "confidence": correlation,
+    } | labels
+
+
+def _across(columns: pd.DataFrame, names: list[str]) -> bool:
+    return len({str(columns.at[name, "part"]) for name in names}) > 1
+
+
+def show_review(run: Path, photographs: Photographs) -> dict[str, Shown]:
+    """What the page shows of each kind, from review.csv; nothing where there is none yet."""
+    table, reasons = read_review(run), _notes(run).get("reasons", {})
+    if not (run / REVIEW).exists():
+        return {}
+    return {kind: _shown(table[table["kind"] == kind], kind, reasons, photographs) for kind in QUESTIONS}
+
+
+def _shown(rows: pd.DataFrame, kind: str, reasons: Mapping[str, str], photographs: Photographs) -> Shown:
+    across = sum(len(set(parts.split(", "))) > 1 for parts in rows["parts"])
+    findings = tuple(_finding(row, photographs) for row in rows.head(_SHOWN).to_dict("records"))
+    return Shown(QUESTIONS[kind], len(rows), across, findings, reasons.get(kind, ""))
+
+
+def _finding(row: Mapping[Any, Any], photographs: Photographs) -> dict[str, Any]:
+    pictures = []
+    for start, part in zip(("", "other_"), str(row["parts"]).split(", "), strict=True):
+        data, reason = photographs.thumbnail(str(row[f"{start}image"]))
+        individual = str(row[f"{start}individual"])
+        pictures.append(
+            Picture(
+                str(row[f"{start}image"]),
+                individual,
+                {"val": "validates", "train": "trains"}.get(part, part),
+                None,
+                data,
+                reason,
+            )
+        )
+    return {
+        "pictures": pictures,
+        "confidence": float(row["confidence"]),
+        "suggested": row["suggested"],
+        "confirm": row["confirm"],
+    }
+
+
+def reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tuple[dict[str, Any], str]:
+    """The settings of the table that was reviewed, and the command, but for the table, that sweeps it again.
+
+    Raises: InputError where neither a sweep beside the review nor `data` says which table that is.
+    """
+    file = review.parent / "sweep.yaml"
+    if file.is_file():
+        sweep = load_sweep(file, overrides, data=data)
+        found = {key.removeprefix("data."): value for key, value in sweep.fixed.items()}
+        again = f"{shlex.quote(str(file))} --set name={sweep.name}_reviewed"
+    elif data is not None:
+        found, again = data_settings(data, overrides), f"SWEEP.yaml --data {shlex.quote(str(data))}"
+    else:
+        raise InputError(
+            f"the table of a review must be known, but beside {review} is no sweep.yaml. Name its folder with --data"
+        )
+    names = ("table", "image_folder", "image_column", "label_column", "group_column", "unknown_label")
+    return {"root": Path(found["root"]), **{name: found[name] for name in names}}, f"whale-ray sweep {again}"

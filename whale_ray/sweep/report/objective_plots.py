@@ -1,0 +1,156 @@
+"""What each axis does to the objective: a plot for each axis that finished trials differ in, the most telling first.
+
+Knows records of trials and axes; how a plot is drawn is known by `figures`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from whale_ray.retrieval.search.retrieval_config import SETTING_FIELDS
+from whale_ray.sweep.config.axes import Axis
+from whale_ray.sweep.report.curves import Plot, describe, is_finite, is_share, show_value
+from whale_ray.sweep.report.svg import Curve, Row, Scale, plot_curves, plot_dots, plot_rows, scale_of
+from whale_ray.sweep.run_folder.records import Record
+
+RETRIEVAL_AXES = SETTING_FIELDS
+_MOST_ROWS = 8
+
+
+def plot_effects(records: Sequence[Record], axes: Sequence[Axis], objective: str) -> list[Plot]:
+    """For each axis, the objective of the finished trials by its value, the most telling axis first.
+
+    An axis of an alternative is shown for the trials that have it; retrieval axes with the best score a trial
+    reaches at each of their values.
+    """
+    finished = [record for record in records if record.status == "finished" and record.kind == "trial"]
+    trials = [record for record in finished if is_finite(record.result.get(objective))]
+    found: list[tuple[str, list[Point], Axis | None]]
+    found = [(axis.name, _at_axis(trials, axis.name, objective), axis) for axis in axes]
+    found += [(f"retrieval.{name}", _at_retrieval(trials, name, objective), None) for name in RETRIEVAL_AXES]
+    effects = [
+        _effect(name, points, axis, objective) for name, points, axis in found if len({p[0] for p in points}) > 1
+    ]
+    return [plot for _, plot in sorted(effects, key=lambda effect: -effect[0])]
+
+
+Point = tuple[Any, float, str]
+
+
+def _at_axis(trials: Sequence[Record], name: str, objective: str) -> list[Point]:
+    have = [record for record in trials if (record.point or {}).get(name) is not None]
+    return [(record.point[name], float(record.result[objective]), describe(record)) for record in have]
+
+
+def _at_retrieval(trials: Sequence[Record], name: str, objective: str) -> list[Point]:
+    points: list[Point] = []
+    for record in trials:
+        path = record.folder / "retrieval.csv"
+        table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        if name in table and objective in table:
+            best = table.dropna(subset=[name]).groupby(name)[objective].max()
+            points += [(value, float(score), describe(record)) for value, score in best.items()]
+    return points
+
+
+def _effect(name: str, points: Sequence[Point], axis: Axis | None, objective: str) -> tuple[float, Plot]:
+    scores = scale_of([score for _, score, _ in points], objective, percent=is_share(objective))
+    values = sorted({value for value, _, _ in points}, key=_order(axis))
+    if len(values) > _MOST_ROWS and all(is_finite(value) for value in values):
+        return _scatter(name, points, axis, scores)
+    rows = [_row(value, points) for value in values]
+    means = [sum(row.values) / len(row.values) for row in rows]
+    spread = max(means) - min(means)
+    best = rows[means.index(max(means))].label
+    note = f"Means differ by up to {scores.difference(spread)}; highest at {best}." + _where(axis)
+    alt = f"Dots of {objective} by {name}. " + ", ".join(
+        f"{row.label}: mean {scores.text(mean)}" for row, mean in zip(rows, means, strict=True)
+    )
+    return spread, Plot(name, plot_rows(rows, x=scores, alt=alt), note=note)
+
+
+def _row(value: Any, points: Sequence[Point]) -> Row:
+    own = [(score, said) for at, score, said in points if at == value]
+    return Row(show_value(value), tuple(score for score, _ in own), tuple(said for _, said in own))
+
+
+def _scatter(name: str, points: Sequence[Point], axis: Axis | None, scores: Scale) -> tuple[float, Plot]:
+    places = [float(value) for value, _, _ in points]
+    values = tuple(score for _, score, _ in points)
+    x = scale_of(places, name, log=bool(axis and axis.log))
+    thirds = pd.Series(values, index=places).sort_index()
+    cut = max(1, len(thirds) // 3)
+    low, high = float(thirds.iloc[:cut].mean()), float(thirds.iloc[-cut:].mean())
+    best = places[values.index(max(values))]
+    note = f"Mean of the lowest third {scores.text(low)}, of the highest third {scores.text(high)}; best at {best:.3g}."
+    note += _where(axis)
+    svg = plot_dots(
+        Row(name, values, tuple(said for _, _, said in points)),
+        places,
+        x=x,
+        y=scores,
+        alt=f"Dots of {scores.label} by {name}. {note}",
+    )
+    return abs(high - low), Plot(name, svg, note=note)
+
+
+def _order(axis: Axis | None) -> Callable[[Any], tuple[float, str]]:
+    """The order in which the sweep file lists the values; else numbers by size, then words."""
+    listed = list(axis.listed() or ()) if axis else []
+    places = {value: place for place, value in enumerate(listed)}
+    return lambda value: (places.get(value, value if is_finite(value) else math.inf), str(value))
+
+
+def _where(axis: Axis | None) -> str:
+    return f" Only where {axis.when[0]} is {axis.when[1]}." if axis and axis.when else ""
+
+
+_SAID = {"milliseconds_per_image": "milliseconds a photograph"}
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The places of the points (cost, score) that no other beats in one without losing in the other, by cost.
+
+    >>> pareto_front([(1.0, 0.2), (2.0, 0.5), (3.0, 0.4), (2.0, 0.3)])
+    [0, 1]
+    """
+    front: list[int] = []
+    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
+        if not front or points[place][1] > points[front[-1]][1]:
+            front.append(place)
+    return front
+
+
+def front_of(records: Sequence[Record], *, score: str, cost: str) -> list[Record]:
+    """The finished trials on the Pareto front, the cheapest first."""
+    known = _known(records, score, cost)
+    places = pareto_front([(float(one.result[cost]), float(one.result[score])) for one in known])
+    return [known[place] for place in places]
+
+
+def plot_tradeoff(records: Sequence[Record], *, score: str, cost: str) -> Plot | None:
+    """Score against cost of the finished trials, the front joined by a line; None where there is none."""
+    known, front = _known(records, score, cost), front_of(records, score=score, cost=cost)
+    if not front:
+        return None
+    place = {one.trial: (float(one.result[cost]), float(one.result[score])) for one in known}
+    best = {one.trial for one in front}
+    line = Curve("the front: no trial is better in both", "c0", tuple(place[one.trial] for one in front))
+    others = [Curve(describe(one), "c1", (place[one.trial],)) for one in known if one.trial not in best]
+    x = scale_of([cost for cost, _ in place.values()], _SAID.get(cost, cost), zero=True)
+    y = scale_of([score for _, score in place.values()], score, percent=is_share(score))
+    said = "; ".join(
+        f"{describe(one)}: {y.text(place[one.trial][1])} at {x.text(place[one.trial][0])}" for one in front
+    )
+    svg = plot_curves([line, *others], x=x, y=y, alt=f"{score} against {x.label}. On the front: {said}.")
+    legend = (("c0", line.name), *((("c1", "other trials"),) if others else ()))
+    return Plot(f"{score} against {x.label}", svg, legend, "Measured as the trial embedded its photographs.")
+
+
+def _known(records: Sequence[Record], score: str, cost: str) -> list[Record]:
+    finished = [one for one in records if one.status == "finished"]
+    return [one for one in finished if is_finite(one.result.get(score)) and is_finite(one.result.get(cost))]

@@ -1,0 +1,152 @@
+"""Where the deployed recogniser looked: maps of a match, from both of its photographs, kept in the run folder.
+
+Asks the bundle that serves, so that nothing of it is left out; maps.json keeps what was once found. Knows no page.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whale_ray.atomic_files import write_whole
+from whale_ray.data.catalog import BOX, Catalog
+from whale_ray.data.image_io import Box, frame_of
+from whale_ray.data.pixel_cache import decode_image, fit_image
+from whale_ray.errors import WhaleRayError
+from whale_ray.retrieval.occlusion_maps import Covered, cover
+from whale_ray.sweep.run_folder.records import Record
+
+if TYPE_CHECKING:
+    from whale_ray.inference.predictor import Bundle
+
+Pair = tuple[str, str]
+MOST_SECONDS = 120.0
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class MatchMap:
+    """What the cosine of a photograph with another one loses where each cell of the photograph is covered.
+
+    cosine: of the two, nothing covered. losses: (rows, columns). frame: what the cells divide, in pixels of the
+    upright photograph.
+    """
+
+    cosine: float
+    losses: np.ndarray
+    frame: Box
+
+
+@dataclass(frozen=True)
+class MatchMaps:
+    """The maps by (photograph, the other one). reason: why some or all are not there, else "". seconds: their cost."""
+
+    found: Mapping[Pair, MatchMap]
+    reason: str
+    seconds: float
+
+
+def map_matches(run: Path, record: Record, pairs: Iterable[Pair], catalog: Catalog) -> MatchMaps:
+    """The map of each pair's first photograph with its second, by the bundle of the run, where it is of that trial.
+
+    Those of an earlier call are read, not made again. Not more than two minutes are spent in a call; the next one goes
+    on.
+    """
+    wanted = list(dict.fromkeys(pairs))
+    manifest = run / "best" / "bundle.json"
+    if not manifest.is_file():
+        return MatchMaps({}, "the bundle, which they are made with, is made when the sweep ends", 0.0)
+    kept = _Kept(run / "maps.json", manifest)
+    if kept.trial != record.trial:
+        return MatchMaps({}, f"the bundle is of trial {kept.trial}, since this one could not become one", 0.0)
+    missing = [pair for pair in wanted if pair not in kept.found]
+    reason = ""
+    try:
+        if missing:
+            reason = _make(run, missing, catalog, kept)
+    except (WhaleRayError, OSError) as error:
+        reason = str(error)
+    return MatchMaps({pair: kept.found[pair] for pair in wanted if pair in kept.found}, reason, kept.seconds)
+
+
+def _make(run: Path, missing: Sequence[Pair], catalog: Catalog, kept: _Kept) -> str:
+    from whale_ray.inference.predictor import Bundle
+
+    started = time.monotonic()
+    sight = _Sight(Bundle.load(run / "best"), catalog)
+    left = 0
+    for pair in missing:
+        if time.monotonic() - started > MOST_SECONDS:
+            left += 1
+        else:
+            kept.found[pair] = sight.map_of(*pair)
+    kept.seconds += time.monotonic() - started
+    kept.write()
+    if not left:
+        return ""
+    return f"{left} maps are left, since making them took {MOST_SECONDS:.0f} s: `whale-ray report {run}` makes the next"
+
+
+class _Sight:
+    """A bundle and the photographs it is shown, each covered once."""
+
+    def __init__(self, bundle: Bundle, catalog: Catalog) -> None:
+        self.bundle, self.catalog = bundle, catalog
+        self._rows = catalog.table.set_index("image")
+        self.covered = lru_cache(maxsize=8)(self._covered)
+
+    def map_of(self, image: str, other: str) -> MatchMap:
+        """The map of one photograph with another."""
+        (seen, frame), (against, _) = self.covered(image), self.covered(other)
+        return MatchMap(float(seen.whole @ against.whole), seen.losses(against.whole), frame)
+
+    def _covered(self, image: str) -> tuple[Covered, Box]:
+        picture, box, geometry = decode_image(self.catalog.path(image)), self._box(image), self.bundle.geometry
+        covered = cover(fit_image(picture, geometry, box=box), geometry, self.bundle.embed)
+        return covered, frame_of(picture.size, geometry, box=box)
+
+    def _box(self, image: str) -> Box | None:
+        if BOX[0] not in self._rows:
+            return None
+        x0, y0, x1, y1 = [float(side) for side in self._rows[list(BOX)].loc[image].to_numpy()]
+        return None if np.isnan(x0) else (x0, y0, x1, y1)
+
+
+class _Kept:
+    """maps.json: the maps made so far with this bundle; those of another one are forgotten."""
+
+    def __init__(self, path: Path, manifest: Path) -> None:
+        written = json.loads(manifest.read_text())
+        self.path, self.bundle, self.trial = path, written["id"], written["trial"]
+        self.found: dict[Pair, MatchMap] = {}
+        self.seconds = 0.0
+        try:
+            held = json.loads(path.read_text()) if path.exists() else {}
+            if (held.get("version"), held.get("bundle")) == (_VERSION, self.bundle):
+                self.found = dict(_read(held["maps"]))
+                self.seconds = float(held["seconds"])
+        except (ValueError, KeyError, TypeError):  # a file that is damaged is made again
+            self.found = {}
+
+    def write(self) -> None:
+        """Writes all maps to the file, whole or not at all."""
+        maps = [
+            {"image": image, "other": other, "cosine": one.cosine, "losses": one.losses.tolist(), "frame": one.frame}
+            for (image, other), one in self.found.items()
+        ]
+        held = {"version": _VERSION, "bundle": self.bundle, "seconds": self.seconds, "maps": maps}
+        write_whole(self.path, json.dumps(held))
+
+
+def _read(maps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Pair, MatchMap]]:
+    for one in maps:
+        left, top, right, bottom = map(float, one["frame"])
+        losses = np.array(one["losses"], dtype=np.float64)
+        yield (one["image"], one["other"]), MatchMap(float(one["cosine"]), losses, (left, top, right, bottom))

@@ -1,0 +1,81 @@
+"""Photographs as small pictures to write into a page, plain or with a map painted over them.
+
+Knows a folder of photographs; knows no trial.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from whale_ray.data.image_io import Box
+from whale_ray.data.pixel_cache import decode_image
+from whale_ray.errors import ImageError
+
+SIDE = 220
+_QUALITY = 72
+# What the match rests on, and what speaks against it: told apart without colour vision too.
+_FOR, _AGAINST = (255, 120, 0), (40, 110, 255)
+_THICKEST = 0.72
+
+
+class Photographs:
+    """The folder of photographs, as small pictures to write into a page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, image: str) -> tuple[Image.Image | None, str]:
+        """The photograph and ""; or None and the reason why it cannot be shown."""
+        path = self.folder / image
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            return None, "lies outside the folder of photographs"
+        if not path.is_file():
+            return None, "photograph not found"
+        try:
+            return decode_image(path), ""
+        except (ImageError, OSError) as error:
+            return None, f"cannot be shown: {error}"
+
+    def thumbnail(self, image: str) -> tuple[str, str]:
+        """A data URI and ""; or "" and the reason why the photograph cannot be shown."""
+        picture, reason = self.open(image)
+        if picture is None:
+            return "", reason
+        picture.thumbnail((SIDE, SIDE))
+        return _uri(picture), ""
+
+    def painted(self, image: str, strengths: np.ndarray, frame: Box) -> str:
+        """A data URI of the photograph in grey, orange where a cell's strength is above 0, blue where below.
+
+        strengths: (rows, columns), -1 to 1, of the cells that divide `frame`, in pixels of the photograph.
+        """
+        picture = decode_image(self.folder / image)
+        before = picture.width
+        picture.thumbnail((SIDE, SIDE))
+        left, top, right, bottom = (side * picture.width / before for side in frame)
+        spread = _spread(strengths, (left, top, right, bottom), picture.size)
+        grey = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float64)
+        ink = np.where(spread[..., None] > 0, _FOR, _AGAINST)
+        thick = _THICKEST * np.abs(spread)[..., None]
+        return _uri(Image.fromarray(((1 - thick) * grey + thick * ink).round().astype(np.uint8)))
+
+
+def _spread(strengths: np.ndarray, frame: Box, size: tuple[int, int]) -> np.ndarray:
+    """The strengths on each pixel of a picture, (height, width), smoothly between cells; 0 outside of the frame."""
+    left, top, right, bottom = (round(side) for side in frame)
+    cells = Image.fromarray(strengths.astype(np.float32), mode="F")
+    laid = cells.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BICUBIC)
+    canvas = Image.new("F", size, 0.0)
+    canvas.paste(laid, (left, top))
+    return np.asarray(canvas).clip(-1.0, 1.0)
+
+
+def _uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

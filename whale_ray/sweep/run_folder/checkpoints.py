@@ -1,0 +1,117 @@
+"""What a trial keeps of its weights: the state to go on from while it trains, the weights to deploy when it has.
+
+Tensors, numbers and JSON only; nothing here executes what it reads.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whale_ray.atomic_files import replacing, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from whale_ray.learning.encoders.registry import Encoder
+    from whale_ray.learning.training.loop import Training
+
+WEIGHTS = "encoder.safetensors"
+RECIPE = "recipe.json"
+STATES = ("state.pt", "best.safetensors", "best_loss.safetensors")
+SECOND = "second"  # the folder, beside them, of a second round's
+
+
+class CheckpointError(Exception):
+    """The state of a trial cannot be read."""
+
+
+class Checkpoint:
+    """The state of a trial that trains; with `keep_best`, also the weights of its best epoch so far."""
+
+    def __init__(self, folder: Path, *, keep_best: bool) -> None:
+        self._state = folder / STATES[0]
+        self._best = folder / STATES[1] if keep_best else None
+
+    @property
+    def exists(self) -> bool:
+        """Whether an epoch was ever kept."""
+        return self._state.exists()
+
+    def load(self, training: Training) -> list[dict[str, Any]]:
+        """The figures of the epochs done, after which `training` then goes on; an empty list where none is.
+
+        Raises: CheckpointError where the state is damaged; it lies aside then, and `training` is as it was.
+        """
+        import torch
+
+        if not self._state.exists():
+            return []
+        try:
+            state = torch.load(self._state, weights_only=True, map_location=training.device)
+            epochs = list(state["epochs"])
+            training.load_state_dict(state["training"])
+        except Exception as error:  # torch raises many kinds for a file that is cut or foreign
+            aside = self._state.with_suffix(".damaged")
+            self._state.replace(aside)
+            reason = type(error).__name__
+            raise CheckpointError(f"the checkpoint could not be read ({reason}) and lies aside in {aside}") from error
+        return epochs
+
+    def save(self, training: Training, epochs: list[dict[str, Any]], *, objective: str) -> None:
+        """Writes the state after the last of `epochs`, and its weights where its score is the best so far."""
+        import torch
+
+        scores = [row[objective] for row in epochs if row.get(objective) is not None]
+        is_best = bool(scores) and epochs[-1].get(objective) == max(scores) and scores.count(max(scores)) == 1
+        if self._best is not None and is_best:
+            _save_tensors(training.outcome.state_dict(), self._best)
+            _save_tensors(training.loss.state_dict(), self._best.with_name(STATES[2]))
+        with replacing(self._state) as draft:
+            torch.save({"training": training.state_dict(), "epochs": epochs}, draft)
+
+    def restore_best(self, encoder: Encoder, loss: nn.Module) -> None:
+        """Gives `encoder` and `loss` the weights of the best epoch, where those are to be kept."""
+        if self._best is not None and self._best.exists():
+            encoder.load_state_dict(load_weights(self._best))
+            if (proxies := self._best.with_name(STATES[2])).exists():
+                loss.load_state_dict(load_weights(proxies))
+
+
+def keep_weights(encoder: Encoder, folder: Path) -> None:
+    """Writes the weights and the recipe of a trained encoder."""
+    save_weights(encoder.recipe, encoder.state_dict(), folder)
+
+
+def save_weights(recipe: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes weights, and the recipe of the encoder that they belong to."""
+    _save_tensors(weights, folder / WEIGHTS)
+    write_whole(folder / RECIPE, json.dumps(recipe))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name."""
+    from safetensors.torch import load_file
+
+    return dict(load_file(path))
+
+
+def drop_state(folder: Path) -> None:
+    """Removes what only training needed from the checkpoint folder of a trial that has ended."""
+    for name in STATES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / SECOND, ignore_errors=True)
+
+
+def drop_weights(folder: Path) -> None:
+    """Removes the checkpoint folder of a trial; its scores and embeddings stay."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with replacing(path) as draft:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)

@@ -1,0 +1,107 @@
+"""Which finished trials keep their weights: the best ones, of each objective.
+
+Knows the leaderboard and the sweep's settings; touches no file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from whale_ray.atomic_files import write_whole
+from whale_ray.csv_cells import as_cell
+from whale_ray.sweep.config.schema import SPEED
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.run_folder.records import SCORES, Record
+
+
+def kept_weights(table: pd.DataFrame, sweep: Sweep) -> set[str]:
+    """The trials of this leaderboard whose weights the quota keeps.
+
+    With two objectives the best of both: the winner by the other one is deployed once `prefer` has changed.
+    """
+    finished = table[table["status"] == "finished"]
+    orders = [finished["trial"].tolist()]
+    for name in (sweep.objective, sweep.also):
+        if name is not None and name != sweep.ranked_by:
+            orders.append(finished.sort_values(name, ascending=name == sweep.also)["trial"].tolist())
+    return set(first_in_turn(orders, sweep.fixed["keep_checkpoints"]))
+
+
+def first_in_turn(orders: Sequence[Sequence[str]], count: int) -> list[str]:
+    """`count` names, taken from the `orders` in turn, each once.
+
+    >>> first_in_turn([["a", "b", "c"], ["c", "a", "b"]], 3)
+    ['a', 'c', 'b']
+    """
+    in_turn = [name for places in zip_longest(*orders) for name in places if name is not None]
+    return list(dict.fromkeys(in_turn))[:count]
+
+
+_LAST = ("neighbours", "vote", "epochs", "seconds", "error")
+
+
+def leaderboard(
+    records: Iterable[Record], *, axes: Iterable[str], objective: str, also: str | None = None
+) -> pd.DataFrame:
+    """The leaderboard: finished trials by their objective, then pruned, running and failed ones.
+
+    objective: a score, the largest first, or SPEED, the smallest first. also: another column to be there.
+    A row a trial; beside the columns of leaderboard.csv it has `kind`: trial, baseline or repeat. Where trials were
+    repeated with other seeds, these and ensembles come first, by their mean, and the columns `runs`,
+    `<objective>_mean` and `<objective>_sd` say so; the repeats themselves stand after all other finished trials.
+    """
+    kept = list(records)
+    more = [name for name in dict.fromkeys((objective, also)) if name is not None and name not in SCORES]
+    columns = ["trial", "status", "kind", *axes, *SCORES, *_LAST, *more]
+    table = pd.DataFrame([_row(record) for record in kept], columns=columns, dtype=object)
+    score = goodness(table[objective], objective)
+    order = table["status"].map({"finished": 1, "pruned": 3, "running": 4, "failed": 5})
+    if (table["kind"] == "repeat").any():
+        table = table.join(_over_seeds(kept, pd.to_numeric(table[objective]), objective))
+        repeated = table["runs"] > 1
+        score = goodness(table[f"{objective}_mean"], objective).where(repeated, score)
+        leads = repeated | (table["kind"] == "ensemble")
+        order = order.mask(leads & (order == 1), 0).mask((table["kind"] == "repeat") & (order == 1), 2)
+    keys = {"order": order, "score": -pd.to_numeric(score).fillna(float("-inf")), "trial": table["trial"]}
+    table = table.loc[pd.DataFrame(keys).sort_values(list(keys)).index].reset_index(drop=True)
+    table.insert(0, "rank", range(1, len(table) + 1))
+    return table
+
+
+def goodness(values: pd.Series[Any], objective: str) -> pd.Series[float]:
+    """The values of an objective so that the largest is the best: of SPEED, negative ones."""
+    return pd.to_numeric(values) * (-1 if objective == SPEED else 1)
+
+
+def _over_seeds(records: Sequence[Record], score: pd.Series[float], objective: str) -> pd.DataFrame:
+    """Runs, mean and standard deviation of the objective over finished trials that differ in nothing but the seed."""
+    same = [json.dumps({**one.settings, "seed": 0}, sort_keys=True) for one in records]
+    trained = [one.status == "finished" and one.kind != "baseline" for one in records]
+    groups = score.where(pd.Series(trained)).groupby(pd.Series(same))
+    spread = {f"{objective}_mean": groups.transform("mean"), f"{objective}_sd": groups.transform("std")}
+    return pd.DataFrame({"runs": groups.transform("count"), **spread})
+
+
+def _row(record: Record) -> dict[str, Any]:
+    point = record.point or {}
+    return {"trial": record.trial, "status": record.status, "kind": record.kind, **point, **record.result}
+
+
+def finished_trials(table: pd.DataFrame) -> list[str]:
+    """The ids of the finished trials, best first."""
+    return [str(trial) for trial in table.loc[table["status"] == "finished", "trial"]]
+
+
+def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
+    """Writes leaderboard.csv; a cell that a spreadsheet would take for a formula is quoted with an apostrophe."""
+    write_whole(path, table.drop(columns="kind").map(_as_text).to_csv(index=False))
+
+
+def _as_text(cell: Any) -> Any:
+    return as_cell(cell) if isinstance(cell, str) else cell

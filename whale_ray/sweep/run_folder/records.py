@@ -1,0 +1,122 @@
+"""The leaderboard: what the trial folders of a run say, as one table, best first.
+
+Reads the run folder alone: a finished, an interrupted and a running sweep look the same from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from whale_ray.atomic_files import write_whole
+from whale_ray.errors import InputError
+
+CUTOFFS = (1, 2, 4, 8, 16, 32)
+SCORES = (
+    *(f"recall@{cutoff}" for cutoff in CUTOFFS),
+    *(f"image_recall@{cutoff}" for cutoff in CUTOFFS),
+    "map@5",
+    "recall@1_low",
+    "recall@1_high",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a trial's folder says. status: running (also: interrupted), finished, pruned or failed."""
+
+    trial: str
+    folder: Path
+    kind: str
+    point: dict[str, Any]
+    settings: dict[str, Any]
+    data_fingerprint: str
+    result: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        """finished, pruned, failed, or running where no result is written yet."""
+        return str(self.result.get("status", "running"))
+
+
+def write_record(
+    folder: Path, *, kind: str, point: dict[str, Any], settings: dict[str, Any], data_fingerprint: str
+) -> None:
+    """Writes settings.json, with which a trial begins to exist. kind: `trial` or `baseline`."""
+    record = {"kind": kind, "point": point, "settings": settings, "data_fingerprint": data_fingerprint}
+    write_whole(folder / "settings.json", json.dumps(record, indent=1, sort_keys=True))
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Writes result.json, the sign that a trial has ended."""
+    write_whole(folder / "result.json", json.dumps(dict(result), indent=1, sort_keys=True))
+
+
+def sweep_file(run: Path) -> Path:
+    """The resolved sweep file of a run folder. Raises: InputError where the folder is none of a sweep."""
+    path = run / "sweep.yaml"
+    if not path.is_file():
+        raise InputError(f"a run folder holds sweep.yaml, but {run} does not. Name one below runs/")
+    return path
+
+
+def read_records(run: Path) -> list[Record]:
+    """Every trial of the run folder, in the order of their ids."""
+    return [read_record(path.parent) for path in sorted((run / "trials").glob("*/settings.json"))]
+
+
+def read_record(folder: Path) -> Record:
+    """What the folder of one trial says. Raises: InputError where it cannot be read."""
+    result_path = folder / "result.json"
+    try:
+        written = json.loads((folder / "settings.json").read_text())
+        return Record(
+            trial=folder.name,
+            folder=folder,
+            kind=written["kind"],
+            point=written["point"],
+            settings=written["settings"],
+            data_fingerprint=written.get("data_fingerprint", ""),
+            result=json.loads(result_path.read_text()) if result_path.exists() else _unfinished(folder),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"a trial's settings.json, result.json and epochs.csv must be whole, but of {folder} one is damaged or of "
+            f"another project: {type(error).__name__} {error}. Move that folder away, and the trial is trained again"
+        ) from error
+
+
+def _unfinished(folder: Path) -> dict[str, Any]:
+    """The scores of the last epoch that was evaluated, as far as training has come."""
+    path = folder / "epochs.csv"
+    if not path.exists():
+        return {}
+    epochs = pd.read_csv(path)
+    names = [name for name in SCORES if name in epochs]
+    scored = epochs[names].dropna(how="all").astype(object)
+    scores = {str(name): value for name, value in scored.iloc[-1].items()} if len(scored) else {}
+    spent = {"seconds": float(epochs["seconds"].sum())} if "seconds" in epochs else {}
+    return {**scores, **spent, "epochs": int(epochs["epoch"].iloc[-1])}
+
+
+def read_curve(folder: Path, objective: str) -> list[dict[str, Any]]:
+    """The rows of a trial's epochs.csv in which the objective was scored; none where there is no such file."""
+    path = folder / "epochs.csv"
+    if not path.exists():
+        return []
+    epochs = pd.read_csv(path)
+    scored = epochs.dropna(subset=[objective]) if objective in epochs else epochs.iloc[:0]
+    return [{str(name): value for name, value in row.items()} for row in scored.to_dict("records")]
+
+
+def forget_failed(folder: Path) -> None:
+    """Makes every failed trial of the run folder an unfinished one, which is then run again."""
+    for record in read_records(folder):
+        if record.status == "failed":
+            (record.folder / "traceback.txt").unlink(missing_ok=True)
+            (record.folder / "result.json").unlink()

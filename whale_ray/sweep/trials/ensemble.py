@@ -1,0 +1,96 @@
+"""The best trials of a sweep as one: their embeddings joined, scored like a trial, and a row of the leaderboard.
+
+Knows what trials have left; trains nothing. Which trials they are is chosen by the scores that the leaderboard shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.learning.encoders.ensemble import join_encoders
+from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights, save_weights
+from whale_ray.sweep.run_folder.leaderboard import finished_trials
+from whale_ray.sweep.run_folder.records import Record, read_record, read_records, write_record, write_result
+from whale_ray.sweep.trials.embeddings_io import Views, read_embeddings, write_embeddings
+from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, write_scores
+
+KIND = "ensemble"
+MEMBERS = "members"
+
+
+def choose_members(table: pd.DataFrame, records: Sequence[Record], count: int) -> list[Record]:
+    """The trials to join, best first: the best of each encoder, then the others; fewer where there are no more.
+
+    table: the leaderboard. Only trials that see pictures of the same size and fit as the best one does can be joined;
+    baselines and repeats are none.
+    """
+    by_id = {record.trial: record for record in records if record.kind == "trial"}
+    ranked = [by_id[trial] for trial in finished_trials(table) if trial in by_id]
+    alike = [record for record in ranked if _pictures(record) == _pictures(ranked[0])]
+    first_of = {record.settings["model"]["encoder"]: record for record in reversed(alike)}
+    leading = [record for record in alike if record is first_of[record.settings["model"]["encoder"]]]
+    return [*leading, *(record for record in alike if record not in leading)][:count]
+
+
+def make_ensemble(members: Sequence[Record], run: Path, scoring: Scoring) -> Record | None:
+    """The record of the ensemble of these trials, scored; None where there are not two of them."""
+    if len(members) < 2:
+        return None
+    names = [member.trial for member in members]
+    folder = run / "trials" / f"{KIND}-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]}"
+    if not (folder / "result.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        _score(members, folder, scoring)
+    return read_record(folder)
+
+
+def forget_unfinished(run: Path) -> None:
+    """Removes an ensemble that was being scored when its sweep ended: it is no trial to train, and is made anew."""
+    for record in read_records(run):
+        if record.kind == KIND and record.status == "running":
+            shutil.rmtree(record.folder)
+
+
+def join_members(members: Sequence[Path], folder: Path) -> tuple[Views, pd.DataFrame]:
+    """Writes the joined embeddings of trial folders into `folder`, and their weights where all have them."""
+    read = [read_embeddings(member) for member in members]
+    table = read[0][1]
+    views = {name: _joined([views[name] for views, _ in read]) for name in ("plain", "flip")}
+    checkpoints = [member / "checkpoint" for member in members]
+    if all((checkpoint / WEIGHTS).exists() for checkpoint in checkpoints):
+        recipes = [json.loads((checkpoint / RECIPE).read_text()) for checkpoint in checkpoints]
+        weights = [load_weights(checkpoint / WEIGHTS) for checkpoint in checkpoints]
+        save_weights(*join_encoders(recipes, weights), folder / "checkpoint")
+    write_embeddings(views, table, folder)
+    return views, table
+
+
+def _score(members: Sequence[Record], folder: Path, scoring: Scoring) -> None:
+    settings = {**members[0].settings, MEMBERS: [member.trial for member in members]}
+    write_record(folder, kind=KIND, point={}, settings=settings, data_fingerprint=members[0].data_fingerprint)
+    views, table = join_members([member.folder for member in members], folder)
+    evaluation = score_trial(views, table, scoring=scoring, settings=settings)
+    write_scores(evaluation, folder)
+    sums = {
+        name: sum(member.result.get(name) or 0 for member in members)
+        for name in ("epochs", "seconds", "milliseconds_per_image")
+    }
+    ended = {"status": "finished", "error": "", "embedding_size": views["plain"].shape[1]}
+    write_result(folder, {**figures_of(evaluation, scoring), **sums, **ended})
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Unit vectors of each encoder, side by side, again of unit length: float16."""
+    side_by_side = np.concatenate(parts, axis=1).astype(np.float32) / np.sqrt(len(parts))
+    return np.asarray(side_by_side, dtype=np.float16)
+
+
+def _pictures(record: Record) -> tuple[object, object]:
+    return record.settings["data"]["image_size"], record.settings["data"]["resize"]

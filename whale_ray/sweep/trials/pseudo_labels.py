@@ -1,0 +1,85 @@
+"""The second round of a training: photographs that nobody knows, with the labels that the first round's encoder gave.
+
+Knows the training part of a data set: no label and no photograph of the validation part is looked at. How a label is
+guessed is `retrieval.pseudo`'s; who trains is `fit`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.atomic_files import write_whole
+from whale_ray.errors import InputError
+from whale_ray.retrieval.label_quality.pseudo_labels import guess_individuals
+from whale_ray.retrieval.search.gallery_index import GalleryIndex
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.planning.dataset import Dataset
+from whale_ray.sweep.planning.trial_settings import corner_points
+
+LABELS = "pseudo_labels.csv"
+HELD_SHARE = 0.2
+
+
+def check_unknown(sweep: Sweep, dataset: Dataset) -> None:
+    """Raises InputError where the sweep asks for pseudo-labels and every training photograph is named."""
+    asked = any(
+        sweep.settings(point)["train"]["pseudo_labels"] for point in corner_points(sweep, "train.pseudo_labels")
+    )
+    unknown = [(one.table["individual"].iloc[one.rows("train")] == one.unknown_label).any() for one in dataset.splits]
+    if asked and not all(unknown):
+        raise InputError(
+            "`train.pseudo_labels` needs training photographs of individuals that nobody knows, but none is labelled "
+            f"{dataset.unknown_label}. Leave it out, or set data.unknown_label"
+        )
+
+
+def hold_out(dataset: Dataset, *, seed: int) -> np.ndarray:
+    """Rows of named training photographs that the first round is not trained on, so that guesses can be tried on them.
+
+    A fifth of each individual's, whole groups (encounters) at a time, at least one of them trains; of an individual
+    with one or two photographs none. A picture that is there more than once is not held.
+    """
+    rows = dataset.rows("train")
+    table = dataset.table.iloc[rows].assign(row=rows, twin=dataset.audit.twins.to_numpy()[rows])
+    table = table[table["individual"] != dataset.unknown_label]
+    numbers = np.random.default_rng([seed, len(table)])
+    held = [_held_of(own, numbers) for _, own in table.groupby("individual")]
+    return np.sort(np.concatenate([*held, np.zeros(0, dtype=np.int64)]))
+
+
+def _held_of(own: pd.DataFrame, numbers: np.random.Generator) -> np.ndarray:
+    groups = own["group"].where(own["group"] != "", own["image"])
+    wanted, held = int(HELD_SHARE * len(own) + 0.5), list[int]()
+    for group in numbers.permutation(groups.unique())[:-1]:
+        members = own[(groups == group) & (own["twin"] == "")]
+        if len(members) == (groups == group).sum() and len(held) + len(members) <= wanted:
+            held += members["row"].tolist()
+    return np.array(held, dtype=np.int64)
+
+
+def label_unknown(dataset: Dataset, vectors: np.ndarray, held: np.ndarray, *, least: float, folder: Path) -> None:
+    """Names the unknown training photographs whose guess is at least as probable as `least`.
+
+    vectors: (N, D), of the rows of the training part, in their order. held: rows that none of them was trained on.
+    Writes pseudo_labels.csv into the folder: Image, Id, probability.
+    """
+    rows = dataset.rows("train")
+    names = dataset.table["individual"].to_numpy()[rows]
+    unknown, tried = names == dataset.unknown_label, np.isin(rows, held)
+    seen = ~unknown & ~tried
+    index = GalleryIndex(vectors[seen], names[seen])
+    guesses = guess_individuals(vectors[unknown], index, held=vectors[tried], names=names[tried])
+    sure = guesses.probabilities >= least
+    images = dataset.table["image"].to_numpy()[rows[unknown][sure]]
+    found = {"Image": images, "Id": guesses.individuals[sure], "probability": guesses.probabilities[sure]}
+    write_whole(folder / LABELS, pd.DataFrame(found).to_csv(index=False))
+
+
+def read_labels(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and individuals' names that `label_unknown` has written."""
+    written = pd.read_csv(folder / LABELS, dtype={"Image": str, "Id": str}, keep_default_na=False)
+    places = {image: row for row, image in enumerate(dataset.table["image"])}
+    return written["Image"].map(places).to_numpy(dtype=np.int64), written["Id"].to_numpy(dtype=object)
