@@ -361,3 +361,9 @@ def test_a_review_of_an_unknown_table_asks_for_its_folder(tmp_path: Path) -> Non
     assert result.exit_code == 2
     assert "beside" in result.output
     assert "Name its folder with --data" in result.output
+
+
+def test_report_prints_the_leaderboard_as_json(finished: SweepResult) -> None:
+    answer = json.loads(run("report", finished.folder, "--json").output)
+    assert [row["trial"] for row in answer["trials"]] == finished.table["trial"].tolist()
+    assert Path(answer["best_bundle"]) == (finished.folder / "best").resolve()

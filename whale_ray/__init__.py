@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import load_sweep as load_sweep
     from whale_ray.sweep.execution.driver import run_sweep as run_sweep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _HOMES = {
     "Bundle": "whale_ray.inference.predictor",
     "load_sweep": "whale_ray.sweep.config.sweep_spec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.run_folder.liveness import is_no_room
+from whale_ray.verbosity import set_verbosity
 
 EXAMPLES = """
 Examples:
@@ -45,12 +47,19 @@ def sweep(
         Path | None, typer.Option("--import", metavar="RUN", help="Take the finished trials of another run folder.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move the old run folder aside and begin anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON instead of text.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print log records.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only, no progress.")] = False,
 ) -> None:
-    """Finds the best way to recognise the individuals in your photographs."""
+    """Find the best way to recognise the individuals in your photographs."""
+    if verbose or quiet:
+        set_verbosity(verbose=verbose, quiet=quiet)
     try:
         plan = load_sweep(file, set_ or [], data=data)
+        if as_json and not (dry_run or estimate):
+            raise InputError("--json needs --dry-run, but it was given without. Add --dry-run, or leave --json out")
         if dry_run or estimate:
-            _print_forecast(plan, Path(runs) / plan.name, measure=estimate)
+            _print_forecast(plan, Path(runs) / plan.name, measure=estimate, as_json=as_json)
             return
         options = {"address": address, "fresh": fresh, "retry_failed": retry_failed, "import_from": import_}
         code = run_and_show(plan, runs=Path(runs), **options)
@@ -77,16 +86,16 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
     result = run_sweep(plan, progress=progress, stopping=stopping, **options)
     progress.console.print(leaderboard_table(result.table, axes=[axis.name for axis in plan.axes]))
     for row in result.table[result.table["status"] == "failed"].itertuples():
-        progress.say(f"failed: trial {row.trial}: {row.error} ({result.folder}/trials/{row.trial}/traceback.txt)")
-    progress.say(f"report       {result.report}")
+        progress.result(f"failed: trial {row.trial}: {row.error} ({result.folder}/trials/{row.trial}/traceback.txt)")
+    progress.result(f"report       {result.report}")
     if result.bundle is not None:
         if result.table["kind"][0] == "baseline":
-            progress.say("the best is a baseline, the encoder as it comes: no trial that trained has a higher score")
+            progress.result("the best is a baseline, the encoder as it comes: no trial that trained has a higher score")
         so_far = " (so far)" if result.interrupted else ""
-        progress.say(f"best bundle  {result.folder / 'best'} -> {result.bundle}{so_far}")
-        progress.say(f"serve it     whale-ray serve {result.folder / 'best'}")
+        progress.result(f"best bundle  {result.folder / 'best'} -> {result.bundle}{so_far}")
+        progress.result(f"serve it     whale-ray serve {result.folder / 'best'}")
     if result.interrupted:
-        progress.say("interrupted: nothing that had finished is lost. Type the same command again to go on")
+        progress.result("interrupted: nothing that had finished is lost. Type the same command again to go on")
     return result.exit_code
 
 
@@ -105,20 +114,24 @@ def _stop_on_signals(progress: Any) -> threading.Event:
     return stopping
 
 
-def _print_forecast(plan: Sweep, run: Path, *, measure: bool) -> None:
-    """Prints what the sweep would run; with `measure`, also how long that takes."""
-    from whale_ray.sweep.planning.dry_run import forecast, trials_at_once, trials_left
+def _print_forecast(plan: Sweep, run: Path, *, measure: bool, as_json: bool) -> None:
+    """Print what the sweep would run and, with `measure`, how long that takes."""
+    from whale_ray.sweep.planning.dry_run import forecast, planned_runs, trials_at_once, trials_left
     from whale_ray.sweep.run_folder.records import read_records
 
-    for line in forecast(plan, run):
-        typer.echo(line)
+    lines, records = list(forecast(plan, run)), read_records(run)
+    left = trials_left(plan, records) + sum(one.status == "running" and one.kind == "trial" for one in records)
     if measure:
         from whale_ray.sweep.planning.time_estimate import estimate
 
-        left = trials_left(plan, records := read_records(run))
-        left += sum(record.status == "running" and record.kind == "trial" for record in records)
-        for line in estimate(plan, trials=left, at_once=trials_at_once(plan)):
-            typer.echo(line)
+        lines += estimate(plan, trials=left, at_once=trials_at_once(plan))
+    if as_json:
+        counts = {"trials": planned_runs(plan), "trials_left": left, "at_once": trials_at_once(plan)}
+        axes = {axis.name: axis.written() for axis in plan.axes}
+        typer.echo(json.dumps({"name": plan.name, "run": str(run), **counts, "axes": axes, "notes": lines}, indent=1))
+        return
+    for line in lines:
+        typer.echo(line)
 
 
 def main() -> None:

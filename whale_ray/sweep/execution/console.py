@@ -17,6 +17,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from whale_ray.verbosity import is_quiet
+
 _SHOWN_ROWS = 12
 _WIDTH_OF_LOG = 140
 _SHOWN_COLUMNS = (
@@ -45,7 +47,7 @@ class Progress:
         self._live = Live(console=self.console, refresh_per_second=2, transient=True, get_renderable=self._table)
 
     def __enter__(self) -> Progress:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not is_quiet():
             self._live.start()
         return self
 
@@ -53,7 +55,12 @@ class Progress:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        """Writes a line that stays."""
+        """Print a line that stays, unless the command is quiet."""
+        if not is_quiet():
+            self.result(text)
+
+    def result(self, text: str) -> None:
+        """Print a line of the sweep's result, also when the command is quiet."""
         self.console.print(escape(text), highlight=False, soft_wrap=True)
 
     def earlier(self, count: int) -> None:

@@ -98,6 +98,13 @@ def finished_trials(table: pd.DataFrame) -> list[str]:
     return [str(trial) for trial in table.loc[table["status"] == "finished", "trial"]]
 
 
+def read_leaderboard(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of leaderboard.csv, best first; an empty cell is None."""
+    table = pd.read_csv(run / "leaderboard.csv", dtype={"trial": str})
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
 def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
     """Writes leaderboard.csv; a cell that a spreadsheet would take for a formula is quoted with an apostrophe."""
     write_whole(path, table.drop(columns="kind").map(_as_text).to_csv(index=False))

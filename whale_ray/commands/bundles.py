@@ -1,0 +1,143 @@
+"""Commands on bundles and services: `submit`, `identify`, `serve`, `deploy`, `export-enrolled`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whale_ray.commands.options import AsJson, BundleFolder, ServeSettings, exits_with_message
+from whale_ray.errors import InputError
+from whale_ray.verbosity import is_quiet
+
+SUBMIT_EXAMPLE = "Example: whale-ray submit runs/vit_proxy/best data/test submission.csv"
+IDENTIFY_EXAMPLES = """
+Examples:
+
+  whale-ray identify runs/quickstart/best fluke.jpg
+
+  whale-ray identify http://127.0.0.1:8000 left.jpg right.jpg --encounter --csv
+
+  whale-ray identify runs/quickstart/best one.jpg two.jpg --json
+"""
+SERVE_EXAMPLES = """
+Examples:
+
+  whale-ray serve runs/quickstart/best --set replicas=2
+
+  whale-ray serve small=runs/small/best large=runs/large/best --set shape=split
+"""
+DEPLOY_EXAMPLE = "Example: whale-ray deploy runs/quickstart/best --set replicas=2"
+EXPORT_EXAMPLE = """
+Example:
+
+  whale-ray export-enrolled sqlite:///enrolled.db data/train review.csv
+
+  whale-ray apply-review review.csv then adds them to a new train.csv.
+"""
+
+
+@exits_with_message
+def submit(
+    bundle: BundleFolder,
+    images: Annotated[Path, typer.Argument(help="The folder of test photographs.")],
+    out: Annotated[Path, typer.Argument(help="The CSV file to write.")],
+) -> None:
+    """Write a Kaggle submission: five distinct labels for every test photograph."""
+    from whale_ray.inference.kaggle_submission import kaggle_command, write_submission
+    from whale_ray.inference.predictor import Bundle
+
+    replaced = " again, over the older file" if out.exists() else ""
+    loaded = Bundle.load(bundle)
+    unreadable = write_submission(loaded, images, out, progress=not is_quiet())
+    first = [line.split(",")[1].split()[0] for line in out.read_text().splitlines()[1:]]
+    for name, reason in unreadable.items():
+        typer.echo(f"{name} cannot be decoded and gets the most frequent labels: {reason}", err=True)
+    new = f"{first.count(loaded.unknown_label)} of them first of all {loaded.unknown_label}"
+    typer.echo(f"{out} is written{replaced}: {len(first)} photographs, {new}. Send it with:\n{kaggle_command(out)}")
+
+
+@exits_with_message
+def identify(
+    target: Annotated[str, typer.Argument(help="A bundle, or the URL of a service.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    top: Annotated[int, typer.Option(help="Number of individuals per photograph.", min=1, max=50)] = 5,
+    encounter: Annotated[
+        bool, typer.Option("--encounter", help="All photographs show one animal. Needs a service.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print rows for a spreadsheet instead of JSON lines.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the individuals that each photograph may show, as JSON lines, one JSON array or CSV."""
+    if csv and as_json:
+        raise InputError("--csv and --json exclude each other, but both were given. Leave one out")
+    answers = _answers(target, images, top, encounter=encounter)
+    if csv:
+        from whale_ray.serving.http.responses import results_csv
+
+        typer.echo(results_csv(answers), nl=False)
+    elif as_json:
+        typer.echo(json.dumps(answers, indent=1))
+    else:
+        for answer in answers:
+            typer.echo(json.dumps(answer))
+
+
+def _answers(target: str, images: list[Path], top: int, *, encounter: bool) -> list[dict[str, Any]]:
+    if target.startswith(("http://", "https://")):
+        from whale_ray.serving.client import ask_service
+
+        return ask_service(target, images, top=top, encounter=encounter)
+    if encounter:
+        raise InputError("--encounter needs a service, but a bundle was named. Serve the bundle and name its URL")
+    from whale_ray.inference.predictor import Bundle
+    from whale_ray.serving.http.responses import answers_of
+
+    return answers_of(Bundle.load(target), images, top=top)
+
+
+@exits_with_message
+def serve(
+    bundles: Annotated[list[str], typer.Argument(help="A bundle; several as NAME=BUNDLE, the default first.")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve other hosts without a key.")] = False,
+    set_: ServeSettings = None,
+) -> None:
+    """Serve bundles over HTTP until Ctrl-C."""
+    from whale_ray.serving.deployment.launcher import serve_models
+    from whale_ray.serving.deployment.settings import read_settings
+
+    serve_models(read_settings(bundles, set_ or []), host=host, port=port, insecure=insecure)
+
+
+@exits_with_message
+def deploy(
+    bundle: BundleFolder,
+    address: Annotated[str | None, typer.Option(help="The Ray cluster on which the service runs.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model to exchange, if there are several.")] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Run it silently beside the live bundle.")] = False,
+    set_: ServeSettings = None,
+) -> None:
+    """Exchange the bundle of a running service without a failed request."""
+    from whale_ray.serving.deployment import rollout
+
+    rollout.deploy(bundle, address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo)
+
+
+@exits_with_message
+def export_enrolled(
+    store: Annotated[str, typer.Argument(help="The URL of a service's database of enrolments.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of training photographs.")],
+    review: Annotated[Path, typer.Argument(help="The CSV file to write.")],
+) -> None:
+    """Write the photographs enrolled in a service, with a review table, for the next training."""
+    from whale_ray.serving.gallery.export import export_enrolled as export
+    from whale_ray.serving.gallery.store import EnrolmentStore
+
+    opened = EnrolmentStore(store)
+    count = export(opened, folder, review)
+    opened.close()
+    typer.echo(f"{count} enrolled photographs are in {folder}, and a row for each in {review}")

@@ -1,0 +1,35 @@
+"""Options and error handling that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whale_ray.errors import WhaleRayError
+
+DataSettings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A `data` setting, as in a sweep file.")
+]
+ServeSettings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A serve setting, as in deploy/serve.yaml.")
+]
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle, e.g. runs/quickstart/best.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def exits_with_message(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with every `WhaleRayError` printed as one message and exit code 2."""
+
+    @wraps(command)
+    def guarded(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except WhaleRayError as error:
+            typer.echo(f"whale_ray: {error}", err=True)
+            raise typer.Exit(2) from None
+
+    return guarded

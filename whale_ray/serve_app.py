@@ -1,0 +1,19 @@
+"""Application names for Ray Serve: `serve run whale_ray.serve_app:build bundle=PATH`.
+
+`app` reads the environment variable WHALE_RAY_BUNDLE when it is first used; `build` takes settings instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whale_ray.serving.deployment.launcher import build, build_from_environment
+from whale_ray.serving.deployment.launcher import build_page_beside as page
+
+__all__ = ["build", "page"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return build_from_environment()
+    raise AttributeError(f"whale_ray.serve_app has `app`, `build` and `page`, but no {name!r}")
