@@ -21,7 +21,7 @@ import torch
 import typer
 
 from whale_ray.data.batches import Batches
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 from whale_ray.data.split import parts_of, split_photographs
 from whale_ray.data.synthetic.population import UNKNOWN, plan_photos
 from whale_ray.learning.encoders.registry import build_encoder

@@ -1,6 +1,6 @@
 """Photographs that a second sweep on the same data decodes; goal 0. Beside it the seconds of the first and the second.
 
-Each sweep opens the data set as all do before their first trial: the table, then prepare_pixels. The two have nothing
+Each sweep opens the data set as all do before their first trial: the table, then decode_images. The two have nothing
 in common but the data and the cache on the disk.
 """
 
@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from whale_ray.data.catalog import read_catalog
-from whale_ray.data.pixel_cache import Geometry, prepare_pixels
+from whale_ray.data.image_io import Geometry
+from whale_ray.data.pixel_cache import decode_images
 from whale_ray.data.synthetic.dataset import draw_dataset
 from whale_ray.sweep.planning.dataset import MARGIN
 
@@ -28,7 +29,7 @@ def open_photographs(root: Path, cache: Path, geometry: Geometry) -> tuple[int, 
     counts: list[int] = []
 
     def opened() -> None:
-        counts.append(prepare_pixels(read_catalog(root), geometry, cache=cache, workers=pairs.THREADS).decoded)
+        counts.append(decode_images(read_catalog(root), geometry, cache=cache, workers=pairs.THREADS).decoded)
 
     clock, _ = pairs.seconds(opened)
     return counts[0], clock

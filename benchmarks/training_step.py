@@ -23,7 +23,7 @@ import typer
 from torch import Tensor, nn
 
 from whale_ray.data.batches import Batches
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.learning.training.loop import start_training, train_epochs

@@ -10,24 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from whale_ray.atomic_files import point_to, replacing, write_whole
+from whale_ray.atomic_files import point_to, replaced_atomically, write_atomically
 
 
 def test_text_and_bytes_replace_what_was_there_and_make_the_folder(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.csv"
-    write_whole(path, "Küste\n")
+    write_atomically(path, "Küste\n")
     assert path.read_text(encoding="utf-8") == "Küste\n"
-    write_whole(path, b"\0\1")
+    write_atomically(path, b"\0\1")
     assert path.read_bytes() == b"\0\1"
     assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, "old")
+    write_atomically(path, "old")
 
     def write_half() -> None:
-        with replacing(path) as draft:
+        with replaced_atomically(path) as draft:
             draft.write_text("half")
             raise RuntimeError("the disk is full")
 
@@ -39,7 +39,7 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_draft(tmp_path: Path)
 
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, "old")
+    write_atomically(path, "old")
     code = (
         "import os, signal, sys; from pathlib import Path; from whale_ray.atomic_files import replacing\n"
         "with replacing(Path(sys.argv[1])) as draft:\n"
@@ -51,7 +51,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
 
 
 def test_the_draft_keeps_the_ending_that_writers_look_at(tmp_path: Path) -> None:
-    with replacing(tmp_path / "embeddings.npz") as draft:
+    with replaced_atomically(tmp_path / "embeddings.npz") as draft:
         assert draft.suffix == ".npz"
         assert draft.parent == tmp_path
 

@@ -13,7 +13,8 @@ from PIL import Image, ImageEnhance
 
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.pixel_cache import Geometry, prepare_pixels
+from whale_ray.data.image_io import Geometry
+from whale_ray.data.pixel_cache import decode_images
 from whale_ray.errors import DataError
 
 DataFolder = Callable[[dict[str, tuple[str, bytes | Image.Image]]], Catalog]
@@ -34,7 +35,7 @@ def saved(image: Image.Image, quality: int) -> bytes:
 def audited(data_folder: DataFolder, tmp_path: Path) -> Callable[..., Audit]:
     def audit(photographs: dict[str, tuple[str, bytes | Image.Image]], **settings: str) -> Audit:
         catalog = data_folder(photographs)
-        pixels = prepare_pixels(catalog, Geometry(64, 64), cache=tmp_path / "cache")
+        pixels = decode_images(catalog, Geometry(64, 64), cache=tmp_path / "cache")
         return audit_photographs(catalog, pixels, **settings)
 
     return audit
@@ -146,7 +147,7 @@ def test_a_long_list_is_cut_only_where_audit_json_has_the_rest(audited: Callable
 def test_twins_are_the_same_at_every_picture_size(side: int, data_folder: DataFolder, tmp_path: Path) -> None:
     photographs = {"wide.png": ("w", drawn(1, (640, 40))), "worse.jpg": ("w", saved(drawn(1, (640, 40)), 30))}
     catalog = data_folder(photographs | {"other.png": ("w", drawn(3))})
-    pixels = prepare_pixels(catalog, Geometry(side, side, margin=0.125), cache=tmp_path / "cache")
+    pixels = decode_images(catalog, Geometry(side, side, margin=0.125), cache=tmp_path / "cache")
     assert audit_photographs(catalog, pixels).findings["twins"] == [["wide.png", "worse.jpg"]]
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from whale_ray.data.batches import Batches, one_ahead
-from whale_ray.data.pixel_cache import Geometry, centre_crop
+from whale_ray.data.batches import Batches, prefetch_one
+from whale_ray.data.image_io import Geometry, center_crop
 
 PLAIN = Geometry(16, 24)
 
@@ -208,7 +208,7 @@ def test_without_augmentation_the_centre_crop_comes_as_it_is() -> None:
     array = noisy(6, geometry)
     batches = Batches(array, geometry, np.arange(6), np.arange(6), batch_size=6, images_per_individual=None)
     ((pictures, labels),) = batches.epoch(0)
-    expected = centre_crop(array, geometry)[labels.numpy()].transpose(0, 3, 1, 2)
+    expected = center_crop(array, geometry)[labels.numpy()].transpose(0, 3, 1, 2)
     assert np.allclose(pictures.numpy() * 255, expected, atol=1e-3)
 
 
@@ -254,7 +254,7 @@ def test_each_augmentation_changes_pictures_and_stays_between_0_and_1(name: str)
         array, geometry, np.arange(32), np.arange(32), batch_size=32, images_per_individual=None, **{name: 1.0}
     )
     ((pictures, labels),) = batches.epoch(0)
-    plain = torch.from_numpy(centre_crop(array, geometry)[labels.numpy()]).permute(0, 3, 1, 2) / 255
+    plain = torch.from_numpy(center_crop(array, geometry)[labels.numpy()]).permute(0, 3, 1, 2) / 255
     changed = (pictures - plain).abs().amax(dim=(1, 2, 3)) > 0.01
     assert changed.sum() >= 8
     assert pictures.shape == (32, 3, 16, 24)
@@ -279,7 +279,7 @@ def test_a_weak_augmentation_changes_less_than_a_strong_one(name: str) -> None:
             **{name: strength},
         )
         ((pictures, _),) = batches.epoch(0)
-        plain = torch.from_numpy(centre_crop(smooth, geometry).copy()).permute(0, 3, 1, 2) / 255
+        plain = torch.from_numpy(center_crop(smooth, geometry).copy()).permute(0, 3, 1, 2) / 255
         return float((pictures - plain).abs().mean())
 
     assert 0 < change(0.2) < change(1.0)
@@ -367,9 +367,9 @@ def test_what_is_made_one_ahead_comes_in_order_with_its_fault_and_nothing_stays_
 
     taken = []
     with pytest.raises(ValueError, match="the fifth"):
-        taken.extend(one_ahead(items()))
+        taken.extend(prefetch_one(items()))
     assert taken == made == [1, 2, 3, 4]
-    ahead = one_ahead(items())
+    ahead = prefetch_one(items())
     assert next(ahead) == 1
     ahead.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]

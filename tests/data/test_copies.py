@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from whale_ray.data.near_duplicates import (
-    LEAST_CORRELATION,
+    MIN_CORRELATION,
     coarse_vectors,
     copy_correlation,
     find_copies,
@@ -43,7 +43,7 @@ def saved_again(picture: Image.Image) -> Image.Image:
     ids=["cropped", "darker", "smaller", "all of it"],
 )
 def test_a_copy_agrees_with_its_original_whichever_comes_first(copy: Image.Image) -> None:
-    assert correlation(drawn(1), copy) >= LEAST_CORRELATION
+    assert correlation(drawn(1), copy) >= MIN_CORRELATION
     assert correlation(copy, drawn(1)) == correlation(drawn(1), copy)
 
 
@@ -55,7 +55,7 @@ def test_another_picture_does_not(other: Image.Image) -> None:
 def test_pictures_of_one_colour_or_of_other_shape_are_no_copies() -> None:
     blank = Image.new("RGB", (240, 135), "grey")
     assert correlation(blank, blank) == -1.0
-    assert correlation(drawn(1), drawn(1).crop((100, 0, 110, 135))) < LEAST_CORRELATION
+    assert correlation(drawn(1), drawn(1).crop((100, 0, 110, 135))) < MIN_CORRELATION
 
 
 def test_copies_are_found_among_pairs_of_pictures_that_are_there() -> None:

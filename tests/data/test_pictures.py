@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from whale_ray.data.image_io import FILL, Geometry, centre_crop, decode_image, fit_image
+from whale_ray.data.image_io import FILL, Geometry, center_crop, decode_image, fit_image
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
 
@@ -204,19 +204,19 @@ def test_a_margin_lies_around_the_centre_crop_which_is_the_same_as_without() -> 
     array = fit_image(image, geometry, box=box)
     assert array.shape == (60, 60, 3)
     assert np.array_equal(array, np.asarray(image)[20:80, 30:90])
-    assert np.array_equal(centre_crop(array, geometry), fit_image(image, Geometry(40, 40), box=box))
+    assert np.array_equal(center_crop(array, geometry), fit_image(image, Geometry(40, 40), box=box))
 
 
 def test_a_margin_beyond_the_picture_is_grey() -> None:
     array = fit_image(Image.new("RGB", (40, 40), "red"), Geometry(40, 40, margin=0.1))
-    assert (centre_crop(array, Geometry(40, 40, margin=0.1)) == [255, 0, 0]).all()
+    assert (center_crop(array, Geometry(40, 40, margin=0.1)) == [255, 0, 0]).all()
     assert (array[:4] == FILL).all()
     assert (array[:, -4:] == FILL).all()
 
 
 def test_the_centre_crop_is_a_view_of_many_pictures_at_once() -> None:
     stack = np.zeros((5, 60, 60, 3), dtype=np.uint8)
-    view = centre_crop(stack, Geometry(40, 40, margin=0.25))
+    view = center_crop(stack, Geometry(40, 40, margin=0.25))
     assert view.shape == (5, 40, 40, 3)
     assert np.shares_memory(view, stack)
 

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from whale_ray.data.catalog import Catalog, read_catalog
-from whale_ray.data.pixel_cache import Geometry, centre_crop, data_fingerprint, fit_image, prepare_pixels
+from whale_ray.data.image_io import Geometry, center_crop, fit_image
+from whale_ray.data.pixel_cache import data_fingerprint, decode_images
 from whale_ray.errors import DataError
 
 DataFolder = Callable[[dict[str, tuple[str, bytes | Image.Image]]], Catalog]
@@ -27,8 +28,9 @@ BUILD = """
 import sys
 from pathlib import Path
 from whale_ray.data.catalog import read_catalog
-from whale_ray.data.pixel_cache import Geometry, prepare_pixels
-print(prepare_pixels(read_catalog(Path(sys.argv[1])), Geometry(24, 32), cache=Path(sys.argv[2])).decoded)
+from whale_ray.data.image_io import Geometry
+from whale_ray.data.pixel_cache import decode_images
+print(decode_images(read_catalog(Path(sys.argv[1])), Geometry(24, 32), cache=Path(sys.argv[2])).decoded)
 """
 
 
@@ -60,7 +62,7 @@ def build(data: Path, cache: Path) -> subprocess.Popen[str]:
 
 
 def test_row_by_row_the_photographs_as_they_are_fitted(three: Catalog, tmp_path: Path) -> None:
-    pixels = prepare_pixels(three, GEOMETRY, cache=tmp_path / "cache")
+    pixels = decode_images(three, GEOMETRY, cache=tmp_path / "cache")
     assert isinstance(pixels.array, np.memmap)
     for row, image in enumerate((drawn(1), drawn(2, (50, 90)), drawn(3))):
         assert np.array_equal(pixels.array[row], fit_image(image, GEOMETRY))
@@ -72,8 +74,8 @@ def test_row_by_row_the_photographs_as_they_are_fitted(three: Catalog, tmp_path:
 
 
 def test_the_second_call_decodes_nothing_and_gives_the_same(three: Catalog, tmp_path: Path) -> None:
-    first = prepare_pixels(three, GEOMETRY, cache=tmp_path / "cache")
-    second = prepare_pixels(three, GEOMETRY, cache=tmp_path / "cache")
+    first = decode_images(three, GEOMETRY, cache=tmp_path / "cache")
+    second = decode_images(three, GEOMETRY, cache=tmp_path / "cache")
     assert (first.decoded, second.decoded) == (3, 0)
     assert np.array_equal(first.array, second.array)
     pd.testing.assert_frame_equal(first.health, second.health)
@@ -81,37 +83,37 @@ def test_the_second_call_decodes_nothing_and_gives_the_same(three: Catalog, tmp_
 
 def test_the_array_cannot_be_written_to(three: Catalog, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="read-only"):
-        prepare_pixels(three, GEOMETRY, cache=tmp_path / "cache").array[0] = 0
+        decode_images(three, GEOMETRY, cache=tmp_path / "cache").array[0] = 0
 
 
 def test_another_geometry_or_a_changed_photograph_is_decoded_anew(three: Catalog, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    prepare_pixels(three, GEOMETRY, cache=cache)
-    assert prepare_pixels(three, Geometry(24, 32, margin=0.25), cache=cache).decoded == 3
-    assert prepare_pixels(three, Geometry(24, 32, "stretch"), cache=cache).decoded == 3
+    decode_images(three, GEOMETRY, cache=cache)
+    assert decode_images(three, Geometry(24, 32, margin=0.25), cache=cache).decoded == 3
+    assert decode_images(three, Geometry(24, 32, "stretch"), cache=cache).decoded == 3
     drawn(9).save(three.path("a.png"))
-    changed = prepare_pixels(three, GEOMETRY, cache=cache)
+    changed = decode_images(three, GEOMETRY, cache=cache)
     assert changed.decoded == 3
     assert np.array_equal(changed.array[0], fit_image(drawn(9), GEOMETRY))
 
 
 def test_boxes_are_cut_out_and_belong_to_the_cache_key(three: Catalog, tmp_path: Path) -> None:
     root, cache = three.folder.parent, tmp_path / "cache"
-    prepare_pixels(three, GEOMETRY, cache=cache)
+    decode_images(three, GEOMETRY, cache=cache)
     (root / "boxes.csv").write_text("Image,x0,y0,x1,y1\nc.png,10,10,42,34\na.png,70,50,900,900\n")
-    pixels = prepare_pixels(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=cache)
+    pixels = decode_images(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=cache)
     assert pixels.decoded == 3
     assert np.array_equal(pixels.array[2], np.asarray(drawn(3))[10:34, 10:42])
     assert np.array_equal(pixels.array[1], fit_image(drawn(2, (50, 90)), GEOMETRY))
     assert np.array_equal(pixels.array[0], fit_image(drawn(1), GEOMETRY, box=(70, 50, 80, 60)))
     (root / "boxes.csv").write_text("Image,x0,y0,x1,y1\nc.png,10,10,43,34\n")
-    assert prepare_pixels(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=cache).decoded == 3
+    assert decode_images(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=cache).decoded == 3
 
 
 def test_a_box_beside_the_picture_is_said_in_the_health(three: Catalog, tmp_path: Path) -> None:
     root = three.folder.parent
     (root / "boxes.csv").write_text("Image,x0,y0,x1,y1\na.png,500,500,600,600\n")
-    health = prepare_pixels(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=tmp_path / "cache").health
+    health = decode_images(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=tmp_path / "cache").health
     assert health["status"].tolist() == ["wrong_box", "ok", "ok"]
     assert "80 x 60" in health["reason"][0]
 
@@ -130,7 +132,7 @@ def test_what_cannot_be_used_is_zero_and_says_why(
     hostile: dict[str, bytes], data_folder: DataFolder, tmp_path: Path, name: str, status: str, reason: str
 ) -> None:
     catalog = data_folder({"good.png": ("w", drawn(1)), name: ("w", hostile[name]), "also.png": ("w", drawn(2))})
-    pixels = prepare_pixels(catalog, GEOMETRY, cache=tmp_path / "cache")
+    pixels = decode_images(catalog, GEOMETRY, cache=tmp_path / "cache")
     assert pixels.health["status"].tolist() == ["ok", status, "ok"]
     assert reason in pixels.health["reason"][1]
     assert not pixels.array[1].any()
@@ -142,7 +144,7 @@ def test_what_only_looks_hostile_is_used(
     hostile: dict[str, bytes], data_folder: DataFolder, tmp_path: Path, name: str, size: tuple[int, int]
 ) -> None:
     catalog = data_folder({"good.png": ("w", drawn(1)), name: ("w", hostile[name])})
-    pixels = prepare_pixels(catalog, GEOMETRY, cache=tmp_path / "cache")
+    pixels = decode_images(catalog, GEOMETRY, cache=tmp_path / "cache")
     assert pixels.health["status"].tolist() == ["ok", "ok"]
     assert (pixels.health["width"][1], pixels.health["height"][1]) == size
     assert pixels.array[1].any()
@@ -152,10 +154,10 @@ def test_a_photograph_that_is_missing_and_one_that_is_a_folder_are_said(three: C
     three.path("a.png").unlink()
     three.path("b.png").unlink()
     three.path("b.png").mkdir()
-    pixels = prepare_pixels(three, GEOMETRY, cache=tmp_path / "cache")
+    pixels = decode_images(three, GEOMETRY, cache=tmp_path / "cache")
     assert pixels.health["status"].tolist() == ["missing", "unreadable", "ok"]
     drawn(1).save(three.path("a.png"))
-    assert prepare_pixels(three, GEOMETRY, cache=tmp_path / "cache").health["status"][0] == "ok"
+    assert decode_images(three, GEOMETRY, cache=tmp_path / "cache").health["status"][0] == "ok"
 
 
 def test_a_kill_in_the_middle_leaves_nothing_half_and_the_next_call_cleans_up(many: Path, tmp_path: Path) -> None:
@@ -168,11 +170,11 @@ def test_a_kill_in_the_middle_leaves_nothing_half_and_the_next_call_cleans_up(ma
     assert builder.wait() == -signal.SIGKILL
     builder.communicate()
     assert [path.name for path in cache.iterdir() if path.is_dir()] == [path.name for path in cache.glob(".*")]
-    pixels = prepare_pixels(read_catalog(many), GEOMETRY, cache=cache)
+    pixels = decode_images(read_catalog(many), GEOMETRY, cache=cache)
     assert pixels.decoded == 20
     assert pixels.array.any(axis=(1, 2, 3)).all()
     assert list(cache.glob(".*")) == []
-    assert prepare_pixels(read_catalog(many), GEOMETRY, cache=cache).decoded == 0
+    assert decode_images(read_catalog(many), GEOMETRY, cache=cache).decoded == 0
 
 
 def test_of_two_processes_at_once_one_decodes(many: Path, tmp_path: Path) -> None:
@@ -183,31 +185,31 @@ def test_of_two_processes_at_once_one_decodes(many: Path, tmp_path: Path) -> Non
 
 def test_a_disk_without_room_is_an_error_that_says_how_much_is_needed(three: Catalog, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"need [0-9.]+ GiB in .*cache, but: .*WHALE_RAY_CACHE"):
-        prepare_pixels(three, Geometry(2_000_000, 1_000_000), cache=tmp_path / "cache")
+        decode_images(three, Geometry(2_000_000, 1_000_000), cache=tmp_path / "cache")
     assert list((tmp_path / "cache").glob(".*")) == []
 
 
 def test_a_cache_with_pickled_objects_is_refused(three: Catalog, tmp_path: Path) -> None:
-    prepare_pixels(three, GEOMETRY, cache=tmp_path / "cache")
+    decode_images(three, GEOMETRY, cache=tmp_path / "cache")
     (stored,) = (tmp_path / "cache").glob("*/pixels.npy")
     np.save(stored, np.array([{"code": "runs"}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects"):
-        prepare_pixels(three, GEOMETRY, cache=tmp_path / "cache")
+        decode_images(three, GEOMETRY, cache=tmp_path / "cache")
 
 
 def test_one_thread_and_several_give_the_same(three: Catalog, tmp_path: Path) -> None:
-    one = prepare_pixels(three, GEOMETRY, cache=tmp_path / "one", workers=1)
-    several = prepare_pixels(three, GEOMETRY, cache=tmp_path / "several", workers=4)
+    one = decode_images(three, GEOMETRY, cache=tmp_path / "one", workers=1)
+    several = decode_images(three, GEOMETRY, cache=tmp_path / "several", workers=4)
     assert np.array_equal(one.array, several.array)
     pd.testing.assert_frame_equal(one.health, several.health)
 
 
 def test_the_margin_is_around_the_same_pixels(three: Catalog, tmp_path: Path) -> None:
     wide = Geometry(24, 32, margin=0.25)
-    with_margin = prepare_pixels(three, wide, cache=tmp_path / "cache").array
+    with_margin = decode_images(three, wide, cache=tmp_path / "cache").array
     assert with_margin.shape == (3, 36, 48, 3)
-    without = prepare_pixels(three, GEOMETRY, cache=tmp_path / "cache").array
-    difference = np.abs(centre_crop(with_margin, wide).astype(int) - without)
+    without = decode_images(three, GEOMETRY, cache=tmp_path / "cache").array
+    difference = np.abs(center_crop(with_margin, wide).astype(int) - without)
     assert difference.max() <= 1
 
 
@@ -215,7 +217,7 @@ def test_the_fingerprint_of_the_data_knows_contents_and_labels_but_no_place_or_t
     three: Catalog, tmp_path: Path
 ) -> None:
     def fingerprint(catalog: Catalog, geometry: Geometry = GEOMETRY) -> str:
-        return data_fingerprint(catalog, prepare_pixels(catalog, geometry, cache=tmp_path / "cache"))
+        return data_fingerprint(catalog, decode_images(catalog, geometry, cache=tmp_path / "cache"))
 
     original = fingerprint(three)
     os.utime(three.path("a.png"), (1, 1))

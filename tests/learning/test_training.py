@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whale_ray.data.batches import Batches
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 from whale_ray.errors import TrainingError
 from whale_ray.learning.encoders.registry import Encoder, build_encoder
 from whale_ray.learning.losses.registry import build_loss

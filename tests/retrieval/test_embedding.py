@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 from whale_ray.errors import InputError, TrainingError
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.retrieval.embed import embed

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from whale_ray.data.batches import Batches, FeatureBatches
-from whale_ray.data.pixel_cache import Geometry, Pixels
+from whale_ray.data.image_io import Geometry
+from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.learning.encoders.registry import Encoder, build_encoder
 from whale_ray.retrieval.embed import embed
 from whale_ray.retrieval.feature_cache import embed_features, frozen_features
@@ -19,9 +20,9 @@ from whale_ray.retrieval.feature_cache import embed_features, frozen_features
 GEOMETRY = Geometry(32, 48, "pad", 0.125)
 
 
-def pixels_of(count: int = 11, fingerprint: str = "one") -> Pixels:
+def pixels_of(count: int = 11, fingerprint: str = "one") -> DecodedImages:
     array = np.random.default_rng(0).integers(0, 256, (count, *GEOMETRY.stored, 3), dtype=np.uint8)
-    return Pixels(array, np.zeros((count, 16, 16), np.uint8), GEOMETRY, pd.DataFrame(), 0, fingerprint)
+    return DecodedImages(array, np.zeros((count, 16, 16), np.uint8), GEOMETRY, pd.DataFrame(), 0, fingerprint)
 
 
 def frozen(pool: str = "gem", neck: str = "linear", seed: int = 0) -> Encoder:

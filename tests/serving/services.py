@@ -232,7 +232,7 @@ def process(
 
 def serving(bundle: Path, port: int, **settings: float) -> tuple[str, ...]:
     """The command that serves the bundle."""
-    code = "import sys; from pathlib import Path; from whale_ray.serving.app import serve_bundle; "
+    code = "import sys; from pathlib import Path; from whale_ray.serving.deployment.launcher import serve_bundle; "
     return sys.executable, "-c", f"{code}serve_bundle(Path(sys.argv[1]), port={port}, **{settings})", str(bundle)
 
 

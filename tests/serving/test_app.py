@@ -163,7 +163,8 @@ from ray import serve
 from contextlib import suppress
 from pathlib import Path
 from whale_ray.serving.metrics import FIGURES
-from whale_ray.serving.app import ServeSettings, build
+from whale_ray.serving.deployment.launcher import build
+from whale_ray.serving.deployment.settings import ServeSettings
 ray.init(address="local", num_cpus=1, namespace="serve", include_dashboard=False, logging_level="ERROR")
 serve.start(http_options={"host": "0.0.0.0", "port": int(sys.argv[2])})
 try:

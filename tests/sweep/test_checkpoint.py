@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from whale_ray.data.batches import Batches
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 from whale_ray.learning.encoders.registry import Encoder, build_encoder, rebuild_encoder
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.learning.training.loop import Training, start_training, train_epochs

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 from whale_ray.errors import DataError
 from whale_ray.sweep.config.schema import section_settings
 from whale_ray.sweep.planning.dataset import MARGIN, Dataset, geometry_of, open_dataset, pixel_cache, write_split

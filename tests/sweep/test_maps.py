@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from whale_ray.data.image_io import frame_of
-from whale_ray.data.pixel_cache import Geometry, centre_crop
+from whale_ray.data.image_io import Geometry, center_crop, visible_box
 from whale_ray.errors import BundleError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.occlusion_maps import cells_of, cover
@@ -35,7 +34,7 @@ WIDE = Geometry(32, 64, "pad", 0.125)
 
 def bright_corner(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """An encoder that sees nothing but how bright the lower left of the picture is: a direction for it."""
-    seen = np.stack([centre_crop(picture, WIDE)[20:, :16].mean() / 255 for picture in pictures])
+    seen = np.stack([center_crop(picture, WIDE)[20:, :16].mean() / 255 for picture in pictures])
     return np.column_stack([np.cos(seen), np.sin(seen)])
 
 
@@ -72,11 +71,11 @@ def test_a_cell_is_the_mean_of_the_patches_that_cover_it() -> None:
 
 @pytest.mark.parametrize(("resize", "frame"), [("pad", (0, -25, 300, 125)), ("stretch", (0, 0, 300, 100))])
 def test_the_cells_lie_on_the_part_of_the_photograph_that_is_seen(resize: str, frame: tuple[float, ...]) -> None:
-    assert frame_of((300, 100), Geometry(32, 64, resize, 0.125)) == pytest.approx(frame)
+    assert visible_box((300, 100), Geometry(32, 64, resize, 0.125)) == pytest.approx(frame)
 
 
 def test_a_box_is_what_is_seen() -> None:
-    assert frame_of((300, 100), Geometry(32, 64, "stretch"), box=(10, 20, 50, 40)) == (10, 20, 50, 40)
+    assert visible_box((300, 100), Geometry(32, 64, "stretch"), box=(10, 20, 50, 40)) == (10, 20, 50, 40)
 
 
 def test_a_map_is_painted_where_its_cells_lie(tmp_path: Path) -> None:

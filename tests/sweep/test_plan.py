@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.sweep.config.axes import Axis

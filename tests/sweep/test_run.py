@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from watching import Watching
 
-from whale_ray.data.pixel_cache import prepare_pixels
+from whale_ray.data.pixel_cache import decode_images
 from whale_ray.errors import InputError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
@@ -147,7 +147,7 @@ def test_best_is_the_bundle_of_the_first_row(finished: SweepResult) -> None:
 def test_photographs_are_decoded_once_for_all_sweeps(finished: SweepResult, write_sweep: WriteSweep) -> None:
     for geometry in geometries(write_sweep()):
         catalog = catalog_of(first_settings(write_sweep())["data"])
-        assert prepare_pixels(catalog, geometry, cache=pixel_cache()).decoded == 0
+        assert decode_images(catalog, geometry, cache=pixel_cache()).decoded == 0
 
 
 # The same command again

@@ -57,12 +57,13 @@ def audit(
 ) -> None:
     """Report what is wrong with a folder of photographs. Changes nothing."""
     from whale_ray.data.audit import audit_photographs
-    from whale_ray.data.pixel_cache import Geometry, prepare_pixels
+    from whale_ray.data.image_io import Geometry
+    from whale_ray.data.pixel_cache import decode_images
     from whale_ray.sweep.config.sweep_spec import data_settings
     from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
 
     catalog = catalog_of(data_settings(folder, set_ or []))
-    pixels = prepare_pixels(catalog, Geometry(64, 64), cache=pixel_cache(), progress=not (is_quiet() or as_json))
+    pixels = decode_images(catalog, Geometry(64, 64), cache=pixel_cache(), progress=not (is_quiet() or as_json))
     found = audit_photographs(catalog, pixels)
     if as_json:
         typer.echo(json.dumps(found.findings, indent=1))

@@ -1,6 +1,6 @@
-"""What is wrong with a set of photographs, said and written down; nothing is changed, nothing dropped in silence.
+"""Audit of a data set: unreadable images, duplicates and contradictory labels.
 
-Knows the catalog and the decoded pixels; finds what cannot be used, what is there twice, what contradicts itself.
+Changes nothing; every finding is reported and written to audit.json.
 """
 
 from __future__ import annotations
@@ -14,43 +14,50 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.pixel_cache import Pixels
+from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
 
 HASH_DISTANCE = 6  # bits of 64 in which the perceptual hashes of twins may differ
 PIXEL_DISTANCE = 5.0  # grey levels of 255 by which twins may differ on average, at 16 x 16
-_ROWS = 2048  # photographs compared at once with all others
-_SHOWN = 10
+_ROWS_PER_CHUNK = 2048  # photographs compared at once with all others
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """The findings of an audit.
 
-    usable: for every row of the catalog whether it can be used. twins: the id of a row's twin group, "" for none:
-    the same picture twice, perhaps saved again or at another size. findings: all of it, for audit.json.
+    Attributes:
+        usable: For every catalog row, whether its image can be used.
+        twins: Id of the twin group of each row, "" for none. Twins are copies of one picture, possibly re-encoded or
+            resized.
+        findings: All findings, as written to audit.json.
     """
 
     usable: pd.Series
     twins: pd.Series
     findings: dict[str, Any]
 
-    def lines(self, *, most: int | None = _SHOWN) -> list[str]:
-        """The findings in lines for a person, of each kind `most` at most (None: all; audit.json has them)."""
+    def lines(self, *, most: int | None = _MAX_LISTED) -> list[str]:
+        """Return the findings as lines of text.
+
+        Args:
+            most: Largest number of rows per kind of finding; None for all.
+        """
         found = self.findings
         twins = [images for images in found["twins"] if images not in [one["images"] for one in found["conflicts"]]]
-        lines = [_counted(found)]
-        lines += _listed(
+        lines = [_summary_line(found)]
+        lines += _section(
             "photographs cannot be used and are set aside",
             [f"{row['image']}: {row['status']}, {row['reason']}" for row in found["set_aside"]],
             most,
         )
-        lines += _listed("individuals have no photograph that can be used", found["without_photograph"], most)
+        lines += _section("individuals have no photograph that can be used", found["without_photograph"], most)
         copies = [", ".join(images) for images in twins]
-        lines += _listed("pictures are there more than once; the split keeps the copies together", copies, most)
-        lines += _listed(
+        lines += _section("pictures are there more than once; the split keeps the copies together", copies, most)
+        lines += _section(
             "pictures stand under two individuals or more, so that a label is wrong; they are trained on only",
             [f"{' and '.join(one['individuals'])}: {', '.join(one['images'])}" for one in found["conflicts"]],
             most,
@@ -58,11 +65,11 @@ class Audit:
         return lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
 
     def write(self, path: Path) -> None:
-        """Writes audit.json."""
-        write_whole(path, json.dumps(self.findings, indent=1))
+        """Write audit.json."""
+        write_atomically(path, json.dumps(self.findings, indent=1))
 
 
-def _counted(found: dict[str, Any]) -> str:
+def _summary_line(found: dict[str, Any]) -> str:
     aside = len(found["set_aside"])
     named = found["photographs"] - aside - found["unknown"]
     return (
@@ -73,8 +80,8 @@ def _counted(found: dict[str, Any]) -> str:
     )
 
 
-def _listed(what: str, rows: Sequence[str], most: int | None) -> list[str]:
-    """A heading with the number of rows and the rows under it; nothing where there are none."""
+def _section(what: str, rows: Sequence[str], most: int | None) -> list[str]:
+    """Return a heading with the number of rows and the first rows; nothing if there are no rows."""
     if not rows:
         return []
     more = len(rows) - len(rows[:most])
@@ -82,17 +89,23 @@ def _listed(what: str, rows: Sequence[str], most: int | None) -> list[str]:
     return [*lines, f"  and {more} more in audit.json"] if more else lines
 
 
-def audit_photographs(catalog: Catalog, pixels: Pixels, *, on_bad_image: str = "set_aside") -> Audit:
-    """The audit of a catalog.
+def audit_photographs(catalog: Catalog, pixels: DecodedImages, *, on_bad_image: str = "set_aside") -> Audit:
+    """Return the audit of a catalog.
 
-    Raises: DataError listing the photographs that cannot be used, where `on_bad_image` is `error`; where none can.
+    Args:
+        catalog: The catalog to audit.
+        pixels: Its decoded images, which know the health of every file.
+        on_bad_image: `set_aside` continues without unreadable images; `error` raises.
+
+    Raises:
+        DataError: If an image is unusable and `on_bad_image` is `error`, or if no image is usable.
     """
     table, health = catalog.table, pixels.health
     usable = health["status"].eq("ok")
     bad = health.loc[~usable, ["image", "status", "reason"]].to_dict("records")
     if bad and (on_bad_image == "error" or not usable.any()):
-        rows = "\n".join(f"  {row['image']}: {row['status']}, {row['reason']}" for row in bad[:_SHOWN])
-        more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        rows = "\n".join(f"  {row['image']}: {row['status']}, {row['reason']}" for row in bad[:_MAX_LISTED])
+        more = f"\n  and {len(bad) - _MAX_LISTED} more" if len(bad) > _MAX_LISTED else ""
         raise DataError(
             f"every photograph must be readable, but {len(bad)} of {len(table)} are not:\n{rows}{more}\n"
             "  Mend them, or say data.on_bad_image: set_aside to go on without them"
@@ -126,18 +139,18 @@ def _findings(
             {"images": group["image"].tolist(), "individuals": sorted(group["individual"].unique())}
             for group in conflicts
         ],
-        "widths": _spread(sizes["width"]),
-        "heights": _spread(sizes["height"]),
+        "widths": _size_range(sizes["width"]),
+        "heights": _size_range(sizes["height"]),
         "images_per_individual": {str(size): int(n) for size, n in counts.value_counts().sort_index().items()},
     }
 
 
-def _spread(values: pd.Series) -> dict[str, int]:
+def _size_range(values: pd.Series) -> dict[str, int]:
     return {"smallest": int(values.min()), "median": int(values.median()), "largest": int(values.max())}
 
 
-def _twin_groups(pixels: Pixels, usable: np.ndarray) -> pd.Series:
-    """A group id for each row that has a twin, "" for the others: the first row of its connected component."""
+def _twin_groups(pixels: DecodedImages, usable: np.ndarray) -> pd.Series:
+    """Return the twin group of each row, named after its first row; "" for rows without a twin."""
     first, small = np.arange(len(usable)), pixels.small.astype(np.float32)
     for one, other in _pairs_by_hash(pixels.health["phash"], usable):
         if first[one] == first[other]:
@@ -150,11 +163,11 @@ def _twin_groups(pixels: Pixels, usable: np.ndarray) -> pd.Series:
 
 
 def _pairs_by_hash(hashes: pd.Series, usable: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs of rows whose perceptual hashes are near; by chunks, never N x N at once."""
+    """Yield pairs of rows with near perceptual hashes, in chunks so that no N x N matrix is held."""
     rows = np.flatnonzero(usable)
     codes = np.array([int(hashes.iloc[row], 16) for row in rows], dtype=np.uint64)
-    for start in range(0, len(rows), _ROWS):
-        chunk = codes[start : start + _ROWS]
+    for start in range(0, len(rows), _ROWS_PER_CHUNK):
+        chunk = codes[start : start + _ROWS_PER_CHUNK]
         near = np.bitwise_count(chunk[:, None] ^ codes[None, start:]) <= HASH_DISTANCE
         for one, other in np.argwhere(near):
             if one < other:

@@ -1,8 +1,7 @@
-"""Batches to train on: photographs that come together, and how each is varied, all on the training device.
+"""Training batches: sampling, augmentation and transfer to the training device.
 
-Knows rows of pixels and integer labels; knows no loss and no encoder: pictures are floats from 0 to 1, normalised
-by the encoder itself. All randomness of an epoch comes from (seed, number of the epoch), so that a training which
-goes on later sees the same batches.
+Images are floats from 0 to 1; the encoder normalises them. The randomness of an epoch depends on (seed, epoch) alone,
+so that a resumed training sees the same batches.
 """
 
 from __future__ import annotations
@@ -16,22 +15,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from whale_ray.data.pixel_cache import Geometry, centre_crop
-from whale_ray.data.samplers import UNKNOWN, group_places, shuffle_places
-from whale_ray.data.transforms import VARIATIONS, Draw, move
+from whale_ray.data.image_io import Geometry, center_crop
+from whale_ray.data.samplers import UNKNOWN, pk_batches, shuffled_batches
+from whale_ray.data.transforms import AUGMENTATIONS, BatchRandom, apply_affine
 
-_AT_ONCE = 8
+_CPU_CHUNK = 8
 Item = TypeVar("Item")
 
 
 class Batches:
     """The batches of a training set.
 
-    array: uint8 (N, H', W', 3). rows: which of them train. labels: int64, one a row, 0 to C - 1, or -1 for an unknown
-    individual. images_per_individual: K of PxK sampling; None for plain shuffling. evenly, negatives_share: of PxK, see
-    `group_places`. flip: `none`; `augment` mirrors half of the pictures; `new_individual` gives the mirrored ones
-    labels of their own, C to 2 C - 1, and in PxK sampling mirrors whole groups of K. affine, colour, blur, erasing:
-    strengths from 0 (off) to 1. on_batch: called before each batch.
+    Args:
+        array: Decoded images, uint8, shape (N, H', W', 3).
+        geometry: Geometry of `array`.
+        rows: Rows of `array` that train, shape (n,).
+        labels: Class of each row, int64, 0 to C - 1, or -1 for an unknown individual.
+        batch_size: Images per batch.
+        images_per_individual: K of P x K sampling; None shuffles all rows.
+        evenly: P x K sampling draws every individual equally often.
+        negatives_share: Share of unknown individuals per batch; None keeps their share of the data.
+        flip: `none`; `augment` mirrors half of the images; `new_individual` gives mirrored images labels of their own,
+            C to 2C - 1, and mirrors whole groups of K.
+        affine: Strength of the affine augmentation, 0 (off) to 1.
+        colour: Strength of the color jitter, 0 to 1.
+        blur: Strength of the blur, 0 to 1.
+        erasing: Strength of random erasing, 0 to 1.
+        seed: Seed of all randomness.
+        device: Device of the returned tensors.
+        on_batch: Called before each batch.
     """
 
     def __init__(
@@ -66,15 +78,15 @@ class Batches:
 
     @property
     def class_counts(self) -> list[int]:
-        """The photographs of each class; mirrored ones that are another individual count as those that they mirror."""
+        """Return the number of photographs of each class. A mirrored class counts as the class that it mirrors."""
         counts = np.bincount(self._labels[self._labels != UNKNOWN], minlength=self._individuals)
         return [int(count) for count in np.tile(counts, self.num_classes // self._individuals)]
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pictures, float32 (B, 3, H, W) from 0 to 1, and labels, int64 (B,); `steps` times."""
+        """Yield `steps` batches: images, float32, shape (B, 3, H, W), 0 to 1, and labels, int64, shape (B,)."""
         made = self._made(number)
         # a processor has no time to spare while it trains
-        for batch in made if self._device.type == "cpu" else one_ahead(made):
+        for batch in made if self._device.type == "cpu" else prefetch_one(made):
             self._on_batch()
             yield batch
 
@@ -86,8 +98,8 @@ class Batches:
 
     def _places(self, numbers: np.random.Generator) -> list[np.ndarray]:
         if self._per_individual is None:
-            return shuffle_places(len(self._rows), steps=self.steps, numbers=numbers)
-        return group_places(
+            return shuffled_batches(len(self._rows), steps=self.steps, numbers=numbers)
+        return pk_batches(
             self._labels,
             steps=self.steps,
             batch_size=self._batch_size,
@@ -98,7 +110,7 @@ class Batches:
         )
 
     def _whole_groups(self, places: np.ndarray, numbers: np.random.Generator) -> np.ndarray | None:
-        """Which pictures to mirror where that makes another individual of them: a group of K stays together."""
+        """Return which images to mirror if mirroring makes another individual: a group of K stays together."""
         if self._flip != "new_individual" or self._per_individual is None:
             return None
         size = self._per_individual
@@ -109,8 +121,8 @@ class Batches:
     def _batch(
         self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """A batch, on a processor a few pictures at a time, so that they stay in its cache."""
-        size = _AT_ONCE if self._device.type == "cpu" else len(places)
+        """Return a batch. On a CPU it is made a few images at a time, so that they stay in its cache."""
+        size = _CPU_CHUNK if self._device.type == "cpu" else len(places)
         pieces = [slice(start, start + size) for start in range(0, len(places), size)]
         parts = [
             self._varied(places[piece], None if mirrored is None else mirrored[piece], generator) for piece in pieces
@@ -121,17 +133,17 @@ class Batches:
         self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         moved = self._strengths["affine"] > 0
-        whole = _sent_rows(self._array, self._rows[places], self._device)
-        pictures = whole if moved else centre_crop(whole, self._geometry)
+        whole = _rows_to_device(self._array, self._rows[places], self._device)
+        pictures = whole if moved else center_crop(whole, self._geometry)
         pictures = pictures.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
-        labels = _sent(self._labels[places], self._device)
-        draw = Draw(len(pictures), generator)
+        labels = _to_device(self._labels[places], self._device)
+        draw = BatchRandom(len(pictures), generator)
         if moved:
-            pictures = move(pictures, self._geometry, self._strengths["affine"], draw)
+            pictures = apply_affine(pictures, self._geometry, self._strengths["affine"], draw)
         if self._flip != "none":
-            chosen = draw.uniform() < 0.5 if mirrored is None else _sent(mirrored, self._device)
+            chosen = draw.uniform() < 0.5 if mirrored is None else _to_device(mirrored, self._device)
             pictures, labels = self._flipped(pictures, labels, chosen)
-        for name, vary in VARIATIONS.items():
+        for name, vary in AUGMENTATIONS.items():
             if self._strengths[name] > 0:
                 pictures = vary(pictures, self._strengths[name], draw)
         return pictures, labels
@@ -141,16 +153,20 @@ class Batches:
         return pictures, self._renamed(labels, mirrored)
 
     def _renamed(self, labels: Tensor, mirrored: Tensor) -> Tensor:
-        """The labels of pictures of which some are mirrored: those of other individuals, where the flip makes them."""
+        """Return the labels after mirroring: with `new_individual`, those of the mirrored class."""
         if self._flip != "new_individual":
             return labels
         return torch.where(mirrored & (labels != UNKNOWN), labels + self._individuals, labels)
 
 
 class FeatureBatches(Batches):
-    """Batches of what a frozen encoder makes of the pictures, in place of these: float (B, C).
+    """Batches of frozen-encoder features instead of images: float, shape (B, C).
 
-    array: the features of the plain photographs, (N, C). mirrored: those of the mirrored ones. Strengths must be 0.
+    Args:
+        array: Features of the plain images, shape (N, C).
+        mirrored: Features of the mirrored images, shape (N, C).
+        *args: Further arguments of `Batches`.
+        **options: Further arguments of `Batches`; all strengths must be 0.
     """
 
     def __init__(self, array: np.ndarray, mirrored: np.ndarray, *args: Any, **options: Any) -> None:
@@ -161,22 +177,29 @@ class FeatureBatches(Batches):
         self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         rows = self._rows[places]
-        features, labels = _sent_rows(self._array, rows, self._device), _sent(self._labels[places], self._device)
+        features, labels = (
+            _rows_to_device(self._array, rows, self._device),
+            _to_device(self._labels[places], self._device),
+        )
         if self._flip == "none":
             return features, labels
-        chosen = Draw(len(rows), generator).uniform() < 0.5 if mirrored is None else _sent(mirrored, self._device)
-        others = _sent_rows(self._mirrored, rows, self._device)
+        chosen = (
+            BatchRandom(len(rows), generator).uniform() < 0.5
+            if mirrored is None
+            else _to_device(mirrored, self._device)
+        )
+        others = _rows_to_device(self._mirrored, rows, self._device)
         return torch.where(chosen[:, None], others, features), self._renamed(labels, chosen)
 
 
-def _sent(values: np.ndarray, device: torch.device) -> Tensor:
-    """The values on the device. A GPU takes them from pinned memory, when it comes to them: nobody waits for it."""
+def _to_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """Return the values on the device. A GPU copies from pinned memory without blocking the caller."""
     tensor = torch.from_numpy(values)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _sent_rows(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
-    """The rows of the array on the device, as `_sent`, copied once on this side."""
+def _rows_to_device(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Return rows of the array on the device, copied once on the host."""
     if device.type == "cpu":
         return torch.from_numpy(array[rows])
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
@@ -185,8 +208,8 @@ def _sent_rows(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Ten
     return pinned.to(device, non_blocking=True)
 
 
-def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, each made on a thread of its own while the one before is in use."""
+def prefetch_one(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield the items, preparing the next one on a thread while the current one is in use."""
     with ThreadPoolExecutor(1, "batches") as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:

@@ -1,6 +1,6 @@
-"""The catalog: which photographs there are, whom each shows, where it lies. Reads the table, opens no picture.
+"""Dataset index: image file, individual, encounter and box of every photograph.
 
-Every fault of the table is found before anything starts, and said in one message.
+Reads the training table and opens no image. All faults of the table are reported in one message.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import pandas as pd
 from whale_ray.errors import DataError
 
 BOX = ("x0", "y0", "x1", "y1")
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Catalog:
     """The photographs of a data set.
 
-    table: a row a photograph: image (file name below `folder`), individual, group ("" where none is known) and,
-    where boxes are given, x0, y0, x1, y1 in pixels of the picture (NaN: the whole picture).
+    Attributes:
+        table: One row per photograph: `image` (file name below `folder`), `individual`, `group` (encounter, "" if
+            unknown) and, with boxes, `x0`, `y0`, `x1`, `y1` in pixels of the image (NaN: the whole image).
+        folder: Folder of the image files.
+        unknown_label: Label of photographs whose individual is unknown.
     """
 
     table: pd.DataFrame
@@ -31,7 +34,7 @@ class Catalog:
     unknown_label: str
 
     def path(self, image: str) -> Path:
-        """Where the photograph lies."""
+        """Return the path of an image file."""
         return self.folder / image
 
 
@@ -47,10 +50,24 @@ def read_catalog(
     unknown_label: str = "new_whale",
     check_files: bool = True,
 ) -> Catalog:
-    """The catalog that `root`/`table` describes, photographs in `root`/`image_folder`.
+    """Read the training table of a data set.
 
-    check_files: whether the folder of photographs must be there; without it the table alone is read.
-    Raises: DataError with everything that is wrong.
+    Args:
+        root: Folder of the data set.
+        table: File name of the table below `root`.
+        image_folder: Folder of the image files below `root`.
+        image_column: Column of file names.
+        label_column: Column of individuals.
+        group_column: Column of encounters or days; None if there is no such column.
+        boxes: CSV file with the columns Image, x0, y0, x1, y1 in pixels; images are cropped to their box.
+        unknown_label: Label of photographs whose individual is unknown.
+        check_files: Require the image folder to exist. False reads the table alone.
+
+    Returns:
+        The catalog, in the row order of the table.
+
+    Raises:
+        DataError: With every fault of the table, its columns and its boxes.
     """
     path, folder = root / table, root / image_folder
     _require_layout(root, path, folder if check_files else root)
@@ -60,12 +77,12 @@ def read_catalog(
     rows = _read_table(path, columns)
     if group_column is None:
         rows["group"] = ""
-    faults = _faults(rows, unknown_label)
+    faults = _table_faults(rows, unknown_label)
     if boxes is not None:
         rows, found = _with_boxes(rows, boxes)
         faults += found
     if check_files:
-        faults += _outside(rows["image"], folder)
+        faults += _link_faults(rows["image"], folder)
     if faults:
         raise DataError(
             "\n".join([f"{path} cannot be used, nothing was started:", *(f"  {fault}" for fault in faults)])
@@ -110,16 +127,18 @@ def _did_you_mean(word: str, names: Iterable[str]) -> str:
     return f" Did you mean {lower[found[0]]} for {word}?" if found else ""
 
 
-def _faults(rows: pd.DataFrame, unknown_label: str) -> list[str]:
-    """What is wrong with the table itself."""
+def _table_faults(rows: pd.DataFrame, unknown_label: str) -> list[str]:
+    """Return the faults of the table itself."""
     image, individual = rows["image"], rows["individual"]
     faults = [
-        *_listed(rows.index[image == ""] + 2, "a row must name its photograph, but {} {} does not", "line"),
-        *_listed(rows.index[individual == ""] + 2, "a row must name its individual, but {} {} does not", "line"),
-        *_listed(
+        *_fault_with_names(rows.index[image == ""] + 2, "a row must name its photograph, but {} {} does not", "line"),
+        *_fault_with_names(
+            rows.index[individual == ""] + 2, "a row must name its individual, but {} {} does not", "line"
+        ),
+        *_fault_with_names(
             image[image.duplicated() & (image != "")], "a photograph has one row, but {} {} has more", "photograph"
         ),
-        *_listed(
+        *_fault_with_names(
             image[image.map(_leaves_folder)],
             "a photograph lies inside the folder, but the path of {} {} leaves it",
             "photograph",
@@ -134,12 +153,12 @@ def _faults(rows: pd.DataFrame, unknown_label: str) -> list[str]:
     return faults
 
 
-def _listed(values: Iterable[object], message: str, noun: str) -> list[str]:
+def _fault_with_names(values: Iterable[object], message: str, noun: str) -> list[str]:
     shown = [str(value) for value in values]
     if not shown:
         return []
-    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return [message.format(noun + ("s" if len(shown) > 1 else ""), ", ".join(shown[:_SHOWN]) + more)]
+    more = f" and {len(shown) - _MAX_LISTED} more" if len(shown) > _MAX_LISTED else ""
+    return [message.format(noun + ("s" if len(shown) > 1 else ""), ", ".join(shown[:_MAX_LISTED]) + more)]
 
 
 def _leaves_folder(image: str) -> bool:
@@ -147,28 +166,28 @@ def _leaves_folder(image: str) -> bool:
     return path.is_absolute() or ".." in path.parts or ":" in path.parts[0] if path.parts else False
 
 
-def _outside(images: pd.Series, folder: Path) -> list[str]:
-    """Photographs that are links to a place outside of the folder."""
+def _link_faults(images: pd.Series, folder: Path) -> list[str]:
+    """Return a fault for images that are links to a place outside the folder."""
     real = folder.resolve()
     inside: Callable[[Path], bool] = lambda path: path.resolve().is_relative_to(real)  # noqa: E731
     links = [image for image in images if not _leaves_folder(image) and not inside(folder / image)]
-    return _listed(links, "a photograph lies inside the folder, but {} {} links out of it", "photograph")
+    return _fault_with_names(links, "a photograph lies inside the folder, but {} {} links out of it", "photograph")
 
 
 def _with_boxes(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The rows with their boxes, and what is wrong with those."""
+    """Return the rows with their boxes, and the faults of the boxes."""
     table = _read_table(path, {"image": "Image", **{side: side for side in BOX}})
     table = table[table["image"].isin(rows["image"])]
     sides = table[list(BOX)].apply(pd.to_numeric, errors="coerce")
     boxes = sides.assign(image=table["image"])
     wrong = sides.isna().any(axis=1) | (sides["x0"] >= sides["x1"]) | (sides["y0"] >= sides["y1"])
-    faults = _listed(
+    faults = _fault_with_names(
         boxes.loc[wrong, "image"],
         "`x0 < x1` and `y0 < y1` must hold for every box, but they do not for {} {} in " + str(path),
         "photograph",
     )
     twice = boxes.loc[boxes["image"].duplicated(), "image"]
-    faults += _listed(twice, "a photograph has one box, but {} {} has more in " + str(path), "photograph")
+    faults += _fault_with_names(twice, "a photograph has one box, but {} {} has more in " + str(path), "photograph")
     if boxes.empty:
         faults.append(f"{path} must name photographs of the table, but none of its rows does")
     return rows.merge(boxes.drop_duplicates("image"), on="image", how="left", sort=False), faults

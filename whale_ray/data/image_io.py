@@ -1,7 +1,6 @@
-"""One photograph as an array: the one decoder and the one way to fit a picture to the size that is trained on.
+"""Image decoding and fitting: the only decoder, shared by training and serving.
 
-Training and serving both come through `decode_image` and `fit_image`, so that they see the same pixels.
-Knows one picture at a time; knows no data set, no cache, no tensor.
+`decode_image` and `fit_image` are used everywhere, so that training and serving see the same pixels.
 """
 
 from __future__ import annotations
@@ -26,11 +25,14 @@ Array = TypeVar("Array", bound=Any)  # of NumPy, or a tensor
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture becomes an array of `height` x `width` pixels.
+    """Size and fitting of a decoded image.
 
-    resize: `pad` keeps the aspect and shows what lies around, or grey; `stretch` does not keep it.
-    margin: the part of each side that is kept around the region, for augmentation to move into; the centre crop
-    is exactly the region.
+    Attributes:
+        height: Height in pixels.
+        width: Width in pixels.
+        resize: `pad` keeps the aspect ratio and fills with the surroundings or grey; `stretch` does not keep it.
+        margin: Extra border on each side as a share of that side, for augmentation to move into. The center crop is
+            exactly the region.
     """
 
     height: int
@@ -40,22 +42,30 @@ class Geometry:
 
     @property
     def border(self) -> tuple[int, int]:
-        """Rows above and below, columns left and right, that surround the centre crop."""
+        """Return the rows above and below and the columns left and right of the center crop."""
         return round(self.margin * self.height), round(self.margin * self.width)
 
     @property
     def stored(self) -> tuple[int, int]:
-        """Height and width with the border."""
+        """Return height and width including the border."""
         rows, columns = self.border
         return self.height + 2 * rows, self.width + 2 * columns
 
 
 def decode_image(source: bytes | Path, *, max_bytes: int = 32 * 2**20, max_pixels: int = 100_000_000) -> Image.Image:
-    """The picture as upright 8-bit RGB, its first frame; JPEG, PNG, WebP, TIFF and BMP, told by their content.
+    """Return the first frame as upright 8-bit RGB. JPEG, PNG, WebP, TIFF and BMP are recognised by content.
 
-    Raises: ImageTooLargeError, ImageTypeError, ImageDecodeError.
+    Args:
+        source: The bytes of an image, or its path.
+        max_bytes: Largest file size in bytes.
+        max_pixels: Largest number of pixels.
+
+    Raises:
+        ImageTooLargeError: If the file or the image is too large.
+        ImageTypeError: If the content is none of the accepted formats.
+        ImageDecodeError: If the file is empty or damaged.
     """
-    data = source if isinstance(source, bytes) else read_picture(source, max_bytes)
+    data = source if isinstance(source, bytes) else read_file(source, max_bytes)
     if len(data) > max_bytes:
         raise ImageTooLargeError(f"a picture has at most {max_bytes:,} bytes, but this one has more. Shrink it")
     if not data:
@@ -67,7 +77,7 @@ def decode_image(source: bytes | Path, *, max_bytes: int = 32 * 2**20, max_pixel
                     f"a picture has at most {max_pixels:,} pixels, but this one is {image.width} x {image.height}. "
                     "Shrink it"
                 )
-            return _rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -78,13 +88,18 @@ def decode_image(source: bytes | Path, *, max_bytes: int = 32 * 2**20, max_pixel
         raise ImageDecodeError(f"the picture is damaged ({error}). Copy or save it again") from error
 
 
-def read_picture(path: Path, max_bytes: int) -> bytes:
-    """The bytes of the file; of one that is larger than `max_bytes` one byte more than that."""
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a file, at most `max_bytes` + 1 of them, so that a larger file is noticed without reading it.
+
+    Args:
+        path: The file.
+        max_bytes: Largest accepted size in bytes.
+    """
     with path.open("rb") as stream:
         return stream.read(max_bytes + 1)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image).clip(0, 65535) / 257
         return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
@@ -95,30 +110,41 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_image(image: Image.Image, geometry: Geometry, *, box: Box | None = None) -> np.ndarray:
-    """The region `box` with its border: uint8 (H', W', 3).
+    """Return the region of the image with its border, uint8, shape (H', W', 3).
 
-    box: x0, y0, x1, y1 in pixels of the upright picture, clipped to it; default: the whole picture.
-    Raises: DataError where less than a pixel of the box lies in the picture.
+    Args:
+        image: The upright RGB image.
+        geometry: Target size and fitting.
+        box: x0, y0, x1, y1 in pixels of the upright image, clipped to it; None for the whole image.
+
+    Raises:
+        DataError: If less than one pixel of the box lies inside the image.
     """
-    left, top, right, bottom = _region(geometry, _clipped(box, image.size))
+    left, top, right, bottom = _stored_region(geometry, _clip_box(box, image.size))
     height, width = geometry.stored
     scale_x, scale_y = width / (right - left), height / (bottom - top)
     inside = (max(left, 0.0), max(top, 0.0), min(right, image.width), min(bottom, image.height))
-    x0, x1 = _interval((inside[0] - left) * scale_x, (inside[2] - left) * scale_x, width)
-    y0, y1 = _interval((inside[1] - top) * scale_y, (inside[3] - top) * scale_y, height)
+    x0, x1 = _pixel_interval((inside[0] - left) * scale_x, (inside[2] - left) * scale_x, width)
+    y0, y1 = _pixel_interval((inside[1] - top) * scale_y, (inside[3] - top) * scale_y, height)
     canvas = np.full((height, width, 3), FILL, dtype=np.uint8)
     fitted = image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=inside, reducing_gap=3.0)
     canvas[y0:y1, x0:x1] = np.asarray(fitted)
     return canvas
 
 
-def frame_of(size: tuple[int, int], geometry: Geometry, *, box: Box | None = None) -> Box:
-    """What an encoder sees of a picture of this width and height, in its pixels; with `pad` it may reach beyond it."""
-    return _region(replace(geometry, margin=0.0), _clipped(box, size))
+def visible_box(size: tuple[int, int], geometry: Geometry, *, box: Box | None = None) -> Box:
+    """Return the part of an image that the encoder sees, in image pixels. With `pad` it may extend beyond the image.
+
+    Args:
+        size: Width and height of the image in pixels.
+        geometry: Target size and fitting.
+        box: Box of the animal, as in `fit_image`.
+    """
+    return _stored_region(replace(geometry, margin=0.0), _clip_box(box, size))
 
 
-def _clipped(box: Box | None, size: tuple[int, int]) -> Box:
-    """The part of the box that lies inside of the picture."""
+def _clip_box(box: Box | None, size: tuple[int, int]) -> Box:
+    """Return the part of the box that lies inside the image."""
     width, height = size
     x0, y0, x1, y1 = (0.0, 0.0, width, height) if box is None else box
     x0, x1 = min(max(x0, 0.0), width), min(max(x1, 0.0), width)
@@ -131,8 +157,8 @@ def _clipped(box: Box | None, size: tuple[int, int]) -> Box:
     return x0, y0, x1, y1
 
 
-def _region(geometry: Geometry, box: Box) -> Box:
-    """What is stored, in pixels of the picture: the box brought to the aspect, and its border."""
+def _stored_region(geometry: Geometry, box: Box) -> Box:
+    """Return the stored region in image pixels: the box extended to the target aspect ratio, and its border."""
     x0, y0, x1, y1 = box
     width, height = x1 - x0, y1 - y0
     if geometry.resize == "pad":
@@ -144,14 +170,19 @@ def _region(geometry: Geometry, box: Box) -> Box:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def _interval(low: float, high: float, size: int) -> tuple[int, int]:
-    """The pixels from low to high, at least one of them."""
+def _pixel_interval(low: float, high: float, size: int) -> tuple[int, int]:
+    """Return first and last pixel of an interval that covers at least one pixel."""
     first = min(round(low), size - 1)
     return first, max(min(round(high), size), first + 1)
 
 
-def centre_crop(array: Array, geometry: Geometry) -> Array:
-    """The region without its border: (..., H', W', 3) to (..., height, width, 3), a view."""
+def center_crop(array: Array, geometry: Geometry) -> Array:
+    """Return a view without the border: (..., H', W', 3) becomes (..., height, width, 3).
+
+    Args:
+        array: Array or tensor of stored images.
+        geometry: Their geometry.
+    """
     rows, columns = geometry.border
     region: Array = array[..., rows : rows + geometry.height, columns : columns + geometry.width, :]
     return region

@@ -1,7 +1,7 @@
-"""The same picture twice, though saved again, cropped or brightened: told by its pixels, laid over one another.
+"""Near-duplicate images: the same picture re-encoded, cropped or brightened, found by correlating pixels.
 
-Knows pictures, held small; which pairs are compared is told by vectors. `audit` finds copies that were only saved
-again by their hash; a hash does not survive a crop.
+`audit` finds re-encoded copies by their perceptual hash; a hash does not survive a crop. Works on small grey images;
+candidate pairs come from `coarse_vectors`.
 """
 
 from __future__ import annotations
@@ -11,41 +11,45 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from PIL import Image
 
-LEAST_CORRELATION = 0.94
+MIN_CORRELATION = 0.94
 """Above most photographs of one animal in one encounter, below most copies (EXPERIMENTS.md, 2026-11-24)."""
 _COARSE, _FINE = 24, 64  # pixels of the longer side
 _SQUARE = 12  # pixels of each side, where pictures are only looked for
-_COARSE_LEAST = 0.8  # correlation of the coarse pictures below which the fine ones are not compared
-_CENTRE = 0.15  # the part of each side that is not looked for: a copy may be cropped by it
+_MIN_COARSE_CORRELATION = 0.8  # correlation of the coarse pictures below which the fine ones are not compared
+_CROP_MARGIN = 0.15  # the part of each side that is not looked for: a copy may be cropped by it
 _SCALES = np.linspace(0.84, 1.2, 10)  # how much larger one may show things
 
-Small = dict[int, Image.Image]
+GreyPair = dict[int, Image.Image]
 
 
-def shrink_picture(picture: Image.Image) -> Small:
-    """The picture in grey at the sizes that are compared; its aspect is kept."""
+def shrink_picture(picture: Image.Image) -> GreyPair:
+    """Return the image in grey at the two sizes that are compared; the aspect ratio is kept."""
     grey = picture.convert("L")
     return {side: _resized(grey, side / max(grey.size)) for side in (_COARSE, _FINE)}
 
 
-def copy_correlation(one: Small, other: Small) -> float:
-    """How well the centre of one fits somewhere into the other: the largest correlation of their pixels, -1 to 1.
+def copy_correlation(one: GreyPair, other: GreyPair) -> float:
+    """Return how well the center of one image matches a window of the other: the largest pixel correlation, -1 to 1.
 
-    Over shifts and scales, whichever is laid over the other; correlation sees neither brightness nor contrast. What is
-    coarsely unlike is not looked at finely.
+    Searches over shifts and scales in both directions. Correlation ignores brightness and contrast. Images that differ
+    at the coarse size are not compared at the fine size.
+
+    Args:
+        one: Grey images of the first picture.
+        other: Grey images of the second picture.
     """
-    coarse = _both_ways(one[_COARSE], other[_COARSE])
-    return coarse if coarse < _COARSE_LEAST else _both_ways(one[_FINE], other[_FINE])
+    coarse = _symmetric_correlation(one[_COARSE], other[_COARSE])
+    return coarse if coarse < _MIN_COARSE_CORRELATION else _symmetric_correlation(one[_FINE], other[_FINE])
 
 
-def _both_ways(one: Image.Image, other: Image.Image) -> float:
-    return max(_fit(one, other), _fit(other, one))
+def _symmetric_correlation(one: Image.Image, other: Image.Image) -> float:
+    return max(_best_correlation(one, other), _best_correlation(other, one))
 
 
-def _fit(one: Image.Image, other: Image.Image) -> float:
-    """The largest correlation of the centre of `one` with a window of `other`, at any scale."""
+def _best_correlation(one: Image.Image, other: Image.Image) -> float:
+    """Return the largest correlation of the center of `one` with a window of `other`, at any scale."""
     pixels = np.asarray(one, dtype=np.float64)
-    rows, columns = (int(side * _CENTRE) for side in pixels.shape)
+    rows, columns = (int(side * _CROP_MARGIN) for side in pixels.shape)
     centre = pixels[rows : pixels.shape[0] - rows, columns : pixels.shape[1] - columns]
     return max((_best_window(centre, _resized(other, scale)) for scale in _SCALES), default=-1.0)
 
@@ -66,22 +70,25 @@ def _resized(picture: Image.Image, scale: float) -> Image.Image:
 
 
 def find_copies(
-    pairs: np.ndarray, pictures: Mapping[int, Small], *, least: float = LEAST_CORRELATION
+    pairs: np.ndarray, pictures: Mapping[int, GreyPair], *, least: float = MIN_CORRELATION
 ) -> list[tuple[int, int, float]]:
-    """The pairs (one, other, correlation) among `pairs`, int (P, 2), that show the same picture, in their order.
+    """Return the pairs (one, other, correlation) that show the same picture, in the order of `pairs`.
 
-    pictures: by row, those that can be opened; a pair without both of its pictures is left out.
+    Args:
+        pairs: Candidate pairs of rows, int, shape (P, 2).
+        pictures: Grey images by row. Pairs with a missing image are left out.
+        least: Smallest correlation of a copy.
     """
     there = [(int(one), int(other)) for one, other in pairs if {int(one), int(other)} <= pictures.keys()]
     judged = ((one, other, copy_correlation(pictures[one], pictures[other])) for one, other in there)
     return [pair for pair in judged if pair[2] >= least]
 
 
-def coarse_vectors(pictures: Iterable[Small]) -> np.ndarray:
-    """(N, D): each picture so coarsely that a copy lies near its original, though every side was cropped by 8 %.
+def coarse_vectors(pictures: Iterable[GreyPair]) -> np.ndarray:
+    """Return a coarse grey thumbnail of each image as a vector, shape (N, 144), its mean removed.
 
-    Brightness and contrast are taken out. Of 150 such copies among a thousand photographs 147 or more had their
-    original as the nearest of all, drawn flukes and animals on land alike (EXPERIMENTS.md, 2026-11-24).
+    A copy lies near its original even if 8 % of every side was cropped: of 150 such copies among a thousand
+    photographs, at least 147 had their original as nearest neighbor, on drawn flukes and on land animals.
     """
     squares = [np.asarray(one[_COARSE].resize((_SQUARE, _SQUARE), Image.Resampling.BOX)).ravel() for one in pictures]
     pixels = np.array(squares, dtype=np.float64).reshape(-1, _SQUARE * _SQUARE)

@@ -1,6 +1,6 @@
-"""The photographs of a data set as one memory map: each is decoded once, for all trials and the next sweep.
+"""Pixel cache: every image is decoded once per geometry into a memory map that all trials share.
 
-Knows the catalog and one folder for the cache; knows no split, no tensor. Nothing in the cache is unpickled.
+Nothing in the cache is unpickled.
 """
 
 from __future__ import annotations
@@ -26,35 +26,28 @@ from PIL import Image
 from rich.progress import track
 
 from whale_ray.data.catalog import BOX, Catalog
-from whale_ray.data.image_io import FILL, VERSION, Box, Geometry, centre_crop, decode_image, fit_image, read_picture
+from whale_ray.data.image_io import VERSION, Box, Geometry, decode_image, fit_image, read_file
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
-__all__ = [
-    "FILL",
-    "Geometry",
-    "Pixels",
-    "centre_crop",
-    "data_fingerprint",
-    "decode_image",
-    "fit_image",
-    "prepare_pixels",
-    "room_for_pixels",
-]
-_MOST_BYTES = 32 * 2**20
-_SMALL = 16
+_MAX_BYTES = 32 * 2**20
+_THUMBNAIL_SIDE = 16
 _TEXTS = ("image", "status", "reason", "sha256", "phash")
 _STATUS = {ImageTypeError: "wrong_type", ImageTooLargeError: "too_large", ImageDecodeError: "damaged"}
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """The decoded photographs of a catalog, row by row.
+class DecodedImages:
+    """The decoded images of a catalog, row by row.
 
-    array: a memory map, uint8 (N, H', W', 3), zero where a photograph is not ok. small: each whole photograph in
-    16 x 16 grey levels, uint8 (N, 16, 16), whatever the geometry. decoded: how many were decoded by this call.
-    health: image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box), reason, width,
-    height, sha256 of the file, phash (16 hex digits). fingerprint: of the photographs' files and the geometry.
+    Attributes:
+        array: Memory map, uint8, shape (N, H', W', 3); zero where an image is not ok.
+        small: Each whole image in grey, uint8, shape (N, 16, 16), independent of the geometry.
+        geometry: Geometry of `array`.
+        health: Columns image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box),
+            reason, width, height, sha256 of the file, phash (16 hex digits).
+        decoded: Number of images that this call decoded; 0 if the cache had them.
+        fingerprint: Hash of the image files and the geometry.
     """
 
     array: np.ndarray
@@ -65,14 +58,23 @@ class Pixels:
     fingerprint: str
 
 
-def prepare_pixels(
+def decode_images(
     catalog: Catalog, geometry: Geometry, *, cache: Path, workers: int = 0, progress: bool = False
-) -> Pixels:
-    """The photographs of the catalog at one geometry, from `cache` or decoded into it by threads.
+) -> DecodedImages:
+    """Return the decoded images of a catalog, from the cache or decoded into it.
 
-    The cache has a folder for each fingerprint of the inputs, there whole or not at all; of several processes
-    that want the same one, one builds it. workers: 0 for one a core.
-    Raises: DataError where the disk has no room for it.
+    Each fingerprint has its own cache folder, which appears complete or not at all. If several processes need the same
+    one, one of them builds it.
+
+    Args:
+        catalog: The photographs.
+        geometry: Target size and fitting.
+        cache: Cache folder of this machine.
+        workers: Decoding threads; 0 for one per core.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: If the disk is full.
     """
     folder = cache / _fingerprint(catalog, geometry)
     decoded = 0
@@ -85,11 +87,17 @@ def prepare_pixels(
     health = pd.read_csv(folder / "health.csv", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
     small = np.load(folder / "small.npy", allow_pickle=False)
     array = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-    return Pixels(array, small, geometry, health, decoded, folder.name)
+    return DecodedImages(array, small, geometry, health, decoded, folder.name)
 
 
-def room_for_pixels(catalog: Catalog, geometry: Geometry, *, cache: Path) -> tuple[int, bool]:
-    """The bytes that the decoded photographs take in `cache`, and whether they are there already."""
+def cache_size(catalog: Catalog, geometry: Geometry, *, cache: Path) -> tuple[int, bool]:
+    """Return the bytes that the decoded images take, and whether the cache already has them.
+
+    Args:
+        catalog: The photographs.
+        geometry: Target size and fitting.
+        cache: Cache folder of this machine.
+    """
     size = len(catalog.table) * math.prod((*geometry.stored, 3))
     return size, (cache / _fingerprint(catalog, geometry)).is_dir()
 
@@ -120,7 +128,7 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         array = _new_array(draft / "pixels.npy", (len(catalog.table), *geometry.stored, 3))
-        small = np.zeros((len(catalog.table), _SMALL, _SMALL), np.uint8)
+        small = np.zeros((len(catalog.table), _THUMBNAIL_SIDE, _THUMBNAIL_SIDE), np.uint8)
         with ThreadPoolExecutor(workers) as pool:
             rows = pool.map(lambda row: _decode_row(catalog, geometry, array, small, row), range(len(catalog.table)))
             health = list(
@@ -137,7 +145,7 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """An array of zeros in a file that has its room on the disk: a write to a map on a full disk kills the process."""
+    """Create a zero-filled array file with its disk space allocated: a full disk would kill a writer later."""
     try:
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
         with path.open("r+b") as stream:
@@ -153,16 +161,18 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
 def _decode_row(
     catalog: Catalog, geometry: Geometry, array: np.ndarray, small: np.ndarray, row: int
 ) -> dict[str, object]:
-    """Decodes one photograph into its row of both arrays; says how it went."""
+    """Decode one image into its row of both arrays and return its health."""
     photograph = catalog.table.iloc[row]
     health: dict[str, object] = {"image": photograph["image"], "status": "ok", "reason": "", "width": 0, "height": 0}
     health |= {"sha256": "", "phash": ""}
     try:
-        data = read_picture(catalog.path(str(photograph["image"])), _MOST_BYTES)
+        data = read_file(catalog.path(str(photograph["image"])), _MAX_BYTES)
         health["sha256"] = hashlib.sha256(data).hexdigest()
-        image = decode_image(data, max_bytes=_MOST_BYTES)
+        image = decode_image(data, max_bytes=_MAX_BYTES)
         health |= {"width": image.width, "height": image.height, "phash": _perceptual_hash(image)}
-        small[row] = image.convert("L").resize((_SMALL, _SMALL), Image.Resampling.BOX, reducing_gap=2.0)
+        small[row] = image.convert("L").resize(
+            (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX, reducing_gap=2.0
+        )
         array[row] = fit_image(image, geometry, box=_box(photograph))
     except FileNotFoundError:
         health |= {"status": "missing", "reason": "there is no such file"}
@@ -186,8 +196,13 @@ def _box(photograph: pd.Series) -> Box | None:
     return x0, y0, x1, y1
 
 
-def data_fingerprint(catalog: Catalog, pixels: Pixels) -> str:
-    """16 hex digits that stand for what the photographs show and whom: contents, labels, groups and boxes."""
+def data_fingerprint(catalog: Catalog, pixels: DecodedImages) -> str:
+    """Return 16 hex digits that identify image contents, labels, groups and boxes.
+
+    Args:
+        catalog: The photographs.
+        pixels: Their decoded images, which know the hash of every file.
+    """
     columns = [column for column in catalog.table if column != "image"]
     table = catalog.table[["image", *columns]].assign(sha256=pixels.health["sha256"]).sort_values("image")
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]

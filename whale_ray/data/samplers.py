@@ -1,6 +1,6 @@
-"""Which photographs come together in a batch; knows their labels, no pictures.
+"""Batch samplers: which training rows form a batch.
 
-All draws come from the generator that is given, so that an epoch's batches can be drawn again.
+All randomness comes from the given generator, so that the batches of an epoch can be drawn again.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ import numpy as np
 UNKNOWN = -1
 
 
-def shuffle_places(count: int, *, steps: int, numbers: np.random.Generator) -> list[np.ndarray]:
-    """Every place once, in any order; the sizes are even: a last batch of one picture has no variance to normalise."""
+def shuffled_batches(count: int, *, steps: int, numbers: np.random.Generator) -> list[np.ndarray]:
+    """Return every index once, in random order, as batches of equal size (differing by at most one).
+
+    Equal sizes avoid a last batch of one image, which has no variance to normalise.
+
+    Args:
+        count: Number of training rows.
+        steps: Number of batches.
+        numbers: Source of randomness.
+    """
     return np.array_split(numbers.permutation(count), steps)
 
 
-def group_places(
+def pk_batches(
     labels: np.ndarray,
     *,
     steps: int,
@@ -27,12 +35,23 @@ def group_places(
     negatives_share: float | None = None,
     numbers: np.random.Generator,
 ) -> list[np.ndarray]:
-    """P individuals x K images a batch, K (`size`) one after the other; then unknown individuals, as their share asks.
+    """Return batches of P individuals x K images, followed by unknown individuals.
 
-    labels: one a place, -1 for an unknown individual. An individual with fewer than K images repeats some. About as
-    many images are seen as there are. By images: an individual comes in one group for each K of its images, and which
-    groups have to wait for another epoch is drawn. `evenly`: every individual comes as often as any other, by one.
-    negatives_share: of unknown individuals in each batch; None is their share of all.
+    The K images of an individual are adjacent. An individual with fewer than K images repeats some. An epoch sees about
+    as many images as the data has. By default an individual appears once for every K of its images, and chance decides
+    which groups wait for the next epoch.
+
+    Args:
+        labels: Class of each row, -1 for an unknown individual, shape (n,).
+        steps: Number of batches.
+        batch_size: Images per batch.
+        size: K.
+        evenly: Draw every individual equally often (differing by at most one).
+        negatives_share: Share of unknown individuals per batch; None for their share of the data.
+        numbers: Source of randomness.
+
+    Returns:
+        `steps` arrays of row indices.
     """
     known, unknown = np.flatnonzero(labels != UNKNOWN), np.flatnonzero(labels == UNKNOWN)
     unknown = numbers.permutation(unknown)
@@ -49,7 +68,7 @@ def group_places(
 
 
 def _all_groups(known: np.ndarray, labels: np.ndarray, *, size: int, numbers: np.random.Generator) -> np.ndarray:
-    """Groups of `size` places with one label each, (G, size): each place at least once."""
+    """Return groups of `size` rows with one label each, shape (G, size); every row appears at least once."""
     parts = _by_individual(known, labels, numbers)
     return np.concatenate([np.resize(part, (math.ceil(len(part) / size), size)) for part in parts])
 
@@ -57,7 +76,7 @@ def _all_groups(known: np.ndarray, labels: np.ndarray, *, size: int, numbers: np
 def _even_groups(
     known: np.ndarray, labels: np.ndarray, *, size: int, count: int, numbers: np.random.Generator
 ) -> np.ndarray:
-    """`count` groups, (count, size): round after round of all individuals, each round in an order of its own."""
+    """Return `count` groups, shape (count, size): rounds over all individuals, each round in a new order."""
     parts = _by_individual(known, labels, numbers)
     rounds = [numbers.permutation(len(parts)) for _ in range(math.ceil(count / len(parts)))]
     order = np.concatenate(rounds)[:count]
@@ -69,7 +88,7 @@ def _even_groups(
 
 
 def _by_individual(known: np.ndarray, labels: np.ndarray, numbers: np.random.Generator) -> list[np.ndarray]:
-    """The places of each individual, in any order."""
+    """Return the rows of each individual, shuffled."""
     order = known[np.argsort(numbers.permutation(len(known)), kind="stable")]
     order = order[np.argsort(labels[order], kind="stable")]
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)

@@ -1,6 +1,7 @@
-"""Who trains and who validates: a split that keeps what belongs together together, the same on every machine.
+"""Deterministic split into training and validation images.
 
-Knows a table of photographs and their groups; opens no picture.
+Images of one group (encounter, twins) stay together. The same seed gives the same split on any machine. Works on the
+table alone and opens no image.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import pandas as pd
 from whale_ray.errors import DataError
 
 TRAIN, VALIDATION = "train", "val"
-NEVER = -1
+NEVER_VALIDATES = -1
 _FEWEST_TO_HOLD_OUT = 10
 
 
 @dataclass(frozen=True)
 class SplitKind:
-    """What tells one kind of split from another.
+    """Properties of one kind of split.
 
-    fraction: what it makes of the share of photographs that validate. by_individual: each individual gives its share;
-    else whole groups do, whoever is on them. in_folds: every group validates in one of the folds. holds_out: whole
-    individuals always play the unknown, not only where nobody is unknown.
+    Attributes:
+        fraction: Maps the configured validation fraction to the one that is used.
+        by_individual: Each individual gives its share of images; otherwise whole groups are drawn regardless of who is
+            on them.
+        in_folds: Every group validates in one of several folds.
+        holds_out: Whole individuals always play the unknown; otherwise only if no image has the unknown label.
     """
 
     fraction: Callable[[float], float] = float
@@ -54,32 +58,45 @@ def split_photographs(
     seed: int = 0,
     unknown_label: str = "new_whale",
 ) -> pd.Series[int]:
-    """The fold (from 0) in which each row of `table` (image, individual, group) validates; -1: it always trains.
+    """Return the fold (from 0) in which each row validates; -1 for rows that always train.
 
-    An individual with n images in g groups gives clamp(floor(val_fraction n + 0.5), 1, g - 1) of them to validation,
-    whole groups at a time, in the order of sha256(seed, image); with one group it is training only. `twins` names
-    groups of the same picture, "" for none; those that span two individuals are training. `kfold` deals the groups of
-    each individual with two or more into `folds` folds, in that order; every other kind has one fold. `by_group` gives
-    whole groups to validation, whoever is on them, until val_fraction of all photographs is reached.
+    An individual with n images in g groups gives clamp(floor(val_fraction * n + 0.5), 1, g - 1) of them to validation,
+    whole groups at a time, in the order of sha256(seed, image). With one group it only trains. `kfold` distributes the
+    groups of each individual with at least two groups over `folds` folds in that order; every other kind has one fold.
+    `by_group` gives whole groups to validation, regardless of individuals, until `val_fraction` of all images is
+    reached.
 
-    `open_set` holds `share` of the individuals with two or more photographs out whole, to play the unknown; so do the
-    other kinds, but `by_group`, where nobody is unknown and ten individuals could. In k folds each of them is held out
-    in one, and in the gallery of the others.
+    `open_set` holds out whole individuals with at least two images. So do the other kinds except `by_group` if no image
+    has the unknown label and at least ten individuals are eligible. With k folds, each of them is held out in one fold
+    and in the gallery of the others.
 
-    Raises: DataError where `open_set` finds no individual to hold out beside one that stays, or `by_group` one group.
+    Args:
+        table: Columns image, individual, group.
+        twins: Twin group of each row, "" for none. Twin groups that span two individuals only train.
+        kind: A key of `SPLITS`.
+        val_fraction: Share of each individual's images that validates, between 0 and 1.
+        folds: Number of folds of `kfold`.
+        share: Share of the eligible individuals that are held out whole.
+        seed: Seed of the split.
+        unknown_label: Label of unknown individuals.
+
+    Raises:
+        DataError: If `open_set` can hold out no individual, or `by_group` has a single group.
     """
     chosen = SPLITS[kind]
     photographs = _photographs(table.reset_index(drop=True), twins, seed, by_individual=chosen.by_individual)
     if chosen.in_folds:
-        found = _dealt(photographs, folds, unknown_label)
+        found = _assign_folds(photographs, folds, unknown_label)
     elif chosen.by_individual:
-        found = _only(photographs, _validating_groups(photographs, chosen.fraction(val_fraction), unknown_label))
+        found = _as_single_fold(
+            photographs, _validating_groups(photographs, chosen.fraction(val_fraction), unknown_label)
+        )
     else:
-        found = _only(photographs, _first_groups(photographs, val_fraction))
+        found = _as_single_fold(photographs, _first_groups(photographs, val_fraction))
     everyone_named = not (photographs["individual"] == unknown_label).any()
     if chosen.holds_out or (chosen.by_individual and everyone_named):
         fewest = 2 if chosen.holds_out else _FEWEST_TO_HOLD_OUT
-        places = _held_out(photographs, seed, share=share, fewest=fewest, unknown_label=unknown_label)
+        places = _held_out_individuals(photographs, seed, share=share, fewest=fewest, unknown_label=unknown_label)
         held = photographs["individual"].map(places)
         found = found.where(held.isna(), held % folds if chosen.in_folds else 0)
         if chosen.holds_out and not places:
@@ -91,37 +108,48 @@ def split_photographs(
 
 
 def _photographs(rows: pd.DataFrame, twins: pd.Series | None, seed: int, *, by_individual: bool) -> pd.DataFrame:
-    """individual; stratum, whose share validates; group, what stays together; order, its hash; fixed, always trains."""
+    """Return one row per photograph: individual, stratum (unit of the fraction), group, order (hash), fixed."""
     photographs = pd.DataFrame(
         {
             "individual": rows["individual"],
             "stratum": rows["individual"] if by_individual else "",
-            "group": _merged(rows, twins, by_individual=by_individual),
-            "order": [_place(seed, image) for image in rows["image"]],
+            "group": _connected_groups(rows, twins, by_individual=by_individual),
+            "order": [_order_hash(seed, image) for image in rows["image"]],
         }
     )
-    return photographs.assign(fixed=photographs["group"].isin(_of_two_individuals(photographs, rows, twins)))
+    return photographs.assign(fixed=photographs["group"].isin(_conflicting_groups(photographs, rows, twins)))
 
 
-def _only(photographs: pd.DataFrame, groups: pd.Series) -> pd.Series[int]:
-    """Fold 0 for these groups, none for the others."""
-    return pd.Series(photographs["group"].isin(groups).astype(int) + NEVER)
+def _as_single_fold(photographs: pd.DataFrame, groups: pd.Series) -> pd.Series[int]:
+    """Return fold 0 for rows of these groups, -1 for all others."""
+    return pd.Series(photographs["group"].isin(groups).astype(int) + NEVER_VALIDATES)
 
 
 def parts_of(folds: pd.Series, fold: int | None = None) -> pd.Series:
-    """`val` for each row that validates in this fold (None: in any), else `train`."""
-    validates = folds != NEVER if fold is None else folds == fold
+    """Return `val` for rows that validate in the fold, `train` for all others.
+
+    Args:
+        folds: Fold of each row, as `split_photographs` returns it.
+        fold: The fold in question; None for any fold.
+    """
+    validates = folds != NEVER_VALIDATES if fold is None else folds == fold
     return pd.Series(np.where(validates, VALIDATION, TRAIN), index=folds.index, name="part")
 
 
 def plays_unknown(kind: str, individuals: pd.Series, *, unknown_label: str) -> bool:
-    """Whether a named validation image without a gallery image stands for an unknown individual."""
+    """Return whether a named validation image without a gallery image counts as an unknown individual.
+
+    Args:
+        kind: A key of `SPLITS`.
+        individuals: Individual of every row.
+        unknown_label: Label of unknown individuals.
+    """
     chosen = SPLITS[kind]
     return chosen.holds_out or not chosen.by_individual or not bool((individuals == unknown_label).any())
 
 
 def _validating_groups(photographs: pd.DataFrame, fraction: float, unknown_label: str) -> pd.Series:
-    """The groups that validate: of each individual the first, by their smallest hash, until its share is reached."""
+    """Return the groups that validate: per individual, in order of their smallest hash, until its share is reached."""
     by_individual = photographs.groupby("stratum")
     images, groups = by_individual.size(), by_individual["group"].nunique()
     wanted = (fraction * images + 0.5) // 1
@@ -133,7 +161,7 @@ def _validating_groups(photographs: pd.DataFrame, fraction: float, unknown_label
 
 
 def _first_groups(photographs: pd.DataFrame, fraction: float) -> pd.Series:
-    """The groups that validate where it does not matter who is on them; one always trains."""
+    """Return the groups that validate regardless of individuals. At least one group trains."""
     table = _free_groups(photographs)
     if photographs["group"].nunique() < 2:
         raise DataError(
@@ -147,31 +175,32 @@ def _first_groups(photographs: pd.DataFrame, fraction: float) -> pd.Series:
 
 
 def _free_groups(photographs: pd.DataFrame) -> pd.DataFrame:
-    """The groups that may validate, with their size, in the order of their smallest hash: stratum, group, size."""
+    """Return the groups that may validate (stratum, group, size), in order of their smallest hash."""
     free = photographs[~photographs["fixed"]]
     table = free.groupby(["stratum", "group"], as_index=False).agg(size=("order", "size"), order=("order", "min"))
     return table.sort_values(["stratum", "order"])
 
 
-def _dealt(photographs: pd.DataFrame, folds: int, unknown_label: str) -> pd.Series[int]:
-    """The fold of each row: the groups of a stratum dealt out in turn, each stratum beginning at another fold."""
+def _assign_folds(photographs: pd.DataFrame, folds: int, unknown_label: str) -> pd.Series[int]:
+    """Return the fold of each row: the groups of a stratum in turn, each stratum starting at another fold."""
     groups = photographs.groupby("stratum")["group"].nunique()
     table = _free_groups(photographs)
     table = table[(table["stratum"].map(groups) > 1) | (table["stratum"] == unknown_label)]
     begin = table.groupby("stratum")["order"].transform("first").map(lambda place: int(place, 16) % folds)
     fold = (table.groupby("stratum").cumcount() + begin.astype(int)) % folds
     places = dict(zip(table["group"], fold, strict=True))
-    return pd.Series(photographs["group"].map(places).fillna(NEVER).astype(int))
+    return pd.Series(photographs["group"].map(places).fillna(NEVER_VALIDATES).astype(int))
 
 
-def _place(seed: int, image: str) -> str:
+def _order_hash(seed: int, image: str) -> str:
     return hashlib.sha256(f"{seed}/{image}".encode()).hexdigest()
 
 
-def _merged(rows: pd.DataFrame, twins: pd.Series | None, *, by_individual: bool) -> pd.Series:
-    """One id for all rows that a group or a twin group connects: the smallest row number among them.
+def _connected_groups(rows: pd.DataFrame, twins: pd.Series | None, *, by_individual: bool) -> pd.Series:
+    """Return one id per row: rows that share a group or a twin group have the same id.
 
-    by_individual: a group is what it has of one individual.
+    Args:
+        by_individual: A group counts per individual.
     """
     parent = np.arange(len(rows))
 
@@ -197,20 +226,22 @@ def _named_twins(twins: pd.Series) -> pd.Series:
     return twins.reset_index(drop=True).replace("", None)
 
 
-def _of_two_individuals(photographs: pd.DataFrame, rows: pd.DataFrame, twins: pd.Series | None) -> pd.Series:
-    """The groups with a picture that stands under two individuals."""
+def _conflicting_groups(photographs: pd.DataFrame, rows: pd.DataFrame, twins: pd.Series | None) -> pd.Series:
+    """Return the groups with a picture that is labelled with two individuals."""
     if twins is None:
         return photographs["group"].iloc[:0]
     shown = rows["individual"].groupby(_named_twins(twins)).transform("nunique")
     return photographs.loc[shown > 1, "group"]
 
 
-def _held_out(photographs: pd.DataFrame, seed: int, *, share: float, fewest: int, unknown_label: str) -> dict[str, int]:
-    """The individuals that are held out whole, numbered from 0; none where fewer than `fewest` could be."""
+def _held_out_individuals(
+    photographs: pd.DataFrame, seed: int, *, share: float, fewest: int, unknown_label: str
+) -> dict[str, int]:
+    """Return the individuals that are held out whole, numbered from 0; empty if fewer than `fewest` are eligible."""
     by_individual = photographs.groupby("individual")
     able = (by_individual.size() >= 2) & ~by_individual["fixed"].any()
     eligible = [name for name in able[able].index if name != unknown_label]
     if len(eligible) < fewest:
         return {}
-    ordered = sorted(eligible, key=lambda name: _place(seed, name))
+    ordered = sorted(eligible, key=lambda name: _order_hash(seed, name))
     return {name: place for place, name in enumerate(ordered[: max(1, int(share * len(ordered)))])}

@@ -1,7 +1,7 @@
-"""How a picture is varied: moved, coloured, blurred, partly erased, each by a strength from 0 (off) to 1.
+"""Augmentations of image batches: affine, color, blur, erasing, each with a strength from 0 (off) to 1.
 
-Knows batches of pictures, float (B, 3, H, W) from 0 to 1, on any device, and random numbers; knows no labels. A
-mirrored picture may be another individual, so that flips stand in `batches`.
+They work on float batches (B, 3, H, W) from 0 to 1, on any device. Mirroring is part of `batches`, since a mirrored
+image may be another individual.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 
 # What strength 1 of each augmentation means.
 ROTATION_DEGREES, SCALE, SHEAR_DEGREES = 25.0, 0.25, 10.0
@@ -22,20 +22,40 @@ ERASED_SHARE = 0.3
 _GREY = (0.299, 0.587, 0.114)
 
 
-class Draw:
-    """Random numbers for a batch of B pictures."""
+class BatchRandom:
+    """Random numbers for a batch.
+
+    Args:
+        count: Images in the batch.
+        generator: Source of randomness on the device of the batch.
+    """
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
         self._count, self._generator = count, generator
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """B numbers from low to high."""
+        """Return one number per image, uniform in [low, high).
+
+        Args:
+            low: Smallest value.
+            high: Largest value.
+        """
         numbers = torch.rand(self._count, generator=self._generator, device=self._generator.device)
         return low + (high - low) * numbers
 
 
-def move(pictures: Tensor, geometry: Geometry, strength: float, draw: Draw) -> Tensor:
-    """Rotates, scales, shears and shifts each picture; what moves in comes from the border."""
+def apply_affine(pictures: Tensor, geometry: Geometry, strength: float, draw: BatchRandom) -> Tensor:
+    """Rotate, scale, shear and shift each image; the border supplies the pixels that move in.
+
+    Args:
+        pictures: Images with their border, float32, shape (B, 3, H', W').
+        geometry: Geometry of the images.
+        strength: 0 to 1.
+        draw: Random numbers for the batch.
+
+    Returns:
+        Images without border, shape (B, 3, H, W).
+    """
     angle = torch.deg2rad(draw.uniform(-1, 1) * ROTATION_DEGREES * strength)
     shear = torch.tan(torch.deg2rad(draw.uniform(-1, 1) * SHEAR_DEGREES * strength))
     scale = torch.exp(draw.uniform(-1, 1) * math.log1p(SCALE * strength))
@@ -47,20 +67,20 @@ def move(pictures: Tensor, geometry: Geometry, strength: float, draw: Draw) -> T
         (cosine * width / stored_width, (shear * cosine - sine) * height / stored_width, draw.uniform(-shift, shift)),
         (sine * width / stored_height, (shear * sine + cosine) * height / stored_height, draw.uniform(-shift, shift)),
     ]
-    x, y = _centres(width, pictures.device), _centres(height, pictures.device)[:, None]
+    x, y = _pixel_centers(width, pictures.device), _pixel_centers(height, pictures.device)[:, None]
     # affine_grid does the same by many products with 3 x 2 matrices: a quarter of a batch's time on a processor
     sides = [a[:, None, None] * x + b[:, None, None] * y + c[:, None, None] for a, b, c in rows]
     grid = torch.stack(sides, dim=3)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _centres(size: int, device: torch.device) -> Tensor:
-    """Where the centres of `size` pixels lie between -1 and 1, the outer edges."""
+def _pixel_centers(size: int, device: torch.device) -> Tensor:
+    """Return the positions of `size` pixel centers between -1 and 1, the outer edges."""
     return (2 * torch.arange(size, device=device) + 1) / size - 1
 
 
-def _colour(pictures: Tensor, strength: float, draw: Draw) -> Tensor:
-    """Changes brightness, contrast and saturation of each picture."""
+def _jitter_color(pictures: Tensor, strength: float, draw: BatchRandom) -> Tensor:
+    """Change brightness, contrast and saturation of each image."""
     brightness, contrast, saturation = (
         torch.exp(draw.uniform(-1, 1) * math.log1p(most * strength))[:, None, None]
         for most in (BRIGHTNESS, CONTRAST, SATURATION)
@@ -73,15 +93,15 @@ def _colour(pictures: Tensor, strength: float, draw: Draw) -> Tensor:
     return torch.baddbmm(offset, matrix, pictures.flatten(2)).clamp_(0.0, 1.0).view_as(pictures)
 
 
-def _blur(pictures: Tensor, strength: float, draw: Draw) -> Tensor:
-    """Mixes each picture with its 5 x 5 mean, half of them not at all."""
+def _blur(pictures: Tensor, strength: float, draw: BatchRandom) -> Tensor:
+    """Blend each image with its 5 x 5 mean; half of the images stay sharp."""
     weight = (draw.uniform(-1, 1) * strength).clamp_(min=0.0)[:, None, None, None]
     padded = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
     return torch.lerp(pictures, _sum_of_five(_sum_of_five(padded, dim=2), dim=3).div_(25.0), weight)
 
 
 def _sum_of_five(pictures: Tensor, *, dim: int) -> Tensor:
-    """Each row or column with its two neighbours on both sides, 4 fewer than came: a tenth of avg_pool2d's time."""
+    """Return sliding sums of five rows or columns. Takes a tenth of the time of avg_pool2d."""
     size = pictures.shape[dim] - 4
     total = pictures.narrow(dim, 0, size) + pictures.narrow(dim, 1, size)
     for start in (2, 3, 4):
@@ -89,8 +109,8 @@ def _sum_of_five(pictures: Tensor, *, dim: int) -> Tensor:
     return total
 
 
-def _erase(pictures: Tensor, strength: float, draw: Draw) -> Tensor:
-    """Greys a rectangle of each picture, half of them not at all (random erasing, Zhong et al. 2020)."""
+def _erase(pictures: Tensor, strength: float, draw: BatchRandom) -> Tensor:
+    """Grey out a rectangle of each image, half of them not at all (random erasing, Zhong et al., AAAI 2020)."""
     height, width = pictures.shape[2:]
     area = draw.uniform(-1, 1).clamp_(min=0.0) * ERASED_SHARE * strength
     aspect = torch.exp(draw.uniform(-1, 1))
@@ -104,5 +124,9 @@ def _erase(pictures: Tensor, strength: float, draw: Draw) -> Tensor:
     return pictures.masked_fill(inside, 0.5)
 
 
-VARIATIONS: dict[str, Callable[[Tensor, float, Draw], Tensor]] = {"colour": _colour, "blur": _blur, "erasing": _erase}
+AUGMENTATIONS: dict[str, Callable[[Tensor, float, BatchRandom], Tensor]] = {
+    "colour": _jitter_color,
+    "blur": _blur,
+    "erasing": _erase,
+}
 """Name → (pictures, strength, random numbers) → the pictures, varied; in this order, after they were moved."""

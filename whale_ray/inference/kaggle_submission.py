@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from rich.progress import track
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import DataError, ImageError
 from whale_ray.inference.predictor import Bundle
 
@@ -44,7 +44,7 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
         found = _labels(bundle, prepared)
         rows += [(name, found.get(name, fallback)) for name in chunk]
     table = pd.DataFrame({"Image": [name for name, _ in rows], "Id": [" ".join(labels) for _, labels in rows]})
-    write_whole(path, table.to_csv(index=False))
+    write_atomically(path, table.to_csv(index=False))
     return unreadable
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from whale_ray.data.pixel_cache import Geometry, decode_image, fit_image
+from whale_ray.data.image_io import Geometry, decode_image, fit_image
 from whale_ray.errors import BundleError, DataError, ImageError, InputError
 from whale_ray.inference.bundle import Contents, read_bundle, runtime_of, tolerance_of
 from whale_ray.inference.predictions import Candidate, Identification, NewIndividual

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from whale_ray.data.pixel_cache import Geometry, centre_crop
+from whale_ray.data.image_io import Geometry, center_crop
 from whale_ray.errors import InputError, TrainingError
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -66,7 +66,7 @@ def evaluating(encoder: nn.Module) -> Iterator[None]:
 
 def picture_batch(pixels: np.ndarray, geometry: Geometry, device: torch.device, *, flipped: bool) -> Tensor:
     """The centre crops of uint8 (B, H, W, 3), margin included, as float (B, 3, H, W) in [0, 1] on the device."""
-    images = torch.from_numpy(np.array(centre_crop(pixels, geometry))).to(device).permute(0, 3, 1, 2).float().div_(255)
+    images = torch.from_numpy(np.array(center_crop(pixels, geometry))).to(device).permute(0, 3, 1, 2).float().div_(255)
     return (images.flip(-1) if flipped else images).contiguous()
 
 

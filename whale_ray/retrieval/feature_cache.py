@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from whale_ray.atomic_files import replacing
-from whale_ray.data.pixel_cache import Pixels
+from whale_ray.atomic_files import replaced_atomically
+from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
 from whale_ray.learning.encoders.registry import Encoder
 from whale_ray.retrieval.embed import evaluating, picture_batch, unit_vectors
@@ -30,7 +30,7 @@ _WAIT = 0.5
 
 def frozen_features(
     encoder: Encoder,
-    pixels: Pixels,
+    pixels: DecodedImages,
     *,
     flipped: bool,
     cache: Path,
@@ -65,7 +65,7 @@ def embed_features(encoder: Encoder, features: np.ndarray, *, device: torch.devi
         return unit_vectors(encoder(torch.from_numpy(np.array(features)).to(device)))
 
 
-def _fingerprint(encoder: Encoder, pixels: Pixels, *, flipped: bool) -> str:
+def _fingerprint(encoder: Encoder, pixels: DecodedImages, *, flipped: bool) -> str:
     recipe = {name: encoder.recipe.get(name) for name in _DECIDING}
     digest = hashlib.sha256(json.dumps([_VERSION, recipe, pixels.fingerprint, flipped]).encode())
     for part in (encoder.trunk, encoder.head.pool):
@@ -89,7 +89,7 @@ def _alone(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 def _compute(
     encoder: Encoder,
-    pixels: Pixels,
+    pixels: DecodedImages,
     path: Path,
     flipped: bool,
     batch_size: int,
@@ -103,7 +103,7 @@ def _compute(
             crops = picture_batch(pixels.array[start : start + batch_size], pixels.geometry, device, flipped=flipped)
             parts.append(encoder.features(crops).float().cpu().numpy())
     try:
-        with replacing(path) as draft, draft.open("wb") as stream:
+        with replaced_atomically(path) as draft, draft.open("wb") as stream:
             np.save(stream, np.concatenate(parts), allow_pickle=False)
     except OSError as error:
         size = sum(part.nbytes for part in parts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 
 Embed = Callable[[Sequence[np.ndarray]], np.ndarray]
 CELLS = 36

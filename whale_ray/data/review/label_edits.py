@@ -1,7 +1,4 @@
-"""What becomes of photographs and individuals after a review, and whether all of it can be done together.
-
-Knows the table's photographs and individuals; knows neither what kinds of rows there are nor any file.
-"""
+"""Edits of labels that a review asks for, and the conflicts between them."""
 
 from __future__ import annotations
 
@@ -12,12 +9,17 @@ from pathlib import Path
 
 import pandas as pd
 
-_SHOWN = 10
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of the review, and the line of the file that it ends on."""
+class ReviewRow:
+    """One row of a review.
+
+    Attributes:
+        line: Line of the file on which the row ends.
+        cells: Cell by column name.
+    """
 
     line: int
     cells: Mapping[str, str]
@@ -27,10 +29,21 @@ class Row:
 
 
 @dataclass
-class Decisions:
-    """What the rows ask for: by photograph or individual, what becomes of it and the line that says so.
+class LabelEdits:
+    """The edits of a review, by image or individual, each with the line that asks for it.
 
-    labels: the individual of each photograph in the table.
+    Attributes:
+        labels: Individual of each image in the table.
+        folder: Folder of the images.
+        unknown_label: Label of unknown individuals.
+        relabelled: New individual by image.
+        dropped: Image that stays, by image that is removed.
+        renamed: New name by individual.
+        added: Individual by new image.
+        faults: Faults found so far.
+        confirmed: Number of confirmed rows.
+        rejected: Number of rows that say no.
+        undecided: Number of empty rows.
     """
 
     labels: Mapping[str, str]
@@ -49,11 +62,16 @@ class Decisions:
         self.individuals = set(self.labels.values()) | {self.unknown_label}
 
     def fault(self, line: int, message: str) -> None:
-        """Notes what is wrong with a line."""
+        """Record a fault of a line.
+
+        Args:
+            line: Line number in the review.
+            message: The fault.
+        """
         self.faults.append(f"line {line}: {message}")
 
-    def wrong_word(self, row: Row) -> list[str]:
-        """What is wrong with what the row's `confirm` says."""
+    def wrong_word(self, row: ReviewRow) -> list[str]:
+        """Return the faults of the row's `confirm` cell."""
         word = row["confirm"]
         own = {row["individual"], row["other_individual"], row["suggested"]} - {""}
         if word.lower() == "yes" or word in self.individuals | own:
@@ -63,7 +81,12 @@ class Decisions:
         return [f"confirm is yes, no, empty or the name of an individual of the table, but got {word!r}.{hint}"]
 
     def wrong_photograph(self, image: str, individual: str) -> list[str]:
-        """What is wrong where the row says that the table's `image` is of `individual`."""
+        """Return the faults of a row that says `image` shows `individual`.
+
+        Args:
+            image: File name of an image of the table.
+            individual: Individual that the review has for it.
+        """
         if image not in self.labels:
             return [f"a photograph must be in the table, but {image!r} is not. Take the table that was reviewed"]
         if self.labels[image] != individual:
@@ -74,13 +97,20 @@ class Decisions:
         return []
 
     def decide(self, kind: str, key: str, value: str, line: int) -> None:
-        """Notes that `value` becomes of `key`; a fault where another line wants something else."""
+        """Record that `key` becomes `value`; a fault if another line asks for something else.
+
+        Args:
+            kind: `relabelled`, `dropped`, `renamed` or `added`.
+            key: The image or individual that is changed.
+            value: What it becomes.
+            line: Line that asks for it.
+        """
         decided: dict[str, tuple[str, int]] = getattr(self, kind)
         said, before = decided.setdefault(key, (value, line))
         if said == value:
             return
         if kind == "dropped":  # three copies of one picture: each is a copy of both others
-            one, other = _end_of(said, decided), _end_of(value, decided)
+            one, other = _chain_end(said, decided), _chain_end(value, decided)
             if one and other and one != other:
                 decided[other] = (one, line)
             return
@@ -89,9 +119,9 @@ class Decisions:
         )
 
     def settle(self) -> None:
-        """Follows chains of names and of copies to their ends, and notes those that have none."""
+        """Follow chains of names and of copies to their ends; a cyclic chain is a fault."""
         for decided, said in ((self.renamed, "names"), (self.dropped, "copies")):
-            ends = {key: _end_of(key, decided) for key in decided}
+            ends = {key: _chain_end(key, decided) for key in decided}
             for key, end in ends.items():
                 if end is None:
                     line = decided[key][1]
@@ -104,15 +134,21 @@ class Decisions:
                 self.decide("relabelled", kept, name, line)
 
     def counted(self) -> str:
-        """How many rows are not confirmed."""
+        """Return how many rows are not confirmed, as text."""
         return f"{self.undecided} are undecided and {self.rejected} say no"
 
     def final_name(self, individual: str) -> str:
-        """The name of an individual when all is done."""
+        """Return the name of an individual after all edits."""
         return self.renamed.get(individual, (individual, 0))[0]
 
     def applied(self, table: pd.DataFrame, *, image_column: str, label_column: str) -> pd.DataFrame:
-        """The new table."""
+        """Return the table with all edits applied.
+
+        Args:
+            table: The training table.
+            image_column: Column of file names.
+            label_column: Column of individuals.
+        """
         images = table[image_column].str.strip()
         changed = table.copy()
         for place, image in zip(table.index, images, strict=True):
@@ -129,17 +165,17 @@ class Decisions:
         return pd.concat([kept, pd.DataFrame(rows)], ignore_index=True) if rows else kept
 
     def lines(self) -> list[str]:
-        """What is changed, for a person."""
+        """Return the edits as lines of text."""
         relabelled = [
             f"{image}: {self.labels[image]} -> {self.final_name(name)}"
             for image, (name, _) in self.relabelled.items()
             if image not in self.dropped
         ]
         return [
-            *_listed("photographs get another individual", relabelled),
-            *_listed("individuals get another name", [f"{old} -> {new}" for old, (new, _) in self.renamed.items()]),
-            *_listed("photographs are left out", [f"{one}: as {kept}" for one, (kept, _) in self.dropped.items()]),
-            *_listed(
+            *_section("photographs get another individual", relabelled),
+            *_section("individuals get another name", [f"{old} -> {new}" for old, (new, _) in self.renamed.items()]),
+            *_section("photographs are left out", [f"{one}: as {kept}" for one, (kept, _) in self.dropped.items()]),
+            *_section(
                 "photographs are added",
                 [f"{image}: {self.final_name(name)}" for image, (name, _) in self.added.items()],
             ),
@@ -147,15 +183,17 @@ class Decisions:
         ]
 
 
-def _listed(what: str, rows: list[str]) -> list[str]:
-    more = len(rows) - _SHOWN
-    return [f"{len(rows)} {what}:", *(f"  {row}" for row in rows[:_SHOWN]), *([f"  and {more} more"] * (more > 0))] * (
-        len(rows) > 0
-    )
+def _section(what: str, rows: list[str]) -> list[str]:
+    more = len(rows) - _MAX_LISTED
+    return [
+        f"{len(rows)} {what}:",
+        *(f"  {row}" for row in rows[:_MAX_LISTED]),
+        *([f"  and {more} more"] * (more > 0)),
+    ] * (len(rows) > 0)
 
 
-def _end_of(key: str, decided: Mapping[str, tuple[str, int]]) -> str | None:
-    """Where the chain from `key` ends; None where it comes back to itself."""
+def _chain_end(key: str, decided: Mapping[str, tuple[str, int]]) -> str | None:
+    """Return the end of the chain that starts at `key`; None if it is cyclic."""
     seen = {key}
     while key in decided:
         key = decided[key][0]

@@ -1,7 +1,6 @@
-"""A drawn data set in the layout of the Kaggle competition humpback-whale-identification, its truth known.
+"""Writes a synthetic data set in the layout of the Kaggle competition humpback-whale-identification.
 
-Knows how the folder is written, whole or not at all, by how many processes; who is photographed is `census`'s,
-what an animal and a photograph look like is `fluke`'s and `scene`'s.
+The folder appears complete or not at all. `population` decides who is photographed; `fluke` and `scene` draw.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ import numpy as np
 
 from whale_ray.data.synthetic.fluke import Fluke, draw_fluke
 from whale_ray.data.synthetic.population import UNKNOWN, Photo, plan_photos
-from whale_ray.data.synthetic.scene import draw_day, draw_view, photograph, vary_view
+from whale_ray.data.synthetic.scene import draw_day, draw_viewpoint, photograph, vary_viewpoint
 from whale_ray.errors import DataError
 
 _ANIMAL, _DAY, _ENCOUNTER, _PHOTO = range(1, 5)
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What all photographs of a data set share."""
+class _Appearance:
+    """Settings that all photographs of a data set share."""
 
     seed: int
     difficulty: float
     size: tuple[int, int]
 
     def rng(self, *stream: int) -> np.random.Generator:
-        """Returns the randomness of one animal, day, encounter or photograph, whoever draws it."""
+        """Return the random generator of one animal, day, encounter or photograph."""
         return np.random.default_rng([self.seed, *stream])
 
 
@@ -53,28 +52,36 @@ def draw_dataset(
     workers: int = 0,
     progress: bool = False,
 ) -> None:
-    """Draws humpback flukes into `root`: train.csv (Image, Id, Encounter) and train/*.jpg with `images`
-    photographs of `individuals` named animals and of unknown ones, test/*.jpg with a fifth as many more,
-    sample_submission.csv, and test_labels.csv with the truth about test/.
+    """Draw humpback flukes into a folder in the Kaggle layout.
 
-    `size` is the (height, width) of the largest picture; harder ones are cropped closer. The same arguments give
-    the same bytes, whatever the number of `workers` (processes; 0: one a core, so a script that calls this needs
-    the usual `if __name__ == "__main__"`). The folder appears whole or not at all.
+    Writes train.csv (Image, Id, Encounter), train/*.jpg with `images` photographs of named and unknown animals,
+    test/*.jpg with a fifth as many more, sample_submission.csv, and test_labels.csv with the truth about test/. The
+    same arguments give the same bytes for any number of workers. The folder appears complete or not at all.
+
+    Args:
+        root: A folder that is empty or does not exist.
+        individuals: Number of named individuals, at least 2.
+        images: Number of training photographs, at least three per individual.
+        difficulty: 0 (clear) to 1 (very hard).
+        seed: Seed of all drawings.
+        size: Height and width of the largest image in pixels. Harder data sets are cropped closer.
+        workers: Processes; 0 for one per core. A script that calls this needs `if __name__ == "__main__"`.
+        progress: Show a progress bar.
 
     Raises:
-        DataError: the folder is not empty, or an argument has no meaning.
+        DataError: If the folder is not empty or an argument is out of range.
     """
     _check(individuals=individuals, images=images, difficulty=difficulty, seed=seed, size=size, workers=workers)
     photos = plan_photos(individuals=individuals, images=images, seed=seed)
     with _whole_folder(root) as folder:
         _write_tables(folder, photos)
-        drawn = _draw_all(folder, photos, _Look(seed, difficulty, size), workers or len(os.sched_getaffinity(0)))
-        for _ in _show(drawn, len(photos)) if progress else drawn:
+        drawn = _draw_all(folder, photos, _Appearance(seed, difficulty, size), workers or len(os.sched_getaffinity(0)))
+        for _ in _with_progress_bar(drawn, len(photos)) if progress else drawn:
             pass
 
 
 def _check(*, individuals: int, images: int, difficulty: float, seed: int, size: tuple[int, int], workers: int) -> None:
-    """Raises one DataError with every argument that has no meaning."""
+    """Raise one DataError that names every argument out of range."""
     rules = {
         f"`individuals >= 2` must hold, but got {individuals}": individuals >= 2,
         f"`images >= 3 * individuals` must hold (unknown animals and second photographs), but got {images} images "
@@ -91,14 +98,14 @@ def _check(*, individuals: int, images: int, difficulty: float, seed: int, size:
 
 @contextmanager
 def _whole_folder(root: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `root` that becomes `root` in one step; what a killed run left is removed.
+    """Yield an empty folder that becomes `root` in one step; remains of a killed run are removed.
 
-    A lock on the folder beside makes a second process wait, and then find `root` drawn.
+    A lock makes a second process wait until `root` is complete.
     """
     root = root.resolve()
     _refuse_occupied(root)
     partial = root.with_name(f".{root.name}.partial")
-    lock = _claim(partial)
+    lock = _lock_folder(partial)
     try:
         _refuse_occupied(root)
         whole = partial / "whole"
@@ -112,8 +119,8 @@ def _whole_folder(root: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _claim(folder: Path) -> int:
-    """Returns a descriptor that holds the lock on `folder`, made where it is missing."""
+def _lock_folder(folder: Path) -> int:
+    """Return a file descriptor that holds the lock on the folder, which is created if missing."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -147,8 +154,8 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ..
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
-def _draw_all(folder: Path, photos: list[Photo], look: _Look, processes: int) -> Iterator[int]:
-    """Yields how many photographs were drawn, chunk by chunk."""
+def _draw_all(folder: Path, photos: list[Photo], look: _Appearance, processes: int) -> Iterator[int]:
+    """Yield the number of photographs drawn, chunk by chunk."""
     chunks = [photos[start : start + 100] for start in range(0, len(photos), 100)]
     if min(processes, len(chunks)) == 1:
         yield from (_draw_chunk(folder, chunk, look) for chunk in chunks)
@@ -159,7 +166,7 @@ def _draw_all(folder: Path, photos: list[Photo], look: _Look, processes: int) ->
 
 
 def _end_with_parent() -> None:
-    """Makes this worker end when its parent is killed: it would otherwise wait for work for ever."""
+    """End this worker when its parent process is killed; it would otherwise wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
@@ -170,8 +177,8 @@ def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def _draw_chunk(folder: Path, photos: list[Photo], look: _Look) -> int:
-    """Draws photographs, each animal's fluke once, and returns how many."""
+def _draw_chunk(folder: Path, photos: list[Photo], look: _Appearance) -> int:
+    """Draw photographs, the fluke of each animal once; return their number."""
     for animal, group in groupby(photos, key=lambda photo: photo.animal):
         fluke = draw_fluke(look.rng(_ANIMAL, animal), scale=max(24, round(0.8 * look.size[1])))
         for photo in group:
@@ -179,11 +186,11 @@ def _draw_chunk(folder: Path, photos: list[Photo], look: _Look) -> int:
     return len(photos)
 
 
-def _draw_photo(path: Path, photo: Photo, fluke: Fluke, look: _Look) -> None:
+def _draw_photo(path: Path, photo: Photo, fluke: Fluke, look: _Appearance) -> None:
     rng, (height, width) = look.rng(_PHOTO, photo.number), look.size
     # Even a studio's animal moves a little: two photographs must not be the same picture.
     moved = 0.2 + 0.8 * look.difficulty**0.6
-    view = vary_view(rng, draw_view(look.rng(_ENCOUNTER, photo.encounter), moved), moved)
+    view = vary_viewpoint(rng, draw_viewpoint(look.rng(_ENCOUNTER, photo.encounter), moved), moved)
     picture = photograph(
         rng,
         fluke,
@@ -195,8 +202,8 @@ def _draw_photo(path: Path, photo: Photo, fluke: Fluke, look: _Look) -> None:
     picture.save(path, "JPEG", quality=round(95 - 60 * look.difficulty * rng.random()))
 
 
-def _show(drawn: Iterator[int], total: int) -> Iterator[int]:
-    """Yields what `drawn` yields, with a progress bar on the terminal."""
+def _with_progress_bar(drawn: Iterator[int], total: int) -> Iterator[int]:
+    """Yield the items of `drawn` with a progress bar on the terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("Drawing photographs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

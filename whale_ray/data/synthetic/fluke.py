@@ -1,8 +1,7 @@
-"""One individual's fluke, drawn flat: what stays the same in every photograph of it.
+"""Draws the fluke of one individual: outline, pigment and scars, the same in every photograph.
 
-Knows the shape, the pigment and the scars of a humpback's tail seen from behind and below; knows nothing of
-water, light, cameras, names or files. Coordinates are those of the animal: x runs from the left tip (-1) over
-the median notch (0) to the right tip (+1), y from the trailing edge (about 0) down to the tail stock (above 1).
+Coordinates are those of the animal, in half spans: x from the left tip (-1) over the median notch (0) to the right tip
+(+1), y from the trailing edge (about 0) down to the tail stock (above 1).
 """
 
 from __future__ import annotations
@@ -21,15 +20,25 @@ LEFT, TOP, WIDTH, HEIGHT = -1.12, -0.3, 2.24, 1.6
 
 @dataclass(frozen=True)
 class Fluke:
-    """One individual, flat: `picture` has the planes pigment (0 black, 255 white), cover (255 where the animal
-    is) and relief (thickness of the flesh), at `scale` pixels a half span, its corner at (LEFT, TOP)."""
+    """The flat fluke of one individual.
+
+    Attributes:
+        picture: Planes pigment (0 black, 255 white), cover (255 on the animal) and relief (thickness), its corner at
+            (LEFT, TOP).
+        scale: Pixels per half span.
+    """
 
     picture: Image.Image
     scale: int
 
 
 def draw_fluke(rng: np.random.Generator, *, scale: int = 200) -> Fluke:
-    """Returns the fluke of the individual that `rng` stands for, at `scale` pixels a half span."""
+    """Return the fluke of one individual.
+
+    Args:
+        rng: Random generator of the individual.
+        scale: Pixels per half span.
+    """
     trailing, outline = _outline(rng)
     width, height = round(WIDTH * scale), round(HEIGHT * scale)
     mask = Image.new("L", (2 * width, 2 * height))
@@ -41,8 +50,13 @@ def draw_fluke(rng: np.random.Generator, *, scale: int = 200) -> Fluke:
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[float, float]) -> Floats:
-    """Returns noise of unit variance at its grid points, smooth between them: shape (height, width) for
-    `size` (width, height), with `cells` (across, down) grid points."""
+    """Return smooth noise of unit variance at its grid points, shape (height, width).
+
+    Args:
+        rng: Source of randomness.
+        size: Width and height in pixels.
+        cells: Number of grid points across and down.
+    """
     across, down = max(2, round(cells[0])), max(2, round(cells[1]))
     grid = rng.standard_normal((down, across), dtype=np.float32)
     return np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC))
@@ -54,7 +68,7 @@ def _to_pixels(points: Floats, scale: int) -> list[tuple[float, float]]:
 
 
 def _outline(rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Returns the trailing edge (n, 2) from tip to tip, unserrated, and the whole outline (m, 2)."""
+    """Return the trailing edge without serration, shape (n, 2), and the whole outline, shape (m, 2)."""
     reach = np.linspace(0, 1, 260, dtype=np.float32)
     base = _trailing_profile(rng, reach)
     halves = []
@@ -68,7 +82,7 @@ def _outline(rng: np.random.Generator) -> tuple[Floats, Floats]:
 
 
 def _trailing_profile(rng: np.random.Generator, reach: Floats) -> Floats:
-    """Returns y of the trailing edge at each distance from the middle: median notch, sag, raised tip."""
+    """Return y of the trailing edge by distance from the middle: median notch, sag and raised tip."""
     depth, width, sharp = rng.uniform(0.07, 0.21), rng.uniform(0.06, 0.14), rng.uniform(0.7, 1.6)
     notch = depth * np.clip(1 - reach / width, 0, 1) ** sharp
     sag = rng.uniform(-0.03, 0.12) * np.sin(np.pi * reach ** rng.uniform(0.8, 1.5))
@@ -76,7 +90,7 @@ def _trailing_profile(rng: np.random.Generator, reach: Floats) -> Floats:
 
 
 def _serration(rng: np.random.Generator, reach: Floats) -> Floats:
-    """Returns how deep the trailing edge is cut at each distance from the middle: teeth and single notches."""
+    """Return the depth of the serration by distance from the middle: teeth and single notches."""
     teeth = np.zeros_like(reach)
     for count, height in ((14, 0.012), (40, 0.009), (90, 0.004)):
         knots = rng.standard_normal(count) * height * rng.uniform(0.4, 1.5)
@@ -89,12 +103,12 @@ def _serration(rng: np.random.Generator, reach: Floats) -> Floats:
 
 
 def _tip(rng: np.random.Generator, points: int) -> int:
-    """Returns how many points of the trailing edge are left: now and then a tip was bitten off."""
+    """Return how many points of the trailing edge remain: occasionally a tip is missing."""
     return round(points * rng.uniform(0.86, 0.95)) if rng.random() < 0.08 else points
 
 
 def _leading_edge(rng: np.random.Generator, side: int, tip: Floats) -> Floats:
-    """Returns the curve (n, 2) from the tip down to the tail stock and out of the picture."""
+    """Return the curve from the tip down to the tail stock, shape (n, 2)."""
     knots = np.array(
         [
             [abs(tip[0]), tip[1]],
@@ -114,7 +128,7 @@ def _leading_edge(rng: np.random.Generator, side: int, tip: Floats) -> Floats:
 
 
 def _pigment(rng: np.random.Generator, trailing: Floats, size: tuple[int, int]) -> Image.Image:
-    """Returns the white and black of the underside, from nearly all white to nearly all black."""
+    """Return the pigment of the underside, from nearly all white to nearly all black."""
     width, height = size[0] // 2, size[1] // 2
     x = np.linspace(LEFT, LEFT + WIDTH, width, dtype=np.float32)
     y = np.linspace(TOP, TOP + HEIGHT, height, dtype=np.float32)[:, None]
@@ -132,7 +146,7 @@ def _pigment(rng: np.random.Generator, trailing: Floats, size: tuple[int, int]) 
 
 
 def _patches(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
-    """Returns the individual's patches, partly alike on both lobes."""
+    """Return the pigment patches of the individual, partly symmetric."""
     total = np.zeros((size[1], size[0]), np.float32)
     for cells, strength in (((6, 4), 0.8), ((12, 8), 0.7), ((28, 18), 0.4)):
         alike = smooth_noise(rng, size, cells)
@@ -141,7 +155,7 @@ def _patches(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
 
 
 def _draw_scars(rng: np.random.Generator, pigment: Image.Image, scale: int) -> Image.Image:
-    """Returns the pigment with rake marks of teeth, rings of barnacles and spots, against their ground."""
+    """Return the pigment with rake marks, barnacle rings and spots in contrast to their ground."""
     draw = ImageDraw.Draw(pigment)
     for _ in range(int(rng.integers(0, 4))):
         _draw_rake(rng, draw, pigment, scale)
@@ -158,7 +172,7 @@ def _draw_scars(rng: np.random.Generator, pigment: Image.Image, scale: int) -> I
 
 
 def _draw_rake(rng: np.random.Generator, draw: ImageDraw.ImageDraw, pigment: Image.Image, scale: int) -> None:
-    """Draws a few parallel scratches."""
+    """Draw a few parallel scratches."""
     x, y = _place(rng, scale)
     angle, length = rng.uniform(0, np.pi), rng.uniform(0.08, 0.4) * scale
     along = np.array([np.cos(angle), np.sin(angle)]) * length / 2
@@ -171,13 +185,13 @@ def _draw_rake(rng: np.random.Generator, draw: ImageDraw.ImageDraw, pigment: Ima
 
 
 def _place(rng: np.random.Generator, scale: int) -> tuple[float, float]:
-    """Returns a point on a lobe, in pixels."""
+    """Return a random point on a lobe, in pixels."""
     x = rng.uniform(0.08, 0.85)
     y = rng.uniform(0.06, 0.5 - 0.35 * x)
     return (float(rng.choice([-1, 1])) * x - LEFT) * scale, (y - TOP) * scale
 
 
 def _ink(pigment: Image.Image, x: float, y: float) -> int:
-    """Returns the grey of a scar at a point: light on dark skin, dark on light skin."""
+    """Return the grey of a scar at a point: light on dark skin, dark on light skin."""
     ground = pigment.getpixel((int(x), int(y)))
     return 215 if isinstance(ground, int) and ground < 120 else 45

@@ -1,8 +1,7 @@
-"""Who is photographed, how often, on which encounter and day: the plan of a drawn data set.
+"""Plan of a synthetic data set: who is photographed, how often, on which encounter and day.
 
-Knows the class balance of the Kaggle competition humpback-whale-identification; knows nothing of pictures and
-files. Days (light, water) are shared by many animals, so that a background says nothing of who is seen beyond
-the encounter.
+Class balance follows the Kaggle competition humpback-whale-identification. Many animals share a day (light, water), so
+that the background tells nothing about the individual beyond its encounter.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ UNKNOWN_SHARE, UNKNOWN_TEST_SHARE, SINGLETON_SHARE = 0.381, 0.28, 0.414
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph to be drawn: `label` is UNKNOWN where the animal (a number) was never named."""
+    """One photograph to draw; `label` is UNKNOWN if its animal (a number) has no name."""
 
     number: int
     image: str
@@ -31,8 +30,13 @@ class Photo:
 
 
 def plan_photos(*, individuals: int, images: int, seed: int) -> list[Photo]:
-    """Returns every photograph of the data set, those of one animal beside each other, `images` of them in
-    part "train" and a fifth as many in part "test"."""
+    """Return the photographs of a data set, grouped by animal.
+
+    Args:
+        individuals: Number of named individuals.
+        images: Number of photographs in part "train"; a fifth as many more are in part "test".
+        seed: Seed of the plan.
+    """
     rng = np.random.default_rng([seed, 0])
     names = [f"w_{name:07x}" for name in rng.choice(16**7, individuals, replace=False)]
     counts = images_per_individual(individuals, images - round(images * UNKNOWN_SHARE))
@@ -50,8 +54,15 @@ def plan_photos(*, individuals: int, images: int, seed: int) -> list[Photo]:
 
 
 def images_per_individual(individuals: int, images: int) -> NDArray[np.int64]:
-    """Returns how many of the `images` each individual has, ascending: four in ten have one, the others two and
-    what a Lomax tail of shape 3 gives them (fitted to the competition's train.csv)."""
+    """Return the number of images of each individual, ascending.
+
+    Four in ten individuals have one image. The others have two plus a Lomax tail of shape 3, fitted to the
+    competition's train.csv.
+
+    Args:
+        individuals: Number of individuals.
+        images: Total number of images.
+    """
     single = min(round(SINGLETON_SHARE * individuals), individuals - 1)
     rest = individuals - single
     counts = np.repeat(np.array([1, 2], np.int64), [single, rest])
@@ -68,7 +79,7 @@ def images_per_individual(individuals: int, images: int) -> NDArray[np.int64]:
 
 
 def _encounters(rng: np.random.Generator, images: int) -> list[int]:
-    """Returns how many photographs each encounter of one animal gave; the first one, so that two make two."""
+    """Return how many photographs each encounter of one animal has; the first has enough for two encounters."""
     left, sizes = int(images), list[int]()
     while left > 0:
         sizes.append(min(left, 1 + int(np.searchsorted((0.6, 0.85), rng.random()))) if sizes else 1)
@@ -79,7 +90,7 @@ def _encounters(rng: np.random.Generator, images: int) -> list[int]:
 def _name_photos(
     rng: np.random.Generator, met: list[tuple[str, int, int]], names: list[str], *, days: int
 ) -> list[Photo]:
-    """Returns the photographs of encounters (part, animal, photographs), with file names that say nothing."""
+    """Return the photographs of encounters (part, animal, photographs) with meaningless file names."""
     hashes = iter(rng.choice(16**9, sum(size for *_, size in met), replace=False))
     codes, when = rng.permutation(len(met)), rng.integers(0, days, len(met))
     photos = [

@@ -1,9 +1,4 @@
-"""One photograph of a fluke at sea: all that differs between two pictures of the same animal.
-
-Knows view, light, water, occlusion and the camera; knows nothing of who the animal is, of files or of tables.
-A day gives light and water to every animal met on it, an encounter its viewpoint, each photograph the rest.
-Strengths grow with `difficulty`, from 0 (a studio) to 1 (spray, glare, and a fluke half under water).
-"""
+"""Renders one photograph of a fluke at sea: viewpoint, light, water, foam and camera."""
 
 from __future__ import annotations
 
@@ -21,7 +16,7 @@ _MIDDLE = 0.28
 
 @dataclass(frozen=True)
 class Day:
-    """The light and water of one day at sea."""
+    """Light and water of one day at sea."""
 
     water: Floats
     tint: Floats
@@ -36,8 +31,8 @@ class Day:
 
 
 @dataclass(frozen=True)
-class View:
-    """How the camera saw the animal: angles in radians, `span` as a share of the picture's width."""
+class Viewpoint:
+    """Viewpoint of the camera: angles in radians, `span` as a share of the image width."""
 
     yaw: float
     roll: float
@@ -50,7 +45,12 @@ class View:
 
 
 def draw_day(rng: np.random.Generator, difficulty: float) -> Day:
-    """Returns a day's light and water."""
+    """Return the light and water of a day.
+
+    Args:
+        rng: Random generator of the day.
+        difficulty: 0 to 1.
+    """
     calm = 1 - difficulty
     green, bright = rng.uniform(-6, 16), rng.uniform(70, 165) * difficulty + 120 * calm
     tone = np.array([bright * 0.88 - 6, bright + 0.4 * green, bright * 1.02 + 4 - green], np.float32)
@@ -69,9 +69,14 @@ def draw_day(rng: np.random.Generator, difficulty: float) -> Day:
     )
 
 
-def draw_view(rng: np.random.Generator, difficulty: float) -> View:
-    """Returns an encounter's viewpoint."""
-    return View(
+def draw_viewpoint(rng: np.random.Generator, difficulty: float) -> Viewpoint:
+    """Return the viewpoint of an encounter.
+
+    Args:
+        rng: Random generator of the encounter.
+        difficulty: 0 to 1.
+    """
+    return Viewpoint(
         yaw=float(difficulty * rng.normal(0, 0.5)),
         roll=float(difficulty * rng.normal(0, 0.16)),
         squash=float(1 - difficulty * rng.uniform(-0.15, 0.55)),
@@ -83,12 +88,18 @@ def draw_view(rng: np.random.Generator, difficulty: float) -> View:
     )
 
 
-def vary_view(rng: np.random.Generator, view: View, difficulty: float) -> View:
-    """Returns the view of one photograph of an encounter: the animal and the boat moved on."""
+def vary_viewpoint(rng: np.random.Generator, view: Viewpoint, difficulty: float) -> Viewpoint:
+    """Return the viewpoint of one photograph of an encounter, after animal and boat moved.
+
+    Args:
+        rng: Random generator of the photograph.
+        view: Viewpoint of the encounter.
+        difficulty: 0 to 1.
+    """
     shift = rng.normal(0, 1, 2) * difficulty * (0.12, 0.13)
     droop = rng.normal(0, 0.16, 2) * difficulty + rng.normal(0, 0.12) * difficulty
     dive = max(0.0, rng.normal(0, 0.3)) * difficulty
-    return View(
+    return Viewpoint(
         yaw=float(np.clip(view.yaw + difficulty * rng.normal(0, 0.25), -1, 1)),
         roll=float(view.roll + difficulty * rng.normal(0, 0.12)),
         squash=float(np.clip(view.squash + difficulty * rng.normal(0, 0.15), 0.4, 1.2)),
@@ -101,9 +112,18 @@ def vary_view(rng: np.random.Generator, view: View, difficulty: float) -> View:
 
 
 def photograph(
-    rng: np.random.Generator, fluke: Fluke, *, day: Day, view: View, size: tuple[int, int], difficulty: float
+    rng: np.random.Generator, fluke: Fluke, *, day: Day, view: Viewpoint, size: tuple[int, int], difficulty: float
 ) -> Image.Image:
-    """Returns an RGB picture of the fluke, `size` (height, width) in pixels, as the camera would save it."""
+    """Return the RGB image of a fluke as the camera would save it.
+
+    Args:
+        rng: Random generator of the photograph.
+        fluke: The individual.
+        day: Light and water.
+        view: Viewpoint.
+        size: Height and width in pixels.
+        difficulty: 0 to 1.
+    """
     height, width = size
     flat = _turn(fluke, view, (width, height))
     pigment, cover, relief = np.moveaxis(np.asarray(flat, np.float32), -1, 0)
@@ -119,8 +139,8 @@ def photograph(
     return _expose(rng, day, picture, difficulty)
 
 
-def _turn(fluke: Fluke, view: View, size: tuple[int, int]) -> Image.Image:
-    """Returns the fluke's planes as the camera sees them, drawn twice as large and averaged against aliasing."""
+def _turn(fluke: Fluke, view: Viewpoint, size: tuple[int, int]) -> Image.Image:
+    """Return the planes of the fluke as seen from the viewpoint, drawn at twice the size against aliasing."""
     width, height = 2 * size[0], 2 * size[1]
     xs = np.append(np.arange(0, width, _CELL), width)
     ys = np.append(np.arange(0, height, _CELL), height)
@@ -138,9 +158,9 @@ def _turn(fluke: Fluke, view: View, size: tuple[int, int]) -> Image.Image:
 
 
 def _to_animal(
-    across: np.ndarray, down: np.ndarray, view: View, size: tuple[int, int]
+    across: np.ndarray, down: np.ndarray, view: Viewpoint, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the animal's x and y seen at each pixel: the inverse of bending, perspective, roll and scale."""
+    """Return the animal's x and y at each pixel: the inverse of bending, perspective, roll and scale."""
     unit = view.span * size[0] / 2
     u = (across - size[0] * (0.5 + view.offset[0])) / unit
     v = (down - size[1] * (0.5 + view.offset[1])) / unit
@@ -152,15 +172,15 @@ def _to_animal(
     return x, y + _MIDDLE - bent
 
 
-def _surface_row(rng: np.random.Generator, view: View, size: tuple[int, int]) -> Floats:
-    """Returns the row at which each column's water surface begins to hide the animal."""
+def _surface_row(rng: np.random.Generator, view: Viewpoint, size: tuple[int, int]) -> Floats:
+    """Return the row, per column, at which the water surface hides the animal."""
     unit = view.span * size[0] / 2
     level = size[1] * (0.5 + view.offset[1]) + (view.waterline - _MIDDLE) * view.squash * unit
     return np.asarray(level + 0.02 * size[1] * smooth_noise(rng, (size[0], 1), (9, 2))[0], np.float32)
 
 
 def _sea(rng: np.random.Generator, day: Day, size: tuple[int, int]) -> Floats:
-    """Returns the water (height, width, 3), waves smaller towards the horizon, and sky where the day shows it."""
+    """Return the water, shape (height, width, 3), waves smaller towards the horizon, with sky where visible."""
     width, height = size
     waves = np.zeros((height, width), np.float32)
     for octave, strength in ((1, 1.0), (2.3, 0.7), (5, 0.5)):
@@ -177,7 +197,7 @@ def _sea(rng: np.random.Generator, day: Day, size: tuple[int, int]) -> Floats:
 
 
 def _skin(rng: np.random.Generator, day: Day, pigment: Floats, relief: Floats, difficulty: float) -> Floats:
-    """Returns the animal's wet skin (height, width, 3) under the day's sun."""
+    """Return the wet skin, shape (height, width, 3), in the light of the day."""
     fall_y, fall_x = np.gradient(relief)
     slope = np.clip((fall_x * day.sun[0] + fall_y * day.sun[1]) / 8, -1, 1)
     light = day.exposure * (1 - (0.15 + 0.3 * difficulty) * slope)
@@ -188,8 +208,10 @@ def _skin(rng: np.random.Generator, day: Day, pigment: Floats, relief: Floats, d
     return np.asarray((skin + wet[..., None] * (200 - skin)) * day.tint, np.float32)
 
 
-def _foam(rng: np.random.Generator, view: View, surface: Floats, size: tuple[int, int], difficulty: float) -> Floats:
-    """Returns how much white water hides each pixel: the ring around the stock, and spray thrown over a lobe."""
+def _foam(
+    rng: np.random.Generator, view: Viewpoint, surface: Floats, size: tuple[int, int], difficulty: float
+) -> Floats:
+    """Return how much white water covers each pixel: a ring around the stock and spray."""
     width, height = size
     rows = np.arange(height, dtype=np.float32)[:, None]
     middle = (np.arange(width, dtype=np.float32) / width - 0.5 - view.offset[0]) / view.span
@@ -205,7 +227,7 @@ def _foam(rng: np.random.Generator, view: View, surface: Floats, size: tuple[int
 
 
 def _expose(rng: np.random.Generator, day: Day, picture: Floats, difficulty: float) -> Image.Image:
-    """Returns the picture as the camera saves it: exposure, noise, blur of focus and hand, few pixels, grey."""
+    """Return the image as the camera saves it: exposure, noise, defocus and motion blur, low resolution, grey."""
     gamma = np.float32(np.exp(difficulty * rng.normal(0, 0.3)))
     gains = np.exp(difficulty * (rng.normal(0, 0.25) + rng.normal(0, 0.04, 3))).astype(np.float32)
     bright = 255 * gains * (np.clip(picture, 0, 255) / 255) ** gamma

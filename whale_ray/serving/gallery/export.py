@@ -9,7 +9,7 @@ import csv
 import io
 from pathlib import Path
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell
 from whale_ray.errors import StoreError
 from whale_ray.serving.gallery.store import EnrolmentStore
@@ -36,9 +36,9 @@ def export_enrolled(store: EnrolmentStore, folder: Path, review: Path) -> int:
             raise StoreError(
                 f"{path} must not exist, or be this very photograph, but is another. Choose another folder"
             )
-        write_whole(path, data)
+        write_atomically(path, data)
         rows.writerow(
             {"kind": "confirmed", "image": entry.image, "individual": as_cell(entry.individual), "confirm": "yes"}
         )
-    write_whole(review, written.getvalue())
+    write_atomically(review, written.getvalue())
     return len(entries)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
 from whale_ray.retrieval.search.retrieval_config import SETTING_FIELDS, RetrievalSetting
 from whale_ray.retrieval.search.voting import VOTES
@@ -82,7 +82,7 @@ def judge_importance(records: Sequence[Record], sweep: Sweep, *, quick: bool = F
 def write_importance(rows: Sequence[Row], path: Path) -> None:
     """Writes importance.csv."""
     columns = [field.name for field in fields(Row)]
-    write_whole(path, pd.DataFrame([asdict(row) for row in rows], columns=columns).to_csv(index=False))
+    write_atomically(path, pd.DataFrame([asdict(row) for row in rows], columns=columns).to_csv(index=False))
 
 
 def _scores_by_seed(trained: Sequence[Record], objective: str) -> Iterator[list[float]]:

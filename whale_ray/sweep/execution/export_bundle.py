@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from whale_ray.atomic_files import point_to
-from whale_ray.data.pixel_cache import decode_image
+from whale_ray.data.image_io import decode_image
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import Contents, Example, write_bundle
 from whale_ray.inference.predictor import Bundle, largest_tolerance

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from whale_ray.atomic_files import replacing
+from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
 from whale_ray.sweep.planning.dataset import Dataset
@@ -166,7 +166,7 @@ def _copy(origin: Path, draft: Path, name: str) -> bool:
         return False
     if (origin / name).parent.is_symlink():
         raise _NotTakenError(f"{name} lies behind a link")
-    with replacing(draft / name) as target:
+    with replaced_atomically(draft / name) as target:
         shutil.copyfile(source, target)
     return True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
@@ -56,6 +56,6 @@ def prepare_dataset(sweep: Sweep, progress: Progress) -> Dataset:
 
 def write_inputs(sweep: Sweep, dataset: Dataset, folder: Path) -> None:
     """Writes sweep.yaml, split.csv and audit.json into the run folder."""
-    write_whole(folder / "sweep.yaml", sweep.to_yaml())
+    write_atomically(folder / "sweep.yaml", sweep.to_yaml())
     write_split(dataset, folder / "split.csv")
     dataset.audit.write(folder / "audit.json")

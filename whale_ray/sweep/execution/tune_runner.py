@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.prometheus import Metrics
 from whale_ray.sweep.execution.ray_cluster import check_gpu, end_worker, slots
@@ -188,7 +188,7 @@ class _Watch(_Unsaved, tune.Callback):
         """A trial's worker was lost for good."""
         self._lost.add(trial.trial_id)
         folder = self._ledger.trial_folder(_trial_id(trial))
-        write_whole(folder / "traceback.txt", f"{trial.get_error()}\n")
+        write_atomically(folder / "traceback.txt", f"{trial.get_error()}\n")
         self._settle(trial, status="failed", error=f"its worker was lost {WORKER_LOSSES + 1} times")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -217,7 +217,7 @@ class _Watch(_Unsaved, tune.Callback):
         silence = f"no sign of life for {self._minutes:g} minutes"
         self._progress.say(f"trial {trial} is ended: {silence}")
         if self._stalled[trial] == _STALLS:
-            write_whole(folder / "traceback.txt", f"{silence}, {_STALLS} times; process {place['pid']}\n")
+            write_atomically(folder / "traceback.txt", f"{silence}, {_STALLS} times; process {place['pid']}\n")
             self._ledger.give_up(trial, f"{silence}, {_STALLS} times")
         end_worker(**place)
 

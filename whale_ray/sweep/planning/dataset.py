@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
-from whale_ray.data.pixel_cache import Geometry, Pixels, data_fingerprint, prepare_pixels
-from whale_ray.data.split import NEVER, SPLITS, parts_of, split_photographs
+from whale_ray.data.image_io import Geometry
+from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images
+from whale_ray.data.split import NEVER_VALIDATES, SPLITS, parts_of, split_photographs
 from whale_ray.sweep.config.fields import image_size
 
 # The part of each side that is kept around the region, for shifts and rotations to move into.
@@ -54,7 +55,7 @@ class Dataset:
 
     def without_validation(self) -> Dataset:
         """The same photographs, all of which train."""
-        table = self.table.assign(part=self.table["part"].replace("val", "train"), fold=NEVER)
+        table = self.table.assign(part=self.table["part"].replace("val", "train"), fold=NEVER_VALIDATES)
         return dataclasses.replace(self, table=table, folds=1)
 
     @property
@@ -67,9 +68,9 @@ class Dataset:
         parts = [one.table.iloc[one.rows("train", "val")].assign(split=place) for place, one in enumerate(self.splits)]
         return pd.concat(parts, ignore_index=True)[["image", "individual", "group", "part", "split"]]
 
-    def pixels(self, geometry: Geometry, *, progress: bool = False) -> Pixels:
+    def pixels(self, geometry: Geometry, *, progress: bool = False) -> DecodedImages:
         """The decoded photographs at one geometry, from the cache or built into it; row i is row i of `table`."""
-        return prepare_pixels(self.catalog, geometry, cache=self.cache, progress=progress)
+        return decode_images(self.catalog, geometry, cache=self.cache, progress=progress)
 
     @property
     def unknown_label(self) -> str:
@@ -118,10 +119,10 @@ def open_dataset(
     Raises: DataError for everything in it that cannot be used.
     """
     catalog = catalog_of(data)
-    pixels = prepare_pixels(catalog, geometry, cache=cache, progress=progress)
+    pixels = decode_images(catalog, geometry, cache=cache, progress=progress)
     audit = audit_photographs(catalog, pixels, on_bad_image=data["on_bad_image"])
     usable = audit.usable.to_numpy()
-    table = catalog.table[["image", "individual", "group"]].assign(fold=NEVER, part="set_aside")
+    table = catalog.table[["image", "individual", "group"]].assign(fold=NEVER_VALIDATES, part="set_aside")
     table.loc[usable, "fold"] = split_photographs(
         table[usable],
         twins=audit.twins[usable],
@@ -155,4 +156,4 @@ def write_split(dataset: Dataset, path: Path) -> None:
     """Writes split.csv: Image, Id, part and, where there are several, fold (-1: trains in all of them)."""
     columns = ["image", "individual", "part", *(["fold"] if dataset.folds > 1 else [])]
     table = dataset.table[columns].rename(columns={"image": "Image", "individual": "Id"})
-    write_whole(path, table.to_csv(index=False))
+    write_atomically(path, table.to_csv(index=False))

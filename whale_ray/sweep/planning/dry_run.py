@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from whale_ray.data.pixel_cache import room_for_pixels
+from whale_ray.data.pixel_cache import cache_size
 from whale_ray.errors import DataError
 from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, fold_over, said_of, screen
 from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
@@ -132,7 +132,7 @@ def _share(sweep: Sweep) -> str:
 
 def _room(sweep: Sweep, run: Path, records: list[Record]) -> str:
     catalog = catalog_of(first_settings(sweep)["data"])
-    sizes = [room_for_pixels(catalog, geometry, cache=pixel_cache()) for geometry in geometries(sweep)]
+    sizes = [cache_size(catalog, geometry, cache=pixel_cache()) for geometry in geometries(sweep)]
     missing = sum(size for size, there in sizes if not there)
     decoded = f"{sum(size for size, _ in sizes) / _GB:.2f} GB of decoded photographs"
     decoded += f" ({missing / _GB:.2f} GB of them not there yet)" if missing else " (there already)"

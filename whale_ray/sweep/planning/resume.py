@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from whale_ray.atomic_files import replacing
+from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.config.sweep_spec import Sweep
@@ -81,7 +81,7 @@ def begin_from(shorter: Record, folder: Path) -> None:
     """Gives the new trial's folder the state and the curve of a shorter trial."""
     for name in CONTINUED:
         if (shorter.folder / name).exists():
-            with replacing(folder / name) as draft:
+            with replaced_atomically(folder / name) as draft:
                 shutil.copyfile(shorter.folder / name, draft)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from whale_ray.data.pixel_cache import Geometry
+from whale_ray.data.image_io import Geometry
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, distinct_settings
 from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.fields import image_size

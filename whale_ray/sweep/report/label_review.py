@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell, from_cell
-from whale_ray.data.near_duplicates import LEAST_CORRELATION, Small, coarse_vectors, find_copies, shrink_picture
+from whale_ray.data.near_duplicates import MIN_CORRELATION, GreyPair, coarse_vectors, find_copies, shrink_picture
 from whale_ray.data.review.apply_review import COLUMNS, delimiter_of
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.search_runs import Vectors
@@ -67,8 +67,8 @@ def write_review(record: Record, run: Path, photographs: Photographs) -> None:
     if (run / REVIEW).exists() and {key: _notes(run).get(key) for key in made_of} == made_of:
         return
     doubts = _review_trial(record, run, photographs)
-    write_whole(run / REVIEW, _with_confirmed(doubts.table, run).map(_cell).to_csv(index=False))
-    write_whole(run / _NOTES, json.dumps({**made_of, "reasons": doubts.reasons}, indent=1))
+    write_atomically(run / REVIEW, _with_confirmed(doubts.table, run).map(_cell).to_csv(index=False))
+    write_atomically(run / _NOTES, json.dumps({**made_of, "reasons": doubts.reasons}, indent=1))
 
 
 def _cell(value: Any) -> Any:
@@ -156,7 +156,7 @@ def _copies(
     findings = [
         _copy(columns, one, other, correlation)
         for one, other, correlation in found
-        if correlation >= LEAST_CORRELATION or (one, other) in surely
+        if correlation >= MIN_CORRELATION or (one, other) in surely
     ]
     reason = "" if pictures or not len(pairs) else f"none of the photographs can be read in {photographs.folder}"
     parts = columns["part"]
@@ -165,7 +165,7 @@ def _copies(
     ), reason
 
 
-def _small_pictures(images: pd.Index, photographs: Photographs) -> dict[int, Small]:
+def _small_pictures(images: pd.Index, photographs: Photographs) -> dict[int, GreyPair]:
     """The photographs that can be opened, by row, each held small."""
     opened = ((row, photographs.open(str(image))[0]) for row, image in enumerate(images))
     return {row: shrink_picture(picture) for row, picture in opened if picture is not None}

@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import DataError
 from whale_ray.retrieval.search.retrieval_config import setting_of
 from whale_ray.sweep.analysis.importance import judge_importance, write_importance
@@ -83,7 +83,7 @@ def write_report(run: Path, *, live: bool = False) -> Path:
         write_review(view["best"], run, Photographs(Path(view["photographs"])))
     view["review"] = show_review(run, Photographs(Path(view["photographs"])))
     page = environment.get_template("report.html.j2").render(view, **_assets(), live=live)
-    write_whole(run / "report.html", page)
+    write_atomically(run / "report.html", page)
     return run / "report.html"
 
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import BOX, Catalog
-from whale_ray.data.image_io import Box, frame_of
-from whale_ray.data.pixel_cache import decode_image, fit_image
+from whale_ray.data.image_io import Box, decode_image, fit_image, visible_box
 from whale_ray.errors import WhaleRayError
 from whale_ray.retrieval.occlusion_maps import Covered, cover
 from whale_ray.sweep.run_folder.records import Record
@@ -110,7 +109,7 @@ class _Sight:
     def _covered(self, image: str) -> tuple[Covered, Box]:
         picture, box, geometry = decode_image(self.catalog.path(image)), self._box(image), self.bundle.geometry
         covered = cover(fit_image(picture, geometry, box=box), geometry, self.bundle.embed)
-        return covered, frame_of(picture.size, geometry, box=box)
+        return covered, visible_box(picture.size, geometry, box=box)
 
     def _box(self, image: str) -> Box | None:
         if BOX[0] not in self._rows:
@@ -142,7 +141,7 @@ class _Kept:
             for (image, other), one in self.found.items()
         ]
         held = {"version": _VERSION, "bundle": self.bundle, "seconds": self.seconds, "maps": maps}
-        write_whole(self.path, json.dumps(held))
+        write_atomically(self.path, json.dumps(held))
 
 
 def _read(maps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Pair, MatchMap]]:

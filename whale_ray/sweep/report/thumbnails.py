@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from whale_ray.data.image_io import Box
-from whale_ray.data.pixel_cache import decode_image
+from whale_ray.data.image_io import Box, decode_image
 from whale_ray.errors import ImageError
 
 SIDE = 220

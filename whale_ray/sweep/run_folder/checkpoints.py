@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whale_ray.atomic_files import replacing, write_whole
+from whale_ray.atomic_files import replaced_atomically, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Checkpoint:
         if self._best is not None and is_best:
             _save_tensors(training.outcome.state_dict(), self._best)
             _save_tensors(training.loss.state_dict(), self._best.with_name(STATES[2]))
-        with replacing(self._state) as draft:
+        with replaced_atomically(self._state) as draft:
             torch.save({"training": training.state_dict(), "epochs": epochs}, draft)
 
     def restore_best(self, encoder: Encoder, loss: nn.Module) -> None:
@@ -88,7 +88,7 @@ def keep_weights(encoder: Encoder, folder: Path) -> None:
 def save_weights(recipe: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> None:
     """Writes weights, and the recipe of the encoder that they belong to."""
     _save_tensors(weights, folder / WEIGHTS)
-    write_whole(folder / RECIPE, json.dumps(recipe))
+    write_atomically(folder / RECIPE, json.dumps(recipe))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -113,5 +113,5 @@ def drop_weights(folder: Path) -> None:
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
-    with replacing(path) as draft:
+    with replaced_atomically(path) as draft:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)

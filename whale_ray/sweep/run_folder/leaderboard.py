@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell
 from whale_ray.sweep.config.schema import SPEED
 from whale_ray.sweep.config.sweep_spec import Sweep
@@ -107,7 +107,7 @@ def read_leaderboard(run: Path) -> list[dict[str, Any]]:
 
 def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
     """Writes leaderboard.csv; a cell that a spreadsheet would take for a formula is quoted with an apostrophe."""
-    write_whole(path, table.drop(columns="kind").map(_as_text).to_csv(index=False))
+    write_atomically(path, table.drop(columns="kind").map(_as_text).to_csv(index=False))
 
 
 def _as_text(cell: Any) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 
 ALIVE = "alive"
 # In the folder of a trial that is tried again with a GPU of its own.
@@ -39,7 +39,7 @@ class Clock:
         """Writes the hours down, now and then; what a kill takes from them is less than a minute."""
         if time.monotonic() - self._ticked >= 30 or not self._path.exists():
             self._ticked = time.monotonic()
-            write_whole(self._path, json.dumps({"seconds": 3600 * self.hours()}))
+            write_atomically(self._path, json.dumps({"seconds": 3600 * self.hours()}))
 
 
 class Pulse:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
 
 CUTOFFS = (1, 2, 4, 8, 16, 32)
@@ -49,12 +49,12 @@ def write_record(
 ) -> None:
     """Writes settings.json, with which a trial begins to exist. kind: `trial` or `baseline`."""
     record = {"kind": kind, "point": point, "settings": settings, "data_fingerprint": data_fingerprint}
-    write_whole(folder / "settings.json", json.dumps(record, indent=1, sort_keys=True))
+    write_atomically(folder / "settings.json", json.dumps(record, indent=1, sort_keys=True))
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Writes result.json, the sign that a trial has ended."""
-    write_whole(folder / "result.json", json.dumps(dict(result), indent=1, sort_keys=True))
+    write_atomically(folder / "result.json", json.dumps(dict(result), indent=1, sort_keys=True))
 
 
 def sweep_file(run: Path) -> Path:

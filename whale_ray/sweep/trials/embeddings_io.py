@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from whale_ray.atomic_files import replacing
+from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
 from whale_ray.sweep.trials.proxy_vectors import Proxies, stored_proxies
 
@@ -22,7 +22,7 @@ COLUMNS = ("image", "individual", "group", "part")
 def write_embeddings(views: Views, table: pd.DataFrame, folder: Path, proxies: Proxies | None = None) -> None:
     """Writes embeddings.npz: each view, the photographs that its rows are, and what else the loss has learned."""
     names = {column: table[column].to_numpy(dtype=str) for column in COLUMNS}
-    with replacing(folder / "embeddings.npz") as draft:
+    with replaced_atomically(folder / "embeddings.npz") as draft:
         splits = table["split"].to_numpy(dtype=np.int64)
         more = proxies.arrays() if proxies else {}
         np.savez(draft, allow_pickle=False, **views, **names, split=splits, **more)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.planning.trial_settings import Settings, encoder_of, epochs_of
@@ -134,7 +134,7 @@ class Fit:
             figures = self._figures(epoch, number, spent=sum(row["seconds"] for row in epochs))
             epochs.append(figures)
             checkpoint.save(training, epochs, objective=self.objective)
-            write_whole(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
+            write_atomically(self.folder / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False))
             seen(figures | note)
         return training, epochs
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
 from whale_ray.retrieval.label_quality.pseudo_labels import guess_individuals
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
@@ -75,7 +75,7 @@ def label_unknown(dataset: Dataset, vectors: np.ndarray, held: np.ndarray, *, le
     sure = guesses.probabilities >= least
     images = dataset.table["image"].to_numpy()[rows[unknown][sure]]
     found = {"Image": images, "Id": guesses.individuals[sure], "probability": guesses.probabilities[sure]}
-    write_whole(folder / LABELS, pd.DataFrame(found).to_csv(index=False))
+    write_atomically(folder / LABELS, pd.DataFrame(found).to_csv(index=False))
 
 
 def read_labels(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.device import device_there
 from whale_ray.errors import WhaleRayError
 from whale_ray.sweep.planning.resume import goes_on_later
@@ -75,9 +75,9 @@ def _outcome(trial: str, job: Job, pulse: Pulse) -> dict[str, Any]:
     except Exception as error:
         if is_no_room(error):
             raise
-        write_whole(folder / "traceback.txt", traceback.format_exc())
+        write_atomically(folder / "traceback.txt", traceback.format_exc())
         if may_fit_alone(error, gpus=job.gpus) and not (folder / ALONE).exists():
-            write_whole(folder / ALONE, "the GPU's memory did not suffice beside other trials\n")
+            write_atomically(folder / ALONE, "the GPU's memory did not suffice beside other trials\n")
             return {}
         result = {"status": "failed", "error": _first_line(error)}
     result["seconds"] = time.perf_counter() - started + (work.earlier_seconds if work else 0.0)

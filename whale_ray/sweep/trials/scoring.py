@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from whale_ray.atomic_files import replacing, write_whole
+from whale_ray.atomic_files import replaced_atomically, write_atomically
 from whale_ray.data.split import plays_unknown
 from whale_ray.errors import InputError
 from whale_ray.learning.losses.class_proxies import PROXY_LOSSES
@@ -111,8 +111,8 @@ def study_figures(views: Views, table: pd.DataFrame) -> dict[str, float | None]:
 
 def write_scores(evaluation: Evaluation, folder: Path) -> None:
     """Writes retrieval.csv, a row a setting, and queries.parquet, a row a query."""
-    write_whole(folder / "retrieval.csv", evaluation.table.to_csv(index=False))
-    with replacing(folder / "queries.parquet") as draft:
+    write_atomically(folder / "retrieval.csv", evaluation.table.to_csv(index=False))
+    with replaced_atomically(folder / "queries.parquet") as draft:
         evaluation.queries.to_parquet(draft, index=False)
 
 
@@ -172,5 +172,5 @@ def score_again(run: Path, options: Sequence[str]) -> pd.DataFrame:
     board = leaderboard(records, axes=[axis.name for axis in sweep.axes], objective=sweep.ranked_by, also=sweep.also)
     write_leaderboard(board, run / "rescored" / "leaderboard.csv")
     every = pd.concat({record.trial: one.table for record, one in found}, names=["trial", None])
-    write_whole(run / "rescored" / "retrieval.csv", every.reset_index("trial").to_csv(index=False))
+    write_atomically(run / "rescored" / "retrieval.csv", every.reset_index("trial").to_csv(index=False))
     return board

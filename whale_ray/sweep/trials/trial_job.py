@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.atomic_files import write_whole
+from whale_ray.atomic_files import write_atomically
 from whale_ray.device import device_for
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset
@@ -181,4 +181,4 @@ class _Curve:
         done = len(self.epochs)
         self.epochs += [{**row, "fold": fold, "epoch": done + row["epoch"]} for row in epochs]
         if epochs:
-            write_whole(self._path, pd.DataFrame(self.epochs).to_csv(index=False))
+            write_atomically(self._path, pd.DataFrame(self.epochs).to_csv(index=False))
