@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,26 @@ from little_sweep import SWEEP
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
     from whale_ray.sweep.execution.driver import SweepResult
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for `--dist loadgroup`, the longest first.
+
+    A file is a group, since its tests share fixtures. A slow test that shares none with its file is a group by itself.
+    """
+    minutes: Counter[str] = Counter()
+    groups = {item: _group_of(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+        minutes[group] += 300 if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: -minutes[groups[item]])
+
+
+def _group_of(item: pytest.Item) -> str:
+    found = getattr(item, "_fixtureinfo", None)  # doctests have none
+    shared = found and any(one[-1].scope == "module" for one in found.name2fixturedefs.values())
+    is_alone = item.get_closest_marker("slow") is not None and found is not None and not shared
+    return item.nodeid if is_alone else item.nodeid.partition("::")[0]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
