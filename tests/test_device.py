@@ -13,7 +13,7 @@ import ray
 import torch
 from little_sweep import SWEEP
 
-from whale_ray.device import device_for
+from whale_ray.device import reserved_device
 from whale_ray.errors import InputError
 from whale_ray.serving.deployment.rollout import check_gpus
 from whale_ray.serving.deployment.settings import ServeSettings
@@ -24,13 +24,13 @@ WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 
 
 def test_without_a_share_the_processor_works() -> None:
-    assert device_for(0.0) == "cpu"
+    assert reserved_device(0.0) == "cpu"
 
 
 @WITHOUT_GPU
 def test_a_share_that_torch_cannot_use_is_refused() -> None:
     with pytest.raises(InputError, match=r"with 0.5 GPU reserved, torch must be able to use one.*reserve no GPU"):
-        device_for(0.5)
+        reserved_device(0.5)
 
 
 @WITHOUT_GPU

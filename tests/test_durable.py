@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from whale_ray.atomic_files import point_to, replaced_atomically, write_atomically
+from whale_ray.atomic_files import replace_symlink, replaced_atomically, write_atomically
 
 
 def test_text_and_bytes_replace_what_was_there_and_make_the_folder(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_a_link_is_replaced_in_one_step_and_moves_with_its_folder(tmp_path: Path
     for name in ("a", "b"):
         (tmp_path / "run" / "bundles" / name).mkdir(parents=True)
     link = tmp_path / "run" / "best"
-    point_to(link, tmp_path / "run" / "bundles" / "a")
-    point_to(link, tmp_path / "run" / "bundles" / "b")
+    replace_symlink(link, tmp_path / "run" / "bundles" / "a")
+    replace_symlink(link, tmp_path / "run" / "bundles" / "b")
     assert os.readlink(link) == "bundles/b"
     (tmp_path / "run").rename(tmp_path / "moved")
     assert (tmp_path / "moved" / "best").resolve() == tmp_path / "moved" / "bundles" / "b"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever is killed in between."""
+"""Atomic file writes: a file appears complete or not at all, whenever a process is killed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replaces `path` by `data` in one step: a reader, or a reboot, finds the old file or the new one."""
+    """Replace a file in one step: readers find the old content or the new, also after a power failure.
+
+    Args:
+        path: The file.
+        data: Its new content.
+    """
     with replaced_atomically(path) as draft:
         draft.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
 def replaced_atomically(path: Path) -> Iterator[Path]:
-    """Gives a draft beside `path` to write to; it takes the place of `path` when the block ends without error."""
+    """Yield a draft path; it replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -41,8 +46,13 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def point_to(link: Path, target: Path) -> None:
-    """Makes `link` a symbolic link to `target` (relative), replacing an older one in one step."""
+def replace_symlink(link: Path, target: Path) -> None:
+    """Make a relative symbolic link, replacing an older one in one step.
+
+    Args:
+        link: The link.
+        target: What it points to.
+    """
     draft = link.with_name(f".{link.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     draft.symlink_to(os.path.relpath(target, link.parent))

@@ -1,4 +1,4 @@
-"""Names in a CSV that a spreadsheet may open: none of them is taken for a formula, and all can be read back."""
+"""CSV cells that spreadsheets do not take for formulas, and that can be read back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _FORMULA = tuple("=+-@\t")
 
 
 def as_cell(text: str) -> str:
-    """The text as a cell holds it: with an apostrophe before what a spreadsheet would take for a formula.
+    """Return the text as a cell: an apostrophe precedes what a spreadsheet would take for a formula.
 
     >>> as_cell("=HYPERLINK(1)"), as_cell("w_01")
     ("'=HYPERLINK(1)", 'w_01')
@@ -16,7 +16,7 @@ def as_cell(text: str) -> str:
 
 
 def from_cell(cell: str) -> str:
-    """The text that `as_cell` wrote.
+    """Return the text that `as_cell` wrote.
 
     >>> from_cell("'=HYPERLINK(1)"), from_cell("'quoted'")
     ('=HYPERLINK(1)', "'quoted'")

@@ -1,17 +1,15 @@
-"""Where an encoder runs: on the processor, or on a GPU of which a share is reserved.
-
-Knows torch's devices; knows neither encoders nor who reserves.
-"""
+"""Choice of the device that runs an encoder: CPU, or a GPU of which a share is reserved."""
 
 from __future__ import annotations
 
 from whale_ray.errors import InputError
 
 
-def device_for(gpus: float) -> str:
-    """`cuda` where a share of a GPU is reserved for this process, else `cpu`.
+def reserved_device(gpus: float) -> str:
+    """Return `cuda` if this process has a share of a GPU, else `cpu`.
 
-    Raises: InputError where one is reserved but torch cannot use it: work would go on many times slower, unnoticed.
+    Raises:
+        InputError: If a share is reserved but torch cannot use the GPU; the CPU would be many times slower.
     """
     if not gpus:
         return "cpu"
@@ -26,9 +24,9 @@ def device_for(gpus: float) -> str:
     return "cuda"
 
 
-def device_there(gpus: float) -> str:
-    """`cuda` where a share of a GPU is wanted and there is one here, else `cpu`: for a process that reserves none."""
+def available_device(gpus: float) -> str:
+    """Return `cuda` if a share of a GPU is wanted and torch sees one, else `cpu`. For processes that reserve none."""
     try:
-        return device_for(gpus)
+        return reserved_device(gpus)
     except InputError:
         return "cpu"

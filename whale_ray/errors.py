@@ -1,21 +1,21 @@
-"""Every error a person can meet, in one tree; what is not in it is a bug of ours.
+"""All errors that a user can meet, in one tree. Any other exception is a bug.
 
     WhaleRayError
-    ├── InputError                 what was given cannot be used; nothing was started (exit 2)
-    │   ├── SettingsError          the sweep file, an option: every fault at once
+    ├── InputError                 the input cannot be used; nothing was started (exit 2)
+    │   ├── SettingsError          the sweep file or an option: all faults at once
     │   ├── DataError              the table, the folder, the photographs
     │   ├── EncoderError           an encoder or weights that do not exist or do not fit
     │   └── BundleError            a bundle that is damaged, foreign or differs from its golden images
-    ├── ImageError                 one photograph; carries the HTTP status of its refusal
-    │   ├── ImageTypeError         not an image type that is accepted      (415)
+    ├── ImageError                 one photograph; has the HTTP status of its refusal
+    │   ├── ImageTypeError         not an accepted image type              (415)
     │   ├── ImageTooLargeError     too many bytes or pixels                (413)
-    │   └── ImageDecodeError       of a known type, but damaged or empty   (422)
-    ├── StoreError                 the database of enrolments; carries the HTTP status of its refusal   (503)
-    │   ├── EnrolledElsewhereError the picture is another individual's     (409)
-    │   └── NoSuchVersionError     the gallery never had it                (404)
-    └── TrainingError              a loss that is not finite; the trial fails, the sweep goes on
+    │   └── ImageDecodeError       a known type, but damaged or empty      (422)
+    ├── StoreError                 the database of enrolments; has the HTTP status of its refusal   (503)
+    │   ├── EnrolledElsewhereError the picture is enrolled as another individual (409)
+    │   └── NoSuchVersionError     the gallery never had this version      (404)
+    └── TrainingError              a loss that is not finite; the trial fails and the sweep goes on
 
-Messages follow one form: the rule, what came instead, the remedy.
+Messages have one form: the rule, the value, the remedy.
 """
 
 from __future__ import annotations
@@ -29,19 +29,29 @@ class WhaleRayError(Exception):
 
 
 class InputError(WhaleRayError):
-    """What was given cannot be used; nothing was started."""
+    """The input cannot be used; nothing was started."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong in a settings file: what, and where (`line` counts from 1; None where there is no line)."""
+    """One fault of a settings file.
+
+    Attributes:
+        message: The fault.
+        line: Line in the file, from 1; None if unknown.
+    """
 
     message: str
     line: int | None = None
 
 
 class SettingsError(InputError):
-    """All faults of one settings file, in one message, each with its line."""
+    """All faults of one settings file in one message, each with its line.
+
+    Args:
+        source: Name of the file.
+        faults: The faults.
+    """
 
     def __init__(self, source: str, faults: Iterable[Fault]) -> None:
         self.source = source
@@ -60,7 +70,7 @@ class SettingsError(InputError):
 
 
 class DataError(InputError):
-    """The table, the folder or the photographs cannot be used as asked."""
+    """The table, the folder or the photographs cannot be used."""
 
 
 class EncoderError(InputError):
@@ -72,7 +82,7 @@ class BundleError(InputError):
 
 
 class ImageError(WhaleRayError):
-    """One photograph cannot be used."""
+    """A photograph cannot be used."""
 
     status = 400
 
@@ -96,13 +106,18 @@ class ImageDecodeError(ImageError):
 
 
 class StoreError(WhaleRayError):
-    """The database of what was enrolled cannot be used, or not as asked."""
+    """The database of enrolments cannot be used."""
 
     status = 503
 
 
 class EnrolledElsewhereError(StoreError):
-    """A picture is enrolled under another individual; `place` is its place among those that came."""
+    """A picture is enrolled as another individual.
+
+    Args:
+        place: Index of the picture in the request.
+        individual: The individual that has it.
+    """
 
     status = 409
 
@@ -115,7 +130,12 @@ class EnrolledElsewhereError(StoreError):
 
 
 class NoSuchVersionError(StoreError):
-    """The gallery never had a version of this number."""
+    """The gallery never had a version of this number.
+
+    Args:
+        number: The requested version.
+        last: The newest version.
+    """
 
     status = 404
 

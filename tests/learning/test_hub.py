@@ -8,7 +8,7 @@ import torch
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.registry import build_encoder, rebuild_encoder
-from whale_ray.learning.training.optim import blocks_of
+from whale_ray.learning.training.optim import layer_blocks
 
 import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
 import transformers  # isort: skip
@@ -180,7 +180,7 @@ def test_a_hub_that_cannot_be_reached_is_answered_at_once(monkeypatch: pytest.Mo
 def test_the_blocks_of_a_hub_model_are_its_embeddings_and_layers(folder: Path, name: str, blocks: int) -> None:
     trunk = build_encoder(f"hf:{folder / name}", embedding_size=8, image_size=(64, 64)).trunk
     names = {id(parameter): key for key, parameter in trunk.named_parameters()}
-    first, *layers = [{names[id(parameter)] for parameter in block} for block in blocks_of(trunk)]
+    first, *layers = [{names[id(parameter)] for parameter in block} for block in layer_blocks(trunk)]
     assert all("embeddings." in key for key in first)
     assert len(layers) == blocks - 1
     for place, block in enumerate(layers):

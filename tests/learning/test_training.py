@@ -16,9 +16,9 @@ from whale_ray.data.image_io import Geometry
 from whale_ray.errors import TrainingError
 from whale_ray.learning.encoders.registry import Encoder, build_encoder
 from whale_ray.learning.losses.registry import build_loss
-from whale_ray.learning.training.amp import working_dtype
+from whale_ray.learning.training.amp import training_dtype
 from whale_ray.learning.training.loop import Epoch, Training, start_training, train_epochs
-from whale_ray.learning.training.optim import Schedule, blocks_of
+from whale_ray.learning.training.optim import Schedule, layer_blocks
 
 CLASSES = 4
 TINY_STAGES = ("stem", "stage1", "stage2", "stage3")
@@ -281,11 +281,11 @@ def test_nothing_left_to_train_is_refused() -> None:
 
 
 def test_precision_is_the_one_asked_for_or_the_one_that_pays() -> None:
-    assert working_dtype("fp32", "cpu") == torch.float32
-    assert working_dtype("bf16", "cpu") == torch.bfloat16
+    assert training_dtype("fp32", "cpu") == torch.float32
+    assert training_dtype("bf16", "cpu") == torch.bfloat16
     able = torch.cpu.get_capabilities()
     has = able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16")
-    assert working_dtype("auto", "cpu") == (torch.bfloat16 if has else torch.float32)
+    assert training_dtype("auto", "cpu") == (torch.bfloat16 if has else torch.float32)
 
 
 def test_an_epoch_is_frozen_data() -> None:
@@ -297,7 +297,7 @@ def depths(name: str, **options: Any) -> list[set[str]]:
     """The first names of the modules in each block of an encoder's trunk."""
     trunk = build_encoder(name, embedding_size=8, weights="random", **options).trunk
     names = {id(parameter): key for key, parameter in trunk.named_parameters()}
-    blocks = blocks_of(trunk)
+    blocks = layer_blocks(trunk)
     assert sum(map(len, blocks)) == len(names)
     return [{names[id(parameter)] for parameter in block} for block in blocks]
 

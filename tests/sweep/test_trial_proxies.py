@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from whale_ray.errors import InputError
-from whale_ray.learning.losses.class_proxies import proxies_of
+from whale_ray.learning.losses.class_proxies import class_proxies
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.retrieval.evaluation.search_runs import PROXY
 from whale_ray.sweep.trials.proxy_vectors import Proxies, join_proxies, learned_proxies, stored_proxies, with_proxies
@@ -34,7 +34,7 @@ def test_proxies_are_of_training_individuals_in_the_order_of_names_and_not_of_mi
     found = learned_proxies(loss, TABLE, num_classes=4, unknown_label="new_whale")
     assert found is not None
     assert found.individuals.tolist() == ["w_a", "w_a", "w_b", "w_b"]
-    every = proxies_of(loss, num_classes=4)
+    every = class_proxies(loss, num_classes=4)
     assert every is not None
     assert found.vectors.tolist() == every[:2].reshape(4, 3).tolist()
 

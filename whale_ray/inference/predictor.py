@@ -20,7 +20,7 @@ from whale_ray.errors import BundleError, DataError, ImageError, InputError
 from whale_ray.inference.bundle import Contents, read_bundle, runtime_of, tolerance_of
 from whale_ray.inference.predictions import Candidate, Identification, NewIndividual
 from whale_ray.inference.runtimes import TORCH, build_runtime
-from whale_ray.learning.encoders.ensemble import rebuild
+from whale_ray.learning.encoders.ensemble import rebuild_from_recipe
 from whale_ray.retrieval.embed import embed
 from whale_ray.retrieval.evaluation.calibration import read_calibration
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
@@ -104,7 +104,7 @@ class Bundle:
         return cls(replace(read_bundle(Path(path)), weights={}), runtime=None)
 
     def _running(self, runtime: str, threads: int | None) -> torch.nn.Module:
-        encoder = rebuild(self.card["encoder"])
+        encoder = rebuild_from_recipe(self.card["encoder"])
         _load_weights(encoder, self.contents)
         encoder.eval().to(self.device)
         size = (self.geometry.height, self.geometry.width)

@@ -1,8 +1,8 @@
-"""Makes `import torchvision` work beside a torch it was not built for.
+"""Make `import torchvision` work beside a CPU build of torch.
 
-torchvision from the registry is compiled for CUDA torch. Beside a CPU build of torch its extension does not
-load, and `import torchvision` then fails on operators that nobody here calls (`nms`). Declaring them is enough
-for models, transforms and the processors of transformers. Where the extension loads, nothing is done.
+The published torchvision wheels are compiled for CUDA torch. Beside a CPU build of torch their extension does not load,
+and `import torchvision` fails on operators that this project does not call (`nms`). Declaring them is enough for
+models, transforms and the image processors of transformers. If the extension loads, this module does nothing.
 
 Import this module before the first import of torchvision or transformers, in every process.
 """

@@ -1,6 +1,6 @@
-"""What a trunk is: a network without its classifier, from pictures to features; and the smallest one.
+"""Backbones: networks without their classifier, from images to features. Includes the `tiny` backbone.
 
-Knows nothing of model libraries, embeddings, pooling or training.
+The setting `model.freeze: trunk` freezes the backbone; saved weights call it `trunk`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,22 @@ from whale_ray.learning.encoders.pretrained_weights import load_strictly, read_w
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Trunk(nn.Module):
-    """A network without classifier: normalised pictures (B, 3, H, W) → map (B, C, h, w) or tokens (B, T, C).
+class Backbone(nn.Module):
+    """A network without its classifier: normalised images (B, 3, H, W) to a map (B, C, h, w) or tokens (B, T, C).
 
-    `norm` is the normalisation that the network's own classifier sees after pooling (ConvNeXt, MaxViT), else
-    nothing. `layers` counts the maps that `maps` gives. `prefix` counts the tokens that stand for no place;
-    `class_token`: the first is a class token. `mean` and `std` are what the pictures, from 0 to 1, are normalised
-    with. `origin` is for the recipe.
+    Args:
+        body: The network.
+        norm: The normalisation that the original classifier applies after pooling (ConvNeXt, MaxViT); None for none.
+        class_token: The first token is a class token.
+        patch: Height and width of a patch in pixels, for networks with tokens.
+        mean: Mean of the training images, RGB from 0 to 1.
+        std: Standard deviation of the training images.
+        origin: What the recipe records about the weights.
+
+    Attributes:
+        features: Number of features C, set by `measure`.
+        prefix: Number of tokens that belong to no image patch, set by `measure`.
+        layers: Number of maps that `maps` returns.
     """
 
     def __init__(
@@ -48,16 +57,16 @@ class Trunk(nn.Module):
         self._patch = patch
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features of normalised pictures."""
+        """Return the features of normalised images."""
         features: Tensor = self.body(images)
         return features
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the features of normalised pictures, then what the layers before gave last at each larger size."""
+        """Return the last feature map, then the last map of each larger size, `layers` maps in all."""
         if self.layers == 1:
             return [self(images)]
         maps: list[Tensor] = []
-        for layer in chain_of(self.body):
+        for layer in flatten_sequential(self.body):
             images = layer(images)
             if maps and maps[-1].shape[2:] == images.shape[2:]:
                 maps.pop()
@@ -65,17 +74,22 @@ class Trunk(nn.Module):
         return maps[: -self.layers - 1 : -1]
 
     def measure(self, image_size: tuple[int, int], *, name: str, layers: int = 1) -> None:
-        """Learn the number of features and of prefix tokens from one black picture.
+        """Set the number of features and of prefix tokens from one black image.
+
+        Args:
+            image_size: Height and width in pixels.
+            name: Name of the encoder, for messages.
+            layers: Number of maps to pool.
 
         Raises:
-            EncoderError: pictures of that size (height, width) do not pass, or there are not so many layers to take.
+            EncoderError: If images of that size do not pass, or the network has fewer maps.
         """
         self.layers = layers
         try:
             with torch.no_grad():
                 maps = self.eval().maps(torch.zeros(1, 3, *image_size))
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise wrong_size(name, image_size, error) from error
+            raise image_size_error(name, image_size, error) from error
         features = maps[0]
         if len(maps) < layers or (layers > 1 and features.ndim != 4):
             sizes = len(maps) if features.ndim == 4 else 1
@@ -94,15 +108,21 @@ class Trunk(nn.Module):
         return (image_size[0] // height) * (image_size[1] // width)
 
 
-def chain_of(body: nn.Module) -> list[nn.Module]:
-    """Return the modules that a picture passes one after the other: nested sequences opened, all else whole."""
+def flatten_sequential(body: nn.Module) -> list[nn.Module]:
+    """Return the modules that an image passes in order: nested `Sequential`s are opened, all else stays whole."""
     if not isinstance(body, nn.Sequential):
         return [body]
-    return [layer for child in body for layer in chain_of(child)]
+    return [layer for child in body for layer in flatten_sequential(child)]
 
 
-def wrong_size(name: str, image_size: tuple[int, int], error: Exception) -> EncoderError:
-    """Return the error for pictures that a network cannot take."""
+def image_size_error(name: str, image_size: tuple[int, int], error: Exception) -> EncoderError:
+    """Return the error for an image size that a network cannot process.
+
+    Args:
+        name: Name of the encoder.
+        image_size: Height and width in pixels.
+        error: What the network raised.
+    """
     height, width = image_size
     reason = str(error).strip().partition("\n")[0]
     return EncoderError(
@@ -110,13 +130,18 @@ def wrong_size(name: str, image_size: tuple[int, int], error: Exception) -> Enco
     )
 
 
-def tiny_trunk(name: str, *, weights: str, image_size: tuple[int, int]) -> Trunk:
-    """Return the small network; there are no pretrained weights of it, so `pretrained` starts at random too.
+def tiny_backbone(name: str, *, weights: str, image_size: tuple[int, int]) -> Backbone:
+    """Return the small convolutional network. It has no pretrained weights; `pretrained` starts at random too.
+
+    Args:
+        name: Unused; every family has the same signature.
+        weights: `pretrained`, `random` or the path of a file.
+        image_size: Height and width in pixels; unused.
 
     Raises:
-        EncoderError: a file of weights that is not there or does not fit.
+        EncoderError: If the file of weights is missing or does not fit.
     """
     body = small_network()
     if weights not in ("pretrained", "random"):
         load_strictly(body, read_weights(Path(weights)), source=weights, target="tiny")
-    return Trunk(body, origin={"weights": "random" if weights == "pretrained" else weights})
+    return Backbone(body, origin={"weights": "random" if weights == "pretrained" else weights})

@@ -1,6 +1,6 @@
-"""Several encoders as one: their embeddings side by side. The one way to build any encoder again from its recipe.
+"""Ensemble encoder: the concatenated embeddings of several encoders.
 
-Knows encoders and their recipes; knows nothing of how they were trained or chosen.
+`rebuild_from_recipe` builds any encoder, single or ensemble, from its recipe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ ENSEMBLE = "ensemble"
 
 
 class Ensemble(nn.Module):
-    """The unit embeddings of several encoders, joined: float (B, 3, H, W), RGB from 0 to 1 → (B, sum of sizes)."""
+    """Concatenated unit embeddings of several encoders: RGB images from 0 to 1, float, (B, 3, H, W) to (B, sum of D).
+
+    Args:
+        members: The encoders.
+        recipe: The recipe of the ensemble.
+    """
 
     def __init__(self, members: Sequence[Encoder], recipe: dict[str, Any]) -> None:
         super().__init__()
@@ -33,7 +38,7 @@ class Ensemble(nn.Module):
             self.embedding_size = recipe[WHITENED]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the joined embeddings of a batch of pictures."""
+        """Return the concatenated embeddings of a batch of images."""
         parts = [F.normalize(member(images).float()) for member in self.members]
         embeddings: Tensor = self.whitening(torch.cat(parts, dim=1))
         return embeddings
@@ -42,10 +47,14 @@ class Ensemble(nn.Module):
 def join_encoders(
     recipes: Sequence[dict[str, Any]], weights: Sequence[Mapping[str, Tensor]]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The recipe and the weights of the ensemble of encoders that have these.
+    """Return the recipe and the weights of an ensemble.
+
+    Args:
+        recipes: Recipe of each member.
+        weights: State dict of each member, in the same order.
 
     Raises:
-        EncoderError: they take pictures of different sizes.
+        EncoderError: If the members have different image sizes.
     """
     sizes = {tuple(recipe["image_size"]) for recipe in recipes}
     if len(sizes) != 1:
@@ -54,11 +63,11 @@ def join_encoders(
     return {"name": ENSEMBLE, "image_size": list(recipes[0]["image_size"]), "members": list(recipes)}, joined
 
 
-def rebuild(recipe: dict[str, Any]) -> Encoder | Ensemble:
-    """Return an encoder, or an ensemble of them, of the same architecture with random weights.
+def rebuild_from_recipe(recipe: dict[str, Any]) -> Encoder | Ensemble:
+    """Return an encoder or ensemble of the recipe's architecture with random weights.
 
     Raises:
-        EncoderError: the recipe names what this version cannot build.
+        EncoderError: If this version cannot build what the recipe names.
     """
     if recipe["name"] != ENSEMBLE:
         return rebuild_encoder(recipe)

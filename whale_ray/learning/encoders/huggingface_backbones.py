@@ -1,7 +1,6 @@
-"""Trunks from the model hub or a saved folder: every vision backbone that transformers' AutoModel loads.
+"""Backbones from the Hugging Face Hub or a saved folder: every vision model that transformers' AutoModel loads.
 
-Knows transformers' ways of naming things; knows nothing of embeddings, pooling or training. No code from a
-model repository is ever run (`trust_remote_code` is off) and weights are read as tensors only.
+Code from a model repository is never run (`trust_remote_code` is off), and weights are read as tensors only.
 """
 
 from __future__ import annotations
@@ -21,15 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.backbone import IMAGENET_MEAN, IMAGENET_STD, Trunk
+from whale_ray.learning.encoders.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from whale_ray.learning.encoders.pretrained_weights import load_strictly, read_weights
 
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _NORMS_AFTER_POOLING = {"ConvNext": "layernorm", "CLIPVision": "post_layernorm"}
 
 
-class HubBody(nn.Module):
-    """A vision model of transformers: (B, 3, H, W) → its last hidden state, a map or tokens."""
+class HuggingFaceBody(nn.Module):
+    """A vision model of transformers: images (B, 3, H, W) to its last hidden state, a map or tokens.
+
+    Args:
+        model: The transformers model.
+        image_size: Height and width in pixels.
+    """
 
     def __init__(self, model: Any, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -40,21 +44,27 @@ class HubBody(nn.Module):
         self.options: dict[str, Any] = {"interpolate_pos_encoding": True} if other else {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the last hidden state; position embeddings are interpolated where the size asks for it."""
+        """Return the last hidden state. Position embeddings are interpolated for another size than the trained one."""
         features: Tensor = self.model(pixel_values=images, return_dict=True, **self.options).last_hidden_state
         return features
 
 
-def hub_trunk(name: str, *, weights: str, image_size: tuple[int, int], config: dict[str, Any] | None = None) -> Trunk:
-    """Return a vision backbone by its hub id (`owner/model`, or `owner/model@revision`) or its folder.
+def huggingface_backbone(
+    name: str, *, weights: str, image_size: tuple[int, int], config: dict[str, Any] | None = None
+) -> Backbone:
+    """Return a vision model by its hub id (`owner/model` or `owner/model@revision`) or its folder.
 
-    With `config`, as a recipe holds it, nothing is looked up: the weights are random.
+    Args:
+        name: Hub id or folder.
+        weights: `pretrained`, `random` or the path of a file.
+        image_size: Height and width in pixels.
+        config: The model's configuration from a recipe. With it the weights are random and nothing is looked up.
 
     Raises:
-        EncoderError: unknown, not a vision model, not to be fetched, or weights that do not fit.
+        EncoderError: If the model is unknown, is no vision model, cannot be fetched, or the weights do not fit.
     """
     if config is not None:
-        return _as_trunk(_from_config(name, _config_from(config)), image_size, origin={"config": config})
+        return _as_backbone(_from_config(name, _config_from(config)), image_size, origin={"config": config})
     source, revision = _locate(name)
     with _quiet_transformers(), _named_errors(name):
         settings = _fetch(_transformers().AutoConfig, source, revision=revision)
@@ -71,18 +81,18 @@ def hub_trunk(name: str, *, weights: str, image_size: tuple[int, int], config: d
         "revision": found,
         "preprocessing": statistics[2],
     }
-    return _as_trunk(model, image_size, origin=origin, mean=statistics[0], std=statistics[1])
+    return _as_backbone(model, image_size, origin=origin, mean=statistics[0], std=statistics[1])
 
 
-def _as_trunk(model: Any, image_size: tuple[int, int], **facts: Any) -> Trunk:
+def _as_backbone(model: Any, image_size: tuple[int, int], **facts: Any) -> Backbone:
     if getattr(model, "main_input_name", "") != "pixel_values":
         raise EncoderError(f"an encoder must take pictures, but {type(model).__name__} does not. Name a vision model.")
     if getattr(model, "pooler", None) is not None and any(True for _ in model.pooler.parameters()):
         model.pooler = None
     norm = _norm_after_pooling(model)
     patch = getattr(model.config, "patch_size", None)
-    return Trunk(
-        HubBody(model, image_size),
+    return Backbone(
+        HuggingFaceBody(model, image_size),
         norm=norm,
         class_token=_has_class_token(model),
         patch=_pair(patch) if patch is not None else None,
@@ -97,7 +107,7 @@ def _has_class_token(model: Any) -> bool:
 
 
 def _norm_after_pooling(model: Any) -> nn.Module | None:
-    """Take the last normalisation out of a model in which it follows the pooling, which is ours."""
+    """Remove and return the last normalisation of a model that applies it after pooling."""
     for kind, name in _NORMS_AFTER_POOLING.items():
         if type(model).__name__.startswith(kind):
             norm: nn.Module = getattr(model, name)
@@ -112,7 +122,7 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _locate(name: str) -> tuple[str, str | None]:
-    """Return the folder or hub id, and the revision asked for."""
+    """Return the folder or hub id, and the requested revision."""
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser()), None
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -155,7 +165,7 @@ def _named_errors(name: str) -> Iterator[None]:
 
 
 def _fetch(kind: Any, source: str, **options: Any) -> Any:
-    """Return a part of a model from its folder or this machine's cache, else from the hub."""
+    """Load a part of a model from its folder or the local cache, else from the hub."""
     options["trust_remote_code"] = False
     try:
         return kind.from_pretrained(source, local_files_only=True, **options)
@@ -213,7 +223,7 @@ def _pretrained(source: str, revision: str | None) -> Any:
 
 
 def _statistics(source: str, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Return mean and standard deviation for pictures from 0 to 1, and where they come from."""
+    """Return mean and standard deviation of the training images (0 to 1) and the source of these numbers."""
     try:
         processor = _fetch(_transformers().AutoImageProcessor, source, revision=revision)
     except (OSError, ValueError):

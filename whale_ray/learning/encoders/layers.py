@@ -1,9 +1,7 @@
-"""The modules that encoders are put together from.
+"""Layers of encoders: pooling, necks and whitening.
 
-Knows tensors alone: neither names of encoders, nor files, nor training.
-
-Features come in two forms: a map (B, C, h, w), or tokens (B, prefix + N, C) where the first `prefix` tokens
-(class token, registers) stand for no place in the picture.
+Features are a map (B, C, h, w), or tokens (B, prefix + N, C) whose first `prefix` tokens (class token, registers)
+belong to no image patch.
 """
 
 from __future__ import annotations
@@ -21,7 +19,12 @@ class AveragePool(nn.Module):
     """Mean over the places of a picture: features → (B, C)."""
 
     def forward(self, features: Tensor, prefix: int) -> Tensor:
-        """Return the mean of a map over height and width, or of tokens without their prefix."""
+        """Return the mean of a map over height and width, or of tokens without their prefix.
+
+        Args:
+            features: Map or tokens.
+            prefix: Number of prefix tokens.
+        """
         return features.mean((2, 3)) if features.ndim == 4 else features[:, prefix:].mean(1)
 
 
@@ -38,17 +41,27 @@ class GeneralisedMeanPool(nn.Module):
         self.eps = eps
 
     def forward(self, features: Tensor, prefix: int) -> Tensor:
-        """Return the generalised mean, in float32 always: bfloat16 has no digits for powers."""
+        """Return the generalised mean, computed in float32: bfloat16 lacks the precision for powers.
+
+        Args:
+            features: Map or tokens.
+            prefix: Number of prefix tokens.
+        """
         places = features.flatten(2) if features.ndim == 4 else features[:, prefix:].transpose(1, 2)
         with torch.autocast(features.device.type, enabled=False):
             return places.float().clamp(min=self.eps).pow(self.power).mean(2).pow(1.0 / self.power)
 
 
 class ClassTokenPool(nn.Module):
-    """The class token, the first of the tokens: (B, prefix + N, C) → (B, C)."""
+    """Class token, the first token: (B, prefix + N, C) to (B, C)."""
 
     def forward(self, features: Tensor, prefix: int) -> Tensor:
-        """Return the first token."""
+        """Return the first token.
+
+        Args:
+            features: Tokens.
+            prefix: Number of prefix tokens.
+        """
         return features[:, 0]
 
 
@@ -56,17 +69,27 @@ POOLS: dict[str, type[nn.Module]] = {"avg": AveragePool, "gem": GeneralisedMeanP
 
 
 def linear_neck(features: int, embedding_size: int) -> nn.Module:
-    """Return one linear layer (B, features) → (B, embedding_size), its bias starting at zero."""
+    """Return one linear layer, (B, features) to (B, embedding_size), with zero initial bias.
+
+    Args:
+        features: Number of input features.
+        embedding_size: Number of output features.
+    """
     layer = nn.Linear(features, embedding_size)
     nn.init.zeros_(layer.bias)
     return layer
 
 
 def batch_norm_neck(features: int, embedding_size: int) -> nn.Module:
-    """Return a linear layer and a batch normalisation whose shift stays zero (BNNeck: Luo et al., 2019).
+    """Return a linear layer and a batch normalisation whose shift stays zero (BNNeck).
 
-    "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification": without a shift the embeddings
-    stay around the origin, which is what a cosine needs. Loss and search both see the normalised embedding.
+    Luo et al., "Bag of tricks and a strong baseline for deep person re-identification", CVPR workshops 2019. Without a
+    shift the embeddings stay centred on the origin, as a cosine requires. Loss and search both use the normalised
+    embedding.
+
+    Args:
+        features: Number of input features.
+        embedding_size: Number of output features.
     """
     norm = nn.BatchNorm1d(embedding_size)
     norm.bias.requires_grad_(False)
@@ -77,7 +100,16 @@ NECKS: dict[str, Callable[[int, int], nn.Module]] = {"linear": linear_neck, "bnn
 
 
 class Whiten(nn.Module):
-    """A linear map of unit vectors: (B, D) → (B, d), not of unit length. mean: (D,). matrix: (D, d)."""
+    """Linear map of unit vectors, (B, D) to (B, d); the result is not normalised.
+
+    Args:
+        features: D.
+        whitened: d.
+
+    Attributes:
+        mean: Subtracted from each vector, shape (D,).
+        matrix: Multiplied to it, shape (D, d).
+    """
 
     mean: Tensor
     matrix: Tensor

@@ -1,6 +1,6 @@
-"""Weights from files, and whether they fit; knows names and shapes of tensors, not what they mean.
+"""Loading of pretrained weights from files, with strict name and shape checks.
 
-Only tensors are read: safetensors, or torch files under `weights_only`. Nothing in a file is ever run.
+Only tensors are read: safetensors, or torch files under `weights_only`. No code in a file is run.
 """
 
 from __future__ import annotations
@@ -60,10 +60,16 @@ def _unwrap(content: Any) -> dict[str, Any]:
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, target: str) -> None:
-    """Copy the tensors into the module; every name and shape must agree.
+    """Copy tensors into a module; every name and shape must agree.
+
+    Args:
+        module: The module that receives the weights.
+        tensors: State dict.
+        source: Name of the file, for messages.
+        target: Name of the encoder, for messages.
 
     Raises:
-        EncoderError: names the tensors that are missing, too many, or of another shape.
+        EncoderError: With the tensors that are missing, unexpected or of another shape.
     """
     own = module.state_dict()
     if faults := _differences(own, tensors):

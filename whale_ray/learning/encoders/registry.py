@@ -1,6 +1,5 @@
-"""Encoders: from a picture to one vector; the table of families, and how an encoder is built and built again.
+"""Encoder registry: the families of encoders and how an encoder is built by name or rebuilt from its recipe.
 
-Knows trunks, pooling and necks; knows nothing of losses, training, galleries or the sweep file.
 Reading the table imports neither torchvision nor transformers.
 """
 
@@ -16,20 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.backbone import Trunk, tiny_trunk
+from whale_ray.learning.encoders.backbone import Backbone, tiny_backbone
 from whale_ray.learning.encoders.layers import NECKS, POOLS, Whiten
-from whale_ray.learning.encoders.torchvision_backbones import torchvision_names, torchvision_trunk
+from whale_ray.learning.encoders.torchvision_backbones import torchvision_backbone, torchvision_names
 
 
-def _hub_trunk(name: str, **options: Any) -> Trunk:
-    from whale_ray.learning.encoders.huggingface_backbones import hub_trunk
+def _hub_trunk(name: str, **options: Any) -> Backbone:
+    from whale_ray.learning.encoders.huggingface_backbones import huggingface_backbone
 
-    return hub_trunk(name, **options)
+    return huggingface_backbone(name, **options)
 
 
-ENCODERS: dict[str, Callable[..., Trunk]] = {
-    "tiny": tiny_trunk,
-    "torchvision": torchvision_trunk,
+ENCODERS: dict[str, Callable[..., Backbone]] = {
+    "tiny": tiny_backbone,
+    "torchvision": torchvision_backbone,
     "hf": _hub_trunk,
 }
 """Family → builder of its trunks. Names: `tiny`, `torchvision:<model>`, `hf:<hub id or folder>`."""
@@ -40,7 +39,12 @@ WHITENED = "whitened_size"
 
 
 class Head(nn.Module):
-    """What follows the trunk: a pooling, and a neck from its features to the embedding."""
+    """Head of an encoder: pooling and neck.
+
+    Args:
+        pool: Pooling module.
+        neck: Module from pooled features to the embedding.
+    """
 
     def __init__(self, pool: nn.Module, neck: nn.Module) -> None:
         super().__init__()
@@ -49,17 +53,23 @@ class Head(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A picture's embedding: float (B, 3, H, W), RGB from 0 to 1 → (B, embedding_size), not of unit length.
+    """Embedding network: RGB images from 0 to 1, float, (B, 3, H, W), to embeddings (B, D), not normalised.
 
-    `recipe` is JSON-able and holds all that `rebuild_encoder` needs; the weights are the `state_dict`.
-    With `freeze="trunk"` trunk and pooling take no gradient and stay in evaluation mode, batch statistics included: the
-    `features` of a picture are then always the same, and `forward` takes them, float (B, C), in place of pictures.
+    With `freeze="trunk"` backbone and pooling take no gradient and stay in evaluation mode, batch statistics included.
+    The `features` of an image are then constant, and `forward` accepts them, float, (B, C), instead of images.
+
+    Args:
+        trunk: The backbone.
+        head: Pooling and neck.
+        embedding_size: D.
+        recipe: JSON-able description from which `rebuild_encoder` builds the architecture; the weights are the
+            `state_dict`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, trunk: Trunk, head: Head, *, embedding_size: int, recipe: dict[str, Any]) -> None:
+    def __init__(self, trunk: Backbone, head: Head, *, embedding_size: int, recipe: dict[str, Any]) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
@@ -75,19 +85,19 @@ class Encoder(nn.Module):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether all before the neck stays as it is."""
+        """Whether the backbone and the pooling are frozen."""
         return bool(self.recipe["freeze"] == "trunk")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings of a batch of pictures, or of their features."""
+        """Return the embeddings of a batch of images, or of their features."""
         features = images if images.ndim == 2 else self.features(images)
         embeddings: Tensor = self.whitening(self.head.neck(features))
         return embeddings
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the neck sees: the trunk's features of a batch of pictures, pooled and normalised, (B, C).
+        """Return the pooled and normalised backbone features, shape (B, C).
 
-        Those of several layers stand side by side, each of unit length.
+        With several layers, their unit vectors are concatenated.
         """
         maps = self.trunk.maps((images - self.mean) / self.std)
         last, *others = [self.head.pool(one, self.trunk.prefix) for one in maps]
@@ -115,20 +125,21 @@ def build_encoder(
     layers: int = 1,
     image_size: tuple[int, int] = (224, 224),
 ) -> Encoder:
-    """Return an encoder; what is random in it is drawn from torch's default generator.
+    """Build an encoder. Random initial weights come from torch's default generator.
 
     Args:
         name: `tiny`, `torchvision:<model>`, `hf:<hub id>` or `hf:<folder>`.
-        embedding_size: D; None is the trunk's own number of features.
-        pool: `avg`, `gem`, `cls` or `auto`: the class token where there is one, else the average.
-        neck: `linear`, `bnneck`, or `none`: the pooled features as they come.
-        weights: `pretrained`, `random` or a file (.safetensors, or .pth of tensors only).
-        freeze: `none` or `trunk`.
-        layers: of how many sizes the trunk's last maps are pooled and joined.
-        image_size: height and width in pixels.
+        embedding_size: D; None keeps the backbone's number of features.
+        pool: `avg`, `gem`, `cls` or `auto` (class token if the backbone has one, else average).
+        neck: `linear`, `bnneck` or `none` (the pooled features).
+        weights: `pretrained`, `random` or the path of a file (.safetensors, or .pth with tensors only).
+        freeze: `none` or `trunk` (the backbone).
+        layers: Number of feature-map sizes that are pooled and concatenated.
+        image_size: Height and width in pixels.
 
     Raises:
-        EncoderError: an unknown name or option, weights that cannot be had or do not fit, pictures too small.
+        EncoderError: If a name or option is unknown, weights cannot be loaded or do not fit, or the images are too
+            small.
     """
     _check_choice("pool", pool, ("auto", *POOLS))
     _check_choice("neck", neck, ("none", *NECKS))
@@ -142,10 +153,10 @@ def build_encoder(
 
 
 def rebuild_encoder(recipe: dict[str, Any]) -> Encoder:
-    """Return an encoder of the same architecture with random weights; needs no network and no other file.
+    """Build an encoder of the recipe's architecture with random weights. Needs neither network nor files.
 
     Raises:
-        EncoderError: the recipe names what this version cannot build.
+        EncoderError: If this version cannot build what the recipe names.
     """
     family, model = _split_name(recipe["name"])
     height, width = recipe["image_size"]
@@ -159,20 +170,27 @@ def rebuild_encoder(recipe: dict[str, Any]) -> Encoder:
     return encoder
 
 
-def with_whitening(
+def add_whitening(
     recipe: dict[str, Any], weights: Mapping[str, Tensor], *, mean: np.ndarray, matrix: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The recipe and weights of the encoder that also subtracts mean (D,) and multiplies with matrix (D, d)."""
+    """Return recipe and weights of the encoder followed by a whitening.
+
+    Args:
+        recipe: Recipe of the encoder.
+        weights: State dict of the encoder.
+        mean: Subtracted from each embedding, shape (D,).
+        matrix: Multiplied to it, shape (D, d).
+    """
     parts = {"whitening.mean": mean, "whitening.matrix": matrix}
     tensors = {name: torch.from_numpy(part.astype(np.float32)).contiguous() for name, part in parts.items()}
     return {**recipe, WHITENED: matrix.shape[1]}, {**weights, **tensors}
 
 
 def check_encoder_name(name: str) -> None:
-    """Return nothing if the name can be an encoder's; hub ids and folders are looked up only when built.
+    """Check that a name can be an encoder's. Hub ids and folders are looked up only when the encoder is built.
 
     Raises:
-        EncoderError: an unknown family or torchvision model, with the nearest names.
+        EncoderError: If the family or the torchvision model is unknown; names the nearest.
     """
     family, model = _split_name(name)
     if family == "torchvision" and model not in (names := torchvision_names()):
@@ -198,7 +216,7 @@ def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
         raise EncoderError(f"model.{key} must be one of {', '.join(choices)}, but got {value!r}")
 
 
-def _assemble(trunk: Trunk, recipe: dict[str, Any]) -> Encoder:
+def _assemble(trunk: Backbone, recipe: dict[str, Any]) -> Encoder:
     trunk.measure(tuple(recipe["image_size"]), name=recipe["name"], layers=recipe.get("layers", 1))
     if recipe["pool"] == "auto":
         recipe["pool"] = "cls" if trunk.class_token else "avg"

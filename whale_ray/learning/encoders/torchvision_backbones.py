@@ -1,7 +1,4 @@
-"""Trunks from torchvision: every classification model of it, with its classifier taken off.
-
-Knows how torchvision names and builds its models; knows nothing of embeddings, pooling or training.
-"""
+"""Backbones from torchvision: every classification model without its classifier."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.backbone import Trunk, wrong_size
+from whale_ray.learning.encoders.backbone import Backbone, image_size_error
 from whale_ray.learning.encoders.pretrained_weights import load_strictly, read_weights
 
 
@@ -29,13 +26,19 @@ def torchvision_names() -> list[str]:
     return [str(name) for name in models.list_models(module=models)]
 
 
-def torchvision_trunk(name: str, *, weights: str, image_size: tuple[int, int]) -> Trunk:
-    """Return a classification model of torchvision without its pooling and classifier.
+def torchvision_backbone(name: str, *, weights: str, image_size: tuple[int, int]) -> Backbone:
+    """Return a torchvision classification model without pooling and classifier.
 
-    Weights are loaded strictly into the whole model first, whatever its number of classes.
+    Weights are first loaded strictly into the whole model, with any number of classes.
+
+    Args:
+        name: Name of the model in torchvision.
+        weights: `pretrained`, `random` or the path of a file.
+        image_size: Height and width in pixels.
 
     Raises:
-        EncoderError: an unknown name, weights that cannot be fetched or do not fit, an impossible image size.
+        EncoderError: If the name is unknown, the weights cannot be fetched or do not fit, or the image size is
+            impossible.
     """
     if name not in (names := torchvision_names()):
         near = get_close_matches(name, names, n=3)
@@ -46,9 +49,9 @@ def torchvision_trunk(name: str, *, weights: str, image_size: tuple[int, int]) -
     if tensors is not None:
         load_strictly(model, tensors, source=weights, target=f"torchvision:{name}")
     mean, std = _torchvision_statistics(name)
-    body, norm = _take_head_off(model, image_size)
+    body, norm = _remove_head(model, image_size)
     patch = _patch(model)
-    return Trunk(
+    return Backbone(
         body,
         norm=norm,
         class_token=patch is not None,
@@ -99,7 +102,7 @@ def _whole_model(name: str, tensors: dict[str, Tensor] | None, image_size: tuple
     try:
         return _with_classes_of(tensors, name, options)
     except ValueError as error:
-        raise wrong_size(f"torchvision:{name}", image_size, error) from error
+        raise image_size_error(f"torchvision:{name}", image_size, error) from error
 
 
 def _with_classes_of(tensors: dict[str, Tensor] | None, name: str, options: dict[str, Any]) -> nn.Module:
@@ -132,19 +135,19 @@ def _torchvision_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(preset.mean), tuple(preset.std)
 
 
-_AFTER_TRUNK = ("avgpool", "dropout", "classifier", "fc", "head", "flatten")
-_AUXILIARY = ("aux1", "aux2", "AuxLogits")
+_HEAD_MODULES = ("avgpool", "dropout", "classifier", "fc", "head", "flatten")
+_AUXILIARY_MODULES = ("aux1", "aux2", "AuxLogits")
 
 
-def _take_head_off(model: nn.Module, image_size: tuple[int, int]) -> tuple[nn.Module, nn.Module | None]:
+def _remove_head(model: nn.Module, image_size: tuple[int, int]) -> tuple[nn.Module, nn.Module | None]:
     """Return what comes before the pooling, and the normalisation between pooling and classifier, if any."""
     if hasattr(model, "class_token"):
         return VisionTokens(model, image_size), None
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name, child in model.named_children():
-        if name in _AFTER_TRUNK:
+        if name in _HEAD_MODULES:
             break
-        if name not in _AUXILIARY:
+        if name not in _AUXILIARY_MODULES:
             layers[name] = nn.Sequential(*child) if isinstance(child, nn.ModuleList) else child
     if type(model).__name__ == "DenseNet":
         layers["relu"] = nn.ReLU()

@@ -1,6 +1,6 @@
-"""The proxies of a trained loss: the vectors that stand for individuals, which its logits compare a photograph with.
+"""Class proxies of a trained loss: one or more vectors per individual that its logits compare images with.
 
-Knows losses by name and as modules; reading names imports no torch.
+Reading names imports no torch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ PROXY_LOSSES = tuple(name for name in LOSSES if name not in PAIR_LOSSES)
 """Losses that compare photographs with proxies, one or more an individual; the others compare them with each other."""
 
 
-def proxies_of(loss: nn.Module, *, num_classes: int) -> np.ndarray | None:
-    """The proxies as unit vectors, float16 (num_classes, proxies of each, D); None where the loss has none."""
+def class_proxies(loss: nn.Module, *, num_classes: int) -> np.ndarray | None:
+    """Return the proxies as unit vectors, float16, shape (num_classes, proxies per class, D); None if there are none.
+
+    Args:
+        loss: The trained loss.
+        num_classes: Number of individuals.
+    """
     import torch
 
     found = list(loss.named_parameters())

@@ -1,7 +1,6 @@
-"""The modules that losses are put together from.
+"""Building blocks of the losses, as modules `(embeddings, labels) -> scalar`.
 
-Knows tensors alone: neither names of losses, nor encoders, nor training. Embeddings come as they are, not normalised;
-the label -1 is an unknown whale.
+Embeddings are not normalised. The label -1 is an unknown individual.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ if TYPE_CHECKING:
     from pytorch_metric_learning.losses import SubCenterArcFaceLoss
 
 
-class NamedOnly(nn.Module):
-    """A loss that knows named individuals only: (embeddings (B, D), labels (B,)) → scalar.
+class NamedLabelsOnly(nn.Module):
+    """A loss for named individuals only: (embeddings (B, D), labels (B,)) to a scalar.
 
-    A label -1 would count as the last class in some of these losses and vanish in others: it is refused.
+    The label -1 would count as the last class in some losses and vanish in others, so it is refused.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -29,23 +28,38 @@ class NamedOnly(nn.Module):
         self.loss = loss
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss. Raises: ValueError for a label below zero."""
-        refuse_unknown(labels)
+        """Return the loss.
+
+        Args:
+            embeddings: Shape (B, D).
+            labels: Shape (B,), each at least 0.
+
+        Raises:
+            ValueError: If a label is negative.
+        """
+        check_labels_are_named(labels)
         loss: Tensor = self.loss(embeddings.float(), labels)
         return loss
 
 
-def refuse_unknown(labels: Tensor) -> None:
-    """Return nothing where every label is a named individual's. Raises: ValueError for a label below zero."""
+def check_labels_are_named(labels: Tensor) -> None:
+    """Check that every label is a named individual's.
+
+    Raises:
+        ValueError: If a label is negative.
+    """
     if bool((labels < 0).any()):
         raise ValueError("this loss takes labels of named individuals only, but got the label -1")
 
 
-class MarginEach(nn.Module):
-    """ArcFace with a margin of its own for each individual: (embeddings (B, D), labels (B,)) → scalar.
+class PerClassMarginArcFace(nn.Module):
+    """ArcFace with one margin per individual: (embeddings (B, D), labels (B,)) to a scalar.
 
-    centres: gives the cosines to each individual's nearest centre. margins: (C,), radians. Where angle and margin
-    exceed half a turn together, the cosine falls on in a line, as in ArcFace's own code.
+    If angle and margin together exceed pi, the cosine continues linearly, as in the original ArcFace code.
+
+    Args:
+        centres: Supplies the cosines to each individual's nearest center.
+        margins: Margin of each individual in radians, shape (C,).
     """
 
     margins: Tensor
@@ -56,8 +70,16 @@ class MarginEach(nn.Module):
         self.register_buffer("margins", margins, persistent=False)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss. Raises: ValueError for a label below zero."""
-        refuse_unknown(labels)
+        """Return the loss.
+
+        Args:
+            embeddings: Shape (B, D).
+            labels: Shape (B,), each at least 0.
+
+        Raises:
+            ValueError: If a label is negative.
+        """
+        check_labels_are_named(labels)
         cosines: Tensor = self.centres.get_cosine(embeddings.float())
         place, margin = labels[:, None], self.margins[labels][:, None]
         own = cosines.gather(1, place).clamp(-1 + 1e-7, 1 - 1e-7)
@@ -70,18 +92,29 @@ class MarginEach(nn.Module):
 def all_pairs(
     embeddings: Tensor, labels: Tensor, others: Tensor | None = None, other_labels: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Return every pair of an image with another, of the batch or of `others`: (anchor, positive, anchor, negative)."""
+    """Return the indices of all pairs: (anchor, positive, anchor, negative).
+
+    Args:
+        embeddings: Shape (B, D); unused, as pytorch-metric-learning's miners have the same signature.
+        labels: Shape (B,).
+        others: Embeddings to compare with; None for the batch itself.
+        other_labels: Labels of `others`.
+    """
     same = labels[:, None] == (labels if other_labels is None else other_labels)
     itself = torch.eye(*same.shape, dtype=torch.bool, device=labels.device)
     return (*torch.where(same & ~itself), *torch.where(~same))
 
 
 class MinedPairs(nn.Module):
-    """A loss over pairs or triplets: (embeddings (B, D), labels (B,)) → scalar.
+    """A loss over pairs or triplets: (embeddings (B, D), labels (B,)) to a scalar.
 
-    `pairs` names the pairs (anchor, positive, anchor, negative) or triplets. Those whose positives are two unknown
-    whales are left out, and with `lone_anchors=False` all whose anchor has no positive, as an unknown whale has none:
-    it is a negative to each named image and nothing to another unknown whale.
+    Pairs whose positives are two unknown individuals are dropped. An unknown individual is a negative of every named
+    image and is ignored by other unknown ones.
+
+    Args:
+        loss: The loss of pytorch-metric-learning.
+        pairs: Returns pairs (anchor, positive, anchor, negative) or triplets.
+        lone_anchors: Keep anchors without a positive.
     """
 
     def __init__(self, loss: nn.Module, pairs: Callable[..., tuple[Tensor, ...]], *, lone_anchors: bool) -> None:
@@ -93,10 +126,13 @@ class MinedPairs(nn.Module):
     def forward(
         self, embeddings: Tensor, labels: Tensor, others: Tensor | None = None, theirs: Tensor | None = None
     ) -> Tensor:
-        """Return the loss; zero, with a gradient of zero, where there is no pair.
+        """Return the loss; zero, with zero gradient, if there is no pair.
 
-        others, theirs: the embeddings that those of the batch are compared with, and their labels; they begin with the
-        batch itself. Left out, they are the batch.
+        Args:
+            embeddings: Shape (B, D).
+            labels: Shape (B,).
+            others: Embeddings that the batch is compared with; they begin with the batch itself. None for the batch.
+            theirs: Labels of `others`.
         """
         embeddings = embeddings.float()
         compared = () if others is None else (others, theirs)
@@ -114,11 +150,16 @@ class MinedPairs(nn.Module):
         return found[0][real], found[1][real], found[2][against], found[3][against]
 
 
-class Remembering(nn.Module):
-    """A loss over pairs that also remembers: (embeddings (B, D), labels (B,)) → scalar.
+class CrossBatchMemory(nn.Module):
+    """A pair loss with a memory of earlier batches (XBM): (embeddings (B, D), labels (B,)) to a scalar.
 
-    Each image is compared with those of its batch and with the last `size` embeddings of earlier batches, as they were
-    then (cross-batch memory: Wang et al., CVPR 2020). What is remembered is part of the state.
+    Each image is compared with its batch and with the last `size` embeddings of earlier batches. Wang et al.,
+    "Cross-batch memory for embedding learning", CVPR 2020. The memory is part of the state.
+
+    Args:
+        loss: The pair loss.
+        size: Number of embeddings to remember.
+        embedding_size: D.
     """
 
     embeddings: Tensor
@@ -133,7 +174,12 @@ class Remembering(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, then remember the batch."""
+        """Return the loss, then remember the batch.
+
+        Args:
+            embeddings: Shape (B, D).
+            labels: Shape (B,).
+        """
         embeddings, filled = embeddings.float(), min(int(self.seen), len(self.labels))
         others = torch.cat([embeddings, self.embeddings[:filled]])
         loss: Tensor = self.loss(embeddings, labels, others, torch.cat([labels, self.labels[:filled]]))
@@ -149,12 +195,18 @@ class Remembering(nn.Module):
 
 
 class ProxyAnchor(nn.Module):
-    """Proxy-Anchor loss (Kim et al., CVPR 2020): (embeddings (B, D), labels (B,)) → scalar.
+    """Proxy-Anchor loss (Kim et al., CVPR 2020): (embeddings (B, D), labels (B,)) to a scalar.
 
-    Each individual's proxy is an anchor: log(1 + Σ exp(-alpha (cos - margin))) over its images in the batch,
-    averaged over the individuals that are in the batch, plus log(1 + Σ exp(alpha (cos + margin))) over all
-    other images, averaged over all individuals. An unknown whale (-1) is an other image of every proxy: the
-    formula has room for it, pytorch-metric-learning's code has not.
+    Each individual's proxy is an anchor: log(1 + sum exp(-alpha (cos - margin))) over its images in the batch, averaged
+    over the individuals in the batch, plus log(1 + sum exp(alpha (cos + margin))) over all other images, averaged over
+    all individuals. An unknown individual (-1) is an other image of every proxy. pytorch-metric-learning's code has no
+    room for that.
+
+    Args:
+        num_classes: Number of individuals C.
+        embedding_size: D.
+        margin: Margin on the cosine.
+        alpha: Scale of the exponents.
     """
 
     def __init__(self, num_classes: int, embedding_size: int, *, margin: float, alpha: float) -> None:
@@ -165,7 +217,12 @@ class ProxyAnchor(nn.Module):
         self.alpha = alpha
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss; labels in -1 … num_classes - 1."""
+        """Return the loss.
+
+        Args:
+            embeddings: Shape (B, D).
+            labels: Shape (B,), each from -1 to C - 1.
+        """
         cosines = F.normalize(embeddings.float()) @ F.normalize(self.proxies).T
         own = labels[:, None] == torch.arange(len(self.proxies), device=labels.device)
         pull = _log_one_plus_sum(-self.alpha * (cosines - self.margin), own)

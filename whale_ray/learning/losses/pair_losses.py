@@ -1,4 +1,4 @@
-"""Losses that compare images with images, in pairs or triplets: their builders.
+"""Builders of losses that compare images with images, in pairs or triplets.
 
 Reading their names and parameters imports no torch.
 """
@@ -21,7 +21,16 @@ def multi_similarity(
     base: float = 0.5,
     epsilon: float = 0.1,
 ) -> "nn.Module":
-    """Return the Multi-Similarity loss with its mining of pairs within epsilon (Wang et al., CVPR 2019)."""
+    """Return the Multi-Similarity loss with its pair mining (Wang et al., CVPR 2019).
+
+    Args:
+        num_classes: Unused.
+        embedding_size: Unused.
+        alpha: Weight of positive pairs.
+        beta: Weight of negative pairs.
+        base: Offset of the similarity.
+        epsilon: Margin of the pair mining.
+    """
     from pytorch_metric_learning.losses import MultiSimilarityLoss
     from pytorch_metric_learning.miners import MultiSimilarityMiner
 
@@ -34,8 +43,12 @@ def multi_similarity(
 def triplet(*, num_classes: int, embedding_size: int, margin: float = 0.2, mining: Mining = "semihard") -> "nn.Module":
     """Return the triplet loss on distances of unit vectors (FaceNet: Schroff et al., CVPR 2015).
 
-    `mining` picks the triplets: those inside the margin that are ordered rightly (semihard), wrongly (hard),
-    both (all), or for each image its farthest positive and nearest negative (batch_hard, Hermans 2017).
+    Args:
+        num_classes: Unused.
+        embedding_size: Unused.
+        margin: Margin on the distance.
+        mining: Triplets inside the margin that are ordered correctly (`semihard`), wrongly (`hard`), or both (`all`);
+            or per image its farthest positive and nearest negative (`batch_hard`, Hermans et al., 2017).
     """
     from pytorch_metric_learning.losses import TripletMarginLoss
     from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
@@ -48,7 +61,13 @@ def triplet(*, num_classes: int, embedding_size: int, margin: float = 0.2, minin
 
 
 def supcon(*, num_classes: int, embedding_size: int, temperature: float = 0.1) -> "nn.Module":
-    """Return the supervised contrastive loss, over images that have a positive (Khosla et al., 2020)."""
+    """Return the supervised contrastive loss over images that have a positive (Khosla et al., NeurIPS 2020).
+
+    Args:
+        num_classes: Unused.
+        embedding_size: Unused.
+        temperature: Temperature of the softmax.
+    """
     from pytorch_metric_learning.losses import SupConLoss
 
     from whale_ray.learning.losses.modules import MinedPairs, all_pairs
@@ -59,7 +78,14 @@ def supcon(*, num_classes: int, embedding_size: int, temperature: float = 0.1) -
 def contrastive(
     *, num_classes: int, embedding_size: int, pos_margin: float = 0.0, neg_margin: float = 1.0
 ) -> "nn.Module":
-    """Return the contrastive loss on distances of unit vectors, 0 … 2 (Hadsell, Chopra, LeCun, CVPR 2006)."""
+    """Return the contrastive loss on distances of unit vectors, 0 to 2 (Hadsell et al., CVPR 2006).
+
+    Args:
+        num_classes: Unused.
+        embedding_size: Unused.
+        pos_margin: Distance below which positives cost nothing.
+        neg_margin: Distance above which negatives cost nothing.
+    """
     from pytorch_metric_learning.losses import ContrastiveLoss
 
     from whale_ray.learning.losses.modules import MinedPairs, all_pairs

@@ -1,4 +1,4 @@
-"""Losses that compare images with proxies, one or more an individual, which are learned: their builders.
+"""Builders of losses that compare images with learned proxies, one or more per individual.
 
 Reading their names and parameters imports no torch.
 """
@@ -12,12 +12,19 @@ if TYPE_CHECKING:
 
 
 def arcface(*, num_classes: int, embedding_size: int, margin_degrees: float = 28.6, scale: float = 64.0) -> "nn.Module":
-    """Return ArcFace: a softmax over cosines, the margin added to the own angle (Deng et al., CVPR 2019)."""
+    """Return ArcFace: softmax over cosines with an angular margin (Deng et al., CVPR 2019).
+
+    Args:
+        num_classes: Number of individuals.
+        embedding_size: D.
+        margin_degrees: Angular margin in degrees.
+        scale: Scale of the cosines.
+    """
     from pytorch_metric_learning.losses import ArcFaceLoss
 
-    from whale_ray.learning.losses.modules import NamedOnly
+    from whale_ray.learning.losses.modules import NamedLabelsOnly
 
-    return NamedOnly(ArcFaceLoss(num_classes, embedding_size, margin=margin_degrees, scale=scale))
+    return NamedLabelsOnly(ArcFaceLoss(num_classes, embedding_size, margin=margin_degrees, scale=scale))
 
 
 def subcenter_arcface(
@@ -28,13 +35,21 @@ def subcenter_arcface(
     scale: float = 64.0,
     sub_centers: int = 3,
 ) -> "nn.Module":
-    """Return ArcFace with several centres an individual; the nearest counts (Deng et al., ECCV 2020)."""
+    """Return sub-center ArcFace: several centers per individual, the nearest counts (Deng et al., ECCV 2020).
+
+    Args:
+        num_classes: Number of individuals.
+        embedding_size: D.
+        margin_degrees: Angular margin in degrees.
+        scale: Scale of the cosines.
+        sub_centers: Centers per individual.
+    """
     from pytorch_metric_learning.losses import SubCenterArcFaceLoss
 
-    from whale_ray.learning.losses.modules import NamedOnly
+    from whale_ray.learning.losses.modules import NamedLabelsOnly
 
     sizes = {"num_classes": num_classes, "embedding_size": embedding_size}
-    return NamedOnly(SubCenterArcFaceLoss(margin=margin_degrees, scale=scale, sub_centers=sub_centers, **sizes))
+    return NamedLabelsOnly(SubCenterArcFaceLoss(margin=margin_degrees, scale=scale, sub_centers=sub_centers, **sizes))
 
 
 def dynamic_arcface(
@@ -48,41 +63,71 @@ def dynamic_arcface(
     scale: float = 64.0,
     sub_centers: int = 3,
 ) -> "nn.Module":
-    """Return sub-center ArcFace with a margin that falls with an individual's images n: low + (high - low) / n^power.
+    """Return sub-center ArcFace with a margin per individual: low + (high - low) / n^power for n images.
 
-    An individual with one image has the high margin (Ha et al., 2020, "Google Landmark Recognition 2020", third place).
+    An individual with one image has the high margin. Ha et al., "Google Landmark Recognition 2020", third place.
+
+    Args:
+        num_classes: Number of individuals.
+        embedding_size: D.
+        class_counts: Images of each individual.
+        margin_degrees_low: Margin of an individual with many images, in degrees.
+        margin_degrees_high: Margin of an individual with one image, in degrees.
+        power: Exponent of the number of images.
+        scale: Scale of the cosines.
+        sub_centers: Centers per individual.
     """
     import torch
 
-    from whale_ray.learning.losses.modules import MarginEach
+    from whale_ray.learning.losses.modules import PerClassMarginArcFace
 
     counts = torch.as_tensor(class_counts, dtype=torch.float32)
     margins = margin_degrees_low + (margin_degrees_high - margin_degrees_low) * counts.pow(-power)
     sizes = {"num_classes": num_classes, "embedding_size": embedding_size}
     centres = subcenter_arcface(**sizes, scale=scale, sub_centers=sub_centers)
-    return MarginEach(centres.loss, torch.deg2rad(margins))
+    return PerClassMarginArcFace(centres.loss, torch.deg2rad(margins))
 
 
 def cosface(*, num_classes: int, embedding_size: int, margin: float = 0.35, scale: float = 64.0) -> "nn.Module":
-    """Return CosFace: a softmax over cosines, the own one less the margin (Wang et al., CVPR 2018)."""
+    """Return CosFace: softmax over cosines with a margin on the cosine (Wang et al., CVPR 2018).
+
+    Args:
+        num_classes: Number of individuals.
+        embedding_size: D.
+        margin: Margin on the cosine.
+        scale: Scale of the cosines.
+    """
     from pytorch_metric_learning.losses import CosFaceLoss
 
-    from whale_ray.learning.losses.modules import NamedOnly
+    from whale_ray.learning.losses.modules import NamedLabelsOnly
 
-    return NamedOnly(CosFaceLoss(num_classes, embedding_size, margin=margin, scale=scale))
+    return NamedLabelsOnly(CosFaceLoss(num_classes, embedding_size, margin=margin, scale=scale))
 
 
 def proxy_anchor(*, num_classes: int, embedding_size: int, margin: float = 0.1, alpha: float = 32.0) -> "nn.Module":
-    """Return Proxy-Anchor: each proxy pulls its images, harder ones more (Kim et al., CVPR 2020)."""
+    """Return Proxy-Anchor: each proxy pulls its images, harder ones more (Kim et al., CVPR 2020).
+
+    Args:
+        num_classes: Number of individuals.
+        embedding_size: D.
+        margin: Margin on the cosine.
+        alpha: Scale of the exponents.
+    """
     from whale_ray.learning.losses.modules import ProxyAnchor
 
     return ProxyAnchor(num_classes, embedding_size, margin=margin, alpha=alpha)
 
 
 def proxy_nca(*, num_classes: int, embedding_size: int, softmax_scale: float = 9.0) -> "nn.Module":
-    """Return ProxyNCA++: a softmax over squared distances to proxies (Teh et al., ECCV 2020, scale 9)."""
+    """Return ProxyNCA++: softmax over squared distances to proxies (Teh et al., ECCV 2020).
+
+    Args:
+        num_classes: Number of individuals.
+        embedding_size: D.
+        softmax_scale: Scale of the softmax; 9 in the paper.
+    """
     from pytorch_metric_learning.losses import ProxyNCALoss
 
-    from whale_ray.learning.losses.modules import NamedOnly
+    from whale_ray.learning.losses.modules import NamedLabelsOnly
 
-    return NamedOnly(ProxyNCALoss(num_classes, embedding_size, softmax_scale=softmax_scale))
+    return NamedLabelsOnly(ProxyNCALoss(num_classes, embedding_size, softmax_scale=softmax_scale))

@@ -1,11 +1,9 @@
-"""The table of losses: what each is called, which parameters it really has, and how it is built.
+"""Loss registry: name, parameters and builder of every loss.
 
-Reading names and parameters imports no torch. Knows nothing of encoders, training or the sweep file.
-
-Every loss is a module `(embeddings (B, D), labels (B,)) -> scalar`. Embeddings come as the encoder gives
-them, not normalised, and are compared in float32. Where a loss has proxies, they are its `parameters()`,
-drawn from torch's default generator. Labels are 0 … num_classes - 1; the losses in `ACCEPTS_NEGATIVES` also take -1, an
-unknown whale: negative to every proxy and every named image, neither positive nor negative to another -1.
+Every loss is a module `(embeddings (B, D), labels (B,)) -> scalar`. Embeddings are not normalised and are compared in
+float32. The proxies of a loss are its `parameters()`, drawn from torch's default generator. Labels are 0 to num_classes
+- 1. Losses in `ACCEPTS_NEGATIVES` also accept -1, an unknown individual: a negative of every proxy and every named
+image, neither positive nor negative of another -1. Reading names and parameters imports no torch.
 """
 
 from __future__ import annotations
@@ -76,10 +74,10 @@ ORDERED = {"margin_degrees_low": "margin_degrees_high"}
 
 
 def loss_parameters(name: str) -> dict[str, inspect.Parameter]:
-    """Return the parameters a person may set: name → default and type (`Literal` where it is a choice).
+    """Return the parameters of a loss that can be set: name to default and type (`Literal` for a choice).
 
     Raises:
-        InputError: no loss has that name.
+        InputError: If no loss has that name.
     """
     if name not in LOSSES:
         raise InputError(f"no loss is called {name!r}{_nearest(name, LOSSES)}; there are {', '.join(LOSSES)}")
@@ -88,10 +86,14 @@ def loss_parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 def parameter_faults(name: str, parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong with each parameter that is wrong; an empty dict where the loss can be built.
+    """Return the fault of each parameter that cannot be used; empty if the loss can be built.
+
+    Args:
+        name: Name of the loss.
+        parameters: Value by parameter.
 
     Raises:
-        InputError: no loss has that name.
+        InputError: If no loss has that name.
     """
     known = loss_parameters(name)
     faults: dict[str, str] = {}
@@ -118,13 +120,18 @@ def build_loss(
     memory: int = 0,
     **parameters: Any,
 ) -> nn.Module:
-    """Return the loss as a module `(embeddings, labels) -> scalar`; its `parameters()` are the proxies.
+    """Return a loss as a module `(embeddings, labels) -> scalar`; its `parameters()` are the proxies.
 
-    class_counts: images of each individual, for the losses that ask for them. memory: how many embeddings of earlier
-    batches a loss over pairs compares with.
+    Args:
+        name: Name of the loss.
+        num_classes: Number of individuals.
+        embedding_size: D.
+        class_counts: Images of each individual, for losses that need them.
+        memory: Embeddings of earlier batches that a pair loss also compares with; 0 for none.
+        **parameters: Parameters of the loss.
 
     Raises:
-        InputError: an unknown loss, a parameter that it does not have, a value it cannot take, or a memory for proxies.
+        InputError: If the loss or a parameter is unknown, a value is out of range, or a proxy loss gets a memory.
     """
     if faults := parameter_faults(name, parameters):
         raise InputError("; ".join(faults.values()))
@@ -148,10 +155,10 @@ def _checked_counts(name: str, counts: Sequence[int] | None, num_classes: int) -
 
 
 def _remembering(loss: nn.Module, memory: int, embedding_size: int) -> nn.Module:
-    from whale_ray.learning.losses.modules import MinedPairs, Remembering
+    from whale_ray.learning.losses.modules import CrossBatchMemory, MinedPairs
 
     assert isinstance(loss, MinedPairs)
-    return Remembering(loss, size=memory, embedding_size=embedding_size)
+    return CrossBatchMemory(loss, size=memory, embedding_size=embedding_size)
 
 
 def _fits(key: str, value: Any, kind: Any) -> bool:

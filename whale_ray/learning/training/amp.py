@@ -1,4 +1,4 @@
-"""Which number format the work is done in; knows processors, not what is computed."""
+"""Mixed precision: the number format of a training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import torch
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
-def working_dtype(precision: str, device: torch.device | str) -> torch.dtype:
+def training_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     """Return bfloat16 or float32 for `auto`, `fp32` or `bf16`.
 
-    `auto` is bfloat16 where the processor or GPU multiplies it in hardware; emulated, it is slower.
+    `auto` is bfloat16 if the processor or GPU multiplies it in hardware; emulated bfloat16 is slower than float32.
+
+    Args:
+        precision: `auto`, `fp32` or `bf16`.
+        device: Device of the training.
 
     Raises:
-        ValueError: another word.
+        ValueError: If `precision` is unknown.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, but got {precision!r}")

@@ -1,7 +1,4 @@
-"""A moving average of an encoder's weights, which is evaluated and kept in its place.
-
-Knows encoders and steps; knows nothing of losses and schedules.
-"""
+"""Exponential moving average (EMA) of an encoder's weights."""
 
 from __future__ import annotations
 
@@ -12,12 +9,15 @@ import torch
 from whale_ray.learning.encoders.registry import Encoder
 
 
-class Average:
-    """An exponential moving average of an encoder over the steps of its training (Polyak and Juditsky, 1992).
+class ExponentialMovingAverage:
+    """Exponential moving average of an encoder over the steps of its training (Polyak and Juditsky, 1992).
 
-    The first steps count less of the past, min(decay, (1 + step) / (10 + step)), so that the random start is
-    forgotten in a short training too. Batch statistics are averaged as the weights are: they belong to them.
-    `encoder` is the averaged one; it takes no gradient.
+    The weight of the past after a step is min(decay, (1 + step) / (10 + step)), so that a short training also forgets
+    its random start. Batch statistics are averaged like the weights. The averaged encoder takes no gradient.
+
+    Args:
+        encoder: The encoder in training.
+        decay: Weight of the past, 0 to 1.
     """
 
     def __init__(self, encoder: Encoder, decay: float) -> None:
@@ -26,7 +26,12 @@ class Average:
 
     @torch.no_grad()
     def update(self, encoder: Encoder, step: int) -> None:
-        """Take in the weights after a step, the steps counted from 0 over the whole training."""
+        """Include the weights after a step.
+
+        Args:
+            encoder: The encoder in training.
+            step: Number of the step, from 0, over the whole training.
+        """
         share = 1.0 - min(self.decay, (1 + step) / (10 + step))
         kept, present = self.encoder.state_dict().values(), encoder.state_dict().values()
         pairs = list(zip(kept, present, strict=True))

@@ -1,9 +1,7 @@
-"""Training: how one is started, and the generator that runs its epochs over batches.
+"""Training loop: `start_training` and the generator `train_epochs`.
 
-Knows an encoder, a loss and batches; knows neither Ray nor metrics, neither files nor the sweep.
-
-What is random in an epoch depends on the seed and the epoch's number alone, so that training in two sittings
-equals training in one, to the last digit on one thread.
+The randomness of an epoch depends on the seed and its number alone. A resumed training equals an uninterrupted one, to
+the last digit on one thread.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ from torch import Tensor, nn
 from whale_ray.errors import TrainingError
 from whale_ray.learning.encoders.layers import settled_norms
 from whale_ray.learning.encoders.registry import Encoder
-from whale_ray.learning.training.amp import working_dtype
-from whale_ray.learning.training.ema import Average
-from whale_ray.learning.training.optim import SCHEDULES, Rates, Schedule, build_optimiser, set_rates
+from whale_ray.learning.training.amp import training_dtype
+from whale_ray.learning.training.ema import ExponentialMovingAverage
+from whale_ray.learning.training.optim import SCHEDULES, Rates, Schedule, build_optimizer, set_rates
 from whale_ray.learning.training.state import Training
 
 if TYPE_CHECKING:
@@ -36,7 +34,15 @@ __all__ = ["Epoch", "Training", "start_training", "train_epochs"]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch: number (from 1), mean loss an image, images, seconds, last learning rate."""
+    """One finished epoch.
+
+    Attributes:
+        number: Number of the epoch, from 1.
+        loss: Mean loss per image.
+        images: Number of images.
+        seconds: Duration in seconds.
+        learning_rate: Learning rate of the last step.
+    """
 
     number: int
     loss: float
@@ -61,25 +67,25 @@ def start_training(
     seed: int,
     **rates: Unpack[Rates],
 ) -> Training:
-    """Return a training that has not begun; encoder and loss are moved to the device.
+    """Return a training that has not begun. Encoder and loss are moved to the device.
 
     Args:
-        encoder: what is trained.
+        encoder: The encoder to train.
         loss: `(embeddings, labels) -> scalar`; its parameters are the proxies.
-        epochs: how many in all; the schedule is laid over them.
-        steps: batches an epoch.
-        warmup_epochs: over which the rates rise from zero, in a line.
-        head_epochs: the first epochs, in which the trunk is still; it has a warm-up of its own after them.
+        epochs: Number of epochs that the schedule spans.
+        steps: Batches per epoch.
+        warmup_epochs: Epochs in which the rates rise linearly from zero.
+        head_epochs: First epochs in which the backbone is frozen; it has a warm-up of its own afterwards.
         schedule: `cosine` falls to zero at the last step, `constant` stays.
-        ema: decay of the moving average of the weights, the `outcome` then; 0 is none.
-        clip: greatest norm of the gradient, of the encoder and of the proxies each; None or 0 is no limit.
-        precision: `auto`, `fp32` or `bf16`, see `working_dtype`.
-        device: where the work is done.
-        seed: of all that is random in the epochs.
-        rates: learning rates and weight decay, see `build_optimiser`.
+        ema: Decay of the moving average, which is then the `outcome`; 0 for none.
+        clip: Largest gradient norm, of the encoder and of the proxies separately; None or 0 for no limit.
+        precision: `auto`, `fp32` or `bf16`, see `training_dtype`.
+        device: Device of the training.
+        seed: Seed of all randomness in the epochs.
+        **rates: Learning rates and weight decay, see `build_optimizer`.
 
     Raises:
-        ValueError: an unknown schedule or precision, or nothing that could be trained.
+        ValueError: If schedule or precision is unknown, or there is nothing to train.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, but got {schedule!r}")
@@ -89,11 +95,11 @@ def start_training(
     return Training(
         encoder,
         loss,
-        build_optimiser(encoder, loss, **rates),
+        build_optimizer(encoder, loss, **rates),
         Schedule(epochs, steps, warmup_epochs, head_epochs, schedule),
-        average=Average(encoder, ema) if ema else None,
+        average=ExponentialMovingAverage(encoder, ema) if ema else None,
         clip=clip,
-        dtype=working_dtype(precision, place),
+        dtype=training_dtype(precision, place),
         device=place,
         seed=seed,
     )
@@ -102,8 +108,12 @@ def start_training(
 def train_epochs(training: Training, batches: Batches) -> Iterator[Epoch]:
     """Yield each epoch when it is finished, from the one after `training.epoch` to the last.
 
+    Args:
+        training: The training to continue.
+        batches: The batches of the training set.
+
     Raises:
-        TrainingError: a loss that is not finite; the weights are spoiled then.
+        TrainingError: If the loss is not finite; the weights are unusable then.
     """
     for number in range(training.epoch + 1, training.schedule.epochs + 1):
         epoch = _train_epoch(training, batches, number)
@@ -164,7 +174,7 @@ def _clip_gradients(training: Training) -> list[Tensor]:
 
 
 def _finite(step: tuple[Tensor, int] | None, epoch: int, number: int) -> float:
-    """Return the step's loss times its images; `number` counts the epoch's steps from 1."""
+    """Return the step's loss times its number of images; `number` counts the steps of the epoch from 1."""
     if step is None:
         return 0.0
     loss, *norms = step[0].tolist()

@@ -1,8 +1,8 @@
-"""How deep in a trunk each of its parameters lies; knows how networks are stacked, no network by name.
+"""AdamW with parameter groups, layer-wise learning-rate decay and the learning-rate schedule.
 
-A trunk's main chain is its largest `Sequential` or `ModuleList`: torchvision's stages, the layers of a
-transformer. What comes before the chain (embeddings, class token) is a block of its own, what follows it (the last
-normalisation) belongs to the last block.
+For layer-wise decay a backbone is split into blocks along its largest `Sequential` or `ModuleList` (torchvision's
+stages, the layers of a transformer). What precedes the chain (embeddings, class token) is a block by itself; what
+follows it (the last normalisation) belongs to the last block.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import nn
 from whale_ray.learning.encoders.registry import Encoder
 
 # A chain of which one link holds more than this is only the wrapping of that link's own chain.
-_NEARLY_ALL = 0.9
+_WRAPPER_SHARE = 0.9
 
 
-def blocks_of(trunk: nn.Module) -> list[list[nn.Parameter]]:
-    """Return the parameters of a trunk, block after block from the picture upwards, each of them once."""
+def layer_blocks(trunk: nn.Module) -> list[list[nn.Parameter]]:
+    """Return the parameters of a backbone in blocks, from the image upwards."""
     links = _links(_main_chain(trunk))
     blocks: list[list[nn.Parameter]] = [[] for _ in range(len(links) + 1)]
     place = {id(parameter): depth for depth, link in enumerate(links, 1) for parameter in link}
@@ -34,40 +34,40 @@ def blocks_of(trunk: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def _main_chain(trunk: nn.Module) -> nn.Module | None:
-    found = max(_chains(trunk), key=_size, default=None)
+    found = max(_chains(trunk), key=_parameter_count, default=None)
     while found is not None:
-        largest = max(found.children(), key=_size)
-        inner = max(_chains(largest), key=_size, default=None)
-        if inner is None or _size(inner) < _NEARLY_ALL * _size(found):
+        largest = max(found.children(), key=_parameter_count)
+        inner = max(_chains(largest), key=_parameter_count, default=None)
+        if inner is None or _parameter_count(inner) < _WRAPPER_SHARE * _parameter_count(found):
             return found
         found = inner
     return None
 
 
 def _chains(module: nn.Module) -> Iterator[nn.Module]:
-    """The containers inside a module, outermost first, in which two links or more follow each other."""
+    """Yield the containers inside a module, outermost first, that hold at least two links."""
     for part in module.modules():
         if isinstance(part, (nn.Sequential, nn.ModuleList)) and len(_links(part)) > 1:
             yield part
 
 
 def _links(chain: nn.Module | None) -> list[list[nn.Parameter]]:
-    """The parameters of each link; one without a matrix or kernel (a normalisation) belongs to the link before."""
+    """Return the parameters of each link. A link without a matrix (a normalisation) belongs to the previous one."""
     links: list[list[nn.Parameter]] = []
     for child in chain.children() if chain is not None else ():
         own = list(child.parameters())
-        if links and not _weighs(own):
+        if links and not _has_weight_matrix(own):
             links[-1] += own
         elif own:
             links.append(own)
     return links
 
 
-def _weighs(parameters: Iterable[nn.Parameter]) -> bool:
+def _has_weight_matrix(parameters: Iterable[nn.Parameter]) -> bool:
     return any(parameter.ndim > 1 for parameter in parameters)
 
 
-def _size(module: nn.Module) -> int:
+def _parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -77,10 +77,14 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclass(frozen=True)
 class Schedule:
-    """What share of its peak a learning rate has at each step (from 0): a line upwards, then `kind`.
+    """Learning-rate schedule: linear warm-up, then a cosine or a constant.
 
-    steps: of an epoch. warmup_epochs: of the line. head_epochs: in these the trunk waits; its own line begins after
-    them, under the same curve.
+    Attributes:
+        epochs: Number of epochs.
+        steps: Steps per epoch.
+        warmup_epochs: Epochs of the warm-up.
+        head_epochs: Epochs in which the backbone is frozen; its own warm-up begins after them, under the same curve.
+        kind: `cosine` or `constant`.
     """
 
     epochs: int
@@ -90,7 +94,12 @@ class Schedule:
     kind: str = "cosine"
 
     def factor(self, step: int, *, waits: bool = False) -> float:
-        """Return the share at a step; `waits`: of the trunk, which begins after the head."""
+        """Return the share of the peak learning rate at a step.
+
+        Args:
+            step: Number of the step, from 0.
+            waits: The parameters wait until the head epochs are over.
+        """
         begins = self.head_epochs * self.steps if waits else 0
         warmup, total = self.warmup_epochs * self.steps, self.epochs * self.steps
         line = (step - begins + 1) / (warmup + 1)
@@ -103,7 +112,7 @@ class Schedule:
 
 
 class Rates(TypedDict, total=False):
-    """What `build_optimiser` takes as keywords."""
+    """Keyword arguments of `build_optimizer`."""
 
     learning_rate: Required[float]
     head_learning_rate: float | None
@@ -112,7 +121,7 @@ class Rates(TypedDict, total=False):
     weight_decay: float
 
 
-def build_optimiser(
+def build_optimizer(
     encoder: Encoder,
     loss: nn.Module,
     *,
@@ -122,17 +131,24 @@ def build_optimiser(
     layer_decay: float = 1.0,
     weight_decay: float = 1e-4,
 ) -> torch.optim.AdamW:
-    """Return AdamW over all that learns; biases and normalisations do not decay.
+    """Return AdamW over all parameters that learn. Biases and normalisations have no weight decay.
 
-    learning_rate: of the trunk's last block; each block before has `layer_decay` times the rate of the next (ELECTRA:
-    Clark et al., ICLR 2020; for pictures BEiT: Bao et al., ICLR 2022). head_learning_rate: of pooling and neck; None
-    is `learning_rate`. proxy_learning_rate: of the loss's proxies; None is 100 times it (Kim et al., CVPR 2020).
+    Args:
+        encoder: The encoder to train.
+        loss: The loss; its parameters are the proxies.
+        learning_rate: Peak rate of the backbone's last block.
+        head_learning_rate: Peak rate of pooling and neck; None for `learning_rate`.
+        proxy_learning_rate: Peak rate of the proxies; None for 100 times `learning_rate` (Kim et al., CVPR 2020).
+        layer_decay: Factor of the rate from each block to the block before (Clark et al., ICLR 2020; Bao et al., ICLR
+            2022).
+        weight_decay: Weight decay of matrices.
+
     Raises:
-        ValueError: nothing has a parameter to learn.
+        ValueError: If there is nothing to train.
     """
     head = learning_rate if head_learning_rate is None else head_learning_rate
     proxies = PROXY_FACTOR * learning_rate if proxy_learning_rate is None else proxy_learning_rate
-    trunk = [list(encoder.trunk.parameters())] if layer_decay == 1 else blocks_of(encoder.trunk)[::-1]
+    trunk = [list(encoder.trunk.parameters())] if layer_decay == 1 else layer_blocks(encoder.trunk)[::-1]
     parts = [(block, learning_rate * layer_decay**height, True) for height, block in enumerate(trunk)]
     parts += [(list(encoder.head.parameters()), head, False), (list(loss.parameters()), proxies, False)]
     groups = [group for part in parts for group in _groups(*part, weight_decay=weight_decay)]
@@ -155,6 +171,12 @@ def _groups(
 
 
 def set_rates(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
-    """Set each group's learning rate to its share of its peak at a step, counted from 0 over all epochs."""
+    """Set the learning rate of each group for a step.
+
+    Args:
+        optimiser: The optimizer.
+        schedule: The schedule.
+        step: Number of the step, from 0, over all epochs.
+    """
     for group in optimiser.param_groups:
         group["lr"] = group["peak"] * schedule.factor(step, waits=group["waits"])

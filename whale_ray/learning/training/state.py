@@ -1,7 +1,4 @@
-"""The parts of a training, and the state from which it goes on: tensors by name.
-
-Knows an encoder, a loss, their optimiser and the schedule; runs no epoch.
-"""
+"""State of a training: its parts, and their serialisation as a flat dict of tensors."""
 
 from __future__ import annotations
 
@@ -11,14 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from whale_ray.learning.encoders.registry import Encoder
-from whale_ray.learning.training.ema import Average
+from whale_ray.learning.training.ema import ExponentialMovingAverage
 from whale_ray.learning.training.optim import Schedule
 
 
 class Training:
-    """An encoder, a loss, their optimiser and its schedule; `epoch` counts the finished epochs.
+    """A training in progress.
 
-    `average` is the moving average of the encoder, where there is one.
+    Args:
+        encoder: The encoder in training.
+        loss: The loss.
+        optimiser: The optimizer.
+        schedule: The learning-rate schedule.
+        average: Moving average of the encoder; None for none.
+        clip: Largest gradient norm; None for no limit.
+        dtype: Number format of the forward pass.
+        device: Device of the training.
+        seed: Seed of all randomness in the epochs.
+
+    Attributes:
+        epoch: Number of finished epochs.
     """
 
     def __init__(
@@ -28,7 +37,7 @@ class Training:
         optimiser: torch.optim.AdamW,
         schedule: Schedule,
         *,
-        average: Average | None,
+        average: ExponentialMovingAverage | None,
         clip: float | None,
         dtype: torch.dtype,
         device: torch.device,
@@ -42,13 +51,13 @@ class Training:
 
     @property
     def outcome(self) -> Encoder:
-        """The encoder to evaluate and keep: the averaged one, where there is one."""
+        """The encoder to evaluate and keep: the moving average if there is one."""
         return self.encoder if self.average is None else self.average.encoder
 
     def set_stage(self, epoch: int) -> None:
-        """Make encoder and loss ready to train an epoch (from 1); while the head is trained alone, the trunk is still.
+        """Prepare encoder and loss for an epoch (from 1). During the head epochs the backbone is frozen.
 
-        A trunk that is still takes no gradient, and its batch normalisations learn no statistics.
+        A frozen backbone takes no gradient, and its batch normalisations learn no statistics.
         """
         alone = epoch <= self.schedule.head_epochs
         for parameter in self._trunk:
@@ -59,7 +68,7 @@ class Training:
             self.encoder.trunk.eval()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all that training needs to go on, copied to the CPU: a flat dict of tensors.
+        """Return the state to resume from, copied to the CPU: a flat dict of tensors.
 
         Keys: `epoch`, `encoder.<name>`, `average.<name>`, `loss.<name>`, `optimiser.<encoder or loss>.<name>.<moment>`.
         It can be written by safetensors, or by torch and read under `weights_only`.
@@ -76,16 +85,16 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` returned; this training must have been started the same way.
+        """Restore what `state_dict` returned. The training must have been started with the same arguments.
 
         Raises:
-            RuntimeError: the state is of another encoder or loss.
+            RuntimeError: If the state belongs to another encoder or loss.
         """
         for part, module in self._parts():
-            module.load_state_dict(_under(f"{part}.", state))
+            module.load_state_dict(_with_prefix(f"{part}.", state))
         for name, parameter in self._parameters():
-            if moments := _under(f"optimiser.{name}.", state):
-                self.optimiser.state[parameter] = {key: _like(key, parameter, moments[key]) for key in moments}
+            if moments := _with_prefix(f"optimiser.{name}.", state):
+                self.optimiser.state[parameter] = {key: _in_layout_of(key, parameter, moments[key]) for key in moments}
         self.epoch = int(state["epoch"])
 
     def _parts(self) -> Iterator[tuple[str, nn.Module]]:
@@ -98,12 +107,12 @@ class Training:
             yield from ((f"{part}.{name}", parameter) for name, parameter in module.named_parameters())
 
 
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _like(key: str, parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """Return a moment laid out in memory as its parameter is: another layout changes the last digit."""
+def _in_layout_of(key: str, parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """Return a moment in the memory layout of its parameter: another layout would change the last digit."""
     if key == "step":
         return value.to(parameter.device, copy=True)
     return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ray
 
-from whale_ray.device import device_for
+from whale_ray.device import reserved_device
 from whale_ray.errors import StoreError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.deployment.settings import NO_STORE, STORE_VARIABLE, ServeSettings
@@ -21,7 +21,7 @@ from whale_ray.serving.gallery.store import EnrolmentStore
 
 def checked_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, Encoder]:
     """The bundle, checked by its golden images, and an encoder of its own."""
-    bundle = Bundle.load(path, device=device_for(settings.gpus), threads=settings.threads)
+    bundle = Bundle.load(path, device=reserved_device(settings.gpus), threads=settings.threads)
     return bundle, Encoder(bundle, threads=settings.threads, batch=settings.batch)
 
 

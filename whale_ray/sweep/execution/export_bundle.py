@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from whale_ray.atomic_files import point_to
+from whale_ray.atomic_files import replace_symlink
 from whale_ray.data.image_io import decode_image
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import Contents, Example, write_bundle
 from whale_ray.inference.predictor import Bundle, largest_tolerance
 from whale_ray.inference.runtime_benchmark import Queries, with_fastest_runtime
-from whale_ray.learning.encoders.registry import with_whitening
+from whale_ray.learning.encoders.registry import add_whitening
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.evaluation.search_runs import PROXY, Vectors
 from whale_ray.retrieval.search.retrieval_config import setting_of
@@ -81,7 +81,7 @@ def make_bundle(
     if not folder.exists():
         write_bundle(_with_runtime(contents, dataset) if runtime == "auto" else contents, folder)
     Bundle.load(folder)
-    point_to(run / "best", folder)
+    replace_symlink(run / "best", folder)
     return folder
 
 
@@ -101,7 +101,7 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     weights = load_weights(record.folder / "checkpoint" / WEIGHTS)
     recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
     if whitening := held.whitening(setting.view):
-        recipe, weights = with_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.matrix)
+        recipe, weights = add_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.matrix)
     table = rows.loc[named, ["image", "individual"]].reset_index(drop=True)
     manifest = _manifest(record, dataset, setting, table, recipe)
     manifest["id"] = f"{record.trial}-{_digest(manifest, seen[named | proxies])}"

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from whale_ray.device import device_for
+from whale_ray.device import reserved_device
 from whale_ray.errors import InputError
 from whale_ray.sweep.planning.dry_run import IDLE_GPU
 
@@ -154,7 +154,7 @@ def check_gpu(gpus: float, *, say: Callable[[str], None], stopping: threading.Ev
 
 def _fault_of_gpu(gpus: float) -> str:
     try:
-        device_for(gpus)
+        reserved_device(gpus)
     except InputError as error:
         return str(error)
     return ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whale_ray.device import device_there
+from whale_ray.device import available_device
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.dataset import catalog_of, geometry_of
 from whale_ray.sweep.planning.trial_settings import (
@@ -83,7 +83,7 @@ def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step
     from whale_ray.retrieval.embed import embed
 
     torch.set_num_threads(threads)
-    device = torch.device(device_there(gpus))
+    device = torch.device(available_device(gpus))
     encoder = encoder_of(settings).to(device)
     geometry = geometry_of(settings["data"], settings["train"])
     pixels = np.random.default_rng(0).integers(0, 256, (_PICTURES, *geometry.stored, 3), dtype=np.uint8)

@@ -40,9 +40,9 @@ def learned_proxies(loss: nn.Module, table: pd.DataFrame, *, num_classes: int, u
     num_classes: of the training. Those beyond the named individuals, in the order of names, are of mirrored ones, whom
     nobody asks for.
     """
-    from whale_ray.learning.losses.class_proxies import proxies_of
+    from whale_ray.learning.losses.class_proxies import class_proxies
 
-    vectors = proxies_of(loss, num_classes=num_classes)
+    vectors = class_proxies(loss, num_classes=num_classes)
     if vectors is None:
         return None
     names = np.array(sorted(set(table.loc[table["part"] == "train", "individual"]) - {unknown_label}), dtype=str)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from whale_ray.atomic_files import write_atomically
-from whale_ray.device import device_there
+from whale_ray.device import available_device
 from whale_ray.errors import WhaleRayError
 from whale_ray.sweep.planning.resume import goes_on_later
 from whale_ray.sweep.run_folder.checkpoints import drop_state
@@ -118,7 +118,7 @@ def retrain_on_all(trial: str, job: Job) -> Path:
     else:
         whole = dataclasses.replace(job, dataset=job.dataset.without_validation())
         # in the driver, for which nothing is reserved, and which may stand where no GPU is
-        Work(trial, whole, folder=folder, device=device_there(job.gpus)).retrain()
+        Work(trial, whole, folder=folder, device=available_device(job.gpus)).retrain()
     return folder
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
-from whale_ray.device import device_for
+from whale_ray.device import reserved_device
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.planning.trial_settings import Settings
@@ -75,7 +75,7 @@ class Work:
         written = json.loads((job.trial_folder(trial) / "settings.json").read_text())
         self.settings: Settings = completed(written["settings"])
         self.scoring = job.scoring.of(written["kind"])
-        self.device = torch.device(device or device_for(job.gpus))
+        self.device = torch.device(device or reserved_device(job.gpus))
         self.earlier_seconds = 0.0
         self.pseudo_labels: int | None = None
 
