@@ -41,8 +41,8 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     path = tmp_path / "file"
     write_atomically(path, "old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from whale_ray.atomic_files import replacing\n"
-        "with replacing(Path(sys.argv[1])) as draft:\n"
+        "import os, signal, sys; from pathlib import Path; from whale_ray.atomic_files import replaced_atomically\n"
+        "with replaced_atomically(Path(sys.argv[1])) as draft:\n"
         "    draft.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
