@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.retrieval.evaluation.bootstrap import paired_interval
-from whale_ray.retrieval.evaluation.search_runs import Vectors
-from whale_ray.retrieval.search.gallery_index import unit
-from whale_ray.retrieval.search.retrieval_config import setting_of
-from whale_ray.retrieval.search.searcher import Matcher
+from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
+from whale_ray.retrieval.search.gallery_index import normalize_rows
+from whale_ray.retrieval.search.retrieval_config import chosen_setting
+from whale_ray.retrieval.search.searcher import GallerySearcher
 from whale_ray.sweep.run_folder.records import read_record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
@@ -34,7 +34,7 @@ def encounters_of(table: pd.DataFrame, wanted: np.ndarray) -> list[np.ndarray]:
 
 def pooled(vectors: np.ndarray, encounters: list[np.ndarray], most: int) -> np.ndarray:
     """The unit mean (E, D) of at most so many photographs of each encounter."""
-    return np.stack([unit(vectors[rows[:most]].sum(axis=0)[None])[0] for rows in encounters])
+    return np.stack([normalize_rows(vectors[rows[:most]].sum(axis=0)[None])[0] for rows in encounters])
 
 
 def main() -> None:
@@ -43,12 +43,14 @@ def main() -> None:
     run = parser.parse_args().run
     record = read_record(run / "trials" / pd.read_csv(run / "leaderboard.csv")["trial"].iloc[0])
     views, table = read_embeddings(record.folder)
-    individuals, setting = table["individual"].to_numpy(dtype=str), setting_of(record.result)
+    individuals, setting = table["individual"].to_numpy(dtype=str), chosen_setting(record.result)
     unknown, threshold = record.settings["data"]["unknown_label"], float(record.result["threshold"])
     parts = table["part"].to_numpy(dtype=str)
-    vectors = unit(Vectors(views, individuals=individuals, parts=parts, unknown_label=unknown).seen(setting.view))
+    vectors = normalize_rows(
+        TransformedVectors(views, individuals=individuals, parts=parts, unknown_label=unknown).seen(setting.transform)
+    )
     shown = (parts == "train") & (individuals != unknown)
-    matcher = Matcher(vectors[shown], individuals[shown])
+    searcher = GallerySearcher(vectors[shown], individuals[shown])
     known = encounters_of(table, np.isin(individuals, individuals[shown]))
     strangers = encounters_of(table, individuals == unknown)
     truth = individuals[[rows[0] for rows in known]]
@@ -60,11 +62,11 @@ def main() -> None:
     print("|---|---|---|---|---|")
     hits: dict[int, np.ndarray] = {}
     for most in (1, *VIEWS):
-        ranking = matcher.rank(pooled(vectors, known, most), setting)
-        hits[most] = (matcher.index.names[ranking.individuals[:, 0]] == truth).astype(np.float64)
+        ranking = searcher.rank(pooled(vectors, known, most), setting)
+        hits[most] = (searcher.index.names[ranking.individuals[:, 0]] == truth).astype(np.float64)
         new = [
             float((found.cosines[:, 0] < threshold).mean())
-            for found in (ranking, matcher.rank(pooled(vectors, strangers, most), setting))
+            for found in (ranking, searcher.rank(pooled(vectors, strangers, most), setting))
         ]
         low, high = paired_interval(hits[most], hits[1], truth)
         gained = f"{(hits[most] - hits[1]).mean():+.3f} ({low:+.3f} to {high:+.3f})" if most > 1 else ""

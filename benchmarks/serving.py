@@ -66,9 +66,9 @@ def make_bundle(
     import pandas as pd
     import torch
 
-    from whale_ray.inference.bundle import Contents, write_bundle
+    from whale_ray.inference.bundle import BundleContents, write_bundle
     from whale_ray.inference.predictor import Bundle, largest_tolerance
-    from whale_ray.inference.runtime_benchmark import Queries, with_fastest_runtime
+    from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
     from whale_ray.learning.encoders.registry import build_encoder
 
     torch.manual_seed(seed)
@@ -93,7 +93,7 @@ def make_bundle(
     }
     rows = np.random.default_rng(seed).normal(size=(GALLERY, 512))
     table = pd.DataFrame({"image": [f"{row}.jpg" for row in range(GALLERY)], "individual": names})
-    made = Contents(
+    made = BundleContents(
         manifest, encoder.state_dict(), rows.astype(np.float16), table, tuple(shown[:4]), np.zeros((4, 512))
     )
     bundle = Bundle(made)
@@ -110,7 +110,7 @@ def make_bundle(
     if on_gpu:
         return write_bundle(whole, folder / str(manifest["id"]))
     queries = [bundle.prepare(picture) for picture in pictures(32, jitter=1)]
-    named = with_fastest_runtime(whole, Queries(queries, names[: 4 * 32 : 4], np.arange(GALLERY)))
+    named = with_fastest_runtime(whole, BenchmarkQueries(queries, names[: 4 * 32 : 4], np.arange(GALLERY)))
     return write_bundle(named, folder / str(manifest["id"]))
 
 

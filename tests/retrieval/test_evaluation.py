@@ -15,7 +15,7 @@ from whale_ray.retrieval.evaluation.evaluate import (
     study_recall,
 )
 from whale_ray.retrieval.evaluation.metrics import CUTOFFS
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 
 NEAREST = RetrievalSetting()
 
@@ -32,7 +32,10 @@ def draw(*, individuals=30, size=12, spread=1.0, new=0.3, seed=0, train=4, val=2
     vectors[unknown] = random.normal(size=(unknown.sum(), size))
     mirrored = vectors + 0.5 * random.normal(size=vectors.shape)
     return {
-        "views": {"plain": unit(vectors).astype(np.float16), "flip": unit(mirrored).astype(np.float16)},
+        "views": {
+            "plain": normalize_rows(vectors).astype(np.float16),
+            "flip": normalize_rows(mirrored).astype(np.float16),
+        },
         "individuals": names,
         "parts": parts,
         "images": np.array([f"{place:05d}.jpg" for place in range(len(parts))]),
@@ -46,7 +49,7 @@ def in_training(photographs):
 
 def test_recall_at_1_with_nearest_is_the_precision_at_1_of_pytorch_metric_learning():
     photographs = draw(spread=1.0, new=0.0)
-    vectors, train = unit(photographs["views"]["plain"]), photographs["parts"] == "train"
+    vectors, train = normalize_rows(photographs["views"]["plain"]), photographs["parts"] == "train"
     labels = np.unique(photographs["individuals"], return_inverse=True)[1]
     calculator = AccuracyCalculator(include=("precision_at_1",), k=1)
     expected = calculator.get_accuracy(vectors[~train], labels[~train], vectors[train], labels[train])
@@ -59,7 +62,7 @@ def test_recall_at_1_with_nearest_is_the_precision_at_1_of_pytorch_metric_learni
 def test_map_at_5_is_that_of_plain_python_with_each_querys_own_threshold():
     photographs = draw(spread=1.5)
     evaluation = evaluate(settings=[NEAREST], objective="map@5", **photographs)
-    vectors = unit(photographs["views"]["plain"]).astype(np.float64)
+    vectors = normalize_rows(photographs["views"]["plain"]).astype(np.float64)
     train = np.flatnonzero(photographs["parts"] == "train")
     scores = []
     for query in evaluation.queries.to_dict("records"):

@@ -8,14 +8,14 @@ import pytest
 
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, score_setting
 from whale_ray.retrieval.evaluation.metrics import CUTOFFS, average_precisions, find_ranks
-from whale_ray.retrieval.search.searcher import Matcher
+from whale_ray.retrieval.search.searcher import GallerySearcher
 
 CASES = json.loads((Path(__file__).parent / "ranking_cases.json").read_text())["cases"]
 pytestmark = pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 
 
 def rank(case):
-    matcher = Matcher(np.array(case["gallery"]), np.array(case["gallery_labels"]))
+    matcher = GallerySearcher(np.array(case["gallery"]), np.array(case["gallery_labels"]))
     setting = RetrievalSetting(**{key: case[key] for key in ("vote", "neighbours", "temperature")})
     return matcher.index, matcher.rank(np.array(case["queries"]), setting)
 

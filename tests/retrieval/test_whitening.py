@@ -3,7 +3,7 @@ import pytest
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, distinct_settings, evaluate, score_setting
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.whitening import fit_whitening
 
 
@@ -15,14 +15,14 @@ def photographs(individuals=40, images=4, size=24, seed=0):
     vectors = 0.6 * random.normal(size=(individuals, size))[who] + loud * random.normal(size=(len(who), size))
     names = np.array([f"w_{place:02d}" for place in who])
     names[:8] = "new_whale"
-    return unit(vectors).astype(np.float16), names
+    return normalize_rows(vectors).astype(np.float16), names
 
 
 def test_pca_whitening_is_that_of_scikit_learn_but_for_its_shrinkage():
     from sklearn.decomposition import PCA
 
     vectors, names = photographs()
-    precise = unit(vectors).astype(np.float64)
+    precise = normalize_rows(vectors).astype(np.float64)
     fitted = fit_whitening(vectors, names, kind="pca", unknown_label="new_whale").shortened(5)
     pca = PCA(5, svd_solver="full").fit(precise)
     total = precise.var(axis=0).mean()
@@ -35,10 +35,10 @@ def test_pca_whitening_is_that_of_scikit_learn_but_for_its_shrinkage():
 def test_after_learned_whitening_photographs_of_one_individual_differ_alike_in_every_direction():
     vectors, names = photographs(individuals=400)
     fitted = fit_whitening(vectors, names, kind="learned", unknown_label="new_whale")
-    moved = (unit(vectors).astype(np.float64) - fitted.mean) @ fitted.matrix
+    moved = (normalize_rows(vectors).astype(np.float64) - fitted.mean) @ fitted.matrix
     named = names != "new_whale"
     around = np.concatenate([moved[names == name] - moved[names == name].mean(axis=0) for name in set(names[named])])
-    before = unit(vectors).astype(np.float64)
+    before = normalize_rows(vectors).astype(np.float64)
     plain = np.concatenate([before[names == name] - before[names == name].mean(axis=0) for name in set(names[named])])
     spreads, earlier = (np.linalg.eigvalsh(rows.T @ rows / len(rows)) for rows in (around, plain))
     assert spreads.max() / spreads.min() < 0.2 * earlier.max() / earlier.min()
@@ -50,11 +50,11 @@ def test_whitening_is_learned_on_training_photographs_alone():
     parts = np.where(np.arange(len(names)) % 4 == 3, "val", "train")
     spoilt = np.where((parts == "val")[:, None], np.float16(0.2), vectors)
     options = {"individuals": names, "parts": parts, "unknown_label": "new_whale"}
-    from whale_ray.retrieval.evaluation.search_runs import Vectors
+    from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
 
     for whiten in ("pca", "learned"):
-        view = RetrievalSetting(whiten=whiten, whitened_size=6).view
-        seen, other = (Vectors({"plain": each}, **options).seen(view) for each in (vectors, spoilt))
+        view = RetrievalSetting(whiten=whiten, whitened_size=6).transform
+        seen, other = (TransformedVectors({"plain": each}, **options).seen(view) for each in (vectors, spoilt))
         assert seen.shape == (len(names), 6)
         assert np.array_equal(seen[parts == "train"], other[parts == "train"])
 
@@ -87,7 +87,7 @@ def test_more_dimensions_than_there_are_give_all():
     vectors, names = photographs()
     fitted = fit_whitening(vectors, names, kind="learned", unknown_label="new_whale")
     assert fitted.shortened(1000).apply(vectors).shape == vectors.shape
-    assert np.linalg.norm(unit(fitted.apply(vectors)), axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert np.linalg.norm(normalize_rows(fitted.apply(vectors)), axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from whale_ray.inference.bundle import Contents, Example, write_bundle
+from whale_ray.inference.bundle import BundleContents, ExamplePhoto, write_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.serving.auth.api_keys import read_keys
@@ -49,7 +49,7 @@ LIMITS = Limits(image_bytes=400_000, call_bytes=1_000_000, images=8)
 TOP = Path(__file__).parents[2]
 
 
-def contents() -> Contents:
+def contents() -> BundleContents:
     """A bundle of a tiny encoder with random weights; its last gallery photograph has no thumbnail."""
     torch.manual_seed(0)
     encoder = build_encoder("tiny", embedding_size=32, weights="random", image_size=(48, 64))
@@ -75,7 +75,7 @@ def contents() -> Contents:
     }
     golden = tuple(encode(picture, "PNG") for picture in pictures[:: 2 * IMAGES_EACH])
     blank = np.zeros((len(table), 32), dtype=np.float16)
-    made = Contents(manifest, encoder.state_dict(), blank, table, golden, np.zeros((len(golden), 32)))
+    made = BundleContents(manifest, encoder.state_dict(), blank, table, golden, np.zeros((len(golden), 32)))
     bundle = Bundle(made)
     return dataclasses.replace(
         made,
@@ -83,8 +83,8 @@ def contents() -> Contents:
         golden_vectors=bundle.embed([bundle.prepare(picture) for picture in golden]),
         thumbnails={row: encode(picture, "JPEG") for row, picture in enumerate(pictures[:-1])},
         examples=(
-            Example(encode(draw(0, 9), "JPEG"), INDIVIDUALS[0], "w_00/1.jpg"),
-            Example(encode(draw(9, 9), "JPEG"), "new_whale", "9.jpg"),
+            ExamplePhoto(encode(draw(0, 9), "JPEG"), INDIVIDUALS[0], "w_00/1.jpg"),
+            ExamplePhoto(encode(draw(9, 9), "JPEG"), "new_whale", "9.jpg"),
         ),
     )
 

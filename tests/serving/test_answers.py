@@ -17,8 +17,8 @@ from services import plain_server, web_service
 from test_identify_call import check_problem
 
 from whale_ray.inference.predictor import Bundle
-from whale_ray.retrieval.evaluation.calibration import Calibration, Logistic
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving import metrics
 from whale_ray.serving.http.responses import csv_text
 from whale_ray.serving.schemas import Answer
@@ -40,7 +40,7 @@ def test_an_encounter_gets_the_answer_of_the_mean_of_its_views(client: httpx.Cli
     assert (result["filename"], result["views"]) == (None, 3)
     alone = Bundle.load(bundle)
     vectors = alone.embed([alone.prepare(view) for view in views])
-    (expected,) = alone.rank(unit(vectors.sum(axis=0)[None]), top=3)
+    (expected,) = alone.rank(normalize_rows(vectors.sum(axis=0)[None]), top=3)
     assert [one["individual"] for one in result["candidates"]] == [one.individual for one in expected.candidates]
     distances = [one["distance"] for one in result["candidates"]]
     assert distances == pytest.approx([one.distance for one in expected.candidates], abs=2e-6)
@@ -48,7 +48,7 @@ def test_an_encounter_gets_the_answer_of_the_mean_of_its_views(client: httpx.Cli
 
 def test_probabilities_are_those_of_the_bundles_calibration(bundle: Path) -> None:
     service = web_service(bundle)
-    service.bundle.calibration = Calibration(Logistic(-1.0, 2.0, 3.0, 0.5), Logistic(1.0, -3.0, 0.0, 0.0))
+    service.bundle.calibration = Calibration(LogisticModel(-1.0, 2.0, 3.0, 0.5), LogisticModel(1.0, -3.0, 0.0, 0.0))
     with plain_server(service) as address, httpx.Client(base_url=address) as client:
         (result,) = ask(client, ("a.png", photograph(2, 5))).json()["results"]
         first, second = (1.0 - one["distance"] for one in result["candidates"][:2])

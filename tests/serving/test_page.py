@@ -16,7 +16,7 @@ from pictures import INDIVIDUALS, draw
 from playwright.sync_api import Browser, FileChooser, Page, Request, Route, TimeoutError, sync_playwright
 from services import KEY, Running, plain_server, web_service
 
-from whale_ray.retrieval.evaluation.calibration import Calibration, Logistic
+from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel
 from whale_ray.serving.auth.api_keys import read_keys
 from whale_ray.serving.auth.middleware import Entrance
 from whale_ray.serving.gallery.store import EnrolmentStore
@@ -266,7 +266,7 @@ def test_an_animal_that_is_probably_new_is_called_so_with_the_probability(
 ) -> None:
     service = web_service(bundle)
     service.bundle.threshold = 0.9999999  # random weights: all are near
-    service.bundle.calibration = Calibration(Logistic(-1.0, 0.0, 0.0, 0.0), Logistic(1.0, 0.0, 0.0, 0.0))
+    service.bundle.calibration = Calibration(LogisticModel(-1.0, 0.0, 0.0, 0.0), LogisticModel(1.0, 0.0, 0.0, 0.0))
     with plain_server(service, page=True) as address:
         page.goto(address)
         ask(page, photograph(tmp_path, individual=40))
@@ -280,7 +280,7 @@ def test_a_decision_that_is_less_probable_than_not_is_called_a_perhaps(
 ) -> None:
     """Scores decide, by the threshold that was best for them; that may be against the odds, which is to be seen."""
     service = web_service(bundle)
-    service.bundle.calibration = Calibration(Logistic(-1.0, 0.0, 0.0, 0.0), Logistic(-1.0, 0.0, 0.0, 0.0))
+    service.bundle.calibration = Calibration(LogisticModel(-1.0, 0.0, 0.0, 0.0), LogisticModel(-1.0, 0.0, 0.0, 0.0))
     with plain_server(service, page=True) as address:
         for threshold, verdict in ((1.1, "Not sure: perhaps a new individual"), (0.0, "Not sure: perhaps w_01")):
             service.bundle.threshold = threshold

@@ -15,9 +15,9 @@ from pictures import INDIVIDUALS, draw
 from services import contents
 
 from whale_ray.errors import BundleError, EncoderError
-from whale_ray.inference.bundle import Contents, read_bundle, write_bundle
+from whale_ray.inference.bundle import BundleContents, read_bundle, write_bundle
 from whale_ray.inference.predictor import Bundle
-from whale_ray.inference.runtime_benchmark import Queries, with_fastest_runtime
+from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.inference.runtimes import RUNTIMES, TORCH, build_runtime
 from whale_ray.learning.encoders.registry import build_encoder
 
@@ -25,16 +25,18 @@ OTHERS = sorted(RUNTIMES.keys() - {TORCH})
 
 
 @pytest.fixture(scope="module")
-def whole() -> Contents:
+def whole() -> BundleContents:
     return contents()
 
 
 @pytest.fixture(scope="module")
-def queries(whole: Contents) -> Queries:
+def queries(whole: BundleContents) -> BenchmarkQueries:
     bundle = Bundle(whole)
     shown = [(individual, view) for individual in range(len(INDIVIDUALS)) for view in (7, 8)]
     arrays = [bundle.prepare(draw(*one)) for one in shown]
-    return Queries(arrays, [INDIVIDUALS[individual] for individual, _ in shown], np.arange(len(INDIVIDUALS) * 2))
+    return BenchmarkQueries(
+        arrays, [INDIVIDUALS[individual] for individual, _ in shown], np.arange(len(INDIVIDUALS) * 2)
+    )
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -79,7 +81,7 @@ def test_openvino_does_not_report_its_use() -> None:
 
 
 def test_the_fastest_runtime_with_the_same_recall_is_named_with_what_was_measured(
-    whole: Contents, queries: Queries, tmp_path: Path
+    whole: BundleContents, queries: BenchmarkQueries, tmp_path: Path
 ) -> None:
     named = with_fastest_runtime(whole, queries).manifest["runtime"]
     speeds = named["images_per_second"]
@@ -93,7 +95,7 @@ def test_the_fastest_runtime_with_the_same_recall_is_named_with_what_was_measure
 
 
 def test_a_runtime_that_recognises_fewer_is_passed_over_however_fast(
-    whole: Contents, queries: Queries, monkeypatch: pytest.MonkeyPatch
+    whole: BundleContents, queries: BenchmarkQueries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fooled = dataclasses.replace(whole, golden=whole.golden[:1], golden_vectors=whole.golden_vectors[:1])
 
@@ -113,13 +115,13 @@ def test_a_runtime_that_recognises_fewer_is_passed_over_however_fast(
     assert "its recall@1 is" in named["passed_over"]["openvino-bf16"]
 
 
-def test_without_known_photographs_torch_is_named_and_the_card_says_why(whole: Contents) -> None:
-    named = with_fastest_runtime(whole, Queries([], [], np.zeros(0, dtype=int))).manifest["runtime"]
+def test_without_known_photographs_torch_is_named_and_the_card_says_why(whole: BundleContents) -> None:
+    named = with_fastest_runtime(whole, BenchmarkQueries([], [], np.zeros(0, dtype=int))).manifest["runtime"]
     assert named["name"] == TORCH
     assert "no known photograph" in named["reason"]
 
 
-def named(whole: Contents, folder: Path, **runtime: object) -> Path:
+def named(whole: BundleContents, folder: Path, **runtime: object) -> Path:
     return write_bundle(
         dataclasses.replace(whole, manifest=whole.manifest | {"runtime": {"reason": "as a test has it", **runtime}}),
         folder,
@@ -137,7 +139,7 @@ def named(whole: Contents, folder: Path, **runtime: object) -> Path:
     ],
 )
 def test_a_runtime_that_is_missing_or_wrong_here_gives_way_to_torch_and_the_log_says_why(
-    whole: Contents,
+    whole: BundleContents,
     tmp_path: Path,
     runtime: dict[str, object],
     reason: str,
@@ -152,7 +154,7 @@ def test_a_runtime_that_is_missing_or_wrong_here_gives_way_to_torch_and_the_log_
     assert reason in caplog.text
 
 
-def test_wrong_golden_images_are_refused_in_every_runtime(whole: Contents, tmp_path: Path) -> None:
+def test_wrong_golden_images_are_refused_in_every_runtime(whole: BundleContents, tmp_path: Path) -> None:
     wrong = dataclasses.replace(whole, golden_vectors=-whole.golden_vectors)
     with pytest.raises(BundleError, match="the golden images must give their embeddings"):
         Bundle.load(named(wrong, tmp_path / "bundle", name="torch-bf16", tolerance=1e-4))

@@ -23,7 +23,7 @@ from test_identify_call import check_problem
 
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.predictor import Bundle
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.gallery.store import EnrolmentStore
 from whale_ray.serving.http.app import build_web
 
@@ -235,7 +235,7 @@ def test_a_new_bundle_embeds_again_what_another_had_enrolled(pair: Pair, tmp_pat
         assert best(newer, photograph(41))[0] == "w_41"
     (entry, _) = store.state().entries
     vectors = store.vectors("another-bundle", [entry.digest])
-    assert unit(vectors[entry.digest][None]).shape == (1, 32)
+    assert normalize_rows(vectors[entry.digest][None]).shape == (1, 32)
     store.close()
 
 

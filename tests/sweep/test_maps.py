@@ -16,7 +16,7 @@ from PIL import Image
 from whale_ray.data.image_io import Geometry, center_crop, visible_box
 from whale_ray.errors import BundleError
 from whale_ray.inference.predictor import Bundle
-from whale_ray.retrieval.occlusion_maps import cells_of, cover
+from whale_ray.retrieval.occlusion_maps import cells_of, embed_occluded
 from whale_ray.sweep.planning.dataset import catalog_of
 from whale_ray.sweep.report import saliency
 from whale_ray.sweep.report.page import write_report
@@ -42,7 +42,7 @@ def test_the_map_is_where_an_encoder_looks_and_nowhere_else() -> None:
     picture = np.zeros((*WIDE.stored, 3), dtype=np.uint8)
     rows, columns = WIDE.border
     picture[rows + 20 : rows + 32, columns : columns + 16] = 255
-    covered = cover(picture, WIDE, bright_corner)
+    covered = embed_occluded(picture, WIDE, bright_corner)
     losses = covered.losses(covered.whole)
     assert losses.shape == cells_of(WIDE) == (4, 9)
     assert np.unravel_index(losses.argmax(), losses.shape) in [(2, 0), (3, 0), (3, 1)]
@@ -54,7 +54,7 @@ def test_the_map_is_where_an_encoder_looks_and_nowhere_else() -> None:
 def test_a_cell_is_the_mean_of_the_patches_that_cover_it() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (*WIDE.stored, 3), dtype=np.uint8)
     other = np.array([0.6, 0.8])
-    found = cover(picture, WIDE, bright_corner).losses(other)
+    found = embed_occluded(picture, WIDE, bright_corner).losses(other)
     top, left = WIDE.border
     tops, lefts = (np.linspace(0, side, cells + 1).round().astype(int) for side, cells in ((32, 4), (64, 9)))
     row, column = 3, 1

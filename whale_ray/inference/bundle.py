@@ -1,7 +1,7 @@
-"""The bundle: one folder with all that identifying needs, written once, checked whenever it is read.
+"""Bundle files: reading and writing the folder that is deployed, with a hash of every file.
 
-Knows files and their hashes; it never runs an encoder (`identify` does). Nothing in a bundle is pickled: JSON,
-safetensors, NumPy arrays without objects, CSV and pictures, so that a bundle from a stranger executes nothing.
+Nothing in a bundle is pickled (JSON, safetensors, plain NumPy arrays, CSV, images), so that a bundle from a stranger
+executes nothing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,14 @@ _NEEDED = (
 _LIBRARIES = ("whale-ray", "torch", "torchvision", "transformers", "faiss-cpu", "numpy", "pillow")
 
 
-class Example(NamedTuple):
-    """A photograph to try the bundle on: the bytes of its file, whom it shows, and its name in the data."""
+class ExamplePhoto(NamedTuple):
+    """A photograph to try the bundle on.
+
+    Attributes:
+        data: Bytes of the image file.
+        individual: The individual it shows.
+        image: Its file name in the data set.
+    """
 
     data: bytes
     individual: str
@@ -55,14 +61,20 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a bundle holds, in memory.
+class BundleContents:
+    """Contents of a bundle in memory.
 
-    manifest: the JSON of bundle.json, less `format`, `libraries` and `files`, which writing adds.
-    weights: the encoder's tensors by name. gallery: float16 (N, D), unit length.
-    table: N rows, `image` and `individual`. golden: pictures (PNG bytes) and `golden_vectors`: float32 (G, D).
-    thumbnails: JPEG bytes by gallery row. examples: labelled photographs to try it on. proxies: float16 (P, D), unit
-    length, and proxy_individuals, whom each stands for: of a retrieval setting with a classifier.
+    Attributes:
+        manifest: bundle.json without `format`, `libraries` and `files`, which are added on writing.
+        weights: State dict of the encoder.
+        gallery: Unit vectors, float16, shape (N, D).
+        table: N rows, `image` and `individual`.
+        golden: Golden images (PNG bytes).
+        golden_vectors: Their expected embeddings, float32, shape (G, D).
+        thumbnails: JPEG bytes by gallery row.
+        examples: Labelled photographs to try.
+        proxies: Class proxies of a setting with a proxy classifier, float16, shape (P, D).
+        proxy_individuals: Individual of each proxy.
     """
 
     manifest: dict[str, Any]
@@ -72,15 +84,20 @@ class Contents:
     golden: tuple[bytes, ...]
     golden_vectors: np.ndarray
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
-    examples: tuple[Example, ...] = ()
+    examples: tuple[ExamplePhoto, ...] = ()
     proxies: np.ndarray | None = None
     proxy_individuals: tuple[str, ...] = ()
 
 
-def write_bundle(contents: Contents, folder: Path) -> Path:
-    """The path of the bundle written at `folder`, whole or not at all.
+def write_bundle(contents: BundleContents, folder: Path) -> Path:
+    """Write a bundle, complete or not at all, and return its path.
 
-    Raises: BundleError where the folder exists already: a bundle is immutable.
+    Args:
+        contents: The contents.
+        folder: The folder, which must not exist.
+
+    Raises:
+        BundleError: If the folder exists: bundles are immutable.
     """
     if folder.exists():
         raise BundleError(f"a bundle is never overwritten, but {folder} exists. Choose another folder or remove it")
@@ -105,10 +122,11 @@ def write_bundle(contents: Contents, folder: Path) -> Path:
     return folder
 
 
-def read_bundle(folder: Path) -> Contents:
-    """The contents of the bundle at `folder`, every file checked against its hash.
+def read_bundle(folder: Path) -> BundleContents:
+    """Return the contents of a bundle after checking every file against its hash.
 
-    Raises: BundleError naming each file that is missing, damaged or foreign.
+    Raises:
+        BundleError: With each file that is missing, damaged or unexpected.
     """
     from safetensors import SafetensorError
 
@@ -120,7 +138,7 @@ def read_bundle(folder: Path) -> Contents:
         raise BundleError(f"{folder} cannot be read as a bundle: {error}. Make the bundle again") from error
 
 
-def _contents(folder: Path, manifest: dict[str, Any]) -> Contents:
+def _contents(folder: Path, manifest: dict[str, Any]) -> BundleContents:
     from safetensors.torch import load_file
 
     table = pd.read_csv(folder / "gallery.csv", dtype=str, keep_default_na=False)
@@ -128,7 +146,7 @@ def _contents(folder: Path, manifest: dict[str, Any]) -> Contents:
     wanted = (len(table), manifest["embedding_size"])
     if gallery.shape != wanted:
         raise ValueError(f"gallery.npy must be {wanted}, a row a row of gallery.csv, but is {gallery.shape}")
-    return Contents(
+    return BundleContents(
         manifest=manifest,
         weights=load_file(folder / "encoder.safetensors"),
         gallery=gallery,
@@ -152,13 +170,18 @@ def _proxies(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     return {"proxies": proxies, "proxy_individuals": tuple(names)}
 
 
-def runtime_of(manifest: Mapping[str, Any]) -> str:
-    """The runtime that the bundle names; torch where it names none."""
+def bundle_runtime(manifest: Mapping[str, Any]) -> str:
+    """Return the runtime that the bundle names; torch if it names none."""
     return str(_runtime(manifest).get("name", "torch"))
 
 
-def tolerance_of(manifest: Mapping[str, Any], runtime: str) -> Any:
-    """How far golden embeddings may be, in this runtime, from those expected."""
+def golden_tolerance(manifest: Mapping[str, Any], runtime: str) -> Any:
+    """Return the largest accepted distance of golden embeddings in a runtime.
+
+    Args:
+        manifest: The manifest.
+        runtime: Name of the runtime.
+    """
     return manifest["tolerance"] if runtime == "torch" else _runtime(manifest).get("tolerance")
 
 
@@ -167,18 +190,18 @@ def _runtime(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return named if isinstance(named, dict) else {}
 
 
-def _examples(folder: Path) -> tuple[Example, ...]:
+def _examples(folder: Path) -> tuple[ExamplePhoto, ...]:
     if not (folder / "examples.csv").exists():
         return ()
     rows = pd.read_csv(folder / "examples.csv", dtype=str, keep_default_na=False)
     images = rows.get("image", pd.Series("", rows.index))  # older bundles do not name it
     return tuple(
-        Example((folder / f"{place}.jpg").read_bytes(), individual, image)
+        ExamplePhoto((folder / f"{place}.jpg").read_bytes(), individual, image)
         for place, (individual, image) in enumerate(zip(rows["individual"], images, strict=True))
     )
 
 
-def _files(contents: Contents) -> list[tuple[str, bytes]]:
+def _files(contents: BundleContents) -> list[tuple[str, bytes]]:
     from safetensors.torch import save
 
     files = [

@@ -1,7 +1,4 @@
-"""A Kaggle submission from a bundle: five distinct labels for every test photograph.
-
-Comes by the same way as the service, `identify`; knows the CSV's form, nothing of training.
-"""
+"""Kaggle submission from a bundle: five distinct labels for every test photograph."""
 
 from __future__ import annotations
 
@@ -22,10 +19,18 @@ _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 
 
 def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool = False) -> dict[str, str]:
-    """Writes Image,Id rows for every photograph in `images`; returns those that could not be decoded, with the reason.
+    """Write one Image,Id row for every photograph in a folder; return the undecodable ones with the reason.
 
-    A photograph that cannot be decoded gets the unknown label and the most photographed individuals: a row is
-    never missing. Raises: DataError where the folder has no photograph.
+    An undecodable photograph gets the unknown label and the most photographed individuals: no row is ever missing.
+
+    Args:
+        bundle: The bundle.
+        images: Folder of photographs.
+        path: The CSV file to write.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: If the folder has no photograph.
     """
     names = _photographs(images)
     _check_labels([*bundle.individuals, bundle.unknown_label])
@@ -82,5 +87,5 @@ def _photographs(folder: Path) -> list[str]:
 
 
 def kaggle_command(path: Path) -> str:
-    """The command that sends a submission to the competition."""
+    """Return the command that sends a submission to the competition."""
     return f'kaggle competitions submit -c humpback-whale-identification -f {path} -m "whale_ray"'

@@ -1,18 +1,15 @@
-"""The model card of a bundle, for people: what it is, how well it does and on what, how to use it.
-
-Knows a bundle's manifest; no file.
-"""
+"""Model card of a bundle in Markdown: what it is, how well it performs and on what, how to use it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from whale_ray.retrieval.search.retrieval_config import setting_of
+from whale_ray.retrieval.search.retrieval_config import chosen_setting
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
-    """The model card, in Markdown, for people: what it is, how well it does and on what, how to use it."""
+    """Return the model card of a manifest in Markdown."""
     scores = manifest["scores"]
     rows = [
         f"| {name} | {_figure(scores, name)} |"
@@ -61,7 +58,7 @@ def _what_is_new(manifest: Mapping[str, Any]) -> str:
     threshold = manifest["threshold"]
     if threshold is None:
         return "no threshold: nothing in the data was unknown"
-    if setting_of(manifest["retrieval"]).manner.plain:
+    if chosen_setting(manifest["retrieval"]).search_mode.plain:
         return f"where the first individual is farther than {1 - threshold:.3g} (cosine below {threshold:.6g})"
     return f"where what ranks the first individual, here no plain cosine, is below {threshold:.6g}"
 

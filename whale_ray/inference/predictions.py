@@ -1,7 +1,4 @@
-"""What is said of one photograph: distinct individuals, best first, and whether the animal is probably a new one.
-
-Knows names and numbers alone.
-"""
+"""Answer for one photograph: distinct individuals, best first, and whether the animal is probably new."""
 
 from __future__ import annotations
 
@@ -10,10 +7,16 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Candidate:
-    """One individual of an answer. distance: the smallest cosine distance to it (0 to 2); image: where it was seen.
+    """One individual of an answer.
 
-    score: what is held against the threshold: the cosine, 1 - distance, unless the setting expands, augments,
-    re-ranks or mixes in a classifier; then what that search gives in its place.
+    Attributes:
+        rank: Rank from 1.
+        individual: Name.
+        distance: Smallest cosine distance to the individual, 0 to 2.
+        score: What is compared with the threshold: the cosine, or the score of the search mode.
+        probability: Probability that it is right; None until calibrated.
+        image: File name of the nearest gallery image.
+        row: Gallery row of that image.
     """
 
     rank: int
@@ -27,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class NewIndividual:
-    """Whether the animal is probably one that the gallery does not hold."""
+    """Whether the animal is probably not in the gallery."""
 
     probability: float | None
     decision: str
@@ -35,17 +38,23 @@ class NewIndividual:
 
 @dataclass(frozen=True)
 class Identification:
-    """The answer for one photograph: distinct individuals, best first."""
+    """Answer for one photograph: distinct individuals, best first."""
 
     new_individual: NewIndividual
     candidates: tuple[Candidate, ...]
 
     def first(self, count: int) -> Identification:
-        """The same with at most `count` candidates."""
+        """Return the answer with at most `count` candidates."""
         return self if len(self.candidates) <= count else replace(self, candidates=self.candidates[:count])
 
     def labels(self, *, unknown_label: str, count: int = 5, threshold: float | None) -> list[str]:
-        """At most `count` labels in Kaggle's order: `unknown_label` before the first candidate below the threshold."""
+        """Return at most `count` labels in Kaggle's order.
+
+        Args:
+            unknown_label: Enters before the first candidate below the threshold.
+            count: Number of labels.
+            threshold: The threshold; None never lets `unknown_label` in.
+        """
         labels = [candidate.individual for candidate in self.candidates]
         if threshold is not None:
             far = (place for place, one in enumerate(self.candidates) if one.score < threshold)

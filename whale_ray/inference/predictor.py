@@ -1,7 +1,4 @@
-"""The only inference path: photographs in, ranked individuals out. Service, submission and tests all come this way.
-
-Knows a bundle and the floors below; it knows no HTTP, no Ray and no sweep.
-"""
+"""Predictor: the only inference path from photographs to ranked individuals, for service, submission and tests."""
 
 from __future__ import annotations
 
@@ -17,15 +14,15 @@ from PIL import Image
 
 from whale_ray.data.image_io import Geometry, decode_image, fit_image
 from whale_ray.errors import BundleError, DataError, ImageError, InputError
-from whale_ray.inference.bundle import Contents, read_bundle, runtime_of, tolerance_of
+from whale_ray.inference.bundle import BundleContents, bundle_runtime, golden_tolerance, read_bundle
 from whale_ray.inference.predictions import Candidate, Identification, NewIndividual
 from whale_ray.inference.runtimes import TORCH, build_runtime
 from whale_ray.learning.encoders.ensemble import rebuild_from_recipe
 from whale_ray.retrieval.embed import embed
 from whale_ray.retrieval.evaluation.calibration import read_calibration
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
-from whale_ray.retrieval.search.gallery_index import combine_views, unit
-from whale_ray.retrieval.search.searcher import Matcher
+from whale_ray.retrieval.search.gallery_index import combine_views, normalize_rows
+from whale_ray.retrieval.search.searcher import GallerySearcher
 
 Photograph = Path | str | bytes | Image.Image
 MOST_CANDIDATES = 50
@@ -34,26 +31,34 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Gallery:
-    """Whom photographs are compared with: the image and the individual of each row, and what searches its vectors."""
+    """A gallery to compare with.
+
+    Attributes:
+        images: File name of each row.
+        individuals: Individual of each row.
+        searcher: Searcher over its vectors.
+    """
 
     images: Sequence[str]
     individuals: Sequence[str]
-    matcher: Matcher
+    searcher: GallerySearcher
 
 
 class Bundle:
-    """A recogniser in memory, made from a bundle's contents.
+    """A bundle in memory, ready to identify.
 
     >>> Bundle.load("runs/quickstart/best").identify(["fluke.jpg"], top=5)  # doctest: +SKIP
+
+    Args:
+        contents: Contents of the bundle.
+        device: Device of the encoder.
+        runtime: Runtime of the encoder; None loads no encoder, and another process embeds.
+        threads: Threads of a runtime other than torch; None for as many as torch has.
     """
 
     def __init__(
-        self, contents: Contents, *, device: str = "cpu", runtime: str | None = TORCH, threads: int | None = None
+        self, contents: BundleContents, *, device: str = "cpu", runtime: str | None = TORCH, threads: int | None = None
     ) -> None:
-        """runtime: what runs the encoder; None: there is none, and another process embeds.
-
-        threads: of a runtime that is not torch; None: as many as torch has.
-        """
         manifest = contents.manifest
         self.contents = contents
         self.id: str = manifest["id"]
@@ -67,18 +72,25 @@ class Bundle:
         self._run = None if runtime is None else self._running(runtime, threads)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
-        self.gallery = Gallery(self.images, self.individuals, self.match_with(contents.gallery, self.individuals))
+        self.gallery = Gallery(self.images, self.individuals, self.build_searcher(contents.gallery, self.individuals))
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Bundle:
-        """The bundle at `path`, its files checked by hash and its encoder by the golden images.
+        """Load a bundle: files are checked by hash, the encoder by the golden images.
 
-        On a processor it runs on the runtime that the bundle names. Where that is not installed, or gives other
-        embeddings on this machine, it runs on torch and the log says why. threads: as in `Bundle`.
-        Raises: BundleError where anything differs from what it was when the bundle was made.
+        On a CPU it runs on the runtime that the bundle names. If that is missing, or gives other embeddings here, it
+        runs on torch and logs why.
+
+        Args:
+            path: The bundle folder.
+            device: Device of the encoder.
+            threads: As in `Bundle`.
+
+        Raises:
+            BundleError: If anything differs from what it was when the bundle was made.
         """
         contents = read_bundle(Path(path))
-        wanted = runtime_of(contents.manifest) if device == "cpu" else TORCH
+        wanted = bundle_runtime(contents.manifest) if device == "cpu" else TORCH
         try:
             return cls._checked(contents, device=device, runtime=wanted, threads=threads)
         except InputError as error:
@@ -88,7 +100,7 @@ class Bundle:
             return cls._checked(contents, device=device, runtime=TORCH, threads=threads)
 
     @classmethod
-    def _checked(cls, contents: Contents, **options: Any) -> Bundle:
+    def _checked(cls, contents: BundleContents, **options: Any) -> Bundle:
         try:
             bundle = cls(contents, **options)
         except (KeyError, TypeError, ValueError) as error:
@@ -100,7 +112,7 @@ class Bundle:
 
     @classmethod
     def without_encoder(cls, path: Path | str) -> Bundle:
-        """The bundle at `path`, its files checked by hash, to prepare and to rank where another process embeds."""
+        """Load a bundle without its encoder, to prepare images and rank where another process embeds."""
         return cls(replace(read_bundle(Path(path)), weights={}), runtime=None)
 
     def _running(self, runtime: str, threads: int | None) -> torch.nn.Module:
@@ -110,22 +122,30 @@ class Bundle:
         size = (self.geometry.height, self.geometry.width)
         return build_runtime(runtime, encoder, size=size, threads=threads or torch.get_num_threads())
 
-    def match_with(self, vectors: np.ndarray, individuals: Sequence[str], *, ready: bool = False) -> Matcher:
-        """A gallery (N, D) of N names, ready to be searched as the bundle's own. ready: as of `GalleryIndex`."""
+    def build_searcher(
+        self, vectors: np.ndarray, individuals: Sequence[str], *, ready: bool = False
+    ) -> GallerySearcher:
+        """Return a searcher over another gallery, searched like the bundle's own.
+
+        Args:
+            vectors: Shape (N, D).
+            individuals: N names.
+            ready: The vectors come from `normalize_rows`.
+        """
         names, proxies = self.contents.proxy_individuals, self.contents.proxies
-        matcher = Matcher(
+        searcher = GallerySearcher(
             vectors,
             np.array(individuals, dtype=str),
             proxies=None if proxies is None else (proxies, np.array(names, dtype=str)),
             ready=ready,
         )
-        matcher.prepare(self.setting.manner)
-        return matcher
+        searcher.prepare(self.setting.search_mode)
+        return searcher
 
     @property
     def new_distance(self) -> float | None:
-        """The distance to the nearest individual above which an animal is taken for new; None: no distance says so."""
-        return None if self.threshold is None or not self.setting.manner.plain else 1.0 - self.threshold
+        """The distance to the nearest individual above which an animal is called new; None if no distance decides."""
+        return None if self.threshold is None or not self.setting.search_mode.plain else 1.0 - self.threshold
 
     @property
     def card(self) -> dict[str, Any]:
@@ -133,8 +153,12 @@ class Bundle:
         return self.contents.manifest
 
     def check_golden(self) -> None:
-        """Raises BundleError where the golden images do not give the embeddings expected of them."""
-        expected, tolerance = self.contents.golden_vectors, tolerance_of(self.card, self.runtime)
+        """Check the golden images.
+
+        Raises:
+            BundleError: If their embeddings differ from the expected ones.
+        """
+        expected, tolerance = self.contents.golden_vectors, golden_tolerance(self.card, self.runtime)
         if not self.contents.golden or expected.shape != (len(self.contents.golden), self.card["embedding_size"]):
             raise BundleError(f"{self.id} must have golden images, each with its embedding. Make the bundle again")
         most = largest_tolerance(expected)
@@ -152,14 +176,15 @@ class Bundle:
             )
 
     def golden_difference(self, expected: np.ndarray) -> float:
-        """The largest cosine distance between the golden images' embeddings, one at a time, and `expected`."""
+        """Return the largest cosine distance of the golden embeddings, computed one at a time, from `expected`."""
         found = np.concatenate([self.embed([self.prepare(picture)]) for picture in self.contents.golden])
         return float(np.max(1.0 - np.sum(found * expected, axis=1)))
 
     def prepare(self, photograph: Photograph) -> np.ndarray:
-        """The photograph as the encoder wants it: uint8 (H, W, 3), margin included.
+        """Return the photograph as the encoder's input: uint8, shape (H', W', 3).
 
-        Raises: ImageError where it cannot be decoded.
+        Raises:
+            ImageError: If it cannot be decoded.
         """
         if isinstance(photograph, str):
             photograph = Path(photograph)
@@ -171,7 +196,7 @@ class Bundle:
         stack = np.stack(arrays)
         wanted = {"plain": False} | ({"flip": True} if self.setting.flip == "average" else {})
         views = {view: self._embed(stack, flipped=flipped) for view, flipped in wanted.items()}
-        return unit(combine_views(views, self.setting.flip))
+        return normalize_rows(combine_views(views, self.setting.flip))
 
     def _embed(self, stack: np.ndarray, *, flipped: bool) -> np.ndarray:
         if self._run is None:
@@ -180,13 +205,16 @@ class Bundle:
         return embed(self._run, stack, self.geometry, rows, flipped=flipped, device=self.device, precision="fp32")
 
     def rank(self, vectors: np.ndarray, *, top: int = 5, gallery: Gallery | None = None) -> list[Identification]:
-        """An answer for each embedding (N, D): the `top` individuals in the order of the bundle's vote.
+        """Return an answer for each embedding.
 
-        gallery: another than the bundle's own, its matcher from `match_with`.
+        Args:
+            vectors: Shape (N, D).
+            top: Number of individuals.
+            gallery: Another gallery than the bundle's own, its searcher from `build_searcher`.
         """
         gallery = gallery or self.gallery
-        ranking = gallery.matcher.rank(vectors, self.setting, individuals=MOST_CANDIDATES)
-        nearest = gallery.matcher.nearest_images(vectors, ranking, self.setting.manner, first=top)
+        ranking = gallery.searcher.rank(vectors, self.setting, individuals=MOST_CANDIDATES)
+        nearest = gallery.searcher.nearest_images(vectors, ranking, self.setting.search_mode, first=top)
         said = (self.calibration.of_match(ranking.cosines), self.calibration.of_new(ranking.cosines))
         rows = zip(ranking.individuals, ranking.cosines, *nearest, *said, strict=True)
         return [self._answer(gallery, *row, top=top) for row in rows]
@@ -207,7 +235,7 @@ class Bundle:
         candidates = tuple(
             Candidate(
                 rank=place + 1,
-                individual=str(gallery.matcher.index.names[individuals[place]]),
+                individual=str(gallery.searcher.index.names[individuals[place]]),
                 distance=min(max(1.0 - float(cosines[place]), 0.0), 2.0),
                 score=float(scores[place]),
                 probability=_share(match[place]),
@@ -220,10 +248,16 @@ class Bundle:
         return Identification(NewIndividual(_share(new), "known" if known else "new"), candidates)
 
     def identify(self, photographs: Sequence[Photograph], *, top: int = 5) -> list[Identification]:
-        """An answer for each photograph (a path, bytes or a Pillow image), `top` individuals each, 1 to 50.
+        """Return an answer for each photograph.
 
-        Raises: ImageError for the first photograph that cannot be decoded, DataError for a file that cannot be read,
-        ValueError for another `top`.
+        Args:
+            photographs: Paths, bytes or Pillow images.
+            top: Number of individuals, 1 to 50.
+
+        Raises:
+            ImageError: If a photograph cannot be decoded.
+            DataError: If a file cannot be read.
+            ValueError: If `top` is out of range.
         """
         if not 1 <= top <= MOST_CANDIDATES:
             raise ValueError(f"`1 <= top <= {MOST_CANDIDATES}` must hold, but got {top}")
@@ -232,7 +266,7 @@ class Bundle:
         return self.rank(self.embed([self._prepare_named(photograph) for photograph in photographs]), top=top)
 
     def _prepare_named(self, photograph: Photograph) -> np.ndarray:
-        """As `prepare`; what is wrong with a file is said with its name."""
+        """Return `prepare`, with the file's name in its errors."""
         if not isinstance(photograph, Path | str):
             return self.prepare(photograph)
         try:
@@ -250,13 +284,13 @@ def _share(probability: float) -> float | None:
 
 
 def largest_tolerance(golden_vectors: np.ndarray) -> float:
-    """A tenth of the smallest cosine distance between two golden embeddings (G, D): a collapsed encoder has none."""
+    """Return a tenth of the smallest cosine distance between two golden embeddings; 0 for a collapsed encoder."""
     distances = 1.0 - golden_vectors @ golden_vectors.T
     pairs = distances[~np.eye(len(distances), dtype=bool)]
     return float(pairs.min(initial=1.0)) / 10.0
 
 
-def _load_weights(encoder: Any, contents: Contents) -> None:
+def _load_weights(encoder: Any, contents: BundleContents) -> None:
     try:
         encoder.load_state_dict(contents.weights)
     except RuntimeError as error:

@@ -1,7 +1,4 @@
-"""Which runtime a bundle names: the fastest that recognises as many photographs as torch does, measured here.
-
-Knows a bundle's contents and photographs whose individuals are known; knows neither sweeps nor services.
-"""
+"""Runtime benchmark: the fastest runtime on this machine that recognises as many photographs as torch."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import numpy as np
 import torch
 
 from whale_ray.errors import BundleError, EncoderError
-from whale_ray.inference.bundle import Contents
+from whale_ray.inference.bundle import BundleContents
 from whale_ray.inference.predictor import Bundle, largest_tolerance
 from whale_ray.inference.runtimes import RUNTIMES, TORCH
 
@@ -25,10 +22,13 @@ _SECONDS = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Queries:
-    """Photographs, prepared for the encoder, and whom they show.
+class BenchmarkQueries:
+    """Prepared photographs with known individuals.
 
-    gallery: the rows of the bundle's gallery that they are searched in, so that none finds itself.
+    Attributes:
+        arrays: Inputs of the encoder.
+        individuals: Individual of each photograph.
+        gallery: Rows of the bundle's gallery to search, such that no photograph finds itself.
     """
 
     arrays: Sequence[np.ndarray]
@@ -36,22 +36,26 @@ class Queries:
     gallery: np.ndarray
 
 
-def with_fastest_runtime(contents: Contents, queries: Queries, *, threads: int = 1) -> Contents:
-    """The contents, naming the fastest runtime whose recall@1 on the queries is at least torch's.
+def with_fastest_runtime(contents: BundleContents, queries: BenchmarkQueries, *, threads: int = 1) -> BundleContents:
+    """Return the contents with the fastest runtime whose recall@1 is at least torch's.
 
-    Fastest: the least seconds for one photograph alone and eight together, with so many threads. A runtime that is
-    not installed, cannot run the encoder or moves its golden embeddings too far is passed over; `passed_over` in the
-    manifest's `runtime` says why.
+    The measure is the smallest time for one photograph plus eight together. Runtimes that are missing, cannot run the
+    encoder or move its golden embeddings too far are skipped; `passed_over` in the manifest's `runtime` says why.
+
+    Args:
+        contents: The bundle.
+        queries: Photographs to measure on.
+        threads: Threads per runtime.
     """
     if not len(queries.arrays):
         return _naming(contents, {"name": TORCH, "reason": "no known photograph was there to compare runtimes with"})
     searched = dataclasses.replace(
         contents, gallery=contents.gallery[queries.gallery], table=contents.table.iloc[queries.gallery]
     )
-    able, passed_over = _able(searched, threads)
+    able, passed_over = _usable_runtimes(searched, threads)
     with _torch_threads(threads):
         recalls = {name: _recall(bundle, queries) for name, bundle in able.items()}
-        seconds = _seconds(able, queries.arrays)
+        seconds = _measure_seconds(able, queries.arrays)
     for name in [name for name in able if recalls[name] < recalls[TORCH]]:
         passed_over[name] = f"its recall@1 is {recalls[name]:.3f}, and torch's {recalls[TORCH]:.3f}"
     name = min(able.keys() - passed_over.keys(), key=lambda one: sum(seconds[one]))
@@ -69,12 +73,12 @@ def with_fastest_runtime(contents: Contents, queries: Queries, *, threads: int =
     return _naming(contents, {"name": name, **found})
 
 
-def _naming(contents: Contents, runtime: dict[str, Any]) -> Contents:
+def _naming(contents: BundleContents, runtime: dict[str, Any]) -> BundleContents:
     return dataclasses.replace(contents, manifest=contents.manifest | {"runtime": runtime})
 
 
-def _able(contents: Contents, threads: int) -> tuple[dict[str, Bundle], dict[str, str]]:
-    """A recogniser for each runtime that can run the encoder, torch first; and why the others cannot."""
+def _usable_runtimes(contents: BundleContents, threads: int) -> tuple[dict[str, Bundle], dict[str, str]]:
+    """Return a predictor per usable runtime, torch first, and why the others are not usable."""
     able, reasons = {TORCH: Bundle(contents)}, {}
     for name in RUNTIMES:
         try:
@@ -88,9 +92,10 @@ def _able(contents: Contents, threads: int) -> tuple[dict[str, Bundle], dict[str
 
 
 def _tolerance(bundle: Bundle) -> float:
-    """Four times as far as the golden embeddings of this runtime are from torch's, and at least 1e-4.
+    """Return four times the distance of this runtime's golden embeddings from torch's, at least 1e-4.
 
-    Raises: BundleError where they are farther than half of what a bundle allows.
+    Raises:
+        BundleError: If they are farther away than half of the largest tolerance.
     """
     expected = bundle.contents.golden_vectors
     difference, most = bundle.golden_difference(expected), largest_tolerance(expected)
@@ -102,14 +107,14 @@ def _tolerance(bundle: Bundle) -> float:
     return min(max(4.0 * difference, 1e-4), most)
 
 
-def _recall(bundle: Bundle, queries: Queries) -> float:
+def _recall(bundle: Bundle, queries: BenchmarkQueries) -> float:
     answers = bundle.rank(bundle.embed(queries.arrays), top=1)
     found = [answer.candidates[0].individual for answer in answers]
     return float(np.mean([one == name for one, name in zip(found, queries.individuals, strict=True)]))
 
 
-def _seconds(able: dict[str, Bundle], arrays: Sequence[np.ndarray]) -> dict[str, tuple[float, float]]:
-    """The least seconds that each takes for one photograph and for eight; in turns, for the machine may be busy."""
+def _measure_seconds(able: dict[str, Bundle], arrays: Sequence[np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Return the smallest times for one and for eight photographs, measured in turns."""
     groups = [[arrays[place % len(arrays)] for place in range(count)] for count in (1, _TOGETHER)]
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in able}
     started, rounds = time.perf_counter(), 0

@@ -1,7 +1,6 @@
-"""The encoder as it is run: by torch, ONNX Runtime or OpenVINO, made in memory from the same weights.
+"""Encoder runtimes: torch, ONNX Runtime or OpenVINO, built in memory from the same weights.
 
-Knows an encoder as a function of images and the libraries that can run one; knows no bundle and no scores. A runtime
-is a module like the encoder that it is made of, so that whoever embeds need not know which it has.
+A runtime is a module with the encoder's interface, so that callers need not know which one they have.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ TORCH = "torch"
 Forward = Callable[[np.ndarray], np.ndarray]
 
 
-class Autocast(nn.Module):
-    """The encoder in torch with bfloat16 where that is safe, channels last."""
+class AutocastEncoder(nn.Module):
+    """The encoder in torch with bfloat16 autocast, channels last."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -35,8 +34,8 @@ class Autocast(nn.Module):
             return torch.as_tensor(self._encoder(images.contiguous(memory_format=torch.channels_last)))
 
 
-class Compiled(nn.Module):
-    """The encoder as another library runs it, on the processor."""
+class CompiledEncoder(nn.Module):
+    """The encoder run by another library on the CPU."""
 
     def __init__(self, forward: Forward) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ def _torch(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module
 
 
 def _torch_bf16(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
-    return Autocast(encoder)
+    return AutocastEncoder(encoder)
 
 
 def _onnxruntime(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
@@ -62,7 +61,7 @@ def _onnxruntime(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(_onnx(encoder, size), options, providers=["CPUExecutionProvider"])
-    return Compiled(lambda images: np.asarray(session.run(None, {"images": images})[0]))
+    return CompiledEncoder(lambda images: np.asarray(session.run(None, {"images": images})[0]))
 
 
 def _openvino(encoder: nn.Module, size: tuple[int, int], threads: int, precision: str = "f32") -> nn.Module:
@@ -73,7 +72,7 @@ def _openvino(encoder: nn.Module, size: tuple[int, int], threads: int, precision
     core = openvino.Core()
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     compiled = core.compile_model(core.read_model(_onnx(encoder, size)), "CPU", options)
-    return Compiled(lambda images: np.array(compiled(images)[0]))
+    return CompiledEncoder(lambda images: np.array(compiled(images)[0]))
 
 
 def _openvino_bf16(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
@@ -91,9 +90,16 @@ RUNTIMES: dict[str, Callable[[nn.Module, tuple[int, int], int], nn.Module]] = {
 
 
 def build_runtime(name: str, encoder: nn.Module, *, size: tuple[int, int], threads: int) -> nn.Module:
-    """The encoder run by `name`. threads: of another library; those of torch belong to the thread that calls it.
+    """Return the encoder run by a runtime.
 
-    Raises: EncoderError where the library is missing or cannot run this encoder.
+    Args:
+        name: Name of the runtime.
+        encoder: The encoder.
+        size: Height and width of its input in pixels.
+        threads: Threads of a library other than torch.
+
+    Raises:
+        EncoderError: If the library is missing or cannot run this encoder.
     """
     if name not in RUNTIMES:
         raise EncoderError(f"a runtime is one of {', '.join(RUNTIMES)}, but got {name!r}. Name one of them")
@@ -108,7 +114,7 @@ def build_runtime(name: str, encoder: nn.Module, *, size: tuple[int, int], threa
 
 
 def _onnx(encoder: nn.Module, size: tuple[int, int]) -> bytes:
-    """The encoder as an ONNX model of float32 (batch, 3, height, width), the batch of any size."""
+    """Return the encoder as an ONNX model of float32 (batch, 3, height, width) with a dynamic batch."""
     import onnx  # noqa: F401  (torch's exporter wants it, and says so less plainly)
 
     buffer: Any = io.BytesIO()

@@ -1,7 +1,4 @@
-"""Vectors of photographs: the one place where retrieval runs an encoder.
-
-Knows decoded pixels and an encoder as a function of images. Knows neither names nor what is near to what.
-"""
+"""Embedding of images: the only place where retrieval runs an encoder."""
 
 from __future__ import annotations
 
@@ -30,31 +27,41 @@ def embed(
     precision: str = "auto",
     on_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Unit vectors, float16 (n, D), of the centre crops of `array[rows]`, in the order of `rows`.
+    """Return the unit embeddings of the center crops of `array[rows]`, float16, shape (n, D), in the order of `rows`.
 
-    encoder: on `device`, takes float (B, 3, height, width) in [0, 1]; it is run in evaluation mode and left in the
-    mode it had. array: uint8 (N, H, W, 3), margin included. flipped: mirrored left to right. precision: `bf16` runs
-    channels-last autocast; `auto` is fp32, so that a photograph has the same vector wherever it is embedded. on_batch:
-    called before each batch.
+    Args:
+        encoder: Module on `device` that takes float images (B, 3, height, width) from 0 to 1. It runs in evaluation
+            mode and keeps the mode it had.
+        array: Decoded images with their border, uint8, shape (N, H', W', 3).
+        geometry: Geometry of `array`.
+        rows: Rows to embed, shape (n,).
+        flipped: Mirror the images left to right.
+        batch_size: Images per forward pass.
+        device: Device of the encoder.
+        precision: `bf16` uses channels-last autocast. `auto` is fp32, so that an image has the same embedding
+            everywhere.
+        on_batch: Called before each batch.
 
-    Raises: TrainingError where a vector is not finite; InputError for another precision.
+    Raises:
+        TrainingError: If an embedding is not finite.
+        InputError: If `precision` is unknown.
     """
     if precision not in PRECISIONS:
         raise InputError(f"a precision is one of {', '.join(PRECISIONS)}, but got {precision!r}. Name one of them")
     target, parts = torch.device(device), []
-    with evaluating(encoder), torch.inference_mode():
+    with evaluation_mode(encoder), torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             on_batch()
-            images = picture_batch(array[rows[start : start + batch_size]], geometry, target, flipped=flipped)
-            parts.append(unit_vectors(_forward(encoder, images, half=precision == "bf16")))
+            images = image_batch(array[rows[start : start + batch_size]], geometry, target, flipped=flipped)
+            parts.append(finite_unit_vectors(_forward(encoder, images, half=precision == "bf16")))
     if not parts:
         return np.zeros((0, int(getattr(encoder, "embedding_size", 0))), dtype=np.float16)
     return np.concatenate(parts)
 
 
 @contextmanager
-def evaluating(encoder: nn.Module) -> Iterator[None]:
-    """The encoder in evaluation mode; afterwards each part is in the mode that it had."""
+def evaluation_mode(encoder: nn.Module) -> Iterator[None]:
+    """Run the block with the encoder in evaluation mode; afterwards every module has the mode it had."""
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:
@@ -64,8 +71,15 @@ def evaluating(encoder: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def picture_batch(pixels: np.ndarray, geometry: Geometry, device: torch.device, *, flipped: bool) -> Tensor:
-    """The centre crops of uint8 (B, H, W, 3), margin included, as float (B, 3, H, W) in [0, 1] on the device."""
+def image_batch(pixels: np.ndarray, geometry: Geometry, device: torch.device, *, flipped: bool) -> Tensor:
+    """Return center crops as a float batch (B, 3, height, width) from 0 to 1 on the device.
+
+    Args:
+        pixels: Images with their border, uint8, shape (B, H', W', 3).
+        geometry: Geometry of `pixels`.
+        device: Target device.
+        flipped: Mirror the images left to right.
+    """
     images = torch.from_numpy(np.array(center_crop(pixels, geometry))).to(device).permute(0, 3, 1, 2).float().div_(255)
     return (images.flip(-1) if flipped else images).contiguous()
 
@@ -77,8 +91,12 @@ def _forward(encoder: nn.Module, images: Tensor, *, half: bool) -> Tensor:
         return torch.as_tensor(encoder(images.contiguous(memory_format=torch.channels_last)))
 
 
-def unit_vectors(vectors: Tensor) -> np.ndarray:
-    """float16 (B, D), unit length, on the CPU. Raises: TrainingError where one is not finite."""
+def finite_unit_vectors(vectors: Tensor) -> np.ndarray:
+    """Return the vectors normalised, float16, shape (B, D), on the CPU.
+
+    Raises:
+        TrainingError: If a vector is not finite.
+    """
     precise = vectors.double()
     if not bool(torch.isfinite(precise).all()):
         raise TrainingError(

@@ -1,7 +1,4 @@
-"""Features of frozen encoders, computed once on a node and shared by all of its trials: a memory map for each view.
-
-Knows an encoder whose trunk stays as it is, decoded pixels and a folder. Knows neither names nor trials.
-"""
+"""Cache of frozen-encoder features: computed once per machine and shared by all trials as a memory map."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from whale_ray.atomic_files import replaced_atomically
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
 from whale_ray.learning.encoders.registry import Encoder
-from whale_ray.retrieval.embed import evaluating, picture_batch, unit_vectors
+from whale_ray.retrieval.embed import evaluation_mode, finite_unit_vectors, image_batch
 
 _VERSION = 1
 # What of a recipe decides the features; the neck does not.
@@ -38,13 +35,22 @@ def frozen_features(
     device: torch.device | str = "cpu",
     on_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """What the neck of a frozen encoder sees of every photograph: a memory map, float32 (N, C), row by row of `pixels`.
+    """Return the features that the neck of a frozen encoder sees: a memory map, float32, shape (N, C), row by row.
 
-    They are computed once for each trunk and its weights, pooling, photographs, geometry and view, and then lie in
-    `cache`; of several processes that want the same ones, one computes them. on_batch: called before each batch, and
-    while another process is waited for.
+    They are computed once per backbone, weights, pooling, images, geometry and view. If several processes need the same
+    features, one of them computes them.
 
-    Raises: DataError where the disk has no room for them.
+    Args:
+        encoder: An encoder with a frozen backbone.
+        pixels: The decoded images.
+        flipped: Features of the mirrored images.
+        cache: Cache folder of this machine.
+        batch_size: Images per forward pass.
+        device: Device of the encoder.
+        on_batch: Called before each batch, and while another process is awaited.
+
+    Raises:
+        DataError: If the disk is full.
     """
     path = cache / f"{_fingerprint(encoder, pixels, flipped=flipped)}.npy"
     if not path.exists():
@@ -57,12 +63,18 @@ def frozen_features(
 
 
 def embed_features(encoder: Encoder, features: np.ndarray, *, device: torch.device | str = "cpu") -> np.ndarray:
-    """Unit vectors, float16 (n, D), of features (n, C), as `embed` gives them of their photographs.
+    """Return the unit embeddings of features, float16, shape (n, D), equal to what `embed` returns for their images.
 
-    Raises: TrainingError where a vector is not finite.
+    Args:
+        encoder: The encoder.
+        features: Shape (n, C).
+        device: Device of the encoder.
+
+    Raises:
+        TrainingError: If an embedding is not finite.
     """
-    with evaluating(encoder), torch.inference_mode():
-        return unit_vectors(encoder(torch.from_numpy(np.array(features)).to(device)))
+    with evaluation_mode(encoder), torch.inference_mode():
+        return finite_unit_vectors(encoder(torch.from_numpy(np.array(features)).to(device)))
 
 
 def _fingerprint(encoder: Encoder, pixels: DecodedImages, *, flipped: bool) -> str:
@@ -97,10 +109,10 @@ def _compute(
     on_batch: Callable[[], None],
 ) -> None:
     parts = []
-    with evaluating(encoder), torch.inference_mode():
+    with evaluation_mode(encoder), torch.inference_mode():
         for start in range(0, len(pixels.array), batch_size):
             on_batch()
-            crops = picture_batch(pixels.array[start : start + batch_size], pixels.geometry, device, flipped=flipped)
+            crops = image_batch(pixels.array[start : start + batch_size], pixels.geometry, device, flipped=flipped)
             parts.append(encoder.features(crops).float().cpu().numpy())
     try:
         with replaced_atomically(path) as draft, draft.open("wb") as stream:

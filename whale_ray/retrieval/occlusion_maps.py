@@ -1,7 +1,7 @@
-"""Which part of a photograph a match rests on: what the cosine loses when that part is covered.
+"""Occlusion maps: which part of an image a match rests on, measured by covering parts of it.
 
-Occlusion (Zeiler and Fergus, ECCV 2014) asks the encoder as it is deployed, whatever it is made of: pooling, neck,
-whitening and mirrored views included. Knows pictures as arrays and an encoder as a function; knows no names.
+Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014. The deployed encoder is used with
+its pooling, neck, whitening and mirrored views.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Covered:
-    """One photograph, whole and with each part covered, as unit vectors.
+class OcclusionVectors:
+    """Unit embeddings of an image, whole and with each patch covered.
 
-    whole: (D,). parts: (rows + 1, columns + 1, D): a patch of two by two cells, its lower right cell at that place.
+    Attributes:
+        whole: Shape (D,).
+        parts: Shape (rows + 1, columns + 1, D): a patch of two by two cells, indexed by its lower right cell.
     """
 
     whole: np.ndarray
     parts: np.ndarray
 
     def losses(self, other: np.ndarray) -> np.ndarray:
-        """What the cosine with `other` (D,) loses where each cell is covered: (rows, columns), negative for a gain.
+        """Return the loss of cosine to `other` (D,) when each cell is covered; negative for a gain.
 
-        The mean over the four patches that cover the cell.
+        The value of a cell is the mean over the four patches that cover it. Shape (rows, columns).
         """
         lost = self.whole @ other - self.parts @ other
         return np.asarray((lost[:-1, :-1] + lost[1:, :-1] + lost[:-1, 1:] + lost[1:, 1:]) / 4.0)
@@ -47,10 +49,13 @@ def cells_of(geometry: Geometry) -> tuple[int, int]:
     return rows, max(2, round(CELLS / rows))
 
 
-def cover(picture: np.ndarray, geometry: Geometry, embed: Embed) -> Covered:
-    """The vectors of a picture, uint8 (H', W', 3) with its border, whole and with each patch in its mean colour.
+def embed_occluded(picture: np.ndarray, geometry: Geometry, embed: Embed) -> OcclusionVectors:
+    """Return the embeddings of an image, whole and with each patch replaced by its mean color.
 
-    It is embedded about 50 times. embed: pictures like this one to unit vectors (n, D).
+    Args:
+        picture: Image with its border, uint8, shape (H', W', 3). It is embedded about 50 times.
+        geometry: Geometry of the image.
+        embed: Maps images like this one to unit vectors (n, D).
     """
     rows, columns = cells_of(geometry)
     edges = [
@@ -62,11 +67,11 @@ def cover(picture: np.ndarray, geometry: Geometry, embed: Embed) -> Covered:
         for column in range(columns + 1):
             pictures.append(_patched(picture, _two(edges[0], row), _two(edges[1], column)))
     vectors = np.concatenate([embed(pictures[at : at + _BATCH]) for at in range(0, len(pictures), _BATCH)])
-    return Covered(vectors[0], vectors[1:].reshape(rows + 1, columns + 1, -1))
+    return OcclusionVectors(vectors[0], vectors[1:].reshape(rows + 1, columns + 1, -1))
 
 
 def _two(edges: np.ndarray, place: int) -> slice:
-    """The two cells before `place` + 1, as far as there are such."""
+    """Return the slice of the two cells before `place` + 1, within the image."""
     return slice(int(edges[max(place - 1, 0)]), int(edges[min(place + 1, len(edges) - 1)]))
 
 

@@ -1,7 +1,4 @@
-"""Queries that belong together: clusters for the bootstrap, folds for cross-fitting, intervals.
-
-Knows labels and figures of queries. Knows nothing of vectors, votes or thresholds.
-"""
+"""Clusters of queries: bootstrap intervals over individuals and folds for cross-fitting."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ _CELLS = 2**22  # clusters drawn at once
 def query_clusters(
     individuals: np.ndarray, *, images: np.ndarray, groups: np.ndarray | None, unknown_label: str
 ) -> np.ndarray:
-    """The cluster of each query, str (Q,): its individual; for an unknown one its group or, without one, its image.
+    """Return the cluster of each query: its individual; for an unknown individual its group or, without one, its image.
 
     >>> query_clusters(
     ...     np.array(["w_1", "new", "new"]),
@@ -27,6 +24,12 @@ def query_clusters(
     ...     unknown_label="new",
     ... ).tolist()
     ['individual:w_1', 'group:g', 'image:c']
+
+    Args:
+        individuals: Shape (Q,).
+        images: Shape (Q,).
+        groups: Shape (Q,), "" for none; None if there are no groups.
+        unknown_label: Label of unknown individuals.
     """
     alone = np.char.add("image:", images)
     together = alone if groups is None else np.where(groups == "", alone, np.char.add("group:", groups))
@@ -34,9 +37,13 @@ def query_clusters(
 
 
 def query_folds(clusters: np.ndarray, *, images: np.ndarray, groups: np.ndarray | None, seed: int = 0) -> np.ndarray:
-    """The fold of each query, int (Q,), 0 to 4: clusters and groups stay whole, folds are as even as that allows.
+    """Return the fold of each query, 0 to 4. Clusters and groups stay whole; folds are as even as that allows.
 
-    clusters: as `query_clusters` gives them. The order of the queries does not matter; the seed does.
+    Args:
+        clusters: From `query_clusters`, shape (Q,).
+        images: Shape (Q,); makes the result independent of the order of the queries.
+        groups: Shape (Q,), "" for none.
+        seed: Seed of the order.
     """
     together = images if groups is None else np.where(groups == "", np.char.add("=", images), groups)
     order = np.argsort(images, kind="stable")
@@ -52,7 +59,7 @@ def query_folds(clusters: np.ndarray, *, images: np.ndarray, groups: np.ndarray 
 
 
 def _connect(*labels: np.ndarray) -> np.ndarray:
-    """The connected part of each row, named by its first row: rows that share a label of any kind are in one part."""
+    """Return the connected component of each row, named after its first row; rows are connected by any shared label."""
     part = np.arange(len(labels[0]))
     codes = [np.unique(each, return_inverse=True)[1] for each in labels]
     while True:
@@ -73,14 +80,22 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and upper end, each (M,), of the percentile interval of M means, by resampling whole clusters.
+    """Return the ends of the percentile interval of M means, each (M,), by resampling whole clusters.
 
-    values: (Q, M). counted: bool (Q, M), which queries enter each mean. NaN where too few clusters are counted.
+    Args:
+        values: Shape (Q, M).
+        counted: Which queries enter each mean, bool, shape (Q, M).
+        clusters: Cluster of each query, shape (Q,).
+        level: Confidence level, 0 to 1.
+        seed: Seed of the resampling.
+
+    Returns:
+        Lower and upper ends; NaN if too few clusters are counted.
     """
     codes = np.unique(clusters, return_inverse=True)[1]
     sums, sizes = (_sum_by_cluster(each, codes) for each in (np.where(counted, values, 0.0), counted))
     means = _resampled_means(sums, sizes, np.random.default_rng(seed))
-    enough = enough_clusters((sizes > 0).sum(axis=0))
+    enough = has_enough_clusters((sizes > 0).sum(axis=0))
     means[:, ~enough] = 0.0
     low, high = percentiles(means, level=level)
     return np.where(enough, low, np.nan), np.where(enough, high, np.nan)
@@ -89,31 +104,41 @@ def bootstrap_interval(
 def means_with_intervals(
     names: Sequence[str], values: np.ndarray, counted: np.ndarray, clusters: np.ndarray, *, seed: int
 ) -> dict[str, float | None]:
-    """The mean of each column of `values` (Q, M) over its counted queries, with `_low` and `_high`.
+    """Return the mean of each column over its counted queries, with `_low` and `_high`; None if it cannot be computed.
 
-    Arguments as `bootstrap_interval`. None where nothing is counted, or too little for an interval.
+    Args:
+        names: Names of the M columns.
+        values: Shape (Q, M).
+        counted: Which queries enter each mean, bool, shape (Q, M).
+        clusters: Cluster of each query, shape (Q,).
+        seed: Seed of the resampling.
     """
     lows, highs = bootstrap_interval(values, counted, clusters, seed=seed)
     scores: dict[str, float | None] = {}
     for place, name in enumerate(names):
         here = counted[:, place]
         scores[name] = float(values[here, place].mean()) if here.any() else None
-        scores[f"{name}_low"], scores[f"{name}_high"] = as_number(lows[place]), as_number(highs[place])
+        scores[f"{name}_low"], scores[f"{name}_high"] = nan_to_none(lows[place]), nan_to_none(highs[place])
     return scores
 
 
-def as_number(value: float) -> float | None:
-    """The value as JSON can hold it: None for NaN."""
+def nan_to_none(value: float) -> float | None:
+    """Return the value as JSON can hold it: None for NaN."""
     return None if np.isnan(value) else float(value)
 
 
-def enough_clusters(counts: np.ndarray | int) -> np.ndarray:
-    """Whether so many clusters can give an interval: resampling fewer says nothing of those that were not seen."""
+def has_enough_clusters(counts: np.ndarray | int) -> np.ndarray:
+    """Return whether so many clusters can give an interval."""
     return np.asarray(counts) >= FEWEST_CLUSTERS
 
 
 def percentiles(draws: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and upper end of the middle `level` of draws (B, ...), NaN left out."""
+    """Return the ends of the middle `level` of draws (B, ...), ignoring NaN.
+
+    Args:
+        draws: Shape (B, ...).
+        level: Confidence level, 0 to 1.
+    """
     tail = 50.0 * (1.0 - level)
     low, high = np.nanpercentile(draws, [tail, 100.0 - tail], axis=0)
     return low, high
@@ -124,7 +149,7 @@ def _sum_by_cluster(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def _resampled_means(sums: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(draws, M) means; NaN where a draw has no counted query."""
+    """Return means of shape (draws, M); NaN for a draw without a counted query."""
     means = []
     for weights in cluster_draws(len(sums), random):
         total = weights @ sizes
@@ -133,7 +158,12 @@ def _resampled_means(sums: np.ndarray, sizes: np.ndarray, random: np.random.Gene
 
 
 def cluster_draws(clusters: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each cluster is drawn, float (b, clusters), a few draws at a time, until there are all."""
+    """Yield how often each cluster is drawn, float, shape (b, clusters), a few draws at a time.
+
+    Args:
+        clusters: Number of clusters.
+        random: Source of randomness.
+    """
     at_once = max(1, _CELLS // clusters)
     for start in range(0, _DRAWS, at_once):
         draws = min(at_once, _DRAWS - start)
@@ -144,9 +174,16 @@ def cluster_draws(clusters: int, random: np.random.Generator) -> Iterator[np.nda
 def paired_interval(
     first: np.ndarray, second: np.ndarray, clusters: np.ndarray, *, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """The interval of mean(first) - mean(second) over the same queries (Q,), by resampling whole clusters.
+    """Return the interval of mean(first) - mean(second) over the same queries, by resampling whole clusters.
 
-    An interval that holds zero: the two are not told apart. NaN, NaN with too few clusters.
+    An interval that contains zero means that the two are not told apart. NaN with too few clusters.
+
+    Args:
+        first: Shape (Q,).
+        second: Shape (Q,).
+        clusters: Cluster of each query, shape (Q,).
+        level: Confidence level, 0 to 1.
+        seed: Seed of the resampling.
     """
     difference = (np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64))[:, None]
     low, high = bootstrap_interval(difference, np.ones(difference.shape, dtype=bool), clusters, level=level, seed=seed)

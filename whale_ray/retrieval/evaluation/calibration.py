@@ -1,7 +1,7 @@
-"""From cosines to probabilities: that a candidate is right, and that the animal is new.
+"""Calibration: from cosines to the probabilities that a candidate is right and that the animal is new.
 
-Two logistic regressions (Platt, 1999) on what a ranking says: a candidate's cosine; its lead, which is how far that
-cosine is above the largest of the other first candidates; and whether it is the first. Knows arrays, no names.
+Two logistic regressions (Platt, 1999) on a candidate's cosine, its lead over the largest of the other first candidates,
+and whether it is the first.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _FEWEST = 10  # outcomes of the rarer kind below which there is nothing to fit
 
 
 @dataclass(frozen=True)
-class Logistic:
-    """A probability 1 / (1 + exp(-z)), z the sum of these weights times 1, cosine, lead and 1 for the first."""
+class LogisticModel:
+    """A probability 1 / (1 + exp(-z)), where z is linear in cosine, lead and an indicator of the first candidate."""
 
     intercept: float
     cosine: float
@@ -27,7 +27,7 @@ class Logistic:
     first: float
 
     def probability(self, cosines: np.ndarray) -> np.ndarray:
-        """The probability of each candidate, (Q, R) from its ranking's cosines (Q, R); NaN stays."""
+        """Return the probability of each candidate, shape (Q, R), from a ranking's cosines (Q, R); NaN stays NaN."""
         logits = self.intercept + self.cosine * cosines + self.lead * leads(cosines)
         logits[:, :1] += self.first
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -700.0, 700.0))))
@@ -35,17 +35,17 @@ class Logistic:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns a ranking's cosines into probabilities; a part is None where there was too little to fit it by."""
+    """Probabilities from a ranking's cosines; a part is None if there was too little data to fit it."""
 
-    match: Logistic | None
-    new: Logistic | None
+    match: LogisticModel | None
+    new: LogisticModel | None
 
     def of_match(self, cosines: np.ndarray) -> np.ndarray:
-        """The probability that each candidate is the individual: (Q, R) from its ranking's cosines (Q, R)."""
+        """Return the probability that each candidate is the individual, shape (Q, R), from cosines (Q, R)."""
         return _apply(self.match, cosines)
 
     def of_new(self, cosines: np.ndarray) -> np.ndarray:
-        """The probability that the animal is in no gallery: (Q,) from cosines (Q, R)."""
+        """Return the probability that the animal is not in the gallery, shape (Q,), from cosines (Q, R)."""
         return _apply(self.new, cosines)[:, 0] if cosines.shape[1] else np.full(len(cosines), np.nan)
 
     def written(self) -> dict[str, Any]:
@@ -54,13 +54,13 @@ class Calibration:
 
 
 def read_calibration(written: Mapping[str, Any] | None) -> Calibration:
-    """The calibration that `Calibration.written` gave; None has no probabilities."""
+    """Return the calibration that `Calibration.written` wrote; None gives a calibration without probabilities."""
     parts = {name: (written or {}).get(name) for name in ("match", "new")}
-    return Calibration(**{name: None if part is None else Logistic(**part) for name, part in parts.items()})
+    return Calibration(**{name: None if part is None else LogisticModel(**part) for name, part in parts.items()})
 
 
 def leads(cosines: np.ndarray) -> np.ndarray:
-    """How far each cosine (Q, R) is above the largest of the other first candidates; 0 where there is no other.
+    """Return how far each cosine (Q, R) exceeds the largest of the other first candidates; 0 if there is no other.
 
     >>> leads(np.array([[0.9, 0.6, 0.8]])).round(6).tolist()
     [[0.1, -0.3, -0.1]]
@@ -75,10 +75,12 @@ def leads(cosines: np.ndarray) -> np.ndarray:
 
 
 def fit_calibration(cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray) -> Calibration:
-    """The calibration of Q answered queries.
+    """Fit the calibration on Q answered queries. Probabilities hold if new animals are as frequent as here.
 
-    cosines: (Q, R), of the ranked candidates, NaN where there are no more. ranks: (Q,), of the right one, 0 for none.
-    new: bool (Q,), the animal is in no gallery. Probabilities hold where new animals are as frequent as here.
+    Args:
+        cosines: Cosines of the ranked candidates, NaN if there are no more, shape (Q, R).
+        ranks: Rank of the right candidate, 0 for none, shape (Q,).
+        new: Whether the animal is in no gallery, bool, shape (Q,).
     """
     shown = cosines[:, :CANDIDATES]
     there = ~np.isnan(shown)
@@ -89,8 +91,8 @@ def fit_calibration(cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray) -> 
     return Calibration(match, _fit(features[first], np.broadcast_to(new[:, None], shown.shape)[first]))
 
 
-def _fit(features: np.ndarray, outcomes: np.ndarray) -> Logistic | None:
-    """features: (N, 3), cosine, lead and first. outcomes: bool (N,)."""
+def _fit(features: np.ndarray, outcomes: np.ndarray) -> LogisticModel | None:
+    """Fit on features (N, 3) (cosine, lead, first) and outcomes (N,); None if there is too little data."""
     from sklearn.linear_model import LogisticRegression
 
     if min(outcomes.sum(), (~outcomes).sum()) < _FEWEST:
@@ -99,15 +101,21 @@ def _fit(features: np.ndarray, outcomes: np.ndarray) -> Logistic | None:
     spread = np.where(spread > 0, spread, 1.0)
     model = LogisticRegression(C=1.0 / _PENALTY).fit((features - middle) / spread, outcomes)
     weights = model.coef_[0] / spread
-    return Logistic(float(model.intercept_[0] - weights @ middle), *map(float, weights))
+    return LogisticModel(float(model.intercept_[0] - weights @ middle), *map(float, weights))
 
 
-def _apply(part: Logistic | None, cosines: np.ndarray) -> np.ndarray:
+def _apply(part: LogisticModel | None, cosines: np.ndarray) -> np.ndarray:
     return np.full(cosines.shape, np.nan) if part is None else part.probability(cosines)
 
 
 def reliability(probabilities: np.ndarray, outcomes: np.ndarray, *, bins: int = 10) -> list[dict[str, float]]:
-    """The reliability curve: in `bins` groups of equally many by rising probability, mean said, share that happened."""
+    """Return the reliability curve: mean predicted probability and observed share in bins of equal size.
+
+    Args:
+        probabilities: Shape (N,).
+        outcomes: bool, shape (N,).
+        bins: Number of bins.
+    """
     given = np.flatnonzero(~np.isnan(probabilities))
     order = given[np.argsort(probabilities[given], kind="stable")]
     return [

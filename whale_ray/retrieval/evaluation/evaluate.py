@@ -1,7 +1,6 @@
-"""From the embeddings of photographs to every score of every retrieval setting, chosen without flattering itself.
+"""Scores of every retrieval setting of a trial, with cross-fitted choice of setting and threshold.
 
-Knows photographs as rows: vectors, names, parts. Knows no encoder, no folder and no Ray. One search serves all
-settings that see the same vectors; votes and thresholds are tried on what that search found.
+One search serves all settings that use the same vectors; votes and thresholds are evaluated on its result.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from whale_ray.retrieval.evaluation.bootstrap import query_clusters, query_folds
 from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
 from whale_ray.retrieval.evaluation.metrics import CUTOFFS, find_ranks, recall_at
 from whale_ray.retrieval.evaluation.score_table import scores_with_intervals
-from whale_ray.retrieval.evaluation.search_runs import PROXY, Searches
+from whale_ray.retrieval.evaluation.search_runs import PROXY, SearchRuns
 from whale_ray.retrieval.evaluation.selection import (
+    CrossFittedOutcome,
     Outcome,
-    Pooled,
     Queries,
-    choose,
-    first_of,
+    choose_settings,
+    first_column,
     groups_for_choosing,
     plain_scores,
-    pool,
+    pool_cross_fitted,
 )
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views
-from whale_ray.retrieval.search.neighbors import find_neighbours
+from whale_ray.retrieval.search.neighbors import find_neighbors
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, distinct_settings, without_classifier
 from whale_ray.retrieval.search.voting import VOTES
 
@@ -47,12 +46,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every score of a trial.
+    """All scores of a trial.
 
-    table: a row a setting, scored on all queries, not cross-fitted. best, threshold: chosen on all folds, for use;
-    threshold is None where no query is unknown; calibration is fitted on all folds, too. scores: cross-fitted, with
-    intervals, ceiling, chance and trivial answer; a score that cannot be had is None and `reason` says why. queries:
-    a row a query, as its fold's choice answered it; `cluster` is what a paired interval resamples.
+    Attributes:
+        table: One row per setting, scored on all queries, not cross-fitted.
+        best: Setting chosen on all folds, for use.
+        threshold: Threshold chosen on all folds; None if no query is unknown.
+        calibration: Calibration fitted on all folds.
+        scores: Cross-fitted scores with intervals, ceiling, chance and trivial answer; None with a `reason` if a score
+            cannot be computed.
+        queries: One row per query, answered with the choice of its fold; `cluster` is the unit of paired intervals.
     """
 
     table: pd.DataFrame
@@ -77,21 +80,29 @@ def evaluate(
     held_out_as_new: bool = False,
     seed: int = 0,
 ) -> Evaluation:
-    """Every score of every setting, by cross-fitting over five folds of queries.
+    """Score every setting by cross-fitting over five folds of queries.
 
-    views: `plain` and, where a setting wants it, `flip`: float16 (N, D), a row a photograph, or a proxy for settings
-    with a classifier: without such rows their weight is 0. individuals, images, parts (`train`, `val`, PROXY), groups
-    ("" for none): (N,). The gallery is the named photographs of `train`, the queries are all of `val`. splits: (N,), in
-    which of several splits the row stands, where a photograph has one in each: the queries of a split are searched in
-    its own gallery, and all are scored together. held_out_as_new: named queries without a gallery image play the
-    unknown individual.
+    Args:
+        views: `plain` and, if a setting needs it, `flip`: float16, shape (N, D), one row per photograph.
+        individuals: Individual of each row, shape (N,).
+        parts: `train` or `val`, shape (N,). The gallery is the named photographs of `train`; the queries are all of
+            `val`.
+        images: File name of each row, shape (N,).
+        settings: The retrieval settings.
+        unknown_label: Label of unknown individuals.
+        groups: Encounter of each row, "" for none, shape (N,).
+        splits: Split of each row, if there are several; queries are searched in the gallery of their split. Shape (N,).
+        objective: Name of the score that chooses.
+        held_out_as_new: Named queries without a gallery image count as unknown individuals.
+        seed: Seed of folds and intervals.
 
-    Raises: InputError for an objective that is not computed, a view that is missing, no setting.
+    Raises:
+        InputError: If the objective is unknown, a view is missing, or there is no setting.
     """
     if not settings:
         raise InputError("an evaluation needs at least one retrieval setting, but got none. Give RetrievalSetting()")
-    settings = _possible(settings, parts)
-    held = Searches(
+    settings = _supported_settings(settings, parts)
+    held = SearchRuns(
         views,
         settings,
         individuals=individuals,
@@ -107,8 +118,8 @@ def evaluate(
     )
     folds = query_folds(clusters, images=names, groups=asked_groups, seed=seed)
     outcomes = [held.outcome(setting) for setting in settings]
-    final, *choices = choose(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
-    pooled = pool(outcomes, choices, folds, held.queries)
+    final, *choices = choose_settings(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
+    pooled = pool_cross_fitted(outcomes, choices, folds, held.queries)
     return Evaluation(
         table=_table(settings, outcomes, held.queries),
         best=settings[final.place],
@@ -128,12 +139,21 @@ def score_setting(
     unknown_label: str,
     held_out_as_new: bool = False,
 ) -> dict[str, float | None]:
-    """recall@K, image_recall@K and map@5 of one setting, for looking on during training: not cross-fitted.
+    """Return recall@K, image_recall@K and map@5 of one setting during training, not cross-fitted.
 
-    Arguments as `evaluate`. A score that cannot be had is None.
+    Args:
+        views: As in `evaluate`.
+        setting: The retrieval setting.
+        individuals: As in `evaluate`.
+        parts: As in `evaluate`.
+        unknown_label: Label of unknown individuals.
+        held_out_as_new: As in `evaluate`.
+
+    Returns:
+        Score by name; None for a score that cannot be computed.
     """
-    (setting,) = _possible([setting], parts)
-    held = Searches(
+    (setting,) = _supported_settings([setting], parts)
+    held = SearchRuns(
         views,
         [setting],
         individuals=individuals,
@@ -147,21 +167,26 @@ def score_setting(
     return scores
 
 
-def _possible(settings: Sequence[RetrievalSetting], parts: np.ndarray) -> Sequence[RetrievalSetting]:
-    """The settings, where nothing is a proxy without their classifier."""
+def _supported_settings(settings: Sequence[RetrievalSetting], parts: np.ndarray) -> Sequence[RetrievalSetting]:
+    """Return the settings; without proxies, their classifier weight is 0."""
     return settings if (np.asarray(parts) == PROXY).any() else without_classifier(settings)
 
 
 def study_recall(vectors: np.ndarray, *, individuals: np.ndarray, parts: np.ndarray) -> dict[str, float | None]:
-    """study_recall@K: the share of all validation images with the same label among their K nearest others.
+    """Return study_recall@K: the share of validation images with a same-label image among their K nearest others.
 
-    vectors: (N, D). Each image of `val` is searched among the other images of `val`; the unknown label counts as an
-    individual, and an image that is alone under its label is a miss, as in the study that this stands beside.
+    The unknown label counts as an individual, and an image that is alone under its label is a miss, as in the original
+    study.
+
+    Args:
+        vectors: Shape (N, D).
+        individuals: Shape (N,).
+        parts: Shape (N,).
     """
     rows = np.flatnonzero(np.asarray(parts) == "val")
     labels = np.asarray(individuals, dtype=str)[rows]
     index = GalleryIndex(vectors[rows], labels)
-    found = find_neighbours(vectors[rows], index, individuals=1, neighbours=CUTOFFS[-1] + 1).indices
+    found = find_neighbors(vectors[rows], index, individuals=1, neighbours=CUTOFFS[-1] + 1).indices
     own = found == np.arange(len(rows))[:, None]
     own[:, -1:] |= ~own.any(axis=1, keepdims=True)
     others = found[~own].reshape(len(rows), max(found.shape[1] - 1, 0))
@@ -177,7 +202,7 @@ def _table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outcome], qu
 
 
 def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
-    """A row a setting; what has no meaning beside the rest is absent, as neighbours where the vote has none."""
+    """Return one row per setting; options without effect are missing."""
     warmths = [setting.temperature if VOTES[setting.vote].has_temperature else None for setting in settings]
     return pd.DataFrame(
         {
@@ -199,8 +224,8 @@ def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
 
 
 def _query_table(
-    held: Searches,
-    pooled: Pooled,
+    held: SearchRuns,
+    pooled: CrossFittedOutcome,
     settings: Sequence[RetrievalSetting],
     images: np.ndarray,
     *,
@@ -217,7 +242,7 @@ def _query_table(
         "image_rank": pooled.image_ranks,
         "nearest_image": np.append(images, "")[pooled.images],  # -1, no answer, is the last
         "nearest_individual": np.append(held.individuals, "")[pooled.images],
-        "cosine": first_of(pooled.cosines, np.nan),
+        "cosine": first_column(pooled.cosines, np.nan),
         "average_precision@5": pooled.precisions,
         "threshold": pooled.thresholds,
         "match_probability": pooled.match,

@@ -1,8 +1,6 @@
-"""Scores of rankings: recall@K, image_recall@K and map@5, their ceiling and chance, and the best threshold.
+"""Ranking metrics: recall@K, image_recall@K and MAP@5, their ceiling and chance, and the best threshold.
 
-Knows ranks, cosines and true answers as arrays. Knows no vectors and no table.
-
-A *rank* counts from 1; 0 stands for an answer that is not in the list.
+A rank counts from 1; 0 means that the answer is not in the list.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from whale_ray.retrieval.search.gallery_index import STEPS
-from whale_ray.retrieval.search.voting import new_individual_place
+from whale_ray.retrieval.search.voting import new_individual_rank
 
 CUTOFFS = (1, 2, 4, 8, 16, 32)
 _DEPTH = 5  # labels in an answer of Kaggle's
@@ -20,10 +18,14 @@ _WHOLE = 60  # 1, 1/2 … 1/5 are whole numbers of sixtieths, so that sums are e
 
 
 def find_ranks(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The rank of `truth` (Q,) in each row of `found` (Q, R), both codes; 0 where it is absent or -1.
+    """Return the rank of `truth` in each row of `found`; 0 if it is absent or -1.
 
     >>> find_ranks(np.array([[4, 2, 7], [4, 2, 7], [1, -1, -1]]), np.array([7, 3, -1])).tolist()
     [3, 0, 0]
+
+    Args:
+        found: Codes, shape (Q, R).
+        truth: Codes, shape (Q,).
     """
     if not found.shape[1]:
         return np.zeros(len(found), dtype=np.int64)
@@ -32,18 +34,28 @@ def find_ranks(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def are_hits(ranks: np.ndarray, cutoff: int) -> np.ndarray:
-    """Whether each rank is among the first `cutoff`: bool, shaped as `ranks`."""
+    """Return whether each rank is among the first `cutoff`, bool, shaped like `ranks`.
+
+    Args:
+        ranks: Ranks from 1; 0 for absent.
+        cutoff: K.
+    """
     hits: np.ndarray = (ranks > 0) & (ranks <= cutoff)
     return hits
 
 
 def recall_at(ranks: np.ndarray, known: np.ndarray, cutoff: int) -> float | None:
-    """The share of known queries (bool (Q,)) whose rank is at most `cutoff`; None where no query is known.
+    """Return the share of known queries whose rank is at most `cutoff`; None if no query is known.
 
-    With ranks among distinct individuals this is recall@K, with ranks among images image_recall@K.
+    With ranks among individuals this is recall@K, with ranks among images image_recall@K.
 
     >>> recall_at(np.array([1, 3, 0, 1]), np.array([True, True, True, False]), 2)
     0.3333333333333333
+
+    Args:
+        ranks: Shape (Q,).
+        known: bool, shape (Q,).
+        cutoff: K.
     """
     return float(are_hits(ranks, cutoff)[known].mean()) if known.any() else None
 
@@ -51,16 +63,19 @@ def recall_at(ranks: np.ndarray, known: np.ndarray, cutoff: int) -> float | None
 def average_precisions(
     cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray, *, threshold: float | None
 ) -> np.ndarray:
-    """What each query adds to map@5, float (Q,): 1 / the place of the right label among five labels, else 0.
-
-    cosines: (Q, 5 or more), largest cosine of the ranked individuals. ranks: (Q,), of the right individual. new: (Q,)
-    whether the right label is the unknown individual, which enters before the first cosine below the threshold.
+    """Return the MAP@5 contribution of each query: 1 / rank of the right label among five labels, else 0. Shape (Q,).
 
     >>> cosines = np.array([[0.9, 0.4, 0.3], [0.9, 0.4, 0.3]])
     >>> average_precisions(cosines, np.array([2, 0]), np.array([False, True]), threshold=0.5).tolist()
     [0.3333333333333333, 0.5]
+
+    Args:
+        cosines: Largest cosine of the ranked individuals, shape (Q, at least 5).
+        ranks: Rank of the right individual, shape (Q,).
+        new: Whether the right label is the unknown individual, shape (Q,).
+        threshold: The unknown individual enters before the first cosine below it.
     """
-    entry = new_individual_place(cosines[:, :_DEPTH], threshold)
+    entry = new_individual_rank(cosines[:, :_DEPTH], threshold)
     shifted = ranks + ((entry > 0) & (entry <= ranks))
     places = np.where(new, entry, shifted)
     return np.where(are_hits(places, _DEPTH), 1.0 / np.maximum(places, 1), 0.0)
@@ -68,10 +83,13 @@ def average_precisions(
 
 @dataclass(frozen=True)
 class ThresholdSteps:
-    """map@5 as a function of the threshold, which is piecewise constant: `gains` count where threshold > `values`.
+    """MAP@5 as a piecewise constant function of the threshold; `gains` count where threshold > `values`.
 
-    base, of each query (Q,): the value at the lowest threshold. values (E,), rising; gains (E,); queries (E,): whose.
-    Gains and base are in sixtieths, whole numbers.
+    Attributes:
+        base: Value of each query at the lowest threshold, in sixtieths, shape (Q,).
+        values: Rising thresholds, shape (E,).
+        gains: Change at each threshold, in sixtieths, shape (E,).
+        queries: Query of each change, shape (E,).
     """
 
     base: np.ndarray
@@ -81,7 +99,13 @@ class ThresholdSteps:
 
 
 def threshold_steps(cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray) -> ThresholdSteps:
-    """Every step that map@5 makes as the threshold rises; arguments as `average_precisions`."""
+    """Return every step of MAP@5 as the threshold rises.
+
+    Args:
+        cosines: As in `average_precisions`.
+        ranks: As in `average_precisions`.
+        new: As in `average_precisions`.
+    """
     lowest = np.minimum.accumulate(cosines[:, :_DEPTH], axis=1)
     width = lowest.shape[1]
     worth = np.append(_WHOLE // np.arange(1, _DEPTH + 1), 0)
@@ -99,10 +123,13 @@ def threshold_steps(cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray) -> 
 
 
 def best_thresholds(steps: ThresholdSteps, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each group of queries, the threshold with the largest map@5, and that score's sum in sixtieths.
+    """Return, per group of queries, the threshold with the largest MAP@5 and the sum of that score in sixtieths.
 
-    groups: bool (G, Q). The threshold is the middle of the widest range that reaches the best score (the lowest of
-    equals), within [-1, 1]. Returns float (G,) and int (G,).
+    The threshold is the middle of the widest range with the best score (the lowest of equals), within [-1, 1].
+
+    Args:
+        steps: The steps of MAP@5.
+        groups: bool, shape (G, Q).
     """
     bases = groups @ steps.base
     if not len(steps.values):
@@ -117,7 +144,7 @@ def best_thresholds(steps: ThresholdSteps, groups: np.ndarray) -> tuple[np.ndarr
 
 
 def _middle_of_widest(best: np.ndarray, edges: np.ndarray) -> float:
-    """The middle of the longest run of True in `best` (P,), whose pieces lie between `edges` (P + 1,)."""
+    """Return the middle of the longest run of True in `best` (P,), whose pieces lie between `edges` (P + 1,)."""
     bounded = np.concatenate([[False], best, [False]])
     turns = np.flatnonzero(bounded[1:] != bounded[:-1])
     lower, upper = edges[turns[::2]], edges[turns[1::2]]
@@ -126,17 +153,25 @@ def _middle_of_widest(best: np.ndarray, edges: np.ndarray) -> float:
 
 
 def chance_of_recall(individuals: np.ndarray | int, cutoff: int) -> float:
-    """The expected recall@K of `individuals` ranked in random order, averaged over queries where there are many."""
+    """Return the expected recall@K of a random order of individuals, averaged over queries.
+
+    Args:
+        individuals: Number of individuals, per query or for all.
+        cutoff: K.
+    """
     return float(np.minimum(1.0, cutoff / np.asarray(individuals)).mean())
 
 
 def chance_of_image_recall(images: np.ndarray, gallery: np.ndarray | int, cutoff: int) -> float:
-    """The expected image_recall@K of a gallery in random order: 1 - C(N - n, K) / C(N, K), averaged over queries.
-
-    images: (Q,), n, how many gallery images show the right individual, at least one. gallery: N, (Q,) or one for all.
+    """Return the expected image_recall@K of a random order: 1 - C(N - n, K) / C(N, K), averaged over queries.
 
     >>> round(chance_of_image_recall(np.array([1, 2]), gallery=4, cutoff=2), 6)
     0.666667
+
+    Args:
+        images: n, gallery images of the right individual, at least one, shape (Q,).
+        gallery: N, gallery size per query or for all.
+        cutoff: K.
     """
     drawn = np.arange(cutoff)
     left = np.broadcast_to(gallery, images.shape)[:, None] - drawn
@@ -145,9 +180,11 @@ def chance_of_image_recall(images: np.ndarray, gallery: np.ndarray | int, cutoff
 
 
 def chance_of_map(individuals: np.ndarray | int, known_share: float) -> float:
-    """The expected map@5 of individuals in random order, the unknown one never named, averaged over known queries.
+    """Return the expected MAP@5 of a random order without the unknown individual, averaged over known queries.
 
-    known_share: the share of all queries whose individual is in the gallery.
+    Args:
+        individuals: Number of individuals, per query or for all.
+        known_share: Share of all queries whose individual is in the gallery.
     """
     sums = np.cumsum(1.0 / np.arange(1, _DEPTH + 1))
     ranked = np.minimum(_DEPTH, individuals)

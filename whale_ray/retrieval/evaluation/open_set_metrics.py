@@ -1,7 +1,4 @@
-"""Known or new: how well one cosine tells known queries from new ones, and how fair the answers are to individuals.
-
-Knows cosines, answers and clusters of queries as arrays. Knows no vectors and no table.
-"""
+"""Open-set metrics: AUROC of known against new, and scores balanced over individuals."""
 
 from __future__ import annotations
 
@@ -9,19 +6,31 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.bootstrap import cluster_draws, enough_clusters, means_with_intervals, percentiles
+from whale_ray.retrieval.evaluation.bootstrap import (
+    cluster_draws,
+    has_enough_clusters,
+    means_with_intervals,
+    percentiles,
+)
 
 OPEN_SET = ("auroc", "baks", "baus")
 
 
 def auroc(cosines: np.ndarray, known: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """The chance that a known query's cosine exceeds a new one's, equals counted half: float (B,).
+    """Return the probability that a known query's cosine exceeds a new one's, ties counted half. Shape (B,).
 
-    cosines: (Q,). known: bool (Q,), the others are new. weights: (B, Q), how often each query counts; once without.
-    NaN where one of the two kinds is missing (Fawcett, 2006, "An introduction to ROC analysis").
+    Fawcett, "An introduction to ROC analysis", 2006.
 
     >>> auroc(np.array([0.9, 0.6, 0.6, 0.2]), np.array([True, True, False, False])).tolist()
     [0.875]
+
+    Args:
+        cosines: Shape (Q,).
+        known: bool, shape (Q,); the others are new.
+        weights: How often each query counts, shape (B, Q); None for once.
+
+    Returns:
+        One value per row of `weights`; NaN if one kind is missing.
     """
     weights = np.ones((1, len(cosines))) if weights is None else weights
     values, codes = np.unique(cosines, return_inverse=True)
@@ -44,12 +53,18 @@ def open_set_scores(
     clusters: np.ndarray,
     seed: int = 0,
 ) -> dict[str, float | None]:
-    """auroc, baks and baus with `_low` and `_high`; None where there is no known or no new query to measure by.
+    """Return auroc, baks and baus with `_low` and `_high`; None if there is no known or no new query.
 
-    cosines: (Q,), of the first answer. right: bool (Q,), the first answer is the individual and not said to be new.
-    said_new: bool (Q,), or None where no threshold says so. known: bool (Q,), the others are new. baks: the mean over
-    known individuals of the share of their queries that are answered rightly; baus: the mean over new ones (each
-    cluster is one) of the share that is said to be new (Cermak et al., WACV 2024, WildlifeDatasets).
+    baks is the mean over known individuals of the share of their queries answered correctly. baus is the mean over new
+    individuals (clusters) of the share called new (Cermak et al., WildlifeDatasets, WACV 2024).
+
+    Args:
+        cosines: Cosine of the first answer, shape (Q,).
+        right: The first answer is right and not called new, bool, shape (Q,).
+        said_new: The answer is "new", bool, shape (Q,); None without a threshold.
+        known: bool, shape (Q,); the others are new.
+        clusters: Cluster of each query, shape (Q,).
+        seed: Seed of the intervals.
     """
     scores: dict[str, float | None] = dict.fromkeys(
         f"{name}{end}" for name in OPEN_SET for end in ("", "_low", "_high")
@@ -68,7 +83,7 @@ def _auroc_with_interval(
 ) -> dict[str, float | None]:
     value = float(auroc(cosines, known)[0])
     names, codes = np.unique(clusters, return_inverse=True)
-    if not all(enough_clusters(len(np.unique(codes[mask]))) for mask in (known, ~known)):
+    if not all(has_enough_clusters(len(np.unique(codes[mask]))) for mask in (known, ~known)):
         return {"auroc": value}
     draws = cluster_draws(len(names), np.random.default_rng(seed))
     low, high = percentiles(np.concatenate([auroc(cosines, known, each[:, codes]) for each in draws]))
@@ -78,14 +93,14 @@ def _auroc_with_interval(
 def _balanced(
     name: str, hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray, *, seed: int
 ) -> dict[str, float | None]:
-    """The mean over clusters of each one's share of hits, with its interval over clusters."""
+    """Return the mean over clusters of their share of hits, with its interval."""
     names, codes = np.unique(clusters[counted], return_inverse=True)
     shares = np.bincount(codes, hits[counted]) / np.bincount(codes)
     return means_with_intervals((name,), shares[:, None], np.ones((len(shares), 1), dtype=bool), names, seed=seed)
 
 
-def beside_open_set(scores: Mapping[str, float | None]) -> dict[str, float | None]:
-    """What these scores are read against: the most there is, chance, and `new` for everything."""
+def open_set_references(scores: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the reference values of the open-set scores: ceiling, chance, and "new" for every query."""
     measured = {name: scores[name] is not None for name in OPEN_SET}
     beside = {"ceiling/auroc": 1.0, "chance/auroc": 0.5, "ceiling/baks": 1.0, "trivial/baks": 0.0}
     beside |= {"ceiling/baus": 1.0, "trivial/baus": 1.0}

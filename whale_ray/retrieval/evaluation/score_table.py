@@ -1,7 +1,4 @@
-"""The scoreboard of a trial: every score with its interval, and what it has to be read against.
-
-Knows what each query got. Knows neither vectors nor settings.
-"""
+"""Score table of a trial: every score with its interval, ceiling, chance and trivial answer."""
 
 from __future__ import annotations
 
@@ -10,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.bootstrap import FEWEST_CLUSTERS, as_number, enough_clusters, means_with_intervals
+from whale_ray.retrieval.evaluation.bootstrap import (
+    FEWEST_CLUSTERS,
+    has_enough_clusters,
+    means_with_intervals,
+    nan_to_none,
+)
 from whale_ray.retrieval.evaluation.metrics import (
     CUTOFFS,
     are_hits,
@@ -18,17 +20,25 @@ from whale_ray.retrieval.evaluation.metrics import (
     chance_of_map,
     chance_of_recall,
 )
-from whale_ray.retrieval.evaluation.open_set_metrics import beside_open_set, open_set_scores
-from whale_ray.retrieval.evaluation.selection import MAP, OBJECTIVES, Pooled, Queries, first_of
+from whale_ray.retrieval.evaluation.open_set_metrics import open_set_references, open_set_scores
+from whale_ray.retrieval.evaluation.selection import MAP, OBJECTIVES, CrossFittedOutcome, Queries, first_column
 
 BRIERS = ("brier/match", "brier/new")
 IMAGES_PER_INDIVIDUAL = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))
 
 
-def scores_with_intervals(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, Any]:
-    """Every score with `_low` and `_high`, its `ceiling/`, `chance/` and `trivial/`, and the counts of queries.
+def scores_with_intervals(
+    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, seed: int
+) -> dict[str, Any]:
+    """Return every score with `_low` and `_high`, its `ceiling/`, `chance/` and `trivial/`, and the counts of queries.
 
-    A score that no query can give is None; `reason` then says why.
+    A score that cannot be computed is None, and `reason` says why.
+
+    Args:
+        pooled: Cross-fitted outcome of each query.
+        queries: The right answers.
+        clusters: Cluster of each query, shape (Q,).
+        seed: Seed of the intervals.
     """
     hits = [are_hits(ranks, cutoff) for ranks in (pooled.ranks, pooled.image_ranks) for cutoff in CUTOFFS]
     values = np.stack([*hits, pooled.precisions], axis=1).astype(np.float64)
@@ -41,29 +51,35 @@ def scores_with_intervals(pooled: Pooled, queries: Queries, clusters: np.ndarray
     scores["by_images"] = _by_images(pooled, queries, clusters, seed=seed)
     if reasons := _reasons(queries, clusters):
         scores["reason"] = "; ".join(reasons)
-    return scores | _beside(queries)
+    return scores | _reference_scores(queries)
 
 
-def _open_set(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, float | None]:
-    first = first_of(pooled.cosines, np.nan)
+def _open_set(
+    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, seed: int
+) -> dict[str, float | None]:
+    first = first_column(pooled.cosines, np.nan)
     said_new = None if np.isnan(pooled.thresholds).any() else first < pooled.thresholds
     right = (pooled.ranks == 1) & (False if said_new is None else ~said_new)
     scores = open_set_scores(first, right, said_new, known=queries.known, clusters=clusters, seed=seed)
-    return scores | beside_open_set(scores)
+    return scores | open_set_references(scores)
 
 
-def _briers(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> dict[str, float | None]:
+def _briers(
+    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, seed: int
+) -> dict[str, float | None]:
     """brier/match and brier/new of the cross-fitted probabilities; trivial/: of always saying how frequent it is."""
     outcomes = np.stack([pooled.ranks == 1, ~queries.known], axis=1).astype(np.float64)
     said = np.stack([pooled.match, pooled.new], axis=1)
     given = ~np.isnan(said)
     scores = means_with_intervals(BRIERS, np.where(given, said - outcomes, 0.0) ** 2, given, clusters, seed=seed)
     shares = [outcomes[mask, place].mean() if mask.any() else np.nan for place, mask in enumerate(given.T)]
-    trivial = {f"trivial/{name}": as_number(share * (1 - share)) for name, share in zip(BRIERS, shares, strict=True)}
+    trivial = {f"trivial/{name}": nan_to_none(share * (1 - share)) for name, share in zip(BRIERS, shares, strict=True)}
     return scores | trivial
 
 
-def _by_images(pooled: Pooled, queries: Queries, clusters: np.ndarray, *, seed: int) -> list[dict[str, Any]]:
+def _by_images(
+    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, seed: int
+) -> list[dict[str, Any]]:
     """recall@1 and map@5 of the queries that a recall counts by how many gallery images their individual has."""
     values = np.stack([are_hits(pooled.ranks, 1), pooled.precisions], axis=1).astype(np.float64)
     rows: list[dict[str, Any]] = []
@@ -85,7 +101,7 @@ def _reasons(queries: Queries, clusters: np.ndarray) -> list[str]:
         reasons.append("no unknown query: auroc, baks, baus, the threshold and the probability of new need some")
     for kind, mask in (("known", queries.known), ("unknown", ~queries.known)):
         count = len(np.unique(clusters[mask]))
-        if mask.any() and not enough_clusters(count):
+        if mask.any() and not has_enough_clusters(count):
             reasons.append(
                 f"no interval over {kind} queries: they are of {count} individuals or groups, and an interval needs "
                 f"{FEWEST_CLUSTERS}"
@@ -93,8 +109,8 @@ def _reasons(queries: Queries, clusters: np.ndarray) -> list[str]:
     return reasons
 
 
-def _beside(queries: Queries) -> dict[str, float | None]:
-    """What each score has to be read against: the most that can be had, random order, and `new` for everything."""
+def _reference_scores(queries: Queries) -> dict[str, float | None]:
+    """Return ceiling, chance and trivial answer of each score."""
     known, named, total = (int(each.sum()) for each in (queries.known, ~queries.new, queries.new | True))
     ceiling = known / named if named else None
     beside: dict[str, float | None] = {f"ceiling/{name}": ceiling for name in OBJECTIVES}

@@ -1,7 +1,4 @@
-"""Galleries and queries of one evaluation: a search for each distinct way to search, an outcome for each setting.
-
-Knows photographs as rows: vectors, names, parts. Knows no score and no choice.
-"""
+"""Searches of one evaluation: one search per distinct transform and search mode, one outcome per setting."""
 
 from __future__ import annotations
 
@@ -12,29 +9,32 @@ import numpy as np
 
 from whale_ray.retrieval.evaluation.metrics import CUTOFFS, find_ranks
 from whale_ray.retrieval.evaluation.selection import Outcome, Queries, join_outcomes, join_queries, read_outcome
-from whale_ray.retrieval.search.gallery_index import combine_views, views_of
-from whale_ray.retrieval.search.neighbors import Neighbours
-from whale_ray.retrieval.search.retrieval_config import Manner, RetrievalSetting, View
-from whale_ray.retrieval.search.searcher import Matcher
+from whale_ray.retrieval.search.gallery_index import combine_views, required_views
+from whale_ray.retrieval.search.neighbors import Neighbors
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, SearchMode, VectorTransform
+from whale_ray.retrieval.search.searcher import GallerySearcher
 from whale_ray.retrieval.search.voting import VOTES, rank_individuals
 from whale_ray.retrieval.search.whitening import Whitening, fit_whitening
 
 PROXY = "proxy"
 """The part of rows that are no photographs but proxies of a loss, whom a classifier compares queries with."""
 
-Way = tuple[View, Manner]
+SearchKey = tuple[VectorTransform, SearchMode]
 
 
-def _way(setting: RetrievalSetting) -> Way:
-    """Which vectors a setting searches, and how."""
-    return setting.view, setting.manner
+def _search_key(setting: RetrievalSetting) -> SearchKey:
+    """Return transform and search mode of a setting."""
+    return setting.transform, setting.search_mode
 
 
-class Vectors:
-    """The vectors of N photographs as each setting sees them; a whitening is fitted once, on those of `train`.
+class TransformedVectors:
+    """Vectors of N photographs after each transform; a whitening is fitted once, on the rows of `train`.
 
-    views: `plain` and, where a setting wants it, `flip`: float16 (N, D). individuals, parts: (N,). Rows of the part
-    PROXY go the way of all others.
+    Args:
+        views: `plain` and, if a setting needs it, `flip`: float16, shape (N, D).
+        individuals: Shape (N,).
+        parts: Shape (N,).
+        unknown_label: Label of unknown individuals.
     """
 
     def __init__(
@@ -46,8 +46,12 @@ class Vectors:
         self.unknown_label = unknown_label
         self._fitted: dict[str, Whitening] = {}
 
-    def whitening(self, view: View) -> Whitening | None:
-        """What whitens this view; None where nothing does. Raises: InputError where it cannot be learned."""
+    def whitening(self, view: VectorTransform) -> Whitening | None:
+        """Return the whitening of a transform; None if it has none.
+
+        Raises:
+            InputError: If it cannot be fitted.
+        """
         if view.whiten == "none":
             return None
         if view.whiten not in self._fitted:
@@ -60,19 +64,29 @@ class Vectors:
         fitted = self._fitted[view.whiten]
         return fitted if view.whitened_size is None else fitted.shortened(view.whitened_size)
 
-    def seen(self, view: View) -> np.ndarray:
+    def seen(self, view: VectorTransform) -> np.ndarray:
         """Unit vectors, float16 (N, d): each view whitened, then combined."""
         whitening = self.whitening(view)
         if whitening is None:
             return combine_views(self.views, view.flip)
-        white = {name: whitening.apply(self.views[name]) for name in views_of(view.flip) if name in self.views}
+        white = {name: whitening.apply(self.views[name]) for name in required_views(view.flip) if name in self.views}
         return combine_views(white, view.flip)
 
 
-class Searches:
-    """What a search found, made once for each way in which the settings search, in each split's own gallery.
+class SearchRuns:
+    """Search results, computed once per transform and search mode, in the gallery of each split.
 
-    Arguments as `evaluation.evaluate`. rows: the places of the queries in `individuals`, those of a split together.
+    Args:
+        views: As in `evaluate.evaluate`.
+        settings: As in `evaluate.evaluate`.
+        individuals: As in `evaluate.evaluate`.
+        parts: As in `evaluate.evaluate`.
+        splits: As in `evaluate.evaluate`.
+        unknown_label: Label of unknown individuals.
+        held_out_as_new: As in `evaluate.evaluate`.
+
+    Attributes:
+        rows: Positions of the queries in `individuals`, those of a split together.
     """
 
     def __init__(
@@ -88,97 +102,113 @@ class Searches:
     ) -> None:
         self.individuals, parts = np.asarray(individuals, dtype=str), np.asarray(parts)
         splits = np.zeros(len(parts), dtype=np.int64) if splits is None else np.asarray(splits)
-        depths: dict[Way, int] = {}
+        depths: dict[SearchKey, int] = {}
         for setting in settings:
-            depths[_way(setting)] = max(CUTOFFS[-1], depths.get(_way(setting), 1), setting.neighbours or 1)
+            depths[_search_key(setting)] = max(
+                CUTOFFS[-1], depths.get(_search_key(setting), 1), setting.neighbours or 1
+            )
         self._splits = []
         for rows in (np.flatnonzero(splits == split) for split in (np.unique(splits) if len(splits) else (0,))):
-            vectors = Vectors(
+            vectors = TransformedVectors(
                 {name: view[rows] for name, view in views.items()},
                 individuals=self.individuals[rows],
                 parts=parts[rows],
                 unknown_label=unknown_label,
             )
-            self._splits.append(_Search(vectors, rows, depths, held_out_as_new=held_out_as_new))
+            self._splits.append(_SearchRun(vectors, rows, depths, held_out_as_new=held_out_as_new))
         self.rows = np.concatenate([one.rows[one.asking] for one in self._splits])
 
     @cached_property
     def queries(self) -> Queries:
-        """The right answers; the same whatever vectors are searched."""
+        """Return the right answers, which do not depend on the vectors."""
         return join_queries([one.queries for one in self._splits])
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
-        """What the setting gives each query."""
+        """Return what a setting gives each query."""
         return join_outcomes([one.outcome(setting) for one in self._splits])
 
 
-class _Search:
+class _SearchRun:
     """One gallery and the queries that are searched in it.
 
-    rows: (n,), where the photographs of `vectors` stand among all. asking, gallery: the places in `rows` of either.
+    Args:
+        vectors: Transformed vectors of the photographs.
+        rows: Positions of these photographs among all, shape (n,).
+        depths: Search depth by transform and search mode.
+        held_out_as_new: Named queries without a gallery image count as unknown.
     """
 
-    def __init__(self, vectors: Vectors, rows: np.ndarray, depths: Mapping[Way, int], *, held_out_as_new: bool) -> None:
+    def __init__(
+        self, vectors: TransformedVectors, rows: np.ndarray, depths: Mapping[SearchKey, int], *, held_out_as_new: bool
+    ) -> None:
         self.vectors, self.rows, self.depths = vectors, rows, depths
         named = vectors.individuals != vectors.unknown_label
         self.asking = np.flatnonzero(vectors.asking)
         self.gallery = np.flatnonzero(vectors.training & named)
         self.held_out_as_new = held_out_as_new
-        self._matchers: dict[View, tuple[np.ndarray, Matcher]] = {}
-        self._found: dict[Way, Neighbours] = {}
-        self._by_centroid: dict[Way, Neighbours] = {}
-        self._image_ranks: dict[Way, np.ndarray] = {}
+        self._matchers: dict[VectorTransform, tuple[np.ndarray, GallerySearcher]] = {}
+        self._found: dict[SearchKey, Neighbors] = {}
+        self._by_centroid: dict[SearchKey, Neighbors] = {}
+        self._image_ranks: dict[SearchKey, np.ndarray] = {}
 
     @cached_property
     def queries(self) -> Queries:
-        """The right answers in this gallery."""
-        index = self.matcher(next(iter(self.depths))[0])[1].index
+        """Return the right answers in this gallery."""
+        index = self.searcher(next(iter(self.depths))[0])[1].index
         labels = self.vectors.individuals[self.asking]
         truth = index.codes_of(labels)
         new = (labels == self.vectors.unknown_label) | (self.held_out_as_new & (truth < 0))
         images = np.append(index.images_per_individual, 0)[truth]
         return Queries(truth, new, images, *(np.full(len(truth), size) for size in (len(index), len(index.names))))
 
-    def matcher(self, view: View) -> tuple[np.ndarray, Matcher]:
-        """The queries' vectors in this view, and the gallery."""
+    def searcher(self, view: VectorTransform) -> tuple[np.ndarray, GallerySearcher]:
+        """Return the transformed query vectors and the gallery."""
         if view not in self._matchers:
             vectors = self.vectors.seen(view)
             individuals, proxies = self.vectors.individuals, np.flatnonzero(self.vectors.proxies)
-            matcher = Matcher(
+            searcher = GallerySearcher(
                 vectors[self.gallery],
                 individuals[self.gallery],
                 proxies=(vectors[proxies], individuals[proxies]) if len(proxies) else None,
             )
-            self._matchers[view] = (vectors[self.asking], matcher)
+            self._matchers[view] = (vectors[self.asking], searcher)
         return self._matchers[view]
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
-        """What the setting gives each query of this gallery."""
-        queries, matcher = self.matcher(setting.view)
-        found = self._found_by_centroid(setting) if VOTES[setting.vote].by_centroid else self._found_in(_way(setting))
+        """Return what a setting gives each query of this gallery."""
+        queries, searcher = self.searcher(setting.transform)
+        found = (
+            self._found_by_centroid(setting)
+            if VOTES[setting.vote].by_centroid
+            else self._found_in(_search_key(setting))
+        )
         ranking = rank_individuals(
             found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature
         )
-        _, images = matcher.nearest_images(queries, ranking, setting.manner, first=1)
+        _, images = searcher.nearest_images(queries, ranking, setting.search_mode, first=1)
         return read_outcome(
-            ranking, self._ranks_of_images(_way(setting)), self.queries, nearest=images, rows=self.rows[self.gallery]
+            ranking,
+            self._ranks_of_images(_search_key(setting)),
+            self.queries,
+            nearest=images,
+            rows=self.rows[self.gallery],
         )
 
-    def _found_in(self, way: Way) -> Neighbours:
+    def _found_in(self, way: SearchKey) -> Neighbors:
         if way not in self._found:
-            queries, matcher = self.matcher(way[0])
-            self._found[way] = matcher.find(queries, way[1], neighbours=self.depths[way])
+            queries, searcher = self.searcher(way[0])
+            self._found[way] = searcher.find(queries, way[1], neighbours=self.depths[way])
         return self._found[way]
 
-    def _found_by_centroid(self, setting: RetrievalSetting) -> Neighbours:
-        way = _way(setting)
+    def _found_by_centroid(self, setting: RetrievalSetting) -> Neighbors:
+        way = _search_key(setting)
         if way not in self._by_centroid:
-            queries, matcher = self.matcher(setting.view)
-            self._by_centroid[way] = matcher.find_by_centroid(queries, setting.manner)
+            queries, searcher = self.searcher(setting.transform)
+            self._by_centroid[way] = searcher.find_by_centroid(queries, setting.search_mode)
         return self._by_centroid[way]
 
-    def _ranks_of_images(self, way: Way) -> np.ndarray:
-        """The rank of each query's first right image; no vote in it, so all settings that search alike share it."""
+    def _ranks_of_images(self, way: SearchKey) -> np.ndarray:
+        """Return the rank of each query's first right image; independent of the vote."""
         if way not in self._image_ranks:
             found = self._found_in(way)
             nearest = np.take_along_axis(found.individuals, found.columns[:, : CUTOFFS[-1]], axis=1)

@@ -1,7 +1,4 @@
-"""Outcomes of many settings: who is a known query, which setting and threshold are best, what each query then got.
-
-Knows what a ranking gave each query. Knows neither vectors nor how the ranking came about.
-"""
+"""Selection of retrieval setting and threshold by cross-fitting, from the outcomes of all settings."""
 
 from __future__ import annotations
 
@@ -33,11 +30,14 @@ _SIXTIETHS = 60
 
 @dataclass(frozen=True)
 class Queries:
-    """The right answers of Q queries; (Q,) each.
+    """The right answers of Q queries, each array of shape (Q,).
 
-    truth: code of the individual in the query's gallery, -1 where that has none of it. new: whether the right answer
-    is the unknown individual. images: how many gallery images show the individual. gallery, individuals: how many
-    images and individuals the query's gallery has.
+    Attributes:
+        truth: Code of the individual in the query's gallery; -1 if it is not there.
+        new: Whether the right answer is the unknown individual.
+        images: Gallery images of the individual.
+        gallery: Images in the query's gallery.
+        individuals: Individuals in the query's gallery.
     """
 
     truth: np.ndarray
@@ -48,23 +48,27 @@ class Queries:
 
     @property
     def known(self) -> np.ndarray:
-        """Whether the individual has a gallery image: bool (Q,)."""
+        """Whether the individual has a gallery image, bool, shape (Q,)."""
         known: np.ndarray = self.truth >= 0
         return known
 
     @property
     def asked(self) -> np.ndarray:
-        """Whether a recall can count the query: known, and its gallery holds somebody else as well; bool (Q,)."""
+        """Whether recall counts the query: known, and the gallery has another individual. bool, shape (Q,)."""
         asked: np.ndarray = self.known & (self.individuals > 1)
         return asked
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one retrieval setting gave each query.
+    """What one retrieval setting gives each query.
 
-    ranks, image_ranks: (Q,). cosines: (Q, up to 5), of the first individuals, as the ranking has them. images: (Q,),
-    row of the first answer's nearest image, -1 where there is no answer. new: (Q,), of the queries.
+    Attributes:
+        ranks: Rank of the right individual, shape (Q,).
+        image_ranks: Rank of the first right image, shape (Q,).
+        cosines: Cosines of the first individuals, shape (Q, at most 5).
+        images: Row of the first answer's nearest image; -1 without an answer. Shape (Q,).
+        new: Whether the right answer is the unknown individual, shape (Q,).
     """
 
     ranks: np.ndarray
@@ -82,26 +86,31 @@ class Outcome:
 def read_outcome(
     ranking: Ranking, image_ranks: np.ndarray, queries: Queries, *, nearest: np.ndarray, rows: np.ndarray
 ) -> Outcome:
-    """What is kept of a ranking for scoring: little, since there may be hundreds.
+    """Return the part of a ranking that scoring needs.
 
-    nearest: (Q, up to 1), the first answer's nearest image in the gallery. rows: (N,), of the gallery's images.
+    Args:
+        ranking: Ranking of the queries.
+        image_ranks: Rank of the first right image, shape (Q,).
+        queries: The right answers.
+        nearest: Gallery position of the first answer's nearest image, shape (Q, at most 1).
+        rows: Row of each gallery image, shape (N,).
     """
     return Outcome(
         ranks=find_ranks(ranking.individuals, queries.truth),
         image_ranks=image_ranks,
         cosines=ranking.cosines[:, :5].copy(),
-        images=np.append(rows, -1)[first_of(nearest, -1)],
+        images=np.append(rows, -1)[first_column(nearest, -1)],
         new=queries.new,
     )
 
 
 def join_queries(parts: Sequence[Queries]) -> Queries:
-    """The queries of several galleries, one after the other."""
+    """Return the queries of several galleries, concatenated."""
     return Queries(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Queries)))
 
 
 def join_outcomes(parts: Sequence[Outcome]) -> Outcome:
-    """What one setting gave the queries of several galleries, one after the other."""
+    """Return the outcomes of several galleries, concatenated."""
     widest = max(part.cosines.shape[1] for part in parts)
     padded = [
         np.pad(one.cosines, ((0, 0), (0, widest - one.cosines.shape[1])), constant_values=np.nan) for one in parts
@@ -114,9 +123,16 @@ def join_outcomes(parts: Sequence[Outcome]) -> Outcome:
 
 
 def plain_scores(outcome: Outcome, queries: Queries) -> dict[str, float | None]:
-    """recall@K, image_recall@K, map@5 and `threshold` on these very queries: map@5 at its best threshold flatters.
+    """Return recall@K, image_recall@K, map@5 and `threshold` on these queries.
 
-    None where there is no query to score: no known one, none at all, no unknown one to set a threshold by.
+    map@5 at its own best threshold is optimistic.
+
+    Args:
+        outcome: Outcome of one setting.
+        queries: The right answers.
+
+    Returns:
+        Score by name; None if there is no query for it.
     """
     scores: dict[str, float | None] = {}
     for name, ranks in (("recall", outcome.ranks), ("image_recall", outcome.image_ranks)):
@@ -129,18 +145,30 @@ def plain_scores(outcome: Outcome, queries: Queries) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Choice:
-    """The place of the best outcome, and its threshold (None where no unknown query says where to put it)."""
+    """A chosen setting.
+
+    Attributes:
+        place: Index of the chosen outcome.
+        threshold: Chosen threshold; None if no query is unknown.
+    """
 
     place: int
     threshold: float | None
 
 
-def choose(outcomes: Sequence[Outcome], queries: Queries, groups: np.ndarray, *, objective: str) -> list[Choice]:
-    """The best outcome and threshold on each group of queries (bool (G, Q)); the first of equals.
+def choose_settings(
+    outcomes: Sequence[Outcome], queries: Queries, groups: np.ndarray, *, objective: str
+) -> list[Choice]:
+    """Return the best outcome and threshold on each group of queries; the first of equals.
 
-    A recall is no objective where it can count no query of the group: then map@5 decides.
+    Args:
+        outcomes: Outcome of each setting.
+        queries: The right answers.
+        groups: bool, shape (G, Q).
+        objective: Name of the score. If a recall counts no query of a group, map@5 decides.
 
-    Raises: InputError for an objective that is not computed.
+    Raises:
+        InputError: If the objective is unknown.
     """
     if objective not in OBJECTIVES:
         raise InputError(f"an objective is one of {', '.join(OBJECTIVES)}, but got {objective!r}. Name one of them")
@@ -165,23 +193,34 @@ def _hits(outcome: Outcome, objective: str) -> np.ndarray:
 
 
 def groups_for_choosing(folds: np.ndarray) -> np.ndarray:
-    """All queries, then for each fold the queries outside it (all, where there are none): bool (1 + FOLDS, Q)."""
+    """Return all queries, then for each fold the queries outside it (all if there are none).
+
+    The result is bool, shape (1 + FOLDS, Q).
+    """
     others = [_others(folds, fold) for fold in range(FOLDS)]
     return np.stack([np.ones(len(folds), dtype=bool), *others])
 
 
 def _others(folds: np.ndarray, fold: int) -> np.ndarray:
-    """The queries outside a fold, bool (Q,); all, where there are none."""
+    """Return the queries outside a fold, bool, shape (Q,); all if there are none."""
     others: np.ndarray = folds != fold
     return others if others.any() else np.ones(len(folds), dtype=bool)
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """What each query got from the choice made without its fold; (Q,) each, NaN where there is no threshold.
+class CrossFittedOutcome:
+    """What each query gets from the choice made without its fold; arrays of shape (Q,), NaN without a threshold.
 
-    cosines: (Q, up to 5), of the ranked candidates. match, new: the probabilities, from the same four folds, that the
-    first candidate is right and that the animal is new; NaN where there was too little to learn them from.
+    Attributes:
+        place: Index of the chosen setting.
+        ranks: Rank of the right individual.
+        image_ranks: Rank of the first right image.
+        precisions: Contribution to MAP@5.
+        images: Row of the first answer's nearest image.
+        cosines: Cosines of the candidates, shape (Q, at most 5).
+        thresholds: Chosen threshold.
+        match: Probability that the first candidate is right, from the other four folds; NaN without enough data.
+        new: Probability that the animal is new, likewise.
     """
 
     place: np.ndarray
@@ -195,8 +234,17 @@ class Pooled:
     new: np.ndarray
 
 
-def pool(outcomes: Sequence[Outcome], choices: Sequence[Choice], folds: np.ndarray, queries: Queries) -> Pooled:
-    """The outcome of each query under the choice of its fold (`choices[fold]`)."""
+def pool_cross_fitted(
+    outcomes: Sequence[Outcome], choices: Sequence[Choice], folds: np.ndarray, queries: Queries
+) -> CrossFittedOutcome:
+    """Return the outcome of each query under the choice of its fold.
+
+    Args:
+        outcomes: Outcome of each setting.
+        choices: Choice of each fold.
+        folds: Fold of each query, shape (Q,).
+        queries: The right answers.
+    """
     parts, rows = [], []
     for fold, choice in enumerate(choices):
         here, outcome = np.flatnonzero(folds == fold), outcomes[choice.place]
@@ -208,13 +256,18 @@ def pool(outcomes: Sequence[Outcome], choices: Sequence[Choice], folds: np.ndarr
         cosines = outcome.cosines[here]
         others = _others(folds, fold)
         calibration = fit_calibration(outcome.cosines[others], outcome.ranks[others], ~queries.known[others])
-        said = (first_of(calibration.of_match(cosines), np.nan), calibration.of_new(cosines))
+        said = (first_column(calibration.of_match(cosines), np.nan), calibration.of_new(cosines))
         parts.append((np.full(len(here), choice.place), *kept, cosines, np.full(len(here), threshold), *said))
         rows.append(here)
     back = np.argsort(np.concatenate(rows))
-    return Pooled(*(np.concatenate(each)[back] for each in zip(*parts, strict=True)))
+    return CrossFittedOutcome(*(np.concatenate(each)[back] for each in zip(*parts, strict=True)))
 
 
-def first_of(values: np.ndarray, absent: float) -> np.ndarray:
-    """The first column of `values` (Q, R); `absent` where there is none."""
+def first_column(values: np.ndarray, absent: float) -> np.ndarray:
+    """Return the first column of `values` (Q, R); `absent` if there is none.
+
+    Args:
+        values: Shape (Q, R).
+        absent: Value for R = 0.
+    """
     return values[:, 0] if values.shape[1] else np.full(len(values), absent, dtype=values.dtype)

@@ -1,8 +1,6 @@
-"""Labels in doubt, from vectors alone: who is probably somebody else, or one animal under two names.
+"""Likely label errors: photographs of another individual, and individuals under two names.
 
-Knows vectors, labels and parts. Opens no picture and changes nothing: a person decides.
-
-How sure one can be of a match is learned in `evidence`.
+Works on embeddings and labels alone and changes nothing: a person decides.
 """
 
 from __future__ import annotations
@@ -13,9 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.label_quality.match_likelihood import FEWEST, UNKNOWN, Rows, Scale, Seen, look
+from whale_ray.retrieval.label_quality.match_likelihood import (
+    FEWEST,
+    UNKNOWN,
+    LabelledVectors,
+    MatchConfidence,
+    NeighborEvidence,
+    gather_evidence,
+)
 from whale_ray.retrieval.label_quality.nearest_pairs import NOBODY, nearest_of_each
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 
 KINDS = ("mislabelled", "recognised", "same_individual", "new_individual")
 LEAST_CONFIDENCE = 0.4
@@ -23,18 +28,20 @@ _LOOKS_AGAIN, _DOUBTFUL = 2, 0.3
 
 
 @dataclass(frozen=True)
-class Doubts:
-    """What is in doubt.
+class LabelErrors:
+    """The findings.
 
-    table: a row a finding, by kind and falling confidence: kind, image, individual, other_image, other_individual,
-    suggested, confidence. reasons: for a kind that cannot be judged, why.
+    Attributes:
+        table: One row per finding, by kind and falling confidence: kind, image, individual, other_image,
+            other_individual, suggested, confidence.
+        reasons: Why a kind could not be judged, by kind.
     """
 
     table: pd.DataFrame
     reasons: dict[str, str]
 
 
-def find_doubts(
+def find_label_errors(
     vectors: np.ndarray,
     *,
     images: np.ndarray,
@@ -42,30 +49,38 @@ def find_doubts(
     parts: np.ndarray,
     unknown_label: str,
     least: float = LEAST_CONFIDENCE,
-) -> Doubts:
-    """The findings with a confidence of `least` or more among N photographs.
+) -> LabelErrors:
+    """Return the findings with a confidence of at least `least`.
 
-    vectors: (N, D). images, individuals, parts: (N,); each part is judged by its own photographs: an encoder knows
-    those that it was trained on better than others.
+    Kinds: `mislabelled`, two photographs of another individual are nearer than any of its own; `recognised`, the same
+    for a photograph of an unknown animal; `same_individual`, two individuals whose photographs are nearest to one
+    another; `new_individual`, two photographs of unknown animals that are.
 
-    mislabelled: two photographs of another individual are nearer than any of its own. recognised: the same for a
-    photograph of an unknown animal. same_individual: two individuals whose photographs are nearest to one another.
-    new_individual: two photographs of unknown animals that are.
+    Args:
+        vectors: Shape (N, D).
+        images: File name of each row, shape (N,).
+        individuals: Individual of each row, shape (N,).
+        parts: Part of each row, shape (N,). Each part is judged by its own photographs, since an encoder separates its
+            training photographs better.
+        unknown_label: Label of unknown individuals.
+        least: Smallest confidence, 0 to 1.
     """
     names = np.asarray(individuals, dtype=str)
     named = names != unknown_label
     if reason := _why_not(names, named):
-        return Doubts(_table([]), dict.fromkeys(KINDS, reason))
-    rows = Rows(unit(vectors), np.asarray(images, dtype=str), names, np.asarray(parts, dtype=str), named)
-    first = seen = look(rows, np.ones(len(names), dtype=bool))
-    scale = Scale.learned(seen, rows)
+        return LabelErrors(_table([]), dict.fromkeys(KINDS, reason))
+    rows = LabelledVectors(
+        normalize_rows(vectors), np.asarray(images, dtype=str), names, np.asarray(parts, dtype=str), named
+    )
+    first = seen = gather_evidence(rows, np.ones(len(names), dtype=bool))
+    scale = MatchConfidence.learned(seen, rows)
     if scale is None:
-        return Doubts(_table([]), dict.fromkeys(KINDS, _too_few(seen)))
+        return LabelErrors(_table([]), dict.fromkeys(KINDS, _too_few(seen)))
     for _ in range(_LOOKS_AGAIN):
         # a wrong label makes strangers alike and hides others: what is doubtful says nothing in the next look
         doubtful = seen.candidates(rows) & (scale.confidence(seen.score, seen.rivals, rows.parts) >= _DOUBTFUL)
-        seen = look(rows, ~doubtful)
-        scale = Scale.learned(seen, rows) or scale
+        seen = gather_evidence(rows, ~doubtful)
+        scale = MatchConfidence.learned(seen, rows) or scale
     doubles = list(_same_individual(rows, first, scale, least))
     explained = {frozenset((row["individual"], row["other_individual"])) for row in doubles}
     found = [
@@ -75,7 +90,7 @@ def find_doubts(
     ]
     found += [*doubles, *_new_individual(rows, seen, scale, least)]
     nobody = dict.fromkeys(("recognised", "new_individual"), "no photograph is of an unknown animal")
-    return Doubts(_table(found), nobody if named.all() else {})
+    return LabelErrors(_table(found), nobody if named.all() else {})
 
 
 def _why_not(names: np.ndarray, named: np.ndarray) -> str:
@@ -86,7 +101,7 @@ def _why_not(names: np.ndarray, named: np.ndarray) -> str:
     return ""
 
 
-def _too_few(seen: Seen) -> str:
+def _too_few(seen: NeighborEvidence) -> str:
     return (
         f"what a match looks like is learned from photographs that lie nearest to two others of their individual, at "
         f"least {FEWEST}, but there are {int(seen.recognised.sum())}"
@@ -101,8 +116,10 @@ def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
     return table.loc[keys.sort_values(["kind", "confidence", "image"]).index].reset_index(drop=True)
 
 
-def _mislabelled(rows: Rows, seen: Seen, scale: Scale, least: float) -> Iterator[dict[str, object]]:
-    """Photographs of somebody else, named ones and those of unknown animals."""
+def _mislabelled(
+    rows: LabelledVectors, seen: NeighborEvidence, scale: MatchConfidence, least: float
+) -> Iterator[dict[str, object]]:
+    """Yield photographs of another individual, among named and unknown ones."""
     rivals = np.where(rows.named, seen.rivals, seen.third)
     sure = scale.confidence(seen.score, rivals, np.where(rows.named, rows.parts, UNKNOWN))
     for row in np.flatnonzero((sure >= least) & (seen.candidates(rows) | ~rows.named)):
@@ -119,13 +136,15 @@ def _mislabelled(rows: Rows, seen: Seen, scale: Scale, least: float) -> Iterator
         }
 
 
-def _nearest(rows: Rows, row: int, among: np.ndarray) -> int:
-    """The row of `among` that is nearest to `row`."""
+def _nearest(rows: LabelledVectors, row: int, among: np.ndarray) -> int:
+    """Return the row of `among` that is nearest to `row`."""
     places = np.flatnonzero(among & (np.arange(len(among)) != row))
     return int(places[np.argmax(rows.vectors[places] @ rows.vectors[row])])
 
 
-def _same_individual(rows: Rows, seen: Seen, scale: Scale, least: float) -> Iterator[dict[str, object]]:
+def _same_individual(
+    rows: LabelledVectors, seen: NeighborEvidence, scale: MatchConfidence, least: float
+) -> Iterator[dict[str, object]]:
     """Individuals that are each other's nearest, and nearer to one another than half the way to strangers."""
     counts = seen.index.images_per_individual
     total = seen.toward * counts[:, None]
@@ -150,7 +169,7 @@ def _same_individual(rows: Rows, seen: Seen, scale: Scale, least: float) -> Iter
         }
 
 
-def _closest(rows: Rows, ones: np.ndarray, others: np.ndarray) -> tuple[int, int]:
+def _closest(rows: LabelledVectors, ones: np.ndarray, others: np.ndarray) -> tuple[int, int]:
     cosines = rows.vectors[ones] @ rows.vectors[others].T
     place = np.unravel_index(int(cosines.argmax()), cosines.shape)
     return int(ones[place[0]]), int(others[place[1]])
@@ -167,7 +186,9 @@ def _mutual_pairs(scores: np.ndarray) -> Iterator[tuple[int, int, float, float]]
             yield one, int(other), float(scores[one, other]), float(rest.max(initial=-1.0))
 
 
-def _new_individual(rows: Rows, seen: Seen, scale: Scale, least: float) -> Iterator[dict[str, object]]:
+def _new_individual(
+    rows: LabelledVectors, seen: NeighborEvidence, scale: MatchConfidence, least: float
+) -> Iterator[dict[str, object]]:
     """Photographs of unknown animals that are each other's nearest, and nearer than any individual."""
     unknown = np.flatnonzero(~rows.named)
     if len(unknown) < 2:

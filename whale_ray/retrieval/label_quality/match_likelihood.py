@@ -1,13 +1,9 @@
-"""What the photographs say of one another, and how sure that makes one that two of them are one animal.
+"""Confidence that two photographs show the same individual, learned from the photographs themselves.
 
-How sure is measured on the photographs themselves. Those that are nearest to their own individual show what a match
-looks like; the same ones, their individual taken away, show what the nearest stranger looks like. A logistic
-regression on both (cosine, and lead over the next individual) gives a likelihood ratio; with prior odds of one wrong
-label in twenty it is the confidence. So an encoder's scale does not matter, and one that tells nobody apart is
-confident of nothing. Evidence from what was not told the label is the idea of confident learning (Northcutt, Jiang and
-Chuang, JAIR 2021): each photograph is left out of what judges it.
-
-Knows vectors, labels and parts; what is in doubt, and what a person is told of it, is `doubts`'.
+Photographs whose own individual is nearest show what a match looks like; the same photographs without their individual
+show what the nearest other individual looks like. A logistic regression on cosine and lead gives a likelihood ratio;
+with prior odds of one wrong label in twenty it becomes the confidence. The scale of an encoder's cosines therefore does
+not matter. Each photograph is left out of what judges it, as in confident learning (Northcutt et al., JAIR 2021).
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whale_ray.retrieval.label_quality.nearest_pairs import NOBODY, chunks
+from whale_ray.retrieval.label_quality.nearest_pairs import NOBODY, row_chunks
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 
 FEWEST = 10  # photographs that are known by their own individual, below which nothing can be learned
@@ -25,8 +21,8 @@ _PRIOR_ODDS = 0.05 / 0.95
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The photographs. vectors: unit, float32 (N, D); the others (N,)."""
+class LabelledVectors:
+    """The photographs: unit vectors, float32, shape (N, D), and arrays of shape (N,)."""
 
     vectors: np.ndarray
     images: np.ndarray
@@ -36,13 +32,17 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What each photograph sees of the others, itself left out; -inf where there is nothing.
+class NeighborEvidence:
+    """Evidence of each photograph's neighbors, itself left out; -inf if there is none.
 
-    own: the cosine to the nearest of its individual. own_score: the mean of the two nearest. best: the code of the
-    stranger with the greatest score, the mean of its two nearest. score: that. third: the greatest cosine to any other
-    stranger. toward: (C, C) mean over an individual's photographs of the score of each individual, of its one cosine
-    where it has one photograph.
+    Attributes:
+        index: The gallery.
+        own: Cosine to the nearest photograph of its own individual.
+        own_score: Mean of the two nearest.
+        best: Code of the other individual with the largest score, the mean of its two nearest.
+        score: That score.
+        third: Largest cosine to any further individual.
+        toward: Mean over an individual's photographs of the score of each individual, shape (C, C).
     """
 
     index: GalleryIndex
@@ -55,27 +55,32 @@ class Seen:
 
     @property
     def rivals(self) -> np.ndarray:
-        """The greatest cosine to anybody but the best stranger."""
+        """Return the largest cosine to any individual but the best other one."""
         return np.asarray(np.maximum(self.third, self.own))
 
     @property
     def strangers(self) -> np.ndarray:
-        """The greatest evidence for anybody but its own individual."""
+        """Return the largest evidence for any individual but its own."""
         return np.asarray(np.maximum(self.third, self.score))
 
     @property
     def recognised(self) -> np.ndarray:
-        """Whose own individual is nearest, by two photographs."""
+        """Return whether the own individual is nearest, by two photographs."""
         found = np.isfinite(self.own_score) & np.isfinite(self.score) & np.isfinite(self.third)
         return np.asarray(found & (self.own_score > self.strangers))
 
-    def candidates(self, rows: Rows) -> np.ndarray:
+    def candidates(self, rows: LabelledVectors) -> np.ndarray:
         """Named photographs to which a stranger is nearer than their own individual."""
         return np.asarray(rows.named & (self.score > self.own))
 
 
-def look(rows: Rows, trusted: np.ndarray) -> Seen:
-    """What is seen of the photographs that are named and `trusted`, bool (N,)."""
+def gather_evidence(rows: LabelledVectors, trusted: np.ndarray) -> NeighborEvidence:
+    """Return the evidence among photographs that are named and trusted.
+
+    Args:
+        rows: The photographs.
+        trusted: bool, shape (N,).
+    """
     gallery = np.flatnonzero(rows.named & trusted)
     index = GalleryIndex(rows.vectors[gallery], rows.individuals[gallery], rounded=False)
     place = np.full(len(rows.images), -1)
@@ -84,7 +89,7 @@ def look(rows: Rows, trusted: np.ndarray) -> Seen:
     own, own_score, score, third = (np.full(len(rows.images), NOBODY) for _ in range(4))
     best = np.full(len(rows.images), -1)
     toward = np.zeros((len(index.names), len(index.names)))
-    for part in chunks(len(rows.images), len(index)):
+    for part in row_chunks(len(rows.images), len(index)):
         cosines = (rows.vectors[part] @ index.vectors.T).astype(np.float64)
         here, code, lines = place[part], own_code[part], np.arange(part.stop - part.start)
         cosines[lines[here >= 0], here[here >= 0]] = NOBODY
@@ -98,7 +103,7 @@ def look(rows: Rows, trusted: np.ndarray) -> Seen:
         first[lines, best[part]] = NOBODY
         third[part] = first.max(axis=1)
     counts = np.bincount(own_code[own_code >= 0], minlength=len(index.names))
-    return Seen(index, own, own_score, best, score, third, toward / np.maximum(counts, 1)[:, None])
+    return NeighborEvidence(index, own, own_score, best, score, third, toward / np.maximum(counts, 1)[:, None])
 
 
 def _first_and_mean(cosines: np.ndarray, index: GalleryIndex) -> tuple[np.ndarray, np.ndarray]:
@@ -111,14 +116,19 @@ def _first_and_mean(cosines: np.ndarray, index: GalleryIndex) -> tuple[np.ndarra
 
 
 @dataclass(frozen=True)
-class Scale:
+class MatchConfidence:
     """Weights (intercept, cosine, lead) of each part, and of all together under ""."""
 
     weights: dict[str, np.ndarray]
 
     @classmethod
-    def learned(cls, seen: Seen, rows: Rows) -> Scale | None:
-        """From the photographs that are recognised; None where there are too few."""
+    def learned(cls, seen: NeighborEvidence, rows: LabelledVectors) -> MatchConfidence | None:
+        """Fit on the recognised photographs; None if there are too few.
+
+        Args:
+            seen: The evidence.
+            rows: The photographs.
+        """
         masks = {"": seen.recognised} | {part: seen.recognised & (rows.parts == part) for part in np.unique(rows.parts)}
         fitted = {part: _fit(seen, *[np.flatnonzero(mask)] * 2) for part, mask in masks.items() if mask.sum() >= FEWEST}
         if "" not in fitted:
@@ -129,7 +139,13 @@ class Scale:
         return cls(fitted | {UNKNOWN: _fit(seen, np.flatnonzero(seen.recognised), unknown) if enough else fitted[""]})
 
     def confidence(self, score: np.ndarray, rivals: np.ndarray, parts: np.ndarray | None = None) -> np.ndarray:
-        """The confidence that `score` (n,) is of the same animal, the next individual having `rivals` (n,)."""
+        """Return the confidence that a score is of the same animal, shape (n,).
+
+        Args:
+            score: Shape (n,).
+            rivals: Score of the next individual, shape (n,).
+            parts: Part of each row, shape (n,).
+        """
         parts = np.full(len(score), "") if parts is None else parts
         features = _features(np.nan_to_num(score, neginf=-1.0), np.nan_to_num(rivals, neginf=-1.0))
         weights = np.array([self.weights.get(part, self.weights[""]) for part in parts]).reshape(-1, 3)
@@ -141,11 +157,8 @@ def _features(score: np.ndarray, rivals: np.ndarray) -> np.ndarray:
     return np.stack([score, score - rivals], axis=1)
 
 
-def _fit(seen: Seen, matching: np.ndarray, strange: np.ndarray) -> np.ndarray:
-    """Intercept and weights that tell the matches of `matching` from the nearest strangers of `strange`, counted even.
-
-    matching, strange: rows.
-    """
+def _fit(seen: NeighborEvidence, matching: np.ndarray, strange: np.ndarray) -> np.ndarray:
+    """Return intercept and weights that separate matches from nearest others, both weighted equally."""
     from sklearn.linear_model import LogisticRegression
 
     match = _features(seen.own_score[matching], seen.strangers[matching])

@@ -1,7 +1,4 @@
-"""Photographs that lie nearest to one another, from vectors alone, in parts that fit into memory.
-
-Knows vectors only: neither names nor pictures.
-"""
+"""Nearest pairs of photographs, computed in chunks that fit into memory."""
 
 from __future__ import annotations
 
@@ -9,24 +6,28 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 
 NOBODY = -np.inf  # the cosine to a photograph that is not asked about
 _CELLS = 2**24
 
 
 def nearest_pairs(vectors: np.ndarray, *, depth: int = 3, most: int = 20_000) -> np.ndarray:
-    """The pairs of photographs that may be one picture: int (P, 2), the smaller row first, the nearest pairs first.
+    """Return candidate pairs, int, shape (P, 2), the smaller row first, the nearest pairs first.
 
-    vectors: (N, D). Those of which one is the nearest of the other, or each among the other's nearest `depth`; of these
-    the `most` nearest.
+    A pair qualifies if one is the nearest of the other, or each is among the other's nearest `depth`.
+
+    Args:
+        vectors: Shape (N, D).
+        depth: Size of the mutual neighborhoods.
+        most: Largest number of pairs.
     """
-    precise = unit(vectors)
+    precise = normalize_rows(vectors)
     depth = min(depth, len(precise) - 1)
     if depth < 1:
         return np.zeros((0, 2), dtype=np.int64)
     nearest, cosines = np.zeros((len(precise), depth), dtype=np.int64), np.zeros((len(precise), depth))
-    for part in chunks(len(precise), len(precise)):
+    for part in row_chunks(len(precise), len(precise)):
         block = _others(precise, part)
         nearest[part] = np.argsort(-block, axis=1, kind="stable")[:, :depth]
         cosines[part] = np.take_along_axis(block, nearest[part], axis=1)
@@ -40,7 +41,7 @@ def nearest_pairs(vectors: np.ndarray, *, depth: int = 3, most: int = 20_000) ->
 
 
 def _others(vectors: np.ndarray, part: slice) -> np.ndarray:
-    """The cosines of a part to all, (n, N); -inf to itself."""
+    """Return the cosines of a chunk to all rows, (n, N); -inf to itself."""
     block = (vectors[part] @ vectors.T).astype(np.float64)
     lines = np.arange(len(block))
     block[lines, lines + part.start] = NOBODY
@@ -48,17 +49,22 @@ def _others(vectors: np.ndarray, part: slice) -> np.ndarray:
 
 
 def nearest_of_each(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest other one of each (n, D), and its cosine: both (n,)."""
+    """Return the nearest other row of each vector and its cosine, each of shape (n,)."""
     nearest, cosines = np.zeros(len(vectors), dtype=np.int64), np.zeros(len(vectors))
-    for part in chunks(len(vectors), len(vectors)):
+    for part in row_chunks(len(vectors), len(vectors)):
         block = _others(vectors, part)
         nearest[part] = block.argmax(axis=1)
         cosines[part] = block.max(axis=1)
     return nearest, cosines
 
 
-def chunks(count: int, width: int) -> Iterator[slice]:
-    """The rows 0 to `count` in parts, each of which takes a bounded matrix of so many rows and `width` columns."""
+def row_chunks(count: int, width: int) -> Iterator[slice]:
+    """Yield slices of 0 to `count` such that a float matrix of the slice times `width` stays bounded.
+
+    Args:
+        count: Number of rows.
+        width: Number of columns.
+    """
     size = max(1, _CELLS // max(width, 1))
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

@@ -1,7 +1,6 @@
-"""Guesses at who is on photographs that nobody knows, and how probable each guess is.
+"""Pseudo-labels: the most probable individual of unlabelled photographs, with calibrated probabilities.
 
-The probabilities are learned from named photographs that the encoder was not trained on. Knows vectors and names,
-neither training nor tables.
+The probabilities are learned from named photographs that the encoder was not trained on.
 """
 
 from __future__ import annotations
@@ -12,39 +11,45 @@ import numpy as np
 
 from whale_ray.retrieval.evaluation.calibration import CANDIDATES, Calibration, fit_calibration
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
-from whale_ray.retrieval.search.neighbors import find_neighbours
+from whale_ray.retrieval.search.neighbors import find_neighbors
 from whale_ray.retrieval.search.voting import Ranking, rank_individuals
 
 _ROUNDS = 100
 
 
 @dataclass(frozen=True)
-class Guesses:
-    """individuals: (U,), the nearest individual of each photograph. probabilities: (U,), that it is the one; NaN where
-    there were too few named photographs to learn it from.
+class PseudoLabels:
+    """Proposed labels of U photographs.
+
+    Attributes:
+        individuals: Nearest individual, shape (U,).
+        probabilities: Probability that it is right, shape (U,); NaN if there is too little data.
     """
 
     individuals: np.ndarray
     probabilities: np.ndarray
 
 
-def guess_individuals(unknown: np.ndarray, index: GalleryIndex, *, held: np.ndarray, names: np.ndarray) -> Guesses:
-    """The nearest individual in the gallery of each unknown photograph (U, D), and its probability.
+def propose_labels(unknown: np.ndarray, index: GalleryIndex, *, held: np.ndarray, names: np.ndarray) -> PseudoLabels:
+    """Return the nearest individual of each unknown photograph with its probability.
 
-    held: (H, D), named photographs of individuals in the gallery which neither gallery nor training has seen; names:
-    (H,), of whom. Each is asked twice: as it is, and as if its own individual were in no gallery. How many of the
-    unknown are in no gallery is estimated from their own answers, at least as many as among those.
+    Args:
+        unknown: Vectors of the unknown photographs, shape (U, D).
+        index: The gallery.
+        held: Vectors of named photographs outside gallery and training, shape (H, D). Each is asked as it is, and with
+            its individual removed from the gallery.
+        names: Individual of each held photograph, shape (H,).
     """
     calibration, share = _calibrate(held, names, index)
     ranking = _rank(unknown, index, individuals=CANDIDATES)
     shown = ranking.cosines[:, :CANDIDATES]
     first = calibration.of_match(shown)[:, 0] if len(index) else np.full(len(unknown), np.nan)
     nearest = index.names[ranking.individuals[:, 0]] if len(index) else np.full(len(unknown), "")
-    return Guesses(nearest, adjust_to_share(first, share))
+    return PseudoLabels(nearest, adjust_to_share(first, share))
 
 
 def _calibrate(held: np.ndarray, names: np.ndarray, index: GalleryIndex) -> tuple[Calibration, float]:
-    """The calibration by the held photographs, and the share of their answers whose first candidate is right."""
+    """Return the calibration on the held photographs, and the share of correct first candidates."""
     ranking = _rank(held, index, individuals=CANDIDATES + 1)
     own = ranking.individuals == index.codes_of(names)[:, None]
     ranks = np.where(own.any(axis=1), own.argmax(axis=1) + 1, 0)
@@ -58,17 +63,21 @@ def _calibrate(held: np.ndarray, names: np.ndarray, index: GalleryIndex) -> tupl
 
 
 def _rank(queries: np.ndarray, index: GalleryIndex, *, individuals: int) -> Ranking:
-    return rank_individuals(find_neighbours(queries, index, individuals=individuals), vote="nearest")
+    return rank_individuals(find_neighbors(queries, index, individuals=individuals), vote="nearest")
 
 
 def adjust_to_share(probabilities: np.ndarray, share: float) -> np.ndarray:
-    """Probabilities learned where a `share` of answers was right, for answers of which perhaps fewer are: (U,).
+    """Return probabilities adjusted to a possibly smaller share of correct answers, shape (U,).
 
-    The share is estimated from the probabilities themselves by expectation and maximisation (Saerens, Latinne,
-    Decaestecker, 2002, "Adjusting the outputs of a classifier to new a priori probabilities"); never a larger one.
+    The share is estimated from the probabilities by expectation maximisation, and never exceeds `share`. Saerens et
+    al., "Adjusting the outputs of a classifier to new a priori probabilities", 2002.
 
     >>> adjust_to_share(np.array([0.5, 0.5]), 0.5).tolist()
     [0.5, 0.5]
+
+    Args:
+        probabilities: Shape (U,).
+        share: Share of correct answers where the probabilities were learned.
     """
     if not len(probabilities) or np.isnan(probabilities).any() or not 0 < share < 1:
         return probabilities

@@ -1,10 +1,9 @@
-"""Exact cosine search for its keys: the nearest images and the nearest individuals of each query, ties broken.
+"""Exact cosine search with deterministic ties, by faiss and float64 rescoring.
 
-Knows unit vectors, keys and faiss. Knows nothing of rows, votes, thresholds or scores.
-
-Equal things come out equal: faiss proposes candidates in float32, their cosines are computed again in float64
-and rounded to steps of 1e-6, so that a vector's place in a matrix product decides no tie. Ties go by the name of
-the individual, then by the order of the gallery. A tie that may go on beyond the candidates deepens the search.
+faiss proposes candidates in float32. Their cosines are computed again in float64 and rounded to steps of 1e-6, so that
+the position of a vector in a matrix product decides no tie. Ties are ordered by individual, then by gallery order. If a
+tie may extend beyond the candidates, the search deepens. Cosine and gallery position are packed into one int64 key, so
+that sorting keys sorts by both.
 """
 
 from __future__ import annotations
@@ -34,9 +33,17 @@ def use_threads(count: int) -> None:
 def nearest_keys(
     queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, depth: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of the nearest images (Q, images) and, one an individual, of the nearest individuals (Q, R)."""
+    """Return keys of the nearest images (Q, images) and of the nearest individuals (Q, R), one image per individual.
+
+    Args:
+        queries: Unit vectors, shape (Q, D).
+        index: The gallery.
+        images: Number of images per query.
+        individuals: Number of individuals per query.
+        depth: First number of candidates that faiss proposes.
+    """
     if 16 * depth >= len(index):  # looking at all of them is then the shorter way
-        return look_through(queries, index, images, individuals)
+        return scan_gallery(queries, index, images, individuals)
     image_keys, best_keys, settled = _search_nearest(queries, index, images, individuals, depth)
     if not settled.all():
         deeper = nearest_keys(queries[~settled], index, images, individuals, 4 * depth)
@@ -47,12 +54,12 @@ def nearest_keys(
 def _search_nearest(
     queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, depth: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `nearest_keys`, among `depth` candidates of faiss; `settled` (Q,) says for whom they suffice."""
+    """Return `nearest_keys` among `depth` candidates, and for which queries (Q,) these suffice."""
     import faiss
 
     faiss.cvar.distance_compute_blas_threshold = _PRODUCT_FROM * queries.shape[1]  # it counts numbers
     rough, places = faiss.knn(queries, index.vectors, depth, metric=faiss.METRIC_INNER_PRODUCT)
-    keys = np.sort(keys_of(_exact_cosines(queries, index, places), places), axis=1)[:, ::-1]
+    keys = np.sort(encode_keys(_exact_cosines(queries, index, places), places), axis=1)[:, ::-1]
     image_keys = keys[:, :images].copy()
     best_keys = _limit(_first_of_each(keys, index, max(images, individuals)), image_keys, individuals)
     beyond = (np.ceil(rough[:, -1].astype(np.float64) * STEPS).astype(np.int64) + _MARGIN + 1) << 32
@@ -60,7 +67,7 @@ def _search_nearest(
 
 
 def _exact_cosines(queries: np.ndarray, index: GalleryIndex, places: np.ndarray) -> np.ndarray:
-    """The cosine in float64 of each query to each of its candidates: (Q, depth) from places (Q, depth)."""
+    """Return the float64 cosine of each query to its candidates (Q, depth)."""
     cosines = np.empty(places.shape)
     size = max(1, _CELLS // (places.shape[1] * queries.shape[1]))
     for start in range(0, len(queries), size):
@@ -71,9 +78,9 @@ def _exact_cosines(queries: np.ndarray, index: GalleryIndex, places: np.ndarray)
 
 
 def _first_of_each(keys: np.ndarray, index: GalleryIndex, width: int) -> np.ndarray:
-    """The greatest key of each individual among `keys` (sorted), padded to (Q, min(width, C))."""
+    """Return the largest key of each individual among sorted `keys`, padded to (Q, min(width, C))."""
     order = np.arange(keys.shape[1])
-    grouped = np.sort((index.codes[places_of(keys)] << 32) + order, axis=1)
+    grouped = np.sort((index.codes[decode_positions(keys)] << 32) + order, axis=1)
     starts = np.diff(grouped >> 32, axis=1, prepend=-1) > 0
     first = np.zeros(keys.shape, dtype=bool)
     first[np.nonzero(starts)[0], grouped[starts] & LOW] = True
@@ -91,23 +98,31 @@ def _limit(best_keys: np.ndarray, image_keys: np.ndarray, individuals: int) -> n
     return best_keys
 
 
-def look_through(
+def scan_gallery(
     queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, rescore: Rescore | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `nearest_keys`, by looking at every image of the gallery, a block of queries at a time."""
+    """Return `nearest_keys` by scoring every gallery image, a block of queries at a time.
+
+    Args:
+        queries: Unit vectors, shape (Q, D).
+        index: The gallery.
+        images: Number of images per query.
+        individuals: Number of individuals per query.
+        rescore: Replaces the cosines by other scores; None keeps them.
+    """
     width = min(max(images, individuals), len(index.names))
     image_keys = np.empty((len(queries), images), dtype=np.int64)
     best_keys = np.empty((len(queries), width), dtype=np.int64)
     for part, keys in _blocks_of_keys(queries, index, rescore):
-        image_keys[part] = largest_of(keys, images)
-        best_keys[part] = largest_of(np.maximum.reduceat(keys, index.starts, axis=1), width)
+        image_keys[part] = largest_keys(keys, images)
+        best_keys[part] = largest_keys(np.maximum.reduceat(keys, index.starts, axis=1), width)
     return image_keys, _limit(best_keys, image_keys, individuals)
 
 
 def _blocks_of_keys(
     queries: np.ndarray, index: GalleryIndex, rescore: Rescore | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """The keys of the whole gallery, (q, N), for a few queries at a time."""
+    """Yield the keys of the whole gallery, (q, N), for blocks of queries."""
     if not len(index):
         return
     size, width = max(1, _CELLS // len(index)), max(1, _CELLS // queries.shape[1])
@@ -117,11 +132,17 @@ def _blocks_of_keys(
         for first in range(0, len(index), width):
             cosines[:, first : first + width] = block @ index.vectors[first : first + width].astype(np.float64).T
         scores = cosines if rescore is None else rescore(block, cosines)
-        yield slice(start, start + size), keys_of(scores, np.arange(len(index)))
+        yield slice(start, start + size), encode_keys(scores, np.arange(len(index)))
 
 
 def best_images(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) -> np.ndarray:
-    """The key of the nearest image of each given individual: (Q, R) from codes (Q, R)."""
+    """Return the key of the nearest image of each given individual, shape (Q, R).
+
+    Args:
+        queries: Unit vectors, shape (Q, D).
+        index: The gallery.
+        codes: Individuals, shape (Q, R).
+    """
     best = np.empty(codes.shape, dtype=np.int64)
     images = index.images_per_individual[codes].sum(axis=1)
     if 16 * images.sum() >= codes.shape[0] * len(index):
@@ -142,7 +163,7 @@ def _best_of_few(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) ->
     places = np.repeat(index.starts[codes].ravel() - firsts, counts) + np.arange(counts.sum())
     rows = np.repeat(np.repeat(np.arange(len(queries)), codes.shape[1]), counts)
     images, asked = index.vectors[places].astype(np.float64), queries.astype(np.float64)[rows]
-    keys = keys_of(np.einsum("nd,nd->n", images, asked), places)
+    keys = encode_keys(np.einsum("nd,nd->n", images, asked), places)
     best: np.ndarray = np.maximum.reduceat(keys, firsts)
     return best.reshape(codes.shape)
 
@@ -151,24 +172,34 @@ ABSENT = np.iinfo(np.int64).min
 LOW = 2**32 - 1
 
 
-def keys_of(cosines: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """One int64 for each candidate: the greater, the nearer; the earlier place where cosines are equal."""
+def encode_keys(cosines: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return int64 keys that sort by cosine, then by earlier position.
+
+    Args:
+        cosines: Cosines.
+        places: Gallery positions, same shape.
+    """
     steps = np.rint(cosines * STEPS).astype(np.int64)
     return np.asarray((steps << 32) + (LOW - places))
 
 
-def places_of(keys: np.ndarray) -> np.ndarray:
-    """The place in each key; -1 where it is ABSENT."""
+def decode_positions(keys: np.ndarray) -> np.ndarray:
+    """Return the gallery position of each key; -1 for ABSENT."""
     return np.where(keys == ABSENT, -1, LOW - (keys & LOW))
 
 
-def cosines_of(keys: np.ndarray) -> np.ndarray:
-    """The cosine in each key; NaN where it is ABSENT."""
+def decode_cosines(keys: np.ndarray) -> np.ndarray:
+    """Return the cosine of each key; NaN for ABSENT."""
     return np.where(keys == ABSENT, np.nan, (keys >> 32) / STEPS)
 
 
-def largest_of(keys: np.ndarray, count: int) -> np.ndarray:
-    """The `count` greatest of each row of keys (Q, N), or all, greatest first."""
+def largest_keys(keys: np.ndarray, count: int) -> np.ndarray:
+    """Return the largest keys of each row in descending order.
+
+    Args:
+        keys: Shape (Q, N).
+        count: Number of keys per row, at most N.
+    """
     if count < keys.shape[1]:
         keys = np.partition(keys, keys.shape[1] - count, axis=1)[:, keys.shape[1] - count :]
     return np.sort(keys, axis=1)[:, ::-1]

@@ -1,11 +1,8 @@
-"""k-reciprocal re-ranking: alike are photographs that are among each other's nearest and whose circles overlap.
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017).
 
-Zhong et al., CVPR 2017, "Re-ranking person re-identification with k-reciprocal encoding". Knows cosines and places in
-a gallery; no names and no votes.
-
-A query is a guest here. The sets are sets of gallery images, made once from the gallery alone; a query is held against
-them by itself, so that it is scored among many queries as a service answers it alone. The paper's sets also hold
-the other queries.
+Two images are similar if they are among each other's nearest images and their neighborhoods overlap. Neighborhoods are
+built from the gallery alone and each query is compared with them by itself, so that a query gets the same score among
+many queries and alone in service. In the paper, neighborhoods also contain the other queries.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from whale_ray.retrieval.search.exact_search import keys_of, largest_of, places_of
+from whale_ray.retrieval.search.exact_search import decode_positions, encode_keys, largest_keys
 from whale_ray.retrieval.search.gallery_index import STEPS, GalleryIndex
 from whale_ray.retrieval.search.query_expansion import find_others
 from whale_ray.retrieval.search.retrieval_config import Rerank
@@ -22,18 +19,21 @@ _ROWS = 64  # queries whose overlaps are added up together
 _NUMBERS = 2**22  # held at once where vectors are multiplied pair by pair
 
 
-class Reciprocal:
-    """The circles of a gallery of N images, made once, and the scores of queries by them.
+class KReciprocalReranker:
+    """Neighborhoods of a gallery of N images, and the scores of queries by them.
 
-    N(x, k) are the k nearest gallery images of x, besides x. R(x, k) are those of them that have x among their own k
-    nearest, and x itself if it is in the gallery. R*(x) is R(x, k1) with every R(y, k1 / 2) added, y in R(x, k1), of
-    which at least two thirds are in R(x, k1). V(x) has exp(cos - 1) for each image in R*(x), divided by its sum, and is
-    then averaged with the V of the k2 - 1 nearest gallery images. The score of a query and an image is
-    (1 - weight) J + weight cos, where J = sum of min / sum of max over their two V: in [-1, 1], like a cosine.
+    N(x, k) are the k nearest gallery images of x. R(x, k) are those of them that have x among their own k nearest, and
+    x itself if it is in the gallery. R*(x) is R(x, k1) with every R(y, k1 / 2) added, y in R(x, k1), of which at least
+    two thirds are in R(x, k1). V(x) has exp(cos - 1) for each image in R*(x), divided by its sum, averaged with the V
+    of the k2 - 1 nearest gallery images. The score of a query and an image is (1 - weight) J + weight cos, where J =
+    sum of min / sum of max over their two V. It lies in [-1, 1], like a cosine.
 
-    Cost: N x N cosines, computed in blocks; held are lists, N x k1 nearest and the V, N x (about k1 to 10 k1): 6 s and
-    about 0.5 GB for N = 16,000 vectors of 512 dimensions on one thread of a busy machine. A query takes N cosines and
-    the overlaps of its own V: 15 ms there.
+    Cost: N x N cosines in blocks. Memory: N x k1 neighbors and V with about k1 to 10 k1 entries per image; 6 s and 0.5
+    GB for 16,000 vectors of 512 dimensions on one thread. A query takes about 15 ms there.
+
+    Args:
+        index: The gallery.
+        options: k1, k2 and weight.
     """
 
     def __init__(self, index: GalleryIndex, options: Rerank) -> None:
@@ -51,8 +51,8 @@ class Reciprocal:
 
     def __call__(self, queries: np.ndarray, cosines: np.ndarray) -> np.ndarray:
         """Scores (q, N) of queries by their cosines to the gallery (q, N), in the order of the index."""
-        keys = keys_of(cosines, np.arange(cosines.shape[1]))
-        places = places_of(largest_of(keys, max(self.options.k1, self.options.k2 - 1)))
+        keys = encode_keys(cosines, np.arange(cosines.shape[1]))
+        places = decode_positions(largest_keys(keys, max(self.options.k1, self.options.k2 - 1)))
         near = places[:, : self.options.k1]
         steps = np.rint(np.take_along_axis(cosines, near, axis=1) * STEPS)
         mutual = _matrix(*_cells(near, steps >= self._limits[near]), cosines.shape)
@@ -129,7 +129,7 @@ def _weighted(circles: sparse.csr_array, cosines: np.ndarray) -> sparse.csr_arra
 
 
 def _pair_cosines(vectors: np.ndarray, circles: sparse.csr_array) -> np.ndarray:
-    """The cosine of each pair that has a cell in the circles, in their order."""
+    """Return the cosine of each stored pair of the sparse matrix, in its order."""
     rows, columns = circles.nonzero()
     cosines = np.empty(len(rows))
     size = max(1, _NUMBERS // max(vectors.shape[1], 1))

@@ -1,7 +1,4 @@
-"""A classifier beside the neighbours: the logits of a trained loss, as cosines to its proxies, mixed into the scores.
-
-Knows vectors and codes; no loss and no vote.
-"""
+"""Proxy classifier: cosines to the class proxies of a trained loss, mixed into the retrieval scores."""
 
 from __future__ import annotations
 
@@ -10,11 +7,13 @@ import numpy as np
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 
 
-class Classifier:
-    """The proxies of the individuals in a gallery, one or more of each.
+class ProxyClassifier:
+    """Class proxies of the individuals in a gallery, one or more each.
 
-    proxies: (P, D), in the same space as the gallery's vectors. labels: P names; those that are not in the gallery
-    count for nothing.
+    Args:
+        index: The gallery.
+        proxies: Shape (P, D), in the space of the gallery vectors.
+        labels: P names; proxies of individuals outside the gallery are ignored.
     """
 
     def __init__(self, index: GalleryIndex, proxies: np.ndarray, labels: np.ndarray) -> None:
@@ -23,11 +22,14 @@ class Classifier:
         self._codes = index.codes
 
     def mix(self, queries: np.ndarray, scores: np.ndarray, weight: float) -> np.ndarray:
-        """(1 - weight) score + weight cos, (q, N), of the scores of a gallery's images (q, N), in its order.
+        """Return (1 - weight) * score + weight * cosine to the nearest proxy of the image's individual, shape (q, N).
 
-        cos is that of the query (q, D) to the nearest proxy of the individual on the image. An individual without a
-        proxy, enrolled after training, keeps its scores. So an individual's largest is (1 - weight) times its largest
-        score plus weight times its largest logit, without the loss's margin and scale.
+        An individual without a proxy (enrolled after training) keeps its scores.
+
+        Args:
+            queries: Unit vectors, shape (q, D).
+            scores: Scores of the gallery images, shape (q, N).
+            weight: 0 to 1.
         """
         if not len(self._proxies):
             return scores

@@ -1,7 +1,4 @@
-"""The retrieval setting: the knobs that turn embeddings into ranked individuals, and every combination of them.
-
-Knows the names of votes and views. Knows no vectors.
-"""
+"""Retrieval settings: how embeddings become ranked individuals, and every distinct combination of options."""
 
 from __future__ import annotations
 
@@ -19,8 +16,14 @@ RERANKS = ("none", "k_reciprocal")
 
 
 @dataclass(frozen=True)
-class View:
-    """What a setting makes of an encoder's vectors before they are searched."""
+class VectorTransform:
+    """Transformation of the embeddings before the search.
+
+    Attributes:
+        flip: `none`, or `average` of the plain and the mirrored view.
+        whiten: `none`, `pca` or `learned`.
+        whitened_size: Dimensions after whitening; None for all.
+    """
 
     flip: str = "none"
     whiten: str = "none"
@@ -29,8 +32,12 @@ class View:
 
 @dataclass(frozen=True)
 class Rerank:
-    """How to re-rank (`reciprocal`). k1: how many nearest photographs may be mutual; k2: over how many of them, the own
-    included, an encoding is averaged; weight: lambda, the share of the cosine in the score, above 0.
+    """Options of k-reciprocal re-ranking.
+
+    Attributes:
+        k1: Size of the reciprocal neighborhoods.
+        k2: Number of encodings that are averaged, the own included.
+        weight: Share of the cosine in the score (lambda), above 0.
     """
 
     k1: int = 20
@@ -39,10 +46,14 @@ class Rerank:
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How the gallery is searched: with how many of its vectors a query is expanded and each of its own vectors
-    augmented, how what is found is re-ranked, and how much a classifier then has to say. Where it is `plain`, scores
-    are cosines.
+class SearchMode:
+    """How the gallery is searched.
+
+    Attributes:
+        expand_query: Gallery vectors added to each query.
+        augment_gallery: Gallery vectors added to each gallery vector.
+        rerank: Re-ranking options; None for no re-ranking.
+        classifier_weight: Weight of the proxy classifier.
     """
 
     expand_query: int = 0
@@ -52,22 +63,31 @@ class Manner:
 
     @property
     def plain(self) -> bool:
-        """Whether vectors are searched as they are."""
-        return self == Manner()
+        """Whether scores are cosines of the vectors themselves."""
+        return self == SearchMode()
 
 
 @dataclass(frozen=True)
 class RetrievalSetting:
-    """How embeddings become ranked individuals; never retrained.
+    """How embeddings become ranked individuals. Changing it needs no training.
 
-    neighbours: k, None where the vote has none. temperature: of the softmax vote. flip: `average` adds the mirrored
-    view to the plain one. whiten: `pca` or `learned` maps the vectors first, to `whitened_size` dimensions (None: all).
-    expand_query, augment_gallery: how many near gallery vectors are added to a query, to each gallery vector.
-    rerank: `k_reciprocal` has rerank_k1, rerank_k2 and rerank_lambda; None where nothing is re-ranked.
-    classifier_weight: the share of the cosine to the individual's proxy, learned by the loss, in each image's score.
-    These two score images, and the vote `centroid` looks at none.
+    Attributes:
+        vote: `nearest`, `majority`, `softmax` or `centroid`.
+        neighbours: k; None for votes without k.
+        temperature: Temperature of the softmax vote.
+        flip: `average` adds the mirrored view to the plain one.
+        whiten: `pca` or `learned` whitens the vectors first.
+        whitened_size: Dimensions after whitening; None for all.
+        expand_query: Near gallery vectors added to each query.
+        augment_gallery: Near gallery vectors added to each gallery vector.
+        rerank: `none` or `k_reciprocal`; not with the vote `centroid`.
+        rerank_k1: k1 of k-reciprocal re-ranking; None without.
+        rerank_k2: k2 of k-reciprocal re-ranking; None without.
+        rerank_lambda: Share of the cosine in the re-ranked score; None without.
+        classifier_weight: Share of the cosine to the individual's proxy in each score; not with the vote `centroid`.
 
-    Raises: InputError where these do not go together.
+    Raises:
+        InputError: If the values exclude each other.
     """
 
     vote: str = "nearest"
@@ -121,28 +141,28 @@ class RetrievalSetting:
             )
 
     @property
-    def view(self) -> View:
-        """What is searched."""
-        return View(self.flip, self.whiten, self.whitened_size)
+    def transform(self) -> VectorTransform:
+        """The transformation of the vectors before the search."""
+        return VectorTransform(self.flip, self.whiten, self.whitened_size)
 
     @property
-    def manner(self) -> Manner:
-        """How it is searched."""
+    def search_mode(self) -> SearchMode:
+        """The way the gallery is searched."""
         rerank = None
         if self.rerank_k1 and self.rerank_k2 and self.rerank_lambda:
             rerank = Rerank(self.rerank_k1, self.rerank_k2, self.rerank_lambda)
-        return Manner(self.expand_query, self.augment_gallery, rerank, self.classifier_weight)
+        return SearchMode(self.expand_query, self.augment_gallery, rerank, self.classifier_weight)
 
-    def as_it_comes(self) -> RetrievalSetting:
-        """The same vote on the encoder's own vectors: nothing whitened, expanded, re-ranked or mixed."""
+    def baseline(self) -> RetrievalSetting:
+        """Return the same vote on the plain embeddings: no whitening, expansion, re-ranking or classifier."""
         return RetrievalSetting(self.vote, self.neighbours, self.temperature, self.flip)
 
 
 SETTING_FIELDS = tuple(field.name for field in fields(RetrievalSetting))
 
 
-def setting_of(result: Mapping[str, Any]) -> RetrievalSetting:
-    """The setting that a trial's result says was chosen."""
+def chosen_setting(result: Mapping[str, Any]) -> RetrievalSetting:
+    """Return the retrieval setting that a trial's result names as chosen."""
     return RetrievalSetting(**{name: result[name] for name in SETTING_FIELDS if name in result})
 
 
@@ -154,26 +174,31 @@ def distinct_settings(
     flip: Sequence[str],
     **others: Sequence[Any],
 ) -> list[RetrievalSetting]:
-    """Every setting these values make, the first values first, none twice: each only where it counts.
-
-    others: values of the other fields of RetrievalSetting; its default where one is missing.
+    """Return every distinct setting that the values make, first values first, each option only where it has an effect.
 
     >>> settings = distinct_settings(vote=["nearest", "majority"], neighbours=[1, 3], temperature=[0.05], flip=["none"])
     >>> [(setting.vote, setting.neighbours) for setting in settings]
     [('nearest', None), ('majority', 1), ('majority', 3)]
+
+    Args:
+        vote: Votes.
+        neighbours: Values of k.
+        temperature: Temperatures of the softmax vote.
+        flip: Flips.
+        **others: Values of the other fields; their default if missing.
     """
     given = {"vote": vote, "neighbours": neighbours, "temperature": temperature, "flip": flip, **others}
     every = (dict(zip(given, values, strict=True)) for values in itertools.product(*given.values()))
-    return list(dict.fromkeys(RetrievalSetting(**_what_counts(one)) for one in every))
+    return list(dict.fromkeys(RetrievalSetting(**_relevant_values(one)) for one in every))
 
 
 def without_classifier(settings: Iterable[RetrievalSetting]) -> list[RetrievalSetting]:
-    """The same settings where there is no classifier to mix in, none twice."""
+    """Return the distinct settings with a classifier weight of 0."""
     return list(dict.fromkeys(replace(setting, classifier_weight=0.0) for setting in settings))
 
 
-def _what_counts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values less those that do nothing beside the others."""
+def _relevant_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that have an effect beside the others."""
     vote = VOTES.get(values["vote"], VOTES["nearest"])
     idle = [] if vote.counts_neighbours else ["neighbours"]
     idle += [] if vote.has_temperature else ["temperature"]

@@ -1,7 +1,4 @@
-"""A gallery that answers queries in any manner of search: the one way from vectors to a ranking, measured and served.
-
-Knows vectors, names and settings; no view, no score and no threshold.
-"""
+"""Gallery searcher: the one way from vectors to a ranking, used for measuring and for serving."""
 
 from __future__ import annotations
 
@@ -10,19 +7,25 @@ import numpy as np
 from whale_ray.errors import InputError
 from whale_ray.retrieval.search.exact_search import Rescore
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
-from whale_ray.retrieval.search.k_reciprocal import Reciprocal
-from whale_ray.retrieval.search.neighbors import Neighbours, find_by_centroid, find_neighbours, nearest_images
-from whale_ray.retrieval.search.proxy_classifier import Classifier
+from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
+from whale_ray.retrieval.search.neighbors import Neighbors, find_by_centroid, find_neighbors, nearest_images
+from whale_ray.retrieval.search.proxy_classifier import ProxyClassifier
 from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries
-from whale_ray.retrieval.search.retrieval_config import Manner, Rerank, RetrievalSetting
+from whale_ray.retrieval.search.retrieval_config import Rerank, RetrievalSetting, SearchMode
 from whale_ray.retrieval.search.voting import VOTES, Ranking, rank_individuals
 
 
-class Matcher:
-    """A gallery, prepared once for each manner in which it is searched, and asked often.
+class GallerySearcher:
+    """A gallery that is prepared once per search mode and then answers queries.
 
-    vectors: (N, D), labels: N names. `index` is the gallery as it was given, whose codes and rows every answer has.
-    proxies: (P, D) and P names, where a classifier is to be mixed in. ready: as of `GalleryIndex`.
+    Args:
+        vectors: Shape (N, D).
+        labels: N names.
+        proxies: Class proxies, shape (P, D), and their P names; None without a proxy classifier.
+        ready: The vectors come from `normalize_rows`.
+
+    Attributes:
+        index: The gallery as given; its codes and rows are those of every answer.
     """
 
     def __init__(
@@ -34,62 +37,84 @@ class Matcher:
         ready: bool = False,
     ) -> None:
         self.index = GalleryIndex(vectors, labels, ready=ready)
-        self._classifier = None if proxies is None else Classifier(self.index, *proxies)
+        self._classifier = None if proxies is None else ProxyClassifier(self.index, *proxies)
         self._augmented: dict[int, GalleryIndex] = {}
-        self._reciprocal: dict[tuple[int, Rerank], Reciprocal] = {}
+        self._reciprocal: dict[tuple[int, Rerank], KReciprocalReranker] = {}
 
-    def prepare(self, manner: Manner) -> None:
-        """Does now what the first search in this manner would have to do once."""
-        self._rescore(manner)
+    def prepare(self, mode: SearchMode) -> None:
+        """Does now what the first search in this mode would have to do once."""
+        self._rescore(mode)
 
-    def find(self, queries: np.ndarray, manner: Manner, *, individuals: int = 50, neighbours: int = 1) -> Neighbours:
-        """As `find_neighbours` of queries (Q, D), in this manner; what it calls cosines are then that search's scores.
+    def find(self, queries: np.ndarray, mode: SearchMode, *, individuals: int = 50, neighbours: int = 1) -> Neighbors:
+        """Return the neighbors of queries in a search mode; the `cosines` of the result are the scores of that mode.
 
-        Expanded queries meet the augmented gallery; what they find there is re-ranked, and then mixed with what the
-        classifier says of them.
+        Expanded queries meet the augmented gallery. The result is re-ranked, then mixed with the proxy classifier.
 
-        Raises: InputError where a classifier is asked for and there are no proxies.
+        Args:
+            queries: Unit vectors, shape (Q, D).
+            mode: The search mode.
+            individuals: Number of individuals per query.
+            neighbours: Number of images per query.
+
+        Raises:
+            InputError: If the mode needs a proxy classifier and there are no proxies.
         """
-        index = self._searched(manner)
-        asked = expand_queries(queries, index, manner.expand_query)
-        return find_neighbours(
-            asked, index, individuals=individuals, neighbours=neighbours, rescore=self._rescore(manner)
-        )
+        index = self._searched(mode)
+        asked = expand_queries(queries, index, mode.expand_query)
+        return find_neighbors(asked, index, individuals=individuals, neighbours=neighbours, rescore=self._rescore(mode))
 
-    def find_by_centroid(self, queries: np.ndarray, manner: Manner, *, individuals: int = 50) -> Neighbours:
-        """As `find_by_centroid`: expanded queries, and the class means of the augmented gallery."""
-        index = self._searched(manner)
-        return find_by_centroid(expand_queries(queries, index, manner.expand_query), index, individuals=individuals)
+    def find_by_centroid(self, queries: np.ndarray, mode: SearchMode, *, individuals: int = 50) -> Neighbors:
+        """Return individuals by class mean: expanded queries against the means of the augmented gallery.
+
+        Args:
+            queries: Unit vectors, shape (Q, D).
+            mode: The search mode.
+            individuals: Number of individuals per query.
+        """
+        index = self._searched(mode)
+        return find_by_centroid(expand_queries(queries, index, mode.expand_query), index, individuals=individuals)
 
     def rank(self, queries: np.ndarray, setting: RetrievalSetting, *, individuals: int = 50) -> Ranking:
-        """Search and vote in one step: the ranking (Q, >= `individuals`, or all there are) of queries (Q, D)."""
+        """Return the ranking of queries under a retrieval setting: search and vote.
+
+        Args:
+            queries: Unit vectors, shape (Q, D).
+            setting: The retrieval setting.
+            individuals: Smallest number of individuals to rank, if the gallery has that many.
+        """
         if VOTES[setting.vote].by_centroid:
-            found = self.find_by_centroid(queries, setting.manner, individuals=individuals)
+            found = self.find_by_centroid(queries, setting.search_mode, individuals=individuals)
         else:
-            found = self.find(queries, setting.manner, individuals=individuals, neighbours=setting.neighbours or 1)
+            found = self.find(queries, setting.search_mode, individuals=individuals, neighbours=setting.neighbours or 1)
         return rank_individuals(
             found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature
         )
 
     def nearest_images(
-        self, queries: np.ndarray, ranking: Ranking, manner: Manner, *, first: int
+        self, queries: np.ndarray, ranking: Ranking, mode: SearchMode, *, first: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The largest cosine to each of the `first` individuals of a ranking, and the gallery row it belongs to.
+        """Return the largest cosine and its gallery row for the first individuals of a ranking.
 
-        Of the vectors as they are, neither expanded nor re-ranked: it is what a person sees of an answer.
+        Computed on the plain vectors, neither expanded nor re-ranked: it is what people see beside an answer.
+
+        Args:
+            queries: Unit vectors, shape (Q, D).
+            ranking: A ranking of these queries.
+            mode: The search mode that made it.
+            first: Number of individuals.
         """
-        if manner.plain:
+        if mode.plain:
             return ranking.cosines[:, :first], ranking.images[:, :first]
         return nearest_images(queries, self.index, ranking.individuals[:, :first])
 
-    def _searched(self, manner: Manner) -> GalleryIndex:
-        count = manner.augment_gallery
+    def _searched(self, mode: SearchMode) -> GalleryIndex:
+        count = mode.augment_gallery
         if count not in self._augmented:
             self._augmented[count] = augment_gallery(self.index, count)
         return self._augmented[count]
 
-    def _rescore(self, manner: Manner) -> Rescore | None:
-        rescore, weight = self._reranked(manner), manner.classifier_weight
+    def _rescore(self, mode: SearchMode) -> Rescore | None:
+        rescore, weight = self._reranked(mode), mode.classifier_weight
         if not weight:
             return rescore
         classifier = self._classifier
@@ -102,11 +127,11 @@ class Matcher:
 
         return mixed
 
-    def _reranked(self, manner: Manner) -> Rescore | None:
-        index = self._searched(manner)
-        if manner.rerank is None:
+    def _reranked(self, mode: SearchMode) -> Rescore | None:
+        index = self._searched(mode)
+        if mode.rerank is None:
             return None
-        key = (manner.augment_gallery, manner.rerank)
+        key = (mode.augment_gallery, mode.rerank)
         if key not in self._reciprocal:
-            self._reciprocal[key] = Reciprocal(index, manner.rerank)
+            self._reciprocal[key] = KReciprocalReranker(index, mode.rerank)
         return self._reciprocal[key]

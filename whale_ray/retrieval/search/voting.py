@@ -1,7 +1,4 @@
-"""Votes: how the neighbours of a query become ranked individuals, and where an unknown one enters the ranking.
-
-Knows what a search found. Knows no true answer and no score.
-"""
+"""Votes: how the neighbors of a query become ranked individuals, and where an unknown individual enters the ranking."""
 
 from __future__ import annotations
 
@@ -11,15 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.neighbors import Neighbours
+from whale_ray.retrieval.search.neighbors import Neighbors
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Individuals of Q queries, best first; -1 and NaN stand where there are no more.
+    """Ranked individuals of Q queries, best first; -1 and NaN pad missing entries.
 
-    individuals: (Q, R) codes. cosines: (Q, R) the largest cosine to that individual, or the largest of the scores that
-    were searched in place of cosines: it is held against the threshold. images: (Q, R) its gallery row.
+    Attributes:
+        individuals: Codes, shape (Q, R).
+        cosines: Largest cosine to each individual, or the largest score of the search mode; compared with the
+            threshold. Shape (Q, R).
+        images: Gallery row of that cosine, shape (Q, R).
     """
 
     individuals: np.ndarray
@@ -29,22 +29,29 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Vote:
-    """A way to order individuals. `order` gives the columns of `found.individuals`, best first, that k images move."""
+    """A way to order individuals.
 
-    order: Callable[[Neighbours, int, float], np.ndarray] | None = None
+    Attributes:
+        order: Returns the columns of `found.individuals`, best first, that k images move.
+        counts_neighbours: The vote has a k.
+        has_temperature: The vote has a temperature.
+        by_centroid: The vote uses class means.
+    """
+
+    order: Callable[[Neighbors, int, float], np.ndarray] | None = None
     counts_neighbours: bool = False
     has_temperature: bool = False
     by_centroid: bool = False
 
 
-def _order_by_count(found: Neighbours, k: int, temperature: float) -> np.ndarray:
+def _order_by_count(found: Neighbors, k: int, temperature: float) -> np.ndarray:
     """Most images first; equals stay as they are, by their largest cosine and then by name."""
     counts = _sum_by_column(found, k)
     order: np.ndarray = np.argsort(-counts, axis=1, kind="stable")
     return order
 
 
-def _order_by_softmax(found: Neighbours, k: int, temperature: float) -> np.ndarray:
+def _order_by_softmax(found: Neighbors, k: int, temperature: float) -> np.ndarray:
     """Largest sum of exp(cosine / temperature) first, equals by name; the sum is held as a logarithm."""
     individuals, best = found.individuals[:, :k], found.best_cosines[:, :k]
     nearest = np.take_along_axis(found.best_cosines, found.columns[:, :k], axis=1)
@@ -56,7 +63,7 @@ def _order_by_softmax(found: Neighbours, k: int, temperature: float) -> np.ndarr
     return order
 
 
-def _sum_by_column(found: Neighbours, k: int, weights: np.ndarray | None = None) -> np.ndarray:
+def _sum_by_column(found: Neighbors, k: int, weights: np.ndarray | None = None) -> np.ndarray:
     """Adds up the k nearest images (or their `weights`, (Q, k)) by individual: (Q, min(k, R)).
 
     The individuals among the k nearest images are always the first columns, since each enters with its nearest image.
@@ -77,14 +84,18 @@ VOTES: dict[str, Vote] = {
 
 
 def rank_individuals(
-    found: Neighbours, *, vote: str = "nearest", neighbours: int | None = None, temperature: float = 0.05
+    found: Neighbors, *, vote: str = "nearest", neighbours: int | None = None, temperature: float = 0.05
 ) -> Ranking:
-    """The individuals that a search found, in the order of the vote; those without a vote follow by largest cosine.
+    """Return the individuals of a search in the order of the vote; the others follow by largest cosine.
 
-    found: from `find_by_centroid` for the vote `centroid`, from `find_neighbours` with at least `neighbours` images
-    for the others. neighbours: k, for `majority` and `softmax`; more than the gallery holds means all of it.
+    Args:
+        found: Result of `find_by_centroid` for the vote `centroid`, else of `find_neighbors` with at least k images.
+        vote: A key of `VOTES`.
+        neighbours: k of `majority` and `softmax`; more than the gallery holds means all of it.
+        temperature: Temperature of `softmax`.
 
-    Raises: InputError for a vote that does not exist, or a k or temperature that is missing or not positive.
+    Raises:
+        InputError: If the vote is unknown, or k or temperature is missing or not positive.
     """
     check_vote(vote, neighbours=neighbours, temperature=temperature)
     order = VOTES[vote].order
@@ -101,7 +112,16 @@ def _reorder(values: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def check_vote(vote: str, *, neighbours: int | None, temperature: float) -> None:
-    """Raises InputError unless these three make a vote that can be held."""
+    """Check that vote, k and temperature go together.
+
+    Args:
+        vote: A key of `VOTES`.
+        neighbours: k.
+        temperature: Temperature of `softmax`.
+
+    Raises:
+        InputError: If they do not.
+    """
     if vote not in VOTES:
         raise InputError(f"a vote is one of {', '.join(VOTES)}, but got {vote!r}. Name one of them")
     if VOTES[vote].counts_neighbours and (neighbours is None or neighbours < 1):
@@ -110,14 +130,17 @@ def check_vote(vote: str, *, neighbours: int | None, temperature: float) -> None
         raise InputError(f"`temperature > 0` must hold for the vote {vote}, but got {temperature}. Give 0.05 or so")
 
 
-def new_individual_place(cosines: np.ndarray, threshold: float | None) -> np.ndarray:
-    """The place (from 1) at which an unknown individual enters each ranking; 0 where it does not.
+def new_individual_rank(cosines: np.ndarray, threshold: float | None) -> np.ndarray:
+    """Return the rank (from 1) at which an unknown individual enters each ranking; 0 if it does not.
 
-    cosines: (Q, R), largest cosine of the ranked individuals, NaN where there are no more. The unknown individual
-    enters before the first candidate whose cosine lies below the threshold; without a threshold it never does.
+    It enters before the first candidate whose cosine is below the threshold.
 
-    >>> new_individual_place(np.array([[0.9, 0.4, 0.6], [0.9, 0.8, np.nan]]), threshold=0.5)
+    >>> new_individual_rank(np.array([[0.9, 0.4, 0.6], [0.9, 0.8, np.nan]]), threshold=0.5)
     array([2, 0])
+
+    Args:
+        cosines: Largest cosine of the ranked individuals, NaN if there are no more, shape (Q, R).
+        threshold: The threshold; None never lets an unknown individual in.
     """
     if threshold is None or not cosines.shape[1]:
         return np.zeros(len(cosines), dtype=np.int64)

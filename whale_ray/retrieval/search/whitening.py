@@ -1,9 +1,9 @@
-"""Whitening: a linear map, learned in closed form from the training photographs, after which cosines tell more apart.
+"""Whitening: a linear map fitted in closed form on training embeddings.
 
-Knows vectors and labels; it trains nothing and draws nothing. `pca` gives every direction the same spread (Jégou and
-Chum, ECCV 2012, "Negative evidences and co-occurrences in image retrieval"). `learned` gives every direction in which
-photographs of one individual differ the same spread, then turns to the directions in which photographs differ most
-(Mikolajczyk and Matas, ICCV 2007; Radenović, Tolias, Chum, TPAMI 2018, "Fine-tuning CNN image retrieval").
+`pca` gives every direction the same variance (Jégou and Chum, "Negative evidences and co-occurrences in image
+retrieval", ECCV 2012). `learned` gives the same variance to every direction in which images of one individual differ,
+then rotates to the directions of largest total variance (Mikolajczyk and Matas, ICCV 2007; Radenović et al., TPAMI
+2018).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 
 WHITENINGS = ("none", "pca", "learned")
 # A share of the mean variance is added to each direction's: those that hardly vary would be blown up otherwise.
@@ -22,44 +22,54 @@ _SHRINKAGE = 0.2
 
 @dataclass(frozen=True)
 class Whitening:
-    """What is taken from a unit vector, mean (D,), and what the rest is multiplied with, matrix (D, d), float64."""
+    """A linear map of unit vectors.
+
+    Attributes:
+        mean: Subtracted from each vector, float64, shape (D,).
+        matrix: Multiplied to the rest, float64, shape (D, d).
+    """
 
     mean: np.ndarray
     matrix: np.ndarray
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """Whitened unit vectors, float16 (N, d), of vectors (N, D)."""
-        moved = (unit(vectors).astype(np.float64) - self.mean) @ self.matrix
-        return unit(moved, rounded=False).astype(np.float16)
+        moved = (normalize_rows(vectors).astype(np.float64) - self.mean) @ self.matrix
+        return normalize_rows(moved, rounded=False).astype(np.float16)
 
     def shortened(self, size: int) -> Whitening:
-        """The first `size` dimensions, those that vary most; all, where there are fewer."""
+        """Return the map to the first `size` dimensions, those of largest variance; all if there are fewer."""
         return Whitening(self.mean, self.matrix[:, :size])
 
 
 def fit_whitening(vectors: np.ndarray, individuals: np.ndarray, *, kind: str, unknown_label: str) -> Whitening:
-    """The whitening of training vectors (N, D), in all D dimensions, those that vary most first.
+    """Return the whitening of training vectors in all D dimensions, those of largest variance first.
 
-    individuals: (N,); photographs of the unknown individual count in the spread of all, not in that of one.
+    Args:
+        vectors: Shape (N, D).
+        individuals: Name of each row, shape (N,). Unknown individuals count in the total variance only.
+        kind: `pca` or `learned`.
+        unknown_label: Label of unknown individuals.
 
-    Raises: InputError for another kind, fewer than two photographs, or, for `learned`, no individual with two.
+    Raises:
+        InputError: If `kind` is unknown, there are fewer than two vectors, or `learned` finds no individual with two.
     """
     if kind not in WHITENINGS[1:]:
         raise InputError(f"a whitening is one of {', '.join(WHITENINGS)}, but got {kind!r}. Name one of them")
     if len(vectors) < 2:
         raise InputError(f"whitening learns from training photographs, but there are {len(vectors)}. Take whiten: none")
-    precise = unit(vectors).astype(np.float64)
+    precise = normalize_rows(vectors).astype(np.float64)
     mean = precise.mean(axis=0)
     centred = precise - mean
     if kind == "pca":
-        return Whitening(mean, _principal(centred, white=True))
-    within = _within(precise, np.asarray(individuals, dtype=str), unknown_label)
+        return Whitening(mean, _principal_directions(centred, white=True))
+    within = _within_covariance(precise, np.asarray(individuals, dtype=str), unknown_label)
     white = _whitening_of(within)
-    return Whitening(mean, white @ _principal(centred @ white, white=False))
+    return Whitening(mean, white @ _principal_directions(centred @ white, white=False))
 
 
-def _within(vectors: np.ndarray, individuals: np.ndarray, unknown_label: str) -> np.ndarray:
-    """The covariance (D, D) of named photographs around the mean of their individual."""
+def _within_covariance(vectors: np.ndarray, individuals: np.ndarray, unknown_label: str) -> np.ndarray:
+    """Return the covariance (D, D) of named images around the mean of their individual."""
     named = individuals != unknown_label
     _, codes, sizes = np.unique(individuals[named], return_inverse=True, return_counts=True)
     if not (sizes > 1).any():
@@ -78,8 +88,8 @@ def _whitening_of(covariance: np.ndarray) -> np.ndarray:
     return np.asarray(directions / np.sqrt(_shrunk(values)))
 
 
-def _principal(centred: np.ndarray, *, white: bool) -> np.ndarray:
-    """The directions (D, D) in which centred vectors vary, most first; `white` divides each by its spread."""
+def _principal_directions(centred: np.ndarray, *, white: bool) -> np.ndarray:
+    """Return the directions (D, D) of centred vectors by falling variance; `white` divides each by its deviation."""
     values, directions = np.linalg.eigh(centred.T @ centred / len(centred))
     directions = directions / np.sqrt(_shrunk(values)) if white else directions
     return np.asarray(directions[:, ::-1])

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from whale_ray.inference.predictor import Bundle, Gallery
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.gallery.store import EnrolmentStore, Entry, State
 
 
@@ -50,7 +50,7 @@ class Catalogue:
         self.bundle, self.store = bundle, store
         self.rows = {image: row for row, image in enumerate(bundle.images)}
         self.names = frozenset(bundle.individuals)
-        self._own = unit(bundle.contents.gallery)
+        self._own = normalize_rows(bundle.contents.gallery)
         self._vectors: dict[str, np.ndarray] = {}
         self._left_out: set[str] = set()
         self._lock = threading.Lock()
@@ -95,12 +95,12 @@ class Catalogue:
         images = [*(self.bundle.images[row] for row in rows), *(entry.image for entry in there)]
         individuals = [*(self.bundle.individuals[row] for row in rows), *(entry.individual for entry in there)]
         added = np.reshape([self._vectors[entry.digest] for entry in there], (len(there), self._own.shape[1]))
-        vectors = np.concatenate([self._own[rows], unit(added)])
-        matcher = self.bundle.match_with(vectors, individuals, ready=True)
+        vectors = np.concatenate([self._own[rows], normalize_rows(added)])
+        searcher = self.bundle.build_searcher(vectors, individuals, ready=True)
         known = self._vectors.keys() | self._left_out
         missing = tuple(entry for entry in entries if entry.digest not in known)
         enrolled = frozenset(entry.image for entry in there)
-        return Standing(state.version, Gallery(images, individuals, matcher), enrolled, missing)
+        return Standing(state.version, Gallery(images, individuals, searcher), enrolled, missing)
 
     def _is_hidden(self, row: int, state: State) -> bool:
         of_hidden = self.bundle.individuals[row] in state.hidden_individuals

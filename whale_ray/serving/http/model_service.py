@@ -18,10 +18,10 @@ import numpy as np
 from fastapi import Depends, Query, Request
 
 from whale_ray.errors import ImageError, StoreError
-from whale_ray.inference.bundle import Example
+from whale_ray.inference.bundle import ExamplePhoto
 from whale_ray.inference.predictions import Identification
 from whale_ray.inference.predictor import Bundle
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.engine.recognizer import Recogniser
 from whale_ray.serving.gallery.review_queue import KeptQueries, seems_new
 from whale_ray.serving.gallery.review_queue import Query as KeptQuery
@@ -80,7 +80,7 @@ class Service:
         faults = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, ImageError)]
         if not used:
             raise faults[0][1]
-        mean = unit(np.sum([vector for _, vector in used], axis=0)[None])[0]
+        mean = normalize_rows(np.sum([vector for _, vector in used], axis=0)[None])[0]
         found = await self.recogniser.rank(mean, top=top)
         for upload, _ in used:
             self._keep(upload.data, found)
@@ -111,7 +111,7 @@ class Service:
             {"filename": filename, "views": views, "new_individual": new, "candidates": candidates}
         )
 
-    async def examples(self) -> dict[int, Example]:
+    async def examples(self) -> dict[int, ExamplePhoto]:
         """Number → an example of the bundle; none of an individual, or of a gallery photograph, that was forgotten."""
         standing, catalogue = await self.recogniser.standing(), self.catalogue
         return {

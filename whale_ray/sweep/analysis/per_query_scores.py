@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.retrieval.evaluation.metrics import are_hits, average_precisions
-from whale_ray.retrieval.evaluation.search_runs import PROXY, Searches
+from whale_ray.retrieval.evaluation.search_runs import PROXY, SearchRuns
 from whale_ray.retrieval.evaluation.selection import MAP, Outcome, Queries, plain_scores
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.sweep.run_folder.records import Record
@@ -67,7 +67,7 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     views, table = scored_rows(record, settings)
     if not (table["part"] == PROXY).any():  # of a loss without proxies: no classifier can be mixed in
         settings = [replace(setting, classifier_weight=0.0) for setting in settings]
-    held = Searches(views, settings, splits=table["split"].to_numpy(), **roles(table, record.settings))
+    held = SearchRuns(views, settings, splits=table["split"].to_numpy(), **roles(table, record.settings))
     columns = [_scores(held.outcome(setting), held.queries, objective) for setting in settings]
     images = table["image"].to_numpy(dtype=str)[held.rows]
     counted = np.ones(len(images), dtype=bool) if objective == MAP else held.queries.known

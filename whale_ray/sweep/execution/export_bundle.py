@@ -20,13 +20,13 @@ from PIL import Image
 from whale_ray.atomic_files import replace_symlink
 from whale_ray.data.image_io import decode_image
 from whale_ray.errors import BundleError
-from whale_ray.inference.bundle import Contents, Example, write_bundle
+from whale_ray.inference.bundle import BundleContents, ExamplePhoto, write_bundle
 from whale_ray.inference.predictor import Bundle, largest_tolerance
-from whale_ray.inference.runtime_benchmark import Queries, with_fastest_runtime
+from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
-from whale_ray.retrieval.evaluation.search_runs import PROXY, Vectors
-from whale_ray.retrieval.search.retrieval_config import setting_of
+from whale_ray.retrieval.evaluation.search_runs import PROXY, TransformedVectors
+from whale_ray.retrieval.search.retrieval_config import chosen_setting
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import Record
@@ -85,27 +85,27 @@ def make_bundle(
     return folder
 
 
-def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> Contents:
-    setting = setting_of(record.result)
+def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> BundleContents:
+    setting = chosen_setting(record.result)
     learned = read_proxies(record.folder) if setting.classifier_weight else None
     views, rows = with_proxies(*read_embeddings(record.folder), learned)
     proxies = (rows["part"] == PROXY).to_numpy()
     named = (rows["individual"] != dataset.unknown_label).to_numpy() & ~proxies
-    held = Vectors(
+    held = TransformedVectors(
         views,
         individuals=rows["individual"].to_numpy(dtype=str),
         parts=rows["part"].to_numpy(dtype=str),
         unknown_label=dataset.unknown_label,
     )
-    seen = held.seen(setting.view)
+    seen = held.seen(setting.transform)
     weights = load_weights(record.folder / "checkpoint" / WEIGHTS)
     recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
-    if whitening := held.whitening(setting.view):
+    if whitening := held.whitening(setting.transform):
         recipe, weights = add_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.matrix)
     table = rows.loc[named, ["image", "individual"]].reset_index(drop=True)
     manifest = _manifest(record, dataset, setting, table, recipe)
     manifest["id"] = f"{record.trial}-{_digest(manifest, seen[named | proxies])}"
-    return Contents(
+    return BundleContents(
         manifest=manifest,
         weights=weights,
         gallery=seen[named],
@@ -150,7 +150,7 @@ def _digest(manifest: dict[str, Any], vectors: np.ndarray) -> str:
     return hashlib.sha256(text + vectors.tobytes()).hexdigest()[:8]
 
 
-def _with_golden(contents: Contents, dataset: Dataset) -> Contents:
+def _with_golden(contents: BundleContents, dataset: Dataset) -> BundleContents:
     """The contents with golden images and the tolerance measured on them; the encoder must tell them apart."""
     rows = _far_apart(contents.gallery.astype(np.float32), GOLDEN_IMAGES)
     golden = tuple(_encode(_picture(dataset, contents.table["image"].iloc[row], GOLDEN_SIDE), "PNG") for row in rows)
@@ -169,7 +169,7 @@ def _with_golden(contents: Contents, dataset: Dataset) -> Contents:
     return dataclasses.replace(contents, manifest=manifest, golden=golden, golden_vectors=together)
 
 
-def _with_runtime(contents: Contents, dataset: Dataset) -> Contents:
+def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
     """The contents, naming the fastest runtime; compared on validation photographs, searched in the training part.
 
     Of several splits the first is enough.
@@ -179,7 +179,7 @@ def _with_runtime(contents: Contents, dataset: Dataset) -> Contents:
     training = table[table["part"] == "train"]
     known = table[(table["part"] == "val") & table["individual"].isin(training["individual"])][:MOST_QUERIES]
     bundle = Bundle(contents)
-    queries = Queries(
+    queries = BenchmarkQueries(
         [bundle.prepare(dataset.catalog.path(image)) for image in known["image"]],
         known["individual"].tolist(),
         np.flatnonzero(contents.table["image"].isin(training["image"])),
@@ -201,12 +201,12 @@ def _thumbnails(dataset: Dataset, table: pd.DataFrame) -> dict[int, bytes]:
     return {row: _encode(_picture(dataset, image, THUMBNAIL_SIDE), "JPEG") for row, image in enumerate(table["image"])}
 
 
-def _examples(dataset: Dataset, count: int) -> tuple[Example, ...]:
+def _examples(dataset: Dataset, count: int) -> tuple[ExamplePhoto, ...]:
     """A few validation photographs, evenly spread over the table, with their labels."""
     validation = dataset.table[dataset.table["part"] == "val"]
     rows = np.unique(np.linspace(0, len(validation) - 1, min(count, len(validation)), dtype=int))
     return tuple(
-        Example(_encode(_picture(dataset, image, EXAMPLE_SIDE), "JPEG"), individual, image)
+        ExamplePhoto(_encode(_picture(dataset, image, EXAMPLE_SIDE), "JPEG"), individual, image)
         for image, individual in validation.iloc[rows][["image", "individual"]].itertuples(index=False)
     )
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.evaluation.search_runs import Vectors
-from whale_ray.retrieval.search.gallery_index import unit
-from whale_ray.retrieval.search.retrieval_config import setting_of
+from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
+from whale_ray.retrieval.search.gallery_index import normalize_rows
+from whale_ray.retrieval.search.retrieval_config import chosen_setting
 from whale_ray.sweep.report.saliency import MatchMap, Pair
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import Record
@@ -128,7 +128,7 @@ class _Viewer:
     def __init__(self, record: Record, photographs: Photographs) -> None:
         self.views, self.table = read_embeddings(record.folder)
         self.unknown = record.settings["data"].get("unknown_label", "new_whale")
-        self.setting = setting_of(record.result)
+        self.setting = chosen_setting(record.result)
         self.photographs = photographs
         self._galleries: dict[Any, _Gallery] = {}
 
@@ -179,7 +179,11 @@ class _Gallery:
 
     def __init__(self, table: pd.DataFrame, views: Mapping[str, np.ndarray], setting: Any, *, unknown: str) -> None:
         individuals, parts = (table[name].to_numpy(dtype=str) for name in ("individual", "part"))
-        vectors = unit(Vectors(views, individuals=individuals, parts=parts, unknown_label=unknown).seen(setting.view))
+        vectors = normalize_rows(
+            TransformedVectors(views, individuals=individuals, parts=parts, unknown_label=unknown).seen(
+                setting.transform
+            )
+        )
         held = (parts == "train") & (individuals != unknown)
         self.images, self.individuals = table["image"].to_numpy(dtype=str)[held], individuals[held]
         self._vectors = vectors[held]

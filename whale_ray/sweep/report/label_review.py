@@ -21,10 +21,10 @@ from whale_ray.csv_cells import as_cell, from_cell
 from whale_ray.data.near_duplicates import MIN_CORRELATION, GreyPair, coarse_vectors, find_copies, shrink_picture
 from whale_ray.data.review.apply_review import COLUMNS, delimiter_of
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation.search_runs import Vectors
-from whale_ray.retrieval.label_quality.label_errors import Doubts, find_doubts
+from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
+from whale_ray.retrieval.label_quality.label_errors import LabelErrors, find_label_errors
 from whale_ray.retrieval.label_quality.nearest_pairs import nearest_pairs
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, View, setting_of
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, VectorTransform, chosen_setting
 from whale_ray.sweep.config.sweep_spec import data_settings, load_sweep
 from whale_ray.sweep.report.example_matches import Picture
 from whale_ray.sweep.report.thumbnails import Photographs
@@ -63,7 +63,7 @@ def write_review(record: Record, run: Path, photographs: Photographs) -> None:
 
     What a person wrote into `confirm` stays with its row; a row that has it stays even where it is no longer found.
     """
-    made_of = {"trial": record.trial, "setting": str(setting_of(record.result))}
+    made_of = {"trial": record.trial, "setting": str(chosen_setting(record.result))}
     if (run / REVIEW).exists() and {key: _notes(run).get(key) for key in made_of} == made_of:
         return
     doubts = _review_trial(record, run, photographs)
@@ -102,16 +102,16 @@ def _with_confirmed(found: pd.DataFrame, run: Path) -> pd.DataFrame:
     return pd.concat([found, gone.assign(confidence=0.0)[list(COLUMNS)]], ignore_index=True) if len(gone) else found
 
 
-def _review_trial(record: Record, run: Path, photographs: Photographs) -> Doubts:
+def _review_trial(record: Record, run: Path, photographs: Photographs) -> LabelErrors:
     views, table = read_embeddings(record.folder)
     first = (table["split"] == 0).to_numpy()  # of several folds one is enough: each has every photograph
     views = {name: view[first] for name, view in views.items()}
     images, individuals, parts = (table.loc[first, name].to_numpy(str) for name in ("image", "individual", "part"))
     unknown = str(record.settings["data"].get("unknown_label", "new_whale"))
-    held = Vectors(views, individuals=individuals, parts=parts, unknown_label=unknown)
+    held = TransformedVectors(views, individuals=individuals, parts=parts, unknown_label=unknown)
     taught = individuals[(parts == "train") & (individuals != unknown)]
-    vectors = held.seen(_view(setting_of(record.result), taught))
-    doubts = find_doubts(vectors, images=images, individuals=individuals, parts=parts, unknown_label=unknown)
+    vectors = held.seen(_view(chosen_setting(record.result), taught))
+    doubts = find_label_errors(vectors, images=images, individuals=individuals, parts=parts, unknown_label=unknown)
     columns = pd.DataFrame({"individual": individuals, "part": parts}, index=images).astype(str)
     copies, reason = _copies(vectors, columns, _twins(run), photographs)
     pairs = {frozenset((row["image"], row["other_image"])) for row in copies}
@@ -123,13 +123,13 @@ def _review_trial(record: Record, run: Path, photographs: Photographs) -> Doubts
     table = pd.DataFrame([*copies, *labels], columns=list(COLUMNS))
     part = columns["part"]
     table["parts"] = table["image"].map(part) + ", " + table["other_image"].map(part)
-    return Doubts(table.assign(confirm=""), doubts.reasons | ({"near_identical": reason} if reason else {}))
+    return LabelErrors(table.assign(confirm=""), doubts.reasons | ({"near_identical": reason} if reason else {}))
 
 
-def _view(setting: RetrievalSetting, taught: np.ndarray) -> View:
+def _view(setting: RetrievalSetting, taught: np.ndarray) -> VectorTransform:
     """The setting's view, whitened by what is learned where it is not: some encoders' cosines differ by too little."""
     twice = len(np.unique(taught)) < len(taught)
-    return setting.view if setting.whiten != "none" or not twice else replace(setting.view, whiten="learned")
+    return setting.transform if setting.whiten != "none" or not twice else replace(setting.transform, whiten="learned")
 
 
 def _twins(run: Path) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import DataError
-from whale_ray.retrieval.search.retrieval_config import setting_of
+from whale_ray.retrieval.search.retrieval_config import chosen_setting
 from whale_ray.sweep.analysis.importance import judge_importance, write_importance
 from whale_ray.sweep.analysis.trial_comparison import Comparison, compare_trials
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
@@ -112,7 +112,7 @@ def _view(run: Path, sweep: Sweep, records: Sequence[Record]) -> dict[str, Any]:
         "objective": objective,
         "counts": Counter(record.status for record in records),
         "best": best,
-        "by_cosine": best is None or setting_of(best.result).manner.plain,
+        "by_cosine": best is None or chosen_setting(best.result).search_mode.plain,
         "best_label": describe(best) if best else "",
         "headline": write_headline(records, best, objective, comparison=quoted, unknown_label=unknown)
         if best

@@ -19,7 +19,7 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import BOX, Catalog
 from whale_ray.data.image_io import Box, decode_image, fit_image, visible_box
 from whale_ray.errors import WhaleRayError
-from whale_ray.retrieval.occlusion_maps import Covered, cover
+from whale_ray.retrieval.occlusion_maps import OcclusionVectors, embed_occluded
 from whale_ray.sweep.run_folder.records import Record
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class _Sight:
         (seen, frame), (against, _) = self.covered(image), self.covered(other)
         return MatchMap(float(seen.whole @ against.whole), seen.losses(against.whole), frame)
 
-    def _covered(self, image: str) -> tuple[Covered, Box]:
+    def _covered(self, image: str) -> tuple[OcclusionVectors, Box]:
         picture, box, geometry = decode_image(self.catalog.path(image)), self._box(image), self.bundle.geometry
-        covered = cover(fit_image(picture, geometry, box=box), geometry, self.bundle.embed)
+        covered = embed_occluded(fit_image(picture, geometry, box=box), geometry, self.bundle.embed)
         return covered, visible_box(picture.size, geometry, box=box)
 
     def _box(self, image: str) -> Box | None:

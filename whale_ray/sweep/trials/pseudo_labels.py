@@ -13,7 +13,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
-from whale_ray.retrieval.label_quality.pseudo_labels import guess_individuals
+from whale_ray.retrieval.label_quality.pseudo_labels import propose_labels
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.dataset import Dataset
@@ -71,7 +71,7 @@ def label_unknown(dataset: Dataset, vectors: np.ndarray, held: np.ndarray, *, le
     unknown, tried = names == dataset.unknown_label, np.isin(rows, held)
     seen = ~unknown & ~tried
     index = GalleryIndex(vectors[seen], names[seen])
-    guesses = guess_individuals(vectors[unknown], index, held=vectors[tried], names=names[tried])
+    guesses = propose_labels(vectors[unknown], index, held=vectors[tried], names=names[tried])
     sure = guesses.probabilities >= least
     images = dataset.table["image"].to_numpy()[rows[unknown][sure]]
     found = {"Image": images, "Id": guesses.individuals[sure], "probability": guesses.probabilities[sure]}

@@ -45,7 +45,7 @@ class Scoring:
         """What a trial of this kind is scored by: a baseline is the encoder as it comes, its vectors as they come."""
         if kind != "baseline":
             return self
-        plain = (one.as_it_comes() for one in self.retrieval)
+        plain = (one.baseline() for one in self.retrieval)
         return dataclasses.replace(self, retrieval=tuple(dict.fromkeys(plain)))
 
 

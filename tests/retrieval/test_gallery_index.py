@@ -2,23 +2,23 @@ import numpy as np
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views, unit
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views, normalize_rows
 
 
 def test_vectors_are_rounded_to_float16_before_they_get_unit_length():
     vectors = np.array([[1.0001, 2.0], [0.0, 0.0]])
     rounded = np.array([1.0, 2.0]) / np.sqrt(5.0)
-    np.testing.assert_allclose(unit(vectors), [rounded, [0.0, 0.0]], atol=1e-7)
+    np.testing.assert_allclose(normalize_rows(vectors), [rounded, [0.0, 0.0]], atol=1e-7)
 
 
 def test_stored_vectors_are_the_same_after_another_rounding():
-    stored = unit(np.random.default_rng(0).normal(size=(50, 16))).astype(np.float16)
-    np.testing.assert_array_equal(unit(stored), unit(stored.astype(np.float32)))
+    stored = normalize_rows(np.random.default_rng(0).normal(size=(50, 16))).astype(np.float16)
+    np.testing.assert_array_equal(normalize_rows(stored), normalize_rows(stored.astype(np.float32)))
 
 
 def test_vectors_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="must be finite"):
-        unit(np.array([[np.nan, 1.0]]))
+        normalize_rows(np.array([[np.nan, 1.0]]))
 
 
 def test_names_are_in_order_and_codes_of_strangers_are_negative():

@@ -32,14 +32,14 @@ def test_what_reranks_counts_only_where_something_is_reranked():
     )
     assert len(settings) == len(set(settings)) == 2 * (1 + 2) * 2 + 2
     assert settings[0] == RetrievalSetting()
-    assert {one.manner.rerank for one in settings if one.vote == "nearest"} == {None, Rerank(10), Rerank(20)}
-    assert not any(one.manner.rerank or one.classifier_weight for one in settings if one.vote == "centroid")
+    assert {one.search_mode.rerank for one in settings if one.vote == "nearest"} == {None, Rerank(10), Rerank(20)}
+    assert not any(one.search_mode.rerank or one.classifier_weight for one in settings if one.vote == "centroid")
     assert len(without_classifier(settings)) == 2 * (1 + 2) + 2
 
 
 def test_as_it_comes_leaves_the_vote_and_the_flip():
     setting = RetrievalSetting("softmax", 5, 0.1, "average", "pca", 8, 3, 2, **RERANK, classifier_weight=0.5)
-    assert setting.as_it_comes() == RetrievalSetting("softmax", 5, 0.1, "average")
+    assert setting.baseline() == RetrievalSetting("softmax", 5, 0.1, "average")
 
 
 def test_the_first_values_come_first():

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.search.gallery_index import GalleryIndex, unit
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries, find_others
 
 
@@ -27,11 +27,11 @@ def draw(images, size=5, seed=0):
 def test_a_query_is_the_weighted_sum_of_itself_and_its_nearest_gallery_vectors(count):
     vectors, labels = draw(30)
     queries, _ = draw(6, seed=1)
-    found = unit(expand_queries(queries, GalleryIndex(vectors, labels), count))
-    gallery = unit(vectors).astype(float).tolist()
-    expected = [plain_python_sum(query, gallery, count) for query in unit(queries).astype(float).tolist()]
+    found = normalize_rows(expand_queries(queries, GalleryIndex(vectors, labels), count))
+    gallery = normalize_rows(vectors).astype(float).tolist()
+    expected = [plain_python_sum(query, gallery, count) for query in normalize_rows(queries).astype(float).tolist()]
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert not np.allclose(found, unit(queries), atol=1e-2)
+    assert not np.allclose(found, normalize_rows(queries), atol=1e-2)
 
 
 def test_a_query_is_expanded_alike_alone_and_among_others():
@@ -46,7 +46,7 @@ def test_a_query_is_expanded_alike_alone_and_among_others():
 def test_each_gallery_vector_is_the_weighted_sum_of_itself_and_its_nearest_others_and_keeps_row_and_name(count):
     vectors, labels = draw(30)
     index = augment_gallery(GalleryIndex(vectors, labels), count)
-    gallery = unit(vectors).astype(float).tolist()
+    gallery = normalize_rows(vectors).astype(float).tolist()
     for place, row in enumerate(index.rows):
         others = gallery[:row] + gallery[row + 1 :]
         np.testing.assert_allclose(index.vectors[place], plain_python_sum(gallery[row], others, count), atol=1e-3)
@@ -63,9 +63,9 @@ def test_an_image_is_never_its_own_neighbour_even_among_many_equal_ones():
 
 def test_what_lies_at_an_obtuse_angle_adds_nothing():
     index = GalleryIndex(np.array([[-1.0, 0.1], [0.6, -0.8]]), np.array(["a", "b"]))
-    assert unit(expand_queries(np.array([[0.0, 1.0]]), GalleryIndex(-np.eye(2), np.array(["a", "b"])), 2)).tolist() == [
-        [0.0, 1.0]
-    ]
+    assert normalize_rows(
+        expand_queries(np.array([[0.0, 1.0]]), GalleryIndex(-np.eye(2), np.array(["a", "b"])), 2)
+    ).tolist() == [[0.0, 1.0]]
     np.testing.assert_allclose(augment_gallery(index, 1).vectors, index.vectors, atol=1e-3)
 
 

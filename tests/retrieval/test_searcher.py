@@ -5,11 +5,11 @@ import pytest
 
 from whale_ray.retrieval.evaluation.evaluate import evaluate
 from whale_ray.retrieval.evaluation.search_runs import PROXY
-from whale_ray.retrieval.search.gallery_index import GalleryIndex, unit
-from whale_ray.retrieval.search.k_reciprocal import Reciprocal
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
+from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
 from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries
-from whale_ray.retrieval.search.retrieval_config import Manner, Rerank, RetrievalSetting
-from whale_ray.retrieval.search.searcher import Matcher
+from whale_ray.retrieval.search.retrieval_config import Rerank, RetrievalSetting, SearchMode
+from whale_ray.retrieval.search.searcher import GallerySearcher
 
 RERANK = {"rerank": "k_reciprocal", "rerank_k1": 6, "rerank_k2": 3, "rerank_lambda": 0.3}
 SETTINGS = [
@@ -46,14 +46,14 @@ def test_a_query_alone_is_ranked_as_the_evaluation_ranked_it_among_others(settin
         unknown_label="new_whale",
     )
     assert evaluation.best == setting
-    matcher = Matcher(vectors.astype(np.float16), labels, proxies=PROXIES)
+    searcher = GallerySearcher(vectors.astype(np.float16), labels, proxies=PROXIES)
     for query, (_, row) in zip(queries, evaluation.queries.iterrows(), strict=True):
-        ranking = matcher.rank(query[None].astype(np.float16), setting)
-        names = matcher.index.names[ranking.individuals[0]].tolist()
+        ranking = searcher.rank(query[None].astype(np.float16), setting)
+        names = searcher.index.names[ranking.individuals[0]].tolist()
         assert names.index(row["individual"]) + 1 == row["rank"]
         assert names[0] == row["nearest_individual"]
         assert ranking.cosines[0, 0] == pytest.approx(row["cosine"], abs=2e-6)
-        _, images = matcher.nearest_images(query[None], ranking, setting.manner, first=1)
+        _, images = searcher.nearest_images(query[None], ranking, setting.search_mode, first=1)
         assert row["nearest_image"] == f"{images[0, 0]}.jpg"
 
 
@@ -61,13 +61,13 @@ def test_a_query_alone_is_ranked_as_the_evaluation_ranked_it_among_others(settin
 def test_the_cosine_that_is_shown_is_that_of_the_vectors_as_they_are(setting):
     vectors, labels = draw(70)
     queries, _ = draw(5, seed=1)
-    matcher = Matcher(vectors, labels, proxies=PROXIES)
-    ranking = matcher.rank(queries, setting)
-    cosines, images = matcher.nearest_images(queries, ranking, setting.manner, first=4)
-    table = unit(queries).astype(float) @ unit(vectors).astype(float).T
+    searcher = GallerySearcher(vectors, labels, proxies=PROXIES)
+    ranking = searcher.rank(queries, setting)
+    cosines, images = searcher.nearest_images(queries, ranking, setting.search_mode, first=4)
+    table = normalize_rows(queries).astype(float) @ normalize_rows(vectors).astype(float).T
     for row, codes, shown, rows in zip(table, ranking.individuals, cosines, images, strict=True):
         for code, cosine, image in zip(codes[:4], shown, rows, strict=True):
-            own = np.flatnonzero(labels == matcher.index.names[code])
+            own = np.flatnonzero(labels == searcher.index.names[code])
             assert image == own[row[own].argmax()]
             assert cosine == pytest.approx(row[image], abs=2e-6)
 
@@ -75,11 +75,11 @@ def test_the_cosine_that_is_shown_is_that_of_the_vectors_as_they_are(setting):
 def test_expanded_queries_meet_the_augmented_gallery_and_are_reranked_there():
     vectors, labels = draw(40)
     queries, _ = draw(6, seed=1)
-    manner = Manner(expand_query=2, augment_gallery=3, rerank=Rerank(6, 3, 0.3))
-    found = Matcher(vectors, labels).find(queries, manner, neighbours=40)
+    mode = SearchMode(expand_query=2, augment_gallery=3, rerank=Rerank(6, 3, 0.3))
+    found = GallerySearcher(vectors, labels).find(queries, mode, neighbours=40)
     index = augment_gallery(GalleryIndex(vectors, labels), 3)
-    asked = unit(expand_queries(queries, index, 2)).astype(float)
-    scores = Reciprocal(index, Rerank(6, 3, 0.3))(asked, asked @ index.vectors.astype(float).T)
+    asked = normalize_rows(expand_queries(queries, index, 2)).astype(float)
+    scores = KReciprocalReranker(index, Rerank(6, 3, 0.3))(asked, asked @ index.vectors.astype(float).T)
     for row, indices, cosines in zip(scores, found.indices, found.cosines, strict=True):
         np.testing.assert_allclose(row[np.argsort(index.rows)][indices], cosines, atol=1e-6)
         assert (np.diff(cosines) <= 0).all()
@@ -91,14 +91,16 @@ def test_a_query_changes_nothing_for_another_one():
     queries, _ = draw(3, seed=1)
     crowd = np.concatenate([queries, np.repeat(queries[:1], 30, axis=0) + 0.01])
     for setting in SETTINGS:
-        few, many = (Matcher(vectors, labels, proxies=PROXIES).rank(asked, setting) for asked in (queries, crowd))
+        few, many = (
+            GallerySearcher(vectors, labels, proxies=PROXIES).rank(asked, setting) for asked in (queries, crowd)
+        )
         assert few.individuals.tolist() == many.individuals[:3].tolist()
         np.testing.assert_allclose(few.cosines, many.cosines[:3], atol=2e-6)
 
 
 def test_individuals_have_scores_in_the_range_of_a_cosine_best_first():
     vectors, labels = draw(70)
-    ranking = Matcher(vectors, labels).rank(draw(20, seed=1)[0], RetrievalSetting(**RERANK))
+    ranking = GallerySearcher(vectors, labels).rank(draw(20, seed=1)[0], RetrievalSetting(**RERANK))
     assert (np.diff(ranking.cosines, axis=1) <= 0).all()
     assert -1 <= ranking.cosines.min() < ranking.cosines.max() <= 1
 
@@ -106,9 +108,9 @@ def test_individuals_have_scores_in_the_range_of_a_cosine_best_first():
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_one_individual_is_found_and_an_empty_gallery_finds_nobody(setting):
     queries, _ = draw(2)
-    one = Matcher(draw(3)[0], np.array(["a", "a", "a"]), proxies=PROXIES)
+    one = GallerySearcher(draw(3)[0], np.array(["a", "a", "a"]), proxies=PROXIES)
     assert one.rank(queries, setting).individuals.tolist() == [[0], [0]]
-    empty = Matcher(np.zeros((0, 8)), np.array([], dtype=str), proxies=PROXIES)
+    empty = GallerySearcher(np.zeros((0, 8)), np.array([], dtype=str), proxies=PROXIES)
     ranking = empty.rank(queries, setting)
     assert ranking.individuals.shape == (2, 0)
-    assert empty.nearest_images(queries, ranking, setting.manner, first=5)[0].shape == (2, 0)
+    assert empty.nearest_images(queries, ranking, setting.search_mode, first=5)[0].shape == (2, 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.label_quality.label_errors import KINDS, Doubts, find_doubts
+from whale_ray.retrieval.label_quality.label_errors import KINDS, LabelErrors, find_label_errors
 from whale_ray.retrieval.label_quality.nearest_pairs import nearest_pairs
 
 NEW = "new_whale"
@@ -23,8 +23,8 @@ class Set:
     individuals: np.ndarray
     parts: np.ndarray
 
-    def doubts(self, **options: float) -> Doubts:
-        return find_doubts(
+    def doubts(self, **options: float) -> LabelErrors:
+        return find_label_errors(
             self.vectors,
             images=self.images,
             individuals=self.individuals,
@@ -58,7 +58,7 @@ def drawn(noise: float, scale: float = 1.0) -> Set:
     return Set(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), images, individuals, parts)
 
 
-def found(doubts: Doubts, kind: str) -> list[tuple[str, str, str]]:
+def found(doubts: LabelErrors, kind: str) -> list[tuple[str, str, str]]:
     rows = doubts.table[doubts.table["kind"] == kind]
     return [(row["image"], row["other_image"], row["suggested"]) for row in rows.to_dict("records")]
 
@@ -128,7 +128,7 @@ def test_a_higher_bar_lists_fewer_and_the_surest_come_first(sound: Set) -> None:
 )
 def test_where_nothing_can_be_said_it_says_why(names: list[str], reason: str) -> None:
     columns = {"images": np.array(list("abcd")), "parts": np.array(["train"] * 4)}
-    doubts = find_doubts(np.eye(4), individuals=np.array(names), unknown_label=NEW, **columns)
+    doubts = find_label_errors(np.eye(4), individuals=np.array(names), unknown_label=NEW, **columns)
     assert doubts.table.empty
     assert set(doubts.reasons) == set(KINDS)
     assert all(re.search(reason, said) for said in doubts.reasons.values())
@@ -137,7 +137,7 @@ def test_where_nothing_can_be_said_it_says_why(names: list[str], reason: str) ->
 def test_without_unknown_animals_it_says_that_none_can_be_recognised(sound: Set) -> None:
     named = sound.individuals != NEW
     columns = {"images": sound.images[named], "individuals": sound.individuals[named], "parts": sound.parts[named]}
-    doubts = find_doubts(sound.vectors[named], **columns, unknown_label=NEW)
+    doubts = find_label_errors(sound.vectors[named], **columns, unknown_label=NEW)
     assert set(doubts.reasons) == {"recognised", "new_individual"}
 
 

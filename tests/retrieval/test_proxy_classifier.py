@@ -4,9 +4,9 @@ import pytest
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import evaluate
 from whale_ray.retrieval.evaluation.search_runs import PROXY
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
-from whale_ray.retrieval.search.searcher import Matcher
+from whale_ray.retrieval.search.searcher import GallerySearcher
 
 
 def draw(images, *, individuals=7, size=6, seed=0):
@@ -20,9 +20,9 @@ def test_an_individual_s_score_is_the_mixture_of_its_nearest_image_and_its_neare
     vectors, labels = draw(40)
     queries, _ = draw(9, seed=1)
     proxies, names = draw(20, seed=2)[0], np.array([f"w_{place % 7}" for place in range(20)])
-    matcher = Matcher(vectors, labels, proxies=(proxies, names))
+    matcher = GallerySearcher(vectors, labels, proxies=(proxies, names))
     ranking = matcher.rank(queries, RetrievalSetting(classifier_weight=weight))
-    asked, gallery, learned = (unit(each).astype(float).tolist() for each in (queries, vectors, proxies))
+    asked, gallery, learned = (normalize_rows(each).astype(float).tolist() for each in (queries, vectors, proxies))
     for query, codes, scores in zip(asked, ranking.individuals, ranking.cosines, strict=True):
         expected = {}
         for name in set(labels):
@@ -39,7 +39,7 @@ def test_an_individual_s_score_is_the_mixture_of_its_nearest_image_and_its_neare
 def test_whom_the_loss_never_saw_keeps_the_score_and_a_stranger_s_proxy_counts_for_nothing():
     vectors = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0]])
     proxies = (np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]), np.array(["a", "stranger"]))
-    matcher = Matcher(vectors, np.array(["a", "enrolled"]), proxies=proxies)
+    matcher = GallerySearcher(vectors, np.array(["a", "enrolled"]), proxies=proxies)
     ranking = matcher.rank(np.array([[1.0, 0.0, 0.0]]), RetrievalSetting(classifier_weight=0.5))
     assert matcher.index.names[ranking.individuals[0]].tolist() == ["enrolled", "a"]
     assert ranking.cosines[0].tolist() == pytest.approx([0.8, 0.5], abs=1e-3)
@@ -47,7 +47,7 @@ def test_whom_the_loss_never_saw_keeps_the_score_and_a_stranger_s_proxy_counts_f
 
 def test_a_classifier_without_proxies_is_refused():
     with pytest.raises(InputError, match=r"classifier_weight 0\.5 needs the proxies of a loss, but there are none"):
-        Matcher(np.eye(2), np.array(["a", "b"])).rank(np.eye(2), RetrievalSetting(classifier_weight=0.5))
+        GallerySearcher(np.eye(2), np.array(["a", "b"])).rank(np.eye(2), RetrievalSetting(classifier_weight=0.5))
 
 
 def evaluation_of(vectors, labels, parts, *, settings):

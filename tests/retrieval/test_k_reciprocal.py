@@ -4,8 +4,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.search.gallery_index import GalleryIndex, unit
-from whale_ray.retrieval.search.k_reciprocal import Reciprocal
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
+from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
 from whale_ray.retrieval.search.retrieval_config import Rerank
 
 
@@ -68,8 +68,8 @@ def draw(images, *, individuals, size=6, seed=0, spread=0.6):
 
 
 def score(queries, index, options):
-    vectors = unit(queries).astype(np.float64)
-    return Reciprocal(index, options)(vectors, vectors @ index.vectors.astype(np.float64).T)
+    vectors = normalize_rows(queries).astype(np.float64)
+    return KReciprocalReranker(index, options)(vectors, vectors @ index.vectors.astype(np.float64).T)
 
 
 OPTIONS = [Rerank(5, 3, 0.3), Rerank(20, 6, 0.3), Rerank(8, 1, 0.1), Rerank(1, 4, 0.5), Rerank(3, 9, 0.2)]
@@ -81,7 +81,7 @@ def test_scores_are_those_of_the_sets_written_naively(options):
     queries, _ = draw(5, individuals=7, seed=0, spread=0.7)
     index = GalleryIndex(vectors, labels)
     gallery = index.vectors.astype(np.float64).tolist()
-    expected = [naive_scores(query, gallery, options) for query in unit(queries).astype(np.float64).tolist()]
+    expected = [naive_scores(query, gallery, options) for query in normalize_rows(queries).astype(np.float64).tolist()]
     found = score(queries, index, options)
     np.testing.assert_allclose(found, expected, atol=1e-9)
     assert (found > options.weight).any(), "no circle overlaps: the example tries nothing"
@@ -93,7 +93,9 @@ def test_circles_larger_than_the_gallery_hold_all_of_it(images):
     queries, _ = draw(3, individuals=2, seed=4)
     index = GalleryIndex(vectors, labels)
     gallery = index.vectors.astype(np.float64).tolist()
-    expected = [naive_scores(query, gallery, Rerank(20, 6, 0.3)) for query in unit(queries).astype(float).tolist()]
+    expected = [
+        naive_scores(query, gallery, Rerank(20, 6, 0.3)) for query in normalize_rows(queries).astype(float).tolist()
+    ]
     np.testing.assert_allclose(score(queries, index, Rerank(20, 6, 0.3)), expected, atol=1e-9)
 
 
@@ -101,7 +103,9 @@ def test_equal_vectors_take_places_in_the_order_of_the_gallery():
     vectors = np.repeat(np.eye(3), 4, axis=0)
     index = GalleryIndex(vectors, np.array(list("aaaabbbbcccc")))
     query = np.array([[1.0, 1.0, 0.2]])
-    expected = naive_scores(unit(query)[0].astype(float).tolist(), index.vectors.astype(float).tolist(), Rerank(2, 2))
+    expected = naive_scores(
+        normalize_rows(query)[0].astype(float).tolist(), index.vectors.astype(float).tolist(), Rerank(2, 2)
+    )
     np.testing.assert_allclose(score(query, index, Rerank(2, 2)), [expected], atol=1e-9)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.label_quality.pseudo_labels import Guesses, adjust_to_share, guess_individuals
+from whale_ray.retrieval.label_quality.pseudo_labels import PseudoLabels, adjust_to_share, propose_labels
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 
 
@@ -30,9 +30,9 @@ def clusters(seed: int = 0, *, known: int = 80, strangers: int = 80, noise: floa
     }
 
 
-def guessed(parts: dict[str, np.ndarray]) -> Guesses:
+def guessed(parts: dict[str, np.ndarray]) -> PseudoLabels:
     index = GalleryIndex(parts["gallery"], parts["individuals"])
-    return guess_individuals(parts["unknown"], index, held=parts["held"], names=parts["names"])
+    return propose_labels(parts["unknown"], index, held=parts["held"], names=parts["names"])
 
 
 def test_the_guess_is_the_nearest_individual() -> None:

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.gallery_index import unit
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
-from whale_ray.retrieval.search.searcher import Matcher
-from whale_ray.retrieval.search.voting import VOTES, new_individual_place
+from whale_ray.retrieval.search.searcher import GallerySearcher
+from whale_ray.retrieval.search.voting import VOTES, new_individual_rank
 
 # A query along the first axis: the cosine to (c, sqrt(1 - c²)) is c.
 QUERY = np.array([[1.0, 0.0]])
@@ -16,7 +16,7 @@ QUERY = np.array([[1.0, 0.0]])
 
 def gallery(*rows):
     vectors = np.array([[cosine, math.sqrt(1.0 - cosine**2)] for cosine, _ in rows])
-    return Matcher(vectors, np.array([name for _, name in rows]))
+    return GallerySearcher(vectors, np.array([name for _, name in rows]))
 
 
 def rank_queries(queries, matcher, **options):
@@ -73,7 +73,7 @@ def test_equal_individuals_rank_by_name(vote):
 
 def test_a_class_mean_is_the_mean_of_unit_vectors_so_that_no_photograph_counts_more():
     """a: (1, 0) and (0, 1), the first written ten times as long; their raw mean would point at the query."""
-    matcher = Matcher(np.array([[10.0, 0.0], [0.0, 1.0], [0.9, 0.3]]), np.array(["a", "a", "b"]))
+    matcher = GallerySearcher(np.array([[10.0, 0.0], [0.0, 1.0], [0.9, 0.3]]), np.array(["a", "a", "b"]))
     ranking = matcher.rank(QUERY, RetrievalSetting("centroid"))
     assert names(matcher, ranking) == ["b", "a"]
     assert ranking.cosines[0].tolist() == pytest.approx([0.9 / math.hypot(0.9, 0.3), 1.0], abs=1e-3)
@@ -119,16 +119,16 @@ def test_votes_agree_with_plain_python_on_random_vectors(vote, neighbours):
     random = np.random.default_rng(neighbours)
     vectors, queries = random.normal(size=(150, 5)), random.normal(size=(12, 5))
     labels = np.array([f"w_{label:02d}" for label in random.integers(0, 70, 150)])
-    matcher = Matcher(vectors, labels)
+    matcher = GallerySearcher(vectors, labels)
     ranking = rank_queries(queries, matcher, vote=vote, neighbours=neighbours, temperature=0.1)
-    cosines = np.round(unit(queries).astype(np.float64) @ unit(vectors).astype(np.float64).T, 6)
+    cosines = np.round(normalize_rows(queries).astype(np.float64) @ normalize_rows(vectors).astype(np.float64).T, 6)
     for row, found in zip(cosines, ranking.individuals, strict=True):
         expected = plain_python_ranking(row.tolist(), labels.tolist(), vote=vote, k=neighbours, temperature=0.1)
         assert matcher.index.names[found[found >= 0]].tolist()[:50] == expected[:50]
 
 
 def test_an_empty_gallery_ranks_nobody():
-    empty = Matcher(np.zeros((0, 2)), np.array([], dtype=str))
+    empty = GallerySearcher(np.zeros((0, 2)), np.array([], dtype=str))
     for vote in VOTES:
         assert rank_queries(QUERY, empty, vote=vote, neighbours=3).individuals.shape == (1, 0)
 
@@ -149,7 +149,7 @@ def test_a_vote_that_cannot_be_held_is_refused(options, message):
 
 def test_the_unknown_individual_enters_before_the_first_cosine_below_the_threshold():
     cosines = np.array([[0.9, 0.4, 0.8], [0.4, 0.9, 0.9], [0.9, 0.9, 0.9], [0.9, np.nan, np.nan]])
-    assert new_individual_place(cosines, 0.5).tolist() == [2, 1, 0, 0]
-    assert new_individual_place(cosines, 0.9).tolist() == [2, 1, 0, 0]
-    assert new_individual_place(cosines, None).tolist() == [0, 0, 0, 0]
-    assert new_individual_place(np.zeros((2, 0)), 0.5).tolist() == [0, 0]
+    assert new_individual_rank(cosines, 0.5).tolist() == [2, 1, 0, 0]
+    assert new_individual_rank(cosines, 0.9).tolist() == [2, 1, 0, 0]
+    assert new_individual_rank(cosines, None).tolist() == [0, 0, 0, 0]
+    assert new_individual_rank(np.zeros((2, 0)), 0.5).tolist() == [0, 0]
