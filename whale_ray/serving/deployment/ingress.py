@@ -19,10 +19,11 @@ from ray.serve.handle import DeploymentHandle
 
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
+from whale_ray.ray_private import proxy_hosts, set_deployment_version
 from whale_ray.serving.auth.api_keys import Keys, read_keys
 from whale_ray.serving.deployment.encoder_replicas import EncoderDeployment, RemoteEncoder
 from whale_ray.serving.deployment.factories import checked_encoder, open_store, recogniser_of
-from whale_ray.serving.deployment.network import KEY_VARIABLE, check_exposure, hosts_of_proxies
+from whale_ray.serving.deployment.network import KEY_VARIABLE, check_exposure
 from whale_ray.serving.deployment.ray_metrics import RayMetrics
 from whale_ray.serving.deployment.settings import PageSettings, ServeSettings
 from whale_ray.serving.deployment.shadow import Shadow, ShadowCaller
@@ -125,7 +126,7 @@ def entered(keys: Keys, settings: PageSettings) -> Keys:
     """
     # The variable on the replica's own machine counts too: a cluster's key must not be lost on the way.
     keys = keys or read_keys(None, os.environ.get(KEY_VARIABLE))
-    check_exposure(hosts_of_proxies(), keyless=not keys, insecure=settings.insecure)
+    check_exposure(proxy_hosts(), keyless=not keys, insecure=settings.insecure)
     return keys
 
 
@@ -197,7 +198,7 @@ def _deployment(kind: type, name: str, settings: ServeSettings, *, taking: bool,
 
 def versioned(deployment: serve.Deployment, state: str) -> serve.Deployment:
     """The deployment with a version of ours, so that deploying it again unchanged restarts none of its processes."""
-    return deployment.options(version=state, _internal=True)
+    return set_deployment_version(deployment, state)
 
 
 def _version(*parts: str) -> str:

@@ -19,13 +19,13 @@ import ray
 from ray import serve
 
 from whale_ray.errors import BundleError
+from whale_ray.ray_private import set_default_http_host
 from whale_ray.serving.auth.api_keys import Keys, read_keys
 from whale_ray.serving.deployment.ingress import application
 from whale_ray.serving.deployment.network import (
     KEY_VARIABLE,
     LOOPBACK,
     _check_port,
-    _listen_on_loopback_unless_told,
     check_exposure,
 )
 from whale_ray.serving.deployment.page_replica import page_application
@@ -41,7 +41,7 @@ def build(settings: ServeSettings) -> serve.Application:
 
     Raises: BundleError where the bundle's files are not whole.
     """
-    _listen_on_loopback_unless_told()
+    set_default_http_host(LOOPBACK)
     return _application(settings, _keys(settings))
 
 

@@ -6,15 +6,13 @@ Knows Ray Serve's settings of HTTP; knows no bundle.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from collections.abc import Iterable
-
-from ray.serve.config import HTTPOptions
 
 from whale_ray.errors import InputError
 
 KEY_VARIABLE = "WHALE_RAY_API_KEY"
+LOOPBACK = "127.0.0.1"
 
 
 def check_exposure(hosts: Iterable[str], *, keyless: bool, insecure: bool) -> None:
@@ -34,23 +32,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def hosts_of_proxies() -> list[str]:
-    """The hosts on which Ray Serve's proxies listen, asked from within a replica."""
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client()
-    return [] if client is None else [str(client.http_config.host)]
-
-
-LOOPBACK = "127.0.0.1"
-
-
-def _listen_on_loopback_unless_told() -> None:
-    """Makes loopback Serve's default in HAProxy's mode too, where Ray's own default is every interface."""
-    HTTPOptions.model_fields["host"].default = os.environ.get("RAY_SERVE_DEFAULT_HTTP_HOST") or LOOPBACK
-    HTTPOptions.model_rebuild(force=True)
 
 
 def _check_port(host: str, port: int) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import ray
 from ray import serve
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.serve.exceptions import RayServeException
 
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
+from whale_ray.ray_private import enable_token_auth_if_token_exists
 from whale_ray.serving.auth.api_keys import ENVIRONMENT, Keys, read_keys
 from whale_ray.serving.deployment.ingress import NAME, PAGE_NAME, application
 from whale_ray.serving.deployment.page_replica import page_application
@@ -162,8 +162,7 @@ def _connected(address: str | None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # For an address that is spelt out, Ray itself does not look for the token that its own clusters ask for.
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    enable_token_auth_if_token_exists()
     try:
         ray.init(address=address or "auto", namespace="serve", logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:

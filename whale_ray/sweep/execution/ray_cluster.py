@@ -17,6 +17,7 @@ from pathlib import Path
 
 from whale_ray.device import reserved_device
 from whale_ray.errors import InputError
+from whale_ray.ray_private import is_token_auth_enabled
 from whale_ray.sweep.planning.dry_run import IDLE_GPU
 
 _GPU_SECONDS = 20.0  # in which a process starts and imports torch
@@ -82,8 +83,6 @@ def _sigterm_kept() -> Iterator[None]:
 
 def _sign_in() -> str:
     """How to sign in to the dashboard, where Ray's token mode is on; the token itself is never printed."""
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-
     if not is_token_auth_enabled():
         return ""
     place = os.environ.get("RAY_AUTH_TOKEN_PATH", str(Path("~/.ray/auth_token")))

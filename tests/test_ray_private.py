@@ -1,0 +1,105 @@
+"""Ray's private APIs: every name that whale_ray uses exists in the installed Ray."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from whale_ray.ray_private import RAY_VERSION, set_default_http_host, set_deployment_version
+
+PACKAGE = Path(__file__).parents[1] / "whale_ray"
+NAMES = {
+    "ray._private.authentication.authentication_utils": "is_token_auth_enabled",
+    "ray._private.authentication.authentication_token_setup": "maybe_enable_token_auth_if_token_available",
+    "ray.serve.context": "_get_global_client",
+    "ray.serve.config": "HTTPOptions",
+}
+REMEDY = "Check whale_ray/ray_private.py against the new Ray, then change RAY_VERSION and the pin in pyproject.toml."
+
+
+def test_the_installed_ray_is_the_version_that_the_adapter_was_written_for() -> None:
+    import ray
+
+    rule = f"whale_ray/ray_private.py is written for Ray {RAY_VERSION}, but Ray {ray.__version__} is installed."
+    assert ray.__version__.startswith(f"{RAY_VERSION}."), f"{rule} {REMEDY}"
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES.items())
+def test_a_private_name_exists(module: str, name: str) -> None:
+    assert hasattr(importlib.import_module(module), name), f"Ray has no {module}.{name} any more. {REMEDY}"
+
+
+def test_private_parameters_and_fields_exist() -> None:
+    from ray import serve
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray.serve._private.client import ServeControllerClient
+    from ray.serve._private.replica import SERVE_BUILD_ASGI_APP_METHOD
+    from ray.serve.config import HTTPOptions
+
+    assert "warn_if_disabled" in inspect.signature(maybe_enable_token_auth_if_token_available).parameters, REMEDY
+    assert {"version", "_internal"} <= set(inspect.signature(serve.Deployment.options).parameters), REMEDY
+    assert hasattr(ServeControllerClient, "http_config"), REMEDY
+    assert "host" in HTTPOptions.model_fields, REMEDY
+    # The ingress class defines this method; Ray calls it in each replica.
+    assert SERVE_BUILD_ASGI_APP_METHOD == "__serve_build_asgi_app__", REMEDY
+
+
+def test_the_default_http_host_is_the_given_one_unless_the_environment_names_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.serve.config import HTTPOptions
+
+    before = HTTPOptions.model_fields["host"].default
+    try:
+        monkeypatch.delenv("RAY_SERVE_DEFAULT_HTTP_HOST", raising=False)
+        set_default_http_host("127.0.0.2")
+        assert HTTPOptions().host == "127.0.0.2"
+        monkeypatch.setenv("RAY_SERVE_DEFAULT_HTTP_HOST", "127.0.0.3")
+        set_default_http_host("127.0.0.2")
+        assert HTTPOptions().host == "127.0.0.3"
+    finally:
+        HTTPOptions.model_fields["host"].default = before
+        HTTPOptions.model_rebuild(force=True)
+
+
+def test_a_deployment_takes_a_version_without_a_warning() -> None:
+    from ray import serve
+
+    @serve.deployment
+    class Deployed:
+        pass
+
+    assert set_deployment_version(Deployed, "1").version == "1"
+
+
+def test_only_the_adapter_uses_private_names_of_ray() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "ray_private.py"
+        for name in _imported_from_ray(path)
+        if any(part.startswith("_") for part in name.split("."))
+    ]
+    assert found == []
+
+
+def _imported_from_ray(path: Path) -> list[str]:
+    """Return the dotted names that a file imports from Ray."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name for name in names if name.partition(".")[0] == "ray"]
+
+
+def test_importing_the_adapter_does_not_import_ray() -> None:
+    code = "import sys, whale_ray.ray_private; print('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

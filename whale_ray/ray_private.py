@@ -1,0 +1,71 @@
+"""Adapter of Ray's private APIs: the only module that uses names which Ray may change in any release.
+
+tests/test_ray_private.py checks each of them and fails if Ray is not `RAY_VERSION`. Importing this module does not
+import Ray.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+RAY_VERSION = "2.60"
+
+
+def is_token_auth_enabled() -> bool:
+    """Return whether this process uses Ray's token authentication.
+
+    Ray has no public function for this; the dashboard's sign-in depends on it.
+    """
+    from ray._private.authentication import authentication_utils
+
+    return bool(authentication_utils.is_token_auth_enabled())
+
+
+def enable_token_auth_if_token_exists() -> None:
+    """Turn on token authentication before `ray.init(address=...)` if this user has a Ray token.
+
+    `ray.init` with an explicit address does not read the token file, although clusters that Ray starts locally
+    require the token.
+    """
+    from ray._private.authentication import authentication_token_setup
+
+    authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def proxy_hosts() -> list[str]:
+    """Return the hosts on which Ray Serve's proxies listen; empty if Serve has no controller.
+
+    Called inside a replica. `serve.status()` does not include the HTTP options.
+    """
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    return [] if client is None else [str(client.http_config.host)]
+
+
+def set_default_http_host(host: str) -> None:
+    """Set the host on which Ray Serve listens if `serve.start` or `serve run` names none.
+
+    In HAProxy mode Ray's default is all interfaces. RAY_SERVE_DEFAULT_HTTP_HOST, if set, has precedence over `host`,
+    but Ray itself ignores it in that mode.
+
+    Args:
+        host: IP address or host name.
+    """
+    from ray.serve.config import HTTPOptions
+
+    HTTPOptions.model_fields["host"].default = os.environ.get("RAY_SERVE_DEFAULT_HTTP_HOST") or host
+    HTTPOptions.model_rebuild(force=True)
+
+
+def set_deployment_version(deployment: Any, version: str) -> Any:
+    """Return the `serve.Deployment` with a version, so that deploying the same version again restarts no replica.
+
+    The public option `version` was removed; without it Ray draws a random version for each deployment.
+
+    Args:
+        deployment: A `ray.serve.Deployment`.
+        version: Any string that changes if and only if the replicas must restart.
+    """
+    return deployment.options(version=version, _internal=True)
