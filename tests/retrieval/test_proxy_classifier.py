@@ -3,8 +3,8 @@ import pytest
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import evaluate
-from whale_ray.retrieval.evaluation.search_runs import PROXY
 from whale_ray.retrieval.search.gallery_index import normalize_rows
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.retrieval.search.searcher import GallerySearcher
 
@@ -20,7 +20,7 @@ def test_an_individual_s_score_is_the_mixture_of_its_nearest_image_and_its_neare
     vectors, labels = draw(40)
     queries, _ = draw(9, seed=1)
     proxies, names = draw(20, seed=2)[0], np.array([f"w_{place % 7}" for place in range(20)])
-    matcher = GallerySearcher(vectors, labels, proxies=(proxies, names))
+    matcher = GallerySearcher(vectors, labels, proxies=ClassProxies(proxies, names))
     ranking = matcher.rank(queries, RetrievalSetting(classifier_weight=weight))
     asked, gallery, learned = (normalize_rows(each).astype(float).tolist() for each in (queries, vectors, proxies))
     for query, codes, scores in zip(asked, ranking.individuals, ranking.cosines, strict=True):
@@ -38,7 +38,7 @@ def test_an_individual_s_score_is_the_mixture_of_its_nearest_image_and_its_neare
 
 def test_whom_the_loss_never_saw_keeps_the_score_and_a_stranger_s_proxy_counts_for_nothing():
     vectors = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0]])
-    proxies = (np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]), np.array(["a", "stranger"]))
+    proxies = ClassProxies(np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]), np.array(["a", "stranger"]))
     matcher = GallerySearcher(vectors, np.array(["a", "enrolled"]), proxies=proxies)
     ranking = matcher.rank(np.array([[1.0, 0.0, 0.0]]), RetrievalSetting(classifier_weight=0.5))
     assert matcher.index.names[ranking.individuals[0]].tolist() == ["enrolled", "a"]
@@ -50,7 +50,7 @@ def test_a_classifier_without_proxies_is_refused():
         GallerySearcher(np.eye(2), np.array(["a", "b"])).rank(np.eye(2), RetrievalSetting(classifier_weight=0.5))
 
 
-def evaluation_of(vectors, labels, parts, *, settings):
+def evaluation_of(vectors, labels, parts, *, settings, proxies=None):
     return evaluate(
         {"plain": vectors.astype(np.float16)},
         individuals=labels,
@@ -58,29 +58,29 @@ def evaluation_of(vectors, labels, parts, *, settings):
         images=np.array([f"{place}.jpg" for place in range(len(labels))]),
         settings=settings,
         unknown_label="new_whale",
+        proxies=proxies,
     )
 
 
-def crowd(proxies):
-    """Photographs whose nearest neighbours mislead and whose proxies, if there are, do not."""
+def crowd():
+    """Return embeddings whose nearest neighbors mislead, and class proxies that do not."""
     random = np.random.default_rng(0)
     centres = np.eye(12)
     members = np.tile(np.arange(12), 6)
     vectors = centres[members] + 0.9 * random.normal(size=(72, 12))
-    rows, labels = (
-        np.concatenate([vectors, centres]),
-        np.array([f"w_{member:02d}" for member in (*members, *range(12))]),
-    )
-    parts = np.array(["train"] * 36 + ["val"] * 36 + [PROXY] * 12)
-    return (rows, labels, parts) if proxies else (rows[:72], labels[:72], parts[:72])
+    labels = np.array([f"w_{member:02d}" for member in members])
+    parts = np.array(["train"] * 36 + ["val"] * 36)
+    proxies = ClassProxies(centres.astype(np.float16), np.array([f"w_{member:02d}" for member in range(12)]))
+    return (vectors, labels, parts), {0: proxies}
 
 
 def test_the_evaluation_chooses_the_classifier_where_it_helps_and_proxies_are_no_gallery_and_no_query():
     settings = [RetrievalSetting(classifier_weight=weight) for weight in (0.0, 0.5)]
-    evaluation = evaluation_of(*crowd(proxies=True), settings=settings)
+    photographs, proxies = crowd()
+    evaluation = evaluation_of(*photographs, settings=settings, proxies=proxies)
     assert evaluation.best.classifier_weight == 0.5
     assert evaluation.table["classifier_weight"].tolist() == [0.0, 0.5]
-    without = evaluation_of(*crowd(proxies=False), settings=settings[:1])
+    without = evaluation_of(*photographs, settings=settings[:1])
     assert evaluation.scores["queries"] == without.scores["queries"] == 36
     plain, mixed = evaluation.table["recall@1"]
     assert plain == without.table["recall@1"].item() < mixed
@@ -88,8 +88,9 @@ def test_the_evaluation_chooses_the_classifier_where_it_helps_and_proxies_are_no
 
 def test_whitening_learns_nothing_from_proxies_and_moves_them_along():
     settings = [RetrievalSetting(whiten="pca", classifier_weight=weight) for weight in (0.0, 0.5)]
-    evaluation = evaluation_of(*crowd(proxies=True), settings=settings)
-    without = evaluation_of(*crowd(proxies=False), settings=settings[:1])
+    photographs, proxies = crowd()
+    evaluation = evaluation_of(*photographs, settings=settings, proxies=proxies)
+    without = evaluation_of(*photographs, settings=settings[:1])
     plain, mixed = evaluation.table["recall@1"]
     assert plain == without.table["recall@1"].item() < mixed
 
@@ -97,6 +98,35 @@ def test_whitening_learns_nothing_from_proxies_and_moves_them_along():
 def test_where_there_are_no_proxies_the_weight_is_none_and_each_setting_is_scored_once():
     votes = ("nearest", "softmax")
     settings = [RetrievalSetting(vote, 3, classifier_weight=weight) for weight in (0.3, 0.0) for vote in votes]
-    evaluation = evaluation_of(*crowd(proxies=False), settings=settings)
+    evaluation = evaluation_of(*crowd()[0], settings=settings)
     assert evaluation.table["classifier_weight"].tolist() == [0.0, 0.0]
     assert evaluation.table["vote"].tolist() == ["nearest", "softmax"]
+
+
+def test_class_proxies_without_an_individual_each_are_refused():
+    with pytest.raises(
+        InputError, match=r"must have shape \(P, D\) and P individuals, but got vectors of shape \(2, 3\)"
+    ):
+        ClassProxies(np.zeros((2, 3), dtype=np.float16), np.array(["w_a"]))
+
+
+def test_each_split_is_searched_with_the_class_proxies_of_its_own():
+    (vectors, labels, parts), proxies = crowd()
+    misleading = {0: ClassProxies(proxies[0].vectors[::-1], proxies[0].individuals)}
+    setting = RetrievalSetting(classifier_weight=0.9)
+    good, bad = (
+        evaluation_of(vectors, labels, parts, settings=[setting], proxies=one).table["recall@1"].item()
+        for one in (proxies, misleading)
+    )
+    both = evaluate(
+        {"plain": np.concatenate([vectors, vectors]).astype(np.float16)},
+        individuals=np.concatenate([labels, labels]),
+        parts=np.concatenate([parts, parts]),
+        images=np.array([f"{place}.jpg" for place in range(144)]),
+        splits=np.repeat([0, 1], 72),
+        settings=[setting],
+        unknown_label="new_whale",
+        proxies={0: proxies[0], 1: misleading[0]},
+    )
+    assert bad < good
+    assert both.table["recall@1"].item() == pytest.approx((good + bad) / 2)

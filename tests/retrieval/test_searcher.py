@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from whale_ray.retrieval.evaluation.evaluate import evaluate
-from whale_ray.retrieval.evaluation.search_runs import PROXY
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries
 from whale_ray.retrieval.search.retrieval_config import Rerank, RetrievalSetting, SearchMode
 from whale_ray.retrieval.search.searcher import GallerySearcher
@@ -22,7 +22,9 @@ SETTINGS = [
     RetrievalSetting(classifier_weight=0.4),
     RetrievalSetting("majority", 5, expand_query=1, classifier_weight=0.6, **RERANK),
 ]
-PROXIES = (np.random.default_rng(7).normal(size=(18, 8)), np.repeat([f"w_{member:02d}" for member in range(9)], 2))
+PROXIES = ClassProxies(
+    np.random.default_rng(7).normal(size=(18, 8)), np.repeat([f"w_{member:02d}" for member in range(9)], 2)
+)
 
 
 def draw(images, *, individuals=9, size=8, seed=0, spread=0.7):
@@ -38,10 +40,11 @@ def test_a_query_alone_is_ranked_as_the_evaluation_ranked_it_among_others(settin
     vectors, labels = draw(70)
     queries, truth = draw(30, seed=1)
     evaluation = evaluate(
-        {"plain": np.concatenate([vectors, queries, PROXIES[0]]).astype(np.float16)},
-        individuals=np.concatenate([labels, truth, PROXIES[1]]),
-        parts=np.array(["train"] * 70 + ["val"] * 30 + [PROXY] * 18),
-        images=np.array([f"{place}.jpg" for place in range(100)] + [""] * 18),
+        {"plain": np.concatenate([vectors, queries]).astype(np.float16)},
+        individuals=np.concatenate([labels, truth]),
+        parts=np.array(["train"] * 70 + ["val"] * 30),
+        images=np.array([f"{place}.jpg" for place in range(100)]),
+        proxies={0: PROXIES},
         settings=[setting],
         unknown_label="new_whale",
     )

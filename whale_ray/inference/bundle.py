@@ -22,6 +22,7 @@ import pandas as pd
 
 from whale_ray.errors import BundleError
 from whale_ray.inference.model_card import model_card
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +74,7 @@ class BundleContents:
         golden_vectors: Their expected embeddings, float32, shape (G, D).
         thumbnails: JPEG bytes by gallery row.
         examples: Labelled photographs to try.
-        proxies: Class proxies of a setting with a proxy classifier, float16, shape (P, D).
-        proxy_individuals: Individual of each proxy.
+        proxies: Class proxies of a setting with a proxy classifier.
     """
 
     manifest: dict[str, Any]
@@ -85,8 +85,7 @@ class BundleContents:
     golden_vectors: np.ndarray
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     examples: tuple[ExamplePhoto, ...] = ()
-    proxies: np.ndarray | None = None
-    proxy_individuals: tuple[str, ...] = ()
+    proxies: ClassProxies | None = None
 
 
 def write_bundle(contents: BundleContents, folder: Path) -> Path:
@@ -155,19 +154,19 @@ def _contents(folder: Path, manifest: dict[str, Any]) -> BundleContents:
         golden_vectors=np.load(folder / "golden" / "embeddings.npy", allow_pickle=False),
         thumbnails={int(path.stem): path.read_bytes() for path in (folder / "thumbnails").glob("*.jpg")},
         examples=_examples(folder / "examples"),
-        **_proxies(folder, manifest),
+        proxies=_proxies(folder, manifest),
     )
 
 
-def _proxies(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def _proxies(folder: Path, manifest: dict[str, Any]) -> ClassProxies | None:
     if not manifest["retrieval"].get("classifier_weight"):
-        return {}
+        return None
     proxies = np.load(folder / "proxies.npy", allow_pickle=False)
     names = pd.read_csv(folder / "proxies.csv", dtype=str, keep_default_na=False)["individual"]
     wanted = (len(names), manifest["embedding_size"])
     if proxies.shape != wanted:
         raise ValueError(f"proxies.npy must be {wanted}, a row a row of proxies.csv, but is {proxies.shape}")
-    return {"proxies": proxies, "proxy_individuals": tuple(names)}
+    return ClassProxies(proxies, names.to_numpy(dtype=str))
 
 
 def bundle_runtime(manifest: Mapping[str, Any]) -> str:
@@ -215,8 +214,8 @@ def _files(contents: BundleContents) -> list[tuple[str, bytes]]:
         ("README.md", model_card(contents.manifest).encode()),
     ]
     if contents.proxies is not None:
-        names = pd.DataFrame({"individual": contents.proxy_individuals})
-        files.append(("proxies.npy", _npy(contents.proxies.astype(np.float16))))
+        names = pd.DataFrame({"individual": contents.proxies.individuals})
+        files.append(("proxies.npy", _npy(contents.proxies.vectors.astype(np.float16))))
         files.append(("proxies.csv", names.to_csv(index=False).encode()))
     files += [(f"golden/{place:02d}.png", data) for place, data in enumerate(contents.golden)]
     files += [(f"thumbnails/{row}.jpg", data) for row, data in contents.thumbnails.items()]

@@ -132,11 +132,10 @@ class Bundle:
             individuals: N names.
             ready: The vectors come from `normalize_rows`.
         """
-        names, proxies = self.contents.proxy_individuals, self.contents.proxies
         searcher = GallerySearcher(
             vectors,
             np.array(individuals, dtype=str),
-            proxies=None if proxies is None else (proxies, np.array(names, dtype=str)),
+            proxies=self.contents.proxies,
             ready=ready,
         )
         searcher.prepare(self.setting.search_mode)

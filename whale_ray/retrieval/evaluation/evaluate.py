@@ -17,7 +17,7 @@ from whale_ray.retrieval.evaluation.bootstrap import query_clusters, query_folds
 from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
 from whale_ray.retrieval.evaluation.metrics import CUTOFFS, find_ranks, recall_at
 from whale_ray.retrieval.evaluation.score_table import scores_with_intervals
-from whale_ray.retrieval.evaluation.search_runs import PROXY, SearchRuns
+from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import (
     CrossFittedOutcome,
     Outcome,
@@ -30,6 +30,7 @@ from whale_ray.retrieval.evaluation.selection import (
 )
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views
 from whale_ray.retrieval.search.neighbors import find_neighbors
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, distinct_settings, without_classifier
 from whale_ray.retrieval.search.voting import VOTES
 
@@ -76,6 +77,7 @@ def evaluate(
     unknown_label: str,
     groups: np.ndarray | None = None,
     splits: np.ndarray | None = None,
+    proxies: Mapping[int, ClassProxies] | None = None,
     objective: str = "recall@1",
     held_out_as_new: bool = False,
     seed: int = 0,
@@ -92,6 +94,7 @@ def evaluate(
         unknown_label: Label of unknown individuals.
         groups: Encounter of each row, "" for none, shape (N,).
         splits: Split of each row, if there are several; queries are searched in the gallery of their split. Shape (N,).
+        proxies: Class proxies by split; without them, the weight of the proxy classifier is 0.
         objective: Name of the score that chooses.
         held_out_as_new: Named queries without a gallery image count as unknown individuals.
         seed: Seed of folds and intervals.
@@ -101,7 +104,7 @@ def evaluate(
     """
     if not settings:
         raise InputError("an evaluation needs at least one retrieval setting, but got none. Give RetrievalSetting()")
-    settings = _supported_settings(settings, parts)
+    settings = settings if proxies else without_classifier(settings)
     held = SearchRuns(
         views,
         settings,
@@ -110,6 +113,7 @@ def evaluate(
         splits=splits,
         unknown_label=unknown_label,
         held_out_as_new=held_out_as_new,
+        proxies=proxies,
     )
     names = np.asarray(images, dtype=str)[held.rows]
     asked_groups = None if groups is None else np.asarray(groups, dtype=str)[held.rows]
@@ -138,6 +142,7 @@ def score_setting(
     parts: np.ndarray,
     unknown_label: str,
     held_out_as_new: bool = False,
+    proxies: ClassProxies | None = None,
 ) -> dict[str, float | None]:
     """Return recall@K, image_recall@K and map@5 of one setting during training, not cross-fitted.
 
@@ -148,11 +153,12 @@ def score_setting(
         parts: As in `evaluate`.
         unknown_label: Label of unknown individuals.
         held_out_as_new: As in `evaluate`.
+        proxies: Class proxies of the only split.
 
     Returns:
         Score by name; None for a score that cannot be computed.
     """
-    (setting,) = _supported_settings([setting], parts)
+    (setting,) = [setting] if proxies else without_classifier([setting])
     held = SearchRuns(
         views,
         [setting],
@@ -161,15 +167,11 @@ def score_setting(
         splits=None,
         unknown_label=unknown_label,
         held_out_as_new=held_out_as_new,
+        proxies={0: proxies} if proxies else None,
     )
     scores = plain_scores(held.outcome(setting), held.queries)
     del scores["threshold"]
     return scores
-
-
-def _supported_settings(settings: Sequence[RetrievalSetting], parts: np.ndarray) -> Sequence[RetrievalSetting]:
-    """Return the settings; without proxies, their classifier weight is 0."""
-    return settings if (np.asarray(parts) == PROXY).any() else without_classifier(settings)
 
 
 def study_recall(vectors: np.ndarray, *, individuals: np.ndarray, parts: np.ndarray) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -11,13 +12,11 @@ from whale_ray.retrieval.evaluation.metrics import CUTOFFS, find_ranks
 from whale_ray.retrieval.evaluation.selection import Outcome, Queries, join_outcomes, join_queries, read_outcome
 from whale_ray.retrieval.search.gallery_index import combine_views, required_views
 from whale_ray.retrieval.search.neighbors import Neighbors
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, SearchMode, VectorTransform
 from whale_ray.retrieval.search.searcher import GallerySearcher
 from whale_ray.retrieval.search.voting import VOTES, rank_individuals
 from whale_ray.retrieval.search.whitening import Whitening, fit_whitening
-
-PROXY = "proxy"
-"""The part of rows that are no photographs but proxies of a loss, whom a classifier compares queries with."""
 
 SearchKey = tuple[VectorTransform, SearchMode]
 
@@ -35,14 +34,22 @@ class TransformedVectors:
         individuals: Shape (N,).
         parts: Shape (N,).
         unknown_label: Label of unknown individuals.
+        proxies: Class proxies, transformed like the photographs.
     """
 
     def __init__(
-        self, views: Mapping[str, np.ndarray], *, individuals: np.ndarray, parts: np.ndarray, unknown_label: str
+        self,
+        views: Mapping[str, np.ndarray],
+        *,
+        individuals: np.ndarray,
+        parts: np.ndarray,
+        unknown_label: str,
+        proxies: ClassProxies | None = None,
     ) -> None:
         self.views = views
         self.individuals = np.asarray(individuals, dtype=str)
-        self.training, self.asking, self.proxies = (np.asarray(parts) == part for part in ("train", "val", PROXY))
+        self.training, self.asking = (np.asarray(parts) == part for part in ("train", "val"))
+        self.proxies = proxies
         self.unknown_label = unknown_label
         self._fitted: dict[str, Whitening] = {}
 
@@ -66,11 +73,21 @@ class TransformedVectors:
 
     def seen(self, view: VectorTransform) -> np.ndarray:
         """Unit vectors, float16 (N, d): each view whitened, then combined."""
-        whitening = self.whitening(view)
+        return self._transform(self.views, view)
+
+    def transform_proxies(self, transform: VectorTransform) -> ClassProxies | None:
+        """Return the class proxies, float16 (P, d), in the space of `seen`; None if there are none."""
+        if self.proxies is None:
+            return None
+        same_in_each_view = dict.fromkeys(self.views, self.proxies.vectors)
+        return replace(self.proxies, vectors=self._transform(same_in_each_view, transform))
+
+    def _transform(self, views: Mapping[str, np.ndarray], transform: VectorTransform) -> np.ndarray:
+        whitening = self.whitening(transform)
         if whitening is None:
-            return combine_views(self.views, view.flip)
-        white = {name: whitening.apply(self.views[name]) for name in required_views(view.flip) if name in self.views}
-        return combine_views(white, view.flip)
+            return combine_views(views, transform.flip)
+        white = {name: whitening.apply(views[name]) for name in required_views(transform.flip) if name in views}
+        return combine_views(white, transform.flip)
 
 
 class SearchRuns:
@@ -84,6 +101,7 @@ class SearchRuns:
         splits: As in `evaluate.evaluate`.
         unknown_label: Label of unknown individuals.
         held_out_as_new: As in `evaluate.evaluate`.
+        proxies: As in `evaluate.evaluate`.
 
     Attributes:
         rows: Positions of the queries in `individuals`, those of a split together.
@@ -99,6 +117,7 @@ class SearchRuns:
         splits: np.ndarray | None,
         unknown_label: str,
         held_out_as_new: bool,
+        proxies: Mapping[int, ClassProxies] | None = None,
     ) -> None:
         self.individuals, parts = np.asarray(individuals, dtype=str), np.asarray(parts)
         splits = np.zeros(len(parts), dtype=np.int64) if splits is None else np.asarray(splits)
@@ -108,12 +127,14 @@ class SearchRuns:
                 CUTOFFS[-1], depths.get(_search_key(setting), 1), setting.neighbours or 1
             )
         self._splits = []
-        for rows in (np.flatnonzero(splits == split) for split in (np.unique(splits) if len(splits) else (0,))):
+        for split in np.unique(splits).tolist() or [0]:
+            rows = np.flatnonzero(splits == split)
             vectors = TransformedVectors(
                 {name: view[rows] for name, view in views.items()},
                 individuals=self.individuals[rows],
                 parts=parts[rows],
                 unknown_label=unknown_label,
+                proxies=(proxies or {}).get(split),
             )
             self._splits.append(_SearchRun(vectors, rows, depths, held_out_as_new=held_out_as_new))
         self.rows = np.concatenate([one.rows[one.asking] for one in self._splits])
@@ -165,11 +186,10 @@ class _SearchRun:
         """Return the transformed query vectors and the gallery."""
         if view not in self._matchers:
             vectors = self.vectors.seen(view)
-            individuals, proxies = self.vectors.individuals, np.flatnonzero(self.vectors.proxies)
             searcher = GallerySearcher(
                 vectors[self.gallery],
-                individuals[self.gallery],
-                proxies=(vectors[proxies], individuals[proxies]) if len(proxies) else None,
+                self.vectors.individuals[self.gallery],
+                proxies=self.vectors.transform_proxies(view),
             )
             self._matchers[view] = (vectors[self.asking], searcher)
         return self._matchers[view]

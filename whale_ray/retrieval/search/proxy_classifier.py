@@ -1,23 +1,51 @@
-"""Proxy classifier: cosines to the class proxies of a trained loss, mixed into the retrieval scores."""
+"""Class proxies of a trained loss, and the classifier that mixes cosines to them into the retrieval scores."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from whale_ray.errors import InputError
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 
 
+@dataclass(frozen=True)
+class ClassProxies:
+    """Class proxies that a loss has learned.
+
+    Attributes:
+        vectors: Unit vectors in the space of the embeddings, float16, shape (P, D).
+        individuals: Individual of each proxy, shape (P,); an individual may have several.
+
+    Raises:
+        InputError: If the numbers of vectors and individuals differ.
+    """
+
+    vectors: np.ndarray
+    individuals: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or self.individuals.shape != self.vectors.shape[:1]:
+            raise InputError(
+                "class proxies must have shape (P, D) and P individuals, but got vectors of shape "
+                f"{self.vectors.shape} and individuals of shape {self.individuals.shape}. Train again"
+            )
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
 class ProxyClassifier:
-    """Class proxies of the individuals in a gallery, one or more each.
+    """Classifier by the cosine to the nearest class proxy of each individual in a gallery.
 
     Args:
         index: The gallery.
-        proxies: Shape (P, D), in the space of the gallery vectors.
-        labels: P names; proxies of individuals outside the gallery are ignored.
+        proxies: Class proxies in the space of the gallery vectors; those of other individuals are ignored.
     """
 
-    def __init__(self, index: GalleryIndex, proxies: np.ndarray, labels: np.ndarray) -> None:
-        self._proxies = GalleryIndex(proxies, labels)
+    def __init__(self, index: GalleryIndex, proxies: ClassProxies) -> None:
+        self._proxies = GalleryIndex(proxies.vectors, proxies.individuals)
         self._places = self._proxies.codes_of(index.names)
         self._codes = index.codes
 

@@ -9,7 +9,7 @@ from whale_ray.retrieval.search.exact_search import Rescore
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
 from whale_ray.retrieval.search.neighbors import Neighbors, find_by_centroid, find_neighbors, nearest_images
-from whale_ray.retrieval.search.proxy_classifier import ProxyClassifier
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies, ProxyClassifier
 from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries
 from whale_ray.retrieval.search.retrieval_config import Rerank, RetrievalSetting, SearchMode
 from whale_ray.retrieval.search.voting import VOTES, Ranking, rank_individuals
@@ -21,7 +21,7 @@ class GallerySearcher:
     Args:
         vectors: Shape (N, D).
         labels: N names.
-        proxies: Class proxies, shape (P, D), and their P names; None without a proxy classifier.
+        proxies: Class proxies; None without a proxy classifier.
         ready: The vectors come from `normalize_rows`.
 
     Attributes:
@@ -33,11 +33,11 @@ class GallerySearcher:
         vectors: np.ndarray,
         labels: np.ndarray,
         *,
-        proxies: tuple[np.ndarray, np.ndarray] | None = None,
+        proxies: ClassProxies | None = None,
         ready: bool = False,
     ) -> None:
         self.index = GalleryIndex(vectors, labels, ready=ready)
-        self._classifier = None if proxies is None else ProxyClassifier(self.index, *proxies)
+        self._classifier = None if proxies is None else ProxyClassifier(self.index, proxies)
         self._augmented: dict[int, GalleryIndex] = {}
         self._reciprocal: dict[tuple[int, Rerank], KReciprocalReranker] = {}
 

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.retrieval.evaluation.metrics import are_hits, average_precisions
-from whale_ray.retrieval.evaluation.search_runs import PROXY, SearchRuns
+from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import MAP, Outcome, Queries, plain_scores
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.sweep.run_folder.records import Record
-from whale_ray.sweep.trials.scoring import roles, scored_rows
+from whale_ray.sweep.trials.embeddings_io import read_embeddings
+from whale_ray.sweep.trials.scoring import proxies_to_score, roles
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,12 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     From the trial's embeddings; nothing is cross-fitted, and map@5 has each setting's best threshold.
     Raises: InputError where the embeddings cannot be read.
     """
-    views, table = scored_rows(record, settings)
-    if not (table["part"] == PROXY).any():  # of a loss without proxies: no classifier can be mixed in
+    views, table = read_embeddings(record.folder)
+    proxies = proxies_to_score(record, settings)
+    if not proxies:
         settings = [replace(setting, classifier_weight=0.0) for setting in settings]
-    held = SearchRuns(views, settings, splits=table["split"].to_numpy(), **roles(table, record.settings))
+    splits = table["split"].to_numpy()
+    held = SearchRuns(views, settings, splits=splits, proxies=proxies, **roles(table, record.settings))
     columns = [_scores(held.outcome(setting), held.queries, objective) for setting in settings]
     images = table["image"].to_numpy(dtype=str)[held.rows]
     counted = np.ones(len(images), dtype=bool) if objective == MAP else held.queries.known

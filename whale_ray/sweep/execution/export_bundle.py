@@ -25,13 +25,14 @@ from whale_ray.inference.predictor import Bundle, largest_tolerance
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
-from whale_ray.retrieval.evaluation.search_runs import PROXY, TransformedVectors
+from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_config import chosen_setting
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.trials.class_proxies import join_proxies
 from whale_ray.sweep.trials.embeddings_io import read_embeddings, read_proxies
-from whale_ray.sweep.trials.proxy_vectors import with_proxies
 
 GOLDEN_IMAGES = 6
 GOLDEN_SIDE = 512
@@ -87,35 +88,33 @@ def make_bundle(
 
 def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> BundleContents:
     setting = chosen_setting(record.result)
-    learned = read_proxies(record.folder) if setting.classifier_weight else None
-    views, rows = with_proxies(*read_embeddings(record.folder), learned)
-    proxies = (rows["part"] == PROXY).to_numpy()
-    named = (rows["individual"] != dataset.unknown_label).to_numpy() & ~proxies
+    views, rows = read_embeddings(record.folder)
+    named = (rows["individual"] != dataset.unknown_label).to_numpy()
     held = TransformedVectors(
         views,
         individuals=rows["individual"].to_numpy(dtype=str),
         parts=rows["part"].to_numpy(dtype=str),
         unknown_label=dataset.unknown_label,
+        proxies=join_proxies(read_proxies(record.folder)) if setting.classifier_weight else None,
     )
-    seen = held.seen(setting.transform)
+    gallery, proxies = held.seen(setting.transform)[named], held.transform_proxies(setting.transform)
     weights = load_weights(record.folder / "checkpoint" / WEIGHTS)
     recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
     if whitening := held.whitening(setting.transform):
         recipe, weights = add_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.matrix)
     table = rows.loc[named, ["image", "individual"]].reset_index(drop=True)
     manifest = _manifest(record, dataset, setting, table, recipe)
-    manifest["id"] = f"{record.trial}-{_digest(manifest, seen[named | proxies])}"
+    manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies)}"
     return BundleContents(
         manifest=manifest,
         weights=weights,
-        gallery=seen[named],
+        gallery=gallery,
         table=table,
         golden=(),
-        golden_vectors=np.zeros((0, seen.shape[1]), dtype=np.float32),
+        golden_vectors=np.zeros((0, gallery.shape[1]), dtype=np.float32),
         thumbnails=_thumbnails(dataset, table) if thumbnails else {},
         examples=_examples(dataset, examples),
-        proxies=seen[proxies] if setting.classifier_weight else None,
-        proxy_individuals=tuple(rows.loc[proxies, "individual"]),
+        proxies=proxies,
     )
 
 
@@ -145,9 +144,10 @@ def _manifest(
     }
 
 
-def _digest(manifest: dict[str, Any], vectors: np.ndarray) -> str:
+def _digest(manifest: dict[str, Any], gallery: np.ndarray, proxies: ClassProxies | None) -> str:
     text = json.dumps(manifest, sort_keys=True).encode()
-    return hashlib.sha256(text + vectors.tobytes()).hexdigest()[:8]
+    learned = proxies.vectors.tobytes() if proxies else b""
+    return hashlib.sha256(text + gallery.tobytes() + learned).hexdigest()[:8]
 
 
 def _with_golden(contents: BundleContents, dataset: Dataset) -> BundleContents:

@@ -1,7 +1,4 @@
-"""The scores of a trial from its embeddings: when it has trained, and again for other retrieval settings.
-
-Knows vectors, the table of their photographs and the files that scores are written to; trains nothing.
-"""
+"""Read and write embeddings.npz: embeddings of the plain and the flipped images, their table and class proxies."""
 
 from __future__ import annotations
 
@@ -13,36 +10,51 @@ import pandas as pd
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
-from whale_ray.sweep.trials.proxy_vectors import Proxies, stored_proxies
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
+from whale_ray.sweep.trials.class_proxies import SplitProxies, proxies_from_arrays, proxies_to_arrays
 
 Views = Mapping[str, np.ndarray]
 COLUMNS = ("image", "individual", "group", "part")
 
 
-def write_embeddings(views: Views, table: pd.DataFrame, folder: Path, proxies: Proxies | None = None) -> None:
-    """Writes embeddings.npz: each view, the photographs that its rows are, and what else the loss has learned."""
+def write_embeddings(views: Views, table: pd.DataFrame, folder: Path, proxies: SplitProxies | None = None) -> None:
+    """Write embeddings.npz into a trial's folder.
+
+    Args:
+        views: `plain` and `flip`: embeddings, float16, shape (N, D).
+        table: A row for each embedding: image, individual, group, part, split.
+        folder: The trial's folder.
+        proxies: Class proxies by split.
+    """
     names = {column: table[column].to_numpy(dtype=str) for column in COLUMNS}
+    splits = table["split"].to_numpy(dtype=np.int64)
     with replaced_atomically(folder / "embeddings.npz") as draft:
-        splits = table["split"].to_numpy(dtype=np.int64)
-        more = proxies.arrays() if proxies else {}
-        np.savez(draft, allow_pickle=False, **views, **names, split=splits, **more)
+        np.savez(draft, allow_pickle=False, **views, **names, split=splits, **proxies_to_arrays(proxies or {}))
 
 
 def read_embeddings(folder: Path) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """The views and the table that `write_embeddings` wrote. Raises: InputError where they cannot be read."""
+    """Return the views and the table of a trial's embeddings.npz, as `write_embeddings` takes them.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
     try:
         with (folder / "embeddings.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
             views = {view: stored[view] for view in ("plain", "flip") if view in stored}
             table = pd.DataFrame({column: stored[column] for column in COLUMNS})
             return views, table.assign(split=stored.get("split", 0))
-    except Exception as error:  # numpy and zipfile raise many kinds for a file that is cut or foreign
+    except Exception as error:  # numpy and zipfile raise many types for a truncated or foreign file
         raise InputError(
             f"the embeddings of trial {folder.name} must be whole, but {folder / 'embeddings.npz'} cannot be read: "
             f"{error}. Remove the trial's folder, and the sweep trains it again"
         ) from error
 
 
-def read_proxies(folder: Path) -> Proxies | None:
-    """The proxies that `write_embeddings` wrote; None where it had none. Raises: InputError where they are damaged."""
+def read_proxies(folder: Path) -> dict[int, ClassProxies]:
+    """Return the class proxies in a trial's embeddings.npz by split; an empty dict if it has none.
+
+    Raises:
+        InputError: If they are damaged.
+    """
     with (folder / "embeddings.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        return stored_proxies(stored, size=stored["plain"].shape[1])
+        return proxies_from_arrays(stored, size=stored["plain"].shape[1])

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.planning.trial_settings import Settings, encoder_of, epochs_of
 from whale_ray.sweep.run_folder.checkpoints import SECOND, Checkpoint, CheckpointError, drop_state, keep_weights
+from whale_ray.sweep.trials.class_proxies import learned_proxies
 from whale_ray.sweep.trials.embeddings_io import Views
-from whale_ray.sweep.trials.proxy_vectors import Proxies, learned_proxies, with_proxies
 from whale_ray.sweep.trials.pseudo_labels import LABELS, hold_out, label_unknown, read_labels
 from whale_ray.sweep.trials.scoring import score_epoch
 
@@ -65,7 +66,7 @@ class Fit:
         self.rows = dataset.rows("train", "val")
         self.table = dataset.scored()
         self.earlier_seconds = 0.0
-        self.proxies: Callable[[], Proxies | None] = lambda: None  # what the loss has learned so far
+        self.proxies: Callable[[], ClassProxies | None] = lambda: None  # what the loss has learned so far
         self.pseudo_labels: int | None = None
         self._known_features: dict[bool, np.ndarray] = {}
         torch.manual_seed(settings["seed"])
@@ -244,8 +245,8 @@ class Fit:
             views = {"plain": self._embed(self.rows, flipped=False)}
             if self.first.flip == "average":
                 views["flip"] = self._embed(self.rows, flipped=True)
-            rows = with_proxies(views, self.table, self.proxies() if self.first.classifier_weight else None)
-            figures |= score_epoch(*rows, setting=self.first, settings=self.settings)
+            proxies = self.proxies() if self.first.classifier_weight else None
+            figures |= score_epoch(views, self.table, setting=self.first, settings=self.settings, proxies=proxies)
         return figures
 
     def _embed(self, rows: np.ndarray, *, flipped: bool) -> np.ndarray:

@@ -18,12 +18,13 @@ from whale_ray.data.split import plays_unknown
 from whale_ray.errors import InputError
 from whale_ray.learning.losses.class_proxies import PROXY_LOSSES
 from whale_ray.retrieval.evaluation.evaluate import Evaluation, RetrievalSetting, evaluate, score_setting, study_recall
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.planning.trial_settings import Settings, retrieval_settings
 from whale_ray.sweep.run_folder.leaderboard import leaderboard, write_leaderboard
 from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file, write_result
+from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views, read_embeddings, read_proxies
-from whale_ray.sweep.trials.proxy_vectors import with_proxies
 
 # Of the scores: trials that were scored by another definition are scored anew from their embeddings.
 DEFINITION = 3
@@ -67,13 +68,25 @@ def roles(table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
 
 
 def score_epoch(
-    views: Views, table: pd.DataFrame, *, setting: RetrievalSetting, settings: Settings
+    views: Views,
+    table: pd.DataFrame,
+    *,
+    setting: RetrievalSetting,
+    settings: Settings,
+    proxies: ClassProxies | None = None,
 ) -> dict[str, float | None]:
     """The scores of one setting, not cross-fitted: for looking on during training. Arguments as `score_trial`."""
-    return score_setting(views, setting=setting, **roles(table, settings))
+    return score_setting(views, setting=setting, proxies=proxies, **roles(table, settings))
 
 
-def score_trial(views: Views, table: pd.DataFrame, *, scoring: Scoring, settings: Settings) -> Evaluation:
+def score_trial(
+    views: Views,
+    table: pd.DataFrame,
+    *,
+    scoring: Scoring,
+    settings: Settings,
+    proxies: SplitProxies | None = None,
+) -> Evaluation:
     """Every score of every setting, cross-fitted.
 
     views: `plain` and `flip`, float16 (N, D). table: a row a photograph and split: image, individual, group, part,
@@ -84,6 +97,7 @@ def score_trial(views: Views, table: pd.DataFrame, *, scoring: Scoring, settings
         images=table["image"].to_numpy(dtype=str),
         groups=table["group"].to_numpy(dtype=str),
         splits=table["split"].to_numpy(),
+        proxies=proxies,
         settings=scoring.retrieval,
         objective=scoring.objective,
         **roles(table, settings),
@@ -116,21 +130,25 @@ def write_scores(evaluation: Evaluation, folder: Path) -> None:
         evaluation.queries.to_parquet(draft, index=False)
 
 
-def scored_rows(record: Record, settings: Sequence[RetrievalSetting]) -> tuple[Views, pd.DataFrame]:
-    """The views and table of a finished trial, proxies among them where a setting wants a classifier.
+def proxies_to_score(record: Record, settings: Sequence[RetrievalSetting]) -> SplitProxies:
+    """Return the class proxies of a finished trial by split; an empty dict if no setting has a classifier.
 
-    Raises: InputError where they cannot be read, or the proxies that the loss had were not kept.
+    Args:
+        record: The trial.
+        settings: Retrieval settings that it is scored by.
+
+    Raises:
+        InputError: If the loss has class proxies, but the trial did not store them.
     """
-    views, table = read_embeddings(record.folder)
     if not any(one.classifier_weight for one in settings):
-        return views, table
+        return {}
     proxies = read_proxies(record.folder)
-    if proxies is None and record.kind in ("trial", "repeat") and record.settings["loss"]["name"] in PROXY_LOSSES:
+    if not proxies and record.kind in ("trial", "repeat") and record.settings["loss"]["name"] in PROXY_LOSSES:
         raise InputError(
             f"classifier_weight needs the proxies of the loss, but trial {record.trial} kept none: an earlier version "
             "trained it. Take classifier_weight: 0, or train anew with --fresh"
         )
-    return with_proxies(views, table, proxies)
+    return proxies
 
 
 def is_scored_by(scoring: Scoring, record: Record) -> bool:
@@ -140,8 +158,9 @@ def is_scored_by(scoring: Scoring, record: Record) -> bool:
 
 def rescore(record: Record, scoring: Scoring) -> Evaluation:
     """The scores of a finished trial by `scoring`, from its stored embeddings. Nothing is trained or written."""
-    views, table = scored_rows(record, scoring.retrieval)
-    return score_trial(views, table, scoring=scoring, settings=record.settings)
+    views, table = read_embeddings(record.folder)
+    proxies = proxies_to_score(record, scoring.retrieval)
+    return score_trial(views, table, scoring=scoring, settings=record.settings, proxies=proxies)
 
 
 def rescore_for_good(record: Record, scoring: Scoring) -> None:

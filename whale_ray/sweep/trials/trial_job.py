@@ -18,12 +18,13 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.device import reserved_device
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.planning.trial_settings import Settings
+from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views, write_embeddings
 from whale_ray.sweep.trials.fit import Fit
-from whale_ray.sweep.trials.proxy_vectors import Proxies, in_split, join_proxies, with_proxies
 from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, study_figures, write_scores
 from whale_ray.sweep.trials.trackers import Tracker, open_tracker
 
@@ -92,14 +93,14 @@ class Work:
         fit.train(lambda figures: None)
         views = fit.views()
         fit.keep()
-        write_embeddings(views, fit.table, self.folder, fit.proxies())
+        write_embeddings(views, fit.table, self.folder, _of_split(0, fit.proxies()))
         fit.forget()
 
     def _result(self, report: Any, tracker: Tracker) -> dict[str, Any]:
         curve = _Curve(self.folder, report, tracker)
         views, proxies, rate = self._single(curve) if self.job.dataset.folds == 1 else self._folds(curve)
         table = self.job.dataset.scored()
-        evaluation = score_trial(*with_proxies(views, table, proxies), scoring=self.scoring, settings=self.settings)
+        evaluation = score_trial(views, table, scoring=self.scoring, settings=self.settings, proxies=proxies)
         write_scores(evaluation, self.folder)
         write_embeddings(views, table, self.folder, proxies)
         shutil.rmtree(self.folder / FOLDS, ignore_errors=True)
@@ -112,25 +113,25 @@ class Work:
             "milliseconds_per_image": 1000.0 / rate,
         }
 
-    def _single(self, curve: _Curve) -> tuple[Views, Proxies | None, float]:
+    def _single(self, curve: _Curve) -> tuple[Views, SplitProxies, float]:
         fit = self._fit(self.job.dataset, self.folder)
         curve.add(fit.train(curve.seen))
         self._count(fit)
         fit.keep()
-        return fit.views(), fit.proxies(), fit.rate()
+        return fit.views(), _of_split(0, fit.proxies()), fit.rate()
 
-    def _folds(self, curve: _Curve) -> tuple[Views, Proxies | None, float]:
+    def _folds(self, curve: _Curve) -> tuple[Views, SplitProxies, float]:
         """The views of every fold, one after the other; each fold is trained once, and its weights are not kept."""
         every: list[Views] = []
-        learned: list[Proxies | None] = []
+        proxies: dict[int, ClassProxies] = {}
         for number, split in enumerate(self.job.dataset.splits):
             fit = self._fit(split, self.folder / FOLDS / str(number))
             curve.add(fit.train(curve.seen), fold=number)
             self._count(fit)
             every.append(fit.views())
-            learned.append(in_split(fit.proxies(), number))
+            proxies |= _of_split(number, fit.proxies())
         joined = {name: np.concatenate([views[name] for views in every]) for name in every[0]}
-        return joined, join_proxies(learned), fit.rate()
+        return joined, proxies, fit.rate()
 
     def _count(self, fit: Fit) -> None:
         self.earlier_seconds += fit.earlier_seconds
@@ -158,6 +159,10 @@ class Work:
             settings=self.settings,
             folder=self.folder,
         )
+
+
+def _of_split(split: int, proxies: ClassProxies | None) -> dict[int, ClassProxies]:
+    return {} if proxies is None else {split: proxies}
 
 
 class _Curve:
