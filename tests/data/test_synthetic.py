@@ -206,7 +206,7 @@ def test_a_kill_leaves_no_half_data_set_and_no_process_and_the_next_call_draws_i
     )
     process = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": os.getcwd()})
     deadline = time.monotonic() + 60
-    while not any(tmp_path.glob(".data.partial/whole/train/*.jpg")) and time.monotonic() < deadline:
+    while not any(tmp_path.glob(".data.partial/train/*.jpg")) and time.monotonic() < deadline:
         time.sleep(0.02)
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     process.send_signal(signal.SIGKILL)

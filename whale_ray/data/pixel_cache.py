@@ -6,14 +6,12 @@ Nothing in the cache is unpickled.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 import imagehash
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from PIL import Image
 from rich.progress import track
 
@@ -80,7 +79,7 @@ def decode_images(
     decoded = 0
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
+        with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 _build(catalog, geometry, folder, workers or len(os.sched_getaffinity(0)), progress)
                 decoded = len(catalog.table)
@@ -113,13 +112,6 @@ def _fingerprint(catalog: Catalog, geometry: Geometry) -> str:
     if BOX[0] in catalog.table:
         digest.update(catalog.table[list(BOX)].to_csv().encode())
     return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, progress: bool) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.data.pixel_cache import DecodedImages
@@ -88,15 +87,16 @@ def _fingerprint(encoder: Encoder, pixels: DecodedImages, *, flipped: bool) -> s
 
 @contextmanager
 def _alone(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    with path.open("w") as stream:
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                on_wait()
-                time.sleep(_WAIT)
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=_WAIT)
+        except Timeout:
+            on_wait()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _compute(

@@ -6,7 +6,6 @@ The folder appears complete or not at all. `population` decides who is photograp
 from __future__ import annotations
 
 import csv
-import fcntl
 import multiprocessing
 import os
 import shutil
@@ -19,6 +18,7 @@ from itertools import groupby, repeat
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from whale_ray.data.synthetic.fluke import Fluke, draw_fluke
 from whale_ray.data.synthetic.population import UNKNOWN, Photo, plan_photos
@@ -104,30 +104,19 @@ def _whole_folder(root: Path) -> Iterator[Path]:
     """
     root = root.resolve()
     _refuse_occupied(root)
-    partial = root.with_name(f".{root.name}.partial")
-    lock = _lock_folder(partial)
-    try:
-        _refuse_occupied(root)
-        whole = partial / "whole"
-        shutil.rmtree(whole, ignore_errors=True)
-        for part in ("train", "test"):
-            (whole / part).mkdir(parents=True)
-        yield whole
-        whole.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(lock)
-
-
-def _lock_folder(folder: Path) -> int:
-    """Return a file descriptor that holds the lock on the folder, which is created if missing."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
-            return descriptor
-        os.close(descriptor)
+    partial, lock = (root.with_name(f".{root.name}.{kind}") for kind in ("partial", "lock"))
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        try:
+            _refuse_occupied(root)
+            shutil.rmtree(partial, ignore_errors=True)
+            for part in ("train", "test"):
+                (partial / part).mkdir(parents=True)
+            yield partial
+            partial.rename(root)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _refuse_occupied(root: Path) -> None:

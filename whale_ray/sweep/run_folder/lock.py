@@ -6,11 +6,12 @@ Knows paths and the lock; what the files in it say is known by those who write t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from whale_ray.errors import InputError
 
@@ -58,17 +59,17 @@ def _move_aside(folder: Path) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    path = folder / "lock"
+    lock = FileLock(path, thread_local=False)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise InputError(
-                f"one driver at a time may write to {folder}, but process {holder} does. Wait for it or stop it"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        lock.acquire(blocking=False)
+    except Timeout:
+        holder = path.read_text(errors="replace").strip() or "unknown"
+        raise InputError(
+            f"one driver at a time may write to {folder}, but process {holder} does. Wait for it or stop it"
+        ) from None
+    try:
+        path.write_text(f"{os.getpid()}\n")
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
