@@ -32,7 +32,7 @@ from whale_ray.inference.bundle import BundleContents, ExamplePhoto, write_bundl
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.serving.auth.api_keys import read_keys
-from whale_ray.serving.auth.middleware import Entrance
+from whale_ray.serving.auth.scopes import AccessPolicy
 from whale_ray.serving.engine.decoder_pool import Decoders
 from whale_ray.serving.engine.recognizer import Encoder, Recogniser
 from whale_ray.serving.gallery.live_gallery import Catalogue
@@ -101,9 +101,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(contents(), tmp_path_factory.mktemp("serving") / "bundle")
 
 
-def locked(**others: Any) -> Entrance:
-    """An entrance for KEY alone."""
-    return Entrance(read_keys(None, KEY), **others)
+def locked(**others: Any) -> AccessPolicy:
+    """An policy for KEY alone."""
+    return AccessPolicy(read_keys(None, KEY), **others)
 
 
 def free_port() -> int:
@@ -141,15 +141,15 @@ async def there() -> bool:
     return True
 
 
-def whole_web(services: dict[str, Service], entrance: Entrance) -> Starlette:
+def whole_web(services: dict[str, Service], policy: AccessPolicy) -> Starlette:
     """The service, and beside it the page that asks it."""
-    web = build_web(services, entrance, page=there)
+    web = build_web(services, policy, page=there)
     os.environ.setdefault(FOLDER_VARIABLE, str(own_folder(Path(tempfile.gettempdir()))))
 
     async def made() -> FastAPI:  # in a loop that runs: where none does, Gradio makes one and never closes it
         from whale_ray.serving.page.blocks import build_page
 
-        return build_page(httpx.ASGITransport(web), entrance, LIMITS)
+        return build_page(httpx.ASGITransport(web), policy, LIMITS)
 
     with ThreadPoolExecutor(1) as thread:
         page = thread.submit(asyncio.run, made()).result()
@@ -164,14 +164,14 @@ def whole_web(services: dict[str, Service], entrance: Entrance) -> Starlette:
 
 @contextmanager
 def plain_server(
-    service: Service, entrance: Entrance | None = None, *, page: bool = False, **others: Service
+    service: Service, policy: AccessPolicy | None = None, *, page: bool = False, **others: Service
 ) -> Iterator[str]:
     """The same web application without Ray, in a thread of this process. page: with the web page beside it.
 
     others: models beside the default, by their names.
     """
     port, services = free_port(), {"default": service, **others}
-    app = whole_web(services, entrance or Entrance()) if page else build_web(services, entrance, page=there)
+    app = whole_web(services, policy or AccessPolicy()) if page else build_web(services, policy, page=there)
     settings = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_level="error", ws="none", timeout_graceful_shutdown=1
     )
@@ -190,10 +190,10 @@ def plain_server(
 
 
 @contextmanager
-def teachable_server(bundle: Path, folder: Path, entrance: Entrance | None = None) -> Iterator[str]:
+def teachable_server(bundle: Path, folder: Path, policy: AccessPolicy | None = None) -> Iterator[str]:
     """As `plain_server`, with a store in this folder that also keeps photographs for a person."""
     store = EnrolmentStore(f"sqlite:///{folder}/enrolled.db")
-    with plain_server(web_service(bundle, store=store, keep=True), entrance) as address:
+    with plain_server(web_service(bundle, store=store, keep=True), policy) as address:
         yield address
     store.close()
 

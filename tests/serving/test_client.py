@@ -90,8 +90,8 @@ def test_a_call_that_was_cut_or_came_too_early_is_made_again(
     ("answer", "message"),
     [
         (httpx.Response(301, headers={"Location": "https://whales/"}), r"leads to https://whales/\. Name"),
-        (httpx.Response(200, html="<h1>Welcome</h1>"), r"must be a whale_ray service, but answers otherwise"),
-        (httpx.Response(200, json=["other"]), r"must be a whale_ray service, but answers otherwise"),
+        (httpx.Response(200, html="<h1>Welcome</h1>"), r"must be a whale_ray service, but its answer has another form"),
+        (httpx.Response(200, json=["other"]), r"must be a whale_ray service, but its answer has another form"),
     ],
 )
 def test_what_is_no_service_is_said(
@@ -106,7 +106,7 @@ def test_what_is_no_service_is_said(
 def test_when_patience_ends_it_is_said_what_the_service_says(
     monkeypatch: pytest.MonkeyPatch, photographs: list[Path]
 ) -> None:
-    monkeypatch.setattr(client, "_PATIENCE", 1.0)
+    monkeypatch.setattr(client, "_RETRY_SECONDS", 1.0)
     service = Moody([503] * 9)
     original = httpx.Client
     monkeypatch.setattr(httpx, "Client", lambda **options: original(transport=httpx.MockTransport(service), **options))

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from itsdangerous import TimestampSigner
 from services import KEY, plain_server, teachable_server, web_service
 from test_identify_call import check_problem
 from test_teaching import enrol, photograph
 
 from whale_ray.errors import InputError
-from whale_ray.serving.auth.api_keys import SESSION_SECONDS, Rate, read_keys
-from whale_ray.serving.auth.middleware import COOKIE, Entrance
+from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
+from whale_ray.serving.auth.rate_limit import RateLimiter
+from whale_ray.serving.auth.scopes import AccessPolicy
+from whale_ray.serving.auth.sessions import COOKIE, SESSION_SECONDS, create_session, find_session_key
 from whale_ray.serving.deployment.network import check_exposure
+from whale_ray.serving.http.access_log import open_access_log
 
 ASKS, TEACHES, BOTH = "asks-asks-asks-asks", "teaches-teaches-teaches", "both-both-both-both"
 HERE = "http://127.0.0.1"
@@ -38,8 +41,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(bundle: Path, keys: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    entrance = Entrance(read_keys(keys, None), frozenset({"whales.example"}), 0, str(log))
-    with teachable_server(bundle, tmp_path_factory.mktemp("store"), entrance) as address:
+    policy = AccessPolicy(read_keys(keys, None), frozenset({"whales.example"}), 0, str(log))
+    with teachable_server(bundle, tmp_path_factory.mktemp("store"), policy) as address:
         yield address
 
 
@@ -62,12 +65,12 @@ def test_a_key_may_do_what_its_scopes_say_and_no_more(client: httpx.Client) -> N
     client.headers = httpx.Headers(bearer(ASKS))
     assert identify(client).status_code == 200
     assert client.get("/v1/versions").status_code == 200
-    check_problem(enrol(client, "w_40", photograph(40)), 403, "may enrol")
-    check_problem(client.delete("/v1/individuals/w_01"), 403, "may enrol")
-    check_problem(client.post("/v1/versions/0/restore"), 403, "may enrol")
-    check_problem(client.get("/v1/queries"), 403, "may enrol")
+    check_problem(enrol(client, "w_40", photograph(40)), 403, "scope `enrol`")
+    check_problem(client.delete("/v1/individuals/w_01"), 403, "scope `enrol`")
+    check_problem(client.post("/v1/versions/0/restore"), 403, "scope `enrol`")
+    check_problem(client.get("/v1/queries"), 403, "scope `enrol`")
     client.headers = httpx.Headers(bearer(TEACHES))
-    check_problem(identify(client), 403, "may identify")
+    check_problem(identify(client), 403, "scope `identify`")
     assert client.get("/v1/queries").status_code == 200
     assert enrol(client, "w_40", photograph(40)).status_code == 200
     client.headers = httpx.Headers(bearer(BOTH))
@@ -83,22 +86,42 @@ def test_a_page_exchanges_its_key_for_a_cookie_that_scripts_and_other_sites_cann
     assert {"HttpOnly", "SameSite=strict", "Path=/", f"Max-Age={SESSION_SECONDS}"} <= set(cookie.split("; "))
     assert ASKS not in cookie
     assert identify(client).status_code == 200
-    check_problem(client.delete("/v1/individuals/w_01"), 403, "may enrol")
+    check_problem(client.delete("/v1/individuals/w_01"), 403, "scope `enrol`")
     assert client.delete("/v1/session").status_code == 204
-    check_problem(identify(client), 401, "needs the service's key")
+    check_problem(identify(client), 401, "API key is required")
 
 
-def test_a_session_ends_and_cannot_be_made_up(client: httpx.Client, keys: Path) -> None:
+def test_a_session_expires_and_cannot_be_forged(
+    client: httpx.Client, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = read_keys(keys, None)
     key = known.find(ASKS)
     assert key is not None
-    session = known.session(key, now=1000.0)
-    assert known.of_session(session, now=1000.0 + SESSION_SECONDS - 1) == key
-    assert known.of_session(session, now=1000.0 + SESSION_SECONDS + 1) is None
-    until, _, signature = session.partition(".")
-    assert known.of_session(f"{int(until) + 1000}.{signature}", now=1000.0) is None
-    for made_up in ("", ".", "x", f"{int(time.time()) + 100}.{'0' * 64}", f"nan.{signature}", f"{until}.é"):
-        client.cookies.set(COOKIE, made_up.encode("ascii", "replace").decode())
+    now = 1_000_000
+    with monkeypatch.context() as clock:
+        clock.setattr(TimestampSigner, "get_timestamp", lambda signer: now)
+        session = create_session(key)
+        now += SESSION_SECONDS
+        assert find_session_key(session, known) == key
+        now += 1
+        assert find_session_key(session, known) is None
+        now -= 100
+        payload, issued, signature = session.split(".")
+        later = create_session(key).split(".")[1]
+        assert later != issued
+        assert find_session_key(f"{payload}.{later}.{signature}", known) is None
+        assert find_session_key(session, ApiKeys(known.keys[1:])) is None
+    forged = (
+        "",
+        ".",
+        "x",
+        f"{payload}.{issued}",
+        f"{payload}.{issued}.{'0' * 43}",
+        f"{payload}.é.{signature}",
+        session,
+    )
+    for token in forged:
+        client.cookies.set(COOKIE, token.encode("ascii", "replace").decode())
         assert identify(client).status_code == 401
 
 
@@ -158,6 +181,19 @@ def test_a_call_keeps_its_sane_id_and_gets_one_where_it_has_none(client: httpx.C
     assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
 
 
+def test_the_log_goes_on_in_a_new_file_after_rotation(client: httpx.Client, log: Path) -> None:
+    client.get("/healthz", headers={"X-Request-Id": "before-rotation"})
+    rotated = log.rename(log.with_suffix(".1"))
+    client.get("/healthz", headers={"X-Request-Id": "after-rotation"})
+    assert "before-rotation" in rotated.read_text()
+    assert "after-rotation" in log.read_text()
+
+
+def test_a_log_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"access_log must be .* a writable file"):
+        open_access_log(str(tmp_path / "nowhere" / "access.log"))
+
+
 def test_the_log_has_a_line_a_call_and_neither_keys_nor_content(client: httpx.Client, log: Path) -> None:
     client.headers = httpx.Headers({**bearer(BOTH), "X-Request-Id": "of-the-log"})
     identify(client)
@@ -193,8 +229,8 @@ def test_a_call_that_is_refused_at_the_door_is_named_by_the_route_that_it_would_
 
 
 def test_a_key_that_calls_too_often_is_told_when_to_come_again(bundle: Path, keys: Path) -> None:
-    entrance = Entrance(read_keys(keys, None), calls_per_minute=3)
-    with plain_server(web_service(bundle), entrance) as address, httpx.Client(base_url=address) as client:
+    policy = AccessPolicy(read_keys(keys, None), calls_per_minute=3)
+    with plain_server(web_service(bundle), policy) as address, httpx.Client(base_url=address) as client:
         answers = [client.get("/v1/model", headers=bearer(ASKS)) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
         check_problem(answers[-1], 429, "Retry-After")
@@ -205,25 +241,25 @@ def test_a_key_that_calls_too_often_is_told_when_to_come_again(bundle: Path, key
 
 def test_a_rate_fills_up_again_with_time() -> None:
     now = 0.0
-    rate = Rate(60, clock=lambda: now)
-    assert [rate.wait("a") for _ in range(61)][-2:] == [0.0, 1.0]
+    limiter = RateLimiter(60, clock=lambda: now)
+    assert [limiter.wait_seconds("a") for _ in range(61)][-2:] == [0.0, 1.0]
     now = 0.5
-    assert rate.wait("a") == pytest.approx(0.5)
+    assert limiter.wait_seconds("a") == pytest.approx(0.5)
     now = 1.0
-    assert rate.wait("a") == 0.0
+    assert limiter.wait_seconds("a") == 0.0
     now = 1000.0
-    assert [rate.wait("a") for _ in range(61)][-2:] == [0.0, 1.0]
-    assert not any(Rate(0).wait("a") for _ in range(1000))
+    assert [limiter.wait_seconds("a") for _ in range(61)][-2:] == [0.0, 1.0]
+    assert not any(RateLimiter(0).wait_seconds("a") for _ in range(1000))
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("boat identify", r"line 1: .* 2 words"),
-        ("# none\n", r"no key in it"),
-        (f"boat read {KEY.replace(' ', '')}", r"scope is one of identify, enrol"),
+        ("# none\n", r"the file has no key"),
+        (f"boat read {KEY.replace(' ', '')}", r"scope must be one of identify, enrol"),
         ("boat identify short", r"line 1: the key of boat must have at least 16"),
-        (f"a identify {ASKS}\na enrol {BOTH}", r"the name 'a' stands twice"),
+        (f"a identify {ASKS}\na enrol {BOTH}", r"the name 'a' occurs twice"),
     ],
 )
 def test_a_file_of_keys_that_is_wrong_is_refused_without_a_key_in_the_message(

@@ -14,15 +14,16 @@ from pictures import draw, encode
 from services import LIMITS, plain_server, web_service
 from test_identify_call import JPEG, check_problem
 
-from whale_ray.serving.auth.middleware import Entrance, Guard
-from whale_ray.serving.auth.problems import answer_refusals_as_problems
+from whale_ray.serving.auth.middleware import HostOriginMiddleware, ProblemMiddleware
+from whale_ray.serving.auth.problems import add_problem_handlers
 from whale_ray.serving.http.uploads import Limits
 
 
 def test_a_fault_of_ours_is_a_503_problem_without_a_trace(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
-    answer_refusals_as_problems(app)
-    app.add_middleware(Guard, entrance=Entrance(hosts=frozenset({"house"})))
+    add_problem_handlers(app)
+    app.add_middleware(HostOriginMiddleware, hosts=frozenset({"house"}))
+    app.add_middleware(ProblemMiddleware)
 
     @app.get("/broken")
     async def broken() -> None:

@@ -18,7 +18,7 @@ from services import KEY, Running, plain_server, web_service
 
 from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel
 from whale_ray.serving.auth.api_keys import read_keys
-from whale_ray.serving.auth.middleware import Entrance
+from whale_ray.serving.auth.scopes import AccessPolicy
 from whale_ray.serving.gallery.store import EnrolmentStore
 from whale_ray.serving.page import gradio_guard
 
@@ -362,7 +362,7 @@ def test_a_key_that_may_not_ask_leads_to_the_page_that_wants_one(bundle: Path, t
     file.write_text("office enrol 0123456789abcdef0123\n")
     file.chmod(0o600)
     with (
-        plain_server(web_service(bundle), Entrance(read_keys(file, None)), page=True) as address,
+        plain_server(web_service(bundle), AccessPolicy(read_keys(file, None)), page=True) as address,
         httpx.Client() as caller,
     ):
         bearer = {"Authorization": "Bearer 0123456789abcdef0123"}

@@ -131,6 +131,7 @@ def test_openapi_announces_problems_and_never_the_frameworks_own_refusals(client
         "200",
         "400",
         "401",
+        "403",
         "404",
         "408",
         "413",

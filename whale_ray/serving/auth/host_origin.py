@@ -1,7 +1,6 @@
-"""Whether a call comes from where it may: the names that the service answers to, and the pages that may change it.
+"""Host and Origin checks: protection against DNS rebinding and against calls from pages of other sites.
 
-A page of another site can make a browser call this machine. It cannot choose the headers Host and Origin.
-Knows headers; knows no key.
+A page of another site can make a browser call this machine, but it cannot choose the headers Host and Origin.
 """
 
 from __future__ import annotations
@@ -13,46 +12,63 @@ from starlette.datastructures import Headers
 
 from whale_ray.serving.schemas import RefusalError
 
-_READS = {"GET", "HEAD", "OPTIONS"}
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
 def check_host(headers: Headers, hosts: Collection[str]) -> None:
-    """Raises RefusalError 421 unless Host is an address, localhost, or one of `hosts`: another name may be a trick
-    (DNS rebinding) by which a site calls this machine as if it were its own.
+    """Check that the Host header is an IP address, localhost or a known name (prevents DNS rebinding).
+
+    Args:
+        headers: Headers of the call.
+        hosts: Accepted host names in lower case, without port.
+
+    Raises:
+        RefusalError: 421 for any other Host.
     """
     host = headers.get("host", "")
-    name = _name(host)
+    name = _host_name(host)
     if not (name == "localhost" or name in hosts or _is_address(name)):
         raise RefusalError(
             421,
-            f"this service answers to addresses, localhost and the names it was told, but was called {host[:100]!r}. "
-            "Call it by its address, or start it with hosts=NAME",
+            f"the Host must be an IP address, localhost or a configured name, but is {host[:100]!r}. "
+            "Call the service by its address, or start it with hosts=NAME",
         )
 
 
 def check_origin(method: str, headers: Headers) -> None:
-    """Raises RefusalError 403 where a page of another site makes this call, and it is more than reading."""
-    if method in _READS:
+    """Check that a call that may change something comes from a program or from a page of the same origin.
+
+    Args:
+        method: HTTP method; GET, HEAD and OPTIONS are always accepted.
+        headers: Headers of the call; programs send neither Origin nor Sec-Fetch-Site.
+
+    Raises:
+        RefusalError: 403 if a page of another site sends the call.
+    """
+    if method in _SAFE_METHODS:
         return
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-    own = headers.get("host", "")
-    same = site in ("same-origin", "none") if origin is None else _place(origin.partition("://")[2]) == _place(own)
-    if not same:
+    host = headers.get("host", "")
+    if origin is None:
+        is_same_origin = site in ("same-origin", "none")
+    else:
+        is_same_origin = _without_default_port(origin.partition("://")[2]) == _without_default_port(host)
+    if not is_same_origin:
         raise RefusalError(
             403,
-            f"only the service's own page may send this from a browser, but the page is of {str(origin)[:100]!r}. "
-            f"Open the page at {own}, or call from a program, which sends no Origin",
+            f"only the service's own page may send this call from a browser, but its origin is {str(origin)[:100]!r}. "
+            f"Open the page at {host}, or call from a program, which sends no Origin",
         )
 
 
-def _name(host: str) -> str:
-    """The name of `name:port`, in lower case; an IPv6 address without its brackets."""
+def _host_name(host: str) -> str:
+    """Return the lower-case name of `name:port`; an IPv6 address without its brackets."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
 
 
-def _place(host: str) -> str:
+def _without_default_port(host: str) -> str:
     return host.lower().removesuffix(":80").removesuffix(":443")
 
 

@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.ray_private import proxy_hosts, set_deployment_version
-from whale_ray.serving.auth.api_keys import Keys, read_keys
+from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
 from whale_ray.serving.deployment.encoder_replicas import EncoderDeployment, RemoteEncoder
 from whale_ray.serving.deployment.factories import checked_encoder, open_store, recogniser_of
 from whale_ray.serving.deployment.network import KEY_VARIABLE, check_exposure
@@ -58,7 +58,7 @@ class Ingress:
     async def __init__(  # type: ignore[misc]  # Ray Serve waits for it
         self,
         settings: ServeSettings,
-        keys: Keys,
+        keys: ApiKeys,
         encoders: Mapping[str, DeploymentHandle],
         shadow: DeploymentHandle | None,
         kept: tuple[DeploymentHandle, ...],
@@ -95,7 +95,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         agreement = None if self._shadow is None else self._shadow.agreement
         self._web = build_web(
-            self._services, self._settings.entrance(self._keys), shadow=agreement, page=_page_is_there, echoed=True
+            self._services, self._settings.access_policy(self._keys), shadow=agreement, page=_page_is_there, echoed=True
         )
         return self._web
 
@@ -114,12 +114,12 @@ class Ingress:
             if isinstance(encoder, Encoder) and (reason := await encoder.fault()):
                 raise RuntimeError(reason)
 
-    async def deployed(self) -> tuple[ServeSettings, Keys]:
+    async def deployed(self) -> tuple[ServeSettings, ApiKeys]:
         """The settings that are deployed, and the keys that callers bring."""
         return self._settings, self._keys
 
 
-def entered(keys: Keys, settings: PageSettings) -> Keys:
+def entered(keys: ApiKeys, settings: PageSettings) -> ApiKeys:
     """The keys that callers of this process must bring.
 
     Raises: InputError where others than this machine could call without one, and nobody wanted that.
@@ -135,7 +135,7 @@ async def _page_is_there() -> bool:
     return page is not None and page.status == "RUNNING"
 
 
-def application(settings: ServeSettings, *, keys: Keys, kept: tuple[Path, ...] = ()) -> serve.Application:
+def application(settings: ServeSettings, *, keys: ApiKeys, kept: tuple[Path, ...] = ()) -> serve.Application:
     """The deployments of these settings, bound together.
 
     keys: those that callers must bring. kept: bundles whose encoders stay beside those of the settings.

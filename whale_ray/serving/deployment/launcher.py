@@ -20,7 +20,7 @@ from ray import serve
 
 from whale_ray.errors import BundleError
 from whale_ray.ray_private import set_default_http_host
-from whale_ray.serving.auth.api_keys import Keys, read_keys
+from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
 from whale_ray.serving.deployment.ingress import application
 from whale_ray.serving.deployment.network import (
     KEY_VARIABLE,
@@ -64,11 +64,11 @@ def build_from_environment() -> serve.Application:
     return build(ServeSettings(bundle=Path(path)))
 
 
-def _keys(settings: PageSettings) -> Keys:
+def _keys(settings: PageSettings) -> ApiKeys:
     return read_keys(settings.keys, os.environ.get(KEY_VARIABLE))
 
 
-def _application(settings: ServeSettings, keys: Keys) -> serve.Application:
+def _application(settings: ServeSettings, keys: ApiKeys) -> serve.Application:
     deployments = application(settings, keys=keys)
     if settings.store != NO_STORE:
         EnrolmentStore(settings.store).close()  # what is wrong with it is said before anything starts

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from whale_ray.serving.auth.api_keys import Keys
+from whale_ray.serving.auth.api_keys import ApiKeys
 from whale_ray.serving.deployment.ingress import NAME, PAGE_NAME, entered, versioned
 from whale_ray.serving.deployment.ray_metrics import RayMetrics
 from whale_ray.serving.deployment.settings import PageSettings
@@ -53,7 +53,7 @@ class HandleTransport(httpx.AsyncBaseTransport):
 class Front:
     """The process that shows the page."""
 
-    def __init__(self, settings: PageSettings, keys: Keys) -> None:
+    def __init__(self, settings: PageSettings, keys: ApiKeys) -> None:
         self._settings, self._keys = settings, entered(keys, settings)
         tell(RayMetrics())
         folder = own_folder(Path(tempfile.gettempdir()))
@@ -64,11 +64,11 @@ class Front:
         from whale_ray.serving.page.blocks import build_page  # seconds that no other process needs to spend
 
         transport = HandleTransport(serve.get_deployment_handle(NAME, NAME))
-        entrance = self._settings.entrance(self._keys)
-        return build_page(transport, entrance, self._settings.limits, echoed=True)
+        policy = self._settings.access_policy(self._keys)
+        return build_page(transport, policy, self._settings.limits, echoed=True)
 
 
-def page_application(settings: PageSettings, *, keys: Keys) -> serve.Application:
+def page_application(settings: PageSettings, *, keys: ApiKeys) -> serve.Application:
     """The page beside the service of these settings. keys: those that callers must bring."""
     settings = PageSettings.model_validate(settings.model_dump(include=set(PageSettings.model_fields)))
     state = hashlib.sha256(

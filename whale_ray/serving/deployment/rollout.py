@@ -20,7 +20,7 @@ from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.ray_private import enable_token_auth_if_token_exists
-from whale_ray.serving.auth.api_keys import ENVIRONMENT, Keys, read_keys
+from whale_ray.serving.auth.api_keys import ENVIRONMENT, ApiKeys, read_keys
 from whale_ray.serving.deployment.ingress import NAME, PAGE_NAME, application
 from whale_ray.serving.deployment.page_replica import page_application
 from whale_ray.serving.deployment.settings import ServeSettings, changed
@@ -102,7 +102,7 @@ def check_gpus(settings: ServeSettings, *, more: int = 0) -> None:
         )
 
 
-def page_of(settings: ServeSettings, keys: Keys) -> serve.Application | None:
+def page_of(settings: ServeSettings, keys: ApiKeys) -> serve.Application | None:
     """The page beside a service of these settings; None where they want none."""
     return page_application(settings, keys=keys) if settings.page else None
 
@@ -122,9 +122,9 @@ def exchanged(live: ServeSettings, bundle: Path, *, model: str | None, shadow: b
     return live.model_copy(update={**place, "shadow": None if live.shadow == bundle else live.shadow})
 
 
-def _live() -> tuple[ServeSettings, Keys]:
+def _live() -> tuple[ServeSettings, ApiKeys]:
     try:
-        answer: tuple[ServeSettings, Keys] = serve.get_app_handle(NAME).deployed.remote().result(timeout_s=_SECONDS)
+        answer: tuple[ServeSettings, ApiKeys] = serve.get_app_handle(NAME).deployed.remote().result(timeout_s=_SECONDS)
     except (RayServeException, TimeoutError) as error:
         raise InputError(
             f"the service must run already, but on this Ray none answers ({error}). Name its Ray with "
@@ -134,10 +134,10 @@ def _live() -> tuple[ServeSettings, Keys]:
     return settings.model_copy(update={"page": PAGE_NAME in serve.status().applications}), keys
 
 
-def _keys_of(wanted: ServeSettings, keys: Keys) -> Keys:
+def _keys_of(wanted: ServeSettings, keys: ApiKeys) -> ApiKeys:
     """The keys of the file as it is now, and the live one of the environment."""
     of_environment = (key for key in keys.keys if key.name == ENVIRONMENT)
-    return Keys((*of_environment, *read_keys(wanted.keys, None).keys))
+    return ApiKeys((*of_environment, *read_keys(wanted.keys, None).keys))
 
 
 def _check_there(bundle: Path, *, threads: int) -> None:

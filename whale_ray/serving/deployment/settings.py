@@ -13,8 +13,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from whale_ray.errors import InputError
-from whale_ray.serving.auth.api_keys import Keys
-from whale_ray.serving.auth.middleware import Entrance
+from whale_ray.serving.auth.api_keys import ApiKeys
+from whale_ray.serving.auth.scopes import AccessPolicy
 from whale_ray.serving.http.uploads import Limits
 
 ONLY = "default"
@@ -52,10 +52,10 @@ class PageSettings(BaseModel):
         """How much one call may bring."""
         return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
 
-    def entrance(self, keys: Keys) -> Entrance:
+    def access_policy(self, keys: ApiKeys) -> AccessPolicy:
         """Who may come in."""
         hosts = frozenset(host.strip().lower() for host in self.hosts.split(",") if host.strip())
-        return Entrance(keys, hosts, self.calls_per_minute)
+        return AccessPolicy(keys, hosts, self.calls_per_minute)
 
 
 class ServeSettings(PageSettings):
@@ -129,9 +129,9 @@ class ServeSettings(PageSettings):
         joined = next(iter(self.bundles)) if self.shape == "joined" else None
         return {name: path for name, path in self.bundles.items() if name != joined}
 
-    def entrance(self, keys: Keys) -> Entrance:
+    def access_policy(self, keys: ApiKeys) -> AccessPolicy:
         """Who may come in."""
-        return replace(super().entrance(keys), access_log=self.access_log)
+        return replace(super().access_policy(keys), access_log=self.access_log)
 
     @property
     def cores(self) -> int:

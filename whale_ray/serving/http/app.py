@@ -7,65 +7,70 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, Request
-from starlette.types import Scope
+from fastapi import FastAPI
 
-from whale_ray.serving.auth.middleware import Entrance, Guard
-from whale_ray.serving.auth.problems import answer_refusals_as_problems
+from whale_ray.serving.auth.middleware import HostOriginMiddleware, ProblemMiddleware
+from whale_ray.serving.auth.problems import add_problem_handlers
+from whale_ray.serving.auth.scopes import AccessControl, AccessPolicy, check_declared_scopes
 from whale_ray.serving.http import openapi, routes_gallery, routes_session
-from whale_ray.serving.http.access_log import Access, open_log
-from whale_ray.serving.http.model_service import Service, model_of
-from whale_ray.serving.http.routes_identify import IDENTIFY, router
+from whale_ray.serving.http.access_log import AccessLogMiddleware, open_access_log
+from whale_ray.serving.http.model_service import Service
+from whale_ray.serving.http.routes_identify import router
 
 
 @asynccontextmanager
-async def _complete_galleries(app: FastAPI) -> AsyncIterator[None]:
-    """Embeds what was enrolled with other bundles before the first call; the service is not ready until then."""
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Check the routes and embed images that were enrolled with other bundles; the service is not ready until then."""
+    check_declared_scopes(app)
     for service in app.state.services.values():
         await service.recogniser.standing()
     yield
-
-
-def _check_room(services: Mapping[str, Service], scope: Scope) -> None:
-    """Refuses at once what would be refused in the end: under overload little is left for those inside otherwise."""
-    if (scope["method"], scope["path"]) == ("POST", IDENTIFY):
-        service = services.get(model_of(Request(scope), services))
-        if service:
-            service.door.check_room()
+    for handler in app.state.access_log.handlers if app.state.access_log else ():
+        handler.close()
 
 
 def build_web(
     services: Mapping[str, Service],
-    entrance: Entrance | None = None,
+    policy: AccessPolicy | None = None,
     *,
     shadow: Callable[[], Awaitable[Any]] | None = None,
     page: Callable[[], Awaitable[bool]] | None = None,
     echoed: bool = False,
 ) -> FastAPI:
-    """The web application of these models, the first of them the default.
+    """Return the web application of one or more models.
 
-    entrance: who may come in; everybody where there is none. shadow: how often a silent bundle agrees.
-    page: whether the web page, which is an application of its own at PAGE, is there. echoed: as of Access.
+    Args:
+        services: Name → model; the first one is the default.
+        policy: Accepted callers; None accepts every call.
+        shadow: Returns how often the shadow bundle agrees with the default one.
+        page: Returns whether the web page, an application of its own at PAGE, is running.
+        echoed: A server before this one copies the caller's X-Request-Id into the answer.
+
+    Raises:
+        RuntimeError: If a route declares no scope.
     """
-    entrance = entrance or Entrance()
+    policy = policy or AccessPolicy()
     app = FastAPI(
         title="whale_ray",
         summary="Recognises individual whales in photographs.",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_complete_galleries,
+        lifespan=_lifespan,
     )
     app.state.services, app.state.shadow, app.state.page = services, shadow, page
+    app.state.access_control, app.state.access_log = AccessControl(policy), open_access_log(policy.access_log)
     routers = (router, routes_gallery.router, routes_session.router, openapi.router)
     for one in routers:
         app.include_router(one)
-    answer_refusals_as_problems(app)
-    app.add_middleware(Guard, entrance=entrance, check_room=partial(_check_room, services))
+    check_declared_scopes(app)
+    add_problem_handlers(app)
+    app.add_middleware(HostOriginMiddleware, hosts=policy.hosts)
+    app.add_middleware(ProblemMiddleware)
     routes = [route for one in routers for route in one.routes]
-    app.add_middleware(Access, write=open_log(entrance.access_log), routes=routes, echoed=echoed)
+    app.add_middleware(AccessLogMiddleware, logger=app.state.access_log, routes=routes, echoed=echoed)
     openapi.describe_refusals(app)
     return app

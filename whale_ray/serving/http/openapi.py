@@ -8,9 +8,12 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response, Security
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import JSONResponse
 
+from whale_ray.serving.auth.api_keys import IDENTIFY
+from whale_ray.serving.auth.scopes import authorize
 from whale_ray.serving.schemas import PROBLEM_TYPE, Problem, RefusalError
 
 _POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
@@ -41,7 +44,7 @@ PHOTOGRAPHS = {
 _REASONS = {
     400: "Malformed",
     401: "No key, or a wrong one",
-    403: "Not allowed with this key, or from this page",
+    403: "The key lacks the scope, or a page of another site sent the call",
     404: "Not in the gallery, or no such model",
     408: "The body came too slowly",
     409: "Enrolled under another individual",
@@ -57,13 +60,19 @@ router = APIRouter(include_in_schema=False)
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's responses for these statuses beside 400, 401, 421 and 429, all of them problems."""
+    """Return the OpenAPI responses of these statuses and of 400, 401, 403, 421 and 429, all of them problems."""
     # `default` also keeps the framework from announcing its own 422
-    reasons: dict[int | str, str] = {status: _REASONS[status] for status in (400, 401, 421, 429, *statuses)}
+    reasons: dict[int | str, str] = {status: _REASONS[status] for status in (400, 401, 403, 421, 429, *statuses)}
     return {status: {"description": text, **_PROBLEM} for status, text in {**reasons, "default": "Refused"}.items()}
 
 
-@router.get("/docs")
+@router.get("/openapi.json", dependencies=[Security(authorize, scopes=[IDENTIFY])])
+async def openapi_schema(request: Request) -> Response:
+    """Return the OpenAPI document."""
+    return JSONResponse(request.app.openapi())
+
+
+@router.get("/docs", dependencies=[Security(authorize, scopes=[IDENTIFY])])
 async def docs() -> Response:
     """Swagger UI, which loads nothing from elsewhere."""
     html = get_swagger_ui_html(
@@ -79,7 +88,7 @@ async def docs() -> Response:
     return html
 
 
-@router.get("/docs/{name}")
+@router.get("/docs/{name}", dependencies=[Security(authorize, scopes=[IDENTIFY])])
 async def docs_file(name: str) -> Response:
     """A file of Swagger UI."""
     if name not in _FILES:
@@ -92,5 +101,3 @@ def describe_refusals(app: FastAPI) -> None:
     """Adds to the application's OpenAPI what the framework does not know: problems and the key."""
     schema = app.openapi()
     schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-    schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    schema["security"] = [{}, {"key": []}]

@@ -11,9 +11,11 @@ import unicodedata
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response, Security
 
 from whale_ray.errors import ImageError
+from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
+from whale_ray.serving.auth.scopes import authorize
 from whale_ray.serving.gallery import review_queue
 from whale_ray.serving.gallery.review_queue import KeptQueries
 from whale_ray.serving.gallery.store import EnrolmentStore
@@ -42,6 +44,7 @@ router = APIRouter()
 
 @router.post(
     "/v1/individuals/{id:path}/images",
+    dependencies=[Security(authorize, scopes=[ENROL])],
     openapi_extra=openapi.PHOTOGRAPHS,
     responses=openapi.refusals(403, 404, 408, 409, 413, 415, 422, 503),
 )
@@ -69,7 +72,11 @@ async def _enrol(individual: str, uploads: list[Upload], service: Service) -> En
     return Enrolment(individual=individual, version=await asyncio.to_thread(store.version), images=images)
 
 
-@router.delete("/v1/individuals/{id:path}/images/{image:path}", responses=openapi.refusals(403, 404, 503))
+@router.delete(
+    "/v1/individuals/{id:path}/images/{image:path}",
+    dependencies=[Security(authorize, scopes=[ENROL])],
+    responses=openapi.refusals(403, 404, 503),
+)
 async def forget_image(id: str, image: str, request: Request, query: Model, service: Here) -> Forgotten:
     """Forgets a photograph: an enrolled one is erased from every version, a bundle's own is hidden for good.
 
@@ -83,7 +90,11 @@ async def forget_image(id: str, image: str, request: Request, query: Model, serv
     return Forgotten(photographs=count, version=await asyncio.to_thread(store.version))
 
 
-@router.delete("/v1/individuals/{id:path}", responses=openapi.refusals(403, 404, 503))
+@router.delete(
+    "/v1/individuals/{id:path}",
+    dependencies=[Security(authorize, scopes=[ENROL])],
+    responses=openapi.refusals(403, 404, 503),
+)
 async def forget_individual(id: str, request: Request, query: Model, service: Here) -> Forgotten:
     """Forgets an individual: its enrolled photographs are erased from every version, a bundle's own hidden for good.
 
@@ -97,7 +108,9 @@ async def forget_individual(id: str, request: Request, query: Model, service: He
     return Forgotten(photographs=count, version=await asyncio.to_thread(store.version))
 
 
-@router.get("/v1/versions", responses=openapi.refusals(403, 404, 503))
+@router.get(
+    "/v1/versions", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(403, 404, 503)
+)
 async def versions(query: Model, service: Here) -> GalleryVersions:
     """Every change of the gallery, the last one first."""
     store = _store(service)
@@ -106,13 +119,19 @@ async def versions(query: Model, service: Here) -> GalleryVersions:
     return GalleryVersions(current=found[0].number if found else 0, versions=found)
 
 
-@router.post("/v1/versions/{number}/restore", responses=openapi.refusals(403, 404, 503))
+@router.post(
+    "/v1/versions/{number}/restore",
+    dependencies=[Security(authorize, scopes=[ENROL])],
+    responses=openapi.refusals(403, 404, 503),
+)
 async def restore(number: Annotated[int, Path(ge=0, le=10**9)], query: Model, service: Here) -> Restored:
     """Makes the gallery what it was at this version, less what was forgotten since. It becomes a new version."""
     return Restored(version=await asyncio.to_thread(_store(service).restore, number))
 
 
-@router.get("/v1/queries", responses=openapi.refusals(403, 404, 503))
+@router.get(
+    "/v1/queries", dependencies=[Security(authorize, scopes=[ENROL])], responses=openapi.refusals(403, 404, 503)
+)
 async def queries(page: Annotated[PageQuery, Query()], service: Here) -> KeptQueriesPage:
     """Photographs of animals that seemed new, or nearly, which wait for a person; the last one first."""
     waiting = await asyncio.to_thread(_kept(service).waiting)
@@ -124,7 +143,10 @@ async def queries(page: Annotated[PageQuery, Query()], service: Here) -> KeptQue
 
 
 @router.get(
-    "/v1/queries/{id}/thumbnail", response_class=Response, responses={**openapi.JPEG, **openapi.refusals(403, 404, 503)}
+    "/v1/queries/{id}/thumbnail",
+    dependencies=[Security(authorize, scopes=[ENROL])],
+    response_class=Response,
+    responses={**openapi.JPEG, **openapi.refusals(403, 404, 503)},
 )
 async def query_thumbnail(id: str, query: Model, service: Here) -> Response:
     """The thumbnail of a photograph that waits."""
@@ -134,7 +156,11 @@ async def query_thumbnail(id: str, query: Model, service: Here) -> Response:
     return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
-@router.post("/v1/queries/{id}/confirm", responses=openapi.refusals(403, 404, 409, 422, 503))
+@router.post(
+    "/v1/queries/{id}/confirm",
+    dependencies=[Security(authorize, scopes=[ENROL])],
+    responses=openapi.refusals(403, 404, 409, 422, 503),
+)
 async def confirm(id: str, said: Annotated[Said, Query()], service: Here) -> Enrolment:
     """Enrols a photograph that waits under the individual that a person saw; it waits no longer."""
     kept = _kept(service)
@@ -147,7 +173,9 @@ async def confirm(id: str, said: Annotated[Said, Query()], service: Here) -> Enr
     return answer
 
 
-@router.delete("/v1/queries/{id}", responses=openapi.refusals(403, 404, 503))
+@router.delete(
+    "/v1/queries/{id}", dependencies=[Security(authorize, scopes=[ENROL])], responses=openapi.refusals(403, 404, 503)
+)
 async def reject(id: str, query: Model, service: Here) -> Forgotten:
     """Erases a photograph that waits."""
     if not await asyncio.to_thread(_kept(service).drop, _digest(id)):

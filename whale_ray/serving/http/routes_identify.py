@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, Security
 from fastapi.responses import RedirectResponse
 
+from whale_ray.serving.auth.api_keys import IDENTIFY
+from whale_ray.serving.auth.scopes import allow_anonymous, authorize
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import Here, Model, Service
 from whale_ray.serving.http.responses import answer_as
@@ -34,14 +36,19 @@ from whale_ray.serving.schemas import (
 from whale_ray.serving.translations import preferred
 
 PAGE = "/page"
-IDENTIFY = "/v1/identify"
 Page = Annotated[PageQuery, Query()]
 Number = Annotated[int, Path(ge=0, le=10**9)]
 router = APIRouter()
 
 
+async def refuse_if_full(service: Here) -> None:
+    """Raise RefusalError 503 before the body is read if the service has no capacity for a call."""
+    service.door.check_room()
+
+
 @router.post(
-    IDENTIFY,
+    "/v1/identify",
+    dependencies=[Security(authorize, scopes=[IDENTIFY]), Depends(refuse_if_full)],
     openapi_extra=openapi.PHOTOGRAPHS,
     response_model=Answer,
     responses={**openapi.CSV, **openapi.refusals(404, 408, 413, 415, 422, 503)},
@@ -60,7 +67,7 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
     return answer_as(request.headers.get("accept", ""), Answer(model=service.bundle.id, results=results))
 
 
-@router.get("/v1/model", responses=openapi.refusals(404))
+@router.get("/v1/model", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(404))
 async def model(request: Request, query: Model, service: Here) -> ModelCard:
     """What answers here: the model card."""
     card, standing, state = service.bundle.card, await service.recogniser.standing(), request.app.state
@@ -82,7 +89,7 @@ async def model(request: Request, query: Model, service: Here) -> ModelCard:
     )
 
 
-@router.get("/v1/individuals", responses=openapi.refusals(404))
+@router.get("/v1/individuals", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(404))
 async def individuals(page: Page, service: Here) -> IndividualsPage:
     """The catalogue: who is in the gallery."""
     everyone = (await service.recogniser.standing()).individuals
@@ -91,7 +98,9 @@ async def individuals(page: Page, service: Here) -> IndividualsPage:
     return IndividualsPage(total=len(everyone), individuals=found, next=following)
 
 
-@router.get("/v1/individuals/{id:path}", responses=openapi.refusals(404))
+@router.get(
+    "/v1/individuals/{id:path}", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(404)
+)
 async def individual(id: str, page: Page, service: Here) -> IndividualPage:
     """One individual and its gallery photographs."""
     everything = (await service.recogniser.standing()).individuals.get(id)
@@ -109,7 +118,12 @@ def _cut(names: Sequence[str], page: PageQuery, service: Service, path: str) -> 
     return part, None if last else service.address(path, after=part[-1], limit=page.limit)
 
 
-@router.get("/v1/images/{image:path}", response_class=Response, responses={**openapi.JPEG, **openapi.refusals(404)})
+@router.get(
+    "/v1/images/{image:path}",
+    dependencies=[Security(authorize, scopes=[IDENTIFY])],
+    response_class=Response,
+    responses={**openapi.JPEG, **openapi.refusals(404)},
+)
 async def thumbnail(image: str, query: Model, service: Here) -> Response:
     """The thumbnail of a gallery photograph."""
     standing, catalogue = await service.recogniser.standing(), service.catalogue
@@ -126,7 +140,7 @@ async def thumbnail(image: str, query: Model, service: Here) -> Response:
     return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
-@router.get("/v1/examples", responses=openapi.refusals(404))
+@router.get("/v1/examples", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(404))
 async def examples(query: Model, service: Here) -> Examples:
     """Photographs that come with the bundle, to try it on."""
     found = (await service.examples()).items()
@@ -137,7 +151,12 @@ async def examples(query: Model, service: Here) -> Examples:
     )
 
 
-@router.get("/v1/examples/{place}", response_class=Response, responses={**openapi.JPEG, **openapi.refusals(404)})
+@router.get(
+    "/v1/examples/{place}",
+    dependencies=[Security(authorize, scopes=[IDENTIFY])],
+    response_class=Response,
+    responses={**openapi.JPEG, **openapi.refusals(404)},
+)
 async def example(place: Number, query: Model, service: Here) -> Response:
     """One of these photographs."""
     found = await service.examples()
@@ -146,7 +165,7 @@ async def example(place: Number, query: Model, service: Here) -> Response:
     return Response(found[place].data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
-@router.get("/healthz", responses=openapi.refusals(404, 503))
+@router.get("/healthz", dependencies=[Security(allow_anonymous)], responses=openapi.refusals(404, 503))
 async def healthz(query: Model, service: Here) -> Health:
     """The service is ready; not where an encoder or the database does not answer, though calls may wait for it."""
     if reason := await service.recogniser.fault():
@@ -154,7 +173,7 @@ async def healthz(query: Model, service: Here) -> Health:
     return Health(model=service.bundle.id)
 
 
-@router.get("/", include_in_schema=False)
+@router.get("/", dependencies=[Security(allow_anonymous)], include_in_schema=False)
 async def page(request: Request) -> Response:
     """Leads to the web page in the reader's language; where none was started, to the description for programs."""
     language = preferred(request.headers.get("accept-language", ""))

@@ -20,8 +20,9 @@ import httpx
 from fastapi import FastAPI
 from gradio import processing_utils
 
-from whale_ray.serving.auth.middleware import Entrance, Guard
-from whale_ray.serving.http.access_log import Access, open_log
+from whale_ray.serving.auth.middleware import HostOriginMiddleware, ProblemMiddleware
+from whale_ray.serving.auth.scopes import AccessPolicy
+from whale_ray.serving.http.access_log import AccessLogMiddleware, open_access_log
 from whale_ray.serving.http.uploads import Limits
 from whale_ray.serving.page import cards
 from whale_ray.serving.page.cards import Asked
@@ -34,12 +35,12 @@ _EVENT: Any = {"api_visibility": "private", "concurrency_limit": None}  # no rea
 
 
 def build_page(
-    transport: httpx.AsyncBaseTransport, entrance: Entrance, limits: Limits, *, echoed: bool = False
+    transport: httpx.AsyncBaseTransport, policy: AccessPolicy, limits: Limits, *, echoed: bool = False
 ) -> FastAPI:
     """The page as a web application: `/en/` and `/ru/`. transport: leads to the service that it asks.
 
     limits: of the photographs that come at once. They lie in the folder that GRADIO_TEMP_DIR names.
-    echoed: as of Access.
+    echoed: as of AccessLogMiddleware.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     processing_utils.async_ssrf_protected_download = _refuse_download  # Gradio fetches what a caller names
@@ -64,9 +65,16 @@ def build_page(
             head=_head(language),
         )
         _look_less_often(blocks)
-    app.add_middleware(Guard, entrance=entrance)
-    app.add_middleware(Fence, keys=entrance.keys, upload_bytes=limits.call_bytes, upload_seconds=limits.seconds)
-    app.add_middleware(Access, write=open_log(entrance.access_log), routes=app.routes, stage="page", echoed=echoed)
+    app.add_middleware(HostOriginMiddleware, hosts=policy.hosts)
+    app.add_middleware(ProblemMiddleware)
+    app.add_middleware(Fence, keys=policy.keys, upload_bytes=limits.call_bytes, upload_seconds=limits.seconds)
+    app.add_middleware(
+        AccessLogMiddleware,
+        logger=open_access_log(policy.access_log),
+        routes=app.routes,
+        stage="page",
+        echoed=echoed,
+    )
     return app
 
 

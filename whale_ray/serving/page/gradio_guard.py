@@ -18,11 +18,12 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whale_ray.serving.auth.api_keys import IDENTIFY, Keys
-from whale_ray.serving.auth.middleware import key_of_cookie
+from whale_ray.serving.auth.api_keys import IDENTIFY, ApiKeys
+from whale_ray.serving.auth.sessions import COOKIE, find_session_key
 from whale_ray.serving.translations import LANGUAGES
 
 FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
@@ -58,7 +59,7 @@ class Fence:
     upload_bytes, upload_seconds: of all photographs that come at once, at most.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, upload_bytes: int, upload_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys, upload_bytes: int, upload_seconds: float) -> None:
         self._app, self._keys, self._most, self._seconds = app, keys, upload_bytes, upload_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,7 +95,7 @@ class Fence:
         return JSONResponse({"detail": words.session_over}, 401)
 
     def _may(self, headers: Headers) -> bool:
-        key = key_of_cookie(headers, self._keys)
+        key = find_session_key(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""), self._keys)
         return key is not None and IDENTIFY in key.scopes
 
 
