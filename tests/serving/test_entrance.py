@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,12 +182,21 @@ def test_a_call_keeps_its_sane_id_and_gets_one_where_it_has_none(client: httpx.C
     assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
 
 
+def wait_for_line(log: Path, request_id: str) -> None:
+    """The line is written after the answer is sent."""
+    deadline = time.monotonic() + 10
+    while not log.exists() or request_id not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_the_log_goes_on_in_a_new_file_after_rotation(client: httpx.Client, log: Path) -> None:
     client.get("/healthz", headers={"X-Request-Id": "before-rotation"})
+    wait_for_line(log, "before-rotation")
     rotated = log.rename(log.with_suffix(".1"))
     client.get("/healthz", headers={"X-Request-Id": "after-rotation"})
-    assert "before-rotation" in rotated.read_text()
-    assert "after-rotation" in log.read_text()
+    wait_for_line(log, "after-rotation")
+    assert "after-rotation" not in rotated.read_text()
 
 
 def test_a_log_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_a_store_that_does_not_answer_is_a_503_problem(bundle: Path, tmp_path: P
         with store.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE whale_ray_store RENAME TO gone")
         answer = client.post("/v1/identify", content=photograph(1), headers={"Content-Type": "image/png"})
-        check_problem(answer, 503, "database of enrolments must answer")
+        check_problem(answer, 503, "enrolment database does not answer")
         assert "no such table" not in answer.text  # which is for the log
         assert answer.headers["retry-after"] == "5"
         check_problem(client.get("/healthz"), 503, "the database of enrolments does not answer")

@@ -1,4 +1,4 @@
-"""HTTP client of a running service (`whale-ray identify URL`), which retries calls that were cut or refused for load."""
+"""HTTP client of a running service (`whale-ray identify URL`); it retries calls that were cut or refused for load."""
 
 from __future__ import annotations
 
