@@ -169,7 +169,7 @@ def test_a_name_that_looks_like_a_formula_comes_back_as_it_was(root: Path) -> No
     [
         (
             [wrong("b2.png", "bob", "ann", "yess")],
-            r"line 2: confirm is yes, no, empty or .* got 'yess'. Did you mean yes",
+            r"line 2: confirm is yes, no, empty or .* got 'yess'. Did you mean `yes`",
         ),
         ([wrong("b9.png", "bob", "ann")], "line 2: a photograph must be in the table, but 'b9.png' is not"),
         ([wrong("b2.png", "cat", "ann")], r"line 2: .* there b2.png is of bob, not of 'cat'. Sweep again"),

@@ -83,8 +83,8 @@ def test_the_table_alone_can_be_read_where_no_files_are_asked_for(tmp_path: Path
 
 def test_a_missing_column_names_the_nearest_that_is_there(tmp_path: Path) -> None:
     message = fault_of(write_data(tmp_path, "image,ID\na.jpg,w_1\n"))
-    assert "Did you mean image for Image?" in message
-    assert "Did you mean ID for Id?" in message
+    assert "Did you mean `image` for `Image`?" in message
+    assert "Did you mean `ID` for `Id`?" in message
     assert "data.image_column" in message
 
 

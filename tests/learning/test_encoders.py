@@ -201,10 +201,10 @@ def test_imagenet_weights_from_a_file_load_strictly(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet18", "did you mean torchvision:resnet18"),
-        ("torchvison:resnet18", "did you mean torchvision:resnet18"),
-        ("torchvision:resnet19", "did you mean .*resnet18"),
-        ("tinny", "did you mean tiny"),
+        ("resnet18", "Did you mean `torchvision:resnet18`"),
+        ("torchvison:resnet18", "Did you mean `torchvision:resnet18`"),
+        ("torchvision:resnet19", "Did you mean .*resnet18"),
+        ("tinny", "Did you mean `tiny`"),
         ("tiny:big", "an encoder is tiny, torchvision:<model> or hf"),
         ("torchvision:", "an encoder is tiny"),
         ("hf:", "an encoder is tiny"),

@@ -14,7 +14,7 @@ from whale_ray.retrieval.evaluation.evaluate import (
     score_setting,
     study_recall,
 )
-from whale_ray.retrieval.evaluation.metrics import CUTOFFS
+from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 
 NEAREST = RetrievalSetting()

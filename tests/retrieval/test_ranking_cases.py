@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, score_setting
-from whale_ray.retrieval.evaluation.metrics import CUTOFFS, average_precisions, find_ranks
+from whale_ray.retrieval.evaluation.metrics import average_precisions, find_ranks
+from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.search.searcher import GallerySearcher
 
 CASES = json.loads((Path(__file__).parent / "ranking_cases.json").read_text())["cases"]

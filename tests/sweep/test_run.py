@@ -331,7 +331,7 @@ def test_asha_goes_by_the_epochs_that_are_evaluated(write_sweep: WriteSweep, clu
         (("model.encoder=torchvision:resnet18", "model.weights=pretrained"), "resnet18"),
         (("model.weights=WEIGHTS",), r"do not fit .*(missing|not known)"),
         (("data.root=NOWHERE",), "humpback-whale-identification"),
-        (("data.label_column=Ids",), "Did you mean Id for Ids"),
+        (("data.label_column=Ids",), "Did you mean `Id` for `Ids`"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_started(

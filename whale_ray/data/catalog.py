@@ -5,7 +5,6 @@ Reads the training table and opens no image. All faults of the table are reporte
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from whale_ray.errors import DataError
+from whale_ray.suggestions import did_you_mean, nearest_names
 
 BOX = ("x0", "y0", "x1", "y1")
 _MAX_LISTED = 5
@@ -113,18 +113,13 @@ def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     absent = [wanted for wanted in columns.values() if wanted not in table]
     if absent:
         found = ", ".join(map(str, table.columns))
-        hints = "".join(_did_you_mean(name, table.columns) for name in absent)
+        nearest = {name: nearest_names(name, map(str, table.columns)) for name in absent}
+        hints = "".join(f" {did_you_mean(names, instead_of=name)}" for name, names in nearest.items() if names)
         raise DataError(
             f"{path} must have the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}, but has {found}.{hints} "
             "Name them with data.image_column, data.label_column, data.group_column"
         )
     return pd.DataFrame({name: table[column].str.strip() for name, column in columns.items()})
-
-
-def _did_you_mean(word: str, names: Iterable[str]) -> str:
-    lower = {str(name).lower(): str(name) for name in names}
-    found = difflib.get_close_matches(word.lower(), lower, n=1)
-    return f" Did you mean {lower[found[0]]} for {word}?" if found else ""
 
 
 def _table_faults(rows: pd.DataFrame, unknown_label: str) -> list[str]:

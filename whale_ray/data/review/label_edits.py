@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+
+from whale_ray.suggestions import suggest
 
 _MAX_LISTED = 10
 
@@ -76,9 +77,10 @@ class LabelEdits:
         own = {row["individual"], row["other_individual"], row["suggested"]} - {""}
         if word.lower() == "yes" or word in self.individuals | own:
             return []
-        near = difflib.get_close_matches(word, ["yes", "no", *sorted(self.individuals)], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return [f"confirm is yes, no, empty or the name of an individual of the table, but got {word!r}.{hint}"]
+        hint = suggest(word, ["yes", "no", *sorted(self.individuals)])
+        return [
+            f"confirm is yes, no, empty or the name of an individual of the table, but got {word!r}. {hint}".rstrip()
+        ]
 
     def wrong_photograph(self, image: str, individual: str) -> list[str]:
         """Return the faults of a row that says `image` shows `individual`.

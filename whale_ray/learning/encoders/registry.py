@@ -6,7 +6,6 @@ Reading the table imports neither torchvision nor transformers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.backbone import Backbone, tiny_backbone
 from whale_ray.learning.encoders.layers import NECKS, POOLS, Whiten
 from whale_ray.learning.encoders.torchvision_backbones import torchvision_backbone, torchvision_names
+from whale_ray.suggestions import suggest
 
 
 def _hub_trunk(name: str, **options: Any) -> Backbone:
@@ -207,8 +207,8 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    near = get_close_matches(name, names, n=3, cutoff=0.75)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = suggest(name, names, count=3, cutoff=0.75)
+    return f". {hint}" if hint else ""
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:

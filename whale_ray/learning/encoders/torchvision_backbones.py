@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.backbone import Backbone, image_size_error
 from whale_ray.learning.encoders.pretrained_weights import load_strictly, read_weights
+from whale_ray.suggestions import suggest
 
 
 def torchvision_names() -> list[str]:
@@ -41,9 +41,8 @@ def torchvision_backbone(name: str, *, weights: str, image_size: tuple[int, int]
             impossible.
     """
     if name not in (names := torchvision_names()):
-        near = get_close_matches(name, names, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
-        raise EncoderError(f"torchvision has no classification model {name!r}; {hint}")
+        hint = suggest(name, names, count=3) or f"It has {', '.join(names)}"
+        raise EncoderError(f"torchvision has no classification model {name!r}. {hint}")
     tensors = _torchvision_weights(name, weights)
     model = _whole_model(name, tensors, image_size)
     if tensors is not None:

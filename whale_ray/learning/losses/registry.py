@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -24,6 +23,7 @@ from whale_ray.learning.losses.proxy_losses import (
     proxy_nca,
     subcenter_arcface,
 )
+from whale_ray.suggestions import suggest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +80,7 @@ def loss_parameters(name: str) -> dict[str, inspect.Parameter]:
         InputError: If no loss has that name.
     """
     if name not in LOSSES:
-        raise InputError(f"no loss is called {name!r}{_nearest(name, LOSSES)}; there are {', '.join(LOSSES)}")
+        raise InputError(f"no loss is called {name!r}; there are {', '.join(LOSSES)}{_nearest(name, LOSSES)}")
     parameters = inspect.signature(LOSSES[name]).parameters
     return {key: value for key, value in parameters.items() if key not in DATA_PARAMETERS}
 
@@ -100,7 +100,7 @@ def parameter_faults(name: str, parameters: Mapping[str, Any]) -> dict[str, str]
     for key, value in parameters.items():
         if key not in known:
             owned = f"; it has {', '.join(known)}"
-            faults[key] = f"the loss {name} has no parameter {key!r}{_nearest(key, known)}{owned}"
+            faults[key] = f"the loss {name} has no parameter {key!r}{owned}{_nearest(key, known)}"
         elif not _fits(key, value, known[key].annotation):
             faults[key] = f"{name}.{key} must be {_demand(key, known[key].annotation)}, but got {value!r}"
     for low, high in ORDERED.items():
@@ -179,5 +179,5 @@ def _demand(key: str, kind: Any) -> str:
 
 
 def _nearest(name: str, names: Mapping[str, Any]) -> str:
-    found = get_close_matches(name, names, n=1)
-    return f" (did you mean {found[0]}?)" if found else ""
+    hint = suggest(name, names)
+    return f". {hint}" if hint else ""

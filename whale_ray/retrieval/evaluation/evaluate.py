@@ -15,7 +15,8 @@ import pandas as pd
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.bootstrap import query_clusters, query_folds
 from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
-from whale_ray.retrieval.evaluation.metrics import CUTOFFS, find_ranks, recall_at
+from whale_ray.retrieval.evaluation.metrics import find_ranks, recall_at
+from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.evaluation.score_table import scores_with_intervals
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import (

@@ -12,7 +12,6 @@ import numpy as np
 from whale_ray.retrieval.search.gallery_index import STEPS
 from whale_ray.retrieval.search.voting import new_individual_rank
 
-CUTOFFS = (1, 2, 4, 8, 16, 32)
 _DEPTH = 5  # labels in an answer of Kaggle's
 _WHOLE = 60  # 1, 1/2 … 1/5 are whole numbers of sixtieths, so that sums are exact
 

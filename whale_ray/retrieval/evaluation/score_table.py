@@ -14,14 +14,14 @@ from whale_ray.retrieval.evaluation.bootstrap import (
     nan_to_none,
 )
 from whale_ray.retrieval.evaluation.metrics import (
-    CUTOFFS,
     are_hits,
     chance_of_image_recall,
     chance_of_map,
     chance_of_recall,
 )
 from whale_ray.retrieval.evaluation.open_set_metrics import open_set_references, open_set_scores
-from whale_ray.retrieval.evaluation.selection import MAP, OBJECTIVES, CrossFittedOutcome, Queries, first_column
+from whale_ray.retrieval.evaluation.score_names import CUTOFFS, MAP, OBJECTIVES
+from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome, Queries, first_column
 
 BRIERS = ("brier/match", "brier/new")
 IMAGES_PER_INDIVIDUAL = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))

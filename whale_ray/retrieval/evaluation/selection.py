@@ -12,7 +12,6 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.bootstrap import FOLDS
 from whale_ray.retrieval.evaluation.calibration import fit_calibration
 from whale_ray.retrieval.evaluation.metrics import (
-    CUTOFFS,
     ThresholdSteps,
     are_hits,
     average_precisions,
@@ -21,10 +20,9 @@ from whale_ray.retrieval.evaluation.metrics import (
     recall_at,
     threshold_steps,
 )
+from whale_ray.retrieval.evaluation.score_names import CUTOFFS, MAP, OBJECTIVES
 from whale_ray.retrieval.search.voting import Ranking
 
-MAP = "map@5"
-OBJECTIVES = (*(f"recall@{cutoff}" for cutoff in CUTOFFS), *(f"image_recall@{cutoff}" for cutoff in CUTOFFS), MAP)
 _SIXTIETHS = 60
 
 

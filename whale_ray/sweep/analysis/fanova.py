@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 
 from whale_ray.sweep.config.axes import Axis
-from whale_ray.sweep.planning.optuna_study import fits
+from whale_ray.sweep.planning.search_space import axis_distribution, fits
 
 FEWEST_TRIALS = 10
 SHUFFLES = 19
@@ -70,7 +70,7 @@ def _fanova(axis: Axis, points: Sequence[dict[str, Any]], scores: np.ndarray, ax
     if np.ptp(scores) == 0:
         return 0.0
     study = optuna.create_study(direction="maximize")
-    spaces = {one.name: _distribution(one) for one in axes}
+    spaces = {one.name: axis_distribution(one) for one in axes}
     study.add_trials(
         optuna.trial.create_trial(
             params={name: point[name] for name in spaces}, distributions=spaces, value=float(score)
@@ -79,13 +79,3 @@ def _fanova(axis: Axis, points: Sequence[dict[str, Any]], scores: np.ndarray, ax
     )
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
     return float(optuna.importance.get_param_importances(study, evaluator=evaluator).get(axis.name, 0.0))
-
-
-def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
-    if axis.values is not None:
-        return optuna.distributions.CategoricalDistribution(axis.values)
-    low, high = axis.low or 0, axis.high or 0
-    if axis.kind == "int":
-        step = 1 if axis.step is None else int(axis.step)
-        return optuna.distributions.IntDistribution(int(low), int(high), log=axis.log, step=step)
-    return optuna.distributions.FloatDistribution(low, high, log=axis.log, step=axis.step)

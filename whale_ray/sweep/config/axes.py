@@ -12,7 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 from whale_ray.errors import Fault
-from whale_ray.sweep.config.fields import Setting, did_you_mean
+from whale_ray.suggestions import suggest
+from whale_ray.sweep.config.fields import Setting
 from whale_ray.sweep.config.yaml_nodes import Node
 
 RANGE_KEYS = ("low", "high", "log", "step")
@@ -103,7 +104,7 @@ def _range(setting: Setting, node: Node, faults: list[Fault], name: str) -> Axis
         faults.append(node.fault(message))
         return None
     for key in [key for key in node.value if key not in RANGE_KEYS]:
-        said = did_you_mean(key, RANGE_KEYS)
+        said = suggest(key, RANGE_KEYS)
         message = f"`{name}` has no key `{key}`; a range is low, high and, if wanted, log or step. {said}".rstrip()
         faults.append(node.value[key].fault(message))
     ends = {key: _end(setting, node, key, faults, name) for key in ("low", "high")}

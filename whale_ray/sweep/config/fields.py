@@ -5,13 +5,14 @@ Knows no key by name (that is `reference`) and nothing of YAML (that is `documen
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
+
+from whale_ray.suggestions import did_you_mean, suggest
 
 ENCODER_FAMILIES: Final = ("tiny", "torchvision", "hf")
 WEIGHTS_WORDS: Final = ("pretrained", "random")
@@ -125,12 +126,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…" + text[-1]
 
 
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """A sentence with the nearest of the names, or nothing where none is near."""
-    found = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.55)
-    return f"Did you mean `{found[0]}`?" if found else ""
-
-
 def image_size(value: int | str) -> tuple[int, int]:
     """Height and width in pixels of `256` or `"256x512"`. Raises: ValueError where it is neither."""
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -170,7 +165,7 @@ def _truth(setting: Setting, value: Any) -> bool:
 
 def _choice(setting: Setting, value: Any) -> str:
     if value not in setting.choices:
-        raise ValueError(did_you_mean(str(value), setting.choices))
+        raise ValueError(suggest(str(value), setting.choices))
     return str(value)
 
 
@@ -196,7 +191,7 @@ def _size(setting: Setting, value: Any) -> int | str:
 def _encoder(setting: Setting, value: Any) -> str:
     family, colon, name = _text(setting, value).partition(":")
     if family not in ENCODER_FAMILIES:
-        raise ValueError(did_you_mean(family, ENCODER_FAMILIES) or f"Did you mean `torchvision:{value}`?")
+        raise ValueError(suggest(family, ENCODER_FAMILIES) or did_you_mean([f"torchvision:{value}"]))
     if (family == "tiny") == bool(colon) or (colon and not name):
         raise ValueError("`tiny` takes no name, every other family needs one.")
     return str(value)
@@ -205,7 +200,7 @@ def _encoder(setting: Setting, value: Any) -> str:
 def _weights(setting: Setting, value: Any) -> str:
     text = _text(setting, value)
     if text not in WEIGHTS_WORDS and not re.search(r"[./\\]", text):
-        raise ValueError(did_you_mean(text, WEIGHTS_WORDS) or f"A file here would be written ./{text}")
+        raise ValueError(suggest(text, WEIGHTS_WORDS) or f"A file here would be written ./{text}")
     return text
 
 

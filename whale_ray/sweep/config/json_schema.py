@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from whale_ray.learning.losses.registry import LOSSES
+from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
 from whale_ray.sweep.config.fields import Default, Setting
 from whale_ray.sweep.config.loss_schema import loss_settings
-from whale_ray.sweep.config.schema import OBJECTIVES, SECTIONS, SELECTORS, SPEED, SPLIT_VALUES, section_settings
+from whale_ray.sweep.config.schema import SECTIONS, SELECTORS, SPEED, SPLIT_VALUES, section_settings
 
 Schema = dict[str, Any]
 

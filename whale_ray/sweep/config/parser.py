@@ -11,8 +11,9 @@ from typing import Any
 
 from whale_ray.errors import Fault
 from whale_ray.learning.losses.registry import LOSSES
+from whale_ray.suggestions import did_you_mean, suggest
 from whale_ray.sweep.config.axes import Axis, read_axis
-from whale_ray.sweep.config.fields import Default, Setting, did_you_mean
+from whale_ray.sweep.config.fields import Default, Setting
 from whale_ray.sweep.config.loss_schema import loss_settings
 from whale_ray.sweep.config.schema import SECTIONS, SELECTORS, SETTINGS, SPEED, SPLIT_VALUES, section_settings
 from whale_ray.sweep.config.yaml_nodes import Node, slug
@@ -233,7 +234,7 @@ def _keep(reading: Reading, setting: Setting, name: str, value: Any) -> None:
 def _unknown_keys(reading: Reading, node: Node, known: Iterable[str], lead: str) -> None:
     names = list(known)
     for key in [key for key in node.value if key not in names]:
-        said = _elsewhere(key) or did_you_mean(key, names)
+        said = _elsewhere(key) or suggest(key, names)
         reading.faults.append(node.value[key].fault(f"{lead.format(key)} {said}".rstrip()))
 
 
@@ -243,4 +244,4 @@ def _elsewhere(key: str) -> str:
     homes = [setting for setting in SETTINGS if setting.short == short and setting.section]
     if any(setting.key == key for setting in homes):
         return f"Write `{key.partition('.')[0]}: {{{short}: …}}`."
-    return "Did you mean " + " or ".join(f"`{setting.key}`" for setting in homes) + "?" if homes else ""
+    return did_you_mean([setting.key for setting in homes])

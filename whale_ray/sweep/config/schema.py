@@ -9,10 +9,9 @@ from functools import partial
 from typing import Final
 
 from whale_ray.learning.losses.registry import LOSSES
+from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
 from whale_ray.sweep.config.fields import Default, Setting, brief
 
-DEPTHS: Final = (1, 2, 4, 8, 16, 32)
-OBJECTIVES: Final = (*(f"{score}@{k}" for score in ("recall", "image_recall") for k in DEPTHS), "map@5")
 SPEED: Final = "milliseconds_per_image"
 # What a kind of split takes, as in `split: {kfold: 5}`.
 SPLIT_VALUES: Final = {"kfold": "folds", "open_set": "share"}

@@ -16,9 +16,10 @@ from typing import Any
 
 from whale_ray.errors import Fault, SettingsError
 from whale_ray.learning.losses.registry import LOSSES
+from whale_ray.suggestions import suggest
 from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.constraints import find_conflicts
-from whale_ray.sweep.config.fields import WEIGHTS_WORDS, Setting, did_you_mean
+from whale_ray.sweep.config.fields import WEIGHTS_WORDS, Setting
 from whale_ray.sweep.config.loss_schema import loss_settings
 from whale_ray.sweep.config.parser import expand_short_forms, read_settings
 from whale_ray.sweep.config.schema import SELECTORS, SETTINGS, TRIAL_SECTIONS
@@ -194,7 +195,7 @@ def _read_text(path: Path) -> str:
         raise SettingsError(str(path), [Fault(message)]) from None
     except OSError as error:
         names = [other.name for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        said = did_you_mean(path.name, names) or "Give the path of a YAML file, as sweeps/quickstart.yaml."
+        said = suggest(path.name, names) or "Give the path of a YAML file, as sweeps/quickstart.yaml."
         message = f"the sweep file cannot be read ({error.strerror or error}). {said}"
         raise SettingsError(str(path), [Fault(message)]) from None
 

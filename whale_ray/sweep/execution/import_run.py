@@ -21,7 +21,7 @@ from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
 from whale_ray.sweep.planning.dataset import Dataset
-from whale_ray.sweep.planning.optuna_study import fits
+from whale_ray.sweep.planning.search_space import fits
 from whale_ray.sweep.planning.trial_settings import Point, Settings, baselines
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import read_record, write_record, write_result

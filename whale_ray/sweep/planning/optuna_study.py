@@ -20,9 +20,9 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.sweep_spec import Sweep
-from whale_ray.sweep.planning.trial_settings import Point, exists, listed_points
+from whale_ray.sweep.planning.search_space import fits, suggest_point
+from whale_ray.sweep.planning.trial_settings import Point, listed_points
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -32,24 +32,6 @@ def _tree_parzen(seed: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-
-
-def _suggest(trial: optuna.Trial, axes: Sequence[Axis]) -> Point:
-    point: Point = {}
-    for axis in axes:
-        if exists(axis, point):
-            point[axis.name] = _suggest_value(trial, axis)
-    return point
-
-
-def _suggest_value(trial: optuna.Trial, axis: Axis) -> Any:
-    if axis.values is not None:
-        return trial.suggest_categorical(axis.name, axis.values)
-    low, high = axis.low or 0, axis.high or 0
-    if axis.kind == "int":
-        step = 1 if axis.step is None else int(axis.step)
-        return trial.suggest_int(axis.name, int(low), int(high), log=axis.log, step=step)
-    return trial.suggest_float(axis.name, low, high, log=axis.log, step=axis.step)
 
 
 @dataclass(frozen=True)
@@ -102,7 +84,7 @@ class Study:
 
     def _ask(self) -> Proposal:
         trial = self._study.ask()
-        return Proposal(trial.number, _suggest(trial, self._axes))
+        return Proposal(trial.number, suggest_point(trial, self._axes))
 
     def begin(self, number: int, trial: str) -> None:
         """A proposal becomes a trial."""
@@ -200,15 +182,3 @@ def _open_study(sweep: Sweep, storage: str, sampler: optuna.samplers.BaseSampler
         if study.user_attrs["space"] == space:
             return study
     raise AssertionError("there is always another name")
-
-
-def fits(point: Point, axes: Sequence[Axis]) -> bool:
-    """Whether the point lies in the space of these axes: a value for each that exists there, and no other."""
-    own = [axis for axis in axes if exists(axis, point)]
-    return {axis.name for axis in own} == point.keys() and all(_holds(axis, point[axis.name]) for axis in own)
-
-
-def _holds(axis: Axis, value: Any) -> bool:
-    if axis.values is not None:
-        return value in axis.values
-    return isinstance(value, int | float) and (axis.low or 0) <= value <= (axis.high or 0)

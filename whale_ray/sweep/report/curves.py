@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.sweep.planning.trial_settings import label
 from whale_ray.sweep.report.svg import Curve, Scale, plot_curves, scale_of
-from whale_ray.sweep.run_folder.records import CUTOFFS, Record
+from whale_ray.sweep.run_folder.records import Record
 
 LOOKS = ("c0", "c1", "c2", "c3", "c4")
 
@@ -73,7 +74,7 @@ def plot_recall(records: Sequence[Record], looks: Mapping[str, str]) -> Plot | N
             (float(k), best[f"{name}/recall@{k}"]) for k in CUTOFFS if is_finite(best.get(f"{name}/recall@{k}"))
         )
         curves += [Curve(said, "limit", points)] if points else []
-    x = Scale(1, 32, "K: individuals in the answer", log=True, marks=tuple(map(float, CUTOFFS)))
+    x = Scale(CUTOFFS[0], CUTOFFS[-1], "K: individuals in the answer", log=True, marks=tuple(map(float, CUTOFFS)))
     svg = plot_curves(
         curves, x=x, y=Scale(0, 1, "recall@K", percent=True), alt=_alt_of_recall(curves[0], len(finished))
     )

@@ -15,15 +15,9 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
+from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
 
-CUTOFFS = (1, 2, 4, 8, 16, 32)
-SCORES = (
-    *(f"recall@{cutoff}" for cutoff in CUTOFFS),
-    *(f"image_recall@{cutoff}" for cutoff in CUTOFFS),
-    "map@5",
-    "recall@1_low",
-    "recall@1_high",
-)
+SCORES = (*OBJECTIVES, "recall@1_low", "recall@1_high")
 
 
 @dataclass(frozen=True)
