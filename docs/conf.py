@@ -1,0 +1,44 @@
+"""Sphinx configuration. `make docs` builds the pages with warnings as errors; the build needs no network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+
+import generate  # noqa: E402
+
+project = "whale_ray"
+author = "The whale_ray authors"
+copyright = "2026, The whale_ray authors"
+release = version = generate.version()
+
+extensions = ["generate", "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+exclude_patterns = ["_build", "_ext"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+root_doc = "index"
+language = "en"
+
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+
+default_role = "literal"  # docstrings write code in single backquotes
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_include_init_with_doc = False
+
+html_theme = "furo"
+html_title = "whale_ray"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_theme_options = {"top_of_page_buttons": []}
+html_show_sphinx = False
+copybutton_prompt_text = r"\$ "
+copybutton_prompt_is_regexp = True
