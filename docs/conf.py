@@ -15,7 +15,7 @@ author = "The whale_ray authors"
 copyright = "2026, The whale_ray authors"
 release = version = generate.version()
 
-extensions = ["generate", "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["generate", "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "_ext"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 root_doc = "index"
@@ -40,5 +40,3 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_theme_options = {"top_of_page_buttons": []}
 html_show_sphinx = False
-copybutton_prompt_text = r"\$ "
-copybutton_prompt_is_regexp = True
