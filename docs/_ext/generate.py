@@ -149,10 +149,10 @@ def sweep_settings_page() -> str:
         "# Sweep settings",
         "Every key of a sweep file. `whale-ray spec` prints the same list in the terminal.",
         "- **Axis**: the value may be a list or a range, and the sweep then varies it.\n"
-        "- **Identity**: the value is a part of a trial's identity. Another value makes another trial, which is trained. "
-        "A key without this mark can change without a new training.\n"
-        "- A key in `section.key` form is written as `section: {key: value}` in YAML and as `--set section.key=value` on "
-        "the command line.",
+        "- **Identity**: the value is a part of a trial's identity. Another value makes another trial, which is "
+        "trained. A key without this mark can change without a new training.\n"
+        "- A key in `section.key` form is written as `section: {key: value}` in YAML and as `--set section.key=value` "
+        "on the command line.",
     ]
     sections: dict[str, list[Any]] = {}
     for setting in sweep_settings():
@@ -180,8 +180,8 @@ def losses_page() -> str:
     """Return the page with every loss and its parameters."""
     parts = [
         "# Losses",
-        "`loss: {name: NAME, parameter: value}` chooses a loss and sets its parameters. Every parameter may be an axis and "
-        "is a part of a trial's identity. A parameter that the chosen loss does not have is an error.",
+        "`loss: {name: NAME, parameter: value}` chooses a loss and sets its parameters. Every parameter may be an axis "
+        "and is a part of a trial's identity. A parameter that the chosen loss does not have is an error.",
         "- **Pair losses** compare images with images. Only they can use `train.memory`.\n"
         "- **Proxy losses** learn one or more vectors per individual and compare images with these vectors. They have "
         "`train.proxy_learning_rate`, and `retrieval.classifier_weight` has an effect for them.\n"
@@ -189,7 +189,11 @@ def losses_page() -> str:
     ]
     negatives, pairs = losses_accepting_negatives(), pair_losses()
     overview = [
-        (f"[`{name}`](#loss-{name.replace('_', '-')})", "pairs" if name in pairs else "proxies", _mark(name in negatives))
+        (
+            f"[`{name}`](#loss-{name.replace('_', '-')})",
+            "pairs" if name in pairs else "proxies",
+            _mark(name in negatives),
+        )
         for name in losses()
     ]
     parts.append(table(("Loss", "Compares images with", "Accepts negatives"), overview))
@@ -257,7 +261,12 @@ def _command(name: str, command: Any) -> list[str]:
     context = command.make_context(name, [], resilient_parsing=True)
     context.info_name = f"whale-ray {name}"
     usage = command.get_usage(context).removeprefix("Usage: ")
-    parts = [anchor(f"command {name}"), f"## whale-ray {name}", _prose(command.help or ""), code(" ".join(usage.split()), "text")]
+    parts = [
+        anchor(f"command {name}"),
+        f"## whale-ray {name}",
+        _prose(command.help or ""),
+        code(" ".join(usage.split()), "text"),
+    ]
     for kind, title in (("argument", "Argument"), ("option", "Option")):
         rows = _records(command, kind=kind)
         if rows:
@@ -306,7 +315,10 @@ def http_page() -> str:
 
 def _calls(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [
-        (path, method, methods[method]) for path, methods in schema["paths"].items() for method in HTTP_METHODS if method in methods
+        (path, method, methods[method])
+        for path, methods in schema["paths"].items()
+        for method in HTTP_METHODS
+        if method in methods
     ]
 
 
@@ -380,7 +392,7 @@ def python_pages() -> dict[str, str]:
             parts += [head, "-" * len(head), "", f".. automodule:: {name}", ""]
         pages[f"{package}.rst"] = "\n".join(parts)
     entries = "\n".join(Path(name).stem for name in sorted(pages))
-    text = "Every module, made from its docstrings. [Python](../python.md) describes the three names that most programs need."
+    text = "Every module, made from its docstrings. Most programs need only the three names of [Python](../python.md)."
     pages["python-index.md"] = "\n\n".join(["# Modules", text, f"```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```"])
     return pages
 
