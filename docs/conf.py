@@ -24,7 +24,7 @@ language = "en"
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 
-default_role = "literal"  # docstrings write code in single backquotes
+suppress_warnings = ["ref.python"]  # several classes share a short name, such as Encoder
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -33,6 +33,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_include_init_with_doc = False
+napoleon_use_ivar = True  # autodoc lists the attributes already
 
 html_theme = "furo"
 html_title = "whale_ray"

@@ -477,7 +477,30 @@ def write_pages(folder: Path = OUT) -> None:
             path.write_text(whole)
 
 
+def docstring_as_rst(line: str) -> str:
+    """Return one line of a docstring as reStructuredText.
+
+    Docstrings write code in single backquotes, which reStructuredText needs twice, and a trailing underscore is the
+    name of a link there.
+    """
+    if line.lstrip().startswith((">>>", "...")):
+        return line
+    parts = re.split(r"(``.+?``|(?<![:`])`[^`]+`(?!`))", line)
+    for place in range(1, len(parts), 2):
+        if not parts[place].startswith("``"):
+            parts[place] = f"`{parts[place]}`"
+        if parts[place + 1][:1].isalnum():
+            parts[place] += "\\ "
+    parts[::2] = [re.sub(r"(?<=\w)_(?!\w)", r"\\_", text) for text in parts[::2]]
+    return "".join(parts)
+
+
+def _convert_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [docstring_as_rst(line) for line in lines]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Register the extension with Sphinx."""
     app.connect("builder-inited", lambda _: write_pages())
+    app.connect("autodoc-process-docstring", _convert_docstring, priority=400)  # before napoleon
     return {"parallel_read_safe": True}
