@@ -385,7 +385,7 @@ def python_pages() -> dict[str, str]:
     pages = {}
     for package in packages:
         members = [name for name in modules if name.rpartition(".")[0] == package and name not in packages]
-        title = f"{package} package"
+        title = package
         parts = [title, "=" * len(title), "", f".. automodule:: {package}", "   :no-members:", ""]
         for name in members:
             head = name.rpartition(".")[2]
@@ -501,6 +501,7 @@ def _convert_docstring(app: Any, what: str, name: str, obj: Any, options: Any, l
 
 def setup(app: Any) -> dict[str, bool]:
     """Register the extension with Sphinx."""
+    app.setup_extension("sphinx.ext.autodoc")
     app.connect("builder-inited", lambda _: write_pages())
     app.connect("autodoc-process-docstring", _convert_docstring, priority=400)  # before napoleon
     return {"parallel_read_safe": True}
