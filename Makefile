@@ -41,6 +41,10 @@ lint: $(INSTALLED)  ## formatting, lint, types, import contracts, spelling
 check: lint  ## lint and the quick tests: after each edit
 	$(BIN)/pytest -m 'not slow' $(PARALLEL)
 
+docs: $(INSTALLED)  ## build the documentation into docs/_build, warnings are errors
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo open docs/_build/html/index.html
+
 # Two Debian programs that some tests need. Tests whose program cannot be installed are skipped.
 prometheus chromium:  ## install it from Debian if it is missing
 	@command -v $@ >/dev/null || timeout 300 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $@' >/dev/null 2>&1 \

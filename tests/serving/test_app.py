@@ -114,20 +114,24 @@ def listening(pid: int) -> set[tuple[str, str, int]]:
 
 
 def reach(address: str) -> str:
-    """How far an address reaches, in the words of the README's table."""
+    """How far an address reaches, in the words of the table of ports."""
     if ipaddress.ip_address(address).is_unspecified:
         return "every address"
     return "127.0.0.1" if ipaddress.ip_address(address).is_loopback else "this machine's network address"
 
 
 @pytest.mark.slow
-def test_the_readme_names_every_socket_on_which_the_service_listens(ray_service: Running) -> None:
+def test_the_ports_page_names_every_socket_on_which_the_service_listens(ray_service: Running) -> None:
     check_sockets(ray_service.pid, int(ray_service.address.rpartition(":")[2]), taking="ProxyActor")
 
 
 def check_sockets(pid: int, port: int, *, taking: str) -> None:
-    """Calls are taken on loopback alone, by this process; the README's table has every other socket."""
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]*`[^|]*) \| [^|]+ \| ([^|]+) \|$", (TOP / "README.md").read_text(), re.M)
+    """Calls are taken on loopback alone, by this process; the table of ports has every other socket."""
+    rows = re.findall(
+        r"^\| ([^|]+) \| ([^|]*`[^|]*) \| [^|]+ \| ([^|]+) \|$",
+        (TOP / "docs" / "serving" / "ports.md").read_text(),
+        re.M,
+    )
     table = {(process, reaches.strip("* ")) for _, names, reaches in rows for process in re.findall(r"`(\w+)`", names)}
     found = listening(pid)
     assert {(name, address) for name, address, at in found if at == port} == {(taking, "127.0.0.1")}

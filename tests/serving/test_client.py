@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pages import blocks, commands
 from PIL import Image
 from services import plain_server, web_service
 from typer.testing import CliRunner
@@ -115,17 +115,9 @@ def test_when_patience_ends_it_is_said_what_the_service_says(
     assert 0 < len(service.left) < 8
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
-
-def lines_of(language: str, *, holding: str) -> list[str]:
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    return [block for block in blocks if holding in block]
-
-
 @pytest.fixture
 def teachable(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A service that takes enrolments, and a folder with the photographs that the README names."""
+    """A service that takes enrolments, and a folder with the photographs that the pages name."""
     for name in ("fluke", "one", "two", "left", "right"):
         Image.new("RGB", (64, 48), (len(name) * 40, 90, 120)).save(tmp_path / f"{name}.jpg")
     (tmp_path / "two.jpg").write_bytes((tmp_path / "right.jpg").read_bytes())
@@ -136,9 +128,8 @@ def teachable(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     store.close()
 
 
-def test_the_readmes_curl_lines_run(teachable: str) -> None:
-    blocks = lines_of("bash", holding="curl ")
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("curl ")]
+def test_the_curl_lines_of_the_pages_run(teachable: str) -> None:
+    lines = [line for line in commands() if line.startswith("curl ")]
     lines = [line for line in lines if "synthetic/" not in line]
     assert len(lines) >= 8
     for line in lines:
@@ -147,16 +138,16 @@ def test_the_readmes_curl_lines_run(teachable: str) -> None:
         assert done.returncode == 0, f"{line}: {done.stdout} {done.stderr}"
 
 
-def test_the_readmes_python_lines_run(teachable: str) -> None:
-    (code,) = lines_of("python", holding="httpx")
+def test_the_python_lines_of_the_pages_run(teachable: str) -> None:
+    (code,) = blocks("python", holding="httpx")
     command = [sys.executable, "-c", code.replace("http://127.0.0.1:8000", teachable)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"], done.stderr
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="JavaScript needs node")
-def test_the_readmes_javascript_lines_run(teachable: str) -> None:
-    (code,) = lines_of("javascript", holding="fetch")
+def test_the_javascript_lines_of_the_pages_run(teachable: str) -> None:
+    (code,) = blocks("javascript", holding="fetch")
     command = ["node", "--input-type=module", "-e", code.replace("http://127.0.0.1:8000", teachable)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"], done.stderr

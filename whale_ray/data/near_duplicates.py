@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 MIN_CORRELATION = 0.94
-"""Above most photographs of one animal in one encounter, below most copies (EXPERIMENTS.md, 2026-11-24)."""
+"""Above most photographs of one animal in one encounter, below most copies (docs/experiments/data-and-labels.md)."""
 _COARSE, _FINE = 24, 64  # pixels of the longer side
 _SQUARE = 12  # pixels of each side, where pictures are only looked for
 _MIN_COARSE_CORRELATION = 0.8  # correlation of the coarse pictures below which the fine ones are not compared
