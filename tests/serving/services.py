@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import random
@@ -8,12 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import uvicorn
-from fastapi import FastAPI
 from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from whale_ray.inference.bundle import BundleContents, ExamplePhoto, write_bundle
 from whale_ray.inference.predictor import Bundle
@@ -40,9 +34,7 @@ from whale_ray.serving.gallery.review_queue import KeptQueries
 from whale_ray.serving.gallery.store import EnrolmentStore
 from whale_ray.serving.http.app import build_web
 from whale_ray.serving.http.model_service import Service
-from whale_ray.serving.http.routes_identify import PAGE
 from whale_ray.serving.http.uploads import Limits
-from whale_ray.serving.page.gradio_guard import FOLDER_VARIABLE, own_folder
 
 KEY = "a key of a person"
 LIMITS = Limits(image_bytes=400_000, call_bytes=1_000_000, images=8)
@@ -102,7 +94,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def locked(**others: Any) -> AccessPolicy:
-    """An policy for KEY alone."""
+    """A policy for KEY alone."""
     return AccessPolicy(read_keys(None, KEY), **others)
 
 
@@ -137,41 +129,14 @@ def web_service(
     return Service(loaded, recogniser, limits=limits, most_calls=most_calls, kept=kept, name=name)
 
 
-async def there() -> bool:
-    return True
-
-
-def whole_web(services: dict[str, Service], policy: AccessPolicy) -> Starlette:
-    """The service, and beside it the page that asks it."""
-    web = build_web(services, policy, page=there)
-    os.environ.setdefault(FOLDER_VARIABLE, str(own_folder(Path(tempfile.gettempdir()))))
-
-    async def made() -> FastAPI:  # in a loop that runs: where none does, Gradio makes one and never closes it
-        from whale_ray.serving.page.blocks import build_page
-
-        return build_page(httpx.ASGITransport(web), policy, LIMITS)
-
-    with ThreadPoolExecutor(1) as thread:
-        page = thread.submit(asyncio.run, made()).result()
-
-    @asynccontextmanager
-    async def both(app: Starlette) -> AsyncIterator[None]:
-        async with web.router.lifespan_context(web), page.router.lifespan_context(page):
-            yield
-
-    return Starlette(routes=[Mount(PAGE, page), Mount("/", web)], lifespan=both)
-
-
 @contextmanager
-def plain_server(
-    service: Service, policy: AccessPolicy | None = None, *, page: bool = False, **others: Service
-) -> Iterator[str]:
-    """The same web application without Ray, in a thread of this process. page: with the web page beside it.
+def plain_server(service: Service, policy: AccessPolicy | None = None, **others: Service) -> Iterator[str]:
+    """The same web application without Ray, in a thread of this process.
 
     others: models beside the default, by their names.
     """
     port, services = free_port(), {"default": service, **others}
-    app = whole_web(services, policy or AccessPolicy()) if page else build_web(services, policy, page=there)
+    app = build_web(services, policy)
     settings = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_level="error", ws="none", timeout_graceful_shutdown=1
     )

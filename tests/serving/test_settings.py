@@ -12,11 +12,9 @@ from ray.serve.schema import ServeDeploySchema
 from services import TOP
 
 from whale_ray.errors import InputError, StoreError
-from whale_ray.serving.deployment import factories
-from whale_ray.serving.deployment.ingress import PAGE_NAME
+from whale_ray.serving.deployment import replica_components
 from whale_ray.serving.deployment.rollout import exchanged
-from whale_ray.serving.deployment.settings import PageSettings, ServeSettings, read_settings
-from whale_ray.serving.http.routes_identify import PAGE
+from whale_ray.serving.deployment.settings import ServeSettings, read_settings
 
 TWO = {"models": {"small": "a", "large": "b"}}
 
@@ -25,12 +23,10 @@ def test_the_file_for_serve_deploy_is_valid_and_listens_on_loopback() -> None:
     text = (TOP / "deploy" / "serve.yaml").read_text()
     schema = ServeDeploySchema.model_validate(yaml.safe_load(text))
     assert schema.http_options.host == "127.0.0.1"
-    service, page = schema.applications
-    assert (service.import_path, page.import_path) == ("serve_app:build", "serve_app:page")
-    assert (page.name, page.route_prefix) == (PAGE_NAME, PAGE)
+    (service,) = schema.applications
+    assert service.import_path == "serve_app:build"
     settings = ServeSettings.model_validate(service.args)
     assert all(path.is_absolute() for path in settings.bundles.values())
-    assert PageSettings.model_validate(page.args).image_bytes == settings.image_bytes
     missing = [name for name in ServeSettings.model_fields if not re.search(rf"\b{name}\b", text)]
     assert not missing, "settings that the file does not show"
 
@@ -57,8 +53,8 @@ def test_the_default_is_the_first_model_or_the_one_that_is_named() -> None:
 
 
 def test_every_model_but_a_joined_default_has_a_deployment_of_its_own() -> None:
-    assert list(ServeSettings.model_validate(TWO).apart) == ["large"]
-    assert list(ServeSettings.model_validate({**TWO, "shape": "split"}).apart) == ["small", "large"]
+    assert list(ServeSettings.model_validate(TWO).remote_encoders) == ["large"]
+    assert list(ServeSettings.model_validate({**TWO, "shape": "split"}).remote_encoders) == ["small", "large"]
 
 
 def test_a_command_line_names_one_bundle_or_several() -> None:
@@ -86,13 +82,13 @@ def test_a_bundle_takes_the_place_of_one_model_alone_and_ends_being_a_shadow() -
 def test_a_store_in_a_file_is_refused_where_replicas_may_be_on_several_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: tuple[bool, ...], refused: bool
 ) -> None:
-    monkeypatch.setattr(factories.ray, "nodes", lambda: [{"Alive": one} for one in alive])
+    monkeypatch.setattr(replica_components.ray, "nodes", lambda: [{"Alive": one} for one in alive])
     url = f"sqlite:///{tmp_path}/enrolled.db"
     if refused:
         with pytest.raises(StoreError, match=r"need a store that they share.*Set WHALE_RAY_STORE to postgresql"):
-            factories.open_store(url)
+            replica_components.open_store(url)
     else:
-        store = factories.open_store(url)
+        store = replica_components.open_store(url)
         assert store is not None
         store.close()
-    assert factories.open_store("none") is None
+    assert replica_components.open_store("none") is None

@@ -109,7 +109,7 @@ def test_the_root_leads_to_the_page_in_the_readers_language(client: httpx.Client
 
 
 def test_the_root_leads_to_the_docs_where_there_is_no_page(bundle: Path) -> None:
-    with TestClient(build_web({"default": web_service(bundle)}), base_url="http://localhost") as alone:
+    with TestClient(build_web({"default": web_service(bundle)}, page=False), base_url="http://localhost") as alone:
         answer = alone.get("/", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
 

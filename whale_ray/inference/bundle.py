@@ -129,12 +129,22 @@ def read_bundle(folder: Path) -> BundleContents:
     """
     from safetensors import SafetensorError
 
-    manifest = _manifest(folder)
-    _check_files(folder, manifest["files"])
+    manifest = read_manifest(folder)
     try:
         return _contents(folder, manifest)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BundleError(f"{folder} cannot be read as a bundle: {error}. Make the bundle again") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return bundle.json of the bundle at `folder`, every file checked against its hash, without reading the weights.
+
+    Raises:
+        BundleError: Naming each file that is missing, damaged or foreign.
+    """
+    manifest = _manifest(folder)
+    _check_files(folder, manifest["files"])
+    return manifest
 
 
 def _contents(folder: Path, manifest: dict[str, Any]) -> BundleContents:

@@ -27,7 +27,7 @@ FIGURES = {
     "whale_ray_refusals": Figure("Calls that were refused", ("status",)),
     "whale_ray_answers": Figure("Photographs by what was decided: new or known", ("decision",)),
     "whale_ray_batch_size": Figure("Photographs that went together", ("stage",), (1, 2, 4, 8, 16, 32, 64)),
-    "whale_ray_stage_seconds": Figure("Seconds of decode, embed, search, a call, and the page", ("stage",), _SECONDS),
+    "whale_ray_stage_seconds": Figure("Seconds of decode, embed, search, and a call", ("stage",), _SECONDS),
 }
 
 

@@ -1,7 +1,6 @@
-"""The service on Ray Serve: one deployment that takes the call, decodes, encodes and searches in each replica.
+"""Start of a service: builders for `serve run` and deploy/serve.yaml, and `whale-ray serve`.
 
-The only file that knows ray.serve; the web application itself stands in `web`. Its annotations are no strings
-(no `from __future__ import annotations`): Ray reads the type of `build`'s argument to check what was typed.
+The annotations are no strings (no `from __future__ import annotations`): Ray reads the type of `build`'s argument.
 """
 
 import io
@@ -18,42 +17,33 @@ from typing import Any
 import ray
 from ray import serve
 
-from whale_ray.errors import BundleError
+from whale_ray.errors import BundleError, InputError
 from whale_ray.ray_private import set_default_http_host
 from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
-from whale_ray.serving.deployment.ingress import application
-from whale_ray.serving.deployment.network import (
-    KEY_VARIABLE,
-    LOOPBACK,
-    _check_port,
-    check_exposure,
-)
-from whale_ray.serving.deployment.page_replica import page_application
-from whale_ray.serving.deployment.rollout import check_gpus, page_of, run_application
-from whale_ray.serving.deployment.settings import NO_STORE, PageSettings, ServeSettings
+from whale_ray.serving.deployment.application import build_application
+from whale_ray.serving.deployment.network import KEY_VARIABLE, LOOPBACK, check_exposure, check_port_is_free
+from whale_ray.serving.deployment.rollout import check_gpus, run_application
+from whale_ray.serving.deployment.settings import NO_STORE, ServeSettings
 from whale_ray.serving.gallery.store import EnrolmentStore
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
 
 
 def build(settings: ServeSettings) -> serve.Application:
-    """The application for `serve run serve_app:build bundle=PATH`.
+    """Return the application for `serve run serve_app:build bundle=PATH`.
 
-    Raises: BundleError where the bundle's files are not whole.
+    Raises:
+        BundleError: If a file of a bundle is missing or damaged.
     """
     set_default_http_host(LOOPBACK)
     return _application(settings, _keys(settings))
 
 
-def build_page_beside(settings: PageSettings) -> serve.Application:
-    """The web page beside a service that runs as the application `whale_ray`, for `deploy/serve.yaml`."""
-    return page_application(settings, keys=_keys(settings))
-
-
 def build_from_environment() -> serve.Application:
-    """The application of the bundle that WHALE_RAY_BUNDLE names, for `serve run serve_app:app`.
+    """Return the application of the bundle in WHALE_RAY_BUNDLE, for `serve run serve_app:app`.
 
-    Raises: BundleError where it names none.
+    Raises:
+        BundleError: If the variable is not set or its bundle is damaged.
     """
     path = os.environ.get(BUNDLE_VARIABLE)
     if not path:
@@ -64,35 +54,66 @@ def build_from_environment() -> serve.Application:
     return build(ServeSettings(bundle=Path(path)))
 
 
-def _keys(settings: PageSettings) -> ApiKeys:
+def refuse_page_application(settings: dict[str, Any]) -> serve.Application:
+    """Raise InputError: files for version 0.1 deploy the page as an application of its own.
+
+    Raises:
+        InputError: Always.
+    """
+    raise InputError(
+        "the web page must be part of the application `whale_ray`, but this file also has the application "
+        "`serve_app:page` of version 0.1. Remove that application from the file, as in deploy/serve.yaml"
+    )
+
+
+def _keys(settings: ServeSettings) -> ApiKeys:
     return read_keys(settings.keys, os.environ.get(KEY_VARIABLE))
 
 
 def _application(settings: ServeSettings, keys: ApiKeys) -> serve.Application:
-    deployments = application(settings, keys=keys)
+    application = build_application(settings, keys=keys)
     if settings.store != NO_STORE:
-        EnrolmentStore(settings.store).close()  # what is wrong with it is said before anything starts
-    return deployments
+        EnrolmentStore(settings.store).close()  # a database that cannot be opened is reported before anything starts
+    return application
 
 
 def serve_bundle(
     bundle: Path, *, host: str = LOOPBACK, port: int = 8000, insecure: bool = False, **settings: Any
 ) -> None:
-    """As `serve_models` for one bundle. settings: the others of ServeSettings."""
+    """Serve one bundle as `serve_models` does.
+
+    Args:
+        bundle: Folder of the bundle.
+        host: Address to listen on.
+        port: Port to listen on.
+        insecure: Allow calls from other machines without a key.
+        **settings: Further fields of ServeSettings.
+
+    Raises:
+        BundleError: If the bundle cannot be used.
+        InputError: If the service must not or cannot listen there.
+    """
     serve_models(ServeSettings(bundle=bundle, **settings), host=host, port=port, insecure=insecure)
 
 
 def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8000, insecure: bool = False) -> None:
-    """Serves until Ctrl-C or SIGTERM, then takes everything down that it started.
+    """Serve until Ctrl-C or SIGTERM, then end every process that this call started.
 
-    insecure: others may call it without a key.
-    Raises: BundleError where a bundle cannot be used; InputError where it must not or cannot listen there.
+    Args:
+        settings: Bundles, processes and limits.
+        host: Address to listen on.
+        port: Port to listen on.
+        insecure: Allow calls from other machines without a key.
+
+    Raises:
+        BundleError: If a bundle cannot be used.
+        InputError: If the service must not or cannot listen there.
     """
     settings = settings.model_copy(update={"insecure": insecure or settings.insecure})
     keys = _keys(settings)
     check_exposure([host], keyless=not keys, insecure=settings.insecure)
-    _check_port(host, port)
-    deployments = _application(settings, keys)
+    check_port_is_free(host, port)
+    application = _application(settings, keys)
     names = " and ".join(map(str, settings.bundles.values()))
     print(f"{names}: loading, {settings.replicas} replica{'s' * (settings.replicas != 1)} …", flush=True)
     with suppress(KeyboardInterrupt), _running_ray(settings), _signals_interrupt():
@@ -101,26 +122,26 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
         http = {"host": host, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
         try:
-            run_application(deployments, page_of(settings, keys))
+            run_application(application)
             print(_welcome(names, host, port, ray_address=ray.get_runtime_context().gcs_address), flush=True)
             threading.Event().wait()
         finally:
-            print("stopping: requests that are under way are answered", flush=True)
-            with redirect_stdout(io.StringIO()):  # Ray tells of its own controller's end as of a failure
+            print("stopping: calls under way are answered", flush=True)
+            with redirect_stdout(io.StringIO()):  # Ray reports the end of its own controller as a failure
                 serve.shutdown()
 
 
 @contextmanager
 def _running_ray(settings: ServeSettings) -> Iterator[None]:
-    """Holds a Ray of our own, with as many cores as are wanted, unless there is one in this process already."""
+    """Start a local Ray with as many cores as the settings need, unless this process has one already."""
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # On a busy machine Ray's 5 and 10 s are too few: it then ends a proxy that works, and with it whom that answers.
+    # On a busy machine Ray's limits of 5 and 10 s end a working proxy, and with it the calls under way.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
-    # Whatever blocks runs on threads of ours: a loop of Ray's beside our own costs each call 0.4 ms.
+    # Blocking work runs in our own threads; Ray's extra event loop costs 0.4 ms per call.
     os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
     ray.init(
         address="local", num_cpus=settings.cores, namespace="serve", include_dashboard=False, logging_level="ERROR"
@@ -133,7 +154,7 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
 
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Makes SIGTERM behave as Ctrl-C; Ray, when it starts, takes it for itself."""
+    """Make SIGTERM behave as Ctrl-C; `ray.init` installs a handler of its own."""
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -154,7 +175,7 @@ def _welcome(names: str, host: str, port: int, *, ray_address: str) -> str:
         [
             f"{names} answers until Ctrl-C:",
             f"  page         {address}/",
-            f"  for programs {address}/docs",
+            f"  API          {address}/docs",
             f"  exchange     whale-ray deploy BUNDLE --address {ray_address}",
             f"  curl{key} -F image=@fluke.jpg {address}/v1/identify",
         ]

@@ -1,7 +1,4 @@
-"""Whether a service would be open to everybody, which nobody is to do by accident.
-
-Knows Ray Serve's settings of HTTP; knows no bundle.
-"""
+"""Network exposure of a service: hosts it listens on, whether it needs a key, and whether the port is free."""
 
 from __future__ import annotations
 
@@ -16,25 +13,39 @@ LOOPBACK = "127.0.0.1"
 
 
 def check_exposure(hosts: Iterable[str], *, keyless: bool, insecure: bool) -> None:
-    """Raises InputError where others than this machine could call a service without a key, and nobody wanted that."""
-    open_to_others = [host for host in hosts if not is_loopback(host)]
-    if open_to_others and keyless and not insecure:
+    """Check that a service without a key is reachable from this machine only.
+
+    Args:
+        hosts: Hosts on which the service listens.
+        keyless: No key is needed to call it.
+        insecure: The operator allows calls from other machines without a key.
+
+    Raises:
+        InputError: If other machines could call it without a key and `insecure` is false.
+    """
+    exposed = [host for host in hosts if not is_loopback(host)]
+    if exposed and keyless and not insecure:
         raise InputError(
-            f"whoever reaches {open_to_others[0]} could call the service, so it needs a key, but {KEY_VARIABLE} is not "
-            "set, and no file of keys. Set it, keep to 127.0.0.1, or type --insecure (insecure=true) where everyone "
-            "may call it"
+            f"a service that other machines reach needs a key, but it listens on {exposed[0]}, {KEY_VARIABLE} is not "
+            "set and there is no file of keys. Set it, keep to 127.0.0.1, or type --insecure (insecure=true) to "
+            "allow calls without a key"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches this host."""
+    """Return whether only this machine reaches the host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port_is_free(host: str, port: int) -> None:
+    """Check that a socket can listen on `host` and `port`.
+
+    Raises:
+        InputError: If it cannot.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:

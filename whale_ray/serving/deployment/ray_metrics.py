@@ -1,7 +1,4 @@
-"""The service's figures as Ray's metrics, which Prometheus scrapes; Ray puts `ray_` before each name.
-
-Knows ray.util.metrics and the figures of `telemetry`.
-"""
+"""Metrics of the service as Ray metrics, which Prometheus scrapes; Ray puts `ray_` before each name."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ _SECONDS = 1.0
 
 
 class RayMetrics:
-    """Hands figures to Ray, once a second and on a thread of its own.
+    """Sends metrics to Ray once a second, on a background thread.
 
-    Each figure that Ray takes lets go of Python's lock and then waits for it, which no call should.
+    Each metric that Ray takes releases Python's lock and waits to get it back, which must not delay a call.
     """
 
     def __init__(self) -> None:
@@ -33,20 +30,26 @@ class RayMetrics:
             for name, figure in FIGURES.items()
             if figure.edges
         }
-        self._waiting: SimpleQueue[tuple[str, float, dict[str, str]]] = SimpleQueue()
-        Thread(target=self._hand_on_for_ever, name="metrics", daemon=True).start()
+        self._queue: SimpleQueue[tuple[str, float, dict[str, str]]] = SimpleQueue()
+        Thread(target=self._send_forever, name="metrics", daemon=True).start()
 
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Counts, or observes, `value`."""
-        self._waiting.put((name, value, tags))
+        """Add to a counter, or observe a value of a histogram.
 
-    def _hand_on_for_ever(self) -> None:
+        Args:
+            name: A name of FIGURES.
+            value: Increment of the counter, or observed value.
+            tags: Tag → value; the tags are those that FIGURES names.
+        """
+        self._queue.put((name, value, tags))
+
+    def _send_forever(self) -> None:
         while True:
             time.sleep(_SECONDS)
-            for _ in range(self._waiting.qsize()):
-                self._hand_on(*self._waiting.get())
+            for _ in range(self._queue.qsize()):
+                self._send(*self._queue.get())
 
-    def _hand_on(self, name: str, value: float, tags: dict[str, str]) -> None:
+    def _send(self, name: str, value: float, tags: dict[str, str]) -> None:
         if name in self._counters:
             self._counters[name].inc(value, tags)
         else:

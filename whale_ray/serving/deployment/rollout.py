@@ -1,7 +1,4 @@
-"""Brings a service to run, and another bundle into one that runs, without a request that fails.
-
-Knows Ray Serve's applications; what an application is made of stands in `deployments`.
-"""
+"""Rollout: start of an application on Ray Serve, and exchange of a running service's bundle without failed calls."""
 
 from __future__ import annotations
 
@@ -17,37 +14,34 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from whale_ray.errors import BundleError, InputError
-from whale_ray.inference.bundle import read_bundle
-from whale_ray.inference.predictor import Bundle
+from whale_ray.inference.bundle import read_manifest
 from whale_ray.ray_private import enable_token_auth_if_token_exists
 from whale_ray.serving.auth.api_keys import ENVIRONMENT, ApiKeys, read_keys
-from whale_ray.serving.deployment.ingress import NAME, PAGE_NAME, application
-from whale_ray.serving.deployment.page_replica import page_application
-from whale_ray.serving.deployment.settings import ServeSettings, changed
-from whale_ray.serving.http.routes_identify import PAGE
+from whale_ray.serving.deployment.application import NAME, build_application
+from whale_ray.serving.deployment.settings import ServeSettings, with_options
 
 _SECONDS = 30.0
+_OLD_PAGE = "page"  # the application that showed the web page in version 0.1
 
 
-def run_application(deployments: serve.Application, page: serve.Application | None = None) -> None:
-    """Returns once everything that was deployed answers, and nothing older any more.
+def run_application(application: serve.Application) -> None:
+    """Deploy the application; return once all its replicas answer and no older one does.
 
-    page: beside the service; None: there is none, or no longer.
-    Raises: BundleError where a bundle does not pass its check; what ran before goes on.
+    Raises:
+        BundleError: If a bundle fails its check in a replica; the older replicas go on.
     """
     try:
-        targets = [serve.RunTarget(deployments, NAME, "/")]
-        serve.run_many(targets if page is None else [*targets, serve.RunTarget(page, PAGE_NAME, PAGE)])
-        if page is None and PAGE_NAME in serve.status().applications:
-            serve.delete(PAGE_NAME)
+        serve.run_many([serve.RunTarget(application, NAME, "/")])
     except RuntimeError as error:
         status = serve.status().applications
-        told = [one for name in (NAME, PAGE_NAME) if name in status for one in status[name].deployments.values()]
-        messages = "\n".join(deployment.message for deployment in told)
+        deployments = status[NAME].deployments.values() if NAME in status else ()
+        messages = "\n".join(deployment.message for deployment in deployments)
         reasons = re.findall(r"(?:Bundle|Store|Input)Error: (.+)", messages)
         if not reasons:
             raise
         raise BundleError(reasons[-1]) from error
+    if _OLD_PAGE in serve.status().applications:
+        serve.delete(_OLD_PAGE)
 
 
 def deploy(
@@ -59,36 +53,51 @@ def deploy(
     options: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
-    """Exchanges a model's bundle in the service that runs on the Ray at `address`, the default model's by default.
+    """Exchange the bundle of a model in a running service.
 
-    The bundle is checked by its golden images on the cluster first. Then its processes start beside the old ones and
-    take over one by one; encoders apart stay until no ingress asks them. shadow: it answers silently beside the
-    default model instead. options: KEY=VALUE, as for `whale-ray serve`; a number of replicas changes in place.
-    Raises: BundleError where it does not pass, InputError where no service runs; in both cases nothing has changed.
+    The bundle's golden images are checked on the cluster first. Then new processes start beside the old ones and
+    replace them one by one; encoders in deployments stay until no ingress calls them.
+
+    Args:
+        bundle: Folder of the new bundle, on a path that every machine of the cluster has.
+        address: Address of the service's Ray; None: the Ray of this machine.
+        model: Name of the model; None: the default model.
+        shadow: Run the bundle silently beside the default model instead.
+        options: KEY=VALUE settings, as for `whale-ray serve`; numbers of replicas change without a restart.
+        say: Called with each line of progress.
+
+    Raises:
+        BundleError: If the bundle fails its check; nothing has changed.
+        InputError: If no service runs there or the settings are wrong; nothing has changed.
     """
-    read_bundle(bundle)
+    read_manifest(bundle)
     with _connected(address):
-        live, live_keys = _live()
-        wanted = changed(exchanged(live, bundle.resolve(), model=model, shadow=shadow), options)
+        live, live_keys = _live_settings()
+        wanted = with_options(exchanged(live, bundle.resolve(), model=model, shadow=shadow), options)
         keys = _keys_of(wanted, live_keys) if any(one.startswith("keys=") for one in options) else live_keys
-        kept = tuple(set(live.apart.values()) - set(wanted.apart.values()))
+        kept = tuple(set(live.remote_encoders.values()) - set(wanted.remote_encoders.values()))
         check_gpus(wanted, more=len(kept) * wanted.encoder_replicas + wanted.surge)
-        _check_there(bundle.resolve(), threads=wanted.threads)
+        _check_on_cluster(bundle.resolve(), threads=wanted.threads)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         try:
-            run_application(application(wanted, keys=keys, kept=kept), page_of(wanted, keys))
+            run_application(build_application(wanted, keys=keys, kept=kept))
         except (BundleError, RuntimeError):
-            run_application(application(live, keys=live_keys), page_of(live, live_keys))
+            run_application(build_application(live, keys=live_keys))
             raise
         if kept:
-            run_application(application(wanted, keys=keys), page_of(wanted, keys))
+            run_application(build_application(wanted, keys=keys))
     say(f"{bundle} {'answers silently beside the default model' if shadow else 'answers'}")
 
 
 def check_gpus(settings: ServeSettings, *, more: int = 0) -> None:
-    """Raises InputError where Ray would wait for ever for GPUs that the cluster does not have.
+    """Check that the encoders fit on the cluster's GPUs; Ray would wait without end for GPUs that do not exist.
 
-    more: encoders that run beside those of the settings while a bundle is exchanged.
+    Args:
+        settings: Settings of the service.
+        more: Encoders that run beside those of the settings during an exchange.
+
+    Raises:
+        InputError: If they do not fit.
     """
     share, found = settings.gpus, ray.cluster_resources().get("GPU", 0.0)
     if not share:
@@ -102,15 +111,17 @@ def check_gpus(settings: ServeSettings, *, more: int = 0) -> None:
         )
 
 
-def page_of(settings: ServeSettings, keys: ApiKeys) -> serve.Application | None:
-    """The page beside a service of these settings; None where they want none."""
-    return page_application(settings, keys=keys) if settings.page else None
-
-
 def exchanged(live: ServeSettings, bundle: Path, *, model: str | None, shadow: bool) -> ServeSettings:
-    """The live settings with this bundle in the place of the model's, or as shadow. A shadow that goes live is none.
+    """Return the live settings with another bundle. A bundle that leaves the shadow for a model is no shadow any more.
 
-    Raises: InputError where there is no such model.
+    Args:
+        live: Settings of the running service.
+        bundle: Folder of the new bundle.
+        model: Name of the model that gets it; None: the default model.
+        shadow: Make it the shadow instead.
+
+    Raises:
+        InputError: If no model has this name.
     """
     if shadow:
         return live.model_copy(update={"shadow": bundle})
@@ -122,32 +133,33 @@ def exchanged(live: ServeSettings, bundle: Path, *, model: str | None, shadow: b
     return live.model_copy(update={**place, "shadow": None if live.shadow == bundle else live.shadow})
 
 
-def _live() -> tuple[ServeSettings, ApiKeys]:
+def _live_settings() -> tuple[ServeSettings, ApiKeys]:
     try:
         answer: tuple[ServeSettings, ApiKeys] = serve.get_app_handle(NAME).deployed.remote().result(timeout_s=_SECONDS)
     except (RayServeException, TimeoutError) as error:
         raise InputError(
-            f"the service must run already, but on this Ray none answers ({error}). Name its Ray with "
-            "--address, as `whale-ray serve` prints it, or start it"
+            f"a service must run on this Ray, but none answers ({error}). Name its Ray with --address, as "
+            "`whale-ray serve` prints it, or start it"
         ) from error
-    settings, keys = answer
-    return settings.model_copy(update={"page": PAGE_NAME in serve.status().applications}), keys
+    return answer
 
 
 def _keys_of(wanted: ServeSettings, keys: ApiKeys) -> ApiKeys:
-    """The keys of the file as it is now, and the live one of the environment."""
+    """Return the keys of the file as it is now, and the live key of the environment."""
     of_environment = (key for key in keys.keys if key.name == ENVIRONMENT)
     return ApiKeys((*of_environment, *read_keys(wanted.keys, None).keys))
 
 
-def _check_there(bundle: Path, *, threads: int) -> None:
-    """Loads the bundle on the cluster, whose libraries and processors may be others than here."""
-    checked = ray.remote(num_cpus=0, max_retries=0)(_check).remote(bundle, threads)
+def _check_on_cluster(bundle: Path, *, threads: int) -> None:
+    """Load the bundle on the cluster: its libraries and processors may differ from this machine's."""
+    checked = ray.remote(num_cpus=0, max_retries=0)(_fault_of).remote(bundle, threads)
     if reason := ray.get(checked):
         raise BundleError(f"{reason} (nothing was changed)")
 
 
-def _check(bundle: Path, threads: int) -> str | None:
+def _fault_of(bundle: Path, threads: int) -> str | None:
+    from whale_ray.inference.predictor import Bundle  # PyTorch, on the cluster only
+
     try:
         Bundle.load(bundle, threads=threads)
     except InputError as error:

@@ -1,12 +1,10 @@
-"""What a service is told when it is deployed: which bundles, in which shape, with how many processes and limits.
+"""Settings of a service: bundles, processes and limits, from a command line or from deploy/serve.yaml.
 
-Knows names, numbers and what they forbid each other; knows no Ray. Its annotations are no strings (no
-`from __future__ import annotations`): Ray reads them to check what was typed.
+The annotations are no strings (no `from __future__ import annotations`): Ray reads them to check the values.
 """
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -21,85 +19,84 @@ ONLY = "default"
 STORE_VARIABLE = "WHALE_RAY_STORE"
 NO_STORE = "none"
 _PATHS = ("bundle", "shadow", "keys")
-Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
-def store_from_environment() -> str:
-    """The URL that WHALE_RAY_STORE names; else a file of SQLite in the folder where the service is started."""
+def _default_store() -> str:
+    """Return the URL in WHALE_RAY_STORE; else an SQLite file in the current folder."""
     return os.environ.get(STORE_VARIABLE) or f"sqlite:///{Path.cwd() / 'enrolled.db'}"
 
 
-class PageSettings(BaseModel):
-    """What `deploy/serve.yaml` tells the web page: who may come in, as for the service that it belongs to.
-
-    All of them are those of ServeSettings.
-    """
+class ServeSettings(BaseModel):
+    """Settings that `serve run serve_app:build KEY=VALUE …`, `whale-ray serve --set` and deploy/serve.yaml take."""
 
     model_config = ConfigDict(extra="forbid")
-    image_bytes: Count = Limits.image_bytes
-    image_pixels: Count = Limits.image_pixels
-    call_bytes: Count = Limits.call_bytes
-    images: Count = Limits.images
-    seconds: float = Field(default=Limits.seconds, gt=0.0)
-    keys: Path | None = None
-    hosts: str = ""
-    calls_per_minute: int = Field(default=3000, ge=0)
-    insecure: bool = False
-
-    @property
-    def limits(self) -> Limits:
-        """How much one call may bring."""
-        return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
-
-    def access_policy(self, keys: ApiKeys) -> AccessPolicy:
-        """Who may come in."""
-        hosts = frozenset(host.strip().lower() for host in self.hosts.split(",") if host.strip())
-        return AccessPolicy(keys, hosts, self.calls_per_minute)
-
-
-class ServeSettings(PageSettings):
-    """What `serve run serve_app:build KEY=VALUE …` and `deploy/serve.yaml` take.
-
-    bundle, or models (name → bundle) with default, the name that answers where a call chooses none (the first).
-    shape: `joined` encodes the default model in the process that takes the call; `split` in a deployment of its own.
-    The other models always have a deployment of their own. shadow: a bundle that answers silently beside the default.
-    replicas: of what takes the calls; encoder_replicas: of each other deployment; with a `max_`, as many as are busy,
-    busy being the calls under way in one; upscale_delay, downscale_delay: seconds for which more, or fewer, must have
-    been wanted. threads: of a process that encodes, which are also the cores that it
-    reserves; gpus: its GPUs, fractions share one. surge: more replicas while a bundle is exchanged; 0 where the
-    cluster has no room for one. calls: photographs looked at at once by a replica, other calls get 503. batch:
-    photographs encoded together at most; decoders: photographs of a model decoded at once. patience: seconds for which
-    a split encoder that died is asked again. store: the URL of the database of enrolments, or `none`. keep_queries:
-    photographs of animals that seem new are kept there for a person. keys: a file with keys. hosts: names, with
-    commas, that the service answers to beside addresses and localhost. calls_per_minute: of each key, in each replica.
-    access_log: `-` (stderr), `none` or a file. insecure: others than this machine may call it without a key. page:
-    whether the web page is shown, by a process of its own.
-    """
-
-    bundle: Path | None = None
-    models: dict[Name, Path] = Field(default_factory=dict)
-    default: str | None = None
-    shape: Literal["joined", "split"] = "joined"
-    shadow: Path | None = None
-    replicas: Count = 1
-    max_replicas: Count | None = None
-    encoder_replicas: Count = 1
-    max_encoder_replicas: Count | None = None
-    busy: float = Field(default=16.0, gt=0.0)
-    upscale_delay: float = Field(default=30.0, ge=0.0)
-    downscale_delay: float = Field(default=600.0, ge=0.0)
-    threads: Count = 1
-    gpus: float = Field(default=0.0, ge=0.0)
-    surge: int = Field(default=1, ge=0)
-    decoders: Count = 2
-    batch: Count = 32
-    calls: Count = 96
-    patience: float = Field(default=30.0, gt=0.0)
-    store: str = Field(default_factory=store_from_environment)
-    keep_queries: bool = False
-    access_log: str = "-"
-    page: bool = True
+    bundle: Path | None = Field(default=None, description="The bundle, if there is one model. Give this or `models`.")
+    models: dict[Name, Path] = Field(
+        default={}, description="Bundles by name, for several models; `?model=` chooses one."
+    )
+    default: str | None = Field(default=None, description="Model that answers calls without `?model=`; else the first.")
+    shape: Literal["joined", "split"] = Field(
+        default="joined",
+        description="joined: the process that takes a call also encodes for the default model. split: every encoder "
+        "is a deployment. Models that are not the default always have a deployment for their encoder.",
+    )
+    shadow: Path | None = Field(default=None, description="A bundle that answers silently beside the default model.")
+    replicas: int = Field(default=1, ge=1, description="Processes that take calls.")
+    max_replicas: int | None = Field(
+        default=None, ge=1, description="With this, `replicas` is the minimum of autoscaling."
+    )
+    encoder_replicas: int = Field(default=1, ge=1, description="Processes of each encoder deployment.")
+    max_encoder_replicas: int | None = Field(
+        default=None, ge=1, description="As max_replicas, for encoder deployments."
+    )
+    busy: float = Field(
+        default=16.0, gt=0.0, description="Calls under way in a process from which autoscaling adds one."
+    )
+    upscale_delay: float = Field(default=30.0, ge=0.0, description="Seconds of high load before a process is added.")
+    downscale_delay: float = Field(
+        default=600.0, ge=0.0, description="Seconds of low load before a process is removed."
+    )
+    threads: int = Field(
+        default=1, ge=1, description="Threads of an encoding process, and the cores that Ray reserves for it."
+    )
+    gpus: float = Field(default=0.0, ge=0.0, description="GPUs of an encoding process; fractions share one.")
+    surge: int = Field(
+        default=1,
+        ge=0,
+        description="Extra processes during an exchange of bundles; 0 if the cluster has no room for one.",
+    )
+    decoders: int = Field(default=2, ge=1, description="Processes of a model that decode images.")
+    batch: int = Field(default=32, ge=1, description="Most images that are encoded together.")
+    calls: int = Field(default=96, ge=1, description="Most images under way in a replica; further calls get 503.")
+    patience: float = Field(
+        default=30.0, gt=0.0, description="Seconds for which calls of an encoder whose process died are repeated."
+    )
+    images: int = Field(default=Limits.images, ge=1, description="Most images of a call.")
+    image_bytes: int = Field(default=Limits.image_bytes, ge=1, description="Most bytes of an image.")
+    image_pixels: int = Field(default=Limits.image_pixels, ge=1, description="Most pixels of an image.")
+    call_bytes: int = Field(default=Limits.call_bytes, ge=1, description="Most bytes of a call.")
+    seconds: float = Field(
+        default=Limits.seconds, gt=0.0, description="Seconds within which the body of a call must arrive."
+    )
+    store: str = Field(
+        default_factory=_default_store, description="URL of the database of enrolments, or `none` without enrolment."
+    )
+    keep_queries: bool = Field(
+        default=False, description="Keep photographs of probably new animals for review by a person."
+    )
+    keys: Path | None = Field(
+        default=None, description="File with a `NAME SCOPE[,SCOPE] KEY` per line; WHALE_RAY_API_KEY counts too."
+    )
+    hosts: str = Field(
+        default="", description="Host names that the service answers to beside IP addresses and localhost, with commas."
+    )
+    calls_per_minute: int = Field(
+        default=3000, ge=0, description="Most calls of a key per minute and replica; 0: no limit."
+    )
+    access_log: str = Field(default="-", description="`-` (stderr), `none`, or a file.")
+    insecure: bool = Field(default=False, description="Allow calls from other machines without a key.")
+    page: bool = Field(default=True, description="Serve the web page.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -118,37 +115,43 @@ class ServeSettings(PageSettings):
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """Name → bundle, the default first."""
+        """Model name → bundle, the default first."""
         models = self.models if self.bundle is None else {ONLY: self.bundle}
         first = self.default or next(iter(models))
         return {first: models[first], **models}
 
     @property
-    def apart(self) -> dict[str, Path]:
-        """The bundles whose encoders have a deployment of their own: all but a default that is joined."""
+    def remote_encoders(self) -> dict[str, Path]:
+        """Model name → bundle of the models whose encoder is a deployment: all but a joined default."""
         joined = next(iter(self.bundles)) if self.shape == "joined" else None
         return {name: path for name, path in self.bundles.items() if name != joined}
 
+    @property
+    def limits(self) -> Limits:
+        """Limits of one call."""
+        return Limits(self.image_bytes, self.image_pixels, self.call_bytes, self.images, self.seconds)
+
     def access_policy(self, keys: ApiKeys) -> AccessPolicy:
-        """Who may come in."""
-        return replace(super().access_policy(keys), access_log=self.access_log)
+        """Return the access rules of the HTTP application: keys, host names and rate limit."""
+        hosts = frozenset(host.strip().lower() for host in self.hosts.split(",") if host.strip())
+        return AccessPolicy(keys, hosts, self.calls_per_minute, self.access_log)
 
     @property
     def cores(self) -> int:
-        """Cores that all processes reserve together when all of them run, those of an exchange included."""
-        apart = len(self.apart) + (self.shadow is not None)
-        taking = (self.max_replicas or self.replicas) + self.surge
-        encoding = (self.max_encoder_replicas or self.encoder_replicas) + self.surge
-        return self.threads * (taking + 2 * apart * encoding)
+        """Cores that all processes reserve at most, those of an exchange of bundles included."""
+        remote = len(self.remote_encoders) + (self.shadow is not None)
+        ingress = (self.max_replicas or self.replicas) + self.surge
+        encoders = (self.max_encoder_replicas or self.encoder_replicas) + self.surge
+        return self.threads * (ingress + 2 * remote * encoders)
 
     @property
     def encoders(self) -> int:
-        """How many processes encode, each with its share of a GPU, where as few run as may."""
+        """Number of encoding processes, each with its share of a GPU, before autoscaling adds any."""
         joined = self.replicas if self.shape == "joined" else 0
-        return joined + len(self.apart) * self.encoder_replicas + (self.shadow is not None)
+        return joined + len(self.remote_encoders) * self.encoder_replicas + (self.shadow is not None)
 
     def resolved(self) -> Self:
-        """The same with absolute paths: a replica has another working directory, and `best` may be swapped."""
+        """Return a copy with absolute paths: replicas have another working directory, and `best` may be replaced."""
         paths = {name: path and path.resolve() for name, path in vars(self).items() if name in _PATHS}
         models = {name: path.resolve() for name, path in self.models.items()}
         log = self.access_log if self.access_log in ("-", "none") else str(Path(self.access_log).resolve())
@@ -156,9 +159,14 @@ class ServeSettings(PageSettings):
 
 
 def read_settings(bundles: Sequence[str], options: Sequence[str]) -> ServeSettings:
-    """The settings of a command line: a bundle or several NAME=BUNDLE, and KEY=VALUE options.
+    """Return the settings of a command line.
 
-    Raises: InputError with everything that is wrong.
+    Args:
+        bundles: One bundle, or NAME=BUNDLE for each of several.
+        options: KEY=VALUE settings.
+
+    Raises:
+        InputError: With every fault.
     """
     named = dict(bundle.partition("=")[::2] for bundle in bundles if "=" in bundle.partition("/")[0])
     if len(bundles) > 1 and len(named) < len(bundles):
@@ -166,8 +174,16 @@ def read_settings(bundles: Sequence[str], options: Sequence[str]) -> ServeSettin
     return _validated({"models": named} if named else {"bundle": bundles[0]}, options)
 
 
-def changed(settings: ServeSettings, options: Sequence[str]) -> ServeSettings:
-    """The settings with KEY=VALUE options laid over them. Raises: InputError with everything that is wrong."""
+def with_options(settings: ServeSettings, options: Sequence[str]) -> ServeSettings:
+    """Return the settings with KEY=VALUE options in place of theirs.
+
+    Args:
+        settings: Settings of a running service.
+        options: KEY=VALUE settings.
+
+    Raises:
+        InputError: With every fault.
+    """
     return _validated(settings.model_dump(), options)
 
 

@@ -18,6 +18,7 @@ from whale_ray.serving.http import openapi, routes_gallery, routes_session
 from whale_ray.serving.http.access_log import AccessLogMiddleware, open_access_log
 from whale_ray.serving.http.model_service import Service
 from whale_ray.serving.http.routes_identify import router
+from whale_ray.serving.page import routes_page
 
 
 @asynccontextmanager
@@ -36,7 +37,7 @@ def build_web(
     policy: AccessPolicy | None = None,
     *,
     shadow: Callable[[], Awaitable[Any]] | None = None,
-    page: Callable[[], Awaitable[bool]] | None = None,
+    page: bool = True,
     echoed: bool = False,
 ) -> FastAPI:
     """Return the web application of one or more models.
@@ -45,7 +46,7 @@ def build_web(
         services: Name → model; the first one is the default.
         policy: Accepted callers; None accepts every call.
         shadow: Returns how often the shadow bundle agrees with the default one.
-        page: Returns whether the web page, an application of its own at PAGE, is running.
+        page: Serve the web page; otherwise / leads to /docs.
         echoed: A server before this one copies the caller's X-Request-Id into the answer.
 
     Raises:
@@ -61,9 +62,11 @@ def build_web(
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    app.state.services, app.state.shadow, app.state.page = services, shadow, page
+    app.state.services, app.state.shadow = services, shadow
     app.state.access_control, app.state.access_log = AccessControl(policy), open_access_log(policy.access_log)
-    routers = (router, routes_gallery.router, routes_session.router, openapi.router)
+    limits = next(iter(services.values())).limits
+    root = routes_page.page_router(image_bytes=limits.image_bytes) if page else routes_page.DOCS_ONLY
+    routers = (router, routes_gallery.router, routes_session.router, openapi.router, root)
     for one in routers:
         app.include_router(one)
     check_declared_scopes(app)

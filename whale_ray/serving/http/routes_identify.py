@@ -12,7 +12,6 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, Security
-from fastapi.responses import RedirectResponse
 
 from whale_ray.serving.auth.api_keys import IDENTIFY
 from whale_ray.serving.auth.scopes import allow_anonymous, authorize
@@ -33,9 +32,7 @@ from whale_ray.serving.schemas import (
     PageQuery,
     RefusalError,
 )
-from whale_ray.serving.translations import preferred
 
-PAGE = "/page"
 Page = Annotated[PageQuery, Query()]
 Number = Annotated[int, Path(ge=0, le=10**9)]
 router = APIRouter()
@@ -171,11 +168,3 @@ async def healthz(query: Model, service: Here) -> Health:
     if reason := await service.recogniser.fault():
         raise RefusalError(503, f"{reason}. Wait until it does", {"Retry-After": "1"})
     return Health(model=service.bundle.id)
-
-
-@router.get("/", dependencies=[Security(allow_anonymous)], include_in_schema=False)
-async def page(request: Request) -> Response:
-    """Leads to the web page in the reader's language; where none was started, to the description for programs."""
-    language = preferred(request.headers.get("accept-language", ""))
-    there = request.app.state.page and await request.app.state.page()
-    return RedirectResponse(f"{PAGE}/{language}/" if there else "/docs", headers={"Vary": "Accept-Language"})

@@ -1,4 +1,4 @@
-"""The web page of the service.
+"""The web page of the service: static HTML, CSS and JavaScript, and the routes that serve them.
 
-It uses the public HTTP API like any other client.
+The page calls the public HTTP API (`/v1/...`) from the browser, as any other client does.
 """

@@ -1,15 +1,169 @@
-// What helps readers that hear the page: its language, and a place whose words are read aloud when they change.
-document.documentElement.lang = LANGUAGE;
+// The page: sign-in, choice of the model, identification, enrolment.
 
-new MutationObserver((_, observer) => {
-  const note = document.querySelector('#note');
-  if (!note) return;
-  note.setAttribute('role', 'status');
-  observer.disconnect();
-}).observe(document, {childList: true, subtree: true});
+import {Answer, card} from './answers.js';
+import {call, enrol, examplesOf, identify, modelCard, Problem, signIn} from './api.js';
+import {element, find, note, noteProblem, problemText} from './dom.js';
+import {choose, chosenPhotographs} from './photographs.js';
+import {fill, words} from './texts.js';
 
-// Gradio opens every link in a new tab; the other language belongs into this one.
-addEventListener('click', event => {
-  const link = event.target.closest('#header a');
-  if (link) link.target = '_self';
-}, {capture: true});
+const AT_ONCE = 2;  // photographs under way: one is uploaded while the service works on the other
+
+/** Say why the service refused; ask for the key where there is no session. */
+function showRefusal(error) {
+  if (!(error instanceof Problem)) throw error;
+  if (error.status === 401) showSignIn(find('service').hidden ? '' : words.session_over);
+  else noteProblem(...problemText(error));
+}
+
+function showSignIn(problem) {
+  note();
+  find('service').hidden = true;
+  find('sign-in').hidden = false;
+  find('sign-in-problem').textContent = problem;
+  find('key').focus();
+}
+
+find('sign-in').addEventListener('submit', async event => {
+  event.preventDefault();
+  try {
+    await signIn(find('key').value);
+    await showService();
+    find('key').value = '';
+  } catch (error) {
+    const isWrong = error instanceof TypeError || [401, 403].includes(error.status);
+    showSignIn(isWrong ? words.wrong_key : error.detail || words.no_answer);
+  }
+});
+
+/** Show what the service offers: models and examples. Throw Problem where it refuses. */
+async function showService() {
+  const model = await modelCard();
+  find('sign-in').hidden = true;
+  find('service').hidden = false;
+  find('serving').textContent = fill(words.serving, {...model, model: model.id});
+  const names = Object.keys(model.models);
+  if (names.length > 1 && find('models').hidden) showModels(names, model.default);
+  await showExamples();
+}
+
+const chosenModel = () => document.querySelector('#models input:checked')?.value ?? '';
+
+function showModels(names, chosen) {
+  for (const name of names) {
+    const radio = element('input', {type: 'radio', name: 'model', value: name, checked: name === chosen});
+    radio.addEventListener('change', () => showExamples().catch(showRefusal));
+    find('models').append(element('label', {}, radio, ` ${name}`));
+  }
+  find('models').hidden = false;
+}
+
+async function showExamples() {
+  const model = chosenModel();
+  const examples = await examplesOf(model);
+  if (model !== chosenModel()) return;  // another one was chosen meanwhile
+  const items = examples.map(example => {
+    const image = element('img', {src: example.address, alt: ''});
+    const button = element('button', {type: 'button'}, image, element('span', {}, example.individual));
+    button.addEventListener('click', () => chooseExample(example).catch(showRefusal));
+    return element('li', {}, button);
+  });
+  find('examples').querySelector('ul').replaceChildren(...items);
+  find('examples').hidden = !items.length;
+}
+
+async function chooseExample({address, individual}) {
+  const image = await (await call('GET', address)).blob();
+  choose([new File([image], `${individual}.jpg`, {type: image.type})]);
+  find('identify').focus();
+}
+
+let isBusy = false;
+
+function setBusy(value) {
+  isBusy = value;
+  find('identify').ariaDisabled = value;  // `disabled` would take the focus away
+  find('answers').ariaBusy = value;
+}
+
+find('identify').addEventListener('click', async () => {
+  if (isBusy) return;
+  const photographs = chosenPhotographs();
+  if (!photographs.length) {
+    noteProblem(words.choose_first);
+    return;
+  }
+  setBusy(true);
+  try {
+    await identifyAll(photographs, chosenModel());
+  } catch (error) {
+    showRefusal(error);
+  } finally {
+    setBusy(false);
+  }
+});
+
+/** Identify each photograph in a call of its own: a problem or a limit of one does not concern the others. */
+async function identifyAll(photographs, model) {
+  const places = photographs.map(() => element('div'));
+  const waiting = photographs.keys();  // shared by all workers
+  const bundles = new Set();
+  let done = 0;
+  const showProgress = () => note(fill(words.identifying, {done, count: photographs.length}));
+  const work = async () => {
+    for (const place of waiting) {
+      const {bundle, answer} = await answerFor(photographs[place], model);
+      if (bundle) bundles.add(bundle);
+      showAnswer(answer, places[place]);
+      done += 1;
+      showProgress();
+    }
+  };
+  find('answers').replaceChildren(...places);
+  showProgress();
+  await Promise.all(Array.from({length: AT_ONCE}, work));
+  note(...[...bundles].map(model => fill(words.answered_by, {model})));
+}
+
+async function answerFor(photograph, model) {
+  try {
+    const {bundle, result} = await identify(photograph, model);
+    return {bundle, answer: new Answer(photograph, model, {result})};
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status === 401) throw error;
+    return {answer: new Answer(photograph, model, {problem: error})};
+  }
+}
+
+/** Show the card of an answer, and again whenever its reader has confirmed or rejected a candidate. */
+function showAnswer(answer, place) {
+  const showAgain = text => {
+    note(text);
+    showAnswer(answer, place);
+    place.querySelector('[tabindex]').focus();  // the button that had the focus is gone
+  };
+  let isEnrolling = false;
+  const onEnrol = async individual => {
+    if (isEnrolling) return;
+    if (!individual) {
+      noteProblem(words.name_first);
+      return;
+    }
+    isEnrolling = true;
+    try {
+      const isNew = await enrol(answer.photograph, individual, answer.model);
+      answer.done = fill(isNew ? words.enrolled : words.already_enrolled, {filename: answer.photograph.name, individual});
+      showAgain(answer.done);
+    } catch (error) {
+      showRefusal(error);
+    } finally {
+      isEnrolling = false;
+    }
+  };
+  const onReject = individual => {
+    answer.rejected.push(individual);
+    showAgain(fill(words.rejected, {individual}));
+  };
+  place.replaceChildren(card(answer, {onEnrol, onReject}));
+}
+
+showService().catch(showRefusal);

@@ -1,7 +1,4 @@
-"""What runs in processes of its own beside the ingress, encoders and a shadow, and how the ingress asks them.
-
-Knows the handles of ray.serve and what dies behind them; knows no HTTP.
-"""
+"""Components of a replica, made from the settings: encoder, recogniser and enrolment store."""
 
 from __future__ import annotations
 
@@ -19,16 +16,31 @@ from whale_ray.serving.gallery.live_gallery import Catalogue
 from whale_ray.serving.gallery.store import EnrolmentStore
 
 
-def checked_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, Encoder]:
-    """The bundle, checked by its golden images, and an encoder of its own."""
+def load_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, Encoder]:
+    """Return a bundle, checked by its golden images, and its encoder.
+
+    Args:
+        path: Folder of the bundle.
+        settings: Settings of the service; `gpus`, `threads` and `batch` are used.
+
+    Raises:
+        BundleError: If the bundle is damaged or its golden images give other embeddings.
+    """
     bundle = Bundle.load(path, device=reserved_device(settings.gpus), threads=settings.threads)
     return bundle, Encoder(bundle, threads=settings.threads, batch=settings.batch)
 
 
-def recogniser_of(
+def make_recogniser(
     bundle: Bundle, encoder: Embedder, settings: ServeSettings, store: EnrolmentStore | None
 ) -> Recogniser:
-    """What answers for single photographs, within the limits of the settings."""
+    """Return the recogniser of one model, with its pool of decoders.
+
+    Args:
+        bundle: Bundle of the model.
+        encoder: Its encoder, in this process or remote.
+        settings: Settings of the service: limits of images, decoders, threads, batch.
+        store: Enrolled images; None without enrolment.
+    """
     decoders = Decoders(
         bundle.geometry, count=settings.decoders, bytes_=settings.image_bytes, pixels=settings.image_pixels
     )
@@ -36,7 +48,11 @@ def recogniser_of(
 
 
 def open_store(url: str) -> EnrolmentStore | None:
-    """The store at `url`. Raises: StoreError where replicas on other machines would have another one."""
+    """Return the enrolment store at `url`; None for `none`.
+
+    Raises:
+        StoreError: If replicas on other machines would open another file.
+    """
     if url == NO_STORE:
         return None
     store = EnrolmentStore(url)

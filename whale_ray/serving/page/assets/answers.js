@@ -1,0 +1,81 @@
+// One card per photograph: verdict, candidates, and buttons to confirm, reject or name a new individual.
+
+import {element, preview, problemText} from './dom.js';
+import {fill, percent, words} from './texts.js';
+
+/** The answer for one photograph and what its reader did with it. */
+export class Answer {
+  /** model: the name that was asked, '' for the default. result: of /v1/identify; null with `problem`. */
+  constructor(photograph, model, {result = null, problem = null}) {
+    Object.assign(this, {photograph, model, result, problem});
+    this.rejected = [];  // individuals
+    this.done = '';  // what became of the photograph once it is enrolled
+  }
+
+  get candidates() {
+    return this.result.candidates.filter(one => !this.rejected.includes(one.individual));
+  }
+
+  /** Whether the decision is at least as probable as not, or its probability unknown: the threshold alone decides. */
+  get isLikely() {
+    const {decision, probability} = this.result.new_individual;
+    const own = decision === 'new' ? probability : this.candidates[0]?.probability ?? null;
+    return own === null || own >= 0.5;
+  }
+
+  get verdict() {
+    if (this.rejected.length) return fill(words.you_rejected, {individuals: this.rejected.join(', ')});
+    if (this.result.new_individual.decision === 'new') return this.isLikely ? words.new : words.perhaps_new;
+    return fill(this.isLikely ? words.known : words.perhaps_known, this.candidates[0]);
+  }
+}
+
+/** Return the card of an answer. Its buttons call onEnrol(individual) and onReject(individual). */
+export function card(answer, {onEnrol, onReject}) {
+  const made = element('article', {className: 'answer'});
+  const text = fill(words.your_photograph, {filename: answer.photograph.name});
+  const query = element('figure', {className: 'query'}, preview(answer.photograph, text), element('figcaption', {}, text));
+  if (answer.problem) {
+    made.append(element('p', {className: 'problem'}, ...problemText(answer.problem)), query);
+  } else if (answer.done) {
+    made.append(element('p', {className: 'done', tabIndex: -1}, answer.done), query);
+  } else {
+    const {decision, probability} = answer.result.new_individual;
+    made.append(element('h2', {className: decision, tabIndex: -1}, answer.verdict));
+    if (probability !== null) {
+      made.append(element('p', {}, fill(words.probability_new, {percent: percent(probability)})));
+    }
+    if (!answer.candidates.length) made.append(element('p', {}, words.no_candidates));
+    const yours = element('div', {className: 'yours'}, query, nameForm(onEnrol));
+    const candidates = answer.candidates.map(one => candidateItem(one, {onEnrol, onReject}));
+    made.append(element('div', {className: 'pair'}, yours, element('ol', {className: 'candidates'}, ...candidates)));
+  }
+  return made;
+}
+
+function nameForm(onEnrol) {
+  const name = element('input', {maxLength: 200, autocomplete: 'off'});
+  const form = element('form', {}, element('label', {}, words.name_of_new, name), element('button', {}, words.enrol));
+  form.addEventListener('submit', event => {
+    event.preventDefault();
+    onEnrol(name.value.trim().normalize('NFC'));
+  });
+  return form;
+}
+
+function candidateItem(candidate, {onEnrol, onReject}) {
+  const {individual, image, probability} = candidate;
+  const figures = [fill(words.distance, {distance: Number(candidate.distance.toPrecision(3))})];
+  if (probability !== null) figures.push(fill(words.probability, {percent: percent(probability)}));
+  const caption = element('figcaption', {}, element('strong', {}, fill(words.candidate, candidate)), element('br'));
+  caption.append(figures.join(' · '), element('br'), element('small', {}, image));
+  const figure = element('figure', {}, caption);
+  if (candidate.thumbnail) {
+    figure.prepend(element('img', {src: candidate.thumbnail, alt: fill(words.gallery_image, candidate)}));
+  }
+  const confirm = element('button', {className: 'primary'}, fill(words.confirm, candidate));
+  const reject = element('button', {}, fill(words.reject, candidate));
+  confirm.addEventListener('click', () => onEnrol(individual));
+  reject.addEventListener('click', () => onReject(individual));
+  return element('li', {className: 'match'}, figure, confirm, reject);
+}

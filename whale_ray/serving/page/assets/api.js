@@ -1,0 +1,84 @@
+// Calls of the HTTP API (/v1/...) with retries, a time limit and the service's own problem texts.
+
+const TRIES = 4;
+const FIRST_PAUSE_MS = 500;  // doubled after each try
+const TIME_LIMIT_MS = 120_000;  // the service itself waits up to 60 s for a body
+
+/** A refusal: HTTP status and the `detail` of the service's problem; detail is '' where no service answered. */
+export class Problem extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+    this.detail = detail;
+  }
+}
+
+/**
+ * Return the response of a call that succeeds; throw Problem otherwise.
+ * Every call is idempotent, so a cut connection and 503 are tried again. A call without an answer in time is not.
+ */
+export async function call(method, address, {model = '', photograph = null, headers = {}} = {}) {
+  const url = new URL(address, location.origin);
+  if (model) url.searchParams.set('model', model);
+  let body = null;
+  if (photograph) {
+    body = new FormData();
+    body.append('image', photograph, photograph.name);
+  }
+  for (let attempt = 1; ; attempt++) {
+    const response = await send(url, {method, headers, body});
+    if (response?.ok) return response;
+    const mayRetry = !response || response.status === 503;
+    if (!mayRetry || attempt === TRIES) throw await problemOf(response);
+    await new Promise(resolve => setTimeout(resolve, FIRST_PAUSE_MS * 2 ** (attempt - 1)));
+  }
+}
+
+/** Return the response, or null where the connection was cut. */
+async function send(url, options) {
+  const controller = new AbortController();
+  const timer = setTimeout(() => controller.abort(), TIME_LIMIT_MS);
+  try {
+    return await fetch(url, {...options, signal: controller.signal});
+  } catch (error) {
+    if (controller.signal.aborted) throw new Problem(503, '');
+    return null;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function problemOf(response) {
+  if (!response) return new Problem(503, '');
+  try {
+    return new Problem(response.status, (await response.json()).detail ?? '');
+  } catch {
+    return new Problem(response.status, '');  // a proxy in front of the service answers with its own page
+  }
+}
+
+export async function modelCard() {
+  return (await call('GET', '/v1/model')).json();
+}
+
+export async function examplesOf(model) {
+  return (await (await call('GET', '/v1/examples', {model})).json()).examples;
+}
+
+/** Return the bundle's id and the result of one photograph; throw Problem where it cannot be used. */
+export async function identify(photograph, model) {
+  const answer = await (await call('POST', '/v1/identify', {model, photograph})).json();
+  return {bundle: answer.model, result: answer.results[0]};
+}
+
+/** Return true where the photograph was enrolled, false where it was enrolled under this individual already. */
+export async function enrol(photograph, individual, model) {
+  const address = `/v1/individuals/${encodeURIComponent(individual)}/images`;
+  const answer = await (await call('POST', address, {model, photograph})).json();
+  return answer.images[0].status === 'enrolled';
+}
+
+/** Exchange a key for a session cookie, which no script can read. Throw TypeError for a key no header can carry. */
+export async function signIn(key) {
+  await call('POST', '/v1/session', {headers: new Headers({Authorization: `Bearer ${key}`})});
+}

@@ -1,0 +1,38 @@
+// Elements of the page and its status line.
+
+import {words} from './texts.js';
+
+export const find = id => document.getElementById(id);
+
+/** Return an element. Text of people reaches the page as text nodes and attributes only, never as HTML. */
+export function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+/** Return an <img> of a file. */
+export function preview(file, alt) {
+  const src = URL.createObjectURL(file);
+  const release = () => URL.revokeObjectURL(src);
+  return element('img', {src, alt, onload: release, onerror: release});
+}
+
+/** Show this in the status line, which screen readers read aloud. */
+export function note(...content) {
+  find('note').className = '';
+  find('note').replaceChildren(...content);
+}
+
+export function noteProblem(...content) {
+  note(...content);
+  find('note').className = 'problem';
+}
+
+/** Return the reason of a refusal: a sentence in the page's language, and the service's own words in English. */
+export function problemText(problem) {
+  const summary = words.refusals[problem.status];
+  if (!problem.detail) return [summary ?? words.no_answer];
+  const detail = element(summary ? 'small' : 'span', {lang: 'en'}, problem.detail);
+  return summary ? [summary, element('br'), detail] : [detail];
+}
