@@ -11,11 +11,16 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** Return an <img> of a file. */
+/** Return an <img> of a file; its text is shown where the browser cannot show the format. */
 export function preview(file, alt) {
   const src = URL.createObjectURL(file);
-  const release = () => URL.revokeObjectURL(src);
-  return element('img', {src, alt, onload: release, onerror: release});
+  const image = element('img', {src, alt});
+  image.addEventListener('load', () => URL.revokeObjectURL(src));
+  image.addEventListener('error', () => {
+    URL.revokeObjectURL(src);
+    image.className = 'without-preview';
+  });
+  return image;
 }
 
 /** Show this in the status line, which screen readers read aloud. */
