@@ -1,7 +1,4 @@
-"""One sweep from its settings to its bundle: the driver.
-
-Prepares the data once, opens the ledger, lets the tuner run what is missing, and makes the bundle and the report.
-"""
+"""Sweep driver: prepares the data, runs the missing trials, makes the best bundle and the report."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from whale_ray.sweep.execution.export_bundle import make_best_bundle
 from whale_ray.sweep.execution.import_run import import_run
 from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset, write_inputs
 from whale_ray.sweep.execution.ray_cluster import connected
-from whale_ray.sweep.execution.trial_ledger import Ledger
+from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.execution.tune_runner import run_trials
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.report.page import write_report
@@ -33,7 +30,15 @@ from whale_ray.sweep.trials.trial_job import Job
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left: its run folder, its leaderboard, its best bundle (None where no trial finished)."""
+    """Outcome of a sweep.
+
+    Attributes:
+        folder: Run folder.
+        table: Leaderboard, best first.
+        bundle: Best bundle; None if no trial finished.
+        report: Path of report.html.
+        interrupted: The sweep was stopped before its last trial.
+    """
 
     folder: Path
     table: pd.DataFrame
@@ -62,11 +67,23 @@ def run_sweep(
     progress: Progress | None = None,
     stopping: threading.Event | None = None,
 ) -> SweepResult:
-    """What the run folder holds when everything that was missing of the sweep has run.
+    """Run the trials that the run folder lacks, and write leaderboard, report and best bundle.
 
-    import_from: another run folder, whose finished trials are taken where they fit this sweep and its photographs.
-    stopping: when it is set, trials are ended after what they have checkpointed, and the result says interrupted.
-    Raises: InputError, before anything is started, for what cannot work.
+    Args:
+        sweep: The sweep.
+        runs: Folder or URI of run folders.
+        address: A running Ray cluster; None starts one for the sweep.
+        fresh: Move an existing run folder aside first.
+        retry_failed: Run failed trials again.
+        import_from: Another run folder; its finished trials are copied if they fit this sweep and its photographs.
+        progress: Display of the sweep; None prints plain lines.
+        stopping: When it is set, running trials end and keep their last checkpoint.
+
+    Returns:
+        The outcome; interrupted if `stopping` was set.
+
+    Raises:
+        InputError: If settings, data, encoders or resources cannot work, before a trial starts.
     """
     progress = progress or Progress(sweep=sweep.name, objective=sweep.fixed["search.objective"])
     stopping = stopping or threading.Event()
@@ -78,22 +95,22 @@ def run_sweep(
         if import_from is not None:
             for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
                 progress.say(line)
-        ledger = Ledger(sweep, folder, data_fingerprint=dataset.fingerprint)
-        progress.earlier(int((ledger.leaderboard()["status"] != "running").sum()))
-        if ledger.rescored:
+        store = open_trial_store(sweep, folder, data_fingerprint=dataset.fingerprint)
+        progress.earlier(sum(record.status != "running" for record in store.index.records()))
+        if store.rescored:
             progress.say(
-                f"{ledger.rescored} trials scored anew from their embeddings: the sweep asks for other settings"
+                f"{store.rescored} trials scored anew from their embeddings: the sweep asks for other settings"
             )
-        for note in ledger.notes:
+        for note in store.notes:
             progress.say(note)
         write_inputs(sweep, dataset, folder)
         job = _job(sweep, dataset, folder)
-        if worked := ledger.has_work():
+        if worked := store.queue.has_work():
             with connected(address, say=progress.say), progress:
-                run_trials(ledger, job, progress, stopping)
+                run_trials(store, job, progress, stopping)
         else:
             progress.say("nothing is left to train: every trial that this sweep asks for has ended")
-        result = _conclude(sweep, job, ledger, interrupted=stopping.is_set(), say=progress.say)
+        result = _conclude(job, store, interrupted=stopping.is_set(), say=progress.say)
         if worked and not result.interrupted:
             tracked = {"project": job.wandb_project, "sweep": job.sweep}
             log_outcome(job.wandb, folder=folder, report=result.report, bundle=result.bundle, **tracked)
@@ -115,23 +132,26 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
     )
 
 
-def _conclude(sweep: Sweep, job: Job, ledger: Ledger, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
+def _conclude(job: Job, store: TrialStore, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
+    """Write the leaderboard, the best bundle and the report."""
+    fixed = store.sweep.fixed
     if not interrupted:
-        ledger.join_best()
-    table = ledger.leaderboard()
-    write_leaderboard(table, ledger.folder / "leaderboard.csv")
+        store.outcomes.make_ensemble()
+    store.index.reload_all()  # interrupted trials: their last epoch
+    table = store.outcomes.leaderboard()
+    write_leaderboard(table, store.folder / "leaderboard.csv")
     in_folds = job.dataset.folds > 1
     if in_folds and interrupted:
         say("no bundle yet: that of a sweep in k folds is trained on all photographs when the sweep has ended")
-    retrain = (in_folds or sweep.fixed["bundle.retrain_on_all"]) and not interrupted
+    retrain = (in_folds or fixed["bundle.retrain_on_all"]) and not interrupted
     bundle = make_best_bundle(
-        () if in_folds and interrupted else map(ledger.record, finished_trials(table)),
+        () if in_folds and interrupted else map(store.index.get, finished_trials(table)),
         job.dataset,
-        run=ledger.folder,
+        run=store.folder,
         say=say,
         retrain=(lambda trial: retrain_on_all(trial, job)) if retrain else None,
-        examples=sweep.fixed["bundle.examples"],
-        thumbnails=sweep.fixed["bundle.thumbnails"],
-        runtime=sweep.fixed["bundle.runtime"],
+        examples=fixed["bundle.examples"],
+        thumbnails=fixed["bundle.thumbnails"],
+        runtime=fixed["bundle.runtime"],
     )
-    return SweepResult(ledger.folder, table, bundle, write_report(ledger.folder), interrupted)
+    return SweepResult(store.folder, table, bundle, write_report(store.folder), interrupted)

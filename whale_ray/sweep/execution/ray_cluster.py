@@ -1,7 +1,4 @@
-"""The Ray cluster that a sweep runs on: found or started, described to the person, left as it was found.
-
-Knows ray.init and its dashboard; knows no trial.
-"""
+"""Connects to a Ray cluster or starts one, checks its resources and ends single workers."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +14,7 @@ from pathlib import Path
 from whale_ray.device import reserved_device
 from whale_ray.errors import InputError
 from whale_ray.ray_private import is_token_auth_enabled
+from whale_ray.sweep.execution.ray_workarounds import check_reachable, kept_sigterm_handler, set_ray_environment
 from whale_ray.sweep.planning.dry_run import IDLE_GPU
 
 _GPU_SECONDS = 20.0  # in which a process starts and imports torch
@@ -25,28 +22,24 @@ _GPU_SECONDS = 20.0  # in which a process starts and imports torch
 
 @contextlib.contextmanager
 def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds a connection to the cluster at `address`, or to one of its own that ends with the block.
+    """Connect to the cluster at `address` for the length of the block; None starts a local one that ends with it.
 
-    Raises: InputError where there is no cluster at `address`.
+    Args:
+        address: HOST:PORT, ray://HOST:PORT or `auto`. RAY_ADDRESS counts if it is None.
+        say: Prints a line for the user.
+
+    Raises:
+        InputError: If no cluster answers at `address`.
     """
-    # Read by Ray when it is imported or started: our own live view, signals and files take the place of Tune's,
-    # and an epoch may be without a score, where it is not evaluated.
-    os.environ |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
-        "RAY_AIR_NEW_OUTPUT": "0",
-    }
+    set_ray_environment()
     import ray
 
     if ray.is_initialized():
         yield
         return
     try:
-        _knock(address)
-        with _sigterm_kept():
+        check_reachable(address)
+        with kept_sigterm_handler():
             context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise InputError(
@@ -55,34 +48,14 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
         ) from error
     try:
         if context.dashboard_url:
-            say(f"Ray dashboard: http://{context.dashboard_url}{_sign_in()}")
+            say(f"Ray dashboard: http://{context.dashboard_url}{_sign_in_hint()}")
         yield
     finally:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Raises ConnectionError where nobody listens at HOST:PORT; Ray itself would try for minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise ConnectionError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Keeps who listens to SIGTERM: ray.init puts its own handler there, which ends the process at once."""
-    listener = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(listener) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, listener)
-
-
-def _sign_in() -> str:
-    """How to sign in to the dashboard, where Ray's token mode is on; the token itself is never printed."""
+def _sign_in_hint() -> str:
+    """Return how to sign in to the dashboard if Ray uses token authentication; the token itself is never printed."""
     if not is_token_auth_enabled():
         return ""
     place = os.environ.get("RAY_AUTH_TOKEN_PATH", str(Path("~/.ray/auth_token")))
@@ -90,7 +63,12 @@ def _sign_in() -> str:
 
 
 def end_worker(*, pid: int, node: str) -> None:
-    """Ends a process on a node of the cluster at once, whatever it is doing."""
+    """Kill a process on a node of the cluster (SIGKILL); a process that has ended already is no error.
+
+    Args:
+        pid: Process ID on that node.
+        node: Ray's node ID.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -106,9 +84,13 @@ def _kill(pid: int) -> None:
 
 
 def slots(resources: Mapping[str, float]) -> int:
-    """How many trials with these resources fit on the cluster at once.
+    """Return how many trials fit on the cluster at once.
 
-    Raises: InputError where not even one fits.
+    Args:
+        resources: What one trial reserves, by Ray's resource name (CPU, GPU).
+
+    Raises:
+        InputError: If not even one fits.
     """
     import ray
 
@@ -127,10 +109,17 @@ def slots(resources: Mapping[str, float]) -> int:
 
 
 def check_gpu(gpus: float, *, say: Callable[[str], None], stopping: threading.Event) -> None:
-    """Tries, on a node of the cluster, whether torch can use what Ray reserves; says where nothing is reserved.
+    """Check on a node of the cluster that torch can use the GPU share that Ray reserves.
 
-    Where others hold the GPUs it says so, and waits until there is room or `stopping` is set.
-    Raises: InputError where torch cannot.
+    If other programs hold the GPUs, wait until one is free or `stopping` is set.
+
+    Args:
+        gpus: GPU share of one trial; 0 prints a hint if the cluster has a GPU.
+        say: Prints a line for the user.
+        stopping: Ends the wait.
+
+    Raises:
+        InputError: If torch cannot use a GPU there.
     """
     import ray
 
@@ -138,16 +127,16 @@ def check_gpu(gpus: float, *, say: Callable[[str], None], stopping: threading.Ev
         if ray.cluster_resources().get("GPU"):
             say(IDLE_GPU)
         return
-    trying = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_fault_of_gpu).remote(gpus)
-    began, told = time.monotonic(), False
-    while not ray.wait([trying], timeout=1.0)[0]:
+    check = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_fault_of_gpu).remote(gpus)
+    began, is_announced = time.monotonic(), False
+    while not ray.wait([check], timeout=1.0)[0]:
         if stopping.is_set():
-            ray.cancel(trying)
+            ray.cancel(check)
             return
-        if not told and time.monotonic() - began > _GPU_SECONDS:
+        if not is_announced and time.monotonic() - began > _GPU_SECONDS:
             say(f"waiting for {gpus:g} GPU of the cluster, which others hold")
-            told = True
-    if fault := ray.get(trying):
+            is_announced = True
+    if fault := ray.get(check):
         raise InputError(f"resources.gpus: {fault}")
 
 

@@ -74,6 +74,17 @@ def leaderboard(
     return table
 
 
+def sweep_leaderboard(records: Iterable[Record], sweep: Sweep) -> pd.DataFrame:
+    """Return the leaderboard of a sweep's records, with its axes, ranked by its objective.
+
+    Args:
+        records: Trials of the sweep's run folder.
+        sweep: The sweep.
+    """
+    axes = [axis.name for axis in sweep.axes]
+    return leaderboard(records, axes=axes, objective=sweep.ranked_by, also=sweep.also)
+
+
 def goodness(values: pd.Series[Any], objective: str) -> pd.Series[float]:
     """The values of an objective so that the largest is the best: of SPEED, negative ones."""
     return pd.to_numeric(values) * (-1 if objective == SPEED else 1)

@@ -1,10 +1,12 @@
-"""The books of a sweep: what is still to run, what becomes of it, what is kept."""
+"""Trial store: which trials are left to run, how outcomes are recorded, which weights are kept."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -13,13 +15,13 @@ import pytest
 
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
-from whale_ray.sweep.execution.trial_ledger import Ledger
+from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.run_folder.records import forget_failed, read_record, write_result
 from whale_ray.sweep.trials.embeddings_io import write_embeddings
 from whale_ray.sweep.trials.scoring import scoring_of
 
 GRID = """
-name: books
+name: grid
 model: {encoder: tiny, embedding_size: [8, 16], weights: random}
 loss: {name: [arcface, supcon]}
 keep_checkpoints: 2
@@ -37,7 +39,7 @@ PHOTOGRAPHS = pd.DataFrame(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "books"
+    return tmp_path / "grid"
 
 
 def sweep_of(folder: Path, *options: str, text: str = GRID) -> Sweep:
@@ -47,19 +49,19 @@ def sweep_of(folder: Path, *options: str, text: str = GRID) -> Sweep:
     return load_sweep(path, options)
 
 
-def open_ledger(folder: Path, *options: str, text: str = GRID, data: str = FINGERPRINT) -> Ledger:
-    return Ledger(sweep_of(folder, *options, text=text), folder, data_fingerprint=data)
+def open_store(folder: Path, *options: str, text: str = GRID, data: str = FINGERPRINT) -> TrialStore:
+    return open_trial_store(sweep_of(folder, *options, text=text), folder, data_fingerprint=data)
 
 
-def end(ledger: Ledger, trial: str, score: float, **result: object) -> None:
-    """What a worker leaves of a trial that ends well, and what the driver then does."""
-    folder = ledger.folder / "trials" / trial
+def end(store: TrialStore, trial: str, score: float, **result: object) -> None:
+    """Write what a worker leaves of a trial that finishes, and settle it."""
+    folder = store.folder / "trials" / trial
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint" / "encoder.safetensors").write_bytes(b"weights")
-    scores = {"recall@1": score, "map@5": 1 - score, "scored_with": scoring_of(ledger.sweep).written()}
+    scores = {"recall@1": score, "map@5": 1 - score, "scored_with": scoring_of(store.sweep).written()}
     write_result(folder, {"status": "finished", "error": "", **scores, **result})
-    write_embeddings({"plain": vectors(ledger.folder, trial)}, PHOTOGRAPHS.assign(split=0), folder)
-    ledger.settle(trial, status="pruned")
+    write_embeddings({"plain": vectors(store.folder, trial)}, PHOTOGRAPHS.assign(split=0), folder)
+    store.outcomes.settle(trial, status="pruned")
 
 
 def vectors(folder: Path, trial: str) -> np.ndarray:
@@ -67,11 +69,11 @@ def vectors(folder: Path, trial: str) -> np.ndarray:
     return drawn.normal(size=(len(PHOTOGRAPHS), 4)).astype(np.float16)
 
 
-def run_all(ledger: Ledger) -> list[str]:
+def run_all(store: TrialStore) -> list[str]:
     trials = []
-    for place, trial in enumerate(ledger.trials()):
+    for place, trial in enumerate(store.queue.trials()):
         trials.append(trial)
-        end(ledger, trial, place / 10)
+        end(store, trial, place / 10)
     return trials
 
 
@@ -83,8 +85,8 @@ def with_weights(folder: Path) -> set[str]:
     return {path.parent.parent.name for path in folder.glob("trials/*/checkpoint/encoder.safetensors")}
 
 
-def test_the_baseline_is_trial_zero_and_says_so_in_its_id(folder: Path) -> None:
-    first, *others = run_all(open_ledger(folder))
+def test_the_baseline_runs_first_and_has_its_kind_in_its_id(folder: Path) -> None:
+    first, *others = run_all(open_store(folder))
     assert first.startswith("baseline-")
     record = read_record(folder / "trials" / first)
     assert (record.kind, record.point, record.settings["train"]["epochs"]) == ("baseline", {}, 0)
@@ -98,13 +100,13 @@ def read_ids(folder: Path) -> list[str]:
 
 
 def test_nothing_is_run_twice(folder: Path) -> None:
-    assert len(run_all(open_ledger(folder))) == 5
-    assert run_all(open_ledger(folder)) == []
+    assert len(run_all(open_store(folder))) == 5
+    assert run_all(open_store(folder)) == []
 
 
 def test_a_grown_axis_runs_only_the_new_cells(folder: Path) -> None:
-    old = run_all(open_ledger(folder))
-    new = run_all(open_ledger(folder, "model.embedding_size=[8, 16, 32]"))
+    old = run_all(open_store(folder))
+    new = run_all(open_store(folder, "model.embedding_size=[8, 16, 32]"))
     assert len(new) == 2
     assert not set(new) & set(old)
     points = [read_record(folder / "trials" / trial).point for trial in new]
@@ -112,59 +114,59 @@ def test_a_grown_axis_runs_only_the_new_cells(folder: Path) -> None:
         {"model.embedding_size": 32, "loss.name": "arcface"},
         {"model.embedding_size": 32, "loss.name": "supcon"},
     ]
-    assert run_all(open_ledger(folder, "model.embedding_size=[8, 16, 32]")) == []
-    assert run_all(open_ledger(folder)) == []
+    assert run_all(open_store(folder, "model.embedding_size=[8, 16, 32]")) == []
+    assert run_all(open_store(folder)) == []
 
 
 def test_a_new_axis_runs_only_what_is_not_its_default(folder: Path) -> None:
-    run_all(open_ledger(folder))
-    new = run_all(open_ledger(folder, "train.batch_size=[64, 32]"))
+    run_all(open_store(folder))
+    new = run_all(open_store(folder, "train.batch_size=[64, 32]"))
     assert [read_record(folder / "trials" / trial).point["train.batch_size"] for trial in new[-4:]] == [32] * 4
     assert [trial for trial in new if not trial.startswith("baseline")] == new[-4:]
 
 
 def test_unfinished_trials_come_first_and_keep_their_ids(folder: Path) -> None:
-    trials = open_ledger(folder).trials()
+    trials = open_store(folder).queue.trials()
     begun = [next(trials) for _ in range(3)]
-    again = open_ledger(folder)
+    again = open_store(folder)
     assert sorted(run_all(again)[:3]) == sorted(begun)
     assert len(read_ids(folder)) == 5
 
 
-def test_failed_trials_stay_as_they_are_until_they_are_forgotten(folder: Path) -> None:
-    ledger = open_ledger(folder)
+def test_failed_trials_are_kept_until_they_are_forgotten(folder: Path) -> None:
+    store = open_store(folder)
     failed = ""
-    for trial in ledger.trials():
+    for trial in store.queue.trials():
         if not trial.startswith("baseline") and not failed:
             failed = trial
             (folder / "trials" / trial / "traceback.txt").write_text("Traceback")
-            ledger.settle(trial, status="failed", error="its worker was lost")
+            store.outcomes.settle(trial, status="failed", error="its worker was lost")
         else:
-            end(ledger, trial, 0.5)
-    assert run_all(open_ledger(folder)) == []
+            end(store, trial, 0.5)
+    assert run_all(open_store(folder)) == []
     table = pd.read_csv(folder / "leaderboard.csv")
     assert table.iloc[-1][["trial", "status", "error"]].tolist() == [failed, "failed", "its worker was lost"]
     forget_failed(folder)
     assert not (folder / "trials" / failed / "traceback.txt").exists()
-    assert run_all(open_ledger(folder)) == [failed]
+    assert run_all(open_store(folder)) == [failed]
     assert "failed" not in set(pd.read_csv(folder / "leaderboard.csv")["status"])
 
 
 def test_only_the_best_keep_their_weights(folder: Path) -> None:
-    trials = run_all(open_ledger(folder))
+    trials = run_all(open_store(folder))
     assert with_weights(folder) == set(trials[-2:])
 
 
 def test_a_pruned_trial_keeps_its_scores_and_not_its_weights(folder: Path) -> None:
-    ledger = open_ledger(folder)
-    trials = ledger.trials()
+    store = open_store(folder)
+    trials = store.queue.trials()
     next(trials)
     trial = next(trials)
     place = folder / "trials" / trial
     (place / "checkpoint").mkdir()
     (place / "checkpoint" / "state.pt").write_bytes(b"state")
     (place / "epochs.csv").write_text("epoch,loss,seconds,recall@1,map@5\n1,2.0,3.5,0.25,0.1\n")
-    record = ledger.settle(trial, status="pruned")
+    record = store.outcomes.settle(trial, status="pruned")
     assert (record.status, record.result["recall@1"], record.result["epochs"]) == ("pruned", 0.25, 1)
     assert not (place / "checkpoint").exists()
     assert (place / "epochs.csv").exists()
@@ -173,28 +175,28 @@ def test_a_pruned_trial_keeps_its_scores_and_not_its_weights(folder: Path) -> No
 
 
 def test_a_trial_that_ended_itself_is_not_settled_otherwise(folder: Path) -> None:
-    ledger = open_ledger(folder)
-    trial = next(ledger.trials())
+    store = open_store(folder)
+    trial = next(store.queue.trials())
     write_result(folder / "trials" / trial, {"status": "failed", "error": "the loss is nan"})
-    assert ledger.settle(trial, status="pruned").result == {"status": "failed", "error": "the loss is nan"}
+    assert store.outcomes.settle(trial, status="pruned").result == {"status": "failed", "error": "the loss is nan"}
 
 
 @pytest.mark.parametrize("strategy", ["random", "optuna"])
-def test_a_search_runs_as_many_trials_as_it_is_given_and_goes_on_when_given_more(folder: Path, strategy: str) -> None:
+def test_a_search_runs_its_number_of_trials_and_continues_when_that_grows(folder: Path, strategy: str) -> None:
     options = (f"search.strategy={strategy}", "train.learning_rate={low: 1.0e-5, high: 1.0e-1, log: true}")
-    first = run_all(open_ledger(folder, *options, "search.trials=3"))
+    first = run_all(open_store(folder, *options, "search.trials=3"))
     assert len(first) == 1 + 3
-    assert run_all(open_ledger(folder, *options, "search.trials=3")) == []
-    assert len(run_all(open_ledger(folder, *options, "search.trials=5"))) == 2
+    assert run_all(open_store(folder, *options, "search.trials=3")) == []
+    assert len(run_all(open_store(folder, *options, "search.trials=5"))) == 2
 
 
 def test_a_search_ends_when_the_space_has_no_more(folder: Path) -> None:
-    trials = run_all(open_ledger(folder, "search.strategy=random", "search.trials=20"))
+    trials = run_all(open_store(folder, "search.strategy=random", "search.trials=20"))
     assert len(trials) == len(set(trials)) == 1 + 4
 
 
-def test_no_trial_starts_when_the_hours_are_over(folder: Path) -> None:
-    trials = run_all(open_ledger(folder, "search.strategy=random", "search.trials=4", "search.hours=1.0e-9"))
+def test_no_trial_starts_after_the_hours_budget(folder: Path) -> None:
+    trials = run_all(open_store(folder, "search.strategy=random", "search.trials=4", "search.hours=1.0e-9"))
     assert len(trials) == 1
 
 
@@ -209,66 +211,127 @@ def test_no_trial_starts_when_the_hours_are_over(folder: Path) -> None:
 def test_trials_of_other_photographs_or_another_split_are_not_mixed(
     folder: Path, options: tuple[str, ...], data: str, changed: str
 ) -> None:
-    run_all(open_ledger(folder))
+    run_all(open_store(folder))
     with pytest.raises(InputError, match=r"same photographs and split, but 5 of .* --fresh") as refusal:
-        open_ledger(folder, *options, data=data)
+        open_store(folder, *options, data=data)
     assert changed in str(refusal.value)
 
 
 @pytest.mark.parametrize("option", ["search.objective=map@5", "retrieval.vote=[nearest, centroid]"])
-def test_another_objective_or_retrieval_scores_anew_and_trains_nothing(folder: Path, option: str) -> None:
-    trials = run_all(open_ledger(folder))
-    other = open_ledger(folder, option)
+def test_another_objective_or_retrieval_rescores_and_trains_nothing(folder: Path, option: str) -> None:
+    trials = run_all(open_store(folder))
+    other = open_store(folder, option)
     assert other.rescored == len(trials)
     assert run_all(other) == []
-    board = other.leaderboard()
+    board = other.outcomes.leaderboard()
     assert sorted(board["trial"]) == sorted(trials)
     assert board[other.objective].is_monotonic_decreasing
     assert set(board["recall@1"]) != {place / 10 for place in range(len(trials))}
-    assert {one.value for one in study_of(folder, "books 2").trials} == set(
+    assert {one.value for one in study_of(folder, "grid 2").trials} == set(
         board[other.objective][board["kind"] == "trial"]
     )
-    assert open_ledger(folder, option).rescored == 0
+    assert open_store(folder, option).rescored == 0
 
 
-def test_embeddings_that_are_cut_are_said_before_anything_is_changed(folder: Path) -> None:
-    trial, *_ = run_all(open_ledger(folder))
+def test_cut_embeddings_are_reported_before_anything_is_changed(folder: Path) -> None:
+    trial, *_ = run_all(open_store(folder))
     path = folder / "trials" / trial / "embeddings.npz"
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(InputError, match=rf"{trial} must be whole, but .*embeddings.npz cannot be read"):
-        open_ledger(folder, "search.objective=map@5")
-    assert run_all(open_ledger(folder)) == []
+        open_store(folder, "search.objective=map@5")
+    assert run_all(open_store(folder)) == []
 
 
 def test_settings_of_a_trial_are_all_that_is_needed_to_run_it(folder: Path) -> None:
-    *_, trial = run_all(open_ledger(folder))
+    *_, trial = run_all(open_store(folder))
     written = json.loads((folder / "trials" / trial / "settings.json").read_text())
     sweep = sweep_of(folder)
     assert written["settings"] == json.loads(json.dumps(sweep.settings(written["point"])))
 
 
-# Finalists, budgets, and what is tried again
+# Work per settled trial
 
 
-def test_the_finalists_are_repeated_with_new_seeds_when_all_else_has_ended_and_the_mean_wins(folder: Path) -> None:
+class FileReads:
+    """Counts the reads of trial files by `Path.read_text` and `pandas.read_csv`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        monkeypatch.setattr(Path, "read_text", self._counted(Path.read_text))
+        monkeypatch.setattr(pd, "read_csv", self._counted(pd.read_csv))
+
+    def _counted(self, read: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
+            self.count += "trials" in str(args[0])
+            return read(*args, **options)
+
+        return counted
+
+
+def test_the_files_read_per_trial_do_not_grow_with_the_number_of_trials(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(folder, "model.embedding_size=[8, 16, 24, 32, 48, 64]", "loss.name=[arcface, supcon, cosface]")
+    reads = FileReads(monkeypatch)
+    begun, settled = [], []
+    upcoming = store.queue.trials()
+    while True:
+        reads.count = 0
+        trial = next(upcoming, None)
+        if trial is None:
+            break
+        begun.append(reads.count)
+        reads.count = 0
+        end(store, trial, 0.5)
+        settled.append(reads.count)
+    assert len(settled) == 19
+    assert set(begun[1:]) == {begun[1]}
+    assert set(settled[1:]) == {settled[1]}
+    assert max(begun + settled) <= 4
+
+
+def test_a_running_trial_has_the_scores_of_its_last_epoch_in_the_leaderboard(folder: Path) -> None:
+    store = open_store(folder)
+    upcoming = store.queue.trials()
+    first, second = str(next(upcoming)), str(next(upcoming))
+    curve = "epoch,loss,seconds,recall@1,map@5\n1,2.0,3.5,0.25,0.1\n"
+    (folder / "trials" / second / "epochs.csv").write_text(curve)
+    end(store, first, 0.5)
+    row = pd.read_csv(folder / "leaderboard.csv").set_index("trial").loc[second]
+    assert row[["status", "recall@1", "epochs"]].tolist() == ["running", 0.25, 1]
+
+
+def test_weights_that_the_quota_has_dropped_are_not_looked_for_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[Path] = []
+    monkeypatch.setattr("whale_ray.sweep.execution.trial_outcomes.drop_weights", dropped.append)
+    run_all(open_store(folder))
+    assert len(dropped) == len(set(dropped)) == 3
+
+
+# Finalists, budgets, and trials that run again
+
+
+def test_finalists_are_repeated_with_new_seeds_at_the_end_and_ranked_by_their_mean(folder: Path) -> None:
     options = ("search.repeats=2", "search.finalists=2")
-    ledger = open_ledger(folder, *options)
+    store = open_store(folder, *options)
     scores: dict[str, float] = {}
-    upcoming = ledger.trials()
+    upcoming = store.queue.trials()
     waiting: list[str] = []
     while (trial := next(upcoming, "")) != "":
         if trial is None:  # finalists are known when nothing runs any more
             assert waiting
-            end(ledger, waiting[0], scores[waiting.pop(0)])
+            end(store, waiting[0], scores[waiting.pop(0)])
             continue
-        record = ledger.record(trial)
+        record = store.index.reload(trial)
         if record.kind == "repeat":
             assert record.settings["seed"] in (1, 2)
-            end(ledger, trial, 0.5)
+            end(store, trial, 0.5)
         else:
             scores[trial] = len(scores) / 10
             waiting.append(trial)
-    board = ledger.leaderboard()
+    board = store.outcomes.leaderboard()
     best, second = sorted((name for name in scores if not name.startswith("baseline")), key=lambda name: -scores[name])[
         :2
     ]
@@ -279,76 +342,76 @@ def test_the_finalists_are_repeated_with_new_seeds_when_all_else_has_ended_and_t
     assert board["recall@1_mean"].head(2).tolist() == pytest.approx(sorted(means.values(), reverse=True))
     assert board["kind"].tolist()[-4:] == ["repeat"] * 4
     assert "recall@1_sd" in pd.read_csv(folder / "leaderboard.csv")
-    assert run_all(open_ledger(folder, *options)) == []
+    assert run_all(open_store(folder, *options)) == []
 
 
 def test_a_better_trial_that_came_later_is_repeated_too_and_may_win(folder: Path) -> None:
     options = ("search.repeats=1", "search.finalists=1")
-    run_all(open_ledger(folder, *options))
-    ledger = open_ledger(folder, *options, "model.embedding_size=[8, 16, 48]")
+    run_all(open_store(folder, *options))
+    store = open_store(folder, *options, "model.embedding_size=[8, 16, 48]")
     later = []
-    for trial in ledger.trials():
+    for trial in store.queue.trials():
         later.append(str(trial))
-        end(ledger, later[-1], 0.9)
-    assert [ledger.record(trial).kind for trial in later] == ["trial", "trial", "repeat"]
-    assert ledger.leaderboard()["trial"].iloc[0] in later[:2]
+        end(store, later[-1], 0.9)
+    assert [store.index.reload(trial).kind for trial in later] == ["trial", "trial", "repeat"]
+    assert store.outcomes.leaderboard()["trial"].iloc[0] in later[:2]
 
 
-def test_hours_are_a_budget_of_all_sittings(folder: Path) -> None:
+def test_the_hours_budget_counts_all_sessions(folder: Path) -> None:
     folder.mkdir()
     (folder / "clock.json").write_text('{"seconds": 3600.0}')
-    assert len(run_all(open_ledger(folder, "search.hours=1"))) == 1  # the baseline alone
-    assert len(run_all(open_ledger(folder, "search.hours=2"))) == 4
-    ledger = open_ledger(folder, "search.hours=2")
-    ledger.tick()
+    assert len(run_all(open_store(folder, "search.hours=1"))) == 1  # the baseline alone
+    assert len(run_all(open_store(folder, "search.hours=2"))) == 4
+    store = open_store(folder, "search.hours=2")
+    store.clock.tick()
     assert json.loads((folder / "clock.json").read_text())["seconds"] >= 3600
 
 
-def test_a_trial_that_did_not_fit_beside_others_comes_again_alone_and_only_once(folder: Path) -> None:
-    ledger = open_ledger(folder)
-    upcoming = ledger.trials()
+def test_a_trial_that_did_not_fit_beside_others_runs_again_alone_and_only_once(folder: Path) -> None:
+    store = open_store(folder)
+    upcoming = store.queue.trials()
     baseline, trial = next(upcoming), next(upcoming)
     assert baseline
     assert trial
-    end(ledger, baseline, 0.0)
+    end(store, baseline, 0.0)
     (folder / "trials" / trial / "alone").touch()
-    assert ledger.postpone(trial)
+    assert store.queue.requeue_alone(trial)
     others = [next(upcoming) for _ in range(3)]
     for other in others:
         assert other
-        end(ledger, other, 0.1)
+        end(store, other, 0.1)
     assert next(upcoming) == trial
     assert next(upcoming) is None
-    assert not ledger.postpone(trial)
-    ledger.give_up(trial, "out of memory")
-    assert ledger.settle(trial, status="failed").status == "failed"
+    assert not store.queue.requeue_alone(trial)
+    store.outcomes.fail(trial, "out of memory")
+    assert store.outcomes.settle(trial, status="failed").status == "failed"
     assert list(upcoming) == []
 
 
 @pytest.mark.parametrize(("schedule", "goes_on"), [("cosine", True), ("constant", False)])
-def test_trials_of_other_lengths_are_compared_where_their_rate_is_constant(
+def test_early_stopping_compares_trials_of_other_lengths_only_at_a_constant_learning_rate(
     folder: Path, schedule: str, goes_on: bool
 ) -> None:
     options = ("search.scheduler=asha", "search.grace=1", "search.reduction_factor=2", "train.epochs=[4, 8]")
-    ledger = open_ledger(folder, *options, "loss.name=arcface", f"train.schedule={schedule}", "model.embedding_size=16")
-    upcoming = ledger.trials()
+    store = open_store(folder, *options, "loss.name=arcface", f"train.schedule={schedule}", "model.embedding_size=16")
+    upcoming = store.queue.trials()
     next(upcoming)
     one, two = (str(next(upcoming)) for _ in range(2))
-    epochs = {ledger.record(trial).settings["train"]["epochs"] for trial in (one, two)}
+    epochs = {store.index.reload(trial).settings["train"]["epochs"] for trial in (one, two)}
     assert epochs == {4, 8}
-    assert ledger.goes_on(one, {"epoch": 1, "recall@1": 0.5})
-    assert ledger.goes_on(two, {"epoch": 1, "recall@1": 0.4}) == goes_on
+    assert store.is_worth_continuing(one, {"epoch": 1, "recall@1": 0.5})
+    assert store.is_worth_continuing(two, {"epoch": 1, "recall@1": 0.4}) == goes_on
 
 
-def test_a_trial_is_compared_with_those_of_its_encoder_and_of_earlier_sittings(folder: Path) -> None:
+def test_early_stopping_compares_trials_of_one_encoder_and_of_earlier_sessions(folder: Path) -> None:
     options = ("search.scheduler=asha", "search.grace=1", "search.reduction_factor=2", "train.epochs=4")
-    ledger = open_ledger(folder, *options)
-    upcoming = ledger.trials()
+    store = open_store(folder, *options)
+    upcoming = store.queue.trials()
     next(upcoming)
     one, two = str(next(upcoming)), str(next(upcoming))
-    assert ledger.goes_on(one, {"epoch": 1, "recall@1": 0.5})
+    assert store.is_worth_continuing(one, {"epoch": 1, "recall@1": 0.5})
     pd.DataFrame({"epoch": [1], "loss": [1.0], "recall@1": [0.5]}).to_csv(folder / "trials" / one / "epochs.csv")
-    again = open_ledger(folder, *options)
-    assert not again.goes_on(two, {"epoch": 1, "recall@1": 0.4})
-    assert again.goes_on(two, {"epoch": 4, "recall@1": 0.4})
-    assert again.goes_on(two, {"epoch": 3, "recall@1": None})
+    again = open_store(folder, *options)
+    assert not again.is_worth_continuing(two, {"epoch": 1, "recall@1": 0.4})
+    assert again.is_worth_continuing(two, {"epoch": 4, "recall@1": 0.4})
+    assert again.is_worth_continuing(two, {"epoch": 3, "recall@1": None})

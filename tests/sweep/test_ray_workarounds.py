@@ -1,0 +1,110 @@
+"""Ray workarounds: each is still needed with the installed Ray, and does what it promises."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import socket
+import threading
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+from ray import tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.trainable.function_trainable import FunctionTrainable
+
+from whale_ray.sweep.execution.ray_workarounds import (
+    FailedResets,
+    NoTuneState,
+    check_reachable,
+    kept_sigterm_handler,
+    set_ray_environment,
+)
+
+
+class Unpicklable:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+class Stateless(NoTuneState, Unpicklable):
+    pass
+
+
+def test_tune_pickles_its_components_and_needs_them_without_state() -> None:
+    internal = tune.impl.tuner_internal.TunerInternal.__new__(tune.impl.tuner_internal.TunerInternal)
+    internal.__dict__ |= {"_tuner_kwargs": {}, "_run_config": tune.RunConfig(callbacks=[Unpicklable()])}
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(internal.__getstate__())
+    assert pickle.loads(pickle.dumps(Stateless())).__dict__ == {}
+
+
+def test_tune_reports_a_failed_reset_to_nobody_and_it_is_found_once() -> None:
+    trial, controller = Mock(trial_id="one", status="ERROR"), Mock()
+    controller._resetting_trials = {trial}
+    TuneController._on_trial_reset(controller, trial, False)
+    controller._schedule_trial_stop.assert_called_once()
+    controller._callbacks.on_trial_error.assert_not_called()
+    controller._search_alg.on_trial_complete.assert_not_called()
+    resets = FailedResets()
+    assert resets.find([trial, Mock(trial_id="two", status="RUNNING")]) == [trial]
+    assert resets.find([trial]) == []
+
+
+def test_a_failure_that_a_callback_reported_is_no_failed_reset() -> None:
+    resets, trial = FailedResets(), Mock(trial_id="one", status="ERROR")
+    resets.mark_reported(trial)
+    assert resets.find([trial]) == []
+
+
+def test_a_worker_that_does_not_end_its_last_trial_in_time_fails_the_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Mock()
+    session.training_thread.is_alive.return_value = True
+    monkeypatch.setattr("ray.tune.trainable.function_trainable.get_session", lambda: session)
+    assert FunctionTrainable.reset_config(Mock(), {}) is False
+
+
+def test_tune_refuses_an_epoch_without_a_score_unless_the_check_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = SimpleNamespace(_metric="recall@1", _scheduler_alg=Mock(metric=None), _search_alg=Mock(metric=None))
+    monkeypatch.delenv("TUNE_DISABLE_STRICT_METRIC_CHECKING", raising=False)
+    with pytest.raises(ValueError, match="did not include the specified metric"):
+        TuneController._validate_result_metrics(controller, {"epoch": 1, "loss": 2.0})
+    with monkeypatch.context() as patch:
+        patch.setattr("os.environ", {})
+        set_ray_environment()
+        TuneController._validate_result_metrics(controller, {"epoch": 1, "loss": 2.0})
+
+
+def test_ray_replaces_the_sigterm_handler(cluster: str) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    assert getattr(handler, "__module__", "").startswith("ray."), "ray.init keeps SIGTERM: drop kept_sigterm_handler"
+
+
+def test_the_sigterm_handler_is_kept() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ours(number: int, frame: object) -> None: ...
+
+    try:
+        signal.signal(signal.SIGTERM, ours)
+        with kept_sigterm_handler():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_an_address_without_a_listener_is_refused_at_once(form: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionError):
+            check_reachable(form.format(probe.getsockname()[1]))
+        probe.listen()
+        check_reachable(form.format(probe.getsockname()[1]))
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local"])
+def test_an_address_without_a_port_is_not_checked(address: str | None) -> None:
+    check_reachable(address)

@@ -1,0 +1,93 @@
+"""Workarounds for Ray 2.60, one name each. tests/sweep/test_ray_workarounds.py fails when one is needed no longer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # The run folder holds the curves; Tune's CSV and TensorBoard loggers would write them a second time.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ctrl-C is handled by sweep.command. Tune's own handler replaces it and restores nothing (ray#17308, ray#52898).
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # An epoch that is not evaluated has no score, but Tune stops the sweep at such an epoch (ray#10972, ray#15876).
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+}
+
+
+def set_ray_environment() -> None:
+    """Set the environment variables that Ray and Tune read when they are imported or started."""
+    os.environ |= _ENVIRONMENT
+
+
+class NoTuneState:
+    """Mixin: Tune pickles nothing of the object.
+
+    `tune.Tuner` pickles its searcher, scheduler, callbacks and stopper into tuner.pkl although no sweep is ever
+    restored from that file; threads and database connections cannot be pickled (ray#15678).
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class FailedResets:
+    """Finds trials that Tune has given up without telling searcher, scheduler or callbacks.
+
+    With `reuse_actors=True` a worker takes the next trial only if the thread of the last one ends within
+    TUNE_FUNCTION_THREAD_TIMEOUT_S. If it does not, `TuneController._on_trial_reset` sets the status ERROR and calls no
+    `on_trial_error`; a `ConcurrencyLimiter` counts the trial as running until the end. No issue is open for it.
+    """
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def mark_reported(self, trial: Any) -> None:
+        """Exclude a `ray.tune.experiment.Trial` whose failure a callback has reported."""
+        self._known.add(trial.trial_id)
+
+    def find(self, trials: Sequence[Any]) -> list[Any]:
+        """Return the trials that have failed since the last call without a report.
+
+        Args:
+            trials: All trials of the Tune experiment.
+        """
+        found = [trial for trial in trials if trial.status == "ERROR" and trial.trial_id not in self._known]
+        self._known.update(trial.trial_id for trial in found)
+        return found
+
+
+@contextlib.contextmanager
+def kept_sigterm_handler() -> Iterator[None]:
+    """Keep this process's SIGTERM handler: `ray.init` replaces it by one that exits at once (ray#17308)."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def check_reachable(address: str | None, *, timeout: float = 10.0) -> None:
+    """Connect to the HOST:PORT of a Ray cluster: `ray.init` itself tries for minutes (ray#43070, ray#47206).
+
+    Args:
+        address: HOST:PORT or ray://HOST:PORT; anything else, as `auto`, is not checked.
+        timeout: Seconds.
+
+    Raises:
+        ConnectionError: If nothing listens there.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from error

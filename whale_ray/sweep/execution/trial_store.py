@@ -1,0 +1,114 @@
+"""Trial store: opens the trials of a run folder for one sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
+from whale_ray.sweep.execution.trial_outcomes import TrialOutcomes
+from whale_ray.sweep.execution.trial_queue import TrialQueue
+from whale_ray.sweep.planning.early_stopping import EarlyStopping
+from whale_ray.sweep.planning.optuna_study import Study
+from whale_ray.sweep.planning.resume import note_on_epochs, refuse_others
+from whale_ray.sweep.planning.study_feedback import StudyFeedback
+from whale_ray.sweep.planning.trial_settings import first_settings
+from whale_ray.sweep.run_folder.liveness import Clock
+from whale_ray.sweep.run_folder.record_index import RecordIndex
+from whale_ray.sweep.trials.ensemble import forget_unfinished
+from whale_ray.sweep.trials.scoring import is_scored_by, rescore_for_good, scoring_of
+
+
+@dataclass(frozen=True)
+class TrialStore:
+    """The trials of one sweep in its run folder. The folder alone is enough to resume.
+
+    Attributes:
+        sweep: The sweep.
+        index: Records of all trials.
+        queue: Trials that are still to run.
+        outcomes: Records the outcome of trials.
+        clock: Hours that all sessions of the sweep have taken.
+        early_stopping: Early stopping over all trials; None if the sweep has no scheduler.
+        rescored: Number of trials that were scored again because the sweep's retrieval settings have changed.
+        notes: What the user should know about the run folder, a line each.
+    """
+
+    sweep: Sweep
+    index: RecordIndex
+    queue: TrialQueue
+    outcomes: TrialOutcomes
+    clock: Clock
+    early_stopping: EarlyStopping | None
+    rescored: int
+    notes: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.index.folder
+
+    @property
+    def objective(self) -> str:
+        """The score that the search maximizes."""
+        return self.sweep.objective
+
+    def is_worth_continuing(self, trial: str, figures: Mapping[str, Any]) -> bool:
+        """Return whether early stopping lets a trial train further.
+
+        Args:
+            trial: ID of the trial.
+            figures: Figures of the epoch that it has just finished.
+        """
+        return self.early_stopping is None or self.early_stopping.goes_on(self.index.get(trial), figures)
+
+
+def open_trial_store(sweep: Sweep, folder: Path, *, data_fingerprint: str) -> TrialStore:
+    """Open the trials of a run folder and bring the study and the scores up to date.
+
+    Finished trials are scored again if the sweep asks for other retrieval settings than they were scored with.
+
+    Args:
+        sweep: The sweep.
+        folder: Its run folder; the trials in it may be of earlier versions of the sweep.
+        data_fingerprint: Fingerprint of the photographs and labels.
+
+    Raises:
+        InputError: If trials in the folder were scored on other photographs or another split, or a file of a trial is
+            damaged.
+    """
+    forget_unfinished(folder)
+    index = RecordIndex(folder)
+    refuse_others(index.records(), first_settings(sweep), fingerprint=data_fingerprint, folder=folder)
+    rescored = _rescore(sweep, index)
+    notes = [*note_on_epochs(sweep, index.records())]
+
+    def is_known(point: Mapping[str, Any]) -> bool:
+        return trial_identity(sweep.settings(dict(point)), data_fingerprint=data_fingerprint) in index
+
+    study = Study(sweep, folder / "study.db", begun=index.ids(), known=is_known)
+    if study.damaged:
+        notes.append(
+            f"study.db was damaged; it is kept as {study.damaged}, and a new one was made from the trial folders"
+        )
+    feedback = StudyFeedback(study, objective=sweep.objective, also=sweep.also)
+    clock = Clock(folder / "clock.json")
+    queue = TrialQueue(sweep, index, study, feedback, clock, data_fingerprint=data_fingerprint)
+    early = EarlyStopping(sweep, index.records()) if sweep.fixed["search.scheduler"] == "asha" else None
+    for record in index.records():
+        feedback.adopt(record)
+    outcomes = TrialOutcomes(sweep, index, queue, feedback)
+    return TrialStore(sweep, index, queue, outcomes, clock, early, rescored, tuple(notes))
+
+
+def _rescore(sweep: Sweep, index: RecordIndex) -> int:
+    """Score finished trials again whose retrieval settings the sweep no longer has; return their number."""
+    scoring = scoring_of(sweep)
+    finished = [record for record in index.records() if record.status == "finished"]
+    stale = [record for record in finished if not is_scored_by(scoring, record)]
+    for record in stale:
+        rescore_for_good(record, scoring)
+    index.reload_all(record.trial for record in stale)
+    return len(stale)
