@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import joblib
 import typer
 
 SWEEP = """
@@ -41,13 +42,13 @@ def run_plainly(file: Path, runs: Path) -> None:
     from whale_ray.sweep.run_folder.records import write_result
     from whale_ray.sweep.trials.trial_job import Work
 
-    def back_to_back(ledger: Any, job: Any, progress: Any, stopping: threading.Event) -> None:
-        for trial in ledger.trials():
+    def back_to_back(store: Any, job: Any, progress: Any, stopping: threading.Event) -> None:
+        for trial in store.queue.trials():
             started = time.perf_counter()
-            figures = Work(trial, replace(job, threads=len(os.sched_getaffinity(0)))).run(lambda figures: None)
+            figures = Work(trial, replace(job, threads=joblib.cpu_count())).run(lambda figures: None)
             seconds = {"seconds": time.perf_counter() - started}
-            write_result(ledger.trial_folder(trial), {**figures, **seconds, "status": "finished", "error": ""})
-            ledger.settle(trial, status="finished")
+            write_result(store.index.trial_folder(trial), {**figures, **seconds, "status": "finished", "error": ""})
+            store.outcomes.settle(trial, status="finished")
 
     @contextlib.contextmanager
     def nowhere(address: str | None, *, say: Any) -> Iterator[None]:

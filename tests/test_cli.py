@@ -236,8 +236,8 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on_and_then_does(
     command += ["--set", "loss.name=arcface"] + ([] if own_ray else ["--address", cluster])
     code, output = watched(command, folder=tmp_path, until="epoch 2", number=number)
     assert code == 130, output
-    assert "stopping: trials keep what they have checkpointed" in output
-    assert "Type the same command again to go on" in output
+    assert "stopping: trials keep their last checkpoint" in output
+    assert "Run the same command again to resume" in output
     assert "Traceback" not in output
     folder = tmp_path / "runs" / "little"
     before = pd.read_csv(folder / "leaderboard.csv").set_index("trial")["status"]

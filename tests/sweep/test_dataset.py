@@ -1,8 +1,9 @@
-"""The photographs of a sweep: read, decoded, audited and split once."""
+"""Dataset of a sweep: read, decoded, audited and split once."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.image_io import Geometry
 from whale_ray.errors import DataError
 from whale_ray.sweep.config.schema import section_settings
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset
 from whale_ray.sweep.planning.dataset import MARGIN, Dataset, geometry_of, open_dataset, pixel_cache, write_split
 
 GEOMETRY = Geometry(16, 32)
@@ -42,6 +47,29 @@ def test_a_row_of_the_table_is_a_row_of_the_pixels(root: Path, tmp_path: Path) -
     assert abs(pixels.array[row].mean() - mean) < 25
 
 
+def test_decoded_photographs_are_opened_without_looking_at_the_image_files(root: Path, tmp_path: Path) -> None:
+    dataset = opened(root, tmp_path)
+    before = dataset.pixels(GEOMETRY).array.copy()
+    shutil.rmtree(root / "train")
+    assert (dataset.pixels(GEOMETRY).array == before).all()
+
+
+def test_the_training_table_is_read_once_a_sweep(
+    write_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(root: Path, **options: Any) -> Catalog:
+        read.append(root)
+        return read_catalog(root, **options)
+
+    monkeypatch.setattr("whale_ray.sweep.planning.dataset.read_catalog", counted)
+    sweep = write_sweep('data.image_size=["16x32", "24x48"]')
+    dataset = prepare_dataset(sweep, check_inputs(sweep), Progress(sweep="little", objective="recall@1"))
+    assert len(read) == 1
+    assert len(dataset.decoded) == 2
+
+
 def test_classes_are_the_named_individuals_of_the_training_part(root: Path, tmp_path: Path) -> None:
     dataset = opened(root, tmp_path)
     rows, labels, classes = dataset.training_rows(negatives=False)
@@ -52,7 +80,7 @@ def test_classes_are_the_named_individuals_of_the_training_part(root: Path, tmp_
     assert len({*zip(individuals, labels, strict=True)}) == classes
 
 
-def test_unknown_individuals_are_negatives_where_that_is_asked_for(root: Path, tmp_path: Path) -> None:
+def test_unknown_individuals_are_negatives_on_request(root: Path, tmp_path: Path) -> None:
     dataset = opened(root, tmp_path)
     rows, labels, classes = dataset.training_rows(negatives=True)
     unknown = dataset.table["individual"].to_numpy()[rows] == "new_whale"
@@ -62,7 +90,7 @@ def test_unknown_individuals_are_negatives_where_that_is_asked_for(root: Path, t
     assert len(rows) > len(dataset.training_rows(negatives=False)[0])
 
 
-def test_a_photograph_that_cannot_be_used_is_in_no_part_and_in_the_audit(root: Path, tmp_path: Path) -> None:
+def test_an_unusable_photograph_is_in_the_audit_and_in_no_part(root: Path, tmp_path: Path) -> None:
     name = pd.read_csv(root / "train.csv")["Image"][3]
     (root / "train" / name).write_text("a text")
     dataset = opened(root, tmp_path)
@@ -73,7 +101,7 @@ def test_a_photograph_that_cannot_be_used_is_in_no_part_and_in_the_audit(root: P
         opened(root, tmp_path, on_bad_image="error")
 
 
-def test_where_nobody_is_unknown_whole_individuals_play_it(root: Path, tmp_path: Path) -> None:
+def test_without_unknown_individuals_whole_individuals_are_held_out(root: Path, tmp_path: Path) -> None:
     table = pd.read_csv(root / "train.csv")
     table["Id"] = np.where(table["Id"] == "new_whale", [f"x_{row // 4}" for row in range(len(table))], table["Id"])
     table.to_csv(root / "train.csv", index=False)
@@ -82,12 +110,12 @@ def test_where_nobody_is_unknown_whole_individuals_play_it(root: Path, tmp_path:
     assert any(found == {"val"} for found in parts)
 
 
-def test_encounters_stay_on_one_side(root: Path, tmp_path: Path) -> None:
+def test_an_encounter_is_in_one_part(root: Path, tmp_path: Path) -> None:
     dataset = opened(root, tmp_path, group_column="Encounter")
     assert dataset.table.groupby("group")["part"].nunique().max() == 1
 
 
-def test_the_fingerprint_is_of_what_is_shown_and_not_of_where_it_lies(root: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_contents_and_not_on_the_folder(root: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(root, tmp_path / "moved")
     one, other = opened(root, tmp_path), opened(moved, tmp_path)
     assert one.fingerprint == other.fingerprint
@@ -97,7 +125,7 @@ def test_the_fingerprint_is_of_what_is_shown_and_not_of_where_it_lies(root: Path
     assert opened(moved, tmp_path).fingerprint != one.fingerprint
 
 
-def test_the_split_is_written_for_people(root: Path, tmp_path: Path) -> None:
+def test_split_csv_has_the_columns_of_the_training_table(root: Path, tmp_path: Path) -> None:
     dataset = opened(root, tmp_path)
     write_split(dataset, tmp_path / "split.csv")
     written = pd.read_csv(tmp_path / "split.csv")
@@ -106,7 +134,7 @@ def test_the_split_is_written_for_people(root: Path, tmp_path: Path) -> None:
     assert written["part"].tolist() == dataset.table["part"].tolist()
 
 
-def test_a_data_folder_that_is_not_there_says_all_that_is_needed(tmp_path: Path) -> None:
+def test_a_missing_data_folder_is_reported_with_all_remedies(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         opened(tmp_path / "data", tmp_path)
     message = str(caught.value)
@@ -114,13 +142,13 @@ def test_a_data_folder_that_is_not_there_says_all_that_is_needed(tmp_path: Path)
         assert part in message
 
 
-def test_the_margin_is_there_where_augmentation_moves_the_picture() -> None:
+def test_images_have_a_margin_if_augmentation_moves_them() -> None:
     data = {"image_size": "16x32", "resize": "stretch"}
     assert geometry_of(data, {"affine": 0.0}) == Geometry(16, 32, "stretch", 0.0)
     assert geometry_of(data, {"affine": 0.1}) == Geometry(16, 32, "stretch", MARGIN)
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path))
     assert pixel_cache() == tmp_path / "pixels"
     monkeypatch.delenv("WHALE_RAY_CACHE")

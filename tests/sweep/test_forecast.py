@@ -41,7 +41,7 @@ def test_what_is_done_counts_cell_by_cell(write_sweep: WriteSweep, finished: Swe
     lines = "\n".join(forecast(write_sweep("model.embedding_size=[16, 24]"), run))
     assert "3 trials are done" in lines
     assert "2 to begin" in lines
-    assert "baseline, frozen as it comes" in lines
+    assert "baseline, pretrained and frozen" in lines
     assert "(there already)" in lines
 
 

@@ -18,7 +18,7 @@ from whale_ray.errors import InputError
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.execution.import_run import import_run
-from whale_ray.sweep.execution.preparation import prepare_dataset
+from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def dataset(write_sweep: WriteSweep) -> Dataset:
-    return prepare_dataset(write_sweep(), Progress(sweep="little", objective="recall@1"))
+    sweep = write_sweep()
+    return prepare_dataset(sweep, check_inputs(sweep), Progress(sweep="little", objective="recall@1"))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import imagehash
+import joblib
 import numpy as np
 import pandas as pd
 from filelock import FileLock
@@ -81,8 +82,22 @@ def decode_images(
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
-                _build(catalog, geometry, folder, workers or len(os.sched_getaffinity(0)), progress)
+                _build(catalog, geometry, folder, workers or joblib.cpu_count(), progress)
                 decoded = len(catalog.table)
+    return _read_decoded(folder, geometry, decoded)
+
+
+def open_decoded(folder: Path, geometry: Geometry) -> DecodedImages | None:
+    """Return decoded images by their cache folder, without looking at the image files; None if it does not exist.
+
+    Args:
+        folder: Folder below the cache, named after the fingerprint of the decoded images.
+        geometry: Geometry of the decoded images.
+    """
+    return _read_decoded(folder, geometry, 0) if folder.is_dir() else None
+
+
+def _read_decoded(folder: Path, geometry: Geometry, decoded: int) -> DecodedImages:
     health = pd.read_csv(folder / "health.csv", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
     small = np.load(folder / "small.npy", allow_pickle=False)
     array = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""The sweep command: options in, exit code out. `python -m whale_ray.sweep` and `whale-ray sweep` are both this."""
+"""Command line of a sweep, for `python -m whale_ray.sweep` and `whale-ray sweep`."""
 
 from __future__ import annotations
 
@@ -24,29 +24,28 @@ Examples:
 
   python -m whale_ray.sweep sweeps/vit_proxy.yaml --dry-run --estimate
 
-The same command again goes on where the last one stopped.
+The same command again resumes the sweep.
 """
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="The sweep file (YAML); sweeps/ has some to start from.")],
+    file: Annotated[Path, typer.Argument(help="Sweep file (YAML); examples are in sweeps/.")],
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a setting over the file's.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the file.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The folder with train.csv and train/, instead of data.root.")
-    ] = None,
-    runs: Annotated[str, typer.Option(help="The folder of run folders.")] = "runs",
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster, as HOST:6379 or auto.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; start nothing.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder with train.csv and train/; overrides data.root.")] = None,
+    runs: Annotated[str, typer.Option(help="Folder of run folders.")] = "runs",
+    address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster: HOST:6379 or auto.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run and start nothing.")] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="With --dry-run: also the time, from a short step of each encoder.")
+        bool,
+        typer.Option("--estimate", help="With --dry-run: also estimate the time from a short step of each encoder."),
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     import_: Annotated[
-        Path | None, typer.Option("--import", metavar="RUN", help="Take the finished trials of another run folder.")
+        Path | None, typer.Option("--import", metavar="RUN", help="Copy the finished trials of another run folder.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Move the old run folder aside and begin anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move the old run folder aside and start again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON instead of text.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print log records.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only, no progress.")] = False,
@@ -57,7 +56,7 @@ def sweep(
     try:
         plan = load_sweep(file, set_ or [], data=data)
         if as_json and not (dry_run or estimate):
-            raise InputError("--json needs --dry-run, but it was given without. Add --dry-run, or leave --json out")
+            raise InputError("--json needs --dry-run, but it was given without it. Add --dry-run, or remove --json")
         if dry_run or estimate:
             _print_forecast(plan, Path(runs) / plan.name, measure=estimate, as_json=as_json)
             return
@@ -69,14 +68,21 @@ def sweep(
     except OSError as error:
         if not is_no_room(error):
             raise
-        rule = f"a sweep needs a disk with room, that it may write to, but: {error}"
-        typer.echo(f"whale_ray: {rule}. Nothing that had finished is lost: make room, and type it again", err=True)
+        rule = f"a sweep needs a writable disk with free space, but: {error}"
+        typer.echo(
+            f"whale_ray: {rule}. Finished trials are kept: free some space and run the same command again", err=True
+        )
         raise typer.Exit(1) from None
     raise typer.Exit(code)
 
 
 def run_and_show(plan: Sweep, **options: Any) -> int:
-    """Runs the sweep before the person's eyes; the exit code."""
+    """Run a sweep with a display on the terminal and return the exit code.
+
+    Args:
+        plan: The sweep.
+        **options: Options of `run_sweep`.
+    """
     from whale_ray.sweep.execution.console import Progress, leaderboard_table
     from whale_ray.sweep.execution.driver import run_sweep
     from whale_ray.sweep.planning.dry_run import planned_runs
@@ -90,24 +96,24 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
     progress.result(f"report       {result.report}")
     if result.bundle is not None:
         if result.table["kind"][0] == "baseline":
-            progress.result("the best is a baseline, the encoder as it comes: no trial that trained has a higher score")
+            progress.result("the best trial is a baseline, the pretrained encoder: no trained trial has a higher score")
         so_far = " (so far)" if result.interrupted else ""
         progress.result(f"best bundle  {result.folder / 'best'} -> {result.bundle}{so_far}")
         progress.result(f"serve it     whale-ray serve {result.folder / 'best'}")
     if result.interrupted:
-        progress.result("interrupted: nothing that had finished is lost. Type the same command again to go on")
+        progress.result("interrupted: finished trials are kept. Run the same command again to resume")
     return result.exit_code
 
 
 def _stop_on_signals(progress: Any) -> threading.Event:
-    """An event that Ctrl-C or SIGTERM sets; the second Ctrl-C ends the process at once."""
+    """Return an event that Ctrl-C or SIGTERM sets; the second signal ends the process at once."""
     stopping = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
-        progress.say("stopping: trials keep what they have checkpointed. Once more stops at once")
+        progress.say("stopping: trials keep their last checkpoint. A second Ctrl-C stops at once")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -135,7 +141,7 @@ def _print_forecast(plan: Sweep, run: Path, *, measure: bool, as_json: bool) -> 
 
 
 def main() -> None:
-    """The entry of `python -m whale_ray.sweep`."""
+    """Run the command `python -m whale_ray.sweep`."""
     application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     application.command(epilog=EXAMPLES)(sweep)
     application()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby, repeat
 from pathlib import Path
 
+import joblib
 import numpy as np
 from filelock import FileLock
 
@@ -75,7 +76,7 @@ def draw_dataset(
     photos = plan_photos(individuals=individuals, images=images, seed=seed)
     with _whole_folder(root) as folder:
         _write_tables(folder, photos)
-        drawn = _draw_all(folder, photos, _Appearance(seed, difficulty, size), workers or len(os.sched_getaffinity(0)))
+        drawn = _draw_all(folder, photos, _Appearance(seed, difficulty, size), workers or joblib.cpu_count())
         for _ in _with_progress_bar(drawn, len(photos)) if progress else drawn:
             pass
 

@@ -1,7 +1,4 @@
-"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere.
-
-Knows rich and words; it is told what happens and asks nobody.
-"""
+"""Display of a sweep: a live table on a terminal, plain lines elsewhere, and the final leaderboard."""
 
 from __future__ import annotations
 
@@ -34,9 +31,17 @@ _SHOWN_COLUMNS = (
 
 
 class Progress:
-    """The view of one sweep at work. `total` may be None: not known before."""
+    """Shows the progress of one sweep; used as a context, in which the live table is shown."""
 
     def __init__(self, *, sweep: str, objective: str, total: int | None = None, console: Console | None = None) -> None:
+        """Create the display.
+
+        Args:
+            sweep: Name of the sweep.
+            objective: Score that is shown for each trial.
+            total: Number of all trials; None if it is not known.
+            console: Where to print; None prints to standard output.
+        """
         self.console = console or _console()
         self._sweep, self._objective, self._total = sweep, objective, total
         self._running: dict[str, dict[str, Any]] = {}
@@ -64,26 +69,43 @@ class Progress:
         self.console.print(escape(text), highlight=False, soft_wrap=True)
 
     def earlier(self, count: int) -> None:
-        """So many trials have ended in sittings before this one."""
+        """Set and show the number of trials that have ended in earlier sessions."""
         self._earlier = count
         if count:
             self.say(f"{count} trials have ended before and are kept")
 
     def started(self, trial: str, label: str) -> None:
-        """A trial begins."""
+        """Show that a trial begins.
+
+        Args:
+            trial: ID of the trial.
+            label: Its settings as text.
+        """
         self._running[trial] = {"label": label}
         if not self.console.is_terminal:
             self.say(f"trial {trial} starts: {label}")
 
     def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
-        """A trial reports an epoch."""
+        """Show the figures of an epoch.
+
+        Args:
+            trial: ID of the trial.
+            figures: Epoch, loss, scores and speed, as far as the epoch has them.
+        """
         row = self._running.setdefault(trial, {"label": ""})
         row.update(figures)
         if not self.console.is_terminal and "loss" in figures:
             self.say(f"trial {trial} {_figures(figures, self._objective)}")
 
     def ended(self, trial: str, *, status: str, score: float | None, error: str) -> None:
-        """A trial has ended."""
+        """Show the outcome of a trial.
+
+        Args:
+            trial: ID of the trial.
+            status: finished, pruned or failed.
+            score: Value of the objective; None if the trial has none.
+            error: Reason of the failure.
+        """
         label = self._running.pop(trial, {"label": ""})["label"]
         self._ended[status] = self._ended.get(status, 0) + 1
         if score is not None and (self._best is None or score > self._best[0]):
@@ -108,7 +130,7 @@ class Progress:
 
 
 def _console() -> Console:
-    """The terminal; where there is none, lines wide enough for a table in a log."""
+    """Return the terminal, or a console wide enough for a table in a log file."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH_OF_LOG)
 
@@ -127,7 +149,12 @@ def _number(value: Any) -> str:
 
 
 def leaderboard_table(table: pd.DataFrame, *, axes: list[str]) -> Table:
-    """The head of the leaderboard for a terminal: rank, trial, axes, the scores that matter."""
+    """Return the first rows of the leaderboard for a terminal.
+
+    Args:
+        table: The leaderboard, best first.
+        axes: Names of the axes that get a column.
+    """
     view = Table(title="Leaderboard", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("", justify="right")
     view.add_column("trial", no_wrap=True)
@@ -143,7 +170,7 @@ def leaderboard_table(table: pd.DataFrame, *, axes: list[str]) -> Table:
 
 
 def _leaderboard_row(row: Mapping[Any, Any], axes: list[str]) -> list[str]:
-    words = {"finished": "", "running": " unfinished"}  # a leaderboard is shown when nothing runs any more
+    words = {"finished": "", "running": " unfinished"}  # the table is shown after the last trial
     status = words.get(row["status"], f" {row['status']}")
     low, high = _number(row["recall@1_low"]), _number(row["recall@1_high"])
     return [
@@ -160,12 +187,12 @@ def _leaderboard_row(row: Mapping[Any, Any], axes: list[str]) -> list[str]:
 
 
 def short_name(axis: str) -> str:
-    """An axis in few letters: `loss` for loss.name, else its last part."""
+    """Return a short name of an axis: `loss` for loss.name, else its last part."""
     return "loss" if axis == "loss.name" else axis.rpartition(".")[2].replace("_", " ")
 
 
 def _short_value(value: Any) -> str:
-    """A cell; of `hf:google/vit-base-patch16-224` or `torchvision:resnet18` the last part."""
+    """Return the text of a cell; of `hf:google/vit-base-patch16-224` or `torchvision:resnet18` the last part."""
     return re.split("[:/]", _cell(value))[-1]
 
 

@@ -87,8 +87,7 @@ def run_sweep(
     """
     progress = progress or Progress(sweep=sweep.name, objective=sweep.fixed["search.objective"])
     stopping = stopping or threading.Event()
-    check_inputs(sweep)
-    dataset = prepare_dataset(sweep, progress)
+    dataset = prepare_dataset(sweep, check_inputs(sweep), progress)
     with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
         if retry_failed:
             forget_failed(folder)
@@ -99,7 +98,7 @@ def run_sweep(
         progress.earlier(sum(record.status != "running" for record in store.index.records()))
         if store.rescored:
             progress.say(
-                f"{store.rescored} trials scored anew from their embeddings: the sweep asks for other settings"
+                f"{store.rescored} trials were scored again from their embeddings: the sweep asks for other settings"
             )
         for note in store.notes:
             progress.say(note)

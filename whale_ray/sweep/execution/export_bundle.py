@@ -1,7 +1,4 @@
-"""The winner becomes a bundle: its weights, every named photograph as gallery, golden images, a model card.
-
-Reads a trial's folder and the data set; what the bundle promises is measured on the inference path, `identify`.
-"""
+"""Export of the best trial as a bundle: weights, gallery of all named photographs, golden images, model card."""
 
 from __future__ import annotations
 
@@ -51,9 +48,16 @@ def make_best_bundle(
     retrain: Callable[[str], Path] | None = None,
     **options: Any,
 ) -> Path | None:
-    """The bundle of the first of `records`, best first, that can become one; `say` is told why another could not.
+    """Make a bundle of the first trial that can become one, and return its path; None if no trial can.
 
-    retrain: gives the folder of the trial's encoder, trained again on all photographs, whose weights then serve.
+    Args:
+        records: Finished trials, best first.
+        dataset: Photographs of the sweep.
+        run: Run folder.
+        say: Prints why a trial could not become the bundle.
+        retrain: Returns the folder of a trial's encoder, trained again on all photographs, for the bundle; None takes
+            the weights of the trial.
+        **options: Options of `make_bundle`.
     """
     for record in records:
         try:
@@ -67,10 +71,18 @@ def make_best_bundle(
 def make_bundle(
     record: Record, dataset: Dataset, *, run: Path, examples: int, thumbnails: bool, runtime: str = "torch"
 ) -> Path:
-    """The path of the winner's bundle below `run`/bundles; `run`/best points to it from then on.
+    """Write the bundle of a trial below `run`/bundles, point the link `run`/best to it and return its path.
 
-    Raises: BundleError where the encoder gives (nearly) one embedding for different photographs, or where its
-    weights are no longer kept.
+    Args:
+        record: A finished trial.
+        dataset: Photographs of the sweep.
+        run: Run folder.
+        examples: Number of labeled validation photographs for the web page.
+        thumbnails: Include a small JPEG of each gallery photograph.
+        runtime: `torch`, or `auto` for the fastest runtime on this machine.
+
+    Raises:
+        BundleError: If the encoder has collapsed to (nearly) one embedding, or the trial's weights were not kept.
     """
     if not (record.folder / "checkpoint" / WEIGHTS).exists():
         raise BundleError(
@@ -151,7 +163,7 @@ def _digest(manifest: dict[str, Any], gallery: np.ndarray, proxies: ClassProxies
 
 
 def _with_golden(contents: BundleContents, dataset: Dataset) -> BundleContents:
-    """The contents with golden images and the tolerance measured on them; the encoder must tell them apart."""
+    """Return the contents with golden images and their measured tolerance; refuse an encoder that has collapsed."""
     rows = _far_apart(contents.gallery.astype(np.float32), GOLDEN_IMAGES)
     golden = tuple(_encode(_picture(dataset, contents.table["image"].iloc[row], GOLDEN_SIDE), "PNG") for row in rows)
     bundle = Bundle(dataclasses.replace(contents, golden=golden))
@@ -170,10 +182,7 @@ def _with_golden(contents: BundleContents, dataset: Dataset) -> BundleContents:
 
 
 def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
-    """The contents, naming the fastest runtime; compared on validation photographs, searched in the training part.
-
-    Of several splits the first is enough.
-    """
+    """Return the contents with the fastest runtime, compared on validation photographs of the first split."""
     table = dataset.splits[0].table
     table = table[table["individual"] != dataset.unknown_label]
     training = table[table["part"] == "train"]
@@ -188,7 +197,7 @@ def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
 
 
 def _far_apart(vectors: np.ndarray, count: int) -> list[int]:
-    """Rows of up to `count` vectors, each as far as can be from those before it (greedy)."""
+    """Return the rows of up to `count` vectors, each the farthest from those before it (greedy)."""
     chosen = [0]
     nearest = vectors @ vectors[0]
     while len(chosen) < min(count, len(vectors)):
@@ -202,7 +211,7 @@ def _thumbnails(dataset: Dataset, table: pd.DataFrame) -> dict[int, bytes]:
 
 
 def _examples(dataset: Dataset, count: int) -> tuple[ExamplePhoto, ...]:
-    """A few validation photographs, evenly spread over the table, with their labels."""
+    """Return validation photographs, evenly spread over the table, with their labels."""
     validation = dataset.table[dataset.table["part"] == "val"]
     rows = np.unique(np.linspace(0, len(validation) - 1, min(count, len(validation)), dtype=int))
     return tuple(

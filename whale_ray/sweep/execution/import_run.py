@@ -1,7 +1,7 @@
-"""Trials of another run folder, taken into this one: `--import RUN`.
+"""Import of finished trials from another run folder: `--import RUN`.
 
-The other folder is not trusted. Of it are read: JSON, CSV, arrays without pickle and safetensors, from regular files of
-known names; settings are this sweep's own, ids are computed and finished trials are scored here, anew.
+The other folder is not trusted. Only JSON, CSV, arrays without pickle and safetensors are read, from regular files with
+known names. Settings are validated against the sweep, IDs are computed, and trials are scored again.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ _FIGURES = ("epochs", "seconds", "embedding_size", "milliseconds_per_image")
 
 @dataclass
 class Imported:
-    """What an import did: trials taken, those that were here already, and why others were not taken."""
+    """Outcome of an import.
+
+    Attributes:
+        taken: IDs of the imported trials.
+        here: IDs of trials that the run folder has already.
+        refused: Reason of each trial that was not imported, by its ID in the other folder.
+    """
 
     taken: list[str] = field(default_factory=list)
     here: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
     def lines(self, source: Path) -> Iterator[str]:
-        """The outcome for a person."""
+        """Yield the outcome as lines of text."""
         already = f", {len(self.here)} were here already" if self.here else ""
         yield f"{len(self.taken)} trials imported from {source}{already}"
         for trial, reason in self.refused.items():
@@ -50,12 +56,21 @@ class Imported:
 
 
 def import_run(source: Path, folder: Path, sweep: Sweep, dataset: Dataset) -> Imported:
-    """Takes what fits this sweep and its photographs from the run folder `source` into `folder`; changes no source.
+    """Copy finished trials that fit a sweep from another run folder; that folder is not changed.
 
-    Raises: InputError where `source` is no run folder, or this one.
+    Args:
+        source: The other run folder.
+        folder: Run folder of the sweep.
+        sweep: Settings and photographs of a trial must be among those of this sweep.
+        dataset: Photographs of the sweep.
+
+    Raises:
+        InputError: If `source` is not a run folder or is `folder`.
     """
     if not (source / "trials").is_dir():
-        raise InputError(f"--import takes a run folder, with trials in it, but {source} has none. Name one below runs/")
+        raise InputError(
+            f"--import takes a run folder, with trials in it, but {source} has none. Name a run folder below runs/"
+        )
     if source.resolve() == folder.resolve():
         raise InputError(f"--import takes another run folder, but {source} is the sweep's own. Leave --import out")
     done = Imported()
@@ -68,7 +83,7 @@ def import_run(source: Path, folder: Path, sweep: Sweep, dataset: Dataset) -> Im
 
 
 class _NotTakenError(Exception):
-    """Why a trial is not taken."""
+    """A trial is not imported; the message is the reason."""
 
 
 def _import_trial(origin: Path, trials: Path, sweep: Sweep, dataset: Dataset, done: Imported) -> None:
@@ -78,7 +93,7 @@ def _import_trial(origin: Path, trials: Path, sweep: Sweep, dataset: Dataset, do
     if written.get("data_fingerprint") != dataset.fingerprint:
         raise _NotTakenError("it was trained on other photographs or labels")
     if written.get("kind") == KIND:
-        raise _NotTakenError("it is an ensemble, which this sweep makes anew of its own trials")
+        raise _NotTakenError("it is an ensemble, which this sweep makes of its own trials")
     trial, kind, point, settings = _place(written, sweep, dataset.fingerprint)
     if (trials / trial / "settings.json").exists():
         done.here.append(trial)
@@ -110,7 +125,7 @@ def _score(draft: Path, sweep: Sweep) -> None:
 
 
 def _place(written: Mapping[str, Any], sweep: Sweep, fingerprint: str) -> tuple[str, str, Point, Settings]:
-    """The id, kind, point and settings that a trial has in this sweep: its own settings must be among this sweep's."""
+    """Return ID, kind, point and settings of a trial in this sweep; its settings must be among those of the sweep."""
     theirs = written.get("settings")
     try:
         identity = trial_identity(theirs, data_fingerprint=fingerprint)  # type: ignore[arg-type]
@@ -129,7 +144,7 @@ def _place(written: Mapping[str, Any], sweep: Sweep, fingerprint: str) -> tuple[
 
 
 def _point(settings: Mapping[str, Any], sweep: Sweep) -> Point:
-    """The value of each axis of the sweep in these settings."""
+    """Return the value of each axis of the sweep in these settings."""
     point: Point = {}
     for axis in sweep.axes:
         if axis.when is None or point.get(axis.when[0]) == axis.when[1]:
@@ -151,7 +166,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _regular(path: Path, *, most: float = math.inf) -> Path:
-    """The path, of a regular file that is no link. Raises: FileNotFoundError, _NotTakenError."""
+    """Return the path if it is a regular file and no link, of at most `most` bytes."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise _NotTakenError(f"{path.name} is no regular file")
     if path.stat().st_size > most:
@@ -191,7 +206,7 @@ def _copy_embeddings(origin: Path, draft: Path, dataset: Dataset) -> None:
 
 
 def _copy_weights(origin: Path, draft: Path, settings: Settings) -> None:
-    """Copies the weights where there are some; a trial without is scored, but cannot become the bundle."""
+    """Copy the weights if the trial has them; a trial without weights is scored but cannot become the bundle."""
     names = [f"checkpoint/{name}" for name in (RECIPE, WEIGHTS)]
     if not all((origin / name).exists() for name in names):
         return
@@ -201,7 +216,7 @@ def _copy_weights(origin: Path, draft: Path, settings: Settings) -> None:
         _copy(origin, draft, name)
     try:
         load_weights(draft / "checkpoint" / WEIGHTS)
-    except Exception as error:  # safetensors raises its own kinds for a file that is cut or foreign
+    except Exception as error:  # safetensors has several error types for damaged files
         raise _NotTakenError(f"its weights cannot be read: {error}") from None
 
 

@@ -1,14 +1,13 @@
-"""What comes before the first trial: everything is checked, the photographs are decoded, the inputs written down.
-
-Knows the sweep, its data and its run folder; starts no trial and knows no Ray.
-"""
+"""Preparation of a sweep: checks its inputs, decodes the photographs, writes the inputs into the run folder."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from whale_ray.atomic_files import write_atomically
+from whale_ray.data.catalog import Catalog
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
@@ -18,10 +17,15 @@ from whale_ray.sweep.trials.pseudo_labels import check_unknown
 from whale_ray.sweep.trials.trackers import check_tracking
 
 
-def check_inputs(sweep: Sweep) -> None:
-    """Raises InputError with everything that is wrong about data, encoders and tracking, before the long work."""
+def check_inputs(sweep: Sweep) -> Catalog:
+    """Check data, encoders and tracking before anything that takes long, and return the catalog of the photographs.
+
+    Raises:
+        InputError: With all faults.
+    """
+    catalogs: list[Catalog] = []
     checks: tuple[Callable[[], object], ...] = (
-        lambda: catalog_of(first_settings(sweep)["data"]),
+        lambda: catalogs.append(catalog_of(first_settings(sweep)["data"])),
         lambda: check_encoders(sweep),
         lambda: check_tracking(sweep.fixed["tracking.wandb"]),
     )
@@ -30,6 +34,7 @@ def check_inputs(sweep: Sweep) -> None:
         raise faults[0]
     if faults:
         raise InputError("\n".join(map(str, faults)))
+    return catalogs[0]
 
 
 def _fault_of(check: Callable[[], object]) -> InputError | None:
@@ -40,22 +45,44 @@ def _fault_of(check: Callable[[], object]) -> InputError | None:
     return None
 
 
-def prepare_dataset(sweep: Sweep, progress: Progress) -> Dataset:
-    """The photographs of the sweep, audited, split and decoded at every geometry that its trials need."""
+def prepare_dataset(sweep: Sweep, catalog: Catalog, progress: Progress) -> Dataset:
+    """Return the photographs of a sweep, audited, split and decoded at every geometry that its trials need.
+
+    Args:
+        sweep: The sweep.
+        catalog: The training table.
+        progress: Display of the sweep; shows the findings of the audit.
+
+    Raises:
+        InputError: If photographs cannot be used, or the sweep's use of unknown individuals needs some.
+    """
     settings = first_settings(sweep)
     first, *others = geometries(sweep)
     watched = progress.console.is_terminal
-    dataset = open_dataset(settings["data"], settings["split"], geometry=first, cache=pixel_cache(), progress=watched)
+    dataset = open_dataset(
+        settings["data"],
+        settings["split"],
+        geometry=first,
+        cache=pixel_cache(),
+        catalog=catalog,
+        progress=watched,
+    )
     check_unknown(sweep, dataset)
-    for geometry in others:
-        dataset.pixels(geometry, progress=watched)
+    decoded = {geometry: dataset.pixels(geometry, progress=watched).fingerprint for geometry in others}
+    dataset = dataclasses.replace(dataset, decoded={**dataset.decoded, **decoded})
     for line in dataset.audit.lines():
         progress.say(line)
     return dataset
 
 
 def write_inputs(sweep: Sweep, dataset: Dataset, folder: Path) -> None:
-    """Writes sweep.yaml, split.csv and audit.json into the run folder."""
+    """Write sweep.yaml, split.csv and audit.json into the run folder.
+
+    Args:
+        sweep: The sweep, whose settings are written with all defaults.
+        dataset: Its photographs.
+        folder: Run folder.
+    """
     write_atomically(folder / "sweep.yaml", sweep.to_yaml())
     write_split(dataset, folder / "split.csv")
     dataset.audit.write(folder / "audit.json")

@@ -1,7 +1,4 @@
-"""What a sweep tells Ray's metrics, for Prometheus to scrape: how its trials do, how many wait, how many failed.
-
-Knows ray.util.metrics and figures; the names here are those of the board in deploy/grafana.
-"""
+"""Prometheus metrics of a sweep, exported by Ray. The dashboard in deploy/grafana uses their names."""
 
 from __future__ import annotations
 
@@ -13,39 +10,57 @@ from ray.util.metrics import Gauge
 
 STATUSES = ("waiting", "running", "finished", "pruned", "failed")
 _FIGURES = {
-    "loss": "Loss of the last epoch, mean over its photographs",
-    "images_per_second": "Photographs trained on in a second",
+    "loss": "Mean loss of the last epoch",
+    "images_per_second": "Training images per second",
     "learning_rate": "Learning rate at the end of the epoch",
 }
 
 
 class Metrics:
-    """The gauges of one sweep. Ray puts `ray_` before each name and sends the last values until the sweep ends."""
+    """Gauges of one sweep. Ray prefixes each name with `ray_` and exports the last values until the sweep ends."""
 
     def __init__(self, *, sweep: str, objective: str, total: int, before: Iterable[tuple[str, float | None]]) -> None:
-        """total: how many trials there are to be. before: status and score of those that have ended already."""
+        """Create the gauges.
+
+        Args:
+            sweep: Name of the sweep.
+            objective: Score that the search maximizes.
+            total: Number of all trials.
+            before: Status and score of the trials that have ended already.
+        """
         self._sweep, self._objective, self._total = sweep, objective, total
         self._counts: Counter[str] = Counter()
         self._epochs: dict[str, int] = {}
         self._settings: dict[str, str] = {}
         self._trials = Gauge("whale_ray_trials", "Trials of a sweep", tag_keys=("sweep", "status"))
-        self._best = Gauge("whale_ray_best_score", "The best score so far", tag_keys=("sweep", "metric"))
+        self._best = Gauge("whale_ray_best_score", "Best score so far", tag_keys=("sweep", "metric"))
         self._best_score = float("-inf")
         tags = ("sweep", "trial", "setting")
         self._progress = Gauge("whale_ray_trial_progress", "Share of a trial's epochs that are done", tag_keys=tags)
         self._score = Gauge("whale_ray_trial_score", "Score on validation", tag_keys=(*tags, "metric"))
-        self._figures = {name: Gauge(f"whale_ray_trial_{name}", said, tag_keys=tags) for name, said in _FIGURES.items()}
+        self._figures = {name: Gauge(f"whale_ray_trial_{name}", text, tag_keys=tags) for name, text in _FIGURES.items()}
         self._count()
         for status, score in before:
             self.ended("", status=status, score=score)
 
     def started(self, trial: str, label: str, *, epochs: int) -> None:
-        """A trial begins, of so many epochs."""
+        """Count a trial as running.
+
+        Args:
+            trial: ID of the trial.
+            label: Its settings as text.
+            epochs: Number of epochs that it has in all.
+        """
         self._settings[trial], self._epochs[trial] = label, epochs
         self._count()
 
     def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
-        """A trial reports an epoch."""
+        """Set the gauges of a trial after an epoch.
+
+        Args:
+            trial: ID of the trial.
+            figures: Epoch, loss, scores and speed, as far as the epoch has them.
+        """
         tags = self._tags(trial)
         if epochs := self._epochs.get(trial):
             self._progress.set(figures.get("epoch", 0) / epochs, tags)
@@ -57,7 +72,13 @@ class Metrics:
                 self._score.set(float(figures[name]), {**tags, "metric": name})
 
     def ended(self, trial: str, *, status: str, score: float | None) -> None:
-        """A trial has ended."""
+        """Count the outcome of a trial.
+
+        Args:
+            trial: ID of the trial.
+            status: finished, pruned or failed.
+            score: Value of the objective; None if the trial has none.
+        """
         self._settings.pop(trial, None)
         self._counts[status] += 1
         self._count()

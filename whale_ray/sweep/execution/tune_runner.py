@@ -90,7 +90,7 @@ def _trial_id(trial: Any) -> str:
 
 
 class _QueueSearcher(NoTuneState, Searcher):
-    """Suggests the next trial of the queue while fewer than `max_running` run and the disk has room.
+    """Suggests the next trial of the queue while fewer than `max_running` run and the disk is not full.
 
     The queue counts the running trials: Tune's `max_concurrent_trials` keeps counting a trial whose worker could not
     be reset (see `FailedResets`).

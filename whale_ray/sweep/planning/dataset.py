@@ -1,14 +1,11 @@
-"""The photographs of one sweep: read, decoded, audited and split once, opened by every trial.
-
-Knows the way from the `data` and `split` settings to arrays and tables; knows no trial, no Ray.
-"""
+"""Dataset of a sweep: the photographs, read, decoded, audited and split once for all trials."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +16,28 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.image_io import Geometry
-from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images
+from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images, open_decoded
 from whale_ray.data.split import NEVER_VALIDATES, SPLITS, parts_of, split_photographs
 from whale_ray.sweep.config.fields import image_size
 
-# The part of each side that is kept around the region, for shifts and rotations to move into.
+# Border kept around the region, as a share of each side: shifts and rotations move it into the image.
 MARGIN = 0.125
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the trials of a sweep share.
+    """The photographs that all trials of a sweep share.
 
-    table: a row a photograph of the catalog: image, individual, group, fold (in which it validates, -1 for none), part
-    ("train", "val" or "set_aside"; of several folds "val" where it validates in any). cache: the folder of decoded
-    pixels on this node.
+    Attributes:
+        catalog: The training table as it was read.
+        table: One row per photograph of the catalog: image, individual, group, fold (in which it validates, -1: none),
+            part (`train`, `val` or `set_aside`; with several folds `val` if it validates in any).
+        audit: Findings about the photographs.
+        cache: Folder of decoded images on this node.
+        fingerprint: Hash of image contents, labels, groups and boxes.
+        folds: Number of folds; 1 for a single split.
+        decoded: Fingerprint of the decoded images of each geometry, by which `pixels` opens them without looking at
+            the image files again.
     """
 
     catalog: Catalog
@@ -42,47 +46,64 @@ class Dataset:
     cache: Path
     fingerprint: str
     folds: int = 1
+    decoded: Mapping[Geometry, str] = field(default_factory=dict)
 
     def fold(self, number: int) -> Dataset:
-        """The same photographs with the parts that they have in one fold."""
+        """Return the dataset with the parts of one fold."""
         table = self.table.assign(part=parts_of(self.table["fold"], number).where(self.usable, "set_aside"))
         return dataclasses.replace(self, table=table, folds=1)
 
     @property
     def splits(self) -> list[Dataset]:
-        """The photographs as each training sees them: of several folds one data set a fold."""
+        """The dataset of each training: one per fold."""
         return [self.fold(number) for number in range(self.folds)] if self.folds > 1 else [self]
 
     def without_validation(self) -> Dataset:
-        """The same photographs, all of which train."""
+        """Return the dataset with all validation photographs in the training part."""
         table = self.table.assign(part=self.table["part"].replace("val", "train"), fold=NEVER_VALIDATES)
         return dataclasses.replace(self, table=table, folds=1)
 
     @property
     def usable(self) -> pd.Series:
-        """Which photographs are not set aside: bool, a row a photograph."""
+        """True for each photograph that is not set aside; bool, one row per photograph."""
         return self.table["part"] != "set_aside"
 
     def scored(self) -> pd.DataFrame:
-        """A row a photograph and fold, those of a fold together: image, individual, group, part, split (the fold)."""
+        """Return image, individual, group, part and split (the fold), one row per photograph and fold, by fold."""
         parts = [one.table.iloc[one.rows("train", "val")].assign(split=place) for place, one in enumerate(self.splits)]
         return pd.concat(parts, ignore_index=True)[["image", "individual", "group", "part", "split"]]
 
     def pixels(self, geometry: Geometry, *, progress: bool = False) -> DecodedImages:
-        """The decoded photographs at one geometry, from the cache or built into it; row i is row i of `table`."""
+        """Return the decoded photographs at one geometry; row i is row i of `table`.
+
+        They are decoded if this node does not have them yet.
+
+        Args:
+            geometry: Target size and fitting.
+            progress: Show a progress bar while decoding.
+        """
+        if geometry in self.decoded and (found := open_decoded(self.cache / self.decoded[geometry], geometry)):
+            return found
         return decode_images(self.catalog, geometry, cache=self.cache, progress=progress)
 
     @property
     def unknown_label(self) -> str:
-        """The label of photographs of individuals that nobody knows."""
+        """Label of photographs of unknown individuals."""
         return self.catalog.unknown_label
 
     def rows(self, *parts: str) -> np.ndarray:
-        """The rows (int64) of the photographs in these parts, in the order of the table."""
+        """Return the row numbers of the photographs in these parts, int64, in table order."""
         return np.flatnonzero(self.table["part"].isin(parts).to_numpy())
 
     def training_rows(self, *, negatives: bool) -> tuple[np.ndarray, np.ndarray, int]:
-        """Rows, labels and number of classes to train on: unknown individuals left out, or labelled -1."""
+        """Return the training rows, their labels and the number of classes.
+
+        Args:
+            negatives: Include unknown individuals, with the label -1; False leaves them out.
+
+        Returns:
+            Row numbers and labels, int64, shape (N,), and the number of named individuals.
+        """
         rows = self.rows("train")
         individuals = self.table["individual"].to_numpy()[rows]
         known = individuals != self.unknown_label
@@ -93,7 +114,11 @@ class Dataset:
 
 
 def catalog_of(data: Mapping[str, Any]) -> Catalog:
-    """The catalog that the settings `data` name. Raises: DataError for everything in it that cannot be used."""
+    """Read the training table that the settings `data` name.
+
+    Raises:
+        DataError: With every fault of the table.
+    """
     return read_catalog(
         Path(data["root"]),
         table=data["table"],
@@ -112,13 +137,23 @@ def open_dataset(
     *,
     geometry: Geometry,
     cache: Path,
+    catalog: Catalog | None = None,
     progress: bool = False,
 ) -> Dataset:
-    """The data set that the settings `data` and `split` describe, its pixels decoded at `geometry`.
+    """Read, decode, audit and split the photographs of a sweep.
 
-    Raises: DataError for everything in it that cannot be used.
+    Args:
+        data: The settings `data`.
+        split: The settings `split`.
+        geometry: Size at which the photographs are decoded.
+        cache: Folder of decoded images.
+        catalog: The training table if it was read already.
+        progress: Show a progress bar while decoding.
+
+    Raises:
+        DataError: With everything in the data that cannot be used.
     """
-    catalog = catalog_of(data)
+    catalog = catalog or catalog_of(data)
     pixels = decode_images(catalog, geometry, cache=cache, progress=progress)
     audit = audit_photographs(catalog, pixels, on_bad_image=data["on_bad_image"])
     usable = audit.usable.to_numpy()
@@ -138,22 +173,33 @@ def open_dataset(
         cache,
         data_fingerprint(catalog, pixels),
         folds=split["folds"] if SPLITS[split["kind"]].in_folds else 1,
+        decoded={geometry: pixels.fingerprint},
     )
 
 
 def pixel_cache() -> Path:
-    """The folder of decoded photographs on this machine: in WHALE_RAY_CACHE, or in the user's cache folder."""
+    """Return the folder of decoded images: below WHALE_RAY_CACHE, else below the user's cache folder."""
     return Path(os.environ.get("WHALE_RAY_CACHE") or Path.home() / ".cache" / "whale_ray") / "pixels"
 
 
 def geometry_of(data: Mapping[str, Any], train: Mapping[str, Any]) -> Geometry:
-    """The geometry of a trial's pixels: a margin where its augmentation moves the picture."""
+    """Return the geometry of a trial's images, with a margin if its augmentation shifts or rotates them.
+
+    Args:
+        data: The trial's settings `data`.
+        train: The trial's settings `train`.
+    """
     height, width = image_size(data["image_size"])
     return Geometry(height, width, data["resize"], MARGIN if train["affine"] > 0 else 0.0)
 
 
 def write_split(dataset: Dataset, path: Path) -> None:
-    """Writes split.csv: Image, Id, part and, where there are several, fold (-1: trains in all of them)."""
+    """Write split.csv: Image, Id, part and, with several folds, fold (-1: trains in all of them).
+
+    Args:
+        dataset: The split photographs.
+        path: Path of the CSV file.
+    """
     columns = ["image", "individual", "part", *(["fold"] if dataset.folds > 1 else [])]
     table = dataset.table[columns].rename(columns={"image": "Image", "individual": "Id"})
     write_atomically(path, table.to_csv(index=False))

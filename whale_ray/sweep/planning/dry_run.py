@@ -1,16 +1,17 @@
-"""What a sweep is going to be, said before it starts: its trials, what is done of them, the room that they need.
+"""Dry run of a sweep: its trials, those that are done, the resources and the disk space that it needs.
 
-Reads the sweep, the table of photographs and the run folder; starts nothing, opens no picture, imports no torch.
+Starts nothing, opens no image and imports no torch.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import joblib
 
 from whale_ray.data.pixel_cache import cache_size
 from whale_ray.errors import DataError
@@ -26,32 +27,42 @@ _VIEWS, _BYTES_PER_NUMBER = 2, 2
 
 
 def forecast(sweep: Sweep, run: Path) -> Iterator[str]:
-    """What the sweep would run in the run folder `run`, in lines for a person."""
+    """Yield what a sweep would run, as lines of text.
+
+    Args:
+        sweep: The sweep.
+        run: Run folder, which need not exist.
+    """
     records = read_records(run)
     yield from _search(sweep)
     yield from _progress(sweep, run, records)
-    yield _share(sweep)
+    yield _resources(sweep)
     try:
-        yield _room(sweep, run, records)
+        yield _disk_space(sweep, run, records)
     except DataError as fault:
         yield f"the photographs cannot be used yet: {fault}"
 
 
 def planned_trials(sweep: Sweep) -> int:
-    """How many trials that train the sweep asks for; those that repeat a finalist with another seed not counted."""
+    """Return the number of trials that the search trains, without repeats of finalists."""
     grid = sweep.fixed["search.strategy"] == "grid"
     return int(sweep.grid_cells() if grid else sweep.fixed["search.trials"])
 
 
 def planned_runs(sweep: Sweep) -> int:
-    """How many trials there are to be in all: baselines, those that train, repeats of the finalists."""
+    """Return the number of all trials: baselines, trials of the search, repeats of finalists."""
     trials, fixed = planned_trials(sweep), sweep.fixed
     repeats = fixed["search.repeats"] * min(trials, fixed["search.finalists"])
     return len(baselines(sweep)) + trials + int(repeats)
 
 
 def trials_left(sweep: Sweep, records: list[Record]) -> int:
-    """How many trials that train are still to be begun: cells of a grid or screen that have none, or draws left."""
+    """Return how many trials the search has not begun: points of a grid or screen without a trial, or draws left.
+
+    Args:
+        sweep: The sweep.
+        records: Trials of its run folder.
+    """
     if (points := listed_points(sweep)) is None:
         return max(0, planned_trials(sweep) - sum(record.kind == "trial" for record in records))
     known = {record.trial for record in records}
@@ -61,15 +72,15 @@ def trials_left(sweep: Sweep, records: list[Record]) -> int:
 
 
 def trials_at_once(sweep: Sweep) -> int:
-    """How many trials this machine has room for at the same time."""
+    """Return how many trials fit on this machine at once, by CPUs and GPUs."""
     cpus, gpus = _machine()
     wanted = ((cpus, sweep.fixed["resources.cpus"]), (gpus, sweep.fixed["resources.gpus"]))
     return int(min((have / one for have, one in wanted if one), default=cpus) + 1e-9)
 
 
 def _machine() -> tuple[int, int]:
-    """CPUs and GPUs of this machine, without the seconds that asking torch or Ray takes."""
-    return len(os.sched_getaffinity(0)), len(list(Path("/dev").glob("nvidia[0-9]*")))
+    """Return the CPUs (container quota respected) and GPUs of this machine without importing torch or Ray."""
+    return joblib.cpu_count(), len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _search(sweep: Sweep) -> Iterator[str]:
@@ -96,7 +107,7 @@ def _search(sweep: Sweep) -> Iterator[str]:
 
 
 def _confounded(sweep: Sweep) -> Iterator[str]:
-    """What the screen cannot tell apart, and how it grows."""
+    """Yield the effects that the screening design confounds, and the size of its fold-over."""
     runs, names = planned_trials(sweep), [axis.name for axis in sweep.axes]
     found = confounding(screen(len(names), runs))
     yield f"  the screen: {RESOLUTIONS[found.resolution]}"
@@ -120,7 +131,7 @@ def _progress(sweep: Sweep, run: Path, records: list[Record]) -> Iterator[str]:
             yield f"  {record.trial} {record.status}: {label(record.point, kind=record.kind)}"
 
 
-def _share(sweep: Sweep) -> str:
+def _resources(sweep: Sweep) -> str:
     fixed, (cpus, gpus), together = sweep.fixed, _machine(), trials_at_once(sweep)
     fits = f"{together} at once" if together else "too few; lower resources.cpus or .gpus, or name a cluster: --address"
     idle = f"; {IDLE_GPU}" if gpus and not fixed["resources.gpus"] else ""
@@ -130,7 +141,7 @@ def _share(sweep: Sweep) -> str:
     )
 
 
-def _room(sweep: Sweep, run: Path, records: list[Record]) -> str:
+def _disk_space(sweep: Sweep, run: Path, records: list[Record]) -> str:
     catalog = catalog_of(first_settings(sweep)["data"])
     sizes = [cache_size(catalog, geometry, cache=pixel_cache()) for geometry in geometries(sweep)]
     missing = sum(size for size, there in sizes if not there)
@@ -146,12 +157,12 @@ def _room(sweep: Sweep, run: Path, records: list[Record]) -> str:
 
 
 def _widest(sweep: Sweep) -> int:
-    """The largest embedding size of the sweep."""
+    """Return the largest embedding size of the sweep."""
     axis = next((axis for axis in sweep.axes if axis.name == "model.embedding_size"), None)
     sizes = [sweep.fixed.get("model.embedding_size")] if axis is None else [*(axis.values or ()), axis.high]
     return int(max((size for size in sizes if size), default=0))
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that there is."""
+    """Return the folder, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,6 +1,6 @@
-"""Which trials of a sweep are stopped early: its rungs, as the curves in the run folder have left them.
+"""Early stopping by asynchronous successive halving (ASHA) over all trials of the run folder.
 
-Knows records and their curves; the rule itself is `halving`'s.
+Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.trial_settings import epochs_of
 from whale_ray.sweep.run_folder.records import Record, read_curve
 
-# The column of epochs.csv that says how much a trial has had of what the search gives trials alike.
+# Column of epochs.csv that measures `search.resource`.
 RESOURCES = {"epochs": "epoch", "seconds": "training_seconds"}
 
 
 class EarlyStopping:
-    """Successive halving over the trials of a sweep, of earlier sittings too; baselines and repeats always go on.
+    """Successive halving over the trials of a sweep, including earlier sessions; baselines and repeats never stop.
 
-    Trials are compared with those of the same encoder and, unless their rate is constant, as many epochs.
+    Trials are compared with those of the same encoder and, unless their learning rate is constant, of the same number
+    of epochs.
     """
 
     def __init__(self, sweep: Sweep, records: Iterable[Record]) -> None:
@@ -34,22 +35,27 @@ class EarlyStopping:
                 self.goes_on(record, figures)
 
     def goes_on(self, record: Record, figures: Mapping[str, Any]) -> bool:
-        """Whether a trial goes on after the epoch of these figures: without a score, and after its last, always."""
+        """Return whether a trial may continue after an epoch; True without a score and after the last epoch.
+
+        Args:
+            record: The trial.
+            figures: Figures of the epoch, as in epochs.csv.
+        """
         score, last = figures.get(self._objective), epochs_of(record.settings)
         if record.kind != "trial" or score is None or figures["epoch"] >= last:
             return True
         train = record.settings["train"]
-        # A rate that falls to the end has fallen further after as many epochs where there are fewer of them.
+        # A schedule that decays to the last epoch has decayed further after the same epoch of a shorter training.
         length = "" if train.get("schedule") == "constant" else f" {last}"
         family = record.settings["model"]["encoder"] + length
         return self._halving.goes_on(family, record.trial, resource=figures[self._resource], score=score)
 
 
 class Halving:
-    """The rungs of each family of trials: at each, the best 1 of `reduction_factor` so far may go on.
+    """The rungs of each family of trials: at each, the best 1 of `reduction_factor` so far may continue.
 
-    Trials are compared within their family alone: small encoders learn fast, which says nothing of a large one.
-    grace: the resource (epochs or seconds) at the first rung; each further rung is `reduction_factor` times as far.
+    Trials are compared within their family only: small encoders learn faster than large ones. `grace` is the resource
+    (epochs or seconds) of the first rung; each further rung needs `reduction_factor` times as much.
 
     >>> halving = Halving(grace=1, reduction_factor=2)
     >>> [halving.goes_on("tiny", trial, resource=1, score=score) for trial, score in zip("abc", (5, 4, 6))]
@@ -64,9 +70,16 @@ class Halving:
         self._reached: dict[str, int] = {}
 
     def goes_on(self, family: str, trial: str, *, resource: float, score: float) -> bool:
-        """Whether a trial may go on after this score. Only the highest rung that is newly reached takes the score.
+        """Return whether a trial may continue after a score.
 
-        A score that comes late, after a pause in evaluation or a resume, is so never held against early ones.
+        Only the highest newly reached rung records the score: a late score, after a pause in evaluation or a resume,
+        is never compared with early ones.
+
+        Args:
+            family: Trials with the same family are compared.
+            trial: ID of the trial.
+            resource: Epochs or seconds that the trial has used.
+            score: Value of the objective; larger is better.
         """
         rung = self._rung(resource)
         if rung <= self._reached.get(trial, -1):
@@ -78,7 +91,7 @@ class Halving:
         return score >= sorted(scores.values(), reverse=True)[places - 1]
 
     def _rung(self, resource: float) -> int:
-        """The highest rung at or below the resource; -1 below the first."""
+        """Return the highest rung at or below the resource; -1 below the first."""
         rung = -1
         while resource >= self._grace * self._factor ** (rung + 1):
             rung += 1

@@ -1,9 +1,4 @@
-"""Which trial comes next: grids, screens, random draws and Optuna searches, one queue for all of them.
-
-Every strategy asks one Optuna study, kept in the run folder: a grid and a screen enqueue their cells, `random` and
-`optuna` sample. Knows points of the space; how a point becomes a trial's settings is `spec`'s, what a trial does is
-`trial`'s.
-"""
+"""Search strategies as one Optuna study in the run folder: grid and screen enqueue their points, the others sample."""
 
 from __future__ import annotations
 
@@ -28,7 +23,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _tree_parzen(seed: int) -> optuna.samplers.BaseSampler:
-    """TPE over joint, conditional spaces; trials that still run count as poor, so that parallel ones spread out."""
+    """Return TPE over joint, conditional spaces; running trials count as poor, which spreads parallel trials out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
@@ -36,24 +31,40 @@ def _tree_parzen(seed: int) -> optuna.samplers.BaseSampler:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A point of the space and its number in the study."""
+    """A point of the search space that has no trial yet.
+
+    Attributes:
+        number: Number of the trial in the Optuna study.
+        point: Value of each axis.
+    """
 
     number: int
     point: Point
 
 
 class Study:
-    """The Optuna study of one run folder: asked for points, told what became of their trials."""
+    """The Optuna study of one run folder: proposes points and records the outcome of their trials.
+
+    Attributes:
+        damaged: Path to which a damaged study.db was moved; None if the file was whole.
+    """
 
     def __init__(self, sweep: Sweep, path: Path, *, begun: Collection[str], known: Callable[[Point], bool]) -> None:
-        """begun: the trials that there are. known: whether a cell has its trial and need not be asked for."""
+        """Open study.db, or create it.
+
+        Args:
+            sweep: The sweep.
+            path: Path of study.db.
+            begun: IDs of the trials in the run folder.
+            known: Returns whether a point of a grid or screen has a trial already.
+        """
         strategy = sweep.fixed["search.strategy"]
         seed = int(sweep.fixed["search.seed"])
         self._axes = sweep.axes
         cells = listed_points(sweep)
         self._cells = None if cells is None else (point for point in cells if not known(point))
-        # A search that goes on must not draw its first points again; `random` does, and passes over them, so that it
-        # ends as if it had never stopped.
+        # A resumed TPE search must not draw its first points again. `random` draws and skips them, so that an
+        # interrupted search ends with the same trials as one that ran through.
         sampler = _tree_parzen(seed + len(begun)) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed)
         self.damaged = _move_damaged(path)
         self._study = _open_study(sweep, f"sqlite:///{path}", sampler)
@@ -71,14 +82,14 @@ class Study:
         self._study.tell(left_by_a_kill.number, state=TrialState.FAIL)
 
     def ask(self) -> Proposal | None:
-        """The next point; None where a grid or a screen has no more."""
+        """Return the next point; None if a grid or a screen has no more."""
         if self._cells is not None:
             cell = next(self._cells, None)
             return None if cell is None else self.ask_for(cell)
         return self._ask()
 
     def ask_for(self, point: Point) -> Proposal:
-        """This very point of the space."""
+        """Return a proposal for a given point."""
         self._study.enqueue_trial(point)
         return self._ask()
 
@@ -87,14 +98,22 @@ class Study:
         return Proposal(trial.number, suggest_point(trial, self._axes))
 
     def begin(self, number: int, trial: str) -> None:
-        """A proposal becomes a trial."""
+        """Record that a proposal has become a trial.
+
+        Args:
+            number: Number of the proposal.
+            trial: ID of the trial.
+        """
         self._numbers[trial] = number
         self._handle(number).set_user_attr("trial", trial)
 
     def adopt(self, trial: str, point: Point, *, ended: bool) -> None:
-        """A trial of the run folder has its place in the study, an open one where it has not ended.
+        """Give a trial of the run folder its place in the study if its point lies in the search space.
 
-        It has none where its point is not of this space.
+        Args:
+            trial: ID of the trial.
+            point: Value of each axis.
+            ended: The trial has a result; an unfinished one gets a place that is still open.
         """
         number = self._numbers.get(trial)
         if number is not None and (ended or not self._frozen(number).state.is_finished()):
@@ -111,11 +130,14 @@ class Study:
         curve: Mapping[int, float] = {},
         notes: Mapping[str, Any] = {},
     ) -> None:
-        """Records the outcome of a trial once: the value of each objective, or None where it failed.
+        """Record the outcome of a trial; a second call for the same trial changes nothing.
 
-        Telling again changes nothing.
-
-        curve: the score after each epoch that has one. notes: what else is known, as attributes of the trial.
+        Args:
+            trial: ID of the trial; one without a place in the study is ignored.
+            values: Value of each objective; None if the trial failed.
+            pruned: The trial was stopped early.
+            curve: Score after each evaluated epoch.
+            notes: User attributes of the trial.
         """
         number = self._numbers.get(trial)
         if number is None or self._frozen(number).state.is_finished():
@@ -135,7 +157,13 @@ class Study:
             self._study.tell(number, list(values))
 
     def tell_repeat(self, number: int, trial: str, values: float | Sequence[float] | None) -> None:
-        """A point was drawn again: told with the score of the trial that has it, None where that has none yet."""
+        """Record that a proposal repeats the point of another trial.
+
+        Args:
+            number: Number of the proposal.
+            trial: ID of the trial that has the point.
+            values: Its value of each objective; None if it has none yet.
+        """
         self._handle(number).set_user_attr("repeats", trial)
         self._study.tell(number, values, state=TrialState.FAIL if values is None else None)
 
@@ -147,9 +175,9 @@ class Study:
 
 
 def _move_damaged(path: Path) -> Path | None:
-    """Where a study file was moved to that is none of SQLite's, or is cut; None where it is whole or not there.
+    """Move a study file that SQLite cannot read aside and return its new path; None if it is whole or missing.
 
-    Nothing is lost with it: each trial's folder says all that the study had learned of it.
+    Nothing is lost: the study is made again from the trial folders.
     """
     if not path.exists():
         return None
@@ -166,7 +194,10 @@ def _move_damaged(path: Path) -> Path | None:
 
 
 def _open_study(sweep: Sweep, storage: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-    """The study of this space and this way to score: neither can change inside of one, so another begins beside it."""
+    """Return the study of this search space and objective; a changed space or objective gets a new study.
+
+    Optuna does not let either change within a study.
+    """
     axes = {axis.name: list(axis.values) if axis.values else {"log": axis.log} for axis in sweep.axes}
     retrieval = {name: list(values) for name, values in sweep.retrieval.items()}
     space = {"objective": sweep.objective, "axes": axes, "retrieval": retrieval}

@@ -1,4 +1,4 @@
-"""Which trials may stand in one leaderboard: those that were scored on the same photographs and queries."""
+"""Resuming a run folder: refuses trials of other data, and continues shorter trials with more epochs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,16 @@ from whale_ray.sweep.run_folder.records import Record
 
 
 def refuse_others(records: Sequence[Record], settings: Settings, *, fingerprint: str, folder: Path) -> None:
-    """Raises InputError where a trial of the run folder was scored on something else, with what has changed.
+    """Refuse a run folder with trials that were scored on other photographs or another split.
 
-    settings: those of any trial of the sweep. fingerprint: of its photographs and labels.
+    Args:
+        records: Trials of the run folder.
+        settings: Settings of any trial of the sweep.
+        fingerprint: Fingerprint of the sweep's photographs and labels.
+        folder: Run folder, for the message.
+
+    Raises:
+        InputError: Names the trials and what has changed.
     """
     now = measured_on(settings, fingerprint)
     before = {one.trial: measured_on(one.settings, one.data_fingerprint) for one in records}
@@ -30,13 +37,18 @@ def refuse_others(records: Sequence[Record], settings: Settings, *, fingerprint:
         changed = "; ".join(f"{what} was {then[what]} and is {now[what]}" for what in now if then[what] != now[what])
         raise InputError(
             f"the trials of a run folder must be scored on the same photographs and split, but {len(others)} of "
-            f"{folder} were scored on others ({', '.join(others[:3])}): {changed}. Say --fresh, which moves that "
+            f"{folder} were scored on others ({', '.join(others[:3])}): {changed}. Use --fresh, which moves that "
             "folder aside, or give the sweep another name"
         )
 
 
 def measured_on(settings: Settings, fingerprint: str) -> dict[str, Any]:
-    """What a trial's scores were measured on, by name."""
+    """Return everything that a trial's scores were measured on, by the name of the setting.
+
+    Args:
+        settings: Settings of the trial.
+        fingerprint: Fingerprint of its photographs and labels.
+    """
     data, split = settings["data"], settings["split"]
     return {
         "the fingerprint of photographs and labels": fingerprint,
@@ -53,16 +65,21 @@ CONTINUED = ("epochs.csv", *(f"checkpoint/{name}" for name in STATES))
 
 
 def goes_on_later(settings: dict[str, Any]) -> bool:
-    """Whether a trial of these settings keeps its state when it has ended: a constant rate knows no last epoch.
+    """Return whether a finished trial keeps its optimizer state, so that a longer trial can continue from it.
 
-    Pseudo-labels do: they are guessed after it.
+    That needs a constant learning rate and no pseudo-labels, which are assigned after the last epoch.
     """
     train = settings["train"]
     return bool(train.get("schedule") == "constant" and not train.get("pseudo_labels"))
 
 
 def shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> Record | None:
-    """The longest finished trial of the same settings with fewer epochs that has its state still; None without."""
+    """Return the longest finished trial from which a new trial can continue; None if there is none.
+
+    Args:
+        settings: Settings of the new trial.
+        records: Trials with the same settings but fewer epochs are candidates if they still have their state.
+    """
     if not goes_on_later(settings):
         return None
     wanted, same = settings["train"]["epochs"], _but_epochs(settings)
@@ -78,7 +95,12 @@ def shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> Record
 
 
 def begin_from(shorter: Record, folder: Path) -> None:
-    """Gives the new trial's folder the state and the curve of a shorter trial."""
+    """Copy state and curve of a shorter trial into the folder of a new trial.
+
+    Args:
+        shorter: The finished trial.
+        folder: Folder of the new trial.
+    """
     for name in CONTINUED:
         if (shorter.folder / name).exists():
             with replaced_atomically(folder / name) as draft:
@@ -86,7 +108,12 @@ def begin_from(shorter: Record, folder: Path) -> None:
 
 
 def note_on_epochs(sweep: Sweep, records: Iterable[Record]) -> Iterator[str]:
-    """What a person should know who has changed the number of epochs of a sweep that has trials."""
+    """Yield a note for the user if the sweep's number of epochs has changed since its trials were run.
+
+    Args:
+        sweep: The sweep as it is now.
+        records: Trials of the run folder.
+    """
     trained = [record for record in records if record.kind == "trial"]
     before = {record.settings["train"]["epochs"] for record in trained}
     wanted, schedule = sweep.fixed.get("train.epochs"), sweep.fixed.get("train.schedule")
@@ -94,11 +121,11 @@ def note_on_epochs(sweep: Sweep, records: Iterable[Record]) -> Iterator[str]:
         return
     listed = ", ".join(map(str, sorted(before)))
     if schedule == "constant":
-        yield f"train.epochs is {wanted}, after {listed}: trials go on from the checkpoints that there are still"
+        yield f"train.epochs is {wanted}, after {listed}: trials continue from the checkpoints that are left"
     else:
         yield (
             f"train.epochs is {wanted}, after {listed}: with schedule: {schedule} the number of epochs shapes the "
-            "whole training, so that these are other trials and begin anew (with schedule: constant they would go on)"
+            "whole training, so these are new trials that start from the beginning (schedule: constant would continue)"
         )
 
 

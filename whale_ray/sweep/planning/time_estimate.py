@@ -1,7 +1,4 @@
-"""How long a sweep is going to take, from a short measured step of each of its encoders.
-
-Trains and embeds a few pictures of noise, as many as a small batch holds; knows no run folder and writes nothing.
-"""
+"""Time estimate of a sweep: measures a few training and embedding steps of each encoder on random images."""
 
 from __future__ import annotations
 
@@ -38,7 +35,13 @@ _BYTES = 4
 
 @dataclass(frozen=True)
 class Step:
-    """What one picture costs: seconds to train on and to embed; and the bytes of the encoder's weights."""
+    """Cost of one image.
+
+    Attributes:
+        train: Seconds to train on it, per epoch.
+        embed: Seconds to embed it.
+        weights: Bytes of the encoder's weights.
+    """
 
     train: float
     embed: float
@@ -46,9 +49,12 @@ class Step:
 
 
 def estimate(sweep: Sweep, *, trials: int, at_once: int) -> Iterator[str]:
-    """The time and the weights of each encoder, then of the sweep: lines for a person.
+    """Yield time and weights of each encoder, then the time of the sweep, as lines of text.
 
-    trials: how many are still to be trained. at_once: how many run at the same time.
+    Args:
+        sweep: The sweep.
+        trials: Number of trials that are left to train.
+        at_once: Number of trials that run at the same time.
     """
     table = catalog_of(first_settings(sweep)["data"]).table
     images, share = len(table), 1.0 - sweep.fixed["data.val_fraction"]
@@ -62,21 +68,24 @@ def estimate(sweep: Sweep, *, trials: int, at_once: int) -> Iterator[str]:
             measured[key] = measure_step(
                 settings, threads=max(1, int(sweep.fixed["resources.cpus"])), gpus=sweep.fixed["resources.gpus"]
             )
-            yield _said(*key, measured[key])
+            yield _encoder_line(*key, measured[key])
         seconds.append(_trial_seconds(settings, measured[key], images=images, share=share))
     frozen = len(baselines(sweep)) * 2 * images * fmean(step.embed for step in measured.values())
     total = (trials * fmean(seconds) + frozen) / max(1, at_once)
     yield (
-        f"about {_spoken(fmean(seconds))} a trial (from {_spoken(min(seconds))} to {_spoken(max(seconds))}), "
-        f"{_spoken(total)} for the {trials} to train on this machine, {max(1, at_once)} at a time; early stopping "
+        f"about {_duration(fmean(seconds))} a trial (from {_duration(min(seconds))} to {_duration(max(seconds))}), "
+        f"{_duration(total)} for the {trials} to train on this machine, {max(1, at_once)} at a time; early stopping "
         "and scoring not counted"
     )
 
 
 def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step:
-    """What a picture costs with these settings, on pictures of noise: the quickest of a few rounds.
+    """Return the cost of one image with these settings: the fastest of a few rounds on random images.
 
-    gpus: of a trial; with any, it is measured on the GPU, if there is one here: the trials may run elsewhere.
+    Args:
+        settings: Settings of a trial.
+        threads: Threads of torch.
+        gpus: GPU share of a trial; more than 0 measures on the GPU if this machine has one.
     """
     import torch
 
@@ -103,7 +112,7 @@ def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step
 def _train_rounds(
     settings: Settings, encoder: Encoder, pixels: np.ndarray, *, size: int, device: torch.device
 ) -> list[float]:
-    """Seconds a picture of a few epochs on these pictures, the first one left out."""
+    """Return seconds per image of a few epochs, without the first one."""
     from whale_ray.data.batches import Batches
     from whale_ray.learning.losses.registry import build_loss
     from whale_ray.learning.training.loop import start_training, train_epochs
@@ -129,17 +138,17 @@ def _trial_seconds(settings: Settings, step: Step, *, images: int, share: float)
     return float(images * (epochs * share * step.train + (evaluated + 2) * step.embed))
 
 
-def _said(encoder: str, image_size: Any, step: Step) -> str:
+def _encoder_line(encoder: str, image_size: Any, step: Step) -> str:
     return (
         f"{encoder} at {image_size}: {1000 * step.train:.1f} ms a picture to train on, {1000 * step.embed:.1f} ms to "
         f"embed; weights {step.weights / 1e6:.0f} MB"
     )
 
 
-def _spoken(seconds: float) -> str:
-    """A duration for people.
+def _duration(seconds: float) -> str:
+    """Return a duration as text.
 
-    >>> _spoken(42), _spoken(200), _spoken(8000)
+    >>> _duration(42), _duration(200), _duration(8000)
     ('42 s', '3 min', '2 h 13 min')
     """
     if seconds < 100:

@@ -1,7 +1,4 @@
-"""What a sweep is going to do: its baselines, its trials, their ids.
-
-Turns a Sweep into settings of trials; starts nothing, knows neither Ray nor Optuna.
-"""
+"""Points of a sweep's search space, and the settings of its trials and baselines."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ from whale_ray.sweep.planning.dataset import geometry_of
 if TYPE_CHECKING:
     from whale_ray.learning.encoders.registry import Encoder
 
-# What is said of a trial that is none of the search.
+# First words of the label of a trial that is not part of the search.
 LEADING = {
-    "baseline": ("baseline, frozen as it comes",),
+    "baseline": ("baseline, pretrained and frozen",),
     "repeat": ("with another seed",),
     "ensemble": ("the best trials, joined",),
 }
@@ -31,7 +28,7 @@ Settings = dict[str, Any]
 
 
 def grid_points(axes: Sequence[Axis]) -> Iterator[Point]:
-    """Every combination of the axes' values; an axis of an alternative varies only where that is chosen.
+    """Yield every combination of the axes' values; a conditional axis varies only if its alternative is chosen.
 
     >>> scale = Axis("loss.a.scale", values=(1, 2), when=("loss.name", "a"))
     >>> axes = [Axis("loss.name", values=("a", "b")), scale]
@@ -56,7 +53,7 @@ def _extended(point: Point, axis: Axis) -> list[Point]:
 
 
 def listed_points(sweep: Sweep) -> Iterator[Point] | None:
-    """Every point that the sweep is to try, where that is settled before it starts: a grid, a screen; else None."""
+    """Return all points of a grid or a screen; None for strategies that draw their points."""
     strategy = sweep.fixed["search.strategy"]
     if strategy == "grid":
         return grid_points(sweep.axes)
@@ -64,23 +61,38 @@ def listed_points(sweep: Sweep) -> Iterator[Point] | None:
 
 
 def screen_points(axes: Sequence[Axis], runs: int) -> Iterator[Point]:
-    """The runs of a screening design; the first has the first value of each axis."""
+    """Yield the points of a screening design; the first has the first value of each axis.
+
+    Args:
+        axes: Axes with two values each.
+        runs: Number of points.
+    """
     for row in screen(len(axes), runs):
         yield {axis.name: axis_values(axis)[place] for axis, place in zip(axes, row, strict=True)}
 
 
 def exists(axis: Axis, point: Point) -> bool:
-    """Whether the axis is there at this point: always, or where its alternative is chosen."""
+    """Return whether an axis exists at a point: it is unconditional, or the point chooses its alternative.
+
+    Args:
+        axis: The axis.
+        point: Values of the axes before it.
+    """
     return axis.when is None or point.get(axis.when[0]) == axis.when[1]
 
 
 def axis_values(axis: Axis) -> tuple[Any, ...]:
-    """The values of an axis: those that can be listed, of a range without steps its two ends."""
+    """Return the values of an axis; of a continuous range its two ends."""
     return axis.listed() or (axis.low, axis.high)
 
 
 def label(point: Point, *, kind: str = "trial") -> str:
-    """A point in few words.
+    """Return a short text for a point, for tables and plots.
+
+    Args:
+        point: Value of each axis.
+        kind: Kind of the trial: `trial`, `baseline`, `repeat` or `ensemble`.
+
 
     >>> label({"model.embedding_size": 64, "loss.name": "arcface"})
     'embedding_size 64, loss arcface'
@@ -90,12 +102,12 @@ def label(point: Point, *, kind: str = "trial") -> str:
 
 
 def retrieval_settings(sweep: Sweep) -> tuple[RetrievalSetting, ...]:
-    """Every retrieval setting of the sweep, the first value of each axis first."""
+    """Return every retrieval setting of the sweep, the one with the first value of each axis first."""
     return tuple(distinct_settings(**{name: list(values) for name, values in sweep.retrieval.items()}))
 
 
 def corner_points(sweep: Sweep, *names: str) -> Iterator[Point]:
-    """A point for every combination of the named axes' values (of a range: its ends), the others at their first."""
+    """Yield a point per combination of the named axes' values (of a range: its ends); other axes have their first."""
     yield from grid_points([axis if axis.name in names else _narrowed(axis) for axis in sweep.axes])
 
 
@@ -104,31 +116,31 @@ def _narrowed(axis: Axis) -> Axis:
 
 
 def first_settings(sweep: Sweep) -> Settings:
-    """The settings of the point where every axis has its first value."""
+    """Return the settings of the point where every axis has its first value."""
     return sweep.settings(next(corner_points(sweep)))
 
 
 def geometries(sweep: Sweep) -> list[Geometry]:
-    """Every geometry at which the sweep needs the photographs decoded, without repeats."""
+    """Return the distinct geometries at which the sweep needs the photographs decoded."""
     points = corner_points(sweep, "data.image_size", "data.resize", "train.affine")
     found = (sweep.settings(point) for point in points)
     return list(dict.fromkeys(geometry_of(settings["data"], settings["train"]) for settings in found))
 
 
 def epochs_of(settings: Settings) -> int:
-    """How many epochs a trial has, those with pseudo-labels among them."""
+    """Return the number of epochs of a trial, including those with pseudo-labels."""
     train = settings["train"]
     return int(train["epochs"]) + (int(train["pseudo_epochs"]) if train.get("pseudo_labels") else 0)
 
 
 def longest_training(sweep: Sweep) -> int:
-    """The most epochs that a trial of the sweep can have."""
+    """Return the largest number of epochs that a trial of the sweep can have."""
     names = ("train.epochs", "train.pseudo_labels", "train.pseudo_epochs")
     return max(epochs_of(sweep.settings(point)) for point in corner_points(sweep, *names))
 
 
 def baselines(sweep: Sweep) -> list[tuple[Point, Settings]]:
-    """Trial zero of each encoder at each picture size: the frozen trunk as it comes, no head, no training."""
+    """Return the baselines: each pretrained encoder at each image size, frozen, without a head and without training."""
     names = ("model.encoder", "model.weights", "data.image_size", "data.resize")
     model = {"embedding_size": None, "pool": "auto", "neck": "none", "freeze": "trunk", "layers": 1}
     found: list[tuple[Point, Settings]] = []
@@ -141,14 +153,22 @@ def baselines(sweep: Sweep) -> list[tuple[Point, Settings]]:
 
 
 def check_encoders(sweep: Sweep) -> None:
-    """Builds every encoder of the sweep once. Raises: EncoderError for one that cannot be built."""
+    """Build every encoder of the sweep once.
+
+    Raises:
+        EncoderError: If an encoder cannot be built.
+    """
     names = ("encoder", "pool", "neck", "weights")
     for point in corner_points(sweep, "data.image_size", *(f"model.{name}" for name in names)):
         encoder_of(sweep.settings(point))
 
 
 def encoder_of(settings: Settings) -> Encoder:
-    """The encoder that a trial's settings ask for, before training. Raises: EncoderError where it cannot be built."""
+    """Return the untrained encoder of a trial's settings.
+
+    Raises:
+        EncoderError: If it cannot be built.
+    """
     from whale_ray.learning.encoders.registry import build_encoder
 
     model = settings["model"]

@@ -12,7 +12,7 @@ from whale_ray.sweep.run_folder.records import Record, read_record, read_records
 class RecordIndex:
     """The records of all trials of one run folder, read once when the index is made.
 
-    Trial workers write into their folders on their own: whoever learns that a trial has progressed calls `reload`.
+    Trial workers write into their folders on their own; `reload` reads a trial that has progressed.
     """
 
     def __init__(self, folder: Path) -> None:
