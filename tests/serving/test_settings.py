@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 from services import TOP
 
+from whale_ray import serve_app
 from whale_ray.errors import InputError, StoreError
 from whale_ray.serving.deployment import replica_components
 from whale_ray.serving.deployment.rollout import exchanged
@@ -29,6 +32,32 @@ def test_the_file_for_serve_deploy_is_valid_and_listens_on_loopback() -> None:
     assert all(path.is_absolute() for path in settings.bundles.values())
     missing = [name for name in ServeSettings.model_fields if not re.search(rf"\b{name}\b", text)]
     assert not missing, "settings that the file does not show"
+
+
+def test_the_page_application_of_version_0_1_is_refused_with_the_remedy() -> None:
+    with pytest.raises(InputError, match=r"must be part of the application `whale_ray`.*Remove that application"):
+        serve_app.page({"image_bytes": 1})
+
+
+def test_every_setting_has_a_description() -> None:
+    missing = [name for name, field in ServeSettings.model_fields.items() if not field.description]
+    assert not missing
+
+
+def test_describing_and_exchanging_a_service_does_not_import_torch(bundle: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+import whale_ray.commands.bundles, whale_ray.serving.deployment.rollout
+from whale_ray.serving.auth.api_keys import NO_KEYS
+from whale_ray.serving.deployment.application import build_application
+from whale_ray.serving.deployment.settings import ServeSettings
+path = Path(sys.argv[1])
+build_application(ServeSettings(bundle=path, shape="split", shadow=path), keys=NO_KEYS)
+print(sorted({"torch", "torchvision", "transformers", "faiss", "sklearn"} & set(sys.modules)))
+"""
+    ended = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True)
+    assert ended.stdout == "[]\n", ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize(

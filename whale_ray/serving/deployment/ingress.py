@@ -1,4 +1,4 @@
-"""Ingress replica: answers HTTP calls, decodes, searches, and encodes what has no deployment of its own.
+"""Ingress replica: answers HTTP calls, decodes, searches, and encodes for a model without an encoder deployment.
 
 `whale-ray deploy` imports this module to describe the deployment, so PyTorch is imported in the replica only.
 """

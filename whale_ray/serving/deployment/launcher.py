@@ -55,7 +55,7 @@ def build_from_environment() -> serve.Application:
 
 
 def refuse_page_application(settings: dict[str, Any]) -> serve.Application:
-    """Raise InputError: files for version 0.1 deploy the page as an application of its own.
+    """Raise InputError: files for version 0.1 deploy the page as a separate application.
 
     Raises:
         InputError: Always.
