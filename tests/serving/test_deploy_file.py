@@ -1,4 +1,4 @@
-"""`deploy/serve.yaml` on a Ray of one's own, by Ray Serve's command: deployed, changed, deployed again."""
+"""`serve deploy deploy/serve.yaml` on a Ray cluster in token mode, and again with another bundle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass
 class Cluster:
-    """A Ray in token mode: its dashboard, its environment, and where the service of the file is to listen."""
+    """A Ray cluster in token mode: its dashboard, its environment, and the port of the service."""
 
     dashboard: str
     variables: dict[str, str]
@@ -35,7 +35,7 @@ class Cluster:
         return f"http://127.0.0.1:{self.port}"
 
     def deploy(self, bundle: Path) -> None:
-        """Types `serve deploy` with the file, of which paths and port are this machine's."""
+        """Run `serve deploy` with the file, adapted to this machine's paths and port."""
         asked = yaml.safe_load((TOP / "deploy" / "serve.yaml").read_text())
         asked["http_options"]["port"] = self.port
         service = asked["applications"][0]["args"]
@@ -51,15 +51,15 @@ class Cluster:
         return done.stdout
 
     def status(self) -> str:
-        """What `serve status` says."""
+        """Return the output of `serve status`."""
         return self._serve("status")
 
-    def wait_for(self, said: Callable[[], bool], *, seconds: float = 90.0) -> None:
-        """Returns when the service says so."""
+    def wait_for(self, condition: Callable[[], bool], *, seconds: float = 90.0) -> None:
+        """Return once the condition holds."""
         deadline = time.monotonic() + seconds
         while True:
             try:
-                if said():
+                if condition():
                     return
             except httpx.TransportError:
                 pass
@@ -67,7 +67,7 @@ class Cluster:
             time.sleep(0.2)
 
     def bundle(self) -> object:
-        """The id of the bundle that the model card names."""
+        """Return the bundle id of the model card."""
         answer = httpx.get(f"{self.url}/v1/model", timeout=30)
         return answer.json().get("id") if answer.status_code == 200 else None
 
@@ -94,7 +94,7 @@ def cluster_in_token_mode() -> Iterator[Cluster]:
         check_ended(started, seconds=30)
 
 
-def test_the_file_is_deployed_and_a_changed_copy_takes_over_under_load(
+def test_the_file_is_deployed_and_a_changed_copy_replaces_it_under_load(
     cluster_in_token_mode: Cluster, tmp_path: Path
 ) -> None:
     running = cluster_in_token_mode
@@ -108,7 +108,7 @@ def test_the_file_is_deployed_and_a_changed_copy_takes_over_under_load(
         running.deploy(write_named(tmp_path, "tiny-next"))
         running.wait_for(lambda: running.bundle() == "tiny-next")
         seen.wait_for(20)
-        # a bundle that does not pass its check never serves, and the one before goes on
+        # a bundle that fails its check never serves, and the one before goes on
         running.deploy(write_named(tmp_path, "tiny-wrong", golden_vectors=-contents().golden_vectors))
         running.wait_for(lambda: "the golden images must give their embeddings" in running.status())
         seen.wait_for(20)

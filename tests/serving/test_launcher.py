@@ -1,4 +1,4 @@
-"""The service on Ray Serve as a person starts and stops it."""
+"""Start and stop of the service on Ray Serve, its sockets and its metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.serving.metrics import FIGURES
 
 
-def test_a_folder_that_is_no_bundle_is_refused_before_ray_starts(tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_is_refused_before_ray_starts(tmp_path: Path) -> None:
     before = ray.is_initialized()
     with pytest.raises(BundleError, match=r"bundle\.json"):
         serve_bundle(tmp_path, port=free_port())
@@ -38,7 +38,7 @@ def test_a_folder_that_is_no_bundle_is_refused_before_ray_starts(tmp_path: Path)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "whales.example"])
-def test_another_host_without_a_key_is_refused_with_the_ways_out(
+def test_another_host_without_a_key_is_refused_with_the_remedies(
     bundle: Path, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WHALE_RAY_API_KEY", "")
@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_is_refused_before_ray_starts(bundle: Path) -> None
 
 
 @pytest.mark.slow
-def test_gpus_that_are_not_there_are_refused_where_ray_would_wait_for_them_for_ever(bundle: Path) -> None:
+def test_missing_gpus_are_refused_instead_of_waited_for(bundle: Path) -> None:
     with pytest.raises(InputError, match=r"gpus=64 for each of 3 encoders must fit.*finds \d.*Lower gpus"):
         serve_bundle(bundle, port=free_port(), gpus=64, replicas=3)
 
@@ -68,26 +68,24 @@ def test_a_setting_that_does_not_exist_is_refused(bundle: Path) -> None:
         serve_bundle(bundle, port=free_port(), treads=2)
 
 
-def test_the_builder_takes_typed_settings_and_makes_an_application(bundle: Path) -> None:
+def test_build_returns_an_application(bundle: Path) -> None:
     assert isinstance(build(ServeSettings(bundle=bundle, threads=2)), Application)
 
 
-def test_the_application_of_serve_run_is_that_of_the_bundle_in_the_environment(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_app_serves_the_bundle_of_the_environment_variable(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHALE_RAY_BUNDLE", str(bundle))
     monkeypatch.syspath_prepend(TOP)
     assert isinstance(importlib.import_module("serve_app").app, Application)
 
 
-def test_the_application_of_serve_run_says_which_variable_names_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_app_without_the_environment_variable_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WHALE_RAY_BUNDLE", raising=False)
     with pytest.raises(BundleError, match="WHALE_RAY_BUNDLE must name a bundle"):
         build_from_environment()
 
 
 @pytest.mark.slow
-def test_a_bundle_that_fails_its_golden_images_in_the_replica_ends_the_service_with_the_reason(tmp_path: Path) -> None:
+def test_a_bundle_that_fails_its_golden_images_ends_the_service_with_the_reason(tmp_path: Path) -> None:
     whole = contents()
     wrong = dataclasses.replace(whole, golden_vectors=-whole.golden_vectors)
     bundle = write_bundle(wrong, tmp_path / "wrong")
@@ -97,7 +95,7 @@ def test_a_bundle_that_fails_its_golden_images_in_the_replica_ends_the_service_w
 
 
 def listening(pid: int) -> set[tuple[str, str, int]]:
-    """Process, address and port of every socket on which this process, or one that it started, listens."""
+    """Return process, address and port of each socket on which this process or a descendant listens."""
     found = set()
     for one in {pid} | descendants(pid):
         with suppress(psutil.NoSuchProcess):
@@ -105,7 +103,7 @@ def listening(pid: int) -> set[tuple[str, str, int]]:
             command = process.cmdline() or [process.name()]
             scripts = [Path(word).stem for word in command if word.endswith("/dashboard.py")]
             title = (scripts or command)[0]
-            # Ray's actors call themselves `ray::NAME:...`, and `ray::NAME.method` while they run one.
+            # Titles of Ray's actors: `ray::NAME:...`, and `ray::NAME.method` while they run one.
             of_actor = re.match(r"ray::(\w+)", title)
             name = of_actor[1] if of_actor else re.sub(r"^python[\d.]+$", "python", Path(title).name)
             sockets = [each for each in process.net_connections(kind="inet") if each.status == psutil.CONN_LISTEN]
@@ -141,7 +139,7 @@ def check_sockets(pid: int, port: int, *, taking: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_services_figures_are_among_rays_metrics(ray_service: Running) -> None:
+def test_the_metrics_of_the_service_are_among_rays_metrics(ray_service: Running) -> None:
     body = encode(draw(1, 0), "PNG")
     answer = httpx.post(f"{ray_service.address}/v1/identify", files={"image": body}, timeout=60)
     assert answer.status_code == 200
@@ -159,7 +157,7 @@ def test_the_services_figures_are_among_rays_metrics(ray_service: Running) -> No
 
 
 @pytest.mark.slow
-def test_on_another_host_without_a_key_the_application_does_not_become_healthy(bundle: Path) -> None:
+def test_a_replica_on_another_host_without_a_key_does_not_become_healthy(bundle: Path) -> None:
     code = """
 import ray, sys
 from ray import serve
@@ -185,14 +183,14 @@ serve.shutdown()
 
 
 def listening_on(port: int) -> set[str]:
-    """The addresses, as the kernel writes them, on which this port listens."""
+    """Return the addresses on which this port listens, as the kernel writes them."""
     rows = [row.split() for file in ("tcp", "tcp6") for row in Path(f"/proc/net/{file}").read_text().splitlines()[1:]]
     local = [row[1].rsplit(":", 1) for row in rows if row[3] == "0A"]
     return {address for address, found in local if int(found, 16) == port}
 
 
 @pytest.mark.slow
-def test_serve_run_asks_for_the_key_and_listens_on_loopback_alone_in_haproxys_mode_too(bundle: Path) -> None:
+def test_serve_run_with_haproxy_needs_the_key_and_listens_on_loopback_only(bundle: Path) -> None:
     assert not listening_on(8000), "port 8000, which `serve run` takes, is in use"
     command = (str(Path(sys.executable).parent / "serve"), "run", "serve_app:build", "threads=1")
     variables = {

@@ -1,4 +1,4 @@
-"""What a service can be told, and what is refused before anything starts."""
+"""Settings of a service: deploy/serve.yaml, command lines, contradictions, and exchange of a bundle."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_default_is_the_first_model_or_the_one_that_is_named() -> None:
     assert list(ServeSettings.model_validate({**TWO, "default": "large"}).bundles) == ["large", "small"]
 
 
-def test_every_model_but_a_joined_default_has_a_deployment_of_its_own() -> None:
+def test_every_model_but_a_joined_default_has_an_encoder_deployment() -> None:
     assert list(ServeSettings.model_validate(TWO).remote_encoders) == ["large"]
     assert list(ServeSettings.model_validate({**TWO, "shape": "split"}).remote_encoders) == ["small", "large"]
 
@@ -95,7 +95,7 @@ def test_a_command_line_names_one_bundle_or_several() -> None:
         read_settings(["a"], ["replicas=0", "treads=2"])
 
 
-def test_a_bundle_takes_the_place_of_one_model_alone_and_ends_being_a_shadow() -> None:
+def test_an_exchange_replaces_one_model_and_ends_its_shadow() -> None:
     live = ServeSettings.model_validate({**TWO, "shadow": "next"})
     assert exchanged(live, Path("next"), model="large", shadow=False).bundles == {
         "small": Path("a"),
@@ -108,7 +108,7 @@ def test_a_bundle_takes_the_place_of_one_model_alone_and_ends_being_a_shadow() -
 
 
 @pytest.mark.parametrize(("alive", "refused"), [((True, True), True), ((True, False), False)])
-def test_a_store_in_a_file_is_refused_where_replicas_may_be_on_several_machines(
+def test_a_store_in_a_file_is_refused_on_several_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: tuple[bool, ...], refused: bool
 ) -> None:
     monkeypatch.setattr(replica_components.ray, "nodes", lambda: [{"Alive": one} for one in alive])
