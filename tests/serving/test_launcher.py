@@ -112,7 +112,7 @@ def listening(pid: int) -> set[tuple[str, str, int]]:
 
 
 def reach(address: str) -> str:
-    """How far an address reaches, in the words of the table of ports."""
+    """Return the reach of an address in the words of the table of ports."""
     if ipaddress.ip_address(address).is_unspecified:
         return "every address"
     return "127.0.0.1" if ipaddress.ip_address(address).is_loopback else "this machine's network address"
@@ -124,7 +124,7 @@ def test_the_ports_page_names_every_socket_on_which_the_service_listens(ray_serv
 
 
 def check_sockets(pid: int, port: int, *, taking: str) -> None:
-    """Calls are taken on loopback alone, by this process; the table of ports has every other socket."""
+    """Check that this process takes calls on loopback only and the table of ports has every other socket."""
     rows = re.findall(
         r"^\| ([^|]+) \| ([^|]*`[^|]*) \| [^|]+ \| ([^|]+) \|$",
         (TOP / "docs" / "serving" / "ports.md").read_text(),

@@ -1,10 +1,8 @@
-"""Settings of a service: deploy/serve.yaml, command lines, contradictions, and exchange of a bundle."""
+"""Settings of a service: deploy/serve.yaml, command lines, and contradictions."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from services import TOP
 from whale_ray import serve_app
 from whale_ray.errors import InputError, StoreError
 from whale_ray.serving.deployment import replica_components
-from whale_ray.serving.deployment.rollout import exchanged
 from whale_ray.serving.deployment.settings import ServeSettings, read_settings
 
 TWO = {"models": {"small": "a", "large": "b"}}
@@ -42,22 +39,6 @@ def test_the_page_application_of_version_0_1_is_refused_with_the_remedy() -> Non
 def test_every_setting_has_a_description() -> None:
     missing = [name for name, field in ServeSettings.model_fields.items() if not field.description]
     assert not missing
-
-
-def test_describing_and_exchanging_a_service_does_not_import_torch(bundle: Path) -> None:
-    code = """
-import sys
-from pathlib import Path
-import whale_ray.commands.bundles, whale_ray.serving.deployment.rollout
-from whale_ray.serving.auth.api_keys import NO_KEYS
-from whale_ray.serving.deployment.application import build_application
-from whale_ray.serving.deployment.settings import ServeSettings
-path = Path(sys.argv[1])
-build_application(ServeSettings(bundle=path, shape="split", shadow=path), keys=NO_KEYS)
-print(sorted({"torch", "torchvision", "transformers", "faiss", "sklearn"} & set(sys.modules)))
-"""
-    ended = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True)
-    assert ended.stdout == "[]\n", ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -93,18 +74,6 @@ def test_a_command_line_names_one_bundle_or_several() -> None:
         read_settings(["a", "b"], [])
     with pytest.raises(InputError, match=r"replicas: Input should be greater than or equal to 1; treads: Extra"):
         read_settings(["a"], ["replicas=0", "treads=2"])
-
-
-def test_an_exchange_replaces_one_model_and_ends_its_shadow() -> None:
-    live = ServeSettings.model_validate({**TWO, "shadow": "next"})
-    assert exchanged(live, Path("next"), model="large", shadow=False).bundles == {
-        "small": Path("a"),
-        "large": Path("next"),
-    }
-    assert exchanged(live, Path("next"), model=None, shadow=False).shadow is None
-    assert exchanged(live, Path("other"), model=None, shadow=True).shadow == Path("other")
-    with pytest.raises(InputError, match=r"--model must be one that is served \(small, large\), but is 'huge'"):
-        exchanged(live, Path("next"), model="huge", shadow=False)
 
 
 @pytest.mark.parametrize(("alive", "refused"), [((True, True), True), ((True, False), False)])

@@ -21,7 +21,7 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # no-cache: browsers ask again each time, so that files of two versions of the service never mix.
-_HEADERS = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"}
+_HEADERS = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache", "Referrer-Policy": "same-origin"}
 _MEDIA_TYPES = {
     **{f"{name}.js": "text/javascript" for name in ("answers", "api", "dom", "page", "photographs", "texts")},
     "page.css": "text/css",
