@@ -67,7 +67,7 @@ def test_a_study_that_is_damaged_is_made_anew_from_the_trials(
     study = optuna.load_study(study_name="little", storage=f"sqlite:///{run / 'study.db'}")
     assert [one.state.name for one in study.trials] == ["COMPLETE"] * 2
     if content != b"":  # SQLite takes an empty file for an empty database
-        assert "study.db was damaged and lies in" in capsys.readouterr().out
+        assert "study.db was damaged; it is kept as" in capsys.readouterr().out
         assert len(list(run.glob("study.damaged.*"))) == 1
 
 

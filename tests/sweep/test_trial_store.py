@@ -204,7 +204,7 @@ def test_no_trial_starts_after_the_hours_budget(folder: Path) -> None:
     ("options", "data", "changed"),
     [
         ((), "fedcba9876543210", f"labels was {FINGERPRINT} and is fedcba9876543210"),
-        (("data.val_fraction=0.5",), FINGERPRINT, ": data.val_fraction was 0.2 and is 0.5. Say"),
+        (("data.val_fraction=0.5",), FINGERPRINT, ": data.val_fraction was 0.2 and is 0.5. Use"),
         (("split.kind=halves",), FINGERPRINT, "split.kind was stratified and is halves"),
     ],
 )
@@ -399,8 +399,8 @@ def test_early_stopping_compares_trials_of_other_lengths_only_at_a_constant_lear
     one, two = (str(next(upcoming)) for _ in range(2))
     epochs = {store.index.reload(trial).settings["train"]["epochs"] for trial in (one, two)}
     assert epochs == {4, 8}
-    assert store.is_worth_continuing(one, {"epoch": 1, "recall@1": 0.5})
-    assert store.is_worth_continuing(two, {"epoch": 1, "recall@1": 0.4}) == goes_on
+    assert store.may_continue(one, {"epoch": 1, "recall@1": 0.5})
+    assert store.may_continue(two, {"epoch": 1, "recall@1": 0.4}) == goes_on
 
 
 def test_early_stopping_compares_trials_of_one_encoder_and_of_earlier_sessions(folder: Path) -> None:
@@ -409,9 +409,9 @@ def test_early_stopping_compares_trials_of_one_encoder_and_of_earlier_sessions(f
     upcoming = store.queue.trials()
     next(upcoming)
     one, two = str(next(upcoming)), str(next(upcoming))
-    assert store.is_worth_continuing(one, {"epoch": 1, "recall@1": 0.5})
+    assert store.may_continue(one, {"epoch": 1, "recall@1": 0.5})
     pd.DataFrame({"epoch": [1], "loss": [1.0], "recall@1": [0.5]}).to_csv(folder / "trials" / one / "epochs.csv")
     again = open_store(folder, *options)
-    assert not again.is_worth_continuing(two, {"epoch": 1, "recall@1": 0.4})
-    assert again.is_worth_continuing(two, {"epoch": 4, "recall@1": 0.4})
-    assert again.is_worth_continuing(two, {"epoch": 3, "recall@1": None})
+    assert not again.may_continue(two, {"epoch": 1, "recall@1": 0.4})
+    assert again.may_continue(two, {"epoch": 4, "recall@1": 0.4})
+    assert again.may_continue(two, {"epoch": 3, "recall@1": None})

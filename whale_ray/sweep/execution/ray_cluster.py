@@ -83,7 +83,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def slots(resources: Mapping[str, float]) -> int:
+def count_trial_slots(resources: Mapping[str, float]) -> int:
     """Return how many trials fit on the cluster at once.
 
     Args:

@@ -9,7 +9,7 @@ from itertools import islice
 from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
 from whale_ray.sweep.planning.dry_run import trials_left
 from whale_ray.sweep.planning.optuna_study import Proposal, Study
-from whale_ray.sweep.planning.resume import begin_from, shorter_trial
+from whale_ray.sweep.planning.resume import copy_state, find_shorter_trial
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
 from whale_ray.sweep.planning.trial_settings import Point, Settings, baselines, grid_points, listed_points
 from whale_ray.sweep.run_folder.leaderboard import goodness, sweep_leaderboard
@@ -168,8 +168,8 @@ class TrialQueue:
         return None
 
     def _create(self, trial: str, kind: str, point: Point, settings: Settings) -> str:
-        shorter = shorter_trial(settings, self._index.records())
+        shorter = find_shorter_trial(settings, self._index.records())
         self._index.add(trial, kind=kind, point=point, settings=settings, data_fingerprint=self._fingerprint)
         if shorter:
-            begin_from(shorter, self._index.trial_folder(trial))
+            copy_state(shorter, self._index.trial_folder(trial))
         return trial

@@ -12,7 +12,7 @@ from whale_ray.sweep.execution.trial_outcomes import TrialOutcomes
 from whale_ray.sweep.execution.trial_queue import TrialQueue
 from whale_ray.sweep.planning.early_stopping import EarlyStopping
 from whale_ray.sweep.planning.optuna_study import Study
-from whale_ray.sweep.planning.resume import note_on_epochs, refuse_others
+from whale_ray.sweep.planning.resume import notes_on_epochs, refuse_other_data
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
 from whale_ray.sweep.planning.trial_settings import first_settings
 from whale_ray.sweep.run_folder.liveness import Clock
@@ -55,14 +55,14 @@ class TrialStore:
         """The score that the search maximizes."""
         return self.sweep.objective
 
-    def is_worth_continuing(self, trial: str, figures: Mapping[str, Any]) -> bool:
+    def may_continue(self, trial: str, figures: Mapping[str, Any]) -> bool:
         """Return whether early stopping lets a trial train further.
 
         Args:
             trial: ID of the trial.
             figures: Figures of the epoch that it has just finished.
         """
-        return self.early_stopping is None or self.early_stopping.goes_on(self.index.get(trial), figures)
+        return self.early_stopping is None or self.early_stopping.may_continue(self.index.get(trial), figures)
 
 
 def open_trial_store(sweep: Sweep, folder: Path, *, data_fingerprint: str) -> TrialStore:
@@ -81,9 +81,9 @@ def open_trial_store(sweep: Sweep, folder: Path, *, data_fingerprint: str) -> Tr
     """
     forget_unfinished(folder)
     index = RecordIndex(folder)
-    refuse_others(index.records(), first_settings(sweep), fingerprint=data_fingerprint, folder=folder)
+    refuse_other_data(index.records(), first_settings(sweep), fingerprint=data_fingerprint, folder=folder)
     rescored = _rescore(sweep, index)
-    notes = [*note_on_epochs(sweep, index.records())]
+    notes = [*notes_on_epochs(sweep, index.records())]
 
     def is_known(point: Mapping[str, Any]) -> bool:
         return trial_identity(sweep.settings(dict(point)), data_fingerprint=data_fingerprint) in index

@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.prometheus import Metrics
-from whale_ray.sweep.execution.ray_cluster import check_gpu, end_worker, slots
+from whale_ray.sweep.execution.ray_cluster import check_gpu, count_trial_slots, end_worker
 from whale_ray.sweep.execution.ray_workarounds import FailedResets, NoTuneState
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.dry_run import planned_runs
@@ -46,7 +46,7 @@ def run_trials(store: TrialStore, job: Job, progress: Progress, stopping: thread
     """
     fixed = store.sweep.fixed
     share = {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}
-    max_running = slots(share)
+    max_running = count_trial_slots(share)
     check_gpu(share["GPU"], say=progress.say, stopping=stopping)
     trainable = tune.with_parameters(run_trial, job=job)
     trainable.__name__ = f"{store.sweep.name}: a trial at a time"  # name of the actors in Ray's dashboard
@@ -147,7 +147,7 @@ class _EarlyStoppingScheduler(NoTuneState, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return Tune's decision on a trial after an epoch."""
-        if result.get("done") or self._store.is_worth_continuing(_trial_id(trial), result):
+        if result.get("done") or self._store.may_continue(_trial_id(trial), result):
             return str(FIFOScheduler.CONTINUE)
         return str(FIFOScheduler.STOP)
 

@@ -32,9 +32,9 @@ class EarlyStopping:
         self._halving = Halving(grace=fixed["search.grace"], reduction_factor=fixed["search.reduction_factor"])
         for record in records:
             for figures in read_curve(record.folder, self._objective):
-                self.goes_on(record, figures)
+                self.may_continue(record, figures)
 
-    def goes_on(self, record: Record, figures: Mapping[str, Any]) -> bool:
+    def may_continue(self, record: Record, figures: Mapping[str, Any]) -> bool:
         """Return whether a trial may continue after an epoch; True without a score and after the last epoch.
 
         Args:
@@ -48,7 +48,7 @@ class EarlyStopping:
         # A schedule that decays to the last epoch has decayed further after the same epoch of a shorter training.
         length = "" if train.get("schedule") == "constant" else f" {last}"
         family = record.settings["model"]["encoder"] + length
-        return self._halving.goes_on(family, record.trial, resource=figures[self._resource], score=score)
+        return self._halving.may_continue(family, record.trial, resource=figures[self._resource], score=score)
 
 
 class Halving:
@@ -58,9 +58,9 @@ class Halving:
     (epochs or seconds) of the first rung; each further rung needs `reduction_factor` times as much.
 
     >>> halving = Halving(grace=1, reduction_factor=2)
-    >>> [halving.goes_on("tiny", trial, resource=1, score=score) for trial, score in zip("abc", (5, 4, 6))]
+    >>> [halving.may_continue("tiny", trial, resource=1, score=score) for trial, score in zip("abc", (5, 4, 6))]
     [True, False, True]
-    >>> halving.goes_on("resnet18", "d", resource=1, score=0.1)
+    >>> halving.may_continue("resnet18", "d", resource=1, score=0.1)
     True
     """
 
@@ -69,7 +69,7 @@ class Halving:
         self._rungs: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
         self._reached: dict[str, int] = {}
 
-    def goes_on(self, family: str, trial: str, *, resource: float, score: float) -> bool:
+    def may_continue(self, family: str, trial: str, *, resource: float, score: float) -> bool:
         """Return whether a trial may continue after a score.
 
         Only the highest newly reached rung records the score: a late score, after a pause in evaluation or a resume,

@@ -156,7 +156,7 @@ class Study:
         else:
             self._study.tell(number, list(values))
 
-    def tell_repeat(self, number: int, trial: str, values: float | Sequence[float] | None) -> None:
+    def tell_duplicate(self, number: int, trial: str, values: float | Sequence[float] | None) -> None:
         """Record that a proposal repeats the point of another trial.
 
         Args:

@@ -17,7 +17,7 @@ from whale_ray.sweep.run_folder.checkpoints import STATES
 from whale_ray.sweep.run_folder.records import Record
 
 
-def refuse_others(records: Sequence[Record], settings: Settings, *, fingerprint: str, folder: Path) -> None:
+def refuse_other_data(records: Sequence[Record], settings: Settings, *, fingerprint: str, folder: Path) -> None:
     """Refuse a run folder with trials that were scored on other photographs or another split.
 
     Args:
@@ -29,8 +29,8 @@ def refuse_others(records: Sequence[Record], settings: Settings, *, fingerprint:
     Raises:
         InputError: Names the trials and what has changed.
     """
-    now = measured_on(settings, fingerprint)
-    before = {one.trial: measured_on(one.settings, one.data_fingerprint) for one in records}
+    now = scoring_basis(settings, fingerprint)
+    before = {one.trial: scoring_basis(one.settings, one.data_fingerprint) for one in records}
     others = [trial for trial, then in before.items() if then != now]
     if others:
         then = before[others[0]]
@@ -42,7 +42,7 @@ def refuse_others(records: Sequence[Record], settings: Settings, *, fingerprint:
         )
 
 
-def measured_on(settings: Settings, fingerprint: str) -> dict[str, Any]:
+def scoring_basis(settings: Settings, fingerprint: str) -> dict[str, Any]:
     """Return everything that a trial's scores were measured on, by the name of the setting.
 
     Args:
@@ -64,7 +64,7 @@ def measured_on(settings: Settings, fingerprint: str) -> dict[str, Any]:
 CONTINUED = ("epochs.csv", *(f"checkpoint/{name}" for name in STATES))
 
 
-def goes_on_later(settings: dict[str, Any]) -> bool:
+def can_be_continued(settings: dict[str, Any]) -> bool:
     """Return whether a finished trial keeps its optimizer state, so that a longer trial can continue from it.
 
     That needs a constant learning rate and no pseudo-labels, which are assigned after the last epoch.
@@ -73,14 +73,14 @@ def goes_on_later(settings: dict[str, Any]) -> bool:
     return bool(train.get("schedule") == "constant" and not train.get("pseudo_labels"))
 
 
-def shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> Record | None:
+def find_shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> Record | None:
     """Return the longest finished trial from which a new trial can continue; None if there is none.
 
     Args:
         settings: Settings of the new trial.
         records: Trials with the same settings but fewer epochs are candidates if they still have their state.
     """
-    if not goes_on_later(settings):
+    if not can_be_continued(settings):
         return None
     wanted, same = settings["train"]["epochs"], _but_epochs(settings)
     shorter = [
@@ -94,7 +94,7 @@ def shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> Record
     return max(shorter, key=lambda record: int(record.settings["train"]["epochs"]), default=None)
 
 
-def begin_from(shorter: Record, folder: Path) -> None:
+def copy_state(shorter: Record, folder: Path) -> None:
     """Copy state and curve of a shorter trial into the folder of a new trial.
 
     Args:
@@ -107,7 +107,7 @@ def begin_from(shorter: Record, folder: Path) -> None:
                 shutil.copyfile(shorter.folder / name, draft)
 
 
-def note_on_epochs(sweep: Sweep, records: Iterable[Record]) -> Iterator[str]:
+def notes_on_epochs(sweep: Sweep, records: Iterable[Record]) -> Iterator[str]:
     """Yield a note for the user if the sweep's number of epochs has changed since its trials were run.
 
     Args:

@@ -39,7 +39,7 @@ class StudyFeedback:
             record: The trial that has the point; the proposal gets its scores if it has finished.
         """
         scores = self._scores(record) if record.status == "finished" else None
-        self._study.tell_repeat(number, record.trial, scores)
+        self._study.tell_duplicate(number, record.trial, scores)
 
     def _scores(self, record: Record) -> list[float] | None:
         """Return the trial's value of each objective; None if one is missing."""

@@ -19,7 +19,7 @@ from typing import Any
 from whale_ray.atomic_files import write_atomically
 from whale_ray.device import available_device
 from whale_ray.errors import WhaleRayError
-from whale_ray.sweep.planning.resume import goes_on_later
+from whale_ray.sweep.planning.resume import can_be_continued
 from whale_ray.sweep.run_folder.checkpoints import drop_state
 from whale_ray.sweep.run_folder.liveness import ALONE, Pulse, is_no_room
 from whale_ray.sweep.run_folder.records import read_record, write_result
@@ -83,7 +83,7 @@ def _outcome(trial: str, job: Job, pulse: Pulse) -> dict[str, Any]:
     result["seconds"] = time.perf_counter() - started + (work.earlier_seconds if work else 0.0)
     write_result(folder, result)
     shutil.rmtree(folder / FOLDS, ignore_errors=True)
-    if work is None or not goes_on_later(work.settings):
+    if work is None or not can_be_continued(work.settings):
         drop_state(folder / "checkpoint")
     return result
 

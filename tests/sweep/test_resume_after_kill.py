@@ -1,4 +1,4 @@
-"""Kill -9 at any moment: the same command again ends with the table of a sweep that nothing had happened to."""
+"""Sweeps killed with SIGKILL at random moments resume and end with the table of an undisturbed sweep."""
 
 from __future__ import annotations
 

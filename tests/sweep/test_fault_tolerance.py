@@ -1,4 +1,4 @@
-"""A sweep that nobody looks after: trials that fail, hang or lose their worker, disks that fill, files that are cut."""
+"""Faults during a sweep: trials that fail or hang, lost workers, full disks."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.slow
 SECONDS = "resources.stall_minutes=0.25"
 
 
-class Meddling(Watching):
-    """A hand on the workers: what is done when a trial with this learning rate reports its first epoch."""
+class Sabotage(Watching):
+    """Acts on the worker of a trial with a given learning rate after its first epoch."""
 
     def __init__(self, deeds: Mapping[str, Callable[[int], None]]) -> None:
-        super().__init__(self._meddle)
+        super().__init__(self._sabotage)
         self._deeds = dict(deeds)
         self._labels: dict[str, str] = {}
 
@@ -40,7 +40,7 @@ class Meddling(Watching):
         self._labels[trial] = label
         super().started(trial, label)
 
-    def _meddle(self, trial: str, figures: Mapping[str, Any]) -> None:
+    def _sabotage(self, trial: str, figures: Mapping[str, Any]) -> None:
         for word in [word for word in self._deeds if word in self._labels[trial]]:
             self._deeds.pop(word)(figures["pid"])
 
@@ -58,7 +58,7 @@ def test_one_nan_one_killed_worker_and_one_that_stalls_leave_a_bundle_and_exit_t
 ) -> None:
     rates = "train.learning_rate=[1.0e-3, 2.0e-3, 3.0e-3, 1.0e+30]"
     sweep = write_sweep("loss.name=arcface", rates, "train.epochs=3", SECONDS)
-    progress = Meddling({"0.001": kill, "0.002": freeze})
+    progress = Sabotage({"0.001": kill, "0.002": freeze})
     result = run_sweep(sweep, runs=tmp_path, progress=progress)
     assert result.exit_code == 3
     assert result.bundle
@@ -74,13 +74,13 @@ def test_one_nan_one_killed_worker_and_one_that_stalls_leave_a_bundle_and_exit_t
         assert not (result.folder / "trials" / trial / "alive").exists()
 
 
-def test_a_trial_that_hangs_twice_has_failed_with_its_reason_and_the_sweep_goes_on(
+def test_a_trial_that_hangs_twice_fails_with_its_reason_and_the_sweep_continues(
     write_sweep: WriteSweep, cluster: str, tmp_path: Path
 ) -> None:
     sweep = write_sweep("loss.name=[arcface, supcon]", "train.epochs=2", SECONDS)
 
     class Hanging(Watching):
-        """Where a trial of supcon begins there is a checkpoint that nobody ever finishes to write."""
+        """Puts a pipe without a writer in the place of the checkpoint of each supcon trial."""
 
         def started(self, trial: str, label: str) -> None:
             super().started(trial, label)
@@ -99,7 +99,7 @@ def test_a_trial_that_hangs_twice_has_failed_with_its_reason_and_the_sweep_goes_
     assert result.table["status"].tolist().count("finished") == 2
 
 
-def test_a_worker_that_is_lost_again_and_again_is_a_row_with_its_reason(
+def test_a_trial_that_keeps_losing_its_worker_fails_with_its_reason(
     write_sweep: WriteSweep, cluster: str, tmp_path: Path
 ) -> None:
     result_of: list[int] = []
@@ -118,9 +118,7 @@ def test_a_worker_that_is_lost_again_and_again_is_a_row_with_its_reason(
     assert result.exit_code == 3
 
 
-def test_no_trial_starts_while_the_disk_has_too_little_room(
-    write_sweep: WriteSweep, cluster: str, tmp_path: Path
-) -> None:
+def test_no_trial_starts_while_the_disk_is_too_full(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
     stopping = threading.Event()
     said: list[str] = []
 
@@ -139,7 +137,7 @@ def test_no_trial_starts_while_the_disk_has_too_little_room(
     ]
 
 
-def test_a_trial_says_where_it_runs_while_it_runs(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
+def test_a_running_trial_records_its_process_and_node(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
     found: list[Any] = []
 
     def look(trial: str, figures: Mapping[str, Any]) -> None:
@@ -151,7 +149,7 @@ def test_a_trial_says_where_it_runs_while_it_runs(write_sweep: WriteSweep, clust
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
-def test_a_disk_that_fills_leaves_trials_unfinished_and_with_room_again_the_sweep_ends(
+def test_a_full_disk_leaves_trials_unfinished_and_the_sweep_resumes_once_space_is_free(
     write_sweep: WriteSweep, cluster: str, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
@@ -174,8 +172,10 @@ def test_a_disk_that_fills_leaves_trials_unfinished_and_with_room_again_the_swee
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_worker_that_does_not_let_go_of_a_pruned_trial_loses_no_other(photographs: Path, tmp_path: Path) -> None:
-    """Tune gives a trial up without a word where its worker is not free in time; here it never waits."""
+def test_a_worker_that_does_not_end_a_pruned_trial_loses_no_other(
+    photographs: Path, tmp_path: Path
+) -> None:
+    """Tune drops a trial without a callback if its worker is not free in time; the timeout here is 0."""
     file = tmp_path / "little.yaml"
     file.write_text(SWEEP.replace("ROOT", str(photographs)))
     search = ("strategy=random", "trials=6", "scheduler=asha", "grace=1", "reduction_factor=2", "objective=map@5")

@@ -1,4 +1,4 @@
-"""Grid, random and Optuna searches over conditional spaces, in one study that opens again."""
+"""Optuna study: grid, random and TPE searches over conditional spaces, reopened and resumed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_same_seed_draws_the_same_points_and_another_others(tmp_path: Path, 
     assert found[0] == found[1] != found[2]
 
 
-def test_optuna_goes_where_scores_are_large(tmp_path: Path) -> None:
+def test_tpe_proposes_points_with_large_scores(tmp_path: Path) -> None:
     points = drawn(
         open_study(searching(tmp_path, "optuna"), tmp_path), 30, lambda point: float(point["loss.name"] == "supcon")
     )
@@ -97,7 +97,7 @@ def test_optuna_goes_where_scores_are_large(tmp_path: Path) -> None:
     assert late.count("supcon") > len(late) / 2
 
 
-def test_a_grid_asks_for_every_cell_once_and_then_for_nothing(tmp_path: Path) -> None:
+def test_a_grid_proposes_every_cell_once(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, GRID)
     study = open_study(sweep, tmp_path)
     assert drawn(study, 4) == list(grid_points(sweep.axes))
@@ -105,13 +105,13 @@ def test_a_grid_asks_for_every_cell_once_and_then_for_nothing(tmp_path: Path) ->
     assert study.ask() is None
 
 
-def test_a_grid_does_not_ask_for_cells_that_have_their_trial(tmp_path: Path) -> None:
+def test_a_grid_skips_cells_that_have_a_trial(tmp_path: Path) -> None:
     study = open_study(sweep_of(tmp_path, GRID), tmp_path, known=lambda point: point["loss.name"] == "arcface")
     assert [point["loss.name"] for point in drawn(study, 2)] == ["supcon", "supcon"]
     assert study.ask() is None
 
 
-def test_outcomes_are_found_by_whoever_opens_the_file(tmp_path: Path) -> None:
+def test_outcomes_are_stored_in_the_file(tmp_path: Path) -> None:
     study = open_study(searching(tmp_path, "optuna"), tmp_path)
     for trial in ("good", "pruned", "failed", "running"):
         proposal = study.ask()
@@ -132,7 +132,7 @@ def test_outcomes_are_found_by_whoever_opens_the_file(tmp_path: Path) -> None:
     assert found["pruned"].intermediate_values == {1: 0.5, 3: 0.25}
 
 
-def test_telling_again_changes_nothing(tmp_path: Path) -> None:
+def test_a_second_tell_changes_nothing(tmp_path: Path) -> None:
     study = open_study(searching(tmp_path, "optuna"), tmp_path)
     proposal = study.ask()
     assert proposal
@@ -142,7 +142,7 @@ def test_telling_again_changes_nothing(tmp_path: Path) -> None:
     assert [one.value for one in trials_of(tmp_path, "space")] == [0.5]
 
 
-def test_a_study_that_is_opened_again_tells_running_trials_and_forgets_what_was_never_begun(tmp_path: Path) -> None:
+def test_a_reopened_study_keeps_running_trials_and_drops_unused_proposals(tmp_path: Path) -> None:
     study = open_study(searching(tmp_path, "optuna"), tmp_path)
     first, _left_by_a_kill = study.ask(), study.ask()
     assert first
@@ -152,7 +152,7 @@ def test_a_study_that_is_opened_again_tells_running_trials_and_forgets_what_was_
     assert [one.state for one in trials_of(tmp_path, "space")] == [TrialState.COMPLETE, TrialState.FAIL]
 
 
-def test_a_grid_killed_between_two_steps_still_asks_for_every_cell(tmp_path: Path) -> None:
+def test_a_grid_killed_between_two_steps_still_proposes_every_cell(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, GRID)
     open_study(sweep, tmp_path)
     cell = next(grid_points(sweep.axes))
@@ -170,7 +170,7 @@ GROWN = (
 
 
 @pytest.mark.parametrize("option", GROWN)
-def test_a_list_may_grow_shrink_or_appear_and_what_is_done_keeps_its_place(tmp_path: Path, option: str) -> None:
+def test_an_axis_can_grow_shrink_or_appear_and_finished_trials_are_kept(tmp_path: Path, option: str) -> None:
     sweep = sweep_of(tmp_path, GRID)
     points = drawn(open_study(sweep, tmp_path), 4)
     done = {f"trial {place}": point for place, point in enumerate(points)}
@@ -187,14 +187,14 @@ def test_a_list_may_grow_shrink_or_appear_and_what_is_done_keeps_its_place(tmp_p
     assert len(kept) == sum(point in list(grid_points(grown.axes)) for point in points)
 
 
-def test_a_range_may_grow_in_the_same_study(tmp_path: Path) -> None:
+def test_a_range_can_grow_in_the_same_study(tmp_path: Path) -> None:
     drawn(open_study(searching(tmp_path, "optuna"), tmp_path), 3)
     wider = load_sweep(tmp_path / "sweep.yaml", ["train.learning_rate={low: 1.0e-6, high: 1.0, log: true}"])
     drawn(open_study(wider, tmp_path), 15)
     assert len(trials_of(tmp_path, "space")) == 18
 
 
-def test_scores_of_another_objective_are_another_study(tmp_path: Path) -> None:
+def test_another_objective_is_another_study(tmp_path: Path) -> None:
     drawn(open_study(sweep_of(tmp_path, GRID), tmp_path), 1)
     study = open_study(sweep_of(tmp_path, GRID, "search.objective=map@5"), tmp_path, "a")
     study.adopt("a", next(grid_points(sweep_of(tmp_path, GRID).axes)), ended=True)
@@ -202,7 +202,7 @@ def test_scores_of_another_objective_are_another_study(tmp_path: Path) -> None:
     assert [one.value for one in trials_of(tmp_path, "grid 2")] == [0.25]
 
 
-def test_a_trial_that_is_run_again_has_a_new_place(tmp_path: Path) -> None:
+def test_a_trial_that_runs_again_gets_a_new_number(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, GRID)
     study = open_study(sweep, tmp_path)
     proposal = study.ask()
@@ -215,12 +215,12 @@ def test_a_trial_that_is_run_again_has_a_new_place(tmp_path: Path) -> None:
     assert [one.state for one in trials_of(tmp_path, "grid")] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_a_repeated_point_is_told_with_the_score_of_its_trial(tmp_path: Path) -> None:
+def test_a_duplicate_proposal_gets_the_score_of_its_trial(tmp_path: Path) -> None:
     study = open_study(searching(tmp_path, "random"), tmp_path)
     for score in (0.5, None):
         proposal = study.ask()
         assert proposal
-        study.tell_repeat(proposal.number, "a", score)
+        study.tell_duplicate(proposal.number, "a", score)
     found = trials_of(tmp_path, "space")
     assert [one.state for one in found] == [TrialState.COMPLETE, TrialState.FAIL]
     assert found[0].value == 0.5

@@ -1,4 +1,4 @@
-"""More epochs for trials that have ended: which shorter trial a longer one begins from."""
+"""Resuming with more epochs: the shorter trial from which a longer one continues."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from whale_ray.sweep.config.sweep_spec import load_sweep
-from whale_ray.sweep.planning.resume import shorter_trial
+from whale_ray.sweep.planning.resume import find_shorter_trial
 from whale_ray.sweep.run_folder.records import Record
 
 
@@ -23,10 +23,10 @@ def ended(tmp_path: Path, settings: dict[str, Any]) -> Record:
     return Record("ended", folder, "trial", {}, settings, "", {"status": "finished"})
 
 
-def test_a_trial_that_was_written_before_a_key_was_there_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_trial_written_before_a_setting_existed_can_be_continued(tmp_path: Path) -> None:
     old = settings_of(tmp_path, epochs=3)
     for key in ("ema", "memory", "head_epochs", "layer_decay", "negatives_share"):
         del old["train"][key]
     record = ended(tmp_path, old)
-    assert shorter_trial(settings_of(tmp_path, epochs=5), [record]) is record
-    assert shorter_trial(settings_of(tmp_path, epochs=5, memory=64), [record]) is None
+    assert find_shorter_trial(settings_of(tmp_path, epochs=5), [record]) is record
+    assert find_shorter_trial(settings_of(tmp_path, epochs=5, memory=64), [record]) is None

@@ -1,4 +1,4 @@
-"""Trials of another run folder: what fits is taken and scored here, nothing of the folder is trusted."""
+"""Import of finished trials: fitting trials are scored again, and nothing in the folder is trusted."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_an_imported_run_has_nothing_left_to_train_and_the_same_leaderboard(
     assert "3 were here already" in said
 
 
-def test_a_result_that_boasts_is_scored_here(source: Path, write_sweep: WriteSweep, dataset: Dataset) -> None:
+def test_an_inflated_result_is_scored_again(source: Path, write_sweep: WriteSweep, dataset: Dataset) -> None:
     trial = a_trial(source)
     result = json.loads((trial / "result.json").read_text())
     (trial / "result.json").write_text(json.dumps(result | {"recall@1": 1.0, "extra": "=cmd|calc"}))
@@ -70,7 +70,7 @@ def test_a_result_that_boasts_is_scored_here(source: Path, write_sweep: WriteSwe
     assert "extra" not in ours
 
 
-def test_only_known_files_are_taken(source: Path, write_sweep: WriteSweep, dataset: Dataset) -> None:
+def test_only_known_files_are_copied(source: Path, write_sweep: WriteSweep, dataset: Dataset) -> None:
     trial = a_trial(source)
     (trial / "sitecustomize.py").write_text("raise SystemExit")
     (trial / "checkpoint" / "state.pt").write_bytes(pickle.dumps(print))
@@ -146,7 +146,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_what_is_spoiled_is_said_and_not_taken(
+def test_damaged_trials_are_reported_and_not_imported(
     case: str, source: Path, write_sweep: WriteSweep, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(source.parent)
@@ -163,7 +163,7 @@ def test_what_is_spoiled_is_said_and_not_taken(
     assert not (source.parent / "trapped").exists()
 
 
-def test_a_trial_is_known_by_its_settings_and_not_by_the_name_of_its_folder(
+def test_a_trial_is_identified_by_its_settings_and_not_by_its_folder_name(
     source: Path, write_sweep: WriteSweep, dataset: Dataset
 ) -> None:
     trial = a_trial(source)
@@ -172,7 +172,7 @@ def test_a_trial_is_known_by_its_settings_and_not_by_the_name_of_its_folder(
     assert name in import_run(source, source.parent / "ours", write_sweep(), dataset).taken
 
 
-def test_trials_of_other_photographs_are_not_taken(source: Path, write_sweep: WriteSweep, dataset: Dataset) -> None:
+def test_trials_of_other_photographs_are_not_imported(source: Path, write_sweep: WriteSweep, dataset: Dataset) -> None:
     for path in source.glob("trials/*/settings.json"):
         path.write_text(path.read_text().replace(dataset.fingerprint, "0" * 16))
     done = import_run(source, source.parent / "ours", write_sweep(), dataset)
@@ -180,7 +180,7 @@ def test_trials_of_other_photographs_are_not_taken(source: Path, write_sweep: Wr
     assert set(done.refused.values()) == {"it was trained on other photographs or labels"}
 
 
-def test_what_is_no_run_folder_is_refused(source: Path, write_sweep: WriteSweep, dataset: Dataset) -> None:
+def test_a_folder_that_is_no_run_folder_is_refused(source: Path, write_sweep: WriteSweep, dataset: Dataset) -> None:
     with pytest.raises(InputError, match="has none"):
         import_run(source / "trials", source.parent / "ours", write_sweep(), dataset)
     with pytest.raises(InputError, match="the sweep's own"):

@@ -1,4 +1,4 @@
-"""What a sweep is going to do, before anything is started."""
+"""Points, baselines and settings of trials."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def test_no_axis_is_one_point() -> None:
         ({"model.encoder": "hf:google/vit.base"}, "encoder hf:google/vit.base"),
     ],
 )
-def test_a_label_says_what_varies(point: dict[str, Any], expected: str) -> None:
+def test_a_label_lists_the_values_of_the_axes(point: dict[str, Any], expected: str) -> None:
     assert label(point) == expected
     assert "baseline" in label(point, kind="baseline")
 
 
-def test_retrieval_settings_leave_out_what_does_not_count(tmp_path: Path) -> None:
+def test_retrieval_settings_omit_keys_without_effect(tmp_path: Path) -> None:
     text = CONDITIONAL + "retrieval: {vote: [softmax, nearest], neighbours: [5, 1], flip: [none, average]}\n"
     settings = retrieval_settings(sweep_of(tmp_path, text))
     assert settings[0] == RetrievalSetting("softmax", 5, 0.05, "none")
@@ -91,7 +91,7 @@ def test_retrieval_settings_leave_out_what_does_not_count(tmp_path: Path) -> Non
     assert len(settings) == 4 + 2
 
 
-def test_every_encoder_at_every_picture_size_has_one_baseline(tmp_path: Path) -> None:
+def test_every_encoder_has_one_baseline_per_image_size(tmp_path: Path) -> None:
     sweep = sweep_of(
         tmp_path,
         """
@@ -116,7 +116,7 @@ search: {strategy: random, trials: 3}
         assert (settings["model"]["neck"], settings["model"]["freeze"]) == ("none", "trunk")
 
 
-def test_the_baseline_is_the_trunk_with_no_head(tmp_path: Path) -> None:
+def test_a_baseline_is_the_trunk_without_a_head(tmp_path: Path) -> None:
     ((_, settings),) = baselines(sweep_of(tmp_path, CONDITIONAL))
     encoder = encoder_of(settings)
     assert not list(encoder.head.parameters())
@@ -124,7 +124,7 @@ def test_the_baseline_is_the_trunk_with_no_head(tmp_path: Path) -> None:
     assert encoder.embedding_size not in (8, 16)
 
 
-def test_pixels_are_wanted_at_every_size_with_a_margin_where_pictures_are_moved(tmp_path: Path) -> None:
+def test_geometries_are_all_image_sizes_with_a_margin_if_images_are_moved(tmp_path: Path) -> None:
     text = CONDITIONAL + 'data: {image_size: [64, "32x64"]}\ntrain: {affine: [0, 0.2, 0.4]}\n'
     found = geometries(sweep_of(tmp_path, text))
     assert set(found) == {
@@ -142,7 +142,7 @@ def test_the_longest_training_is_the_largest_number_of_epochs(tmp_path: Path) ->
     assert longest_training(sweep_of(tmp_path, text)) == 9
 
 
-def test_the_first_settings_are_of_the_first_values(tmp_path: Path) -> None:
+def test_first_settings_have_the_first_value_of_each_axis(tmp_path: Path) -> None:
     settings = first_settings(sweep_of(tmp_path, CONDITIONAL))
     assert (settings["model"]["embedding_size"], settings["loss"]["name"], settings["loss"]["scale"]) == (
         *(8, "arcface"),

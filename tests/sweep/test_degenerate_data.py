@@ -1,4 +1,4 @@
-"""Data from which a score cannot be had: the sweep runs or is refused, and says why in place of a number."""
+"""Data without a meaningful score: the sweep runs or is refused, and gives the reason instead of a number."""
 
 from __future__ import annotations
 

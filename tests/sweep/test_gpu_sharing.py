@@ -1,4 +1,4 @@
-"""Trials on a GPU: two share one, one that does not fit beside others comes again alone, and a bundle answers there."""
+"""Trials on a GPU: shared by two trials, alone after running out of memory, and a bundle that answers there."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _span(trial: Path) -> tuple[float, float]:
     return (trial / "settings.json").stat().st_mtime, (trial / "result.json").stat().st_mtime
 
 
-def test_a_trial_that_does_not_fit_beside_another_user_of_the_gpu_comes_again_alone(
+def test_a_trial_that_does_not_fit_beside_another_gpu_user_runs_again_alone(
     cluster: str, write_sweep: Any, tmp_path: Path
 ) -> None:
     free = torch.cuda.mem_get_info()[0]

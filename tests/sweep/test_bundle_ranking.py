@@ -1,4 +1,4 @@
-"""Expansion, re-ranking and the classifier from a trained trial to an answer: what was scored is what is served."""
+"""Query expansion, re-ranking and classifier: a bundle ranks as its trial was scored."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_from_equal_vectors_the_ranking_is_equal_to_the_last_place(
         assert answer.candidates[0].image == query["nearest_image"]
 
 
-def test_the_distance_is_the_plain_one_and_the_threshold_is_held_against_the_score(
+def test_the_distance_is_plain_and_the_threshold_applies_to_the_score(
     record: Record, dataset: Dataset, photographs: Path, tmp_path: Path
 ) -> None:
     record = scored(record, SETTINGS[-1])
@@ -160,7 +160,7 @@ def test_a_trial_keeps_the_proxies_of_its_training_individuals(finished: SweepRe
     assert losses == {"arcface", "proxy_anchor"} <= set(PROXY_LOSSES)
 
 
-def test_the_classifier_s_proxies_are_in_the_bundle_only_where_its_setting_asks_for_them(
+def test_a_bundle_has_classifier_proxies_only_if_its_setting_uses_them(
     record: Record, dataset: Dataset, tmp_path: Path
 ) -> None:
     plain = make_bundle(scored(record, RetrievalSetting()), dataset, run=tmp_path / "a", examples=0, thumbnails=False)
@@ -185,7 +185,7 @@ def test_weights_of_a_classifier_are_scored_again_without_training(finished: Swe
         assert rows.loc[rows["vote"] == "centroid", "classifier_weight"].tolist() == [0.0]
 
 
-def test_a_trial_that_kept_no_proxies_is_scored_as_ever_and_refused_for_a_classifier(record: Record) -> None:
+def test_a_trial_without_proxies_is_scored_but_refused_for_a_classifier(record: Record) -> None:
     plain = RetrievalSetting("softmax", 5)
     before = scored(record, plain).result
     path = record.folder / "embeddings.npz"

@@ -1,4 +1,4 @@
-"""What is said before a sweep starts, and what is found to be left of one."""
+"""Dry run and time estimate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]
 
 
-def test_a_new_sweep_is_all_to_begin(write_sweep: WriteSweep, tmp_path: Path) -> None:
+def test_a_new_sweep_has_all_trials_to_begin(write_sweep: WriteSweep, tmp_path: Path) -> None:
     lines = list(forecast(write_sweep("data.image_size=40"), tmp_path / "runs" / "little"))
     assert lines[0] == "little: grid search, 2 trials and 1 baseline, objective recall@1"
     assert any(line.startswith("0 trials are done") and line.endswith("2 to begin") for line in lines)
@@ -32,7 +32,7 @@ def test_a_new_sweep_is_all_to_begin(write_sweep: WriteSweep, tmp_path: Path) ->
     assert not any("temperature" in line for line in lines), "one value is no axis"
 
 
-def test_what_is_done_counts_cell_by_cell(write_sweep: WriteSweep, finished: SweepResult) -> None:
+def test_done_trials_are_counted_by_grid_cell(write_sweep: WriteSweep, finished: SweepResult) -> None:
     run = finished.folder
     assert trials_left(write_sweep(), read_records(run)) == 0
     assert trials_left(write_sweep("model.embedding_size=[16, 24, 32]"), read_records(run)) == 4
@@ -45,14 +45,14 @@ def test_what_is_done_counts_cell_by_cell(write_sweep: WriteSweep, finished: Swe
     assert "(there already)" in lines
 
 
-def test_a_trial_that_this_machine_has_no_room_for_is_said(write_sweep: WriteSweep, tmp_path: Path) -> None:
+def test_a_trial_that_does_not_fit_on_this_machine_is_reported(write_sweep: WriteSweep, tmp_path: Path) -> None:
     sweep = write_sweep("resources.cpus=4000")
     assert trials_at_once(sweep) == 0
     assert any("too few; lower resources.cpus" in line for line in forecast(sweep, tmp_path))
     assert trials_at_once(write_sweep("resources.cpus=0.5")) == 2 * trials_at_once(write_sweep())
 
 
-def test_without_its_photographs_a_sweep_still_says_what_it_would_run(write_sweep: WriteSweep, tmp_path: Path) -> None:
+def test_without_photographs_the_trials_are_still_listed(write_sweep: WriteSweep, tmp_path: Path) -> None:
     lines = list(forecast(write_sweep(f"data.root={tmp_path}/nowhere"), tmp_path))
     assert "2 trials" in lines[0]
     assert "the photographs cannot be used yet" in lines[-1]
@@ -64,7 +64,7 @@ def test_a_forecast_imports_neither_torch_nor_ray() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_an_estimate_grows_with_what_is_to_do(write_sweep: WriteSweep) -> None:
+def test_the_estimate_grows_with_the_number_of_trials(write_sweep: WriteSweep) -> None:
     step = measure_step(first_settings(write_sweep()), threads=1)
     assert step.embed > 0
     assert step.train > 0
@@ -75,7 +75,7 @@ def test_an_estimate_grows_with_what_is_to_do(write_sweep: WriteSweep) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_with_nothing_left_starts_no_ray(
+def test_a_finished_sweep_does_not_start_ray(
     write_sweep: WriteSweep, finished: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An address at which nobody answers would be an error where Ray is needed."""

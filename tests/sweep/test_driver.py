@@ -1,4 +1,4 @@
-"""The whole way, with a real Ray: from photographs to a run folder with a bundle, whatever happens in between."""
+"""Sweep driver with a real Ray: contents of the run folder, resuming, growing, interrupting."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def results(folder: Path) -> dict[str, int]:
 # What a run leaves
 
 
-def test_a_run_folder_holds_what_the_contract_says(finished: SweepResult) -> None:
+def test_a_run_folder_has_the_documented_files(finished: SweepResult) -> None:
     folder = finished.folder
     files = {
         "sweep.yaml",
@@ -77,11 +77,11 @@ def test_a_run_folder_holds_what_the_contract_says(finished: SweepResult) -> Non
         assert found - curves == wanted
 
 
-def test_the_sweep_in_the_folder_is_the_one_that_ran(finished: SweepResult, write_sweep: WriteSweep) -> None:
+def test_sweep_yaml_holds_the_resolved_sweep(finished: SweepResult, write_sweep: WriteSweep) -> None:
     assert load_sweep(finished.folder / "sweep.yaml") == write_sweep()
 
 
-def test_the_leaderboard_is_the_table_best_first_with_a_marked_baseline(finished: SweepResult) -> None:
+def test_the_leaderboard_is_sorted_and_marks_the_baseline(finished: SweepResult) -> None:
     table = pd.read_csv(finished.folder / "leaderboard.csv")
     assert table["rank"].tolist() == [1, 2, 3]
     assert table["recall@1"].is_monotonic_decreasing
@@ -96,7 +96,7 @@ def test_the_leaderboard_is_the_table_best_first_with_a_marked_baseline(finished
     assert (table["recall@1"] <= table["recall@1_high"]).all()
 
 
-def test_every_score_of_a_trial_stands_beside_its_ceiling_chance_and_trivial_answer(finished: SweepResult) -> None:
+def test_every_score_has_its_ceiling_chance_and_trivial_answer(finished: SweepResult) -> None:
     for path in finished.folder.glob("trials/*/result.json"):
         result = json.loads(path.read_text())
         for name in ("recall@1", "recall@32", "image_recall@4", "map@5"):
@@ -137,7 +137,7 @@ def test_the_study_holds_each_trial_with_its_retrieval_setting(finished: SweepRe
         assert trial.user_attrs["vote"] in ("nearest", "softmax")
 
 
-def test_best_is_the_bundle_of_the_first_row(finished: SweepResult) -> None:
+def test_best_links_to_the_bundle_of_the_first_row(finished: SweepResult) -> None:
     assert os.readlink(finished.folder / "best") == f"bundles/{finished.bundle.name if finished.bundle else ''}"
     bundle = Bundle.load(finished.folder / "best")
     assert bundle.card["trial"] == finished.table["trial"][0]
@@ -211,7 +211,7 @@ def test_a_grid_of_four_grown_to_six_trains_exactly_two(write_sweep: WriteSweep,
 
 
 @pytest.mark.slow
-def test_with_a_constant_rate_more_epochs_go_on_from_the_checkpoint_and_end_as_if_never_stopped(
+def test_at_a_constant_rate_more_epochs_continue_from_the_checkpoint_with_equal_results(
     write_sweep: WriteSweep, cluster: str, tmp_path: Path
 ) -> None:
     options = ("loss.name=arcface", "train.schedule=constant")
@@ -229,7 +229,7 @@ def test_with_a_constant_rate_more_epochs_go_on_from_the_checkpoint_and_end_as_i
 
 
 @pytest.mark.slow
-def test_with_a_cosine_more_epochs_are_other_trials_and_a_person_is_told(
+def test_with_a_cosine_schedule_more_epochs_are_new_trials_and_a_note_says_so(
     write_sweep: WriteSweep, cluster: str, finished: SweepResult, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     watching = Watching()
@@ -239,7 +239,7 @@ def test_with_a_cosine_more_epochs_are_other_trials_and_a_person_is_told(
 
 
 @pytest.mark.slow
-def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_epoch(
+def test_a_trial_whose_worker_is_killed_resumes_from_its_last_epoch(
     runs: Path, write_sweep: WriteSweep, cluster: str
 ) -> None:
     killed: list[int] = []
@@ -260,7 +260,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_epoch(
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_stopped_goes_on_where_it_was_and_ends_as_if_it_had_not_been(
+def test_a_stopped_sweep_resumes_with_equal_results(
     runs: Path, write_sweep: WriteSweep, cluster: str, tmp_path: Path
 ) -> None:
     sweep = write_sweep("loss.name=arcface", "train.epochs=4", "resources.cpus=2")
@@ -286,9 +286,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was_and_ends_as_if_it_had_not_
 
 
 @pytest.mark.slow
-def test_asha_prunes_and_wandb_has_a_run_of_its_own_for_each_trial(
-    write_sweep: WriteSweep, cluster: str, tmp_path: Path
-) -> None:
+def test_asha_prunes_and_each_trial_has_its_wandb_run(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
     asha = ("search.scheduler=asha", "search.grace=1", "search.reduction_factor=2", "search.objective=map@5")
     options = ("loss.name=arcface", "seed=[0, 1, 2, 3]", "train.epochs=3", "resources.cpus=2")
     result = run_sweep(write_sweep(*asha, *options, "tracking.wandb=offline"), runs=tmp_path)
@@ -311,7 +309,7 @@ def test_asha_prunes_and_wandb_has_a_run_of_its_own_for_each_trial(
 
 
 @pytest.mark.slow
-def test_asha_goes_by_the_epochs_that_are_evaluated(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
+def test_asha_compares_evaluated_epochs_only(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
     options = ("loss.name=arcface", "search.scheduler=asha", "train.epochs=3", "train.evaluate_every=2")
     result = run_sweep(write_sweep(*options), runs=tmp_path)
     assert result.exit_code == 0
@@ -334,7 +332,7 @@ def test_asha_goes_by_the_epochs_that_are_evaluated(write_sweep: WriteSweep, clu
         (("data.label_column=Ids",), "Did you mean `Id` for `Ids`"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_started(
+def test_invalid_input_is_refused_before_anything_starts(
     write_sweep: WriteSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
 ) -> None:
     import torch
@@ -350,7 +348,7 @@ def test_what_cannot_work_is_refused_before_anything_is_started(
 
 
 @pytest.mark.parametrize(("resource", "said"), [("cpus=64", "64 CPU where the cluster has 2"), ("gpus=1", "1 GPU")])
-def test_a_trial_that_needs_more_than_the_cluster_has_is_refused(
+def test_a_trial_that_does_not_fit_on_the_cluster_is_refused(
     write_sweep: WriteSweep, cluster: str, tmp_path: Path, resource: str, said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
@@ -368,7 +366,7 @@ def test_wandb_online_without_a_key_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_exit_code_says_how_it_ended() -> None:
+def test_exit_codes() -> None:
     def code(*statuses: str, bundle: Path | None = Path("bundle"), interrupted: bool = False) -> int:
         table = pd.DataFrame({"status": statuses})
         return SweepResult(Path(), table, bundle, Path(), interrupted).exit_code

@@ -1,4 +1,4 @@
-"""A sweep seen from outside, each view by its own program: Prometheus, TensorBoard, optuna-dashboard, W&B's files."""
+"""Observability of a sweep: Prometheus, TensorBoard, optuna-dashboard, W&B, live report."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def trained(result: SweepResult) -> Path:
 
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not there: apt-get install prometheus")
-def test_each_panel_of_the_board_shows_a_sweep(resumed: SweepResult, tmp_path: Path) -> None:
+def test_each_panel_of_the_dashboard_has_data(resumed: SweepResult, tmp_path: Path) -> None:
     """Ray's own process ends the gauges with the driver, which is this process."""
     import ray
 
@@ -145,7 +145,7 @@ def log_records(content: bytes) -> Iterator[bytes]:
             whole = b""
 
 
-def test_the_same_wandb_run_goes_on_in_a_further_segment(resumed: SweepResult) -> None:
+def test_a_resumed_sweep_continues_its_wandb_run(resumed: SweepResult) -> None:
     from wandb.proto.wandb_internal_pb2 import Record
 
     steps: list[int] = []
@@ -183,7 +183,7 @@ def test_optuna_dashboard_shows_the_study_with_the_retrieval_choices(resumed: Sw
     assert (notes["trial"], notes["vote"]) == (trained(resumed).name, best["vote"])
 
 
-def test_the_report_is_there_while_its_sweep_runs(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
+def test_the_report_is_written_while_the_sweep_runs(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
     seen: list[str] = []
 
     def look(trial: str, figures: Any) -> None:
