@@ -1,4 +1,4 @@
-"""The progress of a sweep with a hand on it, for tests of what happens in between."""
+"""Progress display for tests: records events and calls a function at each epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from whale_ray.sweep.execution.console import Progress
 
 
 class Watching(Progress):
-    """The progress of a sweep, with a hand on what happens at an epoch."""
+    """Records trials and epochs, and calls `at_epoch` after each epoch."""
 
     def __init__(self, at_epoch: Callable[[str, Mapping[str, Any]], None] = lambda trial, figures: None) -> None:
         super().__init__(sweep="little", objective="recall@1")

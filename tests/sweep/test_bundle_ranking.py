@@ -54,13 +54,13 @@ def record(finished: SweepResult, tmp_path: Path) -> Record:
 
 
 def scored(record: Record, setting: RetrievalSetting) -> Record:
-    """The trial with this setting alone to choose from."""
+    """Return the trial, scored with this retrieval setting only."""
     rescore_for_good(record, Scoring((setting,), "recall@1"))
     return read_record(record.folder)
 
 
 def on_training_photographs(bundle: Bundle, dataset: Dataset) -> Bundle:
-    """The bundle with the gallery that its scores were measured with."""
+    """Return the bundle with the gallery of its scores, the training part."""
     parts = dataset.table.set_index("image")["part"]
     train = (parts[bundle.contents.table["image"]] == "train").to_numpy()
     table = bundle.contents.table[train].reset_index(drop=True)

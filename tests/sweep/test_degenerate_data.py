@@ -48,7 +48,7 @@ Sweeping = Callable[..., Outcome]
 
 @pytest.fixture
 def sweeping(cluster: str, photographs: Path, tmp_path: Path) -> Sweeping:
-    """Runs a sweep of one trial on some of the drawn photographs, under other names."""
+    """Run a sweep of one trial on some of the drawn photographs with other labels."""
 
     def sweep(table: pd.DataFrame, *, objective: str = "recall@1", loss: str = "arcface") -> Outcome:
         root = tmp_path / "poor"
@@ -76,7 +76,7 @@ def drawn(photographs: Path) -> pd.DataFrame:
 
 
 def named(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """The first photographs of the table under these names."""
+    """Return the first photographs of the table with these labels."""
     return table.head(len(names)).assign(Id=names)
 
 

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runs(finished: SweepResult, tmp_path: Path) -> Path:
-    """A folder of runs that holds the finished sweep, to go on with."""
+    """A copy of the finished run folder, to resume."""
     shutil.copytree(finished.folder, tmp_path / "runs" / "little", symlinks=True)
     return tmp_path / "runs"
 
 
 def results(folder: Path) -> dict[str, int]:
-    """When each trial's result was written."""
+    """Return the time at which each trial's result was written."""
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")}
 
 

@@ -59,7 +59,7 @@ def test_without_photographs_the_trials_are_still_listed(write_sweep: WriteSweep
 
 
 def test_a_forecast_imports_neither_torch_nor_ray() -> None:
-    """It is there in under three seconds: torch alone takes as long to import."""
+    """The limit of three seconds is the time that importing torch alone takes."""
     code = "import sys, whale_ray.sweep.planning.dry_run; print([n for n in ('torch', 'ray') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
@@ -78,7 +78,7 @@ def test_the_estimate_grows_with_the_number_of_trials(write_sweep: WriteSweep) -
 def test_a_finished_sweep_does_not_start_ray(
     write_sweep: WriteSweep, finished: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An address at which nobody answers would be an error where Ray is needed."""
+    """Connecting to an address without a cluster would fail."""
     shutil.copytree(finished.folder, tmp_path / "runs" / "little", symlinks=True)
     result = run_sweep(write_sweep(), runs=tmp_path / "runs", address="127.0.0.1:1")
     assert result.exit_code == 0

@@ -172,9 +172,7 @@ def test_a_full_disk_leaves_trials_unfinished_and_the_sweep_resumes_once_space_i
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_worker_that_does_not_end_a_pruned_trial_loses_no_other(
-    photographs: Path, tmp_path: Path
-) -> None:
+def test_a_worker_that_does_not_end_a_pruned_trial_loses_no_other(photographs: Path, tmp_path: Path) -> None:
     """Tune drops a trial without a callback if its worker is not free in time; the timeout here is 0."""
     file = tmp_path / "little.yaml"
     file.write_text(SWEEP.replace("ROOT", str(photographs)))

@@ -59,7 +59,7 @@ def test_two_trials_share_a_gpu_and_their_bundle_answers_there_as_on_a_processor
 
 
 def _span(trial: Path) -> tuple[float, float]:
-    """When the trial wrote its settings, and its result."""
+    """Return the times at which the trial wrote its settings and its result."""
     return (trial / "settings.json").stat().st_mtime, (trial / "result.json").stat().st_mtime
 
 

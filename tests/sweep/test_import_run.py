@@ -35,7 +35,7 @@ def dataset(write_sweep: WriteSweep) -> Dataset:
 
 @pytest.fixture
 def source(finished: SweepResult, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be spoiled."""
+    """A copy of the finished run folder that tests damage."""
     return shutil.copytree(finished.folder, tmp_path / "source", symlinks=True)
 
 

@@ -47,7 +47,7 @@ def running(*command: str, log: Path) -> Iterator[None]:
 
 
 def answer(url: str, *, within: float = 60.0, until: Callable[[Any], bool] = lambda found: True) -> Any:
-    """The JSON at the URL, once it is there and as it should be."""
+    """Return the JSON at the URL once it meets the condition."""
     limit = time.monotonic() + within
     while True:
         try:
@@ -77,7 +77,7 @@ def interrupted(write_sweep: WriteSweep, cluster: str, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="module")
 def resumed(interrupted: SweepResult, write_sweep: WriteSweep) -> SweepResult:
-    """The same sweep, gone on with to its end."""
+    """The same sweep, resumed to its end."""
     assert interrupted.interrupted
     assert "failed" not in set(interrupted.table["status"]), "W&B's own end must not fail a trial that is stopped"
     assert not (interrupted.folder / "wandb").exists()
@@ -92,7 +92,7 @@ def trained(result: SweepResult) -> Path:
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not there: apt-get install prometheus")
 def test_each_panel_of_the_dashboard_has_data(resumed: SweepResult, tmp_path: Path) -> None:
-    """Ray's own process ends the gauges with the driver, which is this process."""
+    """Ray removes the gauges when the driver ends, which is this process."""
     import ray
 
     assert PROMETHEUS is not None
@@ -114,7 +114,7 @@ def test_each_panel_of_the_dashboard_has_data(resumed: SweepResult, tmp_path: Pa
 
 
 def trials_in(found: Any) -> dict[str, int]:
-    """The trials by status, without those of which there are none."""
+    """Return the number of trials by status, without zeros."""
     counts = {row["metric"]["status"]: int(row["value"][1]) for row in found["data"]["result"]}
     return {status: count for status, count in counts.items() if count}
 
@@ -130,8 +130,10 @@ def test_tensorboard_opens_the_run_folder_and_sees_each_epoch_once(resumed: Swee
 
 
 def log_records(content: bytes) -> Iterator[bytes]:
-    """The records of a .wandb file: LevelDB's log format behind 7 bytes of its own (blocks of 32 KiB; a record's head
-    is checksum, length and kind: whole, first, middle or last)."""
+    """Return the records of a .wandb file: LevelDB's log format after a header of 7 bytes.
+
+    Blocks have 32 KiB; a record's head is checksum, length and kind (whole, first, middle or last).
+    """
     block, head, place, whole = 2**15, 7, 7, b""
     while place + head <= len(content):
         if block - place % block < head:

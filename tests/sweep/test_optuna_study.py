@@ -59,7 +59,7 @@ def drawn(study: Study, count: int, score: Any = lambda point: 0.5) -> list[Poin
 
 
 def trials_of(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
-    """What another program finds in the file."""
+    """Open the study file as another program would."""
     return optuna.load_study(study_name=name, storage=f"sqlite:///{folder / 'study.db'}").get_trials()
 
 

@@ -35,7 +35,7 @@ def file(photographs: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What was started here is ended here, however the test ends."""
+    """End all processes that the test has started."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     yield
     for child in psutil.Process().children(recursive=True):
@@ -51,7 +51,7 @@ def start(file: Path, runs: Path, options: tuple[str, ...]) -> subprocess.Popen[
 
 
 def kill_all(driver: subprocess.Popen[bytes]) -> None:
-    """A power cut for the sweep: the driver and the Ray that it has started, all at once."""
+    """Kill the driver and its Ray processes at once, as a power cut would."""
     family = psutil.Process(driver.pid).children(recursive=True)
     for process in (*family, psutil.Process(driver.pid)):
         try:
@@ -62,7 +62,7 @@ def kill_all(driver: subprocess.Popen[bytes]) -> None:
 
 
 def interrupted(file: Path, runs: Path, options: tuple[str, ...], *, kills: int, seed: int) -> int:
-    """How many drivers were killed, each at a random moment after its run folder was in use."""
+    """Kill drivers at random moments after their run folder is in use; return how many."""
     drawn = random.Random(seed)
     done = 0
     for _ in range(kills):
