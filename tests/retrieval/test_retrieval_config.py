@@ -62,7 +62,7 @@ def test_the_first_values_come_first():
         ({**RERANK, "rerank_lambda": 0.0}, "`0 < rerank_lambda <= 1` must hold .*, but got 20, 6 and 0.0"),
         ({"classifier_weight": 1.5}, "`0 <= classifier_weight <= 1` must hold, but got 1.5"),
         ({"classifier_weight": 0.3, "vote": "centroid"}, "classifier_weight 0.3 scores images, but the vote centroid"),
-        ({**RERANK, "vote": "centroid"}, "rerank k_reciprocal scores images, but the vote centroid looks at none"),
+        ({**RERANK, "vote": "centroid"}, "rerank k_reciprocal scores images, but the vote centroid scores none"),
     ],
 )
 def test_a_setting_checks_itself(options, message):

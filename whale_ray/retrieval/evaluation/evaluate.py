@@ -6,7 +6,7 @@ One search serves all settings that use the same vectors; votes and thresholds a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,13 @@ from whale_ray.retrieval.evaluation.selection import (
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views
 from whale_ray.retrieval.search.neighbors import find_neighbors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, distinct_settings, without_classifier
-from whale_ray.retrieval.search.voting import VOTES
+from whale_ray.retrieval.search.retrieval_config import (
+    SETTING_FIELDS,
+    RetrievalSetting,
+    distinct_settings,
+    without_classifier,
+)
+from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, effective_values
 
 __all__ = [
     "Evaluation",
@@ -205,25 +210,11 @@ def _table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outcome], qu
 
 
 def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
-    """Return one row per setting; options without effect are missing."""
-    warmths = [setting.temperature if VOTES[setting.vote].has_temperature else None for setting in settings]
-    return pd.DataFrame(
-        {
-            "vote": [setting.vote for setting in settings],
-            "neighbours": pd.array([setting.neighbours for setting in settings], dtype="Int64"),
-            "temperature": np.array(warmths, dtype=np.float64),
-            "flip": [setting.flip for setting in settings],
-            "whiten": [setting.whiten for setting in settings],
-            "whitened_size": pd.array([setting.whitened_size for setting in settings], dtype="Int64"),
-            "expand_query": [setting.expand_query for setting in settings],
-            "augment_gallery": [setting.augment_gallery for setting in settings],
-            "rerank": [setting.rerank for setting in settings],
-            "rerank_k1": pd.array([setting.rerank_k1 for setting in settings], dtype="Int64"),
-            "rerank_k2": pd.array([setting.rerank_k2 for setting in settings], dtype="Int64"),
-            "rerank_lambda": np.array([setting.rerank_lambda for setting in settings], dtype=np.float64),
-            "classifier_weight": [setting.classifier_weight for setting in settings],
-        }
-    )
+    """Return one row per setting; options without effect are off or missing."""
+    rows = [effective_values(asdict(setting)) for setting in settings]
+    columns = {name: [row.get(name) for row in rows] for name in SETTING_FIELDS}
+    dtypes = {option.name: option.dtype for option in RETRIEVAL_OPTIONS}
+    return pd.DataFrame({name: pd.Series(values, dtype=dtypes[name]) for name, values in columns.items()})
 
 
 def _query_table(

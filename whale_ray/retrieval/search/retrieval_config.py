@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.voting import VOTES, check_vote
-from whale_ray.retrieval.search.whitening import WHITENINGS
+from whale_ray.retrieval.search.retrieval_options import effective_values, has_effect, option_choices
+from whale_ray.retrieval.search.voting import check_vote
 
-FLIPS = ("none", "average")
-RERANKS = ("none", "k_reciprocal")
+_CHOICES = ("flip", "whiten", "rerank")
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,9 @@ class RetrievalSetting:
 
     def __post_init__(self) -> None:
         check_vote(self.vote, neighbours=self.neighbours, temperature=self.temperature)
-        if self.flip not in FLIPS:
-            raise InputError(f"flip is one of {', '.join(FLIPS)}, but got {self.flip!r}. Name one of them")
-        if self.whiten not in WHITENINGS:
-            raise InputError(f"whiten is one of {', '.join(WHITENINGS)}, but got {self.whiten!r}. Name one of them")
+        for name in _CHOICES:
+            if (value := getattr(self, name)) not in (choices := option_choices(name)):
+                raise InputError(f"{name} is one of {', '.join(choices)}, but got {value!r}. Name one of them")
         for name in ("expand_query", "augment_gallery"):
             if getattr(self, name) < 0:
                 raise InputError(f"`{name} >= 0` must hold, but got {getattr(self, name)}. Give 0 for none")
@@ -117,21 +115,19 @@ class RetrievalSetting:
             raise InputError(
                 f"`0 <= classifier_weight <= 1` must hold, but got {self.classifier_weight}. Give 0 for no classifier"
             )
-        if self.classifier_weight and VOTES[self.vote].by_centroid:
+        if self.classifier_weight and not has_effect("classifier_weight", {"vote": self.vote}):
             raise InputError(
-                f"classifier_weight {self.classifier_weight} scores images, but the vote {self.vote} looks at none. "
+                f"classifier_weight {self.classifier_weight} scores images, but the vote {self.vote} scores none. "
                 "Take another vote"
             )
         self._check_rerank()
 
     def _check_rerank(self) -> None:
-        if self.rerank not in RERANKS:
-            raise InputError(f"rerank is one of {', '.join(RERANKS)}, but got {self.rerank!r}. Name one of them")
         if self.rerank == "none":
             return
-        if VOTES[self.vote].by_centroid:
+        if not has_effect("rerank", {"vote": self.vote}):
             raise InputError(
-                f"rerank {self.rerank} scores images, but the vote {self.vote} looks at none. Take another vote"
+                f"rerank {self.rerank} scores images, but the vote {self.vote} scores none. Take another vote"
             )
         k1, k2, weight = self.rerank_k1, self.rerank_k2, self.rerank_lambda
         if k1 is None or k2 is None or weight is None or k1 < 1 or k2 < 1 or not 0 < weight <= 1:
@@ -189,21 +185,9 @@ def distinct_settings(
     """
     given = {"vote": vote, "neighbours": neighbours, "temperature": temperature, "flip": flip, **others}
     every = (dict(zip(given, values, strict=True)) for values in itertools.product(*given.values()))
-    return list(dict.fromkeys(RetrievalSetting(**_relevant_values(one)) for one in every))
+    return list(dict.fromkeys(RetrievalSetting(**effective_values(one)) for one in every))
 
 
 def without_classifier(settings: Iterable[RetrievalSetting]) -> list[RetrievalSetting]:
     """Return the distinct settings with a classifier weight of 0."""
     return list(dict.fromkeys(replace(setting, classifier_weight=0.0) for setting in settings))
-
-
-def _relevant_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that have an effect beside the others."""
-    vote = VOTES.get(values["vote"], VOTES["nearest"])
-    idle = [] if vote.counts_neighbours else ["neighbours"]
-    idle += [] if vote.has_temperature else ["temperature"]
-    idle += ["classifier_weight"] if vote.by_centroid else []
-    idle += ["whitened_size"] if values.get("whiten", "none") == "none" else []
-    if vote.by_centroid or values.get("rerank", "none") == "none":
-        idle += ["rerank", "rerank_k1", "rerank_k2", "rerank_lambda"]
-    return {name: value for name, value in values.items() if name not in idle}

@@ -9,6 +9,7 @@ import numpy as np
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.search.neighbors import Neighbors
+from whale_ray.retrieval.search.retrieval_options import has_effect
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,10 @@ class Vote:
 
     Attributes:
         order: Returns the columns of `found.individuals`, best first, that k images move.
-        counts_neighbours: The vote has a k.
-        has_temperature: The vote has a temperature.
         by_centroid: The vote uses class means.
     """
 
     order: Callable[[Neighbors, int, float], np.ndarray] | None = None
-    counts_neighbours: bool = False
-    has_temperature: bool = False
     by_centroid: bool = False
 
 
@@ -77,8 +74,8 @@ def _sum_by_column(found: Neighbors, k: int, weights: np.ndarray | None = None) 
 
 VOTES: dict[str, Vote] = {
     "nearest": Vote(),
-    "majority": Vote(_order_by_count, counts_neighbours=True),
-    "softmax": Vote(_order_by_softmax, counts_neighbours=True, has_temperature=True),
+    "majority": Vote(_order_by_count),
+    "softmax": Vote(_order_by_softmax),
     "centroid": Vote(by_centroid=True),
 }
 
@@ -124,9 +121,9 @@ def check_vote(vote: str, *, neighbours: int | None, temperature: float) -> None
     """
     if vote not in VOTES:
         raise InputError(f"a vote is one of {', '.join(VOTES)}, but got {vote!r}. Name one of them")
-    if VOTES[vote].counts_neighbours and (neighbours is None or neighbours < 1):
+    if has_effect("neighbours", {"vote": vote}) and (neighbours is None or neighbours < 1):
         raise InputError(f"`neighbours >= 1` must hold for the vote {vote}, but got {neighbours}. Give a k")
-    if VOTES[vote].has_temperature and not temperature > 0:
+    if has_effect("temperature", {"vote": vote}) and not temperature > 0:
         raise InputError(f"`temperature > 0` must hold for the vote {vote}, but got {temperature}. Give 0.05 or so")
 
 

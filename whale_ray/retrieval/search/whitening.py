@@ -14,8 +14,9 @@ import numpy as np
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.search.gallery_index import normalize_rows
+from whale_ray.retrieval.search.retrieval_options import option_choices
 
-WHITENINGS = ("none", "pca", "learned")
+WHITENINGS = option_choices("whiten")
 # A share of the mean variance is added to each direction's: those that hardly vary would be blown up otherwise.
 _SHRINKAGE = 0.2
 

@@ -18,8 +18,8 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.retrieval_config import SETTING_FIELDS, RetrievalSetting
-from whale_ray.retrieval.search.voting import VOTES
+from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.retrieval.search.retrieval_options import effective_values
 from whale_ray.sweep.analysis.fanova import FEWEST_TRIALS, explain
 from whale_ray.sweep.analysis.paired_contrasts import (
     Contrast,
@@ -212,10 +212,8 @@ def _of_retrieval(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
 
 def _setting_point(trial: str, setting: RetrievalSetting, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """The setting as a point: its trial, and the axes that count in it."""
-    idle = set() if VOTES[setting.vote].has_temperature else {"retrieval.temperature"}
-    idle |= {"retrieval.whitened_size"} if setting.whiten == "none" else set()
-    values = {f"retrieval.{name}": getattr(setting, name) for name in SETTING_FIELDS}
-    return {"trial": trial} | {name: values[name] for name in axes if values[name] in axes[name] and name not in idle}
+    values = {f"retrieval.{name}": value for name, value in effective_values(asdict(setting)).items()}
+    return {"trial": trial} | {name: values[name] for name in axes if name in values and values[name] in axes[name]}
 
 
 def _table_means(trials: Sequence[Record], settings: Sequence[RetrievalSetting], objective: str) -> np.ndarray:

@@ -6,92 +6,59 @@ Knows settings that are right by themselves (`reading`); what concerns retrieval
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from whale_ray.errors import InputError
 from whale_ray.learning.losses.class_proxies import PROXY_LOSSES
 from whale_ray.sweep.config import training_constraints
 from whale_ray.sweep.config.parser import Reading
+from whale_ray.sweep.config.relevance import NEVER_REFUSED, conditions_of
 from whale_ray.sweep.config.schema import SPEED, section_settings
 from whale_ray.sweep.config.training_constraints import listed
 
 
 def find_conflicts(reading: Reading) -> None:
     """Adds a fault for each pair of settings that cannot go together."""
-    for check in (*CHECKS, *training_constraints.CHECKS, _check_scored_images, check_idle):
+    for check in (*CHECKS, *training_constraints.CHECKS, _check_scored_images, check_without_effect):
         check(reading)
 
 
 def _check_scored_images(reading: Reading) -> None:
-    asked = {
-        "rerank: k_reciprocal": "k_reciprocal" in reading.retrieval.get("rerank", ()),
-        "classifier_weight": any(reading.retrieval.get("classifier_weight", ())),
-    }
-    for written in (name for name, is_asked in asked.items() if is_asked):
-        key = written.partition(":")[0]
-        if reading.retrieval.get("vote") == ("centroid",):
-            message = f"`{written}` scores images, but the vote centroid looks at none."
+    asked = {"rerank: k_reciprocal": "rerank", "classifier_weight": "classifier_weight"}
+    for written, key in asked.items():
+        off = section_settings("retrieval")[key].default
+        wanted = any(value != off for value in reading.possible(f"retrieval.{key}"))
+        if wanted and (without := _values_without_effect(reading, f"retrieval.{key}")):
+            message = f"`{written}` scores images, but {without} scores none."
             reading.fault(f"retrieval.{key}", f"{message} Leave it out, or give another vote beside it.")
     losses = reading.possible("loss.name")
-    if asked["classifier_weight"] and losses and not set(losses) & set(PROXY_LOSSES):
-        message = (
-            f"`classifier_weight` needs a loss with proxies ({', '.join(PROXY_LOSSES)}), but got {listed(losses)}."
-        )
-        reading.fault("retrieval.classifier_weight", f"{message} Leave it out, or take another loss.")
+    if any(reading.possible("retrieval.classifier_weight")) and losses and not set(losses) & set(PROXY_LOSSES):
+        rule = f"`classifier_weight` needs a loss with proxies ({', '.join(PROXY_LOSSES)})"
+        message = f"{rule}, but got {listed(losses)}. Leave it out, or take another loss."
+        reading.fault("retrieval.classifier_weight", message)
 
 
-@dataclass(frozen=True)
-class _Idle:
-    """Keys (or what they begin with), what leaves them without effect, and whether that holds."""
-
-    keys: tuple[str, ...]
-    reason: str
-    holds: Callable[[Reading], bool]
+_CHECKED_ELSEWHERE = (*NEVER_REFUSED, "retrieval.rerank", "retrieval.classifier_weight")
 
 
-def _trains_nothing(reading: Reading) -> bool:
-    return set(reading.possible("train.epochs")) == {0}
-
-
-def _searches_only(key: str, value: object) -> Callable[[Reading], bool]:
-    return lambda reading: set(reading.retrieval.get(key, ())) == {value}
-
-
-def _no_vote_has_a_temperature(reading: Reading) -> bool:
-    from whale_ray.retrieval.search.voting import VOTES  # and with it numpy, which a sweep file seldom needs
-
-    votes = set(reading.retrieval.get("vote", ()))
-    return bool(votes) and not any(VOTES[str(vote)].has_temperature for vote in votes)
-
-
-_RULES = (
-    _Idle(("train.",), "`epochs: 0`, which trains nothing", _trains_nothing),
-    _Idle(
-        ("train.layer_decay",), "`freeze: trunk`", lambda reading: set(reading.possible("model.freeze")) == {"trunk"}
-    ),
-    _Idle(
-        ("train.images_per_individual",),
-        "`sampler: shuffle`",
-        lambda reading: set(reading.possible("train.sampler")) == {"shuffle"},
-    ),
-    _Idle(("retrieval.whitened_size",), "`whiten: none`", _searches_only("whiten", "none")),
-    _Idle(("retrieval.rerank_",), "`rerank: none`", _searches_only("rerank", "none")),
-    _Idle(("retrieval.temperature",), "votes that have none", _no_vote_has_a_temperature),
-)
-
-
-def check_idle(reading: Reading) -> None:
-    """Adds a fault for each axis without effect: its values would be compared, and none could differ."""
+def check_without_effect(reading: Reading) -> None:
+    """Add a fault for each axis without effect, since none of its values could differ."""
     axes = [axis.name for axis in reading.axes]
     axes += [f"retrieval.{name}" for name, values in reading.retrieval.items() if len(values) > 1]
-    for rule in _RULES:
-        concerned = [name for name in axes if name.startswith(rule.keys)]
-        if concerned and rule.holds(reading):
-            for name in concerned:
-                reading.fault(
-                    name,
-                    f"`{name}` has several values, but no effect with {rule.reason}. Give it one, or leave it out.",
-                )
+    for name in axes:
+        without = "" if name in _CHECKED_ELSEWHERE else _values_without_effect(reading, name)
+        if without:
+            message = f"`{name}` has several values, but no effect with {without}."
+            reading.fault(name, f"{message} Give it one, or leave it out.")
+
+
+def _values_without_effect(reading: Reading, key: str) -> str:
+    """Return the values of another key that all leave a key without effect; empty if it has an effect."""
+    for condition in conditions_of(key):
+        values = reading.possible(condition.key)
+        if values and not any(condition.holds(value) for value in values):
+            short = condition.key.rpartition(".")[2]
+            return " and ".join(f"`{short}: {value}`" for value in dict.fromkeys(values))
+    return ""
 
 
 def _check_grid(reading: Reading) -> None:

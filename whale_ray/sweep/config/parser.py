@@ -40,6 +40,9 @@ class Reading:
         for axis in self.axes:
             if axis.name == name:
                 return axis.values if axis.values is not None else (axis.low, axis.high)
+        section, _, short = name.partition(".")
+        if section == "retrieval":
+            return self.retrieval.get(short, ())
         return (self.fixed[name],) if name in self.fixed else ()
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from whale_ray.learning.losses.registry import LOSSES
 from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
+from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS
 from whale_ray.sweep.config.fields import Default, Setting, brief
 
 SPEED: Final = "milliseconds_per_image"
@@ -153,44 +154,7 @@ SETTINGS: tuple[Setting, ...] = (
     _axis("train.erasing", "float >= 0 <= 1", 0.0, "strength of erased patches; 0 is off"),
     _part("train.keep", "choice last best", "last", "which epoch's weights are scored and kept"),
     _part("train.evaluate_every", "int >= 1", 1, "epochs between two evaluations"),
-    _free("retrieval.neighbours", "int >= 1 <= 1000", 10, "k, how many gallery images vote"),
-    _free(
-        "retrieval.vote",
-        "choice nearest majority softmax centroid",
-        "nearest",
-        "how they become ranked individuals",
-    ),
-    _free("retrieval.temperature", "float > 0", 0.05, "of the softmax vote"),
-    _free("retrieval.flip", "choice none average", "none", "average: embed the mirrored photograph as well"),
-    _free(
-        "retrieval.whiten",
-        "choice none pca learned",
-        "none",
-        "a linear map of the vectors, from the training photographs: pca, or learned from what they name",
-    ),
-    _free("retrieval.whitened_size", "int >= 2 <= 65536 or null", 128, "dimensions that it keeps; null: all"),
-    _free(
-        "retrieval.expand_query",
-        "int >= 0 <= 1000",
-        0,
-        "how many nearest gallery vectors are added to the query, each weighted by its cosine cubed; 0: none",
-    ),
-    _free("retrieval.augment_gallery", "int >= 0 <= 1000", 0, "the same for each gallery vector, by the gallery alone"),
-    _free(
-        "retrieval.rerank",
-        "choice none k_reciprocal",
-        "none",
-        "k_reciprocal: alike is who is among each other's nearest (not with the vote centroid)",
-    ),
-    _free("retrieval.rerank_k1", "int >= 1 <= 1000", 20, "of k_reciprocal: how many nearest may be mutual"),
-    _free("retrieval.rerank_k2", "int >= 1 <= 1000", 6, "of k_reciprocal: how many nearest are averaged; 1: none"),
-    _free("retrieval.rerank_lambda", "float > 0 <= 1", 0.3, "of k_reciprocal: the share of the cosine in the score"),
-    _free(
-        "retrieval.classifier_weight",
-        "float >= 0 <= 1",
-        0.0,
-        "the share of the cosine to the individual's proxy, where the loss has proxies (not with the vote centroid)",
-    ),
+    *(_free(f"retrieval.{one.name}", one.takes, one.default, one.meaning) for one in RETRIEVAL_OPTIONS),
     brief(
         "search.strategy",
         "choice grid screen random optuna",

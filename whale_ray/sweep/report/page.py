@@ -21,6 +21,7 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import DataError
 from whale_ray.retrieval.search.retrieval_config import chosen_setting
+from whale_ray.retrieval.search.retrieval_options import describe_setting
 from whale_ray.sweep.analysis.importance import judge_importance, write_importance
 from whale_ray.sweep.analysis.trial_comparison import Comparison, compare_trials
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
@@ -162,7 +163,7 @@ def _row(record: Record, axes: Sequence[str], objective: str, comparison: Compar
         "point": [point.get(axis) for axis in axes],
         "label": label(point),
         "beside": comparison.differences.get(record.trial) if comparison and comparison.judged else None,
-        "vote": _setting(record.result),
+        "vote": describe_setting(record.result),
         "score": record.result.get(objective),
         "epochs": _epochs(record),
     }
@@ -175,30 +176,6 @@ def _epochs(record: Record) -> str:
     return f"{done or 0} of {epochs_of(record.settings)}"
 
 
-def _setting(row: Any) -> str:
-    """A retrieval setting in few words."""
-    if not isinstance(row.get("vote"), str):
-        return ""
-    parts = [row["vote"]]
-    parts += [f"k {row['neighbours']:.0f}"] if is_number(row.get("neighbours")) else []
-    parts += [f"τ {row['temperature']:g}"] if row["vote"] == "softmax" and is_number(row.get("temperature")) else []
-    parts += ["flipped too"] if row.get("flip") == "average" else []
-    parts += [f"whitened ({row['whiten']})"] if row.get("whiten") in ("pca", "learned") else []
-    parts += [f"{row['whitened_size']:.0f} dimensions"] if is_number(row.get("whitened_size")) else []
-    return ", ".join([*parts, *_manner(row)])
-
-
-def _manner(row: Any) -> list[str]:
-    """How a setting searches, where not by plain cosines."""
-    parts = [f"query + {row['expand_query']:.0f}"] if row.get("expand_query", 0) > 0 else []
-    parts += [f"gallery + {row['augment_gallery']:.0f}"] if row.get("augment_gallery", 0) > 0 else []
-    if row.get("rerank") == "k_reciprocal":
-        figures = (f"{name} {row[f'rerank_{key}']:g}" for name, key in (("k1", "k1"), ("k2", "k2"), ("λ", "lambda")))
-        parts.append(f"re-ranked ({', '.join(figures)})")
-    parts += [f"classifier {row['classifier_weight']:g}"] if row.get("classifier_weight", 0) > 0 else []
-    return parts
-
-
 def _retrieval(best: Record | None, objective: str) -> list[dict[str, Any]]:
     """The best of the winner's retrieval settings, the one that was chosen marked."""
     path = best.folder / "retrieval.csv" if best else None
@@ -206,8 +183,8 @@ def _retrieval(best: Record | None, objective: str) -> list[dict[str, Any]]:
         return []
     table = pd.read_csv(path)
     rows = table.sort_values(objective, ascending=False, kind="stable").head(_SETTINGS_SHOWN).to_dict("records")
-    chosen = _setting(best.result)
-    return [{"scores": row, "said": _setting(row), "chosen": _setting(row) == chosen} for row in rows]
+    chosen = describe_setting(best.result)
+    return [{"scores": row, "said": describe_setting(row), "chosen": describe_setting(row) == chosen} for row in rows]
 
 
 def _audit(run: Path) -> dict[str, Any]:
