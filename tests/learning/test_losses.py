@@ -4,16 +4,17 @@ import inspect
 import math
 import subprocess
 import sys
-from typing import Any, Literal, get_origin
+from math import isfinite
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from whale_ray.errors import InputError
+from whale_ray.learning.losses.parameters import Limits, LossParameter, read_parameters
 from whale_ray.learning.losses.registry import (
     ACCEPTS_NEGATIVES,
-    LIMITS,
     LOSSES,
     PAIR_LOSSES,
     build_loss,
@@ -351,21 +352,30 @@ def test_descending_the_gradient_lowers_the_loss(name: str) -> None:
 
 def test_parameters_carry_types_and_defaults_of_their_own() -> None:
     found = loss_parameters("subcenter_arcface")
-    assert {key: (value.annotation, value.default) for key, value in found.items()} == {
-        "margin_degrees": (float, 28.6),
-        "scale": (float, 64.0),
-        "sub_centers": (int, 3),
+    assert found == {
+        "margin_degrees": LossParameter(float, 28.6, (), Limits(0.0, 180.0)),
+        "scale": LossParameter(float, 64.0, (), Limits(1e-6)),
+        "sub_centers": LossParameter(int, 3, (), Limits(1)),
     }
-    assert get_origin(loss_parameters("triplet")["mining"].annotation) is Literal
+    assert loss_parameters("triplet")["mining"].choices == ("semihard", "hard", "all", "batch_hard")
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_parameter_has_a_default_that_fits_its_limits(name: str) -> None:
     parameters = loss_parameters(name)
     assert parameter_faults(name, {key: value.default for key, value in parameters.items()}) == {}
-    numbers = [key for key, value in parameters.items() if value.annotation in (int, float)]
-    assert all(key in LIMITS for key in numbers)
-    assert all(value.kind is inspect.Parameter.KEYWORD_ONLY for value in parameters.values())
+    assert all(isfinite(value.limits.low) for value in parameters.values() if value.kind in (int, float))
+    signature = inspect.signature(LOSSES[name].build).parameters
+    assert all(value.kind is inspect.Parameter.KEYWORD_ONLY for value in signature.values())
+
+
+def test_a_number_without_limits_is_refused() -> None:
+    def build(*, num_classes: int, margin=0.5):  # type: ignore[no-untyped-def]
+        return None
+
+    build.__annotations__["margin"] = float
+    with pytest.raises(TypeError, match=r"build\.margin must have limits"):
+        read_parameters(build, without=("num_classes",))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ Reading their names and parameters imports no torch.
 
 from typing import TYPE_CHECKING, Literal
 
+from whale_ray.learning.losses.parameters import Cosine, Distance, NonNegative, Positive
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -16,10 +18,10 @@ def multi_similarity(
     *,
     num_classes: int,
     embedding_size: int,
-    alpha: float = 2.0,
-    beta: float = 50.0,
-    base: float = 0.5,
-    epsilon: float = 0.1,
+    alpha: Positive = 2.0,
+    beta: Positive = 50.0,
+    base: Cosine = 0.5,
+    epsilon: NonNegative = 0.1,
 ) -> "nn.Module":
     """Return the Multi-Similarity loss with its pair mining (Wang et al., CVPR 2019).
 
@@ -40,7 +42,9 @@ def multi_similarity(
     return MinedPairs(loss, MultiSimilarityMiner(epsilon=epsilon), lone_anchors=False)
 
 
-def triplet(*, num_classes: int, embedding_size: int, margin: float = 0.2, mining: Mining = "semihard") -> "nn.Module":
+def triplet(
+    *, num_classes: int, embedding_size: int, margin: Distance = 0.2, mining: Mining = "semihard"
+) -> "nn.Module":
     """Return the triplet loss on distances of unit vectors (FaceNet: Schroff et al., CVPR 2015).
 
     Args:
@@ -60,7 +64,7 @@ def triplet(*, num_classes: int, embedding_size: int, margin: float = 0.2, minin
     return MinedPairs(TripletMarginLoss(margin=margin), miner, lone_anchors=False)
 
 
-def supcon(*, num_classes: int, embedding_size: int, temperature: float = 0.1) -> "nn.Module":
+def supcon(*, num_classes: int, embedding_size: int, temperature: Positive = 0.1) -> "nn.Module":
     """Return the supervised contrastive loss over images that have a positive (Khosla et al., NeurIPS 2020).
 
     Args:
@@ -76,7 +80,7 @@ def supcon(*, num_classes: int, embedding_size: int, temperature: float = 0.1) -
 
 
 def contrastive(
-    *, num_classes: int, embedding_size: int, pos_margin: float = 0.0, neg_margin: float = 1.0
+    *, num_classes: int, embedding_size: int, pos_margin: Distance = 0.0, neg_margin: Distance = 1.0
 ) -> "nn.Module":
     """Return the contrastive loss on distances of unit vectors, 0 to 2 (Hadsell et al., CVPR 2006).
 

@@ -7,11 +7,15 @@ Reading their names and parameters imports no torch.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from whale_ray.learning.losses.parameters import CosineMargin, Count, Degrees, NonNegative, Positive
+
 if TYPE_CHECKING:
     from torch import nn
 
 
-def arcface(*, num_classes: int, embedding_size: int, margin_degrees: float = 28.6, scale: float = 64.0) -> "nn.Module":
+def arcface(
+    *, num_classes: int, embedding_size: int, margin_degrees: Degrees = 28.6, scale: Positive = 64.0
+) -> "nn.Module":
     """Return ArcFace: softmax over cosines with an angular margin (Deng et al., CVPR 2019).
 
     Args:
@@ -31,9 +35,9 @@ def subcenter_arcface(
     *,
     num_classes: int,
     embedding_size: int,
-    margin_degrees: float = 28.6,
-    scale: float = 64.0,
-    sub_centers: int = 3,
+    margin_degrees: Degrees = 28.6,
+    scale: Positive = 64.0,
+    sub_centers: Count = 3,
 ) -> "nn.Module":
     """Return sub-center ArcFace: several centers per individual, the nearest counts (Deng et al., ECCV 2020).
 
@@ -57,11 +61,11 @@ def dynamic_arcface(
     num_classes: int,
     embedding_size: int,
     class_counts: Sequence[int],
-    margin_degrees_low: float = 2.9,
-    margin_degrees_high: float = 28.6,
-    power: float = 0.25,
-    scale: float = 64.0,
-    sub_centers: int = 3,
+    margin_degrees_low: Degrees = 2.9,
+    margin_degrees_high: Degrees = 28.6,
+    power: NonNegative = 0.25,
+    scale: Positive = 64.0,
+    sub_centers: Count = 3,
 ) -> "nn.Module":
     """Return sub-center ArcFace with a margin per individual: low + (high - low) / n^power for n images.
 
@@ -88,7 +92,9 @@ def dynamic_arcface(
     return PerClassMarginArcFace(centres.loss, torch.deg2rad(margins))
 
 
-def cosface(*, num_classes: int, embedding_size: int, margin: float = 0.35, scale: float = 64.0) -> "nn.Module":
+def cosface(
+    *, num_classes: int, embedding_size: int, margin: CosineMargin = 0.35, scale: Positive = 64.0
+) -> "nn.Module":
     """Return CosFace: softmax over cosines with a margin on the cosine (Wang et al., CVPR 2018).
 
     Args:
@@ -104,7 +110,9 @@ def cosface(*, num_classes: int, embedding_size: int, margin: float = 0.35, scal
     return NamedLabelsOnly(CosFaceLoss(num_classes, embedding_size, margin=margin, scale=scale))
 
 
-def proxy_anchor(*, num_classes: int, embedding_size: int, margin: float = 0.1, alpha: float = 32.0) -> "nn.Module":
+def proxy_anchor(
+    *, num_classes: int, embedding_size: int, margin: CosineMargin = 0.1, alpha: Positive = 32.0
+) -> "nn.Module":
     """Return Proxy-Anchor: each proxy pulls its images, harder ones more (Kim et al., CVPR 2020).
 
     Args:
@@ -118,7 +126,7 @@ def proxy_anchor(*, num_classes: int, embedding_size: int, margin: float = 0.1, 
     return ProxyAnchor(num_classes, embedding_size, margin=margin, alpha=alpha)
 
 
-def proxy_nca(*, num_classes: int, embedding_size: int, softmax_scale: float = 9.0) -> "nn.Module":
+def proxy_nca(*, num_classes: int, embedding_size: int, softmax_scale: Positive = 9.0) -> "nn.Module":
     """Return ProxyNCA++: softmax over squared distances to proxies (Teh et al., ECCV 2020).
 
     Args:

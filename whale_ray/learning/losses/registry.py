@@ -9,12 +9,13 @@ image, neither positive nor negative of another -1. Reading names and parameters
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from whale_ray.errors import InputError
 from whale_ray.learning.losses.pair_losses import contrastive, multi_similarity, supcon, triplet
+from whale_ray.learning.losses.parameters import LossParameter, read_parameters
 from whale_ray.learning.losses.proxy_losses import (
     arcface,
     cosface,
@@ -28,61 +29,56 @@ from whale_ray.suggestions import suggest
 if TYPE_CHECKING:
     from torch import nn
 
-LOSSES: dict[str, Callable[..., nn.Module]] = {
-    "arcface": arcface,
-    "subcenter_arcface": subcenter_arcface,
-    "dynamic_arcface": dynamic_arcface,
-    "cosface": cosface,
-    "proxy_anchor": proxy_anchor,
-    "proxy_nca": proxy_nca,
-    "multi_similarity": multi_similarity,
-    "triplet": triplet,
-    "supcon": supcon,
-    "contrastive": contrastive,
+
+@dataclass(frozen=True)
+class LossEntry:
+    """One row of the loss table.
+
+    Attributes:
+        build: Builder of the loss.
+        compares_images: The loss compares images with images; otherwise with proxies.
+        accepts_negatives: The loss accepts the label -1. A softmax over individuals has no answer "none of them".
+        ordered: Pairs of parameters of which the first must not be larger than the second.
+    """
+
+    build: Callable[..., nn.Module]
+    compares_images: bool = False
+    accepts_negatives: bool = False
+    ordered: tuple[tuple[str, str], ...] = ()
+
+
+LOSSES: dict[str, LossEntry] = {
+    "arcface": LossEntry(arcface),
+    "subcenter_arcface": LossEntry(subcenter_arcface),
+    "dynamic_arcface": LossEntry(dynamic_arcface, ordered=(("margin_degrees_low", "margin_degrees_high"),)),
+    "cosface": LossEntry(cosface),
+    "proxy_anchor": LossEntry(proxy_anchor, accepts_negatives=True),
+    "proxy_nca": LossEntry(proxy_nca),
+    "multi_similarity": LossEntry(multi_similarity, compares_images=True, accepts_negatives=True),
+    "triplet": LossEntry(triplet, compares_images=True, accepts_negatives=True),
+    "supcon": LossEntry(supcon, compares_images=True, accepts_negatives=True),
+    "contrastive": LossEntry(contrastive, compares_images=True, accepts_negatives=True),
 }
 
-PAIR_LOSSES = frozenset({"multi_similarity", "triplet", "supcon", "contrastive"})
-"""Losses that compare images with images; all others compare them with proxies, one or more an individual."""
+PAIR_LOSSES = frozenset(name for name, loss in LOSSES.items() if loss.compares_images)
+"""Losses that compare images with images; all others compare them with proxies, one or more per individual."""
 
-ACCEPTS_NEGATIVES = PAIR_LOSSES | {"proxy_anchor"}
-"""Losses that can take the label -1. A softmax over individuals has no answer "none of them"."""
+ACCEPTS_NEGATIVES = frozenset(name for name, loss in LOSSES.items() if loss.accepts_negatives)
+"""Losses that accept the label -1."""
 
 DATA_PARAMETERS = ("num_classes", "embedding_size", "class_counts")
-"""What a builder learns from photographs and encoder, not from a person."""
-
-LIMITS: dict[str, tuple[float, float]] = {
-    "margin_degrees": (0.0, 180.0),
-    "margin_degrees_low": (0.0, 180.0),
-    "margin_degrees_high": (0.0, 180.0),
-    "power": (0.0, float("inf")),
-    "scale": (1e-6, float("inf")),
-    "softmax_scale": (1e-6, float("inf")),
-    "sub_centers": (1, float("inf")),
-    "margin": (0.0, 2.0),
-    "alpha": (1e-6, float("inf")),
-    "beta": (1e-6, float("inf")),
-    "base": (-1.0, 1.0),
-    "epsilon": (0.0, float("inf")),
-    "temperature": (1e-6, float("inf")),
-    "pos_margin": (0.0, 2.0),
-    "neg_margin": (0.0, 2.0),
-}
-"""Least and greatest value of each parameter, both allowed; the same in every loss that has it."""
-
-ORDERED = {"margin_degrees_low": "margin_degrees_high"}
-"""Parameters that must not be larger than another of the same loss."""
+"""Parameters of a builder that come from photographs and encoder, not from the sweep file."""
 
 
-def loss_parameters(name: str) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a loss that can be set: name to default and type (`Literal` for a choice).
+def loss_parameters(name: str) -> dict[str, LossParameter]:
+    """Return the parameters of a loss that can be set, by name.
 
     Raises:
         InputError: If no loss has that name.
     """
     if name not in LOSSES:
         raise InputError(f"no loss is called {name!r}; there are {', '.join(LOSSES)}{_nearest(name, LOSSES)}")
-    parameters = inspect.signature(LOSSES[name]).parameters
-    return {key: value for key, value in parameters.items() if key not in DATA_PARAMETERS}
+    return read_parameters(LOSSES[name].build, without=DATA_PARAMETERS)
 
 
 def parameter_faults(name: str, parameters: Mapping[str, Any]) -> dict[str, str]:
@@ -101,10 +97,10 @@ def parameter_faults(name: str, parameters: Mapping[str, Any]) -> dict[str, str]
         if key not in known:
             owned = f"; it has {', '.join(known)}"
             faults[key] = f"the loss {name} has no parameter {key!r}{owned}{_nearest(key, known)}"
-        elif not _fits(key, value, known[key].annotation):
-            faults[key] = f"{name}.{key} must be {_demand(key, known[key].annotation)}, but got {value!r}"
-    for low, high in ORDERED.items():
-        if low in known and not faults:
+        elif not known[key].accepts(value):
+            faults[key] = f"{name}.{key} must be {known[key].rule()}, but got {value!r}"
+    for low, high in LOSSES[name].ordered:
+        if not faults:
             smaller, larger = (parameters.get(key, known[key].default) for key in (low, high))
             if smaller > larger:
                 faults[low] = f"{name}.{low} must not be larger than {high}, but got {smaller:g} and {larger:g}"
@@ -139,9 +135,9 @@ def build_loss(
         able = ", ".join(sorted(PAIR_LOSSES))
         raise InputError(f"a memory is for losses that compare images ({able}), but got {name}. Leave it out")
     sizes: dict[str, Any] = {"num_classes": num_classes, "embedding_size": embedding_size}
-    if "class_counts" in inspect.signature(LOSSES[name]).parameters:
+    if "class_counts" in inspect.signature(LOSSES[name].build).parameters:
         sizes["class_counts"] = _checked_counts(name, class_counts, num_classes)
-    loss = LOSSES[name](**sizes, **parameters)
+    loss = LOSSES[name].build(**sizes, **parameters)
     return _remembering(loss, memory, embedding_size) if memory else loss
 
 
@@ -161,23 +157,6 @@ def _remembering(loss: nn.Module, memory: int, embedding_size: int) -> nn.Module
     return CrossBatchMemory(loss, size=memory, embedding_size=embedding_size)
 
 
-def _fits(key: str, value: Any, kind: Any) -> bool:
-    if choices := get_args(kind):
-        return value in choices
-    if isinstance(value, bool) or not isinstance(value, (int,) if kind is int else (int, float)):
-        return False
-    low, high = LIMITS[key]
-    return isfinite(value) and low <= value <= high
-
-
-def _demand(key: str, kind: Any) -> str:
-    if choices := get_args(kind):
-        return f"one of {', '.join(choices)}"
-    low, high = LIMITS[key]
-    number = "a whole number" if kind is int else "a number"
-    return f"{number} of at least {low:g}" if high == float("inf") else f"{number} from {low:g} to {high:g}"
-
-
-def _nearest(name: str, names: Mapping[str, Any]) -> str:
+def _nearest(name: str, names: Iterable[str]) -> str:
     hint = suggest(name, names)
     return f". {hint}" if hint else ""

@@ -5,12 +5,12 @@ Knows the losses by name only, without importing torch; the keys that every swee
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-from whale_ray.learning.losses.registry import LIMITS, loss_parameters
+from whale_ray.learning.losses.parameters import LossParameter
+from whale_ray.learning.losses.registry import loss_parameters
 from whale_ray.sweep.config.fields import Setting
 from whale_ray.sweep.config.schema import NO_LOSS, SETTINGS, TRIAL_SECTIONS
 
@@ -18,7 +18,7 @@ from whale_ray.sweep.config.schema import NO_LOSS, SETTINGS, TRIAL_SECTIONS
 def loss_settings(name: str) -> dict[str, Setting]:
     """The parameters of one loss as settings, each of which may be an axis."""
     parameters = {} if name == NO_LOSS else loss_parameters(name)
-    return {key: _parameter_setting(parameter) for key, parameter in parameters.items()}
+    return {key: _parameter_setting(key, parameter) for key, parameter in parameters.items()}
 
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,17 +30,16 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _parameter_setting(parameter: inspect.Parameter) -> Setting:
-    choices = get_args(parameter.annotation)
-    low, high = LIMITS.get(parameter.name, (None, None))
+def _parameter_setting(name: str, parameter: LossParameter) -> Setting:
+    low, high = (bound if math.isfinite(bound) else None for bound in (parameter.limits.low, parameter.limits.high))
     return Setting(
-        key=f"loss.{parameter.name}",
-        kind="choice" if choices else parameter.annotation.__name__,
+        key=f"loss.{name}",
+        kind="choice" if parameter.choices else parameter.kind.__name__,
         meaning="a parameter of the loss",
         default=parameter.default,
-        choices=choices,
+        choices=parameter.choices,
         low=low,
-        high=None if high is None or math.isinf(high) else high,
+        high=high,
         axis=True,
         identity=True,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from whale_ray.learning.losses.registry import ACCEPTS_NEGATIVES, ORDERED, PAIR_LOSSES
+from whale_ray.learning.losses.registry import ACCEPTS_NEGATIVES, LOSSES, PAIR_LOSSES
 from whale_ray.sweep.config.parser import Reading
 from whale_ray.sweep.config.schema import NO_LOSS, section_settings
 from whale_ray.sweep.config.yaml_nodes import slug
@@ -95,8 +95,9 @@ def _check_memory(reading: Reading) -> None:
 
 
 def _check_margins(reading: Reading) -> None:
+    ordered = [pair for entry in LOSSES.values() for pair in entry.ordered]
     for loss in _homes(reading, "loss", "name"):
-        for small, large in ORDERED.items():
+        for small, large in ordered:
             low, high = (reading.possible(f"{loss}.{key}") for key in (small, large))
             if low and high and max(low) > min(high):
                 came = f"but got {max(low):g} and {min(high):g}"
