@@ -184,7 +184,8 @@ def _retrieval(best: Record | None, objective: str) -> list[dict[str, Any]]:
     table = pd.read_csv(path)
     rows = table.sort_values(objective, ascending=False, kind="stable").head(_SETTINGS_SHOWN).to_dict("records")
     chosen = describe_setting(best.result)
-    return [{"scores": row, "said": describe_setting(row), "chosen": describe_setting(row) == chosen} for row in rows]
+    words = [describe_setting({str(name): value for name, value in row.items()}) for row in rows]
+    return [{"scores": row, "said": said, "chosen": said == chosen} for row, said in zip(rows, words, strict=True)]
 
 
 def _audit(run: Path) -> dict[str, Any]:
