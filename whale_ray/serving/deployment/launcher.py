@@ -154,7 +154,7 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
 
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Make SIGTERM behave as Ctrl-C; `ray.init` installs a handler of its own."""
+    """Make SIGTERM behave as Ctrl-C; `ray.init` installs another handler."""
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

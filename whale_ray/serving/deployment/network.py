@@ -41,7 +41,11 @@ def is_loopback(host: str) -> bool:
 
 
 def check_port_is_free(host: str, port: int) -> None:
-    """Check that a socket can listen on `host` and `port`.
+    """Check that a socket can listen there.
+
+    Args:
+        host: IP address or host name.
+        port: TCP port, 1 to 65535.
 
     Raises:
         InputError: If it cannot.

@@ -3,13 +3,13 @@
 import {element, preview, problemText} from './dom.js';
 import {fill, percent, words} from './texts.js';
 
-/** The answer for one photograph and what its reader did with it. */
+/** The answer for one photograph, and the reader's confirmation or rejections. */
 export class Answer {
   /** model: the name that was asked, '' for the default. result: of /v1/identify; null with `problem`. */
   constructor(photograph, model, {result = null, problem = null}) {
     Object.assign(this, {photograph, model, result, problem});
     this.rejected = [];  // individuals
-    this.done = '';  // what became of the photograph once it is enrolled
+    this.done = '';  // message, once the photograph is enrolled
   }
 
   get candidates() {
