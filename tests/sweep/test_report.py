@@ -20,11 +20,11 @@ from whale_ray.retrieval.evaluation.evaluate import Evaluation, distinct_setting
 from whale_ray.sweep.analysis.trial_comparison import compare_trials
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.report.example_matches import find_examples
-from whale_ray.sweep.report.objective_plots import plot_effects
 from whale_ray.sweep.report.page import write_report
-from whale_ray.sweep.report.sections import judge_trust
-from whale_ray.sweep.report.svg import Curve, Row, Scale, plot_curves, plot_rows, scale_of
+from whale_ray.sweep.report.plots.objective_plots import plot_effects
+from whale_ray.sweep.report.plots.svg import Curve, Row, Scale, plot_curves, plot_rows, scale_of
 from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.report.trust import trust_scores
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import read_record, read_records, write_record, write_result
 
@@ -485,7 +485,7 @@ def test_the_report_says_how_far_the_best_trial_can_be_trusted(run: Run) -> None
     found, folder = many_queries(), run.begin("aaaaaaaa", {"model.embedding_size": 16})
     run.finish(folder, noise=1.0, **found.scores)
     found.queries.to_parquet(folder / "queries.parquet", index=False)
-    trust = judge_trust(read_record(folder))
+    trust = trust_scores(read_record(folder))
     assert [row["name"] for row in trust.scores] == ["auroc", "baks", "baus", "brier/match", "brier/new"]
     for row in trust.scores:
         assert row["low"] < row["value"] < row["high"]

@@ -13,7 +13,7 @@ import pytest
 from whale_ray.errors import SettingsError
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.driver import run_sweep
-from whale_ray.sweep.report.objective_plots import pareto_front
+from whale_ray.sweep.report.plots.objective_plots import pareto_front
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep

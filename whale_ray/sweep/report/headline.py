@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from whale_ray.sweep.analysis.trial_comparison import Comparison
-from whale_ray.sweep.report.curves import describe, is_share
+from whale_ray.sweep.report.plots.curves import describe, is_share
 from whale_ray.sweep.run_folder.records import Record
 
 ABSENT = "\N{EN DASH}"

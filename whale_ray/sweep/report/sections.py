@@ -1,114 +1,284 @@
-"""How far the best trial's answers can be trusted: known against new, probabilities, and whom it serves badly.
+"""Sections of the report in reading order: one dataclass, one builder and one template each.
 
-Reads a finished trial's result and queries.parquet; knows no page.
+The fields of a section are the variables of its template, `templates/<id>.html.j2`; `page` is the `ReportContext`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.evaluation.calibration import reliability
-from whale_ray.sweep.analysis.importance import FLOOR, SHARE, Row
-from whale_ray.sweep.report.curves import Plot, is_share
-from whale_ray.sweep.report.headline import ABSENT, is_number
-from whale_ray.sweep.report.svg import Curve, Scale, plot_curves
+from whale_ray.errors import DataError
+from whale_ray.retrieval.search.retrieval_config import chosen_setting
+from whale_ray.retrieval.search.retrieval_options import describe_setting
+from whale_ray.sweep.analysis.importance import judge_importance, write_importance
+from whale_ray.sweep.analysis.trial_comparison import Difference
+from whale_ray.sweep.planning.dataset import catalog_of
+from whale_ray.sweep.planning.trial_settings import epochs_of
+from whale_ray.sweep.report.context import ReportContext
+from whale_ray.sweep.report.example_matches import Examples, find_examples, missing_files, with_maps
+from whale_ray.sweep.report.headline import Headline, write_headline
+from whale_ray.sweep.report.importance_table import ImportanceTable, importance_table
+from whale_ray.sweep.report.label_review import REVIEW, Shown, show_review, write_review
+from whale_ray.sweep.report.plots.curves import Plot, describe, looks_of, plot_learning, plot_recall
+from whale_ray.sweep.report.plots.objective_plots import front_of, plot_effects, plot_tradeoff
+from whale_ray.sweep.report.retrieval_table import SettingRow, best_settings
+from whale_ray.sweep.report.saliency import MatchMaps, map_matches
+from whale_ray.sweep.report.trust import TrustScores, trust_scores
 from whale_ray.sweep.run_folder.records import Record
 
-_MEANINGS = {
-    "auroc": "how often a known query's first cosine is above a new one's (0.5 is chance)",
-    "baks": "known individuals' share of right answers, each individual counting once",
-    "baus": "new individuals' share called new, each counting once",
-    "brier/match": "mean squared fault of the probability that the first answer is right (0 is perfect)",
-    "brier/new": "mean squared fault of the probability that the animal is new",
-}
-_LOOKS = {"match_probability": ("c0", "the first answer is right"), "new_probability": ("c1", "the animal is new")}
+MAX_AUDIT_ROWS = 50
 
 
 @dataclass(frozen=True)
-class Trust:
-    """What the page shows. scores: rows of name, meaning, value, low, high, trivial. by_images: rows of a breakdown."""
+class ResultSection:
+    """The best trial in a sentence and a small table."""
 
-    scores: tuple[dict[str, Any], ...]
-    by_images: tuple[dict[str, Any], ...]
-    reliability: Plot | None
-
-
-def judge_trust(record: Record) -> Trust:
-    """The figures of a finished trial; those that it does not have are left out."""
-    result = record.result
-    rows = [
-        {
-            "name": name,
-            "meaning": meaning,
-            "value": result[name],
-            "low": result.get(f"{name}_low"),
-            "high": result.get(f"{name}_high"),
-            "trivial": result.get(f"trivial/{name}"),
-        }
-        for name, meaning in _MEANINGS.items()
-        if is_number(result.get(name))
-    ]
-    by_images = [row for row in result.get("by_images") or () if row["queries"]]
-    return Trust(tuple(rows), tuple(by_images), _reliability(record))
+    headline: Headline | None
+    best_label: str
+    cross_fitted: bool
+    frozen_shares: bool
 
 
-def _reliability(record: Record) -> Plot | None:
-    path = record.folder / "queries.parquet"
-    queries = pd.read_parquet(path) if path.exists() else pd.DataFrame()
-    if not {*_LOOKS} <= {*queries}:
-        return None
-    outcomes = {"match_probability": queries["rank"] == 1, "new_probability": ~queries["known"].astype(bool)}
-    curves = [
-        Curve(said, look, tuple((one["said"], one["happened"]) for one in points))
-        for name, (look, said) in _LOOKS.items()
-        if (points := reliability(queries[name].to_numpy(float), outcomes[name].to_numpy(dtype=np.float64)))
-    ]
-    if not curves:
-        return None
-    diagonal = Curve("perfect: it happens as often as is said", "limit", ((0.0, 0.0), (1.0, 1.0)))
-    x, y = Scale(0, 1, "probability said", percent=True), Scale(0, 1, "share that happened", percent=True)
-    alt = "Reliability curves: " + "; ".join(
-        f"{curve.name}: " + ", ".join(f"said {x.text(at)}, happened {y.text(value)}" for at, value in curve.points)
-        for curve in curves
+def build_result(page: ReportContext) -> ResultSection:
+    """Return the result section."""
+    best, comparison = page.best, page.comparison
+    quoted = comparison if page.sweep.ranked_by == page.objective else None  # trials are chosen by this score
+    unknown = str(page.sweep.fixed["data.unknown_label"])
+    shares_lead = comparison is not None and any(
+        record.kind == "baseline" and record.trial in comparison.together for record in page.records
     )
-    svg = plot_curves([*curves, diagonal], x=x, y=y, alt=alt)
-    legend = tuple((curve.look, curve.name) for curve in [*curves, diagonal])
-    note = "Each mark is a group of queries by rising probability; the probabilities were learned on other queries."
-    return Plot("Probabilities", svg, legend, note)
+    headline = (
+        write_headline(page.records, best, page.objective, comparison=quoted, unknown_label=unknown) if best else None
+    )
+    return ResultSection(headline, describe(best) if best else "", quoted is not None, shares_lead)
 
 
-_DIFFERENCES_SHOWN, _PAIRS_SHOWN = 40, 3
+@dataclass(frozen=True)
+class DataSection:
+    """The audit and the sizes of the split's parts."""
+
+    audit: dict[str, Any]
+    parts: dict[str, int]
+    max_rows: int = MAX_AUDIT_ROWS
 
 
-def show_importance(rows: Sequence[Row], objective: str) -> dict[str, Any]:
-    """Differences by axis, shares, and the noise floor; `reach` is the largest end of an interval, for drawing."""
-    every = [row for row in rows if row.how not in (SHARE, FLOOR)]
-    differences = [row for axis in dict.fromkeys(row.axis for row in every) for row in _telling(every, axis)]
-    ends = [abs(end) for row in differences for end in (row.value, row.low, row.high) if is_number(end)]
-    return {
-        "differences": differences[:_DIFFERENCES_SHOWN],
-        "differences_left": len(every) - len(differences[:_DIFFERENCES_SHOWN]),
-        "shares": [row for row in rows if row.how == SHARE],
-        "floors": [row for row in rows if row.how == FLOOR],
-        "notes": list(dict.fromkeys(row.note for row in every)),
-        "reach": max(ends, default=0.0) or 1.0,
-        "points": lambda value: _points(value, objective),
-    }
+def build_data(page: ReportContext) -> DataSection:
+    """Return the data section."""
+    path = page.run / "audit.json"
+    audit = dict(json.loads(path.read_text())) if path.exists() else {}
+    return DataSection(audit, _count_parts(page))
 
 
-def _telling(rows: Sequence[Row], axis: str) -> list[Row]:
-    """The largest differences of an axis, a few of them."""
-    own = [row for row in rows if row.axis == axis]
-    return sorted(own, key=lambda row: -abs(row.value) if is_number(row.value) else 1.0)[:_PAIRS_SHOWN]
+def _count_parts(page: ReportContext) -> dict[str, int]:
+    """Return the number of photographs and of named individuals (`<part>_named`) in each part of the split."""
+    path = page.run / "split.csv"
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    named = table[table["Id"] != page.sweep.fixed["data.unknown_label"]]
+    counts = {str(part): int(count) for part, count in table["part"].value_counts().items()}
+    return counts | {f"{part}_named": int(rows["Id"].nunique()) for part, rows in named.groupby("part")}
 
 
-def _points(value: float, objective: str) -> str:
-    """A difference of scores: of a recall in percentage points."""
-    if not is_number(value):
-        return ABSENT
-    return f"{100 * value:+.1f}" if is_share(objective) else f"{value:+.3f}"
+@dataclass(frozen=True)
+class LeaderboardRow:
+    """One trial: its record, axis values, difference to the best trial, retrieval setting and epochs."""
+
+    record: Record
+    result: Mapping[str, Any]
+    point: tuple[Any, ...]
+    beside: Difference | None
+    vote: str
+    epochs: str
+
+
+@dataclass(frozen=True)
+class LeaderboardSection:
+    """All trials, best first, and the trade-off between two objectives."""
+
+    rows: tuple[LeaderboardRow, ...]
+    axes: tuple[str, ...]
+    tradeoff: Plot | None
+    front: tuple[Record, ...]
+
+
+def build_leaderboard(page: ReportContext) -> LeaderboardSection:
+    """Return the leaderboard section."""
+    axes = tuple(axis.name for axis in page.sweep.axes)
+    judged = page.comparison.differences if page.comparison and page.comparison.judged else {}
+    rows = tuple(
+        LeaderboardRow(
+            record=record,
+            result=record.result,
+            point=tuple((record.point or {}).get(axis) for axis in axes),
+            beside=judged.get(record.trial),
+            vote=describe_setting(record.result),
+            epochs=_show_epochs(record),
+        )
+        for record in page.records
+    )
+    if not page.sweep.also:
+        return LeaderboardSection(rows, axes, None, ())
+    both = {"score": page.objective, "cost": page.sweep.also}
+    return LeaderboardSection(rows, axes, plot_tradeoff(page.records, **both), tuple(front_of(page.records, **both)))
+
+
+def _show_epochs(record: Record) -> str:
+    done = record.result.get("epochs")
+    if record.status == "finished" or record.settings.get("train", {}).get("epochs") is None:
+        return "" if done is None else str(done)
+    return f"{done or 0} of {epochs_of(record.settings)}"
+
+
+@dataclass(frozen=True)
+class RecallSection:
+    """Recall by K of the best trials."""
+
+    recall: Plot | None
+
+
+@dataclass(frozen=True)
+class TrustSection:
+    """Open-set scores and calibration of the best trial."""
+
+    trust: TrustScores | None
+
+
+@dataclass(frozen=True)
+class LearningSection:
+    """Learning curves."""
+
+    learning: tuple[Plot, ...]
+
+
+@dataclass(frozen=True)
+class AxesSection:
+    """Effect and importance of each axis."""
+
+    importance: ImportanceTable
+    effects: tuple[Plot, ...]
+
+
+def build_axes(page: ReportContext) -> AxesSection:
+    """Return the axes section. Writes importance.csv unless the sweep is running."""
+    rows = judge_importance(page.records, page.sweep, quick=page.live)
+    if not page.live:
+        write_importance(rows, page.run / "importance.csv")
+    effects = plot_effects(page.records, page.sweep.axes, page.objective)
+    return AxesSection(importance_table(rows), tuple(effects))
+
+
+@dataclass(frozen=True)
+class RetrievalSection:
+    """The best retrieval settings of the best trial."""
+
+    settings: tuple[SettingRow, ...]
+    by_cosine: bool
+
+
+def build_retrieval(page: ReportContext) -> RetrievalSection:
+    """Return the retrieval section."""
+    plain = page.best is None or chosen_setting(page.best.result).search_mode.plain
+    return RetrievalSection(best_settings(page.best, page.objective), plain)
+
+
+@dataclass(frozen=True)
+class ExamplesSection:
+    """Mistakes and right answers of the best trial as pictures."""
+
+    examples: Examples | None
+    missing: tuple[str, ...]
+    maps: MatchMaps | None
+
+
+def build_examples(page: ReportContext) -> ExamplesSection:
+    """Return the examples section; occlusion maps are made unless the sweep is running."""
+    missing = tuple(missing_files(page.best)) if page.best else ()
+    if page.best is None or missing:
+        return ExamplesSection(None, missing, None)
+    examples = find_examples(page.best, page.photographs)
+    if page.live or not examples.mistakes:
+        return ExamplesSection(examples, (), None)
+    shown = (one for one in examples.mistakes if all(picture.data for picture in (one.query, *one.answers)))
+    try:
+        catalog = catalog_of(page.best.settings["data"])
+    except DataError as error:
+        return ExamplesSection(examples, (), MatchMaps({}, f"the photographs cannot be used: {error}", 0.0))
+    maps = map_matches(page.run, page.best, (pair for one in shown for pair in one.pairs), catalog)
+    return ExamplesSection(with_maps(examples, maps.found, page.photographs), (), maps)
+
+
+@dataclass(frozen=True)
+class ReviewSection:
+    """Likely label errors and near-duplicates for a person to confirm."""
+
+    review: Mapping[str, Shown]
+    path: str
+
+
+def build_review(page: ReportContext) -> ReviewSection:
+    """Return the review section. Writes review.csv unless the sweep is running."""
+    if page.best and not page.live and not missing_files(page.best):
+        write_review(page.best, page.run, page.photographs)
+    return ReviewSection(show_review(page.run, page.photographs), shlex.quote(f"{page.run}/{REVIEW}"))
+
+
+@dataclass(frozen=True)
+class UseSection:
+    """Commands that use the bundle."""
+
+    has_bundle: bool
+    bundle: str
+    test_folder: str
+
+
+def build_use(page: ReportContext) -> UseSection:
+    """Return the section on using the bundle."""
+    test = shlex.quote(f"{page.sweep.fixed['data.root']}/test")
+    return UseSection((page.run / "best").exists(), shlex.quote(f"{page.run}/best"), test)
+
+
+@dataclass(frozen=True)
+class GlossarySection:
+    """Definitions of terms; the template has them."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page.
+
+    Attributes:
+        id: Anchor on the page and name of the template.
+        title: Title in the navigation.
+        build: Returns the variables of the template.
+    """
+
+    id: str
+    title: str
+    build: Callable[[ReportContext], object]
+
+
+SECTIONS = (
+    Section("result", "Result", build_result),
+    Section("data", "Photographs", build_data),
+    Section("leaderboard", "Leaderboard", build_leaderboard),
+    Section("recall", "Recall", lambda page: RecallSection(plot_recall(page.records, looks_of(page.records)))),
+    Section("trust", "Trust", lambda page: TrustSection(trust_scores(page.best) if page.best else None)),
+    Section(
+        "learning",
+        "Learning",
+        lambda page: LearningSection(tuple(plot_learning(page.records, looks_of(page.records), page.objective))),
+    ),
+    Section("axes", "Axes", build_axes),
+    Section("retrieval", "Retrieval", build_retrieval),
+    Section("gallery", "Examples", build_examples),
+    Section("review", "Review", build_review),
+    Section("use", "Use it", build_use),
+    Section("words", "Glossary", lambda page: GlossarySection()),
+)

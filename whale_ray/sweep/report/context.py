@@ -1,0 +1,88 @@
+"""What all sections of the report share: the sweep, its trials in leaderboard order and their comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from whale_ray.sweep.analysis.trial_comparison import Comparison, compare_trials
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.run_folder.leaderboard import leaderboard
+from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """The state of a run when its report is written.
+
+    Attributes:
+        run: The run folder.
+        sweep: Its sweep.
+        records: Its trials, best first; trials repeated over seeds have `over_seeds` in their result.
+        live: The sweep is running.
+    """
+
+    run: Path
+    sweep: Sweep
+    records: tuple[Record, ...]
+    live: bool
+
+    @property
+    def objective(self) -> str:
+        """The first objective of the sweep."""
+        return self.sweep.objective
+
+    @property
+    def best(self) -> Record | None:
+        """The best finished trial."""
+        return next((record for record in self.records if record.status == "finished"), None)
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """The finished trials compared with the best one on the same queries."""
+        return compare_trials(self.records, self.objective)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Number of trials by status."""
+        return Counter(record.status for record in self.records)
+
+    @property
+    def table_scores(self) -> list[str]:
+        """Names of the scores that tables show."""
+        return list(dict.fromkeys((self.objective, "recall@1", "recall@4", "map@5")))
+
+    @cached_property
+    def photographs(self) -> Photographs:
+        """The photographs that the sweep was run on."""
+        return Photographs(Path(self.sweep.fixed["data.root"]) / self.sweep.fixed["data.image_folder"])
+
+
+def read_context(run: Path, *, live: bool = False) -> ReportContext:
+    """Read a run folder.
+
+    Args:
+        run: The run folder.
+        live: The sweep is running.
+
+    Raises:
+        InputError: If the folder is not that of a sweep.
+    """
+    sweep = load_sweep(sweep_file(run))
+    return ReportContext(run, sweep, tuple(_in_leaderboard_order(read_records(run), sweep)), live)
+
+
+def _in_leaderboard_order(records: Sequence[Record], sweep: Sweep) -> list[Record]:
+    table = leaderboard(records, axes=[], objective=sweep.ranked_by, also=sweep.also)
+    by_id = {record.trial: record for record in records}
+    repeated = table[table["runs"] > 1] if "runs" in table else table.iloc[:0]
+    for row in repeated.to_dict("records"):
+        over = {"runs": int(row["runs"]), "mean": row[f"{sweep.ranked_by}_mean"], "sd": row[f"{sweep.ranked_by}_sd"]}
+        record = by_id[row["trial"]]
+        by_id[row["trial"]] = dataclasses.replace(record, result={**record.result, "over_seeds": over})
+    return [by_id[trial] for trial in table["trial"]]

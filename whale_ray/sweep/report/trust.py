@@ -1,0 +1,83 @@
+"""Open-set scores, reliability and the breakdown by gallery size of the best trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.retrieval.evaluation.calibration import reliability
+from whale_ray.sweep.report.headline import is_number
+from whale_ray.sweep.report.plots.curves import Plot
+from whale_ray.sweep.report.plots.svg import Curve, Scale, plot_curves
+from whale_ray.sweep.run_folder.records import Record
+
+_MEANINGS = {
+    "auroc": "how often a known query's first cosine is above a new one's (0.5 is chance)",
+    "baks": "known individuals' share of right answers, each individual counting once",
+    "baus": "new individuals' share called new, each counting once",
+    "brier/match": "mean squared fault of the probability that the first answer is right (0 is perfect)",
+    "brier/new": "mean squared fault of the probability that the animal is new",
+}
+_LOOKS = {"match_probability": ("c0", "the first answer is right"), "new_probability": ("c1", "the animal is new")}
+
+
+@dataclass(frozen=True)
+class TrustScores:
+    """How far the answers of a trial can be trusted.
+
+    Attributes:
+        scores: Rows with name, meaning, value, low, high, trivial.
+        by_images: Scores by the number of gallery images of the individual.
+        reliability: Plot of predicted against observed probability.
+    """
+
+    scores: tuple[dict[str, Any], ...]
+    by_images: tuple[dict[str, Any], ...]
+    reliability: Plot | None
+
+
+def trust_scores(record: Record) -> TrustScores:
+    """Return the scores of a finished trial; missing ones are left out."""
+    result = record.result
+    rows = [
+        {
+            "name": name,
+            "meaning": meaning,
+            "value": result[name],
+            "low": result.get(f"{name}_low"),
+            "high": result.get(f"{name}_high"),
+            "trivial": result.get(f"trivial/{name}"),
+        }
+        for name, meaning in _MEANINGS.items()
+        if is_number(result.get(name))
+    ]
+    by_images = [row for row in result.get("by_images") or () if row["queries"]]
+    return TrustScores(tuple(rows), tuple(by_images), _reliability(record))
+
+
+def _reliability(record: Record) -> Plot | None:
+    path = record.folder / "queries.parquet"
+    queries = pd.read_parquet(path) if path.exists() else pd.DataFrame()
+    if not {*_LOOKS} <= {*queries}:
+        return None
+    outcomes = {"match_probability": queries["rank"] == 1, "new_probability": ~queries["known"].astype(bool)}
+    curves = [
+        Curve(said, look, tuple((one["said"], one["happened"]) for one in points))
+        for name, (look, said) in _LOOKS.items()
+        if (points := reliability(queries[name].to_numpy(float), outcomes[name].to_numpy(dtype=np.float64)))
+    ]
+    if not curves:
+        return None
+    diagonal = Curve("perfect: it happens as often as is said", "limit", ((0.0, 0.0), (1.0, 1.0)))
+    x, y = Scale(0, 1, "probability said", percent=True), Scale(0, 1, "share that happened", percent=True)
+    alt = "Reliability curves: " + "; ".join(
+        f"{curve.name}: " + ", ".join(f"said {x.text(at)}, happened {y.text(value)}" for at, value in curve.points)
+        for curve in curves
+    )
+    svg = plot_curves([*curves, diagonal], x=x, y=y, alt=alt)
+    legend = tuple((curve.look, curve.name) for curve in [*curves, diagonal])
+    note = "Each mark is a group of queries by rising probability; the probabilities were learned on other queries."
+    return Plot("Probabilities", svg, legend, note)
