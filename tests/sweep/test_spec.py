@@ -227,9 +227,9 @@ def test_a_stepped_range_is_listed_exactly_and_may_stand_in_a_grid(tmp_path: Pat
         ("train: {affine: {low: 0.5, high: 0.5, step: 0.1}}", r"`low < high` must hold for train.affine, .*low=0.5"),
         (
             "train: {affine: {low: 0.1, high: 0.5}}",
-            r"a grid has no place for the range of `train.affine`.*Write a list",
+            r"a grid cannot list the values of the range `train.affine`.*Write a list",
         ),
-        ("train: {epochs: {low: 1, high: 5}}", r"a grid has no place for the range of `train.epochs`"),
+        ("train: {epochs: {low: 1, high: 5}}", r"a grid cannot list the values of the range `train.epochs`"),
         ("train: {affine: {low: 0.1, high: 2, step: 0.1}}", r"`train.affine.high` must be a number from 0 to 1"),
         (
             "train: {affine: {low: 0.1, high: 0.5, step: 0.3}}",
@@ -249,7 +249,7 @@ def test_a_stepped_range_is_listed_exactly_and_may_stand_in_a_grid(tmp_path: Pat
         ("data: {image_size: 256x}", r"'HEIGHTxWIDTH', each side from 16 to 4096, but got '256x'"),
         ("data: {label_column: 7}", r"`data.label_column` must be text, but got 7\. Write it in quotes"),
         ("data: {root: ''}", r"`data.root` must be text, but got ''"),
-        ("data: cats", r"`data` is a section with keys of its own"),
+        ("data: cats", r"`data` is a section with keys"),
         (
             "split: half",
             r"`split.kind` must be one of stratified, kfold, .*halves, but got 'half'\. Did you mean `halves`",
@@ -331,9 +331,9 @@ def test_a_loss_parameter_of_the_wrong_value_is_refused(tmp_path: Path) -> None:
         ("[{name: arcface}, {name: arcface}]", r"`loss` has the alternative arcface twice"),
         ("[{name: arcface, beta: 1}]", r"arcface has no parameter `beta`; it has margin_degrees, scale"),
         ("[{name: arcfase}]", r"Did you mean `arcface`\?"),
-        ("[arcface, cosface]", r"`loss` is a section with keys of its own\. Write `loss: \{name: …\}`"),
-        ("[]", r"`loss` is a section with keys of its own"),
-        ("[{name: arcface, scale: {low: 3, high: 4}}]", r"no place for the range of `loss.arcface.scale`"),
+        ("[arcface, cosface]", r"`loss` is a section with keys\. Write `loss: \{name: …\}`"),
+        ("[]", r"`loss` is a section with keys"),
+        ("[{name: arcface, scale: {low: 3, high: 4}}]", r"cannot list the values of the range `loss.arcface.scale`"),
     ],
 )
 def test_a_fault_in_an_alternative_is_told(tmp_path: Path, alternatives: str, message: str) -> None:
@@ -381,7 +381,7 @@ def test_negatives_with_a_loss_that_cannot_take_them_are_refused(tmp_path: Path,
         ),
         (
             "train: {pseudo_labels: 0.9, new_whale: [ignore, negative]}\nloss: {name: supcon}",
-            r"that `new_whale: negative` trains to be nobody\. Take `new_whale: ignore`",
+            r"that `new_whale: negative` trains as negatives\. Take `new_whale: ignore`",
         ),
         ("train: {pseudo_epochs: 3}", r"no meaning without `train.pseudo_labels`\. Give that a probability"),
         (
@@ -480,7 +480,7 @@ def test_an_option_reaches_the_alternative_that_it_names(tmp_path: Path) -> None
         ("train..epochs=3", r"must be KEY=VALUE"),
         ("train.epochs=", r"must be a whole number >= 0, but got nothing"),
         ("train.epochs=[3", r"this is not valid YAML"),
-        ("name.x=3", r"`name` has no keys of its own"),
+        ("name.x=3", r"`name` has no keys"),
         (
             "loss.scale=3",
             r"a list of alternatives\. Name the one that is meant \(loss.arcface.KEY, loss.proxy_anchor.KEY\)",
@@ -628,7 +628,10 @@ BARE = ["loss.name=none", "train.epochs=0", "model.neck=none", "model.embedding_
         (["train.epochs=0"], "goes with `loss: {name: none}` alone"),
         (["loss.name=none"], "goes with `loss: {name: none}` alone"),
         (["loss.name=none", "train.epochs=[0, 5]"], "but got epochs 0, 5 and loss none"),
-        (["loss.name=none", "train.epochs=0"], "leaves a neck as it was drawn, at random, but got model.neck linear"),
+        (
+            ["loss.name=none", "train.epochs=0"],
+            "leaves a neck at its random initial weights, but got model.neck linear",
+        ),
         (["model.neck=none"], "Write `embedding_size: null`"),
     ],
 )

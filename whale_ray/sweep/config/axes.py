@@ -1,7 +1,4 @@
-"""An axis of a sweep: a list of values or a range, read from where one value would stand.
-
-Knows one setting at a time; what the axes make together is `spec`'s, how they are searched is `space`'s.
-"""
+"""Axes of a sweep: a list of values or a range in place of one value."""
 
 from __future__ import annotations
 
@@ -22,9 +19,17 @@ MOST_STEPS = 10_000
 
 @dataclass(frozen=True)
 class Axis:
-    """One dimension of the space: values (kind "choice") or a range from low to high, both included.
+    """One dimension of the search space: a list of values (kind `choice`) or a range from low to high, both included.
 
-    `when`: the axis exists only where that other axis has that value.
+    Attributes:
+        name: Dotted key, such as `train.learning_rate`.
+        kind: `choice`, `int` or `float`.
+        values: Values of a list; None for a range.
+        low: Least value of a range.
+        high: Greatest value of a range.
+        log: The range is searched on a logarithmic scale.
+        step: Distance of two values of a range; None for any value.
+        when: Name and value of another axis; this axis exists only where that one has that value.
 
     >>> Axis("train.affine", "float", low=0.1, high=0.4, step=0.1).listed()
     (0.1, 0.2, 0.3, 0.4)
@@ -40,7 +45,7 @@ class Axis:
     when: tuple[str, Any] | None = None
 
     def listed(self) -> tuple[Any, ...] | None:
-        """All values in order; None for a range without a step, which has no list."""
+        """Return all values in order; None for a range without a step."""
         if self.values is not None:
             return self.values
         if self.step is None:
@@ -50,7 +55,7 @@ class Axis:
         return tuple(int(number) if self.kind == "int" else float(number) for number in exact)
 
     def canonical(self, value: Any) -> Any:
-        """The value as the file gives it, from what a search or a table made of it (0.30000000000000004)."""
+        """Return the value as the sweep file writes it, free of rounding such as 0.30000000000000004."""
         if self.kind == "choice":
             return next((own for own in self.values or () if own == value), value)
         if self.step is not None:
@@ -58,7 +63,7 @@ class Axis:
         return int(value) if self.kind == "int" else float(value)
 
     def written(self) -> list[Any] | dict[str, Any]:
-        """The axis as it stands in a sweep file."""
+        """Return the axis as a sweep file writes it."""
         if self.values is not None:
             return list(self.values)
         optional = {"log": self.log or None, "step": self.step}
@@ -66,7 +71,14 @@ class Axis:
 
 
 def read_axis(setting: Setting, node: Node, faults: list[Fault], *, name: str) -> Axis | None:
-    """The axis that a list or a mapping stands for; None where it is none, and `faults` says why."""
+    """Return the axis that a list or a mapping describes; None if it is invalid.
+
+    Args:
+        setting: The setting that varies.
+        node: The list or mapping.
+        faults: Receives every fault.
+        name: Dotted key of the axis.
+    """
     before = len(faults)
     if not setting.axis:
         came = "a list" if isinstance(node.value, list) else "a mapping"

@@ -1,7 +1,4 @@
-"""What settings of one sweep forbid each other, found before anything starts.
-
-Knows settings that are right by themselves (`reading`); what concerns retrieval stands here.
-"""
+"""Constraints between the settings of search, split and retrieval, checked before a sweep starts."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from whale_ray.sweep.config.training_constraints import listed
 
 
 def find_conflicts(reading: Reading) -> None:
-    """Adds a fault for each pair of settings that cannot go together."""
+    """Add a fault for each combination of settings that is not allowed."""
     for check in (*CHECKS, *training_constraints.CHECKS, _check_scored_images, check_without_effect):
         check(reading)
 
@@ -67,7 +64,9 @@ def _check_grid(reading: Reading) -> None:
         for axis in reading.axes:
             if axis.listed() is None:
                 remedy = "Write a list, give the range a step, or take strategy: random or optuna."
-                reading.fault(axis.name, f"a grid has no place for the range of `{axis.name}` without a step. {remedy}")
+                reading.fault(
+                    axis.name, f"a grid cannot list the values of the range `{axis.name}`, which has no step. {remedy}"
+                )
         if "search.trials" in reading.places:
             message = "`search.trials` has no meaning in a grid, which runs every combination."
             reading.fault("search.trials", f"{message} Leave it out, or take strategy: random or optuna.")
@@ -92,7 +91,7 @@ def _check_screen(reading: Reading) -> None:
                 axis.name, f"an axis of a screen has exactly two values, but `{axis.name}` has {came}. {remedy}"
             )
     if len(reading.axes) < 2 and not reading.faults:
-        message = f"a screen needs two axes at least, but there is {len(reading.axes) or 'none'}."
+        message = f"a screen needs two axes at least, but got {len(reading.axes)}."
         reading.fault("search.strategy", f"{message} Write lists of two values, or take strategy: grid.")
     if reading.fixed.get("search.scheduler") == "asha":
         message = "a screen compares trials that have all ended, but `scheduler: asha` stops some."
@@ -121,10 +120,10 @@ def _check_split(reading: Reading) -> None:
     kind = reading.fixed.get("split.kind")
     folds = section_settings("split")["folds"].default
     if kind != "kfold" and reading.fixed.get("split.folds", folds) != folds:
-        message = f"`split.folds` is of `kfold`, but the split is {kind}."
+        message = f"`split.folds` belongs to `kfold`, but the split is {kind}."
         reading.fault("split.folds", f"{message} Write `split: {{kfold: 5}}`, or leave folds out.")
     if kind == "by_group" and reading.fixed.get("data.group_column", "") is None:
-        message = "`split: by_group` keeps encounters or days whole, but data.group_column names no column of them."
+        message = "`split: by_group` keeps encounters or days whole, but `data.group_column` is not set."
         reading.fault("split.kind", f"{message} Name it, or take another split.")
     if kind == "kfold" and reading.fixed.get("search.scheduler") == "asha":
         message = "`scheduler: asha` compares the curve of one training, but a trial of `split: kfold` has several."

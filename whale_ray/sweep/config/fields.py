@@ -1,7 +1,4 @@
-"""What one setting of a sweep file is: its kind of value, its limits, the sentence that refuses a wrong value.
-
-Knows no key by name (that is `reference`) and nothing of YAML (that is `document`).
-"""
+"""Settings of a sweep file: kind of value, limits, default, and the check of one value."""
 
 from __future__ import annotations
 
@@ -19,17 +16,28 @@ WEIGHTS_WORDS: Final = ("pretrained", "random")
 
 
 class Default(Enum):
-    """The one value that is no default: the key must be given."""
+    """Marker of a setting without a default."""
 
     REQUIRED = "required"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One row of the reference: a dotted key, what it takes, may it vary, does it make another trial.
+    """One key of a sweep file.
 
-    `low` and `high` belong to the allowed values, `above` and `below` are just outside of them.
-    `axis`: may be a list or a range. `identity`: a trial with another value is another trial.
+    Attributes:
+        key: Dotted key.
+        kind: A key of `KINDS`.
+        meaning: Text of the settings reference.
+        default: Value if the key is missing.
+        choices: Values of the kind `choice`.
+        low: Least allowed value.
+        above: Greatest value below the allowed ones.
+        high: Greatest allowed value.
+        below: Least value above the allowed ones.
+        nullable: null is allowed.
+        axis: A list or a range is allowed.
+        identity: A trial with another value is another trial.
     """
 
     key: str
@@ -47,24 +55,29 @@ class Setting:
 
     @property
     def section(self) -> str:
-        """The part before the dot; empty for a key at the top."""
+        """The part before the dot; empty for a key at the top level."""
         return self.key.rpartition(".")[0]
 
     @property
     def short(self) -> str:
-        """The part after the dot: the key as it stands inside its section."""
+        """The part after the dot: the key inside its section."""
         return self.key.rpartition(".")[2]
 
     def rule(self) -> str:
-        """What the key takes, as words that follow "must be"."""
+        """Return the words that follow "must be" in an error message."""
         nouns = {"int": "a whole number", "float": "a number", "choice": "one of " + ", ".join(self.choices)}
         words = nouns.get(self.kind, RULES.get(self.kind, self.kind)) + self._limits()
         return words + (", or null" if self.nullable else "")
 
     def check(self, value: Any, *, name: str = "") -> Any:
-        """The value in its one canonical form (a float where a number is meant, 256 for "256x256").
+        """Return a value in its canonical form: a float for a number, 256 for "256x256".
 
-        Raises: ValueError with rule, what came, and the remedy; `name` is the key as the person wrote it.
+        Args:
+            value: Value from the YAML file.
+            name: Key for the message; empty for `key`.
+
+        Raises:
+            ValueError: If the value is not allowed; with rule, value and remedy.
         """
         if value is None and self.nullable:
             return None
@@ -99,7 +112,15 @@ _SIGNS: Final = {">=": "low", ">": "above", "<=": "high", "<": "below"}
 
 
 def brief(key: str, takes: str, default: Any, meaning: str, **marks: bool) -> Setting:
-    """A setting from its short form: a kind, its limits ("int >= 1 <= 9") or choices, perhaps "or null"."""
+    """Return a setting from its short form.
+
+    Args:
+        key: Dotted key.
+        takes: Kind and limits ("int >= 1 <= 9 or null") or choices ("choice pad stretch").
+        default: Value if the key is missing.
+        meaning: Text of the settings reference.
+        **marks: `axis` and `identity`.
+    """
     kind, *rest = takes.removesuffix(" or null").split()
     choices, limits = (tuple(rest), []) if kind == "choice" else ((), rest)
     bounds = {_SIGNS[sign]: float(bound) for sign, bound in zip(limits[::2], limits[1::2], strict=True)}
@@ -116,7 +137,7 @@ def brief(key: str, takes: str, default: Any, meaning: str, **marks: bool) -> Se
 
 
 def shown(value: Any) -> str:
-    """The value as a person would write it in YAML, cut to a readable length."""
+    """Return a value as YAML writes it, at most 60 characters long."""
     words = {None: "nothing", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return words[value]
@@ -127,7 +148,11 @@ def shown(value: Any) -> str:
 
 
 def image_size(value: int | str) -> tuple[int, int]:
-    """Height and width in pixels of `256` or `"256x512"`. Raises: ValueError where it is neither."""
+    """Return height and width in pixels of `256` or `"256x512"`.
+
+    Raises:
+        ValueError: If it is neither, or a side is not from 16 to 4096.
+    """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(value))

@@ -1,7 +1,4 @@
-"""The parameters of each loss as settings, from the signatures of the losses; what a trial's settings are with them.
-
-Knows the losses by name only, without importing torch; the keys that every sweep has are `reference`'s.
-"""
+"""Parameters of each loss as settings. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from whale_ray.sweep.config.schema import NO_LOSS, SETTINGS, TRIAL_SECTIONS
 
 
 def loss_settings(name: str) -> dict[str, Setting]:
-    """The parameters of one loss as settings, each of which may be an axis."""
+    """Return the parameters of a loss as settings, by name; each may be an axis."""
     parameters = {} if name == NO_LOSS else loss_parameters(name)
     return {key: _parameter_setting(key, parameter) for key, parameter in parameters.items()}
 
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a trial, those that came after it was written at their defaults."""
+    """Return the settings of a trial with the defaults of keys that its version did not have."""
     whole = {section: dict(part) if isinstance(part, Mapping) else part for section, part in settings.items()}
     for setting in (*SETTINGS, *loss_settings(settings["loss"]["name"]).values()):
         if setting.section in whole and setting.section in TRIAL_SECTIONS:

@@ -1,7 +1,4 @@
-"""The nodes of a sweep file held against the reference: what is fixed, which axes there are, and every fault.
-
-Knows each setting by itself. What settings forbid each other is `conflicts`'s, what they make is `spec`'s.
-"""
+"""Parser of a sweep file: checks each key against the schema and returns fixed values, axes and all faults."""
 
 from __future__ import annotations
 
@@ -23,7 +20,15 @@ NOWHERE = Node(None)
 
 @dataclass
 class Reading:
-    """What has been read so far; `places` has the node of every key that was given."""
+    """Parsed settings of a sweep file.
+
+    Attributes:
+        faults: Every fault found.
+        fixed: Value by dotted key.
+        axes: The axes.
+        retrieval: Values by retrieval option.
+        places: Node of every key in the file.
+    """
 
     faults: list[Fault]
     fixed: dict[str, Any] = field(default_factory=dict)
@@ -32,11 +37,16 @@ class Reading:
     places: dict[str, Node] = field(default_factory=dict)
 
     def fault(self, name: str, message: str) -> None:
-        """Notes a fault where that key stands."""
+        """Add a fault at the line of a key.
+
+        Args:
+            name: Dotted key.
+            message: The fault.
+        """
         self.faults.append(self.places.get(name, NOWHERE).fault(message))
 
     def possible(self, name: str) -> tuple[Any, ...]:
-        """Every value that a key may take, the two ends of a range; nothing where it could not be read."""
+        """Return every value that a key may have, the two ends of a range; empty if it is missing or invalid."""
         for axis in self.axes:
             if axis.name == name:
                 return axis.values if axis.values is not None else (axis.low, axis.high)
@@ -47,7 +57,12 @@ class Reading:
 
 
 def read_settings(root: Node, faults: list[Fault]) -> Reading:
-    """All settings of the file in the order of the reference; `faults` are those already found."""
+    """Return all settings of a file, in the order of the schema.
+
+    Args:
+        root: The file.
+        faults: Faults found so far; receives more.
+    """
     reading = Reading(faults)
     expand_short_forms(root)
     _unknown_keys(reading, root, [*section_settings(""), *SECTIONS], "there is no key `{}`.")
@@ -60,7 +75,7 @@ def read_settings(root: Node, faults: list[Fault]) -> Reading:
 
 
 def expand_short_forms(root: Node) -> None:
-    """Writes `split: halves`, `objective: [recall@1, milliseconds_per_image]` … as what they are short for."""
+    """Expand short forms in place, such as `split: halves` to `split: {kind: halves}`."""
     split = root.get("split")
     if split is not None and isinstance(split.value, str):
         root.value["split"] = replace(split, value={"kind": split})
@@ -100,7 +115,7 @@ def _follow_seed(reading: Reading) -> None:
 
 
 def _follow_axes(reading: Reading) -> None:
-    """A screen whose number of trials is left out has the fewest that its axes allow."""
+    """Set the number of trials of a screen to the least that its axes allow, if the file has none."""
     if reading.fixed.get("search.strategy") == "screen" and "search.trials" not in reading.places:
         from whale_ray.sweep.config.screening_design import smallest_screen
 
@@ -115,7 +130,7 @@ def _read_section(reading: Reading, section: str, node: Node) -> None:
         _read_alternatives(reading, section, selector, node)
     elif not isinstance(node.value, dict):
         example = f"{selector or next(iter(section_settings(section)))}: …"
-        reading.fault(section, f"`{section}` is a section with keys of its own. Write `{section}: {{{example}}}`.")
+        reading.fault(section, f"`{section}` is a section with keys. Write `{section}: {{{example}}}`.")
     else:
         settings, lead = section_settings(section), f"there is no key `{section}.{{}}`."
         if section == "loss":
@@ -126,7 +141,7 @@ def _read_section(reading: Reading, section: str, node: Node) -> None:
 
 
 def _parameters(reading: Reading, node: Node) -> dict[str, Setting]:
-    """The parameters of the loss; of several losses those that are given, each of which all must have."""
+    """Return the parameters of a loss; of several losses the given ones, which all losses must have."""
     names = _names(node.get("name"))
     if len(names) == 1:
         return loss_settings(names[0])
@@ -242,7 +257,7 @@ def _unknown_keys(reading: Reading, node: Node, known: Iterable[str], lead: str)
 
 
 def _elsewhere(key: str) -> str:
-    """A hint at the sections where a key of exactly that name lives."""
+    """Return a hint at the sections that have a key of this name."""
     short = key.rpartition(".")[2]
     homes = [setting for setting in SETTINGS if setting.short == short and setting.section]
     if any(setting.key == key for setting in homes):

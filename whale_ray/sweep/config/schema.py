@@ -1,7 +1,4 @@
-"""The reference of the sweep file: every key with type, default, limits and meaning.
-
-Knows all keys; reads no file. The parameters of the losses are `parameters`', the tables for people `manual`'s.
-"""
+"""Schema of the sweep file: every key with type, limits, default and meaning."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS
 from whale_ray.sweep.config.fields import Default, Setting, brief
 
 SPEED: Final = "milliseconds_per_image"
-# What a kind of split takes, as in `split: {kfold: 5}`.
+# Parameter of a kind of split, for the short form `split: {kfold: 5}`.
 SPLIT_VALUES: Final = {"kfold": "folds", "open_set": "share"}
 
-# Of a trial that trains nothing.
+# Loss of a trial without training.
 NO_LOSS: Final = "none"
-# Sections whose value may be a list of mappings, and the key that tells the alternatives apart.
+# Sections that may be a list of alternatives, and the key that names each alternative.
 SELECTORS: Final = {"model": "encoder", "loss": "name"}
-# Sections that one trial's settings consist of, besides the seed.
+# Sections of a trial's settings, besides the seed.
 TRIAL_SECTIONS: Final = ("data", "split", "model", "loss", "train", "resources")
 
 
@@ -32,7 +29,7 @@ _free = partial(brief, axis=True)
 SETTINGS: tuple[Setting, ...] = (
     brief("name", "folder_name", Default.REQUIRED, "name of the run folder, runs/NAME"),
     _axis("seed", "int >= 0 <= 4294967295", 0, "seed of weights, batches and augmentation; as an axis: repeats"),
-    brief("keep_checkpoints", "int >= 1", 3, "of how many finished trials, the best, weights are kept"),
+    brief("keep_checkpoints", "int >= 1", 3, "number of finished trials, the best, whose weights are kept"),
     brief("data.root", "text", "data", "folder of the table and the photographs (option --data)"),
     brief("data.table", "text", "train.csv", "the table inside it"),
     brief("data.image_folder", "text", "train", "the folder of photographs inside it"),
@@ -40,14 +37,14 @@ SETTINGS: tuple[Setting, ...] = (
     brief("data.label_column", "text", "Id", "column of individuals"),
     brief("data.group_column", "text or null", None, "column of encounters or days, kept together by the split"),
     brief("data.boxes", "text or null", None, "CSV file Image,x0,y0,x1,y1: photographs are cropped to it"),
-    _part("data.unknown_label", "text", "new_whale", "label of individuals that nobody knows"),
+    _part("data.unknown_label", "text", "new_whale", "label of unknown individuals"),
     _axis("data.image_size", "size", 224, "256, or '256x512' as height x width, in pixels"),
     _axis("data.resize", "choice pad stretch", "pad", "pad keeps the aspect, stretch does not"),
     brief(
         "data.on_bad_image",
         "choice set_aside error",
         "set_aside",
-        "unreadable photographs are listed, or end the sweep",
+        "set_aside: list unreadable photographs; error: end the sweep",
     ),
     _part("data.val_fraction", "float > 0 < 1", 0.2, "share of each individual's photographs that validates"),
     _part(
@@ -56,39 +53,46 @@ SETTINGS: tuple[Setting, ...] = (
         "stratified",
         "`split: by_group`, `split: {kfold: 5}`, `split: {open_set: 0.2}` are short for it and what it takes",
     ),
-    _part("split.folds", "int >= 2 <= 20", 5, "of kfold: trainings in turn, each on what the others validate"),
+    _part("split.folds", "int >= 2 <= 20", 5, "kfold: number of folds; each trial trains once per fold"),
     _part(
         "split.share",
         "float > 0 < 1",
         0.1,
-        "share of individuals held out whole as new: by open_set, and where nobody is labelled unknown",
+        "share of individuals held out as new, by open_set or if no photograph has the unknown label",
     ),
     _part("split.seed", "int >= 0 <= 4294967295", 0, "seed of the split; left out: as `seed` (its first value)"),
-    _axis("model.encoder", "encoder", Default.REQUIRED, "what turns a photograph into a vector"),
+    _axis("model.encoder", "encoder", Default.REQUIRED, "network that computes the embedding"),
     _axis(
         "model.embedding_size",
         "int >= 2 <= 65536 or null",
         512,
-        "length of that vector; null: as the trunk gives it",
+        "dimensions of the embedding; null: those of the trunk",
     ),
     _axis(
         "model.pool",
         "choice auto avg gem cls",
         "auto",
-        "how the features become one vector; auto: cls where there is one, else avg",
+        "pooling of the features; auto: cls if the encoder has a class token, else avg",
     ),
-    _axis("model.neck", "choice linear bnneck none", "linear", "what follows the pooling; none: embedding_size null"),
-    _axis("model.weights", "weights", "pretrained", "where the trunk starts"),
-    _axis("model.freeze", "choice none trunk", "none", "what is not trained"),
-    _axis("model.layers", "int >= 1 <= 8", 1, "of how many sizes the trunk's last maps are pooled and joined"),
+    _axis(
+        "model.neck", "choice linear bnneck none", "linear", "layer after the pooling; none needs embedding_size null"
+    ),
+    _axis("model.weights", "weights", "pretrained", "initial weights of the trunk"),
+    _axis("model.freeze", "choice none trunk", "none", "trunk: do not train the trunk"),
+    _axis(
+        "model.layers",
+        "int >= 1 <= 8",
+        1,
+        "number of the trunk's last feature map sizes that are pooled and concatenated",
+    ),
     _axis(
         "loss.name",
         " ".join(("choice", *LOSSES, NO_LOSS)),
         Default.REQUIRED,
-        "the loss; its own parameters stand beside it, see below. none: with train.epochs 0",
+        "name of the loss; its parameters are keys of `loss` too, see below. none: with train.epochs 0",
     ),
-    _axis("train.epochs", "int >= 0", 10, "passes over the training photographs; 0: the encoder as it comes"),
-    _axis("train.batch_size", "int >= 2", 64, "photographs a step"),
+    _axis("train.epochs", "int >= 0", 10, "passes over the training photographs; 0: no training"),
+    _axis("train.batch_size", "int >= 2", 64, "photographs per step"),
     _axis(
         "train.sampler",
         "choice pk balanced shuffle",
@@ -96,27 +100,27 @@ SETTINGS: tuple[Setting, ...] = (
         "pk: some individuals, some images of each; balanced: all individuals equally often; shuffle: any order",
     ),
     _axis("train.images_per_individual", "int >= 1", 4, "images of an individual in a batch (not with shuffle)"),
-    _axis("train.learning_rate", "float > 0", 0.0001, "AdamW's, of the trunk"),
+    _axis("train.learning_rate", "float > 0", 0.0001, "learning rate of the trunk (AdamW)"),
     _axis(
         "train.head_learning_rate",
         "float > 0 or null",
         None,
-        "of pooling and neck; null: the trunk's",
+        "learning rate of pooling and neck; null: that of the trunk",
     ),
     _axis(
         "train.proxy_learning_rate",
         "float > 0 or null",
         None,
-        "of the loss's proxies; null: 100 times the trunk's",
+        "learning rate of the proxies; null: 100 times that of the trunk",
     ),
     _axis(
         "train.layer_decay",
         "float > 0 <= 1",
         1.0,
-        "each block of the trunk learns at this share of the rate of the block after it",
+        "ratio of the learning rates of a block of the trunk and the next block",
     ),
-    _axis("train.head_epochs", "int >= 0", 0, "first epochs, in which the trunk is still; then all is trained"),
-    _axis("train.weight_decay", "float >= 0", 0.0001, "AdamW's"),
+    _axis("train.head_epochs", "int >= 0", 0, "first epochs, which train head and proxies only"),
+    _axis("train.weight_decay", "float >= 0", 0.0001, "weight decay (AdamW)"),
     _axis("train.warmup_epochs", "float >= 0", 1.0, "epochs in which the learning rates rise from 0"),
     _axis("train.schedule", "choice cosine constant", "cosine", "the learning rates after the warm-up"),
     _axis("train.memory", "int >= 0", 0, "embeddings of earlier batches that each is compared with (pair losses)"),
@@ -152,7 +156,7 @@ SETTINGS: tuple[Setting, ...] = (
     _axis("train.colour", "float >= 0 <= 1", 0.3, "strength of changes of light and colour; 0 is off"),
     _axis("train.blur", "float >= 0 <= 1", 0.0, "strength of blur; 0 is off"),
     _axis("train.erasing", "float >= 0 <= 1", 0.0, "strength of erased patches; 0 is off"),
-    _part("train.keep", "choice last best", "last", "which epoch's weights are scored and kept"),
+    _part("train.keep", "choice last best", "last", "epoch whose weights are scored and kept"),
     _part("train.evaluate_every", "int >= 1", 1, "epochs between two evaluations"),
     *(_free(f"retrieval.{one.name}", one.takes, one.default, one.meaning) for one in RETRIEVAL_OPTIONS),
     brief(
@@ -168,18 +172,18 @@ SETTINGS: tuple[Setting, ...] = (
         "how many are drawn (not with a grid); of a screen the size, left out: the smallest",
     ),
     brief("search.hours", "float > 0 or null", None, "budget of all sittings; no trial starts after it; null: none"),
-    brief("search.objective", " ".join(("choice", *OBJECTIVES)), "recall@1", "what is to be large"),
+    brief("search.objective", " ".join(("choice", *OBJECTIVES)), "recall@1", "score to maximize"),
     brief(
         "search.also",
         f"choice none {SPEED}",
         "none",
-        f"a second objective, to be small; `objective: [recall@1, {SPEED}]` is short for both",
+        f"second objective, minimized; `objective: [recall@1, {SPEED}]` is short for both",
     ),
     brief(
         "search.prefer",
         " ".join(("choice none", *OBJECTIVES, SPEED)),
         "none",
-        "which of two objectives ranks the trials and chooses the bundle; none: the first",
+        "objective that ranks the trials and chooses the bundle; none: the first",
     ),
     brief(
         "search.scheduler", "choice none asha", "none", "asha stops weak trials early, each encoder's among themselves"
@@ -188,14 +192,12 @@ SETTINGS: tuple[Setting, ...] = (
         "search.resource",
         "choice epochs seconds",
         "epochs",
-        "what trials are given alike before they are compared (asha)",
+        "unit of `grace` (asha)",
     ),
-    brief("search.grace", "float > 0", 1.0, "how much of the resource every trial gets (asha)"),
-    brief("search.reduction_factor", "int >= 2", 3, "one in how many goes on (asha)"),
-    brief(
-        "search.repeats", "int >= 0", 0, "how often the finalists are trained again, with new seeds; the mean then wins"
-    ),
-    brief("search.finalists", "int >= 1", 3, "how many of the best trials are repeated"),
+    brief("search.grace", "float > 0", 1.0, "resource that every trial gets before it may be stopped (asha)"),
+    brief("search.reduction_factor", "int >= 2", 3, "one trial in this many continues (asha)"),
+    brief("search.repeats", "int >= 0", 0, "number of new seeds for each finalist; the best mean wins"),
+    brief("search.finalists", "int >= 1", 3, "number of best trials that are repeated"),
     brief(
         "search.ensemble",
         "int >= 0 <= 16",
@@ -205,15 +207,18 @@ SETTINGS: tuple[Setting, ...] = (
     brief("search.seed", "int >= 0 <= 4294967295", 0, "seed of the draws; left out: as `seed` (its first value)"),
     brief("resources.cpus", "float > 0", 1.0, "cores of a trial; fractions share one"),
     brief("resources.gpus", "float >= 0", 0.0, "GPUs of a trial; fractions share one"),
-    brief("resources.stall_minutes", "float > 0 or null", 30.0, "a trial without a sign of life for so long is ended"),
-    brief("resources.min_free_gb", "float >= 0", 1.0, "no trial starts while the disk has less room"),
+    brief("resources.stall_minutes", "float > 0 or null", 30.0, "a trial without a heartbeat for this long is ended"),
+    brief("resources.min_free_gb", "float >= 0", 1.0, "no trial starts while the disk has less free space"),
     brief("tracking.wandb", "choice off offline online", "off", "Weights & Biases: a run for each trial"),
     brief("tracking.wandb_project", "text", "whale_ray", "its project there"),
     brief("bundle.retrain_on_all", "bool", False, "train the winner again on all photographs"),
     brief("bundle.examples", "int >= 0 <= 100", 6, "labelled photographs for the web page"),
     brief("bundle.thumbnails", "bool", True, "small JPEGs of the gallery"),
     brief(
-        "bundle.runtime", "choice auto torch", "auto", "what runs the encoder in service; auto: the fastest, measured"
+        "bundle.runtime",
+        "choice auto torch",
+        "auto",
+        "runtime of the encoder in the service; auto: the fastest by measurement",
     ),
 )
 
@@ -221,5 +226,5 @@ SECTIONS: Final = tuple(dict.fromkeys(setting.section for setting in SETTINGS if
 
 
 def section_settings(section: str) -> dict[str, Setting]:
-    """The settings of a section by their short key; of the top with an empty name."""
+    """Return the settings of a section by short key; of the top level for an empty name."""
     return {setting.short: setting for setting in SETTINGS if setting.section == section}

@@ -1,7 +1,4 @@
-"""The reference as tables for people: every key with what it takes, every loss's parameters.
-
-Knows how a table is laid out; what stands in it is `reference`'s and `parameters`'.
-"""
+"""Settings reference as text: tables of every key and of the parameters of every loss."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from whale_ray.sweep.config.schema import SETTINGS
 
 
 def reference_text() -> str:
-    """The whole reference as tables for people, at most 110 columns wide."""
+    """Return the settings reference as tables, at most 110 columns wide."""
     keys = [_row(setting) for setting in SETTINGS]
     losses = [
         (name, key, shown_default(setting), setting.rule())
@@ -33,13 +30,13 @@ def reference_text() -> str:
 
 
 def shown_default(setting: Setting) -> str:
-    """The default as it would be written in YAML; "required" where there is none."""
+    """Return the default as YAML writes it; "required" for a setting without one."""
     if setting.default is None:
         return "null"
     return "required" if setting.default is Default.REQUIRED else shown(setting.default).strip("'")
 
 
-# What is shorter in words than as a list of choices.
+# Rules that are shorter in words than as a list of choices.
 _RULES: Final = {
     "search.objective": "recall@K, image_recall@K (K 1 to 32), map@5",
     "search.prefer": "an objective, or none",

@@ -1,8 +1,8 @@
-"""Screening designs: few trials from which the main effect of every two-valued axis can be told.
+"""Screening designs: few trials that estimate the main effect of every two-valued axis.
 
-Knows runs as rows of 0 (an axis's first value) and 1 (its second); knows no sweep. The columns come from Hadamard
-matrices, which Sylvester (1867) doubles and Paley (1933) builds from quadratic residues (Plackett and Burman, 1946).
-The design of 2 N runs is, wherever that repeats no row, the one of N and its fold-over: a screen grows.
+A run is a row of 0 (first value of an axis) and 1 (second value). The columns come from Hadamard matrices (Sylvester,
+1867; Paley, 1933; Plackett and Burman, 1946). The design of 2 N runs extends that of N runs by its fold-over, unless
+that repeats a row.
 """
 
 from __future__ import annotations
@@ -21,21 +21,27 @@ _TRIED = 500
 
 
 def smallest_screen(axes: int) -> int:
-    """The fewest runs that tell `axes` main effects apart: a multiple of 4 above their number."""
+    """Return the least number of runs that separates `axes` main effects: a multiple of 4 above their number."""
     sizes = (runs for runs in range(4, MOST_RUNS + 1, 4) if runs > axes and _hadamard(runs) is not None)
     return next(sizes, MOST_RUNS)
 
 
 def screens_of(axes: int) -> list[int]:
-    """Every number of runs that `screen` has a design of."""
+    """Return every number of runs for which `screen` has a design."""
     return [runs for runs in range(4, min(2**axes, MOST_RUNS) + 1, 4) if _design(axes, runs) is not None]
 
 
 def screen(axes: int, runs: int) -> np.ndarray:
-    """The design: int (runs, axes) of 0 and 1, no row twice, its first row all 0.
+    """Return the design: integers 0 and 1, shape (runs, axes), distinct rows, first row all 0.
 
-    Each axis has either value in half of the runs, and any two axes each pair of values in a quarter of them.
-    Raises: InputError where there is no such design.
+    Each value of an axis is in half of the runs, and each pair of values of two axes in a quarter of them.
+
+    Args:
+        axes: Number of axes.
+        runs: Number of runs.
+
+    Raises:
+        InputError: If there is no such design.
     """
     found = _design(axes, runs)
     if found is None:
@@ -61,7 +67,7 @@ def _design(axes: int, runs: int) -> np.ndarray | None:
 
 
 def _folded(design: np.ndarray) -> np.ndarray | None:
-    """The design and its mirror image; where that has the same rows, the image in as few axes as give new ones."""
+    """Return the design and its mirror image, mirrored in one axis if the full image repeats rows."""
     places = range(design.shape[1])
     for mirrored in (tuple(places), *((place,) for place in places)):
         image = design.copy()
@@ -83,7 +89,7 @@ def _all_differ(rows: np.ndarray) -> bool:
 
 @lru_cache(maxsize=64)
 def _hadamard(size: int) -> np.ndarray | None:
-    """A Hadamard matrix whose first row and column are ones; None where no construction here gives one."""
+    """Return a Hadamard matrix whose first row and column are ones; None if no construction here gives one."""
     if size == 2:
         return np.array([[1, 1], [1, -1]])
     if size % 4:
@@ -100,7 +106,7 @@ def _is_prime(number: int) -> bool:
 
 
 def _residues(prime: int) -> np.ndarray:
-    """(prime, prime): 1 where column less row is a square, -1 where it is none, 0 on the diagonal."""
+    """Return (prime, prime): 1 if column - row is a square modulo prime, else -1; 0 on the diagonal."""
     signs = np.full(prime, -1)
     signs[[number**2 % prime for number in range(prime)]] = 1
     signs[0] = 0
@@ -109,14 +115,14 @@ def _residues(prime: int) -> np.ndarray:
 
 
 def _paley(prime: int) -> np.ndarray:
-    """Of size prime + 1, where that is a multiple of 4."""
+    """Return a matrix of size prime + 1, a multiple of 4."""
     skew = np.zeros((prime + 1, prime + 1), dtype=np.int64)
     skew[0, 1:], skew[1:, 0], skew[1:, 1:] = 1, -1, _residues(prime)
     return skew + np.eye(prime + 1, dtype=np.int64)
 
 
 def _paley_double(prime: int) -> np.ndarray:
-    """Of size 2 (prime + 1), where prime is one more than a multiple of 4."""
+    """Return a matrix of size 2 (prime + 1); prime is one more than a multiple of 4."""
     even = np.ones((prime + 1, prime + 1), dtype=np.int64)
     even[0, 0], even[1:, 1:] = 0, _residues(prime)
     diagonal = np.eye(prime + 1, dtype=np.int64)
@@ -138,9 +144,11 @@ RESOLUTIONS = {
 
 @dataclass(frozen=True)
 class Confounding:
-    """What a design cannot tell apart. resolution: 3, 4, 5 (or more), or 0 where it has every combination.
+    """Effects that a design cannot separate.
 
-    aliases: for each axis the pairs of other axes whose interaction its main effect holds, the share of it with sign.
+    Attributes:
+        resolution: 3, 4, or 5 for 5 and more; 0 for a full factorial design.
+        aliases: For each axis, the pairs of axes whose interaction is part of its main effect, with the signed share.
     """
 
     resolution: int
@@ -148,7 +156,7 @@ class Confounding:
 
 
 def confounding(design: np.ndarray) -> Confounding:
-    """What interactions of two axes are mixed into the main effects and into each other."""
+    """Return the confounding of a design's main effects and two-axis interactions."""
     signs = 2.0 * design - 1.0
     runs, axes = signs.shape
     pairs = list(combinations(range(axes), 2))
@@ -164,7 +172,12 @@ def confounding(design: np.ndarray) -> Confounding:
 
 
 def fold_over(axes: int, runs: int) -> Confounding | None:
-    """What twice as many runs cannot tell apart, where they are these and as many more; else None."""
+    """Return the confounding of twice as many runs; None if these runs are not part of that design.
+
+    Args:
+        axes: Number of axes.
+        runs: Number of runs now.
+    """
     doubled = _design(axes, 2 * runs)
     if doubled is None or not np.array_equal(doubled[:runs], screen(axes, runs)):
         return None
@@ -172,7 +185,7 @@ def fold_over(axes: int, runs: int) -> Confounding | None:
 
 
 def said_of(aliases: Sequence[tuple[int, int, float]], names: Sequence[str]) -> str:
-    """The interactions in words; many that are held in parts alone are counted.
+    """Return the interactions in words; partial ones are counted.
 
     >>> said_of([(0, 1, 1.0)], ["pool", "flip", "blur"])
     'pool x flip'

@@ -1,6 +1,6 @@
-"""A sweep: what is fixed, what varies, and the settings of any one trial; read from YAML, all faults at once.
+"""Sweep: fixed settings, axes and the settings of each trial, loaded from YAML with all faults at once.
 
-Knows the sweep file as a whole. Starts nothing, looks at no data and imports neither torch nor Ray.
+Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -40,11 +40,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep file, checked: `fixed` and `axes` by dotted key, defaults filled in, lists in `retrieval`.
+    """A valid sweep file with its defaults. Two sweeps with the same content are equal.
 
-    Equal to another one of the same content, whatever file it came from. An alternative's own keys carry its
-    name: `loss.arcface.scale`. Where `loss.name` is an axis without alternatives, `settings` fills in the
-    parameters that are not given.
+    Keys of an alternative contain its name: `loss.arcface.scale`. If `loss.name` is an axis without alternatives,
+    `settings` adds the default parameters of each loss.
+
+    Attributes:
+        name: Name of the run folder.
+        source: Path of the file.
+        fixed: Value by dotted key.
+        axes: The axes of training.
+        retrieval: Values by retrieval option.
     """
 
     name: str
@@ -55,26 +61,29 @@ class Sweep:
 
     @property
     def objective(self) -> str:
-        """The score that is to be large."""
+        """The score that is maximized."""
         return str(self.fixed["search.objective"])
 
     @property
     def also(self) -> str | None:
-        """The second objective, to be small; None where there is one alone."""
+        """The second objective, which is minimized; None if there is only one."""
         also = str(self.fixed["search.also"])
         return None if also == "none" else also
 
     @property
     def ranked_by(self) -> str:
-        """Which of the objectives ranks the trials."""
+        """The objective that ranks the trials."""
         prefer = str(self.fixed["search.prefer"])
         return self.objective if prefer == "none" else prefer
 
     def settings(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """The nested settings of one trial: a mapping a section, and `seed`.
+        """Return the settings of one trial: a mapping per section, and `seed`.
 
-        point: a value for each axis, by its name; those of alternatives that were not chosen may be missing.
-        Raises: ValueError where the point has another axis or lacks one.
+        Args:
+            point: Value by axis name; axes of alternatives that are not chosen may be missing.
+
+        Raises:
+            ValueError: If the point has an unknown axis or lacks one.
         """
         chosen = self.fixed | self._coordinates(point)
         nested: dict[str, Any] = {section: {} for section in TRIAL_SECTIONS} | {"seed": chosen["seed"]}
@@ -98,7 +107,11 @@ class Sweep:
         return found
 
     def grid_cells(self) -> int:
-        """How many combinations a grid has. Raises: ValueError where an axis is a range without a step."""
+        """Return the number of combinations of a grid.
+
+        Raises:
+            ValueError: If an axis is a range without a step.
+        """
         return math.prod(self._cells(axis) for axis in self.axes if axis.when is None)
 
     def _cells(self, axis: Axis) -> int:
@@ -109,7 +122,7 @@ class Sweep:
         return sum(math.prod(self._cells(child) for child in own if child.when == (axis.name, one)) for one in values)
 
     def to_yaml(self) -> str:
-        """The sweep file with every default written out; it loads again to an equal sweep."""
+        """Return the sweep file with every default; it loads to an equal sweep."""
         keys: dict[str, Any] = {setting.key: None for setting in SETTINGS}
         axes = {axis.name: axis.written() for axis in self.axes}
         axes |= {f"retrieval.{key}": list(values) for key, values in self.retrieval.items()}
@@ -143,18 +156,28 @@ def _alternatives(section: str, selector: str, keys: Mapping[str, Any]) -> list[
 
 
 def load_sweep(path: Path | str, overrides: Sequence[str] = (), *, data: Path | None = None) -> Sweep:
-    """The sweep that a YAML file describes, `overrides` ("train.epochs=5") laid over it as if part of it.
+    """Return the sweep of a YAML file.
 
-    data: the folder that replaces `data.root`.
-    Raises: SettingsError with every fault, its line in the file and the nearest valid name.
+    Args:
+        path: The YAML file.
+        overrides: Settings that replace those of the file, such as "train.epochs=5".
+        data: Folder that replaces `data.root`.
+
+    Raises:
+        SettingsError: With every fault, its line in the file and the nearest valid name.
     """
     return _read_sweep(_read_text(Path(path)), str(path), overrides, data)
 
 
 def data_settings(root: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The `data` section of a sweep on the photographs in `root`, `overrides` ("data.image_column=file") laid over it.
+    """Return the `data` section of a sweep.
 
-    Raises: SettingsError with every fault; for an override of another section.
+    Args:
+        root: Folder of the photographs.
+        overrides: Settings of the section, such as "data.image_column=file".
+
+    Raises:
+        SettingsError: With every fault, such as an override of another section.
     """
     if foreign := [option for option in overrides if not option.startswith("data.")]:
         fault = Fault(f"only settings of `data` have a meaning here, as data.image_column=file, not {foreign[0]}.")
@@ -201,10 +224,14 @@ def _read_text(path: Path) -> str:
 
 
 def trial_identity(settings: Mapping[str, Any], *, data_fingerprint: str) -> str:
-    """The id of a trial, 8 hex digits: the same for the same photographs and settings, on any machine.
+    """Return the id of a trial, 8 hex digits: equal for equal photographs and settings, on any machine.
 
-    Only what differs from its default counts, so that a key that comes later leaves the ids of older trials
-    alone. A file of weights counts by its bytes.
+    It depends only on values that differ from their default, so that a new key does not change the ids of older trials.
+    A weights file counts by its content.
+
+    Args:
+        settings: Settings of the trial.
+        data_fingerprint: Fingerprint of the photographs.
     """
     differing: dict[str, Any] = {"data_fingerprint": data_fingerprint}
     for setting in (*(one for one in SETTINGS if one.identity), *_loss_parameters(settings)):

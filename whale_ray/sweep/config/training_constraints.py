@@ -1,7 +1,4 @@
-"""What an encoder, its loss and its training forbid each other.
-
-Knows settings that are right by themselves (`reading`), and the losses that can take negatives.
-"""
+"""Constraints between the settings of encoder, loss and training."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ def _check_negatives_share(reading: Reading) -> None:
 def _check_pseudo(reading: Reading) -> None:
     asked = any(reading.possible("train.pseudo_labels"))
     if asked and "negative" in reading.possible("train.new_whale"):
-        message = "`train.pseudo_labels` guesses who is on photographs that `new_whale: negative` trains to be nobody."
+        message = "`train.pseudo_labels` labels photographs that `new_whale: negative` trains as negatives."
         reading.fault("train.pseudo_labels", f"{message} Take `new_whale: ignore`, or leave it out.")
     if asked and 0 in reading.possible("train.epochs"):
         message = "`train.pseudo_labels` trains once more, but `epochs: 0` trains nothing."
@@ -125,12 +122,10 @@ def _check_untrained(reading: Reading) -> None:
         )
     for model in _models(reading):
         if 0 in epochs and (necks := set(reading.possible(f"{model}.neck")) - {"none"}):
-            message = f"`epochs: 0` leaves a neck as it was drawn, at random, but got {model}.neck {listed(necks)}."
+            message = f"`epochs: 0` leaves a neck at its random initial weights, but got {model}.neck {listed(necks)}."
             reading.fault("train.epochs", f"{message} Write `neck: none, embedding_size: null`.")
         if "none" in reading.possible(f"{model}.neck") and set(reading.possible(f"{model}.embedding_size")) - {None}:
-            message = (
-                "`neck: none` gives the features of the trunk as they come, so that their number cannot be chosen."
-            )
+            message = "`neck: none` returns the features of the trunk, so that their number cannot be chosen."
             remedy = "Write `embedding_size: null`, or choose neck linear or bnneck."
             reading.fault(f"{model}.neck", f"{message} {remedy}")
 
@@ -140,12 +135,12 @@ def _models(reading: Reading) -> list[str]:
 
 
 def _homes(reading: Reading, section: str, selector: str) -> list[str]:
-    """What may stand before the keys of a section: its name, and where it has alternatives that of each of them."""
+    """Return the prefixes of a section's keys: its name, and one per alternative."""
     return [section, *(f"{section}.{slug(str(name))}" for name in reading.possible(f"{section}.{selector}"))]
 
 
 def listed(values: Iterable[Any]) -> str:
-    """The values for a message."""
+    """Return the sorted values as text for a message."""
     return ", ".join(sorted(map(str, values)))
 
 

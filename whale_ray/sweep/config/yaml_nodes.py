@@ -1,6 +1,6 @@
-"""A YAML text as plain values that know their line; every `--set` option is laid over it here.
+"""YAML 1.2 as nodes with line numbers, and `--set` options that override them.
 
-Reads YAML as its version 1.2 does: `off` is a word and `1e-5` a number. Knows no key, no default and no rule.
+In YAML 1.2 `off` is a word and `1e-5` a number.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ _NUMBERS = list("-+.0123456789")
 
 @dataclass(frozen=True)
 class Node:
-    """A value and where it stands: a scalar, a list of nodes, or a dict of nodes.
+    """A value with its place in the file.
 
-    `line` counts from 1 (None: not from the file); `origin` names the option that it came from.
+    Attributes:
+        value: A scalar, a list of nodes, or a dict of nodes.
+        line: Line from 1; None if not from the file.
+        origin: The command line option that it came from; empty for the file.
     """
 
     value: Any
@@ -29,11 +32,11 @@ class Node:
     origin: str = ""
 
     def fault(self, message: str) -> Fault:
-        """The message as a fault of this place."""
+        """Return a fault at this place."""
         return Fault(f"{self.origin}: {message}" if self.origin else message, self.line)
 
     def get(self, key: str) -> Node | None:
-        """The node under the key; None where there is none, or this is no mapping."""
+        """Return the node of a key; None if it is missing or this is not a mapping."""
         return self.value.get(key) if isinstance(self.value, dict) else None
 
 
@@ -41,7 +44,7 @@ class _Loader(yaml.SafeLoader):
     """Resolves plain scalars as YAML 1.2 does, by `_RESOLVERS` alone."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """The node that comes next; an alias is refused, which also bounds the size of what is read."""
+        """Return the next node. Aliases are refused, which bounds the size of the document."""
         if self.check_event(yaml.AliasEvent):
             events: Any = self
             mark = events.peek_event().start_mark
@@ -67,9 +70,14 @@ for _kind, _pattern, _first in _RESOLVERS:
 
 
 def parse_document(text: str, faults: list[Fault], *, origin: str = "") -> Node | None:
-    """The text as nodes; None where it is no YAML. What is wrong is added to `faults`.
+    """Return a YAML text as nodes; None if it is invalid.
 
-    A text without any value is a node that holds None. Keys given twice are faults; the first one counts.
+    An empty text is a node with the value None. Of a repeated key, the first one counts.
+
+    Args:
+        text: The YAML text.
+        faults: Receives every fault, such as a repeated key.
+        origin: The command line option that it came from; empty for a file.
     """
     try:
         tree = yaml.compose(text, Loader=_Loader)
@@ -116,7 +124,7 @@ def _mapping(tree: Any, faults: list[Fault], origin: str) -> dict[str, Node]:
 
 
 def _scalar(kind: str, text: str) -> Any:
-    """The scalar's value; a text where the tag is not of the core schema, or the digits are too many."""
+    """Return the value of a scalar; its text if the tag is not in the core schema or there are too many digits."""
     try:
         match kind:
             case "null":
@@ -133,10 +141,13 @@ def _scalar(kind: str, text: str) -> Any:
 
 
 def lay_over(root: Node, option: str, faults: list[Fault], *, selectors: dict[str, str]) -> None:
-    """Writes one `KEY=VALUE` into the tree, as if it stood in the file; what is wrong is added to `faults`.
+    """Write one `KEY=VALUE` into the tree; `loss.arcface.scale=32` changes the alternative arcface of `loss`.
 
-    `selectors` names, for each section with alternatives, the key that tells them apart:
-    `loss.arcface.scale=32` reaches the alternative of `loss` whose `name` is arcface.
+    Args:
+        root: The file; changed in place.
+        option: The option, `KEY=VALUE`.
+        faults: Receives every fault.
+        selectors: By section with alternatives, the key that names each alternative.
     """
     key, equals, text = option.partition("=")
     place = Node(None, None, f"option --set {option}")
@@ -151,14 +162,21 @@ def lay_over(root: Node, option: str, faults: list[Fault], *, selectors: dict[st
 
 
 def write_at(root: Node, parts: list[str], value: Node, *, selector: str | None = None) -> str:
-    """Puts the node at the path, making the mappings on the way; the fault in words, or nothing."""
+    """Write a node at a path and create missing mappings. Return the fault, or an empty text.
+
+    Args:
+        root: The file; changed in place.
+        parts: Path of keys.
+        value: The node.
+        selector: The key that names each alternative of the section; None for a section without alternatives.
+    """
     here = root
     for depth, part in enumerate(parts[:-1], start=1):
         here = _open(here, part, value.origin)
         if selector and isinstance(here.value, list) and depth == 1:
             return _write_alternative(here, parts, value, selector)
         if not isinstance(here.value, dict):
-            return f"`{'.'.join(parts[:depth])}` has no keys of its own."
+            return f"`{'.'.join(parts[:depth])}` has no keys."
     here.value[parts[-1]] = value
     return ""
 
@@ -181,10 +199,10 @@ def _write_alternative(section: Node, parts: list[str], value: Node, selector: s
 
 
 def slug(name: str) -> str:
-    """The name as one part of a dotted key: `hf:google/vit-base` becomes `hf-google-vit-base`."""
+    """Return a name as one part of a dotted key: `hf:google/vit-base` becomes `hf-google-vit-base`."""
     return re.sub(r"[^\w-]+", "-", name).strip("-")
 
 
 def dump_document(values: dict[str, Any]) -> str:
-    """YAML of plain values that `parse_document` reads back as they are; sections in the order given."""
+    """Return values as YAML that `parse_document` reads back unchanged, in the given order."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
