@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 from whale_ray.errors import InputError
 from whale_ray.learning.losses.class_proxies import PROXY_LOSSES
+from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, Condition
 from whale_ray.sweep.config import training_constraints
 from whale_ray.sweep.config.parser import Reading
-from whale_ray.sweep.config.relevance import NEVER_REFUSED, conditions_of
 from whale_ray.sweep.config.schema import SPEED, section_settings
 from whale_ray.sweep.config.training_constraints import listed
 
@@ -34,6 +36,28 @@ def _check_scored_images(reading: Reading) -> None:
         reading.fault("retrieval.classifier_weight", message)
 
 
+CONDITIONS: Final[dict[str, Condition]] = {
+    "train.": Condition("train.epochs", unless=(0,)),
+    "train.layer_decay": Condition("model.freeze", unless=("trunk",)),
+    "train.images_per_individual": Condition("train.sampler", unless=("shuffle",)),
+    **{
+        f"retrieval.{option.name}": replace(option.condition, key=f"retrieval.{option.condition.key}")
+        for option in RETRIEVAL_OPTIONS
+        if option.condition is not None
+    },
+}
+"""Condition by key; a key that ends with a dot stands for the whole section."""
+
+NEVER_REFUSED: Final = ("retrieval.neighbours",)
+"""Keys that may have several values without effect: run folders of earlier versions hold such sweep files."""
+
+
+def _conditions_of(key: str) -> list[Condition]:
+    """Return the conditions of a key and of its section."""
+    section = f"{key.partition('.')[0]}."
+    return [CONDITIONS[name] for name in (section, key) if name in CONDITIONS]
+
+
 _CHECKED_ELSEWHERE = (*NEVER_REFUSED, "retrieval.rerank", "retrieval.classifier_weight")
 
 
@@ -50,7 +74,7 @@ def check_without_effect(reading: Reading) -> None:
 
 def _values_without_effect(reading: Reading, key: str) -> str:
     """Return the values of another key that all leave a key without effect; empty if it has an effect."""
-    for condition in conditions_of(key):
+    for condition in _conditions_of(key):
         values = reading.possible(condition.key)
         if values and not any(condition.holds(value) for value in values):
             short = condition.key.rpartition(".")[2]
