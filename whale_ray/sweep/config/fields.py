@@ -138,9 +138,8 @@ def brief(key: str, takes: str, default: Any, meaning: str, **marks: bool) -> Se
 
 def shown(value: Any) -> str:
     """Return a value as YAML writes it, at most 60 characters long."""
-    words = {None: "nothing", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
-        return words[value]
+        return "nothing" if value is None else str(value).lower()
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "a mapping"
     text = f"'{value}'" if isinstance(value, str) else str(value)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whale_ray.errors import Fault
-from whale_ray.learning.losses.registry import LOSSES
 from whale_ray.suggestions import did_you_mean, suggest
 from whale_ray.sweep.config.axes import Axis, read_axis
 from whale_ray.sweep.config.fields import Default, Setting
-from whale_ray.sweep.config.loss_schema import loss_settings
+from whale_ray.sweep.config.loss_schema import given_parameters, loss_names, loss_settings, unknown_parameter
 from whale_ray.sweep.config.schema import SECTIONS, SELECTORS, SETTINGS, SPEED, SPLIT_VALUES, section_settings
 from whale_ray.sweep.config.yaml_nodes import Node, slug
 
@@ -134,38 +133,10 @@ def _read_section(reading: Reading, section: str, node: Node) -> None:
     else:
         settings, lead = section_settings(section), f"there is no key `{section}.{{}}`."
         if section == "loss":
-            settings |= _parameters(reading, node)
-            lead = _no_parameter(_names(node.get("name")))
+            settings |= given_parameters(node, reading.faults)
+            lead = unknown_parameter(loss_names(node.get("name")))
         _unknown_keys(reading, node, settings, lead)
         _read_keys(reading, node, settings, prefix=f"{section}.")
-
-
-def _parameters(reading: Reading, node: Node) -> dict[str, Setting]:
-    """Return the parameters of a loss; of several losses the given ones, which all losses must have."""
-    names = _names(node.get("name"))
-    if len(names) == 1:
-        return loss_settings(names[0])
-    found: dict[str, Setting] = {}
-    for key in [key for key in node.value if key != "name"]:
-        owners = [name for name in names or LOSSES if key in loss_settings(name)]
-        if not owners:
-            continue
-        found[key] = loss_settings(owners[0])[key]
-        if without := ", ".join(name for name in names if name not in owners):
-            remedy = "Give each loss its own parameters in a list of mappings: loss: [{name: …}, …]."
-            reading.faults.append(node.value[key].fault(f"{without} has no parameter `{key}`. {remedy}"))
-    return found
-
-
-def _names(node: Node | None) -> list[str]:
-    children = node.value if node and isinstance(node.value, list) else [node] if node else []
-    return [child.value for child in children if isinstance(child.value, str) and child.value in LOSSES]
-
-
-def _no_parameter(names: list[str]) -> str:
-    if len(names) != 1:
-        return f"none of {', '.join(names or LOSSES)} has a parameter `{{}}`."
-    return f"{names[0]} has no parameter `{{}}`; it has {', '.join(loss_settings(names[0]))}."
 
 
 def _read_alternatives(reading: Reading, section: str, selector: str, node: Node) -> None:
@@ -204,7 +175,7 @@ def _alternative_name(reading: Reading, section: str, selector: str, node: Node)
 
 def _read_alternative(reading: Reading, section: str, selector: str, name: str, node: Node) -> Reading:
     settings = section_settings(section) | (loss_settings(name) if section == "loss" else {})
-    lead = _no_parameter([name]) if section == "loss" else f"there is no key `{section}.{{}}`."
+    lead = unknown_parameter([name]) if section == "loss" else f"there is no key `{section}.{{}}`."
     _unknown_keys(reading, node, settings, lead)
     del settings[selector]
     own = Reading(reading.faults, places=reading.places)

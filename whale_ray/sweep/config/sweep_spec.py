@@ -24,7 +24,7 @@ from whale_ray.sweep.config.loss_schema import loss_settings
 from whale_ray.sweep.config.parser import expand_short_forms, read_settings
 from whale_ray.sweep.config.schema import SELECTORS, SETTINGS, TRIAL_SECTIONS
 from whale_ray.sweep.config.schema_docs import reference_text
-from whale_ray.sweep.config.yaml_nodes import Node, dump_document, lay_over, parse_document, slug, write_at
+from whale_ray.sweep.config.yaml_nodes import Node, dump_document, lay_over, nest_keys, parse_document, slug, write_at
 
 __all__ = [
     "SETTINGS",
@@ -129,30 +129,11 @@ class Sweep:
         keys = {key: None for key in keys if key in self.fixed or key in axes} | self.fixed | axes
         if self.fixed["search.strategy"] == "grid":
             del keys["search.trials"]
-        nested: dict[str, Any] = {}
-        for key in keys:
-            section, _, short = key.rpartition(".")
-            if not section:
-                nested[key] = keys[key]
-            elif "." not in section:
-                nested.setdefault(section, {})[short] = keys[key]
-        for section, selector in SELECTORS.items():
-            if any(key.startswith(f"{section}.") and key.count(".") == 2 for key in keys):
-                nested[section] = _alternatives(section, selector, keys)
-        return dump_document(nested)
+        return dump_document(nest_keys(keys, selectors=SELECTORS))
 
 
 def _selector(section: str) -> str:
     return f"{section}.{SELECTORS[section]}"
-
-
-def _alternatives(section: str, selector: str, keys: Mapping[str, Any]) -> list[dict[str, Any]]:
-    written = []
-    for name in keys[f"{section}.{selector}"]:
-        start = f"{section}.{slug(name)}."
-        own = {key.removeprefix(start): value for key, value in keys.items() if key.startswith(start)}
-        written.append({selector: name} | own)
-    return written
 
 
 def load_sweep(path: Path | str, overrides: Sequence[str] = (), *, data: Path | None = None) -> Sweep:

@@ -6,6 +6,7 @@ In YAML 1.2 `off` is a word and `1e-5` a number.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,6 +202,35 @@ def _write_alternative(section: Node, parts: list[str], value: Node, selector: s
 def slug(name: str) -> str:
     """Return a name as one part of a dotted key: `hf:google/vit-base` becomes `hf-google-vit-base`."""
     return re.sub(r"[^\w-]+", "-", name).strip("-")
+
+
+def nest_keys(keys: Mapping[str, Any], *, selectors: Mapping[str, str]) -> dict[str, Any]:
+    """Return dotted keys as nested sections; a section with alternatives is a list of mappings.
+
+    Args:
+        keys: Value by dotted key.
+        selectors: By section with alternatives, the key that names each alternative.
+    """
+    nested: dict[str, Any] = {}
+    for key in keys:
+        section, _, short = key.rpartition(".")
+        if not section:
+            nested[key] = keys[key]
+        elif "." not in section:
+            nested.setdefault(section, {})[short] = keys[key]
+    for section, selector in selectors.items():
+        if any(key.startswith(f"{section}.") and key.count(".") == 2 for key in keys):
+            nested[section] = _alternatives(section, selector, keys)
+    return nested
+
+
+def _alternatives(section: str, selector: str, keys: Mapping[str, Any]) -> list[dict[str, Any]]:
+    written = []
+    for name in keys[f"{section}.{selector}"]:
+        start = f"{section}.{slug(name)}."
+        own = {key.removeprefix(start): value for key, value in keys.items() if key.startswith(start)}
+        written.append({selector: name} | own)
+    return written
 
 
 def dump_document(values: dict[str, Any]) -> str:
