@@ -1,6 +1,6 @@
-"""How much of the spread of the objective each axis of a random or Optuna search explains, and whether that is chance.
+"""fANOVA: the share of the objective's variance that each axis of a random or Optuna search explains.
 
-Knows points and scores of trials; knows no query and no page. The shares are Optuna's fANOVA (Hutter et al., 2014).
+Hutter et al., "An efficient approach for assessing hyperparameter importance", ICML 2014, as Optuna implements it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ _TREES = 16
 
 @dataclass(frozen=True)
 class Share:
-    """An axis's share of the spread, 0 to 1, with the 95 % interval over resampled trials. among: how many trials.
+    """Share of the variance that an axis explains.
 
-    beyond_noise: it is larger than in each of 19 shuffles of that axis's values over the trials (by chance: one in 20).
+    Attributes:
+        axis: The axis.
+        value: The share, 0 to 1.
+        low: Lower end of the 95 % interval over resampled trials.
+        high: Upper end.
+        among: Number of trials.
+        beyond_noise: The share exceeds that of each of 19 shuffles of the axis over the trials (one in 20 by chance).
     """
 
     axis: str
@@ -37,10 +43,15 @@ class Share:
 
 
 def explain(points: Sequence[dict[str, Any]], scores: np.ndarray, axes: Sequence[Axis]) -> list[Share]:
-    """The share of each axis that varies, the largest first. scores: (M,), of the points.
+    """Return the share of each axis that varies, the largest first.
 
-    An axis of an alternative is judged among the trials that have it. Axes with fewer than 10 trials are left out, and
-    so are points that do not lie in the space of these axes.
+    Axes of an alternative are judged among the trials that have them. Axes with fewer than 10 trials and points outside
+    the space are left out.
+
+    Args:
+        points: Values by axis of each trial.
+        scores: Objective of each trial, shape (M,).
+        axes: The axes.
     """
     inside = [place for place, point in enumerate(points) if fits(point, axes)]
     points, scores = [points[place] for place in inside], scores[inside]

@@ -1,7 +1,4 @@
-"""Which axis moved the objective beyond noise: differences on the same queries, and shares of the spread of a search.
-
-Reads the finished trials of a run; how a difference and a share are found is known by `contrasts` and `shares`.
-"""
+"""Axis importance: differences on the same queries, and shares of the variance of a search."""
 
 from __future__ import annotations
 
@@ -43,11 +40,20 @@ _LEADING = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One line of importance.csv.
+    """One row of importance.csv.
 
-    value, low, high: a difference of the objective (`second` less `first`), a share of its spread, or a standard
-    deviation; NaN where it cannot be had. compared: matched pairs of a difference, else trials. note: what of the noise
-    the interval holds, or why there is none. confounded_with: interactions that a screen's main effect may be instead.
+    Attributes:
+        axis: The axis.
+        how: Kind of the row: a difference, a share or a standard deviation.
+        first: First value of a difference.
+        second: Second value of a difference.
+        value: The difference (`second` minus `first`), share or standard deviation; NaN if unknown.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        compared: Matched pairs of a difference, else trials.
+        verdict: `beyond noise`, `noise` or `no interval`.
+        note: Noise that the interval includes, or why there is none.
+        confounded_with: Interactions that a main effect of a screen may be instead.
     """
 
     axis: str
@@ -64,10 +70,12 @@ class Row:
 
 
 def judge_importance(records: Sequence[Record], sweep: Sweep, *, quick: bool = False) -> list[Row]:
-    """Every difference and share that the finished trials (best first) can tell: training axes, retrieval axes, seeds.
+    """Return every difference and share that the finished trials support: training axes, retrieval axes, seeds.
 
-    quick: without what takes more than a moment: the shares of a search, and the retrieval axes, for which the leading
-    trials are scored once more.
+    Args:
+        records: All trials, best first.
+        sweep: The sweep.
+        quick: Leave out the shares and the retrieval axes, which take longer.
     """
     trained = [one for one in records if one.kind != "baseline" and one.status == "finished"]
     trained = [one for one in trained if one.result.get(sweep.objective) is not None]
@@ -80,7 +88,12 @@ def judge_importance(records: Sequence[Record], sweep: Sweep, *, quick: bool = F
 
 
 def write_importance(rows: Sequence[Row], path: Path) -> None:
-    """Writes importance.csv."""
+    """Write importance.csv.
+
+    Args:
+        rows: The rows.
+        path: The file.
+    """
     columns = [field.name for field in fields(Row)]
     write_atomically(path, pd.DataFrame([asdict(row) for row in rows], columns=columns).to_csv(index=False))
 
@@ -93,7 +106,7 @@ def _scores_by_seed(trained: Sequence[Record], objective: str) -> Iterator[list[
 
 
 def _floor(spread: Spread | None) -> list[Row]:
-    """The standard deviation by seed alone: two trainings that differ by less than about three of it differ in luck."""
+    """Return the standard deviation over seeds: smaller differences than about three of it are luck."""
     if spread is None:
         return []
     note = f"standard deviation of the score over seeds, all else equal; {spread.freedom} degrees of freedom"
@@ -130,7 +143,7 @@ def _confounded(names: Sequence[str], runs: int) -> dict[str, str]:
 
 
 def _whole_point(record: Record, sweep: Sweep) -> dict[str, Any]:
-    """The trial's point; of an axis that the sweep got later, the value that the trial had all the same."""
+    """Return the trial's point, with the value that it has on axes added to the sweep later."""
     point = dict(record.point)
     for axis in sweep.axes:
         section, _, short = axis.name.rpartition(".")
@@ -211,13 +224,13 @@ def _of_retrieval(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
 
 
 def _setting_point(trial: str, setting: RetrievalSetting, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """The setting as a point: its trial, and the axes that count in it."""
+    """Return a setting as a point: its trial and the axes that have an effect in it."""
     values = {f"retrieval.{name}": value for name, value in effective_values(asdict(setting)).items()}
     return {"trial": trial} | {name: values[name] for name in axes if name in values and values[name] in axes[name]}
 
 
 def _table_means(trials: Sequence[Record], settings: Sequence[RetrievalSetting], objective: str) -> np.ndarray:
-    """The objective of each setting of each trial as retrieval.csv has it; NaN where there is none such."""
+    """Return the objective of each setting of each trial from retrieval.csv; NaN if missing."""
     means = []
     for record in trials:
         path = record.folder / "retrieval.csv"

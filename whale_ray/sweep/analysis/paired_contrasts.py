@@ -1,9 +1,8 @@
-"""Differences between trials on the same queries: what another value of an axis adds, and how sure that is.
+"""Paired contrasts between trials on the same queries, with intervals from two sources of noise.
 
-Knows points, scores of queries and clusters; knows no folder and no page. Every difference is a contrast: a weighted
-sum of columns whose weights sum to zero. Two kinds of noise make it unsure. Other animals would have been photographed:
-whole clusters of queries are resampled. And the same setting trained with another seed scores otherwise: that spread is
-known where seeds were repeated, or in a screen from what its main effects leave over.
+A contrast is a weighted sum of columns whose weights sum to zero. Noise from the choice of animals is estimated by
+resampling clusters of queries. Noise from the training seed is known from repeated seeds, or in a screen from the
+residuals of the main effects.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Spread:
-    """The standard deviation of the score of one training, by seed alone, and from how many degrees of freedom."""
+    """Standard deviation of a score over training seeds, and its degrees of freedom."""
 
     deviation: float
     freedom: int
@@ -42,7 +41,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference with its 95 % interval, NaN where there are too few clusters."""
+    """A difference with its 95 % interval; NaN with too few clusters."""
 
     value: float
     low: float
@@ -50,21 +49,24 @@ class Estimate:
 
     @property
     def verdict(self) -> str:
-        """`beyond noise` where the interval excludes zero, `noise` where it holds it, or `no interval`."""
+        """`beyond noise` if the interval excludes zero, `noise` if it contains it, else `no interval`."""
         if np.isnan(self.low):
             return "no interval"
         return "beyond noise" if self.low > 0 or self.high < 0 else "noise"
 
 
 def matched_contrasts(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]) -> list[Contrast]:
-    """For each axis and pair of its values, the mean over all matched pairs of columns; none where nothing matches.
+    """Return, per axis and pair of its values, the mean over all matched pairs of columns.
 
-    axes: the values of each in their order. Two columns match where they differ in that axis alone; what only one of
-    them has (a k, the scale of one loss) counts as no difference.
+    Two columns match if they differ in that axis alone. An option that only one of them has counts as no difference.
 
     >>> points = [{"k": 1, "flip": "no"}, {"k": 5, "flip": "no"}, {"k": 1, "flip": "yes"}, {"k": 5, "flip": "yes"}]
     >>> [(one.axis, one.weights.tolist()) for one in matched_contrasts(points, {"k": [1, 5]})]
     [('k', [-0.5, 0.5, -0.5, 0.5])]
+
+    Args:
+        points: Values by axis of each column.
+        axes: Values of each axis, in order.
     """
     pairs: dict[tuple[str, int, int], list[tuple[int, int]]] = defaultdict(list)
     for one, other in combinations(range(len(points)), 2):
@@ -94,10 +96,14 @@ def _mean_of(pairs: Sequence[tuple[int, int]], columns: int) -> np.ndarray:
 
 
 def main_effects(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]) -> list[Contrast]:
-    """The main effect of each axis of two values, all fitted together by least squares.
+    """Return the main effect of each two-valued axis, fitted together by least squares.
 
-    Where all trials of a screen have ended, that is the mean at the second value less the mean at the first. Axes that
-    the trials so far cannot tell apart have none.
+    In a complete screen it is the mean at the second value minus the mean at the first. Axes that the trials cannot
+    separate have none.
+
+    Args:
+        points: Values by axis of each trial.
+        axes: Values of each axis, in order.
     """
     design = _design(points, axes)
     inverse = np.linalg.pinv(design)
@@ -110,9 +116,12 @@ def main_effects(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]) -> 
 
 
 def left_over(points: Sequence[Point], axes: Mapping[str, Sequence[Any]], means: np.ndarray) -> Spread | None:
-    """The spread of the trials' means (M,) about what the main effects say of them: seeds, and interactions of axes.
+    """Return the spread of the trial means around the main effects; None if no degrees of freedom remain.
 
-    None where the main effects use up all trials.
+    Args:
+        points: Values by axis of each trial.
+        axes: Values of each axis, in order.
+        means: Mean score of each trial, shape (M,).
     """
     design = _design(points, axes)
     freedom = len(points) - int(np.linalg.matrix_rank(design))
@@ -129,7 +138,7 @@ def _design(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]) -> np.nd
 
 
 def pooled_spread(groups: Iterator[Sequence[float]]) -> Spread | None:
-    """The spread within groups of trainings that differ in nothing but the seed; None without a group of two.
+    """Return the spread within groups of trainings that differ in the seed only; None without a group of two.
 
     >>> pooled_spread(iter([[0.5, 0.7], [0.2]])).freedom
     1
@@ -144,7 +153,14 @@ def pooled_spread(groups: Iterator[Sequence[float]]) -> Spread | None:
 def estimate(
     contrasts: Sequence[Contrast], scores: np.ndarray, clusters: np.ndarray, *, spread: Spread | None
 ) -> list[Estimate]:
-    """Each contrast of the scores (Q, M), the interval from both kinds of noise, as far as they are known."""
+    """Return each contrast of the scores with its interval.
+
+    Args:
+        contrasts: The contrasts.
+        scores: Score of each query in each column, shape (Q, M).
+        clusters: Cluster of each query, shape (Q,).
+        spread: Spread over seeds; None if unknown.
+    """
     if not contrasts:
         return []
     values = scores @ np.column_stack([one.weights for one in contrasts])

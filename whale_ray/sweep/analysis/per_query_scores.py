@@ -1,7 +1,4 @@
-"""What every query got: from each trial, and from each retrieval setting of a trial, as columns over the same queries.
-
-Reads a finished trial's queries.parquet and embeddings.npz; compares nothing.
-"""
+"""Per-query scores: from each trial, and from each retrieval setting of a trial, over the same queries."""
 
 from __future__ import annotations
 
@@ -23,9 +20,12 @@ from whale_ray.sweep.trials.scoring import proxies_to_score, roles
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The scores of several columns over the same Q queries.
+    """Scores of several columns over the same Q queries.
 
-    scores: (Q, M). clusters: (Q,), what is resampled together. folds: (Q,), of cross-fitting.
+    Attributes:
+        scores: Shape (Q, M).
+        clusters: Unit of resampling of each query, shape (Q,).
+        folds: Cross-fitting fold of each query, shape (Q,).
     """
 
     scores: np.ndarray
@@ -34,7 +34,12 @@ class Outcomes:
 
 
 def query_scores(record: Record, objective: str) -> pd.DataFrame:
-    """A row a query that the objective counts, by image: fold, cluster, score; empty where the trial left none."""
+    """Return fold, cluster and score of each query that the objective counts, by image; empty without queries.parquet.
+
+    Args:
+        record: The trial.
+        objective: Name of the score.
+    """
     path = record.folder / "queries.parquet"
     if not path.exists():
         return pd.DataFrame()
@@ -48,7 +53,12 @@ def query_scores(record: Record, objective: str) -> pd.DataFrame:
 
 
 def of_trials(records: Sequence[Record], objective: str) -> tuple[list[Record], Outcomes | None]:
-    """Those of the trials with a score that answered the same queries as the first, a column each; None without one."""
+    """Return the trials with a score that answered the same queries as the first, and their scores as columns.
+
+    Args:
+        records: The trials.
+        objective: Name of the score.
+    """
     scored = [one for one in records if one.status == "finished" and one.result.get(objective) is not None]
     found = [(record, query_scores(record, objective)) for record in scored]
     if not found or found[0][1].empty:
@@ -61,10 +71,17 @@ def of_trials(records: Sequence[Record], objective: str) -> tuple[list[Record], 
 
 
 def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective: str) -> tuple[pd.Index, np.ndarray]:
-    """The images of the queries that the objective counts, and (Q, settings) what each setting gave them.
+    """Return the images of the counted queries and the score of each under each setting, shape (Q, settings).
 
-    From the trial's embeddings; nothing is cross-fitted, and map@5 has each setting's best threshold.
-    Raises: InputError where the embeddings cannot be read.
+    Computed from the trial's embeddings without cross-fitting; map@5 has each setting's best threshold.
+
+    Args:
+        record: The trial.
+        settings: The retrieval settings.
+        objective: Name of the score.
+
+    Raises:
+        InputError: If the embeddings cannot be read.
     """
     views, table = read_embeddings(record.folder)
     proxies = proxies_to_score(record, settings)

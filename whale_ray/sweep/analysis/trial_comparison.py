@@ -1,7 +1,4 @@
-"""Trials beside each other on the same queries: which are told apart, and what choosing the best is really worth.
-
-Knows what each query got from each trial; knows no page.
-"""
+"""Comparison of trials on the same queries, and the cross-fitted score of choosing the best one."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from whale_ray.sweep.run_folder.records import Record
 
 @dataclass(frozen=True)
 class Difference:
-    """What the best trial's objective is above another one's on the same queries, with its 95 % interval."""
+    """Objective of the best trial minus that of another on the same queries, with its 95 % interval."""
 
     value: float
     low: float
@@ -25,16 +22,19 @@ class Difference:
 
     @property
     def told_apart(self) -> bool:
-        """Whether the interval excludes zero; without one (NaN: too few individuals) nothing is."""
+        """Whether the interval excludes zero; False without an interval."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the queries of several trials say together.
+    """Comparison of several trials.
 
-    score, low, high: the objective when the trial is chosen on four folds and scored on the fifth, and its 95 %
-    interval, NaN with too few individuals. differences: of the best trial to each other one, by id.
+    Attributes:
+        score: Objective when the trial is chosen on four folds and scored on the fifth.
+        low: Lower end of its 95 % interval; NaN with too few individuals.
+        high: Upper end.
+        differences: Difference of the best trial to each other one, by id.
     """
 
     score: float
@@ -49,12 +49,17 @@ class Comparison:
 
     @property
     def together(self) -> frozenset[str]:
-        """The ids of trials that are not told apart from the best."""
+        """Ids of the trials that are not told apart from the best."""
         return frozenset(trial for trial, one in self.differences.items() if not one.told_apart)
 
 
 def compare_trials(records: Sequence[Record], objective: str) -> Comparison | None:
-    """The comparison of finished trials, the best one first; None where fewer than two answered the same queries."""
+    """Return the comparison of finished trials; None if fewer than two answered the same queries.
+
+    Args:
+        records: The trials, best first.
+        objective: Name of the score.
+    """
     same, outcomes = of_trials(records, objective)
     if outcomes is None or len(same) < 2:
         return None
@@ -68,7 +73,7 @@ def compare_trials(records: Sequence[Record], objective: str) -> Comparison | No
 
 
 def _chosen_by_others(scores: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Each query's score (Q,) by the trial that is best on the other folds' queries; scores: (Q, M).
+    """Return each query's score (Q,) by the trial that is best on the other folds' queries; scores: (Q, M).
 
     >>> _chosen_by_others(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])).tolist()
     [0.0, 0.0]

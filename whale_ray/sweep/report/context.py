@@ -1,4 +1,4 @@
-"""What all sections of the report share: the sweep, its trials in leaderboard order and their comparison."""
+"""Report context: the sweep, its trials in leaderboard order and their comparison, shared by all sections."""
 
 from __future__ import annotations
 

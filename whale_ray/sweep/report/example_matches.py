@@ -1,6 +1,6 @@
-"""Queries to look at, beside the gallery photographs that were nearest: the surest mistakes first, then right answers.
+"""Example queries beside their nearest gallery photographs: the most confident mistakes first, then right answers.
 
-Reads what a finished trial left (queries.parquet, embeddings.npz) and the photographs; knows no page.
+Reads queries.parquet and embeddings.npz of a finished trial, and the photographs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
 @dataclass(frozen=True)
 class Picture:
-    """A photograph as the page shows it. distance: its cosine distance to the query; None for the query itself.
+    """A photograph on the page.
 
-    data: a data URI, or "" where the photograph cannot be shown, and then `reason` says why.
+    Attributes:
+        image: File name.
+        individual: The individual it shows.
+        role: Its role in the example.
+        distance: Cosine distance to the query; None for the query itself.
+        data: Data URI; "" if the photograph cannot be shown.
+        reason: Why it cannot be shown.
     """
 
     image: str
@@ -38,9 +44,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sight:
-    """What a match rests on: the query and one answer as data URIs with their maps painted over.
+    """Occlusion maps of one match, painted over query and answer as data URIs.
 
-    cosine: of the two. most: what it loses where covering costs it most.
+    Attributes:
+        role: Role of the answer.
+        individual: Individual of the answer.
+        query: The painted query.
+        answer: The painted answer.
+        cosine: Cosine of the two photographs.
+        most: Largest loss of cosine by covering one place.
     """
 
     role: str
@@ -53,9 +65,14 @@ class Sight:
 
 @dataclass(frozen=True)
 class Example:
-    """One query and its nearest photographs. rank: of the right individual, 0 where it has none.
+    """One query and its nearest photographs.
 
-    sure: the probability that was given to the first answer, NaN where none was.
+    Attributes:
+        query: The query.
+        answers: The nearest photographs.
+        rank: Rank of the right individual; 0 if it is absent.
+        sure: Probability of the first answer; NaN if uncalibrated.
+        sights: Occlusion maps.
     """
 
     query: Picture
@@ -66,7 +83,7 @@ class Example:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The photographs whose maps are wanted, and with what."""
+        """Pairs of photographs whose occlusion maps the page shows."""
         return tuple(
             pair for one in self.answers for pair in ((self.query.image, one.image), (one.image, self.query.image))
         )
@@ -74,7 +91,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """What the page shows: mistakes, strangers that were taken for a known individual, right answers."""
+    """Mistakes, unknown animals taken for a known individual, and right answers."""
 
     mistakes: tuple[Example, ...]
     strangers: tuple[Example, ...]
@@ -84,9 +101,17 @@ class Examples:
 def find_examples(
     record: Record, photographs: Photographs, *, mistakes: int = 12, strangers: int = 4, right: int = 6
 ) -> Examples:
-    """Examples of a finished trial: mistakes by falling probability of the wrong answer (where none was given, by its
-    cosine), no pair of individuals twice; strangers (no individual of the gallery) likewise; right answers evenly from
-    sure to barely.
+    """Return examples of a finished trial.
+
+    Mistakes and unknown animals are ordered by falling probability of the wrong answer (by cosine if uncalibrated),
+    with no pair of individuals twice. Right answers range evenly from certain to doubtful.
+
+    Args:
+        record: The trial.
+        photographs: The photographs.
+        mistakes: Largest number of mistakes.
+        strangers: Largest number of unknown animals.
+        right: Largest number of right answers.
     """
     queries = pd.read_parquet(record.folder / "queries.parquet").dropna(subset=["cosine"])
     queries["sure"] = queries.get("match_probability", np.nan)
@@ -102,7 +127,13 @@ def find_examples(
 
 
 def with_maps(examples: Examples, maps: Mapping[Pair, MatchMap], photographs: Photographs) -> Examples:
-    """The examples, each mistake with the maps that there are of its matches."""
+    """Return the examples with the available occlusion maps of each mistake.
+
+    Args:
+        examples: The examples.
+        maps: Map by pair of photographs.
+        photographs: The photographs.
+    """
     mistakes = tuple(replace(one, sights=tuple(_sights(one, maps, photographs))) for one in examples.mistakes)
     return replace(examples, mistakes=mistakes)
 
@@ -123,7 +154,7 @@ def _sights(example: Example, maps: Mapping[Pair, MatchMap], photographs: Photog
 
 
 class _Viewer:
-    """The embeddings of a trial, asked for the photographs nearest to a query in its own split's gallery."""
+    """Embeddings of a trial, searched for the photographs nearest to a query in the gallery of its split."""
 
     def __init__(self, record: Record, photographs: Photographs) -> None:
         self.views, self.table = read_embeddings(record.folder)
@@ -142,9 +173,7 @@ class _Viewer:
         return self._galleries[split]
 
     def example(self, query: Mapping[Any, Any]) -> Example:
-        """The query, the nearest photograph of the answer, and the nearest of the right individual; of another one
-        where the answer is right or nobody is.
-        """
+        """Return the query with the nearest photographs of the answer and of the right (or another) individual."""
         image, truth, answer = (str(query[name]) for name in ("image", "individual", "nearest_individual"))
         gallery = self._gallery(self._split_of(image))
         distances, names = gallery.distances(image), gallery.individuals
@@ -158,7 +187,7 @@ class _Viewer:
         return Example(shown, tuple(answers), int(query["rank"]), float(query["sure"]))
 
     def _split_of(self, image: str) -> Any:
-        """The split that this query validates, whose gallery does not hold it; None where there is one split."""
+        """Return the split that a query validates; None if there is one split."""
         if "split" not in self.table:
             return None
         validates = (self.table["image"] == image) & (self.table["part"] == "val")
@@ -175,7 +204,7 @@ class _Viewer:
 
 
 class _Gallery:
-    """The photographs of one split: who is in its gallery, and how far a query is from them."""
+    """Gallery photographs of one split and their distances to a query."""
 
     def __init__(self, table: pd.DataFrame, views: Mapping[str, np.ndarray], setting: Any, *, unknown: str) -> None:
         individuals, parts = (table[name].to_numpy(dtype=str) for name in ("individual", "part"))
@@ -191,10 +220,10 @@ class _Gallery:
         self._queries = dict(zip(asking, vectors[parts == "val"], strict=True))
 
     def distances(self, image: str) -> np.ndarray:
-        """The cosine distance of a query to each photograph of the gallery."""
+        """Return the cosine distance of a query to each gallery photograph."""
         return np.asarray(1.0 - self._vectors @ self._queries[image])
 
 
 def missing_files(record: Record) -> Sequence[str]:
-    """The files that examples need and the trial's folder lacks."""
+    """Return the files that examples need and the trial's folder lacks."""
     return [name for name in ("queries.parquet", "embeddings.npz") if not (record.folder / name).exists()]

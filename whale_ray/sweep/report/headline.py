@@ -1,7 +1,4 @@
-"""What a run found, in a sentence and a small table: the best trial beside baseline, ceiling and chance.
-
-Knows records of trials and words; knows no page.
-"""
+"""Headline of a run: one sentence, and a table with the best trial, baselines, ceiling and chance."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ Cell = tuple[str, float | None, float | None, float | None]
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table: cells are (score's name, value, low, high)."""
+    """A row of the table; a cell is (score name, value, low, high)."""
 
     title: str
     note: str
@@ -31,9 +28,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Headline:
-    """The sentence (`before` `score` `after`; no score where it cannot be had), what it stands beside, and the table
-    with the scores it shows.
-    """
+    """The headline: `before`, `score`, `after`, the references in `beside`, and the table with its scores."""
 
     before: str
     score: str
@@ -46,7 +41,15 @@ class Headline:
 def write_headline(
     records: Sequence[Record], best: Record, objective: str, *, comparison: Comparison | None, unknown_label: str
 ) -> Headline:
-    """The headline of a run; with a comparison its figure is the one cross-fitted over trials."""
+    """Return the headline of a run.
+
+    Args:
+        records: All trials, best first.
+        best: The best finished trial.
+        objective: Name of the score.
+        comparison: If given, the quoted figure is cross-fitted over trials.
+        unknown_label: Label of unknown individuals.
+    """
     result = best.result
     value, low, high = (result.get(f"{objective}{end}") for end in ("", "_low", "_high"))
     if comparison is not None:
@@ -83,7 +86,7 @@ def _sentence(objective: str) -> tuple[str, str]:
 
 
 def _beside(records: Sequence[Record], best: Record, objective: str) -> str:
-    """What the figure has to be read against, in a sentence."""
+    """Return a sentence with the reference values of the figure."""
     frozen = [one.result.get(objective) for one in _frozen(records, best)]
     known = [value for value in frozen if value is not None]
     sides = (
@@ -128,15 +131,19 @@ def _line(title: str, note: str, look: str, result: Mapping[str, Any], scores: S
 
 
 def is_number(value: Any) -> bool:
-    """Whether there is a value: not None, not NaN."""
+    """Return whether a value is neither None nor NaN."""
     return value is not None and value == value
 
 
 def show_score(value: Any, name: str) -> str:
-    """A score as the page writes it: recall in percent, MAP as a number.
+    """Return a score as text: shares in percent, MAP as a number.
 
     >>> show_score(0.6234, "recall@1"), show_score(0.6234, "map@5")
     ('62.3 %', '0.623')
+
+    Args:
+        value: The score.
+        name: Name of the score.
     """
     if not is_number(value):
         return ABSENT

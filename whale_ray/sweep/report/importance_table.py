@@ -1,4 +1,4 @@
-"""Importance of the axes as the page shows it: largest differences, shares and the noise floor."""
+"""Importance table of the page: largest differences, shares of the variance and the noise floor."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Labels and copies for a person to look at: review.csv in the run folder, and the pictures of the surest of them.
+"""Label review: review.csv of a run, and the pictures of its most confident findings.
 
-Judges by the embeddings of the best trial, as its own retrieval setting sees them. Changes no label: `apply-review`
-writes a new table from what a person writes into the column `confirm`, and what is written there stays.
+Findings come from the embeddings of the best trial under its retrieval setting. No label is changed: `apply-review`
+writes a new table from the column `confirm`, whose content is kept when the review is written again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,15 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows of one kind: the question, how many there are in all, the surest; or why there is nothing."""
+    """Findings of one kind on the page.
+
+    Attributes:
+        question: Heading.
+        count: Number of findings.
+        across: Findings across the split.
+        findings: The findings that are shown.
+        reason: Why the kind could not be judged.
+    """
 
     question: str
     count: int
@@ -59,9 +67,14 @@ class Shown:
 
 
 def write_review(record: Record, run: Path, photographs: Photographs) -> None:
-    """Writes review.csv of a finished trial, unless the one that is there is of the same trial and setting.
+    """Write review.csv of a finished trial, unless it exists for the same trial and setting.
 
-    What a person wrote into `confirm` stays with its row; a row that has it stays even where it is no longer found.
+    A row with a filled `confirm` cell stays, even if the finding no longer occurs.
+
+    Args:
+        record: The trial.
+        run: The run folder.
+        photographs: The photographs.
     """
     made_of = {"trial": record.trial, "setting": str(chosen_setting(record.result))}
     if (run / REVIEW).exists() and {key: _notes(run).get(key) for key in made_of} == made_of:
@@ -81,7 +94,7 @@ def _notes(run: Path) -> dict[str, Any]:
 
 
 def read_review(run: Path) -> pd.DataFrame:
-    """review.csv as it is, every cell text; empty where there is none."""
+    """Return review.csv with every cell as text; empty if it does not exist."""
     path = run / REVIEW
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS), dtype=str)
@@ -90,7 +103,7 @@ def read_review(run: Path) -> pd.DataFrame:
 
 
 def _with_confirmed(found: pd.DataFrame, run: Path) -> pd.DataFrame:
-    """The findings with what a person wrote about them before."""
+    """Return the findings with earlier `confirm` cells."""
     old = read_review(run)
     if not {*COLUMNS} <= {*old}:
         return found
@@ -127,13 +140,13 @@ def _review_trial(record: Record, run: Path, photographs: Photographs) -> LabelE
 
 
 def _view(setting: RetrievalSetting, taught: np.ndarray) -> VectorTransform:
-    """The setting's view, whitened by what is learned where it is not: some encoders' cosines differ by too little."""
+    """Return the setting's transform, with learned whitening if it has none, since some cosines differ too little."""
     twice = len(np.unique(taught)) < len(taught)
     return setting.transform if setting.whiten != "none" or not twice else replace(setting.transform, whiten="learned")
 
 
 def _twins(run: Path) -> list[tuple[str, str]]:
-    """The pairs of copies that the audit found by their hash, each with the first of its group."""
+    """Return pairs of copies that the audit found by hash, each with the first of its group."""
     path = run / "audit.json"
     groups = json.loads(path.read_text())["twins"] if path.exists() else []
     return [(group[0], other) for group in groups for other in group[1:]]
@@ -142,7 +155,7 @@ def _twins(run: Path) -> list[tuple[str, str]]:
 def _copies(
     vectors: np.ndarray, columns: pd.DataFrame, twins: list[tuple[str, str]], photographs: Photographs
 ) -> tuple[list[dict[str, Any]], str]:
-    """Findings of one picture that is there twice, those across the split first; and why there are none."""
+    """Return findings of near-identical pictures, those across the split first, or the reason for having none."""
     images = columns.index
     place = {image: row for row, image in enumerate(images)}
     known = np.array([[place[one], place[other]] for one, other in twins if {one, other} <= place.keys()], dtype=int)
@@ -166,13 +179,13 @@ def _copies(
 
 
 def _small_pictures(images: pd.Index, photographs: Photographs) -> dict[int, GreyPair]:
-    """The photographs that can be opened, by row, each held small."""
+    """Return the readable photographs as small grey images, by row."""
     opened = ((row, photographs.open(str(image))[0]) for row, image in enumerate(images))
     return {row: shrink_picture(picture) for row, picture in opened if picture is not None}
 
 
 def _copy(columns: pd.DataFrame, one: int, other: int, correlation: float) -> dict[str, Any]:
-    """A finding; `image`, which a person may leave out, is the one that validates, or else the later one."""
+    """Return a finding; `image`, which may be removed, is the one that validates, else the later one."""
     names = [str(columns.index[row]) for row in (one, other)]
     drop, keep = (
         sorted(names, key=lambda name: columns.at[name, "part"] != "val") if _across(columns, names) else names[::-1]
@@ -192,7 +205,12 @@ def _across(columns: pd.DataFrame, names: list[str]) -> bool:
 
 
 def show_review(run: Path, photographs: Photographs) -> dict[str, Shown]:
-    """What the page shows of each kind, from review.csv; nothing where there is none yet."""
+    """Return what the page shows of each kind; empty if there is no review.
+
+    Args:
+        run: The run folder.
+        photographs: The photographs.
+    """
     table, reasons = read_review(run), _notes(run).get("reasons", {})
     if not (run / REVIEW).exists():
         return {}
@@ -229,9 +247,15 @@ def _finding(row: Mapping[Any, Any], photographs: Photographs) -> dict[str, Any]
 
 
 def reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tuple[dict[str, Any], str]:
-    """The settings of the table that was reviewed, and the command, but for the table, that sweeps it again.
+    """Return the data settings of the reviewed table, and the command that sweeps it again, without its table.
 
-    Raises: InputError where neither a sweep beside the review nor `data` says which table that is.
+    Args:
+        review: Path of the review.
+        data: Folder of the data set; None for that of the sweep beside the review.
+        overrides: `data` settings, as in a sweep file.
+
+    Raises:
+        InputError: If neither a sweep beside the review nor `data` names the table.
     """
     file = review.parent / "sweep.yaml"
     if file.is_file():

@@ -1,7 +1,4 @@
-"""The report while its sweep runs: written anew, beside the sweep's own work, when trials have ended.
-
-Knows when; what the page shows is `report`'s.
-"""
+"""Live report: writes report.html again in the background while a sweep runs."""
 
 from __future__ import annotations
 
@@ -17,10 +14,13 @@ _REST = 10  # the share of its time that the writing may take is 1 in so many
 
 
 class LiveReport:
-    """Writes report.html in a thread of its own; used as a context, which ends when the last writing has.
+    """Writes report.html in a thread. As a context manager it ends when the last writing has ended.
 
-    What changes while it writes is written the next time; it rests between, so that a sweep of quick trials is not
-    spent on its report.
+    A change during a writing is written next time. Pauses keep short trials from being spent on reports.
+
+    Args:
+        run: The run folder.
+        say: Prints a line for the user.
     """
 
     def __init__(self, run: Path, *, say: Callable[[str], None]) -> None:
@@ -39,7 +39,7 @@ class LiveReport:
         self._thread.join()
 
     def changed(self) -> None:
-        """The run folder says something new."""
+        """Request a new report."""
         self._changed.set()
 
     def _work(self) -> None:

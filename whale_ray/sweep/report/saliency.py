@@ -1,7 +1,4 @@
-"""Where the deployed recogniser looked: maps of a match, from both of its photographs, kept in the run folder.
-
-Asks the bundle that serves, so that nothing of it is left out; maps.json keeps what was once found. Knows no page.
-"""
+"""Occlusion maps of matches by the deployed bundle, kept in maps.json of the run folder."""
 
 from __future__ import annotations
 
@@ -32,10 +29,12 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class MatchMap:
-    """What the cosine of a photograph with another one loses where each cell of the photograph is covered.
+    """Loss of the cosine between two photographs when each cell of the first is covered.
 
-    cosine: of the two, nothing covered. losses: (rows, columns). frame: what the cells divide, in pixels of the
-    upright photograph.
+    Attributes:
+        cosine: Cosine with nothing covered.
+        losses: Loss by cell, shape (rows, columns).
+        frame: The area that the cells divide, in pixels of the upright photograph.
     """
 
     cosine: float
@@ -45,7 +44,13 @@ class MatchMap:
 
 @dataclass(frozen=True)
 class MatchMaps:
-    """The maps by (photograph, the other one). reason: why some or all are not there, else "". seconds: their cost."""
+    """Maps by pair (photograph, other photograph).
+
+    Attributes:
+        found: The maps.
+        reason: Why maps are missing; "" if none is.
+        seconds: Seconds spent.
+    """
 
     found: Mapping[Pair, MatchMap]
     reason: str
@@ -53,10 +58,15 @@ class MatchMaps:
 
 
 def map_matches(run: Path, record: Record, pairs: Iterable[Pair], catalog: Catalog) -> MatchMaps:
-    """The map of each pair's first photograph with its second, by the bundle of the run, where it is of that trial.
+    """Return the map of each pair's first photograph, by the bundle of the run if it is of that trial.
 
-    Those of an earlier call are read, not made again. Not more than two minutes are spent in a call; the next one goes
-    on.
+    Existing maps are read. A call spends at most two minutes; the next call continues.
+
+    Args:
+        run: The run folder.
+        record: The trial.
+        pairs: Pairs of file names.
+        catalog: The photographs.
     """
     wanted = list(dict.fromkeys(pairs))
     manifest = run / "best" / "bundle.json"
@@ -94,7 +104,7 @@ def _make(run: Path, missing: Sequence[Pair], catalog: Catalog, kept: _Kept) -> 
 
 
 class _Sight:
-    """A bundle and the photographs it is shown, each covered once."""
+    """A bundle and the photographs it embeds, each covered once."""
 
     def __init__(self, bundle: Bundle, catalog: Catalog) -> None:
         self.bundle, self.catalog = bundle, catalog
@@ -102,7 +112,7 @@ class _Sight:
         self.covered = lru_cache(maxsize=8)(self._covered)
 
     def map_of(self, image: str, other: str) -> MatchMap:
-        """The map of one photograph with another."""
+        """Return the map of one photograph with another."""
         (seen, frame), (against, _) = self.covered(image), self.covered(other)
         return MatchMap(float(seen.whole @ against.whole), seen.losses(against.whole), frame)
 
@@ -135,7 +145,7 @@ class _Kept:
             self.found = {}
 
     def write(self) -> None:
-        """Writes all maps to the file, whole or not at all."""
+        """Write all maps to the file atomically."""
         maps = [
             {"image": image, "other": other, "cosine": one.cosine, "losses": one.losses.tolist(), "frame": one.frame}
             for (image, other), one in self.found.items()

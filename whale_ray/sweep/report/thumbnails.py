@@ -1,7 +1,4 @@
-"""Photographs as small pictures to write into a page, plain or with a map painted over them.
-
-Knows a folder of photographs; knows no trial.
-"""
+"""Thumbnails as data URIs, plain or with an occlusion map painted over them."""
 
 from __future__ import annotations
 
@@ -23,13 +20,17 @@ _THICKEST = 0.72
 
 
 class Photographs:
-    """The folder of photographs, as small pictures to write into a page."""
+    """The folder of photographs, read as thumbnails.
+
+    Args:
+        folder: Folder of the image files.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def open(self, image: str) -> tuple[Image.Image | None, str]:
-        """The photograph and ""; or None and the reason why it cannot be shown."""
+        """Return the photograph and "", or None and the reason why it cannot be shown."""
         path = self.folder / image
         if not path.resolve().is_relative_to(self.folder.resolve()):
             return None, "lies outside the folder of photographs"
@@ -41,7 +42,7 @@ class Photographs:
             return None, f"cannot be shown: {error}"
 
     def thumbnail(self, image: str) -> tuple[str, str]:
-        """A data URI and ""; or "" and the reason why the photograph cannot be shown."""
+        """Return a data URI and "", or "" and the reason why the photograph cannot be shown."""
         picture, reason = self.open(image)
         if picture is None:
             return "", reason
@@ -49,9 +50,12 @@ class Photographs:
         return _uri(picture), ""
 
     def painted(self, image: str, strengths: np.ndarray, frame: Box) -> str:
-        """A data URI of the photograph in grey, orange where a cell's strength is above 0, blue where below.
+        """Return a data URI of the photograph in grey, orange for positive strengths and blue for negative ones.
 
-        strengths: (rows, columns), -1 to 1, of the cells that divide `frame`, in pixels of the photograph.
+        Args:
+            image: File name.
+            strengths: Strength of each cell, -1 to 1, shape (rows, columns).
+            frame: The area that the cells divide, in pixels.
         """
         picture = decode_image(self.folder / image)
         before = picture.width
@@ -65,7 +69,7 @@ class Photographs:
 
 
 def _spread(strengths: np.ndarray, frame: Box, size: tuple[int, int]) -> np.ndarray:
-    """The strengths on each pixel of a picture, (height, width), smoothly between cells; 0 outside of the frame."""
+    """Return the strength of each pixel, smooth between cells and 0 outside the frame."""
     left, top, right, bottom = (round(side) for side in frame)
     cells = Image.fromarray(strengths.astype(np.float32), mode="F")
     laid = cells.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BICUBIC)

@@ -1,7 +1,4 @@
-"""The curves of a run, recall@K and learning; and how a trial is called beside them.
-
-Knows what a trial's folder holds and what is worth plotting of it; how a plot is drawn is known by `figures`.
-"""
+"""Curves of a run: recall@K and learning curves, and the short description of a trial."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ LOOKS = ("c0", "c1", "c2", "c3", "c4")
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot with what stands around it. legend: (look, name) of the curves that have a name."""
+    """A plot with its title, legend (look, name) and note."""
 
     title: str
     svg: Markup
@@ -32,7 +29,7 @@ class Plot:
 
 
 def describe(record: Record) -> str:
-    """The trial in few words, its id last."""
+    """Return a trial in few words, its id last."""
     point = record.point or {}
     words = label({name: show_value(point[name]) for name in sorted(point, key=_place)})
     if record.kind == "baseline":
@@ -43,26 +40,31 @@ def describe(record: Record) -> str:
 
 
 def show_value(value: Any) -> str:
-    """The value of an axis as a person would write it."""
+    """Return the value of an axis as text."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _place(name: str) -> tuple[int, int, str]:
-    """Where an axis stands in a description: encoder, loss, the loss's own, then the others."""
+    """Return the sort key of an axis in a description: encoder, loss, the loss's parameters, then the others."""
     first = ("model.encoder", "loss.name")
     place = first.index(name) if name in first else len(first)
     return place, 0 if name.startswith(("model.", "loss.")) else 1, name
 
 
 def looks_of(records: Sequence[Record]) -> dict[str, str]:
-    """A look for each trial worth telling apart, by its id: the best five, and the baselines. In leaderboard order."""
+    """Return the look (CSS class) of the best five trials and the baselines, by trial id."""
     trials = [record for record in records if record.kind != "baseline" and record.status != "failed"]
     looks = {record.trial: look for record, look in zip(trials, LOOKS, strict=False)}
     return looks | {record.trial: "base" for record in records if record.kind == "baseline"}
 
 
 def plot_recall(records: Sequence[Record], looks: Mapping[str, str]) -> Plot | None:
-    """recall@K of the best few and the baselines, between chance and ceiling; None where no trial has finished."""
+    """Return recall@K of the best trials and the baselines, between chance and ceiling; None without a finished trial.
+
+    Args:
+        records: All trials, best first.
+        looks: Look by trial id.
+    """
     finished = [record for record in records if record.status == "finished" and record.trial in looks]
     finished = [record for record in finished if is_finite(record.result.get("recall@1"))]
     curves = [_recall(record, looks[record.trial], band=place == 0) for place, record in enumerate(finished)]
@@ -100,7 +102,13 @@ def _legend(curves: Iterable[Curve]) -> tuple[tuple[str, str], ...]:
 
 
 def plot_learning(records: Sequence[Record], looks: Mapping[str, str], objective: str) -> list[Plot]:
-    """How the objective rose, and how each kind of loss fell, epoch by epoch; empty where nothing was trained yet."""
+    """Return the objective and each kind of loss by epoch; empty if nothing was trained.
+
+    Args:
+        records: All trials, best first.
+        looks: Look by trial id.
+        objective: Name of the score.
+    """
     epochs = {record.trial: _epochs(record) for record in records}
     trained = [record for record in records if len(epochs[record.trial])]
     trained.sort(key=lambda record: record.trial not in looks)
@@ -157,10 +165,10 @@ def _whole_marks(last: int) -> list[int]:
 
 
 def is_share(name: str) -> bool:
-    """Whether a score is a share of queries, shown in percent."""
+    """Return whether a score is a share of queries, shown in percent."""
     return "recall@" in name
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a number that can be drawn."""
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,7 +1,4 @@
-"""What each axis does to the objective: a plot for each axis that finished trials differ in, the most telling first.
-
-Knows records of trials and axes; how a plot is drawn is known by `figures`.
-"""
+"""Plots of the objective: by the values of each axis, and against a second objective."""
 
 from __future__ import annotations
 
@@ -22,10 +19,15 @@ _MOST_ROWS = 8
 
 
 def plot_effects(records: Sequence[Record], axes: Sequence[Axis], objective: str) -> list[Plot]:
-    """For each axis, the objective of the finished trials by its value, the most telling axis first.
+    """Return one plot per axis: the objective of the finished trials by value, the axis with the largest effect first.
 
-    An axis of an alternative is shown for the trials that have it; retrieval axes with the best score a trial
-    reaches at each of their values.
+    An axis of an alternative is shown for the trials that have it. A retrieval axis shows the best score that a trial
+    reaches with each value.
+
+    Args:
+        records: All trials, best first.
+        axes: The axes.
+        objective: Name of the score.
     """
     finished = [record for record in records if record.status == "finished" and record.kind == "trial"]
     trials = [record for record in finished if is_finite(record.result.get(objective))]
@@ -99,7 +101,7 @@ def _scatter(name: str, points: Sequence[Point], axis: Axis | None, scores: Scal
 
 
 def _order(axis: Axis | None) -> Callable[[Any], tuple[float, str]]:
-    """The order in which the sweep file lists the values; else numbers by size, then words."""
+    """Return the order of an axis's values: that of the sweep file, else numbers by size, then words."""
     listed = list(axis.listed() or ()) if axis else []
     places = {value: place for place, value in enumerate(listed)}
     return lambda value: (places.get(value, value if is_finite(value) else math.inf), str(value))
@@ -113,7 +115,7 @@ _SAID = {"milliseconds_per_image": "milliseconds a photograph"}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The places of the points (cost, score) that no other beats in one without losing in the other, by cost.
+    """Return the indices of the points (cost, score) on the Pareto front, by cost.
 
     >>> pareto_front([(1.0, 0.2), (2.0, 0.5), (3.0, 0.4), (2.0, 0.3)])
     [0, 1]
@@ -126,14 +128,26 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def front_of(records: Sequence[Record], *, score: str, cost: str) -> list[Record]:
-    """The finished trials on the Pareto front, the cheapest first."""
+    """Return the finished trials on the Pareto front, the cheapest first.
+
+    Args:
+        records: All trials.
+        score: Name of the score.
+        cost: Name of the cost.
+    """
     known = _known(records, score, cost)
     places = pareto_front([(float(one.result[cost]), float(one.result[score])) for one in known])
     return [known[place] for place in places]
 
 
 def plot_tradeoff(records: Sequence[Record], *, score: str, cost: str) -> Plot | None:
-    """Score against cost of the finished trials, the front joined by a line; None where there is none."""
+    """Return score against cost of the finished trials with the Pareto front; None if there are none.
+
+    Args:
+        records: All trials.
+        score: Name of the score.
+        cost: Name of the cost.
+    """
     known, front = _known(records, score, cost), front_of(records, score=score, cost=cost)
     if not front:
         return None

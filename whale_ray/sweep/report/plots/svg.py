@@ -1,7 +1,4 @@
-"""Small plots as SVG text that take their colours from the page: curves, and rows of dots.
-
-Knows numbers, labels and looks (class names that the page's style gives a colour). Knows nothing of sweeps.
-"""
+"""Small plots as SVG text: curves, rows of dots and scatter plots, colored by CSS classes of the page."""
 
 from __future__ import annotations
 
@@ -29,7 +26,16 @@ MARKERS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """One axis of a plot: from `low` to `high`, with a label. `marks`: the ticks, where they are not to be found."""
+    """One axis of a plot.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        label: Label of the axis.
+        log: Logarithmic scale.
+        percent: Tick labels in percent.
+        marks: Ticks; None for automatic ones.
+    """
 
     low: float
     high: float
@@ -39,7 +45,7 @@ class Scale:
     marks: tuple[float, ...] = ()
 
     def share(self, value: float) -> float:
-        """Where the value lies: 0 at `low`, 1 at `high`."""
+        """Return the position of a value: 0 at `low`, 1 at `high`."""
         low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, value))
         return (at - low) / (high - low)
 
@@ -48,21 +54,28 @@ class Scale:
         return [(value, self.text(value)) for value in self.marks or _ticks(self.low, self.high, log=self.log)]
 
     def text(self, value: float) -> str:
-        """The value in few characters."""
+        """Return a value as short text."""
         return f"{100 * value:.3g} %" if self.percent else f"{value:.4g}"
 
     def difference(self, value: float) -> str:
-        """A difference of two values in few characters."""
+        """Return a difference of two values as short text."""
         return f"{100 * value:.1f} points" if self.percent else f"{value:.3g}"
 
 
 def scale_of(
     values: Iterable[float], label: str, *, log: bool = False, percent: bool = False, zero: bool = False
 ) -> Scale:
-    """A scale that holds all finite values, with a little room; `zero`: from 0 on.
+    """Return a scale that contains all finite values with some margin.
 
     >>> scale_of([0.12, 0.48], "recall@1", zero=True).high
     0.5
+
+    Args:
+        values: The values.
+        label: Label of the axis.
+        log: Logarithmic scale.
+        percent: Tick labels in percent.
+        zero: Start at 0.
     """
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = (0.0 if zero else min(finite)), max(finite)
@@ -75,7 +88,7 @@ def scale_of(
 
 
 def _step(span: float) -> float:
-    """The round number that divides a span into four to eight parts."""
+    """Return the round number that divides a span into four to eight parts."""
     power = 10.0 ** math.floor(math.log10(span / 4))
     return next(power * part for part in (1, 2, 2.5, 5, 10) if span / (power * part) <= 6)
 
@@ -101,7 +114,14 @@ class Curve:
 
 
 def plot_curves(curves: Sequence[Curve], *, x: Scale, y: Scale, alt: str) -> Markup:
-    """An SVG with the curves, the first one on top; `alt` says in words what it shows."""
+    """Return an SVG with curves, the first one on top.
+
+    Args:
+        curves: The curves.
+        x: Horizontal scale.
+        y: Vertical scale.
+        alt: Text alternative.
+    """
     frame = _Frame(x, y, WIDTH, HEIGHT, LEFT)
     drawn = [part for curve in reversed(curves) for part in _curve(curve, frame)]
     return frame.svg(alt, [*frame.vertical_axis(), *frame.horizontal_axis(), *drawn])
@@ -125,7 +145,7 @@ def _said(curve: Curve, frame: _Frame) -> Iterable[tuple[tuple[float, float], st
 
 @dataclass(frozen=True)
 class Row:
-    """The dots of one value of a category, each with what it is."""
+    """Dots of one category, with a name per dot."""
 
     label: str
     values: tuple[float, ...]
@@ -133,7 +153,13 @@ class Row:
 
 
 def plot_rows(rows: Sequence[Row], *, x: Scale, alt: str) -> Markup:
-    """An SVG with a row of dots for each value, and a bar at their mean with the mean beside the label."""
+    """Return an SVG with one row of dots per category and a bar at the mean.
+
+    Args:
+        rows: The rows.
+        x: Horizontal scale.
+        alt: Text alternative.
+    """
     height = TOP + BOTTOM + ROW_HEIGHT * len(rows)
     frame = _Frame(x, Scale(len(rows), 0, ""), WIDTH, height, LABEL_WIDTH)
     drawn = [part for place, row in enumerate(rows) for part in _row(row, place, frame)]
@@ -159,7 +185,7 @@ def _row(row: Row, place: int, frame: _Frame) -> Iterable[Markup]:
 
 
 def _short(label: str) -> str:
-    """What of the label fits beside a row: its last part, its middle left out.
+    """Return a label shortened to fit beside a row: its last part, with the middle removed.
 
     >>> _short("hf:google/vit-base-patch16-224")
     'vit-base-patch16-224'
@@ -169,7 +195,15 @@ def _short(label: str) -> str:
 
 
 def plot_dots(dots: Row, places: Sequence[float], *, x: Scale, y: Scale, alt: str) -> Markup:
-    """An SVG with a dot for each value of a number that varies: `places` across, `dots.values` upwards."""
+    """Return an SVG scatter plot.
+
+    Args:
+        dots: The values and names.
+        places: Horizontal position of each dot.
+        x: Horizontal scale.
+        y: Vertical scale.
+        alt: Text alternative.
+    """
     frame = _Frame(x, y, WIDTH, HEIGHT, LEFT)
     marks = [
         frame.marker("dot", place, value, said=f"{name}: {y.text(value)} at {x.text(place)}")
@@ -180,7 +214,7 @@ def plot_dots(dots: Row, places: Sequence[float], *, x: Scale, y: Scale, alt: st
 
 @dataclass(frozen=True)
 class _Frame:
-    """The rectangle that a plot is drawn in, and where its numbers lie there."""
+    """The rectangle of a plot and its mapping from values to SVG units."""
 
     x: Scale
     y: Scale
@@ -189,16 +223,16 @@ class _Frame:
     left: int
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point lies in the picture, in its units."""
+        """Return the position of a point in SVG units."""
         across = self.left + self.x.share(x) * (self.width - self.left - RIGHT)
         return across, self.height - BOTTOM - self.y.share(y) * (self.height - TOP - BOTTOM)
 
     def path(self, points: Iterable[tuple[float, float]]) -> str:
-        """A line through the points, as SVG writes a path."""
+        """Return an SVG path through the points."""
         return "M" + "L".join("{:.1f} {:.1f}".format(*self.at(*point)) for point in points)
 
     def marker(self, look: str, x: float, y: float, *, said: str) -> Markup:
-        """The sign of a point; `said` is shown when the mouse is over it."""
+        """Return the marker of a point with its tooltip."""
         across, down = self.at(x, y)
         return Markup(
             '<path class="mark {}" transform="translate({:.1f} {:.1f})" d="{}"><title>{}</title></path>'
@@ -224,7 +258,7 @@ class _Frame:
             yield Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(self.left - 7, down + 4, text)
 
     def svg(self, alt: str, parts: Iterable[Markup]) -> Markup:
-        """The whole picture; `alt` says in words what it shows."""
+        """Return the whole SVG."""
         inside = Markup("").join(parts)
         return Markup('<svg class="plot" role="img" aria-label="{}" viewBox="0 0 {} {}">{}</svg>').format(
             alt, self.width, self.height, inside
