@@ -333,7 +333,7 @@ def test_two_unknown_whales_are_nothing_to_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - ACCEPTS_NEGATIVES))
-def test_a_loss_that_knows_named_individuals_only_refuses_the_label_minus_one(name: str) -> None:
+def test_a_loss_without_negatives_refuses_the_label_minus_one(name: str) -> None:
     with pytest.raises(ValueError, match="named individuals only, but got the label -1"):
         made(name)(embeddings(), WITH_UNKNOWN)
 
@@ -399,7 +399,7 @@ def test_a_number_without_limits_is_refused() -> None:
         ("cosface", {"scale": "64"}, "cosface.scale must be a number"),
     ],
 )
-def test_a_wrong_loss_is_answered_with_what_there_is(name: str, parameters: Any, message: str) -> None:
+def test_a_wrong_loss_or_parameter_is_refused_with_the_valid_ones(name: str, parameters: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         made(name, **parameters)
 

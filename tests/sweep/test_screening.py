@@ -13,8 +13,8 @@ from whale_ray.errors import InputError, SettingsError
 from whale_ray.sweep.config.screening_design import (
     MOST_RUNS,
     confounding,
+    describe_aliases,
     fold_over,
-    said_of,
     screen,
     screens_of,
     smallest_screen,
@@ -85,8 +85,10 @@ def test_confounding_is_what_the_columns_say() -> None:
         }
         assert {(one, other) for one, other, _ in aliases} == equal
         assert len(equal) == 3
-    assert "1/3" not in said_of(confounding(screen(11, 12)).aliases[0], list("abcdefghijk"))
-    assert said_of(confounding(screen(11, 12)).aliases[0], list("abcdefghijk")).startswith("up to 0.33 of each of 45")
+    assert "1/3" not in describe_aliases(confounding(screen(11, 12)).aliases[0], list("abcdefghijk"))
+    assert describe_aliases(confounding(screen(11, 12)).aliases[0], list("abcdefghijk")).startswith(
+        "up to 0.33 of each of 45"
+    )
 
 
 @pytest.mark.parametrize(("axes", "runs"), [(7, 7), (7, 4), (7, 10), (3, 12), (4, 12), (5, MOST_RUNS * 2)])

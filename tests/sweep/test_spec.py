@@ -264,7 +264,7 @@ def test_a_stepped_range_is_listed_exactly_and_may_stand_in_a_grid(tmp_path: Pat
         ("[1, 2]: 3", r"a key must be a word"),
     ],
 )
-def test_a_fault_is_told_with_its_line_rule_and_remedy(tmp_path: Path, line: str, message: str) -> None:
+def test_a_fault_has_its_line_rule_and_remedy(tmp_path: Path, line: str, message: str) -> None:
     found = faults(tmp_path, PLAIN + line + "\n")
     assert len(found) == 1, found
     assert found[0][0] == 4
@@ -336,7 +336,7 @@ def test_a_loss_parameter_of_the_wrong_value_is_refused(tmp_path: Path) -> None:
         ("[{name: arcface, scale: {low: 3, high: 4}}]", r"cannot list the values of the range `loss.arcface.scale`"),
     ],
 )
-def test_a_fault_in_an_alternative_is_told(tmp_path: Path, alternatives: str, message: str) -> None:
+def test_a_fault_in_an_alternative_is_reported(tmp_path: Path, alternatives: str, message: str) -> None:
     found = faults(tmp_path, PLAIN.replace("{name: arcface}", alternatives))
     assert len(found) == 1, found
     assert found[0][0] == 3
@@ -411,7 +411,7 @@ def test_negatives_are_taken_by_the_losses_that_can(tmp_path: Path, loss: str) -
     assert sweep.fixed["train.new_whale"] == "negative"
 
 
-def test_all_faults_are_told_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
     text = PLAIN + "train:\n  epochs: -1\n  clip: -1\nsearch: {objective: f1}\n"
     found = faults(tmp_path, text, ["train.blur=2"])
     assert [line for line, _ in found] == [5, 6, 7, None]
@@ -441,7 +441,7 @@ def test_a_text_that_is_no_sweep_is_refused_with_its_place(
     assert re.search(message, said), said
 
 
-def test_a_file_that_cannot_be_read_is_told_with_the_nearest_one(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(PLAIN)
     with pytest.raises(SettingsError, match=r"No such file.*Did you mean `.*sweep\.yaml`"):
         load_sweep(tmp_path / "swep.yaml")
@@ -583,7 +583,7 @@ def test_every_default_is_a_value_that_its_key_takes() -> None:
             assert type(value) is type(setting.default)
 
 
-def test_the_reference_names_what_the_floors_offer() -> None:
+def test_the_choices_of_the_schema_are_those_that_are_implemented() -> None:
     from whale_ray.data.split import SPLITS
     from whale_ray.learning.encoders.layers import NECKS, POOLS
     from whale_ray.learning.encoders.registry import ENCODERS
@@ -635,7 +635,9 @@ BARE = ["loss.name=none", "train.epochs=0", "model.neck=none", "model.embedding_
         (["model.neck=none"], "Write `embedding_size: null`"),
     ],
 )
-def test_what_trains_nothing_is_said_to_train_nothing(tmp_path: Path, options: list[str], said: str) -> None:
+def test_settings_that_need_training_are_refused_without_training(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
     assert any(said in message for _, message in faults(tmp_path, PLAIN, options))
 
 
@@ -673,7 +675,7 @@ def test_what_holds_for_one_model_holds_for_each_of_several(tmp_path: Path) -> N
         (["train.keep=best", "bundle.retrain_on_all=true"], "but the bundle of `bundle.retrain_on_all` has none"),
     ],
 )
-def test_what_would_have_no_effect_is_refused(tmp_path: Path, options: list[str], said: str) -> None:
+def test_an_axis_without_effect_is_refused(tmp_path: Path, options: list[str], said: str) -> None:
     found = [message for _, message in faults(tmp_path, PLAIN, options)]
     assert any(said in message for message in found), found
 

@@ -29,7 +29,7 @@ from whale_ray.sweep.analysis.paired_contrasts import (
     pooled_spread,
 )
 from whale_ray.sweep.analysis.per_query_scores import Outcomes, of_settings, of_trials, query_scores
-from whale_ray.sweep.config.screening_design import confounding, said_of, screen
+from whale_ray.sweep.config.screening_design import confounding, describe_aliases, screen
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.scoring import scoring_of
@@ -139,7 +139,7 @@ def _of_axes(trials: Sequence[Record], sweep: Sweep, by_seed: Spread | None) -> 
 
 def _confounded(names: Sequence[str], runs: int) -> dict[str, str]:
     found = confounding(screen(len(names), runs))
-    return {name: said_of(aliases, names) for name, aliases in zip(names, found.aliases, strict=True)}
+    return {name: describe_aliases(aliases, names) for name, aliases in zip(names, found.aliases, strict=True)}
 
 
 def _whole_point(record: Record, sweep: Sweep) -> dict[str, Any]:

@@ -46,7 +46,7 @@ CONDITIONS: Final[dict[str, Condition]] = {
         if option.condition is not None
     },
 }
-"""Condition by key; a key that ends with a dot stands for the whole section."""
+"""Condition by key; a key that ends with a dot means the whole section."""
 
 NEVER_REFUSED: Final = ("retrieval.neighbours",)
 """Keys that may have several values without effect: run folders of earlier versions hold such sweep files."""

@@ -49,7 +49,7 @@ def loss_names(node: Node | None) -> list[str]:
 
 
 def unknown_parameter(names: list[str]) -> str:
-    """Return the start of the message about an unknown parameter; `{}` stands for its name."""
+    """Return the start of the message about an unknown parameter; `{}` is its name."""
     if len(names) != 1:
         return f"none of {', '.join(names or LOSSES)} has a parameter `{{}}`."
     return f"{names[0]} has no parameter `{{}}`; it has {', '.join(loss_settings(names[0]))}."

@@ -184,11 +184,15 @@ def fold_over(axes: int, runs: int) -> Confounding | None:
     return confounding(doubled)
 
 
-def said_of(aliases: Sequence[tuple[int, int, float]], names: Sequence[str]) -> str:
+def describe_aliases(aliases: Sequence[tuple[int, int, float]], names: Sequence[str]) -> str:
     """Return the interactions in words; partial ones are counted.
 
-    >>> said_of([(0, 1, 1.0)], ["pool", "flip", "blur"])
+    >>> describe_aliases([(0, 1, 1.0)], ["pool", "flip", "blur"])
     'pool x flip'
+
+    Args:
+        aliases: Places of two axes and the signed share of their interaction.
+        names: Names of the axes.
     """
     whole = [f"{names[one]} x {names[other]}" for one, other, share in aliases if abs(share) == 1]
     parts = [abs(share) for _, _, share in aliases if abs(share) < 1]

@@ -45,7 +45,12 @@ class _Loader(yaml.SafeLoader):
     """Resolves plain scalars as YAML 1.2 does, by `_RESOLVERS` alone."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return the next node. Aliases are refused, which bounds the size of the document."""
+        """Return the next node. Aliases are refused, which bounds the size of the document.
+
+        Args:
+            parent: Node that contains it.
+            index: Its place in the parent.
+        """
         if self.check_event(yaml.AliasEvent):
             events: Any = self
             mark = events.peek_event().start_mark

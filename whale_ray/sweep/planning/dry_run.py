@@ -15,7 +15,7 @@ import joblib
 
 from whale_ray.data.pixel_cache import cache_size
 from whale_ray.errors import DataError
-from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, fold_over, said_of, screen
+from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, describe_aliases, fold_over, screen
 from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
 from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
 from whale_ray.sweep.planning.trial_settings import baselines, first_settings, geometries, label, listed_points
@@ -113,7 +113,7 @@ def _confounded(sweep: Sweep) -> Iterator[str]:
     yield f"  the screen: {RESOLUTIONS[found.resolution]}"
     for name, aliases in zip(names, found.aliases, strict=True):
         if aliases:
-            yield f"    {name} is mixed with {said_of(aliases, names)}"
+            yield f"    {name} is mixed with {describe_aliases(aliases, names)}"
     if doubled := fold_over(len(names), runs):
         clear = f"a fold-over, {RESOLUTIONS[doubled.resolution]}"
         yield f"  search.trials={2 * runs} keeps these trials and adds as many: {clear}"
