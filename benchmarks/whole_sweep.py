@@ -40,12 +40,12 @@ def run_plainly(file: Path, runs: Path) -> None:
     from whale_ray.sweep.config.sweep_spec import load_sweep
     from whale_ray.sweep.execution import driver
     from whale_ray.sweep.run_folder.records import write_result
-    from whale_ray.sweep.trials.trial_job import Work
+    from whale_ray.sweep.trials.trial_run import TrialRun
 
     def back_to_back(store: Any, job: Any, progress: Any, stopping: threading.Event) -> None:
         for trial in store.queue.trials():
             started = time.perf_counter()
-            figures = Work(trial, replace(job, threads=joblib.cpu_count())).run(lambda figures: None)
+            figures = TrialRun(trial, replace(job, threads=joblib.cpu_count())).run(lambda figures: None)
             seconds = {"seconds": time.perf_counter() - started}
             write_result(store.index.trial_folder(trial), {**figures, **seconds, "status": "finished", "error": ""})
             store.outcomes.settle(trial, status="finished")

@@ -28,7 +28,7 @@ from whale_ray.sweep.trials.embeddings_io import read_embeddings
 from whale_ray.sweep.trials.ensemble import choose_members
 from whale_ray.sweep.trials.ray_worker import retrain_on_all
 from whale_ray.sweep.trials.scoring import scoring_of
-from whale_ray.sweep.trials.trial_job import Job
+from whale_ray.sweep.trials.trial_run import SweepContext
 
 TOGETHER = """
 name: together
@@ -131,7 +131,7 @@ def test_its_bundle_answers_like_any_other(together: SweepResult, photographs: P
     record = read_record(together.folder / "trials" / trial)
     if dataset.folds > 1:
         # trials have a share of a GPU; the driver, which trains again, need not stand where one is
-        job = Job("together", together.folder, Path.cwd(), dataset, scoring_of(sweep), 1, 0.5, "off", "")
+        job = SweepContext("together", together.folder, Path.cwd(), dataset, scoring_of(sweep), 1, 0.5, "off", "")
         record = dataclasses.replace(record, folder=retrain_on_all(trial, job))
     bundle = Bundle.load(make_bundle(record, dataset, run=together.folder, examples=1, thumbnails=False))
     rows = range(0, len(bundle.images), 6)

@@ -19,7 +19,7 @@ from watching import Watching
 
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.driver import run_sweep
-from whale_ray.sweep.run_folder.liveness import where_it_runs
+from whale_ray.sweep.run_folder.heartbeat import read_heartbeat
 
 if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]
@@ -141,7 +141,7 @@ def test_a_running_trial_records_its_process_and_node(write_sweep: WriteSweep, c
     found: list[Any] = []
 
     def look(trial: str, figures: Mapping[str, Any]) -> None:
-        place = where_it_runs(tmp_path / "little" / "trials" / trial)
+        place = read_heartbeat(tmp_path / "little" / "trials" / trial)
         found.append(place and place["pid"] == figures["pid"])
 
     run_sweep(write_sweep("loss.name=arcface", "train.epochs=2"), runs=tmp_path, progress=Watching(look))

@@ -18,9 +18,9 @@ from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset
 from whale_ray.sweep.planning.trial_settings import epochs_of, first_settings, geometries, longest_training
 from whale_ray.sweep.run_folder.checkpoints import load_weights
-from whale_ray.sweep.trials.fit import Fit
 from whale_ray.sweep.trials.pseudo_labels import LABELS, check_unknown, hold_out
 from whale_ray.sweep.trials.scoring import scoring_of
+from whale_ray.sweep.trials.split_trainer import SplitTrainer
 
 PSEUDO = """
 name: pseudo
@@ -51,16 +51,23 @@ def dataset(sweep: Sweep, cache: Path) -> Dataset:
     return open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=cache / "pixels")
 
 
-def fit_of(sweep: Sweep, dataset: Dataset, folder: Path) -> Fit:
+def trainer_of(sweep: Sweep, dataset: Dataset, folder: Path) -> SplitTrainer:
     torch.set_num_threads(1)
-    options: dict[str, Any] = {"first": scoring_of(sweep).retrieval[0], "objective": "recall@1"}
-    device = torch.device("cpu")
-    return Fit(first_settings(sweep), dataset, folder, device=device, on_batch=lambda: None, **options)
+    return SplitTrainer(
+        first_settings(sweep),
+        dataset,
+        folder,
+        pixels=dataset.pixels(geometries(sweep)[0]),
+        first=scoring_of(sweep).retrieval[0],
+        objective="recall@1",
+        device=torch.device("cpu"),
+        on_batch=lambda: None,
+    )
 
 
 @dataclasses.dataclass
 class Trained:
-    fit: Fit
+    trainer: SplitTrainer
     folder: Path
     epochs: list[dict[str, Any]]
     trained_on: list[tuple[np.ndarray, np.ndarray]]
@@ -73,17 +80,17 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(sweep: Sweep, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder, trained_on = tmp_path_factory.mktemp("trained"), []
-    fit = fit_of(sweep, dataset, folder)
-    batches_of = fit._batches
+    trainer = trainer_of(sweep, dataset, folder)
+    build_batches = trainer._build_batches
 
     def noted(rows: np.ndarray, labels: np.ndarray, *, seed: int) -> Batches:
         trained_on.append((rows, labels))
-        return batches_of(rows, labels, seed=seed)
+        return build_batches(rows, labels, seed=seed)
 
-    fit._batches = noted  # type: ignore[method-assign]
-    epochs = fit.train(lambda figures: None)
-    fit.keep()
-    return Trained(fit, folder, epochs, trained_on)
+    trainer._build_batches = noted  # type: ignore[method-assign]
+    epochs = trainer.train(lambda figures: None)
+    trainer.save_weights()
+    return Trained(trainer, folder, epochs, trained_on)
 
 
 def test_the_first_round_sees_no_held_photograph_and_the_second_all_that_have_a_name(
@@ -98,7 +105,7 @@ def test_the_first_round_sees_no_held_photograph_and_the_second_all_that_have_a_
     assert set(images[second]) == set(images[named]) | set(trained.labels["Image"])
     names = dict(zip(dataset.table["individual"].to_numpy()[named], codes, strict=True))
     assert labels[len(named) :].tolist() == [names[name] for name in trained.labels["Id"]]
-    assert trained.fit.pseudo_labels == len(trained.labels) > 0
+    assert trained.trainer.pseudo_labels == len(trained.labels) > 0
 
 
 def test_only_unknown_photographs_of_the_training_part_get_a_name(trained: Trained, dataset: Dataset) -> None:
@@ -115,7 +122,7 @@ def test_the_names_of_validation_photographs_change_nothing(
     table = dataset.table.copy()
     validates = table["part"] == "val"
     table.loc[validates, "individual"] = table.loc[validates, "individual"].sample(frac=1.0, random_state=1).to_numpy()
-    other = fit_of(sweep, dataclasses.replace(dataset, table=table), tmp_path)
+    other = trainer_of(sweep, dataclasses.replace(dataset, table=table), tmp_path)
     other.train(lambda figures: None)
     assert (tmp_path / LABELS).read_text() == (trained.folder / LABELS).read_text()
 
@@ -139,13 +146,13 @@ def test_a_stop_after_any_epoch_changes_nothing(
 
     for _ in range(3):
         with pytest.raises(StoppedError):
-            fit_of(sweep, dataset, tmp_path).train(stop)
-    again = fit_of(sweep, dataset, tmp_path)
+            trainer_of(sweep, dataset, tmp_path).train(stop)
+    again = trainer_of(sweep, dataset, tmp_path)
     epochs = again.train(lambda figures: None)
-    again.keep()
+    again.save_weights()
     assert [row["loss"] for row in epochs] == [row["loss"] for row in trained.epochs]
     assert again.earlier_seconds == pytest.approx(sum(row["seconds"] for row in epochs))
-    assert again.pseudo_labels == trained.fit.pseudo_labels
+    assert again.pseudo_labels == trained.trainer.pseudo_labels
     mine, theirs = (
         load_weights(folder / "checkpoint" / "encoder.safetensors") for folder in (tmp_path, trained.folder)
     )
@@ -157,10 +164,10 @@ def test_a_stop_after_any_epoch_changes_nothing(
 def test_a_spoiled_second_round_begins_where_the_first_ended(
     trained: Trained, sweep: Sweep, dataset: Dataset, tmp_path: Path
 ) -> None:
-    fit_of(sweep, dataset, tmp_path).train(lambda figures: None)
+    trainer_of(sweep, dataset, tmp_path).train(lambda figures: None)
     (tmp_path / "checkpoint" / "second" / "state.pt").write_bytes(b"spoiled")
     seen: list[dict[str, Any]] = []
-    epochs = fit_of(sweep, dataset, tmp_path).train(seen.append)
+    epochs = trainer_of(sweep, dataset, tmp_path).train(seen.append)
     assert [row["epoch"] for row in seen] == [2, 3]
     assert "begins anew" in seen[0]["note"]
     assert [row["loss"] for row in epochs] == [row["loss"] for row in trained.epochs]

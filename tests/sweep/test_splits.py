@@ -113,10 +113,10 @@ def test_a_fold_that_was_trained_is_not_trained_again(
     cluster: str, photographs: Path, cache: Path, tmp_path: Path
 ) -> None:
     from whale_ray.sweep.run_folder.records import write_record
-    from whale_ray.sweep.trials.trial_job import Job, Work
+    from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
 
     sweep = sweep_of(tmp_path, photographs)
-    job = Job("folded", tmp_path, tmp_path, dataset_of(sweep, cache), scoring_of(sweep), 1, 0.0, "off", "")
+    job = SweepContext("folded", tmp_path, tmp_path, dataset_of(sweep, cache), scoring_of(sweep), 1, 0.0, "off", "")
     results = []
     for trial, stop in (("whole", None), ("cut", 3)):
         write_record(
@@ -131,8 +131,8 @@ def test_a_fold_that_was_trained_is_not_trained_again(
 
         if stop:
             with pytest.raises(KeyboardInterrupt):
-                Work(trial, job).run(report)
-        results.append(Work(trial, job).run(report))
+                TrialRun(trial, job).run(report)
+        results.append(TrialRun(trial, job).run(report))
         assert seen == [1, 2, 3, 4, 5, 6]
     names = [name for name in results[0] if name.startswith(("recall", "map"))]
     assert [results[0][name] for name in names] == [results[1][name] for name in names]

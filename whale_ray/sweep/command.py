@@ -12,7 +12,7 @@ import typer
 
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
-from whale_ray.sweep.run_folder.liveness import is_no_room
+from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.verbosity import set_verbosity
 
 EXAMPLES = """
@@ -66,7 +66,7 @@ def sweep(
         typer.echo(f"whale_ray: {error}", err=True)
         raise typer.Exit(2) from None
     except OSError as error:
-        if not is_no_room(error):
+        if not is_disk_full(error):
             raise
         rule = f"a sweep needs a writable disk with free space, but: {error}"
         typer.echo(

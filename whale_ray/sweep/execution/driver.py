@@ -25,7 +25,7 @@ from whale_ray.sweep.run_folder.records import forget_failed
 from whale_ray.sweep.trials.ray_worker import retrain_on_all
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trackers import log_outcome
-from whale_ray.sweep.trials.trial_job import Job
+from whale_ray.sweep.trials.trial_run import SweepContext
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def run_sweep(
         return result
 
 
-def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
+def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> SweepContext:
     fixed = sweep.fixed
-    return Job(
+    return SweepContext(
         sweep=sweep.name,
         folder=folder.resolve(),
         working_folder=Path.cwd(),
@@ -131,7 +131,7 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> Job:
     )
 
 
-def _conclude(job: Job, store: TrialStore, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
+def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
     """Write the leaderboard, the best bundle and the report."""
     fixed = store.sweep.fixed
     if not interrupted:

@@ -13,8 +13,9 @@ from whale_ray.sweep.planning.resume import copy_state, find_shorter_trial
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
 from whale_ray.sweep.planning.trial_settings import Point, Settings, baselines, grid_points, listed_points
 from whale_ray.sweep.run_folder.leaderboard import goodness, sweep_leaderboard
-from whale_ray.sweep.run_folder.liveness import ALONE, Clock
 from whale_ray.sweep.run_folder.record_index import RecordIndex
+from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU
+from whale_ray.sweep.run_folder.sweep_clock import SweepClock
 
 _MAX_DUPLICATES = 20  # proposals in a row that may be points with a trial before the whole space is looked through
 
@@ -32,7 +33,7 @@ class TrialQueue:
         index: RecordIndex,
         study: Study,
         feedback: StudyFeedback,
-        clock: Clock,
+        clock: SweepClock,
         *,
         data_fingerprint: str,
     ) -> None:
@@ -86,7 +87,7 @@ class TrialQueue:
 
         A trial runs alone at most once.
         """
-        asked = (self._index.trial_folder(trial) / ALONE).exists() and trial not in self._alone
+        asked = (self._index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists() and trial not in self._alone
         if again := asked and self._index.reload(trial).status == "running":
             self.run_again(trial)
         return again
@@ -97,7 +98,7 @@ class TrialQueue:
 
     def _handed_out(self, trial: str) -> str:
         self._running.add(trial)
-        if (self._index.trial_folder(trial) / ALONE).exists():
+        if (self._index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists():
             self._alone.add(trial)
         return trial
 

@@ -15,8 +15,8 @@ from whale_ray.sweep.planning.optuna_study import Study
 from whale_ray.sweep.planning.resume import notes_on_epochs, refuse_other_data
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
 from whale_ray.sweep.planning.trial_settings import first_settings
-from whale_ray.sweep.run_folder.liveness import Clock
 from whale_ray.sweep.run_folder.record_index import RecordIndex
+from whale_ray.sweep.run_folder.sweep_clock import SweepClock
 from whale_ray.sweep.trials.ensemble import forget_unfinished
 from whale_ray.sweep.trials.scoring import is_scored_by, rescore_for_good, scoring_of
 
@@ -40,7 +40,7 @@ class TrialStore:
     index: RecordIndex
     queue: TrialQueue
     outcomes: TrialOutcomes
-    clock: Clock
+    clock: SweepClock
     early_stopping: EarlyStopping | None
     rescored: int
     notes: tuple[str, ...]
@@ -94,7 +94,7 @@ def open_trial_store(sweep: Sweep, folder: Path, *, data_fingerprint: str) -> Tr
             f"study.db was damaged; it is kept as {study.damaged}, and a new one was made from the trial folders"
         )
     feedback = StudyFeedback(study, objective=sweep.objective, also=sweep.also)
-    clock = Clock(folder / "clock.json")
+    clock = SweepClock(folder / "clock.json")
     queue = TrialQueue(sweep, index, study, feedback, clock, data_fingerprint=data_fingerprint)
     early = EarlyStopping(sweep, index.records()) if sweep.fixed["search.scheduler"] == "asha" else None
     for record in index.records():

@@ -24,15 +24,17 @@ from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.dry_run import planned_runs
 from whale_ray.sweep.planning.trial_settings import epochs_of, label
 from whale_ray.sweep.report.live import LiveReport
-from whale_ray.sweep.run_folder.liveness import ALONE, Stalls, free_gigabytes, where_it_runs
+from whale_ray.sweep.run_folder.disk_space import free_gigabytes
+from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
+from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU
 from whale_ray.sweep.trials.ray_worker import run_trial
-from whale_ray.sweep.trials.trial_job import Job
+from whale_ray.sweep.trials.trial_run import SweepContext
 
 MAX_WORKER_LOSSES = 2
 _MAX_STALLS = 2
 
 
-def run_trials(store: TrialStore, job: Job, progress: Progress, stopping: threading.Event) -> None:
+def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stopping: threading.Event) -> None:
     """Run all trials that are left, on the cluster that Ray is connected to.
 
     Args:
@@ -48,7 +50,7 @@ def run_trials(store: TrialStore, job: Job, progress: Progress, stopping: thread
     share = {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}
     max_running = count_trial_slots(share)
     check_gpu(share["GPU"], say=progress.say, stopping=stopping)
-    trainable = tune.with_parameters(run_trial, job=job)
+    trainable = tune.with_parameters(run_trial, context=job)
     trainable.__name__ = f"{store.sweep.name}: a trial at a time"  # name of the actors in Ray's dashboard
     with (
         tempfile.TemporaryDirectory(prefix="whale_ray_tune_") as scratch,
@@ -112,7 +114,7 @@ class _QueueSearcher(NoTuneState, Searcher):
         trial = next(self._ids, Searcher.FINISHED)
         if trial is None or trial == Searcher.FINISHED:
             return trial
-        return {"trial": trial, "alone": (self._store.index.trial_folder(trial) / ALONE).exists()}
+        return {"trial": trial, "alone": (self._store.index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists()}
 
     def _is_disk_full(self) -> bool:
         folder = self._store.folder
@@ -161,7 +163,7 @@ class _OutcomeCallback(NoTuneState, tune.Callback):
         self._store, self._progress, self._stopping = store, progress, stopping
         self._metrics, self._report = metrics, report
         self._minutes = store.sweep.fixed["resources.stall_minutes"]
-        self._stalls = Stalls(self._minutes)
+        self._stalls = StallDetector(self._minutes)
         self._stall_counts: dict[str, int] = {}
         self._failed_resets = FailedResets()
 
@@ -199,11 +201,11 @@ class _OutcomeCallback(NoTuneState, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Queue trials of failed resets again and end stalled workers, which Tune restarts from their checkpoint."""
-        self._store.clock.tick()
+        self._store.clock.save_if_due()
         for trial in self._failed_resets.find(trials):
             self._run_again(_trial_id(trial))
         running = [_trial_id(trial) for trial in trials if trial.status == "RUNNING"]
-        for name in self._stalls.find({name: self._store.index.trial_folder(name) for name in running}):
+        for name in self._stalls.find_stalled({name: self._store.index.trial_folder(name) for name in running}):
             self._end_stalled(name)
 
     def _run_again(self, trial: str) -> None:
@@ -213,7 +215,7 @@ class _OutcomeCallback(NoTuneState, tune.Callback):
 
     def _end_stalled(self, trial: str) -> None:
         folder = self._store.index.trial_folder(trial)
-        place = where_it_runs(folder)
+        place = read_heartbeat(folder)
         if place is None:
             return
         self._stall_counts[trial] = self._stall_counts.get(trial, 0) + 1

@@ -17,6 +17,9 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
 
+NEEDS_WHOLE_GPU = "alone"
+"""File in the folder of a trial that is tried again with a GPU for itself."""
+
 SCORES = (*OBJECTIVES, "recall@1_low", "recall@1_high")
 
 

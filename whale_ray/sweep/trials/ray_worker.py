@@ -1,7 +1,7 @@
-"""One trial on a Ray worker: run, watched, and its outcome written down whatever happens.
+"""One trial on a Ray worker: its heartbeat, its errors and its result.
 
-A trial's folder is all that is left of it; the driver and the next sweep read nothing else:
-settings.json, epochs.csv, retrieval.csv, queries.parquet, embeddings.npz, checkpoint/, result.json (written last).
+A trial's folder holds all its results; the driver and the next sweep read nothing else: settings.json, epochs.csv,
+retrieval.csv, queries.parquet, embeddings.npz, checkpoint/, result.json (written last).
 """
 
 from __future__ import annotations
@@ -21,77 +21,87 @@ from whale_ray.device import available_device
 from whale_ray.errors import WhaleRayError
 from whale_ray.sweep.planning.resume import can_be_continued
 from whale_ray.sweep.run_folder.checkpoints import drop_state
-from whale_ray.sweep.run_folder.liveness import ALONE, Pulse, is_no_room
-from whale_ray.sweep.run_folder.records import read_record, write_result
+from whale_ray.sweep.run_folder.disk_space import is_disk_full
+from whale_ray.sweep.run_folder.heartbeat import Heartbeat
+from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU, read_record, write_result
 from whale_ray.sweep.trials.ensemble import MEMBERS, join_members
-from whale_ray.sweep.trials.trial_job import FOLDS, Job, Work
+from whale_ray.sweep.trials.trial_run import FOLDS, SweepContext, TrialRun
 
-# torch's own allocator: "CUDA out of memory"; a context that finds no room: "CUDA error: out of memory"; its libraries:
+# PyTorch's allocator: "CUDA out of memory"; a context without memory: "CUDA error: out of memory"; its libraries:
 # "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED".
-_NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
-def run_trial(config: Mapping[str, Any], job: Job) -> None:
-    """Trains, scores and records the trial that `config` names; what goes wrong is recorded, not raised.
+def run_trial(config: Mapping[str, Any], context: SweepContext) -> None:
+    """Train, score and record a trial; errors are recorded, not raised.
 
-    A trial that has its result already (it was given up, and is started again all the same) does nothing. Without
-    room on the disk there is no result either: the trial is unfinished.
+    A trial that has its result already (it was given up, but started again) does nothing. If the disk is full, no
+    result is written: the trial stays unfinished.
+
+    Args:
+        config: What Ray Tune passes on; `trial` is the trial's ID.
+        context: What all trials of the sweep share.
     """
     import ray
     from ray import tune
 
-    # Tune hands this process on to another trial when this one has ended; with the 2 s it waits by default, a busy
-    # machine makes it lose the other trial.
+    # Tune hands this process on to another trial when this one has ended; with its default of 2 s, a busy machine
+    # loses the other trial.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
-    # Paths in settings are relative to where the sweep was typed; Tune has moved the worker elsewhere.
-    os.chdir(job.working_folder)
-    folder = job.trial_folder(config["trial"])
+    # Relative paths in settings start from the folder of the driver; Tune has moved the worker elsewhere.
+    os.chdir(context.working_folder)
+    folder = context.trial_folder(config["trial"])
     result: dict[str, Any] = {}
     try:
-        with Pulse(folder, node=ray.get_runtime_context().get_node_id()) as pulse:
+        with Heartbeat(folder, node=ray.get_runtime_context().get_node_id()) as heartbeat:
             if not (folder / "result.json").exists():
-                result = _outcome(config["trial"], job, pulse)
+                result = _run_and_record(config["trial"], context, heartbeat)
     except Exception as error:
-        if not is_no_room(error):
+        if not is_disk_full(error):
             raise
         result = {"no_room": str(error)}
     finally:
-        _release_memory()  # also where Tune ends the trial: the next one may share the process
-    score = result.get(job.scoring.objective) or 0.0
+        _release_memory()  # also if Tune ends the trial: the next one may share the process
+    score = result.get(context.scoring.objective) or 0.0
     end = {"epoch": result.get("epochs", 0), "no_room": result.get("no_room", "")}
-    tune.report({**end, "done": True, job.scoring.objective: score})
+    tune.report({**end, "done": True, context.scoring.objective: score})
 
 
-def _outcome(trial: str, job: Job, pulse: Pulse) -> dict[str, Any]:
-    """The trial's result, written; nothing is written, and {} returned, where it is to be tried again."""
+def _run_and_record(trial: str, context: SweepContext, heartbeat: Heartbeat) -> dict[str, Any]:
+    """Return the trial's result, written; {} without writing anything if the trial is to be tried again."""
     from ray import tune
 
-    folder = job.trial_folder(trial)
+    folder = context.trial_folder(trial)
     started = time.perf_counter()
-    work = None
+    run = None
     try:
-        work = Work(trial, job, on_batch=pulse.beat)
-        result = work.run(lambda figures: tune.report(_present(figures))) | {"status": "finished", "error": ""}
+        run = TrialRun(trial, context, on_batch=heartbeat.beat)
+        result = run.run(lambda row: tune.report(_without_none(row))) | {"status": "finished", "error": ""}
     except Exception as error:
-        if is_no_room(error):
+        if is_disk_full(error):
             raise
         write_atomically(folder / "traceback.txt", traceback.format_exc())
-        if may_fit_alone(error, gpus=job.gpus) and not (folder / ALONE).exists():
-            write_atomically(folder / ALONE, "the GPU's memory did not suffice beside other trials\n")
+        if may_fit_alone(error, gpus=context.gpus) and not (folder / NEEDS_WHOLE_GPU).exists():
+            write_atomically(folder / NEEDS_WHOLE_GPU, "the GPU's memory did not suffice beside other trials\n")
             return {}
         result = {"status": "failed", "error": _first_line(error)}
-    result["seconds"] = time.perf_counter() - started + (work.earlier_seconds if work else 0.0)
+    result["seconds"] = time.perf_counter() - started + (run.earlier_seconds if run else 0.0)
     write_result(folder, result)
     shutil.rmtree(folder / FOLDS, ignore_errors=True)
-    if work is None or not can_be_continued(work.settings):
+    if run is None or not can_be_continued(run.settings):
         drop_state(folder / "checkpoint")
     return result
 
 
 def may_fit_alone(error: Exception, *, gpus: float) -> bool:
-    """Whether a GPU of which a trial had this share was too small: for torch, its context, cuBLAS or cuDNN."""
-    short = any(word in str(error) for word in _NO_MEMORY)
-    return isinstance(error, RuntimeError) and short and 0 < gpus < 1
+    """Return whether a trial ran out of GPU memory while it shared the GPU.
+
+    Args:
+        error: An error of PyTorch, the CUDA context, cuBLAS or cuDNN.
+        gpus: GPUs of the trial; a fraction is a share of one.
+    """
+    is_out_of_memory = any(word in str(error) for word in _OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and is_out_of_memory and 0 < gpus < 1
 
 
 def _first_line(error: Exception) -> str:
@@ -99,26 +109,31 @@ def _first_line(error: Exception) -> str:
     return shown.splitlines()[0] if shown else type(error).__name__
 
 
-def _present(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures that there are: a scheduler cannot compare a score that an epoch does not have."""
-    return {name: value for name, value in figures.items() if value is not None}
+def _without_none(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not None: a scheduler cannot compare a score that an epoch does not have."""
+    return {name: value for name, value in row.items() if value is not None}
 
 
-def retrain_on_all(trial: str, job: Job) -> Path:
-    """The folder of a finished trial's encoder, trained again at its settings on training and validation photographs.
+def retrain_on_all(trial: str, context: SweepContext) -> Path:
+    """Train a finished trial's encoder again, on training and validation photographs, and return its folder.
 
-    It holds checkpoint/ and embeddings.npz as a trial's folder does; scores are still those of the trial.
+    The folder holds checkpoint/ and embeddings.npz; the scores stay those of the trial. An ensemble is made of its
+    members, each trained again.
+
+    Args:
+        trial: ID of the trial.
+        context: What all trials of the sweep share.
     """
-    folder = job.trial_folder(trial) / "retrained"
+    folder = context.trial_folder(trial) / "retrained"
     if (folder / "embeddings.npz").exists():
         return folder
-    members = read_record(job.trial_folder(trial)).settings.get(MEMBERS)
+    members = read_record(context.trial_folder(trial)).settings.get(MEMBERS)
     if members:
-        join_members([retrain_on_all(member, job) for member in members], folder)
+        join_members([retrain_on_all(member, context) for member in members], folder)
     else:
-        whole = dataclasses.replace(job, dataset=job.dataset.without_validation())
-        # in the driver, for which nothing is reserved, and which may stand where no GPU is
-        Work(trial, whole, folder=folder, device=available_device(job.gpus)).retrain()
+        whole = dataclasses.replace(context, dataset=context.dataset.without_validation())
+        # Runs in the driver, for which Ray reserves no GPU and whose machine may have none.
+        TrialRun(trial, whole, folder=folder, device=available_device(context.gpus)).retrain()
     return folder
 
 

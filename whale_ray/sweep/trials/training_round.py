@@ -1,0 +1,88 @@
+"""A round of training: resumed from its checkpoint; each epoch is scored, saved and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from whale_ray.atomic_files import write_atomically
+from whale_ray.sweep.run_folder.checkpoints import Checkpoint, CheckpointError
+
+if TYPE_CHECKING:
+    from whale_ray.data.batches import Batches
+    from whale_ray.learning.training.loop import Epoch, Training
+
+EpochRow = dict[str, Any]
+
+
+def resume_training(
+    begin: Callable[[], Training], checkpoint: Checkpoint, *, rebuild: Callable[[], None]
+) -> tuple[Training, list[EpochRow], EpochRow]:
+    """Return a training after the last epoch of its checkpoint.
+
+    Args:
+        begin: Returns the training before its first epoch.
+        checkpoint: The checkpoint; it may not exist yet.
+        rebuild: Called if the checkpoint is damaged, before `begin` is called again.
+
+    Returns:
+        The training; the rows of the epochs done; `note`, added to each further epoch if the checkpoint was damaged.
+    """
+    training = begin()
+    try:
+        return training, checkpoint.load(training), {}
+    except CheckpointError as error:
+        rebuild()
+        return begin(), [], {"note": f"{error}; it begins anew"}
+
+
+def train_round(
+    training: Training,
+    batches: Batches,
+    *,
+    epochs: list[EpochRow],
+    offset: int,
+    checkpoint: Checkpoint,
+    objective: str,
+    folder: Path,
+    score: Callable[[int], EpochRow],
+    on_epoch: Callable[[EpochRow], None],
+) -> list[EpochRow]:
+    """Train the remaining epochs of a round and return the rows of all epochs.
+
+    Args:
+        training: The training.
+        batches: Its batches.
+        epochs: Rows of the epochs done, those of the round before included.
+        offset: Number of epochs of the round before.
+        checkpoint: Written after each epoch.
+        objective: Name of the score that decides which epoch is the best.
+        folder: The trial's folder; epochs.csv is written there.
+        score: Returns the scores after an epoch, given its number.
+        on_epoch: Called with the row of each new epoch.
+    """
+    from whale_ray.learning.training.loop import train_epochs
+
+    rows = list(epochs)
+    for epoch in train_epochs(training, batches):
+        number = offset + epoch.number
+        spent = sum(row["seconds"] for row in rows)
+        rows.append(_epoch_row(epoch, number, spent=spent) | score(number))
+        checkpoint.save(training, rows, objective=objective)
+        write_atomically(folder / "epochs.csv", pd.DataFrame(rows).to_csv(index=False))
+        on_epoch(rows[-1])
+    return rows
+
+
+def _epoch_row(epoch: Epoch, number: int, *, spent: float) -> EpochRow:
+    return {
+        "epoch": number,
+        "loss": epoch.loss,
+        "images_per_second": epoch.images / epoch.seconds,
+        "seconds": epoch.seconds,
+        "training_seconds": spent + epoch.seconds,
+        "learning_rate": epoch.learning_rate,
+    }

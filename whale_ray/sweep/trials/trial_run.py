@@ -1,0 +1,220 @@
+"""One trial from settings to result: an encoder is trained on each split, then all splits are scored together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.atomic_files import write_atomically
+from whale_ray.data.pixel_cache import DecodedImages
+from whale_ray.device import reserved_device
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
+from whale_ray.sweep.config.loss_schema import completed
+from whale_ray.sweep.planning.dataset import Dataset, geometry_of
+from whale_ray.sweep.planning.trial_settings import Settings
+from whale_ray.sweep.trials.class_proxies import SplitProxies
+from whale_ray.sweep.trials.embeddings_io import Views, write_embeddings
+from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, study_figures, write_scores
+from whale_ray.sweep.trials.split_trainer import SplitTrainer
+from whale_ray.sweep.trials.trackers import Tracker, open_tracker
+from whale_ray.sweep.trials.training_round import EpochRow
+
+FOLDS = "folds"
+
+
+@dataclass(frozen=True)
+class SweepContext:
+    """Folders, data, scoring and resources that all trials of a sweep share.
+
+    Attributes:
+        sweep: Name of the sweep.
+        folder: The run folder.
+        working_folder: Folder that relative paths in settings start from.
+        dataset: The photographs.
+        scoring: Retrieval settings and objective.
+        threads: Number of PyTorch threads per trial.
+        gpus: GPUs per trial; a fraction is a share of one.
+        wandb: Mode of Weights & Biases: off, offline or online.
+        wandb_project: Its project.
+    """
+
+    sweep: str
+    folder: Path
+    working_folder: Path
+    dataset: Dataset
+    scoring: Scoring
+    threads: int
+    gpus: float
+    wandb: str
+    wandb_project: str
+
+    def trial_folder(self, trial: str) -> Path:
+        """Return the folder of a trial."""
+        return self.folder / "trials" / trial
+
+
+class TrialRun:
+    """Trains, scores and records one trial in this process.
+
+    Args:
+        trial: ID of the trial; its settings.json exists.
+        context: What all trials of the sweep share.
+        folder: Folder for the results; default: the trial's folder.
+        device: Name of a PyTorch device; default: the share of a GPU that is reserved for the trial.
+        on_batch: Called before each batch, in training and embedding.
+
+    Attributes:
+        settings: Settings of the trial.
+        earlier_seconds: Training time before this process, in seconds.
+    """
+
+    def __init__(
+        self,
+        trial: str,
+        context: SweepContext,
+        *,
+        folder: Path | None = None,
+        device: str | None = None,
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(context.threads)
+        self.context = context
+        self.folder = folder or context.trial_folder(trial)
+        self.trial = trial
+        self.on_batch = on_batch
+        written = json.loads((context.trial_folder(trial) / "settings.json").read_text())
+        self.settings: Settings = completed(written["settings"])
+        self.scoring = context.scoring.of(written["kind"])
+        self.device = torch.device(device or reserved_device(context.gpus))
+        self.earlier_seconds = 0.0
+        self.pseudo_labels: int | None = None
+
+    def run(self, report: Callable[[EpochRow], object]) -> dict[str, Any]:
+        """Train, score and write the trial, and return its result.
+
+        Args:
+            report: Called with the row of each new epoch.
+        """
+        with self._tracker() as tracker:
+            result = self._result(report, tracker)
+            tracker.summarise({key: value for key, value in result.items() if value is not None})
+        return result
+
+    def retrain(self) -> None:
+        """Train and write the encoder and its embeddings, without scores."""
+        trainer = self._trainer(self.context.dataset, self.folder)
+        trainer.train(lambda row: None)
+        views = trainer.embed_views()
+        trainer.save_weights()
+        write_embeddings(views, trainer.table, self.folder, _of_split(0, trainer.class_proxies()))
+        trainer.drop_training_state()
+
+    @cached_property
+    def pixels(self) -> DecodedImages:
+        """The decoded photographs, opened once for all splits."""
+        return self.context.dataset.pixels(geometry_of(self.settings["data"], self.settings["train"]))
+
+    def _result(self, report: Callable[[EpochRow], object], tracker: Tracker) -> dict[str, Any]:
+        curve = _TrainingCurve(self.folder, report, tracker)
+        train = self._train_single if self.context.dataset.folds == 1 else self._train_folds
+        views, proxies, speed = train(curve)
+        table = self.context.dataset.scored()
+        evaluation = score_trial(views, table, scoring=self.scoring, settings=self.settings, proxies=proxies)
+        write_scores(evaluation, self.folder)
+        write_embeddings(views, table, self.folder, proxies)
+        shutil.rmtree(self.folder / FOLDS, ignore_errors=True)
+        return {
+            **figures_of(evaluation, self.scoring),
+            **(study_figures(views, table) if self.settings["split"]["kind"] == "halves" else {}),
+            **({} if self.pseudo_labels is None else {"pseudo_labels": self.pseudo_labels}),
+            "epochs": len(curve.epochs),
+            "embedding_size": views["plain"].shape[1],
+            "milliseconds_per_image": 1000.0 / speed,
+        }
+
+    def _train_single(self, curve: _TrainingCurve) -> tuple[Views, SplitProxies, float]:
+        trainer = self._trainer(self.context.dataset, self.folder)
+        curve.add_training(trainer.train(curve.log_epoch))
+        self._add_totals(trainer)
+        trainer.save_weights()
+        return trainer.embed_views(), _of_split(0, trainer.class_proxies()), trainer.images_per_second()
+
+    def _train_folds(self, curve: _TrainingCurve) -> tuple[Views, SplitProxies, float]:
+        """Train each fold once, without keeping its weights, and join the embeddings of all folds."""
+        parts: list[Views] = []
+        proxies: dict[int, ClassProxies] = {}
+        for number, split in enumerate(self.context.dataset.splits):
+            trainer = self._trainer(split, self.folder / FOLDS / str(number))
+            curve.add_training(trainer.train(curve.log_epoch), fold=number)
+            self._add_totals(trainer)
+            parts.append(trainer.embed_views())
+            proxies |= _of_split(number, trainer.class_proxies())
+        views = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return views, proxies, trainer.images_per_second()
+
+    def _add_totals(self, trainer: SplitTrainer) -> None:
+        self.earlier_seconds += trainer.earlier_seconds
+        if trainer.pseudo_labels is not None:
+            self.pseudo_labels = (self.pseudo_labels or 0) + trainer.pseudo_labels
+
+    def _trainer(self, dataset: Dataset, folder: Path) -> SplitTrainer:
+        return SplitTrainer(
+            self.settings,
+            dataset,
+            folder,
+            pixels=self.pixels,
+            first=self.scoring.retrieval[0],
+            objective=self.scoring.objective,
+            device=self.device,
+            on_batch=self.on_batch,
+        )
+
+    def _tracker(self) -> AbstractContextManager[Tracker]:
+        context = self.context
+        return open_tracker(
+            context.wandb,
+            project=context.wandb_project,
+            sweep=context.sweep,
+            trial=self.trial,
+            settings=self.settings,
+            folder=self.folder,
+        )
+
+
+def _of_split(split: int, proxies: ClassProxies | None) -> dict[int, ClassProxies]:
+    return {} if proxies is None else {split: proxies}
+
+
+class _TrainingCurve:
+    """Epoch rows of a trial; the epochs of several folds are numbered consecutively."""
+
+    def __init__(self, folder: Path, report: Callable[[EpochRow], object], tracker: Tracker) -> None:
+        self._path, self._report, self._tracker = folder / "epochs.csv", report, tracker
+        self.epochs: list[EpochRow] = []
+
+    def log_epoch(self, row: EpochRow) -> None:
+        """Log and report an epoch that has just ended."""
+        numbered = row | {"epoch": len(self.epochs) + row["epoch"]}
+        self._tracker.log(row, epoch=numbered["epoch"])
+        self._report(numbered)
+
+    def add_training(self, epochs: list[EpochRow], fold: int | None = None) -> None:
+        """Add the rows of a training that has ended."""
+        if fold is None:
+            self.epochs = epochs
+            return
+        done = len(self.epochs)
+        self.epochs += [{**row, "fold": fold, "epoch": done + row["epoch"]} for row in epochs]
+        if epochs:
+            write_atomically(self._path, pd.DataFrame(self.epochs).to_csv(index=False))
