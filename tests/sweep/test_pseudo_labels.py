@@ -157,7 +157,7 @@ def test_a_stop_after_any_epoch_changes_nothing(
         load_weights(folder / "checkpoint" / "encoder.safetensors") for folder in (tmp_path, trained.folder)
     )
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
-    again.forget()
+    again.drop_training_state()
     assert not (tmp_path / "checkpoint" / "second").exists()
 
 
