@@ -1,6 +1,6 @@
-"""What a trial keeps of its weights: the state to go on from while it trains, the weights to deploy when it has.
+"""Checkpoints of a trial: training state to resume from, and weights to deploy.
 
-Tensors, numbers and JSON only; nothing here executes what it reads.
+They hold tensors, numbers and JSON only; reading them executes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WEIGHTS = "encoder.safetensors"
 RECIPE = "recipe.json"
 STATES = ("state.pt", "best.safetensors", "best_loss.safetensors")
-SECOND = "second"  # the folder, beside them, of a second round's
+SECOND = "second"  # folder, beside these files, for the second round of training
 
 
 class CheckpointError(Exception):
@@ -29,7 +29,12 @@ class CheckpointError(Exception):
 
 
 class Checkpoint:
-    """The state of a trial that trains; with `keep_best`, also the weights of its best epoch so far."""
+    """Training state of a trial.
+
+    Args:
+        folder: The checkpoint folder.
+        keep_best: Also keep the weights of the best epoch.
+    """
 
     def __init__(self, folder: Path, *, keep_best: bool) -> None:
         self._state = folder / STATES[0]
@@ -37,13 +42,14 @@ class Checkpoint:
 
     @property
     def exists(self) -> bool:
-        """Whether an epoch was ever kept."""
+        """Whether a state was saved."""
         return self._state.exists()
 
     def load(self, training: Training) -> list[dict[str, Any]]:
-        """The figures of the epochs done, after which `training` then goes on; an empty list where none is.
+        """Load the state into `training` and return the rows of the epochs done; an empty list without a state.
 
-        Raises: CheckpointError where the state is damaged; it lies aside then, and `training` is as it was.
+        Raises:
+            CheckpointError: If the state is damaged. It is renamed to state.damaged; `training` is unchanged.
         """
         import torch
 
@@ -61,7 +67,13 @@ class Checkpoint:
         return epochs
 
     def save(self, training: Training, epochs: list[dict[str, Any]], *, objective: str) -> None:
-        """Writes the state after the last of `epochs`, and its weights where its score is the best so far."""
+        """Write the state, and the weights of the best epoch if the last one is the best so far.
+
+        Args:
+            training: The training after the last epoch.
+            epochs: Rows of the epochs done.
+            objective: Name of the score that decides which epoch is the best.
+        """
         import torch
 
         scores = [row[objective] for row in epochs if row.get(objective) is not None]
@@ -73,7 +85,12 @@ class Checkpoint:
             torch.save({"training": training.state_dict(), "epochs": epochs}, draft)
 
     def restore_best(self, encoder: Encoder, loss: nn.Module) -> None:
-        """Gives `encoder` and `loss` the weights of the best epoch, where those are to be kept."""
+        """Load the weights of the best epoch, if they are kept.
+
+        Args:
+            encoder: Gets the weights of the encoder.
+            loss: Gets the weights of the loss.
+        """
         if self._best is not None and self._best.exists():
             encoder.load_state_dict(load_weights(self._best))
             if (proxies := self._best.with_name(STATES[2])).exists():
@@ -81,32 +98,43 @@ class Checkpoint:
 
 
 def keep_weights(encoder: Encoder, folder: Path) -> None:
-    """Writes the weights and the recipe of a trained encoder."""
+    """Write weights and recipe of an encoder.
+
+    Args:
+        encoder: The trained encoder.
+        folder: The checkpoint folder.
+    """
     save_weights(encoder.recipe, encoder.state_dict(), folder)
 
 
 def save_weights(recipe: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> None:
-    """Writes weights, and the recipe of the encoder that they belong to."""
+    """Write the weights of an encoder and the recipe that rebuilds it.
+
+    Args:
+        recipe: The recipe, as JSON.
+        weights: State dict of the encoder.
+        folder: The checkpoint folder.
+    """
     _save_tensors(weights, folder / WEIGHTS)
     write_atomically(folder / RECIPE, json.dumps(recipe))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, by name."""
+    """Return the tensors of a safetensors file by name."""
     from safetensors.torch import load_file
 
     return dict(load_file(path))
 
 
 def drop_state(folder: Path) -> None:
-    """Removes what only training needed from the checkpoint folder of a trial that has ended."""
+    """Remove the training state of a trial that has ended; its weights stay."""
     for name in STATES:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / SECOND, ignore_errors=True)
 
 
 def drop_weights(folder: Path) -> None:
-    """Removes the checkpoint folder of a trial; its scores and embeddings stay."""
+    """Remove the checkpoint folder of a trial; its scores and embeddings stay."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,7 +1,4 @@
-"""Which finished trials keep their weights: the best ones, of each objective.
-
-Knows the leaderboard and the sweep's settings; touches no file.
-"""
+"""Leaderboard of a run: trials ranked by the objective, and the choice of trials that keep their weights."""
 
 from __future__ import annotations
 
@@ -21,9 +18,13 @@ from whale_ray.sweep.run_folder.records import SCORES, Record
 
 
 def kept_weights(table: pd.DataFrame, sweep: Sweep) -> set[str]:
-    """The trials of this leaderboard whose weights the quota keeps.
+    """Return the trials whose weights are kept, at most `keep_checkpoints`.
 
-    With two objectives the best of both: the winner by the other one is deployed once `prefer` has changed.
+    With two objectives, the best trials of both: the winner by the other one is deployed after `prefer` changes.
+
+    Args:
+        table: The leaderboard.
+        sweep: The sweep.
     """
     finished = table[table["status"] == "finished"]
     orders = [finished["trial"].tolist()]
@@ -34,7 +35,11 @@ def kept_weights(table: pd.DataFrame, sweep: Sweep) -> set[str]:
 
 
 def first_in_turn(orders: Sequence[Sequence[str]], count: int) -> list[str]:
-    """`count` names, taken from the `orders` in turn, each once.
+    """Return up to `count` names, taken from the orders in turn, each name once.
+
+    Args:
+        orders: Lists of names, best first.
+        count: Number of names.
 
     >>> first_in_turn([["a", "b", "c"], ["c", "a", "b"]], 3)
     ['a', 'c', 'b']
@@ -49,12 +54,19 @@ _LAST = ("neighbours", "vote", "epochs", "seconds", "error")
 def leaderboard(
     records: Iterable[Record], *, axes: Iterable[str], objective: str, also: str | None = None
 ) -> pd.DataFrame:
-    """The leaderboard: finished trials by their objective, then pruned, running and failed ones.
+    """Return the leaderboard: finished trials, best first, then pruned, running and failed ones.
 
-    objective: a score, the largest first, or SPEED, the smallest first. also: another column to be there.
-    A row a trial; beside the columns of leaderboard.csv it has `kind`: trial, baseline or repeat. Where trials were
-    repeated with other seeds, these and ensembles come first, by their mean, and the columns `runs`,
-    `<objective>_mean` and `<objective>_sd` say so; the repeats themselves stand after all other finished trials.
+    Trials that were repeated with other seeds come first, ranked by their mean, together with ensembles; columns
+    `runs`, `<objective>_mean` and `<objective>_sd` are added. The repeats come after all other finished trials.
+
+    Args:
+        records: The trials.
+        axes: Names of the axes; a column each.
+        objective: A score (largest first) or SPEED (smallest first).
+        also: Another column to include.
+
+    Returns:
+        A row for each trial: the columns of leaderboard.csv and `kind` (trial, baseline, repeat or ensemble).
     """
     kept = list(records)
     more = [name for name in dict.fromkeys((objective, also)) if name is not None and name not in SCORES]
@@ -86,12 +98,17 @@ def sweep_leaderboard(records: Iterable[Record], sweep: Sweep) -> pd.DataFrame:
 
 
 def goodness(values: pd.Series[Any], objective: str) -> pd.Series[float]:
-    """The values of an objective so that the largest is the best: of SPEED, negative ones."""
+    """Return the values of an objective, negated for SPEED, so that the largest is the best.
+
+    Args:
+        values: Values of the objective.
+        objective: Its name.
+    """
     return pd.to_numeric(values) * (-1 if objective == SPEED else 1)
 
 
 def _over_seeds(records: Sequence[Record], score: pd.Series[float], objective: str) -> pd.DataFrame:
-    """Runs, mean and standard deviation of the objective over finished trials that differ in nothing but the seed."""
+    """Return runs, mean and standard deviation of the objective over finished trials that differ only in the seed."""
     same = [json.dumps({**one.settings, "seed": 0}, sort_keys=True) for one in records]
     trained = [one.status == "finished" and one.kind != "baseline" for one in records]
     groups = score.where(pd.Series(trained)).groupby(pd.Series(same))
@@ -105,7 +122,7 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def finished_trials(table: pd.DataFrame) -> list[str]:
-    """The ids of the finished trials, best first."""
+    """Return the IDs of the finished trials of a leaderboard, best first."""
     return [str(trial) for trial in table.loc[table["status"] == "finished", "trial"]]
 
 
@@ -117,7 +134,12 @@ def read_leaderboard(run: Path) -> list[dict[str, Any]]:
 
 
 def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
-    """Writes leaderboard.csv; a cell that a spreadsheet would take for a formula is quoted with an apostrophe."""
+    """Write leaderboard.csv; an apostrophe precedes cells that a spreadsheet would run as a formula.
+
+    Args:
+        table: The leaderboard.
+        path: The file.
+    """
     write_atomically(path, table.drop(columns="kind").map(_as_text).to_csv(index=False))
 
 

@@ -1,7 +1,4 @@
-"""The run folder of a sweep: claimed by one driver at a time, never overwritten.
-
-Knows paths and the lock; what the files in it say is known by those who write them.
-"""
+"""Lock of a run folder: one driver at a time writes to it, and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -18,10 +15,16 @@ from whale_ray.errors import InputError
 
 @contextlib.contextmanager
 def claimed(folder: Path, *, fresh: bool = False) -> Iterator[Path]:
-    """Gives the run folder, made if need be and locked against a second driver until the block ends.
+    """Create the run folder if needed, lock it until the block ends, and yield it.
 
-    fresh: an old folder is first moved to `<name>.<time>`. A lock dies with its driver, however that ends.
-    Raises: InputError where another driver holds it, or it cannot be written to.
+    The lock is released when the driver's process ends, even if it is killed.
+
+    Args:
+        folder: The run folder.
+        fresh: Move an existing run to `<name>.<time>` first.
+
+    Raises:
+        InputError: If another driver holds the lock, or the folder is not writable or holds something else.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -38,7 +41,7 @@ def claimed(folder: Path, *, fresh: bool = False) -> Iterator[Path]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raises InputError where the folder holds something else than a run."""
+    """Raise InputError if the folder holds something other than a run."""
     inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if inside and not {"lock", "sweep.yaml"} & set(inside):
         raise InputError(

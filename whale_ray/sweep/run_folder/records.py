@@ -1,7 +1,4 @@
-"""The leaderboard: what the trial folders of a run say, as one table, best first.
-
-Reads the run folder alone: a finished, an interrupted and a running sweep look the same from here.
-"""
+"""Records of the trials in a run folder: settings.json, result.json and epochs.csv."""
 
 from __future__ import annotations
 
@@ -25,7 +22,17 @@ SCORES = (*OBJECTIVES, "recall@1_low", "recall@1_high")
 
 @dataclass(frozen=True)
 class Record:
-    """What a trial's folder says. status: running (also: interrupted), finished, pruned or failed."""
+    """Content of a trial's folder.
+
+    Attributes:
+        trial: ID of the trial.
+        folder: Its folder.
+        kind: trial, baseline, repeat or ensemble.
+        point: Values of the axes.
+        settings: Complete settings.
+        data_fingerprint: Hash of the data.
+        result: result.json; of an unfinished trial, its last scores.
+    """
 
     trial: str
     folder: Path
@@ -37,25 +44,42 @@ class Record:
 
     @property
     def status(self) -> str:
-        """finished, pruned, failed, or running where no result is written yet."""
+        """Return finished, pruned or failed; running if there is no result (also after an interruption)."""
         return str(self.result.get("status", "running"))
 
 
 def write_record(
     folder: Path, *, kind: str, point: dict[str, Any], settings: dict[str, Any], data_fingerprint: str
 ) -> None:
-    """Writes settings.json, with which a trial begins to exist. kind: `trial` or `baseline`."""
+    """Write settings.json, which creates a trial.
+
+    Args:
+        folder: The trial's folder.
+        kind: trial, baseline, repeat or ensemble.
+        point: Values of the axes.
+        settings: Complete settings.
+        data_fingerprint: Hash of the data.
+    """
     record = {"kind": kind, "point": point, "settings": settings, "data_fingerprint": data_fingerprint}
     write_atomically(folder / "settings.json", json.dumps(record, indent=1, sort_keys=True))
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Writes result.json, the sign that a trial has ended."""
+    """Write result.json, which marks a trial as ended.
+
+    Args:
+        folder: The trial's folder.
+        result: Status, scores and chosen retrieval setting.
+    """
     write_atomically(folder / "result.json", json.dumps(dict(result), indent=1, sort_keys=True))
 
 
 def sweep_file(run: Path) -> Path:
-    """The resolved sweep file of a run folder. Raises: InputError where the folder is none of a sweep."""
+    """Return the path of the resolved sweep file of a run folder.
+
+    Raises:
+        InputError: If the folder has none.
+    """
     path = run / "sweep.yaml"
     if not path.is_file():
         raise InputError(f"a run folder holds sweep.yaml, but {run} does not. Name one below runs/")
@@ -63,12 +87,16 @@ def sweep_file(run: Path) -> Path:
 
 
 def read_records(run: Path) -> list[Record]:
-    """Every trial of the run folder, in the order of their ids."""
+    """Return the records of all trials of a run folder, sorted by ID."""
     return [read_record(path.parent) for path in sorted((run / "trials").glob("*/settings.json"))]
 
 
 def read_record(folder: Path) -> Record:
-    """What the folder of one trial says. Raises: InputError where it cannot be read."""
+    """Return the record of one trial.
+
+    Raises:
+        InputError: If a file is damaged or of another project.
+    """
     result_path = folder / "result.json"
     try:
         written = json.loads((folder / "settings.json").read_text())
@@ -89,7 +117,7 @@ def read_record(folder: Path) -> Record:
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:
-    """The scores of the last epoch that was evaluated, as far as training has come."""
+    """Return the scores of the last evaluated epoch of an unfinished trial."""
     path = folder / "epochs.csv"
     if not path.exists():
         return {}
@@ -102,7 +130,12 @@ def _unfinished(folder: Path) -> dict[str, Any]:
 
 
 def read_curve(folder: Path, objective: str) -> list[dict[str, Any]]:
-    """The rows of a trial's epochs.csv in which the objective was scored; none where there is no such file."""
+    """Return the rows of epochs.csv that have a score of the objective; an empty list without the file.
+
+    Args:
+        folder: The trial's folder.
+        objective: Name of the score.
+    """
     path = folder / "epochs.csv"
     if not path.exists():
         return []
@@ -112,7 +145,7 @@ def read_curve(folder: Path, objective: str) -> list[dict[str, Any]]:
 
 
 def forget_failed(folder: Path) -> None:
-    """Makes every failed trial of the run folder an unfinished one, which is then run again."""
+    """Remove the results of failed trials, so that they are run again."""
     for record in read_records(folder):
         if record.status == "failed":
             (record.folder / "traceback.txt").unlink(missing_ok=True)

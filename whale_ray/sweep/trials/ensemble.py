@@ -1,7 +1,4 @@
-"""The best trials of a sweep as one: their embeddings joined, scored like a trial, and a row of the leaderboard.
-
-Knows what trials have left; trains nothing. Which trials they are is chosen by the scores that the leaderboard shows.
-"""
+"""Ensemble of the best trials: embeddings concatenated, scored like a trial and listed in the leaderboard."""
 
 from __future__ import annotations
 
@@ -26,10 +23,14 @@ MEMBERS = "members"
 
 
 def choose_members(table: pd.DataFrame, records: Sequence[Record], count: int) -> list[Record]:
-    """The trials to join, best first: the best of each encoder, then the others; fewer where there are no more.
+    """Return the trials to join: the best of each encoder, then the others, best first.
 
-    table: the leaderboard. Only trials that see pictures of the same size and fit as the best one does can be joined;
-    baselines and repeats are none.
+    Only trials with the image size and resize mode of the best one can be joined; baselines and repeats are left out.
+
+    Args:
+        table: The leaderboard.
+        records: The trials.
+        count: Number of members; fewer are returned if there are no more.
     """
     by_id = {record.trial: record for record in records if record.kind == "trial"}
     ranked = [by_id[trial] for trial in finished_trials(table) if trial in by_id]
@@ -40,7 +41,13 @@ def choose_members(table: pd.DataFrame, records: Sequence[Record], count: int) -
 
 
 def make_ensemble(members: Sequence[Record], run: Path, scoring: Scoring) -> Record | None:
-    """The record of the ensemble of these trials, scored; None where there are not two of them."""
+    """Score the ensemble of trials and return its record; None with fewer than two members.
+
+    Args:
+        members: The trials to join.
+        run: The run folder.
+        scoring: Retrieval settings and objective.
+    """
     if len(members) < 2:
         return None
     names = [member.trial for member in members]
@@ -52,14 +59,19 @@ def make_ensemble(members: Sequence[Record], run: Path, scoring: Scoring) -> Rec
 
 
 def forget_unfinished(run: Path) -> None:
-    """Removes an ensemble that was being scored when its sweep ended: it is no trial to train, and is made anew."""
+    """Remove an ensemble whose scoring was interrupted; it is made again from its members."""
     for record in read_records(run):
         if record.kind == KIND and record.status == "running":
             shutil.rmtree(record.folder)
 
 
 def join_members(members: Sequence[Path], folder: Path) -> tuple[Views, pd.DataFrame]:
-    """Writes the joined embeddings of trial folders into `folder`, and their weights where all have them."""
+    """Join the embeddings of trials and, if all kept them, their weights; write and return views and table.
+
+    Args:
+        members: Folders of the trials.
+        folder: Folder of the ensemble.
+    """
     read = [read_embeddings(member) for member in members]
     table = read[0][1]
     views = {name: _joined([views[name] for views, _ in read]) for name in ("plain", "flip")}
@@ -87,7 +99,7 @@ def _score(members: Sequence[Record], folder: Path, scoring: Scoring) -> None:
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Unit vectors of each encoder, side by side, again of unit length: float16."""
+    """Return the concatenated unit vectors, scaled to unit length, float16."""
     side_by_side = np.concatenate(parts, axis=1).astype(np.float32) / np.sqrt(len(parts))
     return np.asarray(side_by_side, dtype=np.float16)
 

@@ -1,7 +1,6 @@
-"""The second round of a training: photographs that nobody knows, with the labels that the first round's encoder gave.
+"""Pseudo-labels: unknown training photographs, labelled by the encoder of the first training round.
 
-Knows the training part of a data set: no label and no photograph of the validation part is looked at. How a label is
-guessed is `retrieval.pseudo`'s; who trains is `fit`'s.
+Labels and photographs of the validation part are never used.
 """
 
 from __future__ import annotations
@@ -24,23 +23,32 @@ HELD_SHARE = 0.2
 
 
 def check_unknown(sweep: Sweep, dataset: Dataset) -> None:
-    """Raises InputError where the sweep asks for pseudo-labels and every training photograph is named."""
+    """Raise InputError if the sweep uses pseudo-labels, but a split has no unknown training photograph.
+
+    Args:
+        sweep: The sweep.
+        dataset: The photographs.
+    """
     asked = any(
         sweep.settings(point)["train"]["pseudo_labels"] for point in corner_points(sweep, "train.pseudo_labels")
     )
     unknown = [(one.table["individual"].iloc[one.rows("train")] == one.unknown_label).any() for one in dataset.splits]
     if asked and not all(unknown):
         raise InputError(
-            "`train.pseudo_labels` needs training photographs of individuals that nobody knows, but none is labelled "
+            "`train.pseudo_labels` needs training photographs of unknown individuals, but none is labelled "
             f"{dataset.unknown_label}. Leave it out, or set data.unknown_label"
         )
 
 
 def hold_out(dataset: Dataset, *, seed: int) -> np.ndarray:
-    """Rows of named training photographs that the first round is not trained on, so that guesses can be tried on them.
+    """Return rows of named training photographs that the first round leaves out, to calibrate the pseudo-labels.
 
-    A fifth of each individual's, whole groups (encounters) at a time, at least one of them trains; of an individual
-    with one or two photographs none. A picture that is there more than once is not held.
+    These are a fifth of the photographs of each individual, in whole groups (encounters); at least one group trains.
+    Individuals with one or two photographs and duplicate images are not held out.
+
+    Args:
+        dataset: The photographs.
+        seed: Seed of the choice.
     """
     rows = dataset.rows("train")
     table = dataset.table.iloc[rows].assign(row=rows, twin=dataset.audit.twins.to_numpy()[rows])
@@ -61,10 +69,14 @@ def _held_of(own: pd.DataFrame, numbers: np.random.Generator) -> np.ndarray:
 
 
 def label_unknown(dataset: Dataset, vectors: np.ndarray, held: np.ndarray, *, least: float, folder: Path) -> None:
-    """Names the unknown training photographs whose guess is at least as probable as `least`.
+    """Label unknown training photographs and write pseudo_labels.csv: Image, Id, probability.
 
-    vectors: (N, D), of the rows of the training part, in their order. held: rows that none of them was trained on.
-    Writes pseudo_labels.csv into the folder: Image, Id, probability.
+    Args:
+        dataset: The photographs.
+        vectors: Embeddings of the rows of the training part, in their order, shape (N, D).
+        held: Rows that the encoder was not trained on.
+        least: Smallest probability of a label that is kept, 0 to 1.
+        folder: The trial's folder.
     """
     rows = dataset.rows("train")
     names = dataset.table["individual"].to_numpy()[rows]
@@ -79,7 +91,12 @@ def label_unknown(dataset: Dataset, vectors: np.ndarray, held: np.ndarray, *, le
 
 
 def read_labels(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and individuals' names that `label_unknown` has written."""
+    """Return rows and individuals of pseudo_labels.csv.
+
+    Args:
+        dataset: The photographs.
+        folder: The trial's folder.
+    """
     written = pd.read_csv(folder / LABELS, dtype={"Image": str, "Id": str}, keep_default_na=False)
     places = {image: row for row, image in enumerate(dataset.table["image"])}
     return written["Image"].map(places).to_numpy(dtype=np.int64), written["Id"].to_numpy(dtype=object)

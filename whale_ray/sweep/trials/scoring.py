@@ -1,7 +1,4 @@
-"""The scores of a trial from its embeddings: when it has trained, and again for other retrieval settings.
-
-Knows vectors, the table of their photographs and the files that scores are written to; trains nothing.
-"""
+"""Scores of a trial from its embeddings: after training, and again for other retrieval settings."""
 
 from __future__ import annotations
 
@@ -26,24 +23,29 @@ from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file,
 from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views, read_embeddings, read_proxies
 
-# Of the scores: trials that were scored by another definition are scored anew from their embeddings.
+# Version of the scores. Trials that were scored by another version are scored again from their embeddings.
 DEFINITION = 3
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What the trials of a sweep are scored by: the retrieval settings to choose among, and what is to be large."""
+    """Retrieval settings and objective of a sweep.
+
+    Attributes:
+        retrieval: The retrieval settings to choose from.
+        objective: Name of the score to maximize.
+    """
 
     retrieval: tuple[RetrievalSetting, ...]
     objective: str
 
     def written(self) -> dict[str, Any]:
-        """As a result says it, to be compared with another sweep's."""
+        """Return the JSON value that a result stores, to detect trials scored otherwise."""
         settings = [list(dataclasses.astuple(one)) for one in self.retrieval]
         return {"definition": DEFINITION, "objective": self.objective, "retrieval": settings}
 
     def of(self, kind: str) -> Scoring:
-        """What a trial of this kind is scored by: a baseline is the encoder as it comes, its vectors as they come."""
+        """Return the scoring of a kind of trial; for a baseline, without whitening, expansion and re-ranking."""
         if kind != "baseline":
             return self
         plain = (one.baseline() for one in self.retrieval)
@@ -51,12 +53,17 @@ class Scoring:
 
 
 def scoring_of(sweep: Sweep) -> Scoring:
-    """What this sweep's trials are scored by."""
+    """Return the scoring of a sweep."""
     return Scoring(retrieval_settings(sweep), sweep.fixed["search.objective"])
 
 
 def roles(table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
-    """What a score has to know of the photographs: who is on each, which part it is in, who plays `new_whale`."""
+    """Return individuals, parts and the treatment of unknown individuals, as arguments of `evaluate`.
+
+    Args:
+        table: A row for each embedding: individual, part.
+        settings: Settings of the trial.
+    """
     unknown = settings["data"]["unknown_label"]
     kind = settings["split"]["kind"]
     return {
@@ -75,7 +82,15 @@ def score_epoch(
     settings: Settings,
     proxies: ClassProxies | None = None,
 ) -> dict[str, float | None]:
-    """The scores of one setting, not cross-fitted: for looking on during training. Arguments as `score_trial`."""
+    """Return the scores of one retrieval setting during training, not cross-fitted.
+
+    Args:
+        views: As in `score_trial`.
+        table: As in `score_trial`.
+        setting: The retrieval setting.
+        settings: Settings of the trial.
+        proxies: Class proxies of the only split.
+    """
     return score_setting(views, setting=setting, proxies=proxies, **roles(table, settings))
 
 
@@ -87,10 +102,14 @@ def score_trial(
     settings: Settings,
     proxies: SplitProxies | None = None,
 ) -> Evaluation:
-    """Every score of every setting, cross-fitted.
+    """Return the cross-fitted scores of every retrieval setting.
 
-    views: `plain` and `flip`, float16 (N, D). table: a row a photograph and split: image, individual, group, part,
-    split. settings: those of the trial.
+    Args:
+        views: `plain` and `flip`: embeddings, float16, shape (N, D).
+        table: A row for each embedding: image, individual, group, part, split.
+        scoring: Retrieval settings and objective.
+        settings: Settings of the trial.
+        proxies: Class proxies by split.
     """
     return evaluate(
         views,
@@ -105,7 +124,12 @@ def score_trial(
 
 
 def figures_of(evaluation: Evaluation, scoring: Scoring) -> dict[str, Any]:
-    """What a result says of an evaluation: its scores, the setting and threshold chosen, and from among which."""
+    """Return the entries of result.json for an evaluation: scores, chosen retrieval setting, threshold, scoring.
+
+    Args:
+        evaluation: The evaluation.
+        scoring: Retrieval settings and objective.
+    """
     best = evaluation.best
     return {
         **evaluation.scores,
@@ -117,14 +141,24 @@ def figures_of(evaluation: Evaluation, scoring: Scoring) -> dict[str, Any]:
 
 
 def study_figures(views: Views, table: pd.DataFrame) -> dict[str, float | None]:
-    """study_recall@K of the unflipped photographs, as the original study counted."""
+    """Return study_recall@K of the plain view, as the original study counts it.
+
+    Args:
+        views: As in `score_trial`.
+        table: As in `score_trial`.
+    """
     columns = (table[name].to_numpy(dtype=str) for name in ("individual", "part"))
     individuals, parts = columns
     return study_recall(views["plain"], individuals=individuals, parts=parts)
 
 
 def write_scores(evaluation: Evaluation, folder: Path) -> None:
-    """Writes retrieval.csv, a row a setting, and queries.parquet, a row a query."""
+    """Write retrieval.csv (a row for each setting) and queries.parquet (a row for each query).
+
+    Args:
+        evaluation: The evaluation.
+        folder: The trial's folder.
+    """
     write_atomically(folder / "retrieval.csv", evaluation.table.to_csv(index=False))
     with replaced_atomically(folder / "queries.parquet") as draft:
         evaluation.queries.to_parquet(draft, index=False)
@@ -152,19 +186,34 @@ def proxies_to_score(record: Record, settings: Sequence[RetrievalSetting]) -> Sp
 
 
 def is_scored_by(scoring: Scoring, record: Record) -> bool:
-    """Whether a finished trial's result was chosen among these settings by this objective."""
+    """Return whether the result of a finished trial was scored with these settings and this objective.
+
+    Args:
+        scoring: Retrieval settings and objective.
+        record: The trial.
+    """
     return bool(record.result.get("scored_with") == scoring.of(record.kind).written())
 
 
 def rescore(record: Record, scoring: Scoring) -> Evaluation:
-    """The scores of a finished trial by `scoring`, from its stored embeddings. Nothing is trained or written."""
+    """Return the scores of a finished trial from its stored embeddings; nothing is written.
+
+    Args:
+        record: The trial.
+        scoring: Retrieval settings and objective.
+    """
     views, table = read_embeddings(record.folder)
     proxies = proxies_to_score(record, scoring.retrieval)
     return score_trial(views, table, scoring=scoring, settings=record.settings, proxies=proxies)
 
 
 def rescore_for_good(record: Record, scoring: Scoring) -> None:
-    """Scores a finished trial for these settings and writes what it now says, result.json last."""
+    """Score a finished trial again and write its files, result.json last.
+
+    Args:
+        record: The trial.
+        scoring: Retrieval settings and objective of the sweep.
+    """
     scoring = scoring.of(record.kind)
     evaluation = rescore(record, scoring)
     write_scores(evaluation, record.folder)
@@ -172,11 +221,17 @@ def rescore_for_good(record: Record, scoring: Scoring) -> None:
 
 
 def score_again(run: Path, options: Sequence[str]) -> pd.DataFrame:
-    """The leaderboard of a run as other retrieval settings give it, each trial's choice among them cross-fitted.
+    """Return the leaderboard of a run for other retrieval settings, cross-fitted per trial.
 
-    options: retrieval axes as `vote=[nearest, softmax]`; those not named are the sweep's own. Written to
-    `run`/rescored: leaderboard.csv and retrieval.csv, a row a trial and setting. The run's own files stay as they are.
-    Raises: InputError for another option, a folder that is no run, no finished trial, embeddings that cannot be read.
+    Writes leaderboard.csv and retrieval.csv (a row for each trial and setting) into rescored/; the other files of the
+    run stay unchanged.
+
+    Args:
+        run: The run folder.
+        options: Retrieval axes such as `vote=[nearest, softmax]`; the others keep the values of the sweep.
+
+    Raises:
+        InputError: If an option is unknown, the folder is not a run, no trial has finished, or a file is unreadable.
     """
     sweep = load_sweep(sweep_file(run), [f"retrieval.{option}" for option in options])
     scoring = scoring_of(sweep)

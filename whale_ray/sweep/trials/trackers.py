@@ -1,7 +1,4 @@
-"""Where a trial's curves are also written: files that TensorBoard opens, and Weights & Biases, offline or online.
-
-Knows tensorboardX and wandb alone; wandb is imported only where it is asked for.
-"""
+"""Experiment trackers: event files for TensorBoard, and Weights & Biases, offline or online."""
 
 from __future__ import annotations
 
@@ -14,53 +11,58 @@ from typing import Any, Protocol
 
 from whale_ray.errors import InputError
 
-_FLUSH_SECONDS = 1.0  # what a killed worker had logged for longer than this is in W&B's file
+_FLUSH_SECONDS = 1.0  # a killed worker loses at most this much of W&B's log
 
 
 class Tracker(Protocol):
-    """What a trial tells of itself."""
+    """Receives the figures of a trial."""
 
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
-        """Writes the figures of one epoch."""
+        """Write the figures of one epoch.
+
+        Args:
+            figures: Loss, learning rate, scores and times by name.
+            epoch: Number of the epoch, from 1.
+        """
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
-        """Writes the final figures."""
+        """Write the final figures."""
 
     def close(self) -> None:
-        """Writes what is left: the trial is over, however it ended."""
+        """Write pending data; the trial has ended, with or without an error."""
 
 
 class _All:
-    """Several trackers as one."""
+    """Passes figures on to several trackers."""
 
     def __init__(self, trackers: Iterable[Tracker]) -> None:
         self._trackers = tuple(trackers)
 
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
-        """Writes the figures of one epoch."""
+        """Write the figures of one epoch."""
         for tracker in self._trackers:
             tracker.log(figures, epoch=epoch)
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
-        """Writes the final figures."""
+        """Write the final figures."""
         for tracker in self._trackers:
             tracker.summarise(figures)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write pending data."""
         for tracker in self._trackers:
             tracker.close()
 
 
 class _TensorBoard:
-    """Curves in the trial's own folder, one file a sitting; a later sitting takes the place of what it repeats."""
+    """TensorBoard files in the trial's folder, one per process; a later file replaces the epochs that it repeats."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer: Any = None
 
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
-        """Writes the figures of one epoch."""
+        """Write the figures of one epoch."""
         from tensorboardX import SummaryWriter
 
         if self._writer is None:
@@ -71,10 +73,10 @@ class _TensorBoard:
         self._writer.flush()
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
-        """Does nothing: the curves' last points say it."""
+        """Do nothing: the last points of the curves show the result."""
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write pending data."""
         if self._writer is not None:
             self._writer.close()
 
@@ -101,19 +103,19 @@ class _WeightsAndBiases:
             raise InputError(f"wandb must write below {folder}, but made no folder there. Set tracking.wandb: off")
 
     def log(self, figures: Mapping[str, Any], *, epoch: int) -> None:
-        """Writes the figures of one epoch."""
+        """Write the figures of one epoch."""
         self._run.log(dict(figures), step=epoch, commit=True)
 
     def add(self, artifact: Any) -> None:
-        """Gives the run an artifact."""
+        """Log an artifact."""
         self._run.log_artifact(artifact)
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
-        """Writes the final figures."""
+        """Write the final figures."""
         self._run.summary.update(dict(figures))
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write pending data."""
         self._run.finish()
 
 
@@ -121,9 +123,17 @@ class _WeightsAndBiases:
 def open_tracker(
     mode: str, *, project: str, sweep: str, trial: str, settings: Mapping[str, Any], folder: Path
 ) -> Iterator[Tracker]:
-    """Holds a trial's tracker: TensorBoard's files in `folder`; W&B `off`, `offline` below `folder`, or `online`.
+    """Yield the tracker of a trial: TensorBoard and, unless `off`, Weights & Biases.
 
-    The same trial opened again is the same W&B run: online it goes on, offline in a further segment.
+    If the trial resumes, its W&B run continues: online in place, offline in another segment.
+
+    Args:
+        mode: Mode of W&B: off, offline or online.
+        project: W&B project.
+        sweep: Name of the sweep; the W&B group.
+        trial: ID of the trial.
+        settings: Settings of the trial.
+        folder: Folder of the files.
     """
     trackers: list[Tracker] = [_TensorBoard(folder)]
     if mode != "off":
@@ -134,14 +144,23 @@ def open_tracker(
     try:
         yield tracker
     except BaseException:
-        with suppress(Exception):  # a trial that is stopped must not be one that failed: W&B may be gone before it
+        with suppress(Exception):  # a stopped trial must not count as failed if W&B ended first
             tracker.close()
         raise
     tracker.close()
 
 
 def log_outcome(mode: str, *, project: str, sweep: str, folder: Path, report: Path, bundle: Path | None) -> None:
-    """Gives W&B the report and the bundle of a sweep, as artifacts of a run of the sweep's own; `off` does nothing."""
+    """Log report and bundle of a sweep as W&B artifacts, in a run named `outcome`.
+
+    Args:
+        mode: Mode of W&B: off (does nothing), offline or online.
+        project: W&B project.
+        sweep: Name of the sweep.
+        folder: Folder of the files.
+        report: Path of the report.
+        bundle: Path of the bundle; None if there is none.
+    """
     if mode == "off":
         return
     import wandb
@@ -151,14 +170,14 @@ def log_outcome(mode: str, *, project: str, sweep: str, folder: Path, report: Pa
     page.add_file(str(report))
     outcome.add(page)
     if bundle is not None:
-        recogniser = wandb.Artifact(f"{sweep}-bundle", type="bundle", metadata={"id": bundle.name})
-        recogniser.add_dir(str(bundle))
-        outcome.add(recogniser)
+        recognizer = wandb.Artifact(f"{sweep}-bundle", type="bundle", metadata={"id": bundle.name})
+        recognizer.add_dir(str(bundle))
+        outcome.add(recognizer)
     outcome.close()
 
 
 def check_tracking(mode: str) -> None:
-    """Raises InputError where `online` is asked for and there is no key to sign in with."""
+    """Raise InputError if W&B is `online` without an API key."""
     if mode != "online":
         return
     import wandb
@@ -166,5 +185,5 @@ def check_tracking(mode: str) -> None:
     if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
         raise InputError(
             "tracking.wandb: online needs a key, but there is none. "
-            "Type `wandb login`, set WANDB_API_KEY, or say tracking.wandb: offline"
+            "Run `wandb login`, set WANDB_API_KEY, or set tracking.wandb: offline"
         )

@@ -1,0 +1,66 @@
+"""Heartbeats of trials: written and locked by the worker, read by the driver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from whale_ray.sweep.run_folder.heartbeat import Heartbeat, StallDetector, read_heartbeat
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from whale_ray.sweep.run_folder.heartbeat import Heartbeat
+with Heartbeat(Path(sys.argv[1]), node="first"):
+    print("running", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_heartbeat_names_its_process_while_the_trial_runs(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path, node="n1"):
+        assert read_heartbeat(tmp_path) == {"pid": os.getpid(), "node": "n1"}
+    assert read_heartbeat(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_worker_waits_until_the_first_has_ended(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout
+        assert first.stdout.readline() == "running\n"
+        command = [sys.executable, "-c", WORKER.replace("first", "second"), str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
+            assert second.stdout
+            time.sleep(1.0)
+            place = read_heartbeat(tmp_path)
+            assert place == {"pid": first.pid, "node": "first"}
+            first.send_signal(signal.SIGKILL)
+            assert second.stdout.readline() == "running\n"
+            assert read_heartbeat(tmp_path) == {"pid": second.pid, "node": "second"}
+            second.send_signal(signal.SIGKILL)
+
+
+def test_a_beat_survives_a_run_folder_that_was_moved(tmp_path: Path) -> None:
+    (tmp_path / "trial").mkdir()
+    with Heartbeat(tmp_path / "trial", node="n1") as heartbeat:
+        (tmp_path / "trial").rename(tmp_path / "moved")
+        heartbeat._last -= 2.0
+        heartbeat.beat()
+
+
+def test_a_trial_has_stalled_if_its_heartbeat_does_not_change(tmp_path: Path) -> None:
+    detector = StallDetector(0.0)
+    with Heartbeat(tmp_path, node="n1") as heartbeat:
+        assert list(detector.find_stalled({"a": tmp_path})) == []
+        heartbeat._last -= 2.0
+        time.sleep(0.01)
+        heartbeat.beat()
+        assert list(detector.find_stalled({"a": tmp_path})) == []
+        time.sleep(0.01)
+        assert list(detector.find_stalled({"a": tmp_path})) == ["a"]
+        assert list(StallDetector(None).find_stalled({"a": tmp_path})) == []
+    assert list(StallDetector(0.0).find_stalled({"b": tmp_path})) == []
