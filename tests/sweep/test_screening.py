@@ -105,7 +105,7 @@ def test_a_size_without_a_design_is_refused_with_those_that_have_one(axes: int, 
         (["loss=[{name: arcface, scale: [16, 64]}, {name: supcon}]"], "`loss.arcface.scale` exists only where"),
         (["search.scheduler=asha"], "compares trials that have all ended"),
         (["search.trials=6"], "but got 6. Take 4 or 8"),
-        (["model.pool=avg", "loss.scale=16"], "needs two axes at least, but there is 1"),
+        (["model.pool=avg", "loss.scale=16"], "needs two axes at least, but got 1"),
     ],
 )
 def test_what_cannot_be_screened_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
