@@ -27,13 +27,13 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.serving.auth.api_keys import read_keys
 from whale_ray.serving.auth.scopes import AccessPolicy
-from whale_ray.serving.engine.decoder_pool import Decoders
-from whale_ray.serving.engine.recognizer import Encoder, Recogniser
-from whale_ray.serving.gallery.live_gallery import Catalogue
-from whale_ray.serving.gallery.review_queue import KeptQueries
+from whale_ray.serving.engine.decoder_pool import DecoderPool
+from whale_ray.serving.engine.recognizer import LocalEncoder, Recognizer
+from whale_ray.serving.gallery.live_gallery import LiveGallery
+from whale_ray.serving.gallery.review_queue import ReviewQueue
 from whale_ray.serving.gallery.store import EnrolmentStore
-from whale_ray.serving.http.app import build_web
-from whale_ray.serving.http.model_service import Service
+from whale_ray.serving.http.app import build_app
+from whale_ray.serving.http.model_service import ModelService
 from whale_ray.serving.http.uploads import Limits
 
 KEY = "a key of a person"
@@ -115,28 +115,28 @@ def web_service(
     store: EnrolmentStore | None = None,
     keep: bool = False,
     name: str = "",
-) -> Service:
+) -> ModelService:
     loaded = Bundle.load(bundle)
-    encoder = Encoder(loaded, threads=1, batch=32)
-    recogniser = Recogniser(
-        Catalogue(loaded, store),
+    encoder = LocalEncoder(loaded, threads=1, batch=32)
+    recognizer = Recognizer(
+        LiveGallery(loaded, store),
         encoder,
-        Decoders(loaded.geometry, count=2, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels),
+        DecoderPool(loaded.geometry, count=2, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels),
         threads=1,
         batch=32,
     )
-    kept = KeptQueries(store) if store and keep else None
-    return Service(loaded, recogniser, limits=limits, most_calls=most_calls, kept=kept, name=name)
+    queue = ReviewQueue(store) if store and keep else None
+    return ModelService(loaded, recognizer, limits=limits, most_calls=most_calls, review_queue=queue, name=name)
 
 
 @contextmanager
-def plain_server(service: Service, policy: AccessPolicy | None = None, **others: Service) -> Iterator[str]:
+def plain_server(service: ModelService, policy: AccessPolicy | None = None, **others: ModelService) -> Iterator[str]:
     """The same web application without Ray, in a thread of this process.
 
     others: models beside the default, by their names.
     """
     port, services = free_port(), {"default": service, **others}
-    app = build_web(services, policy)
+    app = build_app(services, policy)
     settings = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_level="error", ws="none", timeout_graceful_shutdown=1
     )
@@ -151,7 +151,7 @@ def plain_server(service: Service, policy: AccessPolicy | None = None, **others:
         server.should_exit = True
         thread.join()
         for one in services.values():
-            one.recogniser.decoders.close()
+            one.recognizer.decoders.close()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving import metrics
-from whale_ray.serving.http.responses import csv_text
+from whale_ray.serving.http.responses import answer_csv
 from whale_ray.serving.schemas import Answer
 
 
@@ -100,7 +100,7 @@ def test_no_cell_is_taken_for_a_formula() -> None:
     evil = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", 'a"\n=1']
     problem = {"title": "t", "status": 415, "detail": "=d"}
     results = [{"filename": name, "problem": problem} for name in evil]
-    text = csv_text(Answer.model_validate({"model": "=m", "results": results}))
+    text = answer_csv(Answer.model_validate({"model": "=m", "results": results}))
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert len(rows) == len(evil)
     assert not [cell for row in rows for cell in row.values() if cell[:1] in tuple("=+-@\t\r")]
@@ -113,7 +113,7 @@ class Listener:
         self.batches: dict[str, list[float]] = {}
 
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
-        assert set(tags) == set(metrics.FIGURES[name].tags)
+        assert set(tags) == set(metrics.METRICS[name].tags)
         if name == "whale_ray_stage_seconds":
             self.stages.setdefault(tags["stage"], []).append(value)
         elif name == "whale_ray_batch_size":
@@ -124,10 +124,10 @@ class Listener:
 
 @pytest.fixture
 def heard() -> Iterator[Listener]:
-    listener, before = Listener(), metrics._listener
-    metrics.tell(listener)
+    listener, before = Listener(), metrics._sink
+    metrics.set_sink(listener)
     yield listener
-    metrics.tell(before)
+    metrics.set_sink(before)
 
 
 def test_the_figures_tell_of_calls_refusals_batches_stages_and_decisions(bundle: Path, heard: Listener) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from whale_ray.serving.engine.micro_batcher import Batcher
+from whale_ray.serving.engine.micro_batcher import MicroBatcher
 
 
 class Doubler:
@@ -25,8 +25,8 @@ class Doubler:
         return [2 * number for number in numbers]
 
 
-def batcher(run: Doubler, most: int = 32) -> Batcher[int, int]:
-    return Batcher(run, most=most, thread=ThreadPoolExecutor(1))
+def batcher(run: Doubler, most: int = 32) -> MicroBatcher[int, int]:
+    return MicroBatcher(run, most=most, thread=ThreadPoolExecutor(1))
 
 
 def test_a_single_item_waits_for_no_other() -> None:

@@ -46,7 +46,7 @@ def test_several_views_of_one_animal_get_one_answer(plain: str, photographs: lis
     assert (answer["views"], answer["model"]) == (2, "tiny-00000000")
     result = CliRunner().invoke(application, ["identify", "runs/x/best", str(photographs[0]), "--encounter"])
     assert result.exit_code == 2
-    assert "--encounter is for a service" in result.output
+    assert "--encounter needs a service" in result.output
 
 
 def test_answers_are_printed_as_rows_for_a_spreadsheet(plain: str, bundle: Path, photographs: list[Path]) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from whale_ray.data.image_io import FORMATS, Geometry, decode_image, fit_image
 from whale_ray.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
-from whale_ray.serving.engine.decoder_pool import Decoders
+from whale_ray.serving.engine.decoder_pool import DecoderPool
 
 GEOMETRY = Geometry(48, 64, margin=0.125)
 LIMITS = {"bytes_": 400_000, "pixels": 4_000_000}
@@ -31,18 +31,18 @@ GOOD = encode(draw(1, 0), "JPEG")
 
 
 @pytest.fixture(scope="module")
-def decoders() -> Iterator[Decoders]:
-    made = Decoders(GEOMETRY, count=1, **LIMITS)
+def decoders() -> Iterator[DecoderPool]:
+    made = DecoderPool(GEOMETRY, count=1, **LIMITS)
     yield made
     made.close()
 
 
-def decode(decoders: Decoders, data: bytes, *, thumbnail: bool = False) -> tuple[np.ndarray, bytes]:
+def decode(decoders: DecoderPool, data: bytes, *, thumbnail: bool = False) -> tuple[np.ndarray, bytes]:
     found = asyncio.run(decoders.decode(data, thumbnail=thumbnail))
     return found.array, found.thumbnail
 
 
-def test_a_decoder_gives_what_training_sees(decoders: Decoders) -> None:
+def test_a_decoder_gives_what_training_sees(decoders: DecoderPool) -> None:
     array, thumbnail = decode(decoders, GOOD, thumbnail=True)
     assert (array == fit_image(decode_image(GOOD), GEOMETRY)).all()
     with Image.open(io.BytesIO(thumbnail)) as small:
@@ -50,7 +50,7 @@ def test_a_decoder_gives_what_training_sees(decoders: Decoders) -> None:
     assert decode(decoders, GOOD)[1] == b""
 
 
-def test_a_refusal_of_the_decoder_is_the_same_as_here(decoders: Decoders) -> None:
+def test_a_refusal_of_the_decoder_is_the_same_as_here(decoders: DecoderPool) -> None:
     for data, kind in (
         (b"text", ImageTypeError),
         (b"", ImageDecodeError),
@@ -67,7 +67,7 @@ def test_a_refusal_of_the_decoder_is_the_same_as_here(decoders: Decoders) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_decoder_that_ended_by_itself_costs_no_photograph(number: int) -> None:
-    decoders = Decoders(GEOMETRY, count=1, **LIMITS)
+    decoders = DecoderPool(GEOMETRY, count=1, **LIMITS)
     process = decoders._idle.get_nowait()
     decoders._idle.put_nowait(process)
     before = process.running.pid
@@ -79,7 +79,7 @@ def test_a_decoder_that_ended_by_itself_costs_no_photograph(number: int) -> None
 
 def test_a_photograph_that_makes_its_decoder_fall_again_is_refused(tmp_path: Path) -> None:
     falls = f"import sys; open({str(tmp_path / 'falls')!r}, 'a').write('.'); sys.stdin.buffer.read(5); sys.exit(1)"
-    decoders = Decoders(GEOMETRY, count=1, command=(sys.executable, "-c", falls), **LIMITS)
+    decoders = DecoderPool(GEOMETRY, count=1, command=(sys.executable, "-c", falls), **LIMITS)
     with pytest.raises(ImageDecodeError, match=r"made its decoder fall.*Copy or save it again"):
         decode(decoders, GOOD)
     assert len((tmp_path / "falls").read_text()) >= 2
@@ -104,7 +104,7 @@ while header := sys.stdin.buffer.read(5):
 
 
 def test_an_answer_that_comes_in_pieces_is_put_together_and_a_refusal_may_be_longer_than_the_pixels() -> None:
-    decoders = Decoders(Geometry(4, 4), count=1, command=(sys.executable, "-c", IN_PIECES), **LIMITS)
+    decoders = DecoderPool(Geometry(4, 4), count=1, command=(sys.executable, "-c", IN_PIECES), **LIMITS)
     for _ in range(2):
         array, thumbnail = decode(decoders, b"xx", thumbnail=True)
         assert (array.ravel() == np.arange(48)).all()
@@ -126,7 +126,7 @@ def test_an_answer_that_no_decoder_of_ours_gives_is_no_harm(answer: bytes, tmp_p
     (tmp_path / "answer").write_bytes(answer)
     path = str(tmp_path / "answer")
     code = f"import sys; sys.stdin.buffer.read(5); sys.stdout.buffer.write(open({path!r}, 'rb').read())"
-    decoders = Decoders(GEOMETRY, count=1, command=(sys.executable, "-c", code), **LIMITS)
+    decoders = DecoderPool(GEOMETRY, count=1, command=(sys.executable, "-c", code), **LIMITS)
     with pytest.raises(ImageDecodeError, match=r"made its decoder fall"):
         decode(decoders, GOOD)
     decoders.close()
@@ -140,7 +140,7 @@ def test_an_answer_that_no_decoder_of_ours_gives_is_no_harm(answer: bytes, tmp_p
     ],
 )
 def test_a_decoder_that_hangs_is_ended_in_time(code: str) -> None:
-    decoders = Decoders(GEOMETRY, count=1, seconds=0.3, command=(sys.executable, "-c", code), **LIMITS)
+    decoders = DecoderPool(GEOMETRY, count=1, seconds=0.3, command=(sys.executable, "-c", code), **LIMITS)
     began = time.monotonic()
     with pytest.raises(ImageDecodeError, match=r"took longer than 0\.3 s"):
         decode(decoders, b"x" * 300_000)
@@ -148,7 +148,7 @@ def test_a_decoder_that_hangs_is_ended_in_time(code: str) -> None:
     decoders.close()
 
 
-def test_whoever_goes_away_while_a_photograph_is_decoded_spoils_no_other(decoders: Decoders) -> None:
+def test_whoever_goes_away_while_a_photograph_is_decoded_spoils_no_other(decoders: DecoderPool) -> None:
     async def scene() -> np.ndarray:
         gone = asyncio.create_task(decoders.decode(encode(draw(2, 0), "PNG")))
         await asyncio.sleep(0)  # it has asked
@@ -160,7 +160,7 @@ def test_whoever_goes_away_while_a_photograph_is_decoded_spoils_no_other(decoder
 
 def test_a_decoder_knows_no_secret_and_ends_with_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHALE_RAY_API_KEY", "a key of a person")
-    decoders = Decoders(GEOMETRY, count=1, **LIMITS)
+    decoders = DecoderPool(GEOMETRY, count=1, **LIMITS)
     decode(decoders, GOOD)
     process = decoders._idle.get_nowait()
     with open(f"/proc/{process.running.pid}/environ", "rb") as environment:
@@ -198,7 +198,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))
-def test_a_hostile_file_is_refused_in_bounded_time_and_memory(decoders: Decoders, name: str) -> None:
+def test_a_hostile_file_is_refused_in_bounded_time_and_memory(decoders: DecoderPool, name: str) -> None:
     began = time.monotonic()
     with pytest.raises(ImageError) as caught:
         decode(decoders, HOSTILE[name])
@@ -208,7 +208,7 @@ def test_a_hostile_file_is_refused_in_bounded_time_and_memory(decoders: Decoders
     assert most_memory(decoders) < 200 * 2**20
 
 
-def most_memory(decoders: Decoders) -> int:
+def most_memory(decoders: DecoderPool) -> int:
     """The most bytes of memory that the decoder ever held."""
     process = decoders._idle.get_nowait()
     decoders._idle.put_nowait(process)
@@ -217,12 +217,12 @@ def most_memory(decoders: Decoders) -> int:
     return 1024 * int(kilobytes)
 
 
-def test_a_bomb_in_the_data_of_a_small_picture_is_read_no_further_than_the_picture(decoders: Decoders) -> None:
+def test_a_bomb_in_the_data_of_a_small_picture_is_read_no_further_than_the_picture(decoders: DecoderPool) -> None:
     assert not decode(decoders, png(80, 60, bomb()))[0][10:-10, 10:-10].any()
     assert most_memory(decoders) < 200 * 2**20
 
 
-def test_of_a_picture_with_several_frames_the_first_is_seen(decoders: Decoders) -> None:
+def test_of_a_picture_with_several_frames_the_first_is_seen(decoders: DecoderPool) -> None:
     first, second = draw(1, 0), draw(2, 0)
     for kind in ("TIFF", "WEBP", "PNG"):
         data = encode(
@@ -262,7 +262,7 @@ def mutated(draw_: st.DrawFn) -> bytes:
 @given(data=mutated())
 @settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_changed_in_a_file_it_is_decoded_or_refused_and_the_decoder_lives(
-    decoders: Decoders, data: bytes
+    decoders: DecoderPool, data: bytes
 ) -> None:
     process = decoders._idle.get_nowait()
     decoders._idle.put_nowait(process)

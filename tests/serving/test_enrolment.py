@@ -19,15 +19,17 @@ import sqlalchemy as sql
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError, StoreError
 from whale_ray.serving.gallery import database
 from whale_ray.serving.gallery.store import EnrolmentStore
-from whale_ray.serving.gallery.transactions import Picture
+from whale_ray.serving.gallery.transactions import EnrolledPicture
 
 TOP = Path(__file__).parents[2]
 
 
-def picture(word: str) -> Picture:
+def picture(word: str) -> EnrolledPicture:
     data = f"the picture {word} ".encode() * 2000
     digest = hashlib.sha256(data).hexdigest()
-    return Picture(digest, f"enrolled-{word}.jpg", data, b"small " + word.encode(), np.arange(4, dtype=np.float16))
+    return EnrolledPicture(
+        digest, f"enrolled-{word}.jpg", data, b"small " + word.encode(), np.arange(4, dtype=np.float16)
+    )
 
 
 Open = Callable[[], EnrolmentStore]
@@ -252,7 +254,7 @@ def test_vectors_that_cannot_be_written_are_a_fault_of_the_store(tmp_path: Path)
 
 
 def test_a_database_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(database._POSTGRESQL_PATIENCE, "connect_timeout", 2)
+    monkeypatch.setitem(database._POSTGRESQL_TIMEOUTS, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with pytest.raises(StoreError, match="the database of enrolments must answer, but: "):

@@ -27,7 +27,7 @@ from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.serving.deployment.launcher import build, build_from_environment, serve_bundle
 from whale_ray.serving.deployment.settings import ServeSettings
-from whale_ray.serving.metrics import FIGURES
+from whale_ray.serving.metrics import METRICS
 
 
 def test_a_folder_without_a_bundle_is_refused_before_ray_starts(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_the_metrics_of_the_service_are_among_rays_metrics(ray_service: Running)
     assert answer.status_code == 200
     assert httpx.post(f"{ray_service.address}/v1/identify", content=b"text", timeout=60).status_code == 415
     ports = {port for process, _, port in listening(ray_service.pid) if process == "DashboardAgent"}
-    wanted = {f"ray_{name}" for name in FIGURES}
+    wanted = {f"ray_{name}" for name in METRICS}
     deadline, text = time.monotonic() + 60, ""
     while not all(name in text for name in wanted) and time.monotonic() < deadline:
         time.sleep(1)
@@ -163,7 +163,7 @@ import ray, sys
 from ray import serve
 from contextlib import suppress
 from pathlib import Path
-from whale_ray.serving.metrics import FIGURES
+from whale_ray.serving.metrics import METRICS
 from whale_ray.serving.deployment.launcher import build
 from whale_ray.serving.deployment.settings import ServeSettings
 ray.init(address="local", num_cpus=1, namespace="serve", include_dashboard=False, logging_level="ERROR")

@@ -18,10 +18,10 @@ from load import PHOTOGRAPHS, Load, load
 from services import LIMITS, plain_server, web_service
 
 from whale_ray.serving.engine import micro_batcher
-from whale_ray.serving.engine.recognizer import Pace
+from whale_ray.serving.engine.recognizer import StallDetector
 from whale_ray.serving.gallery.store import EnrolmentStore
 from whale_ray.serving.http import load_shedding
-from whale_ray.serving.http.load_shedding import Door, Mailbox
+from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
 from whale_ray.serving.http.uploads import Limits
 from whale_ray.serving.schemas import RefusalError
 
@@ -89,7 +89,7 @@ def test_callers_that_stall_make_room_for_others_where_there_is_none(
         while (full := httpx.post(f"{address}/v1/identify", content=b"x")).status_code != 503:
             assert time.monotonic() < until  # they are still coming
         assert "16 bodies are arriving already" in full.json()["detail"]
-        monkeypatch.setattr(load_shedding, "_FAIR_SECONDS", 0.0)
+        monkeypatch.setattr(load_shedding, "_GUARANTEED_SECONDS", 0.0)
         with load(address, clients=1) as seen:
             seen.wait_for(10)
         assert seen.failed == []
@@ -116,7 +116,7 @@ def health_while_stuck(address: str, may: threading.Event, *, clients: int, call
 def test_health_turns_red_while_a_stage_does_not_end(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, stage: str, reason: str
 ) -> None:
-    monkeypatch.setattr(micro_batcher, "_STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(micro_batcher, "_STALL_SECONDS", 0.2)
     service, may = web_service(bundle), threading.Event()
     run = getattr(service.bundle, stage)
     monkeypatch.setattr(service.bundle, stage, lambda *args, **options: may.wait(20) and run(*args, **options))
@@ -142,8 +142,8 @@ def test_health_turns_red_while_the_database_does_not_answer(
 def test_a_slow_encoder_is_not_stuck_while_a_batch_takes_as_long_as_others_did(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(micro_batcher, "_STUCK_SECONDS", 0.05)
-    pace, found = Pace(), []
+    monkeypatch.setattr(micro_batcher, "_STALL_SECONDS", 0.05)
+    pace, found = StallDetector(), []
     with pace.running(1):
         time.sleep(0.1)
     for items, seconds in ((3, 0.3), (1, 1.0)):
@@ -156,7 +156,7 @@ def test_a_slow_encoder_is_not_stuck_while_a_batch_takes_as_long_as_others_did(
 
 def test_a_call_that_finds_no_room_is_refused_before_its_photograph_is_read(bundle: Path) -> None:
     service = web_service(bundle, most_calls=MOST)
-    with plain_server(service) as address, service.door.passed_by(MOST):
+    with plain_server(service) as address, service.admission.admit(MOST):
         host, _, port = address.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=10) as caller:
             caller.sendall(b"POST /v1/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n")
@@ -167,47 +167,47 @@ def test_a_call_that_finds_no_room_is_refused_before_its_photograph_is_read(bund
 
 
 def test_a_call_of_many_photographs_takes_as_much_room_as_it_has() -> None:
-    door = Door(4)
-    with door.passed_by(3), pytest.raises(RefusalError, match="at most 4 photographs"), door.passed_by(2):
+    door = AdmissionController(4)
+    with door.admit(3), pytest.raises(RefusalError, match="at most 4 photographs"), door.admit(2):
         pass
-    with door.passed_by(3), door.passed_by(1):
+    with door.admit(3), door.admit(1):
         pass
-    with door.passed_by(9), pytest.raises(RefusalError), door.passed_by(1):
+    with door.admit(9), pytest.raises(RefusalError), door.admit(1):
         pass
-    with door.passed_by(4):
+    with door.admit(4):
         pass
 
 
 def test_bodies_that_arrive_have_a_bound_together() -> None:
     async def scene() -> None:
-        mailbox = Mailbox(4, most_bytes=100, seconds=10.0)
-        async with mailbox.receiving() as first, mailbox.receiving() as second:
+        mailbox = UploadBudget(4, most_bytes=100, seconds=10.0)
+        async with mailbox.receive_upload() as first, mailbox.receiving() as second:
             first(60)
             second(40)
             with pytest.raises(RefusalError, match="100 bytes of photographs are arriving already"):
                 second(1)
-        async with mailbox.receiving() as third:
+        async with mailbox.receive_upload() as third:
             third(100)
 
     asyncio.run(scene())
 
 
 def test_bytes_that_arrive_too_slowly_make_room_for_the_next_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_shedding, "_FAIR_SECONDS", 0.05)
+    monkeypatch.setattr(load_shedding, "_GUARANTEED_SECONDS", 0.05)
     ended: list[int] = []
 
-    async def stalled(mailbox: Mailbox, number: int) -> None:
+    async def stalled(mailbox: UploadBudget, number: int) -> None:
         with suppress(RefusalError):
-            async with mailbox.receiving() as take:
+            async with mailbox.receive_upload() as take:
                 take(50)
                 await asyncio.sleep(30)
         ended.append(number)
 
     async def scene() -> None:
-        mailbox = Mailbox(10, most_bytes=100, seconds=10.0)
+        mailbox = UploadBudget(10, most_bytes=100, seconds=10.0)
         callers = [asyncio.create_task(stalled(mailbox, number)) for number in range(2)]
         await asyncio.sleep(0.1)
-        async with mailbox.receiving() as take:
+        async with mailbox.receive_upload() as take:
             take(40)  # one of them goes for it, the older
             await asyncio.sleep(0.01)
             assert ended == [0]
@@ -245,5 +245,5 @@ def test_health_turns_red_where_forward_passes_only_fail_and_recovers_with_them(
 
 
 def test_an_encoder_that_is_idle_is_well(bundle: Path) -> None:
-    encoder = web_service(bundle).recogniser.encoder
+    encoder = web_service(bundle).recognizer.encoder
     assert asyncio.run(encoder.fault()) is None

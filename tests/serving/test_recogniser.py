@@ -1,4 +1,4 @@
-"""A recogniser searches where it has embedded, or on a thread of its own: the answers are the same."""
+"""A recognizer searches where it has embedded, or on a thread of its own: the answers are the same."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pictures import draw, encode
 from services import web_service
 
 from whale_ray.inference.predictions import Identification
-from whale_ray.serving.engine.recognizer import Encoder, Recogniser
+from whale_ray.serving.engine.recognizer import LocalEncoder, Recognizer
 
 
 class Elsewhere:
     """An encoder that is not to be searched beside, as one in another process."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: LocalEncoder) -> None:
         self._encoder = encoder
 
     async def embed(self, array: np.ndarray) -> np.ndarray:
@@ -47,21 +47,21 @@ def test_a_search_runs_where_the_photograph_was_embedded_unless_that_is_elsewher
 
     for name in ("embed", "rank"):
         monkeypatch.setattr(service.bundle, name, noted(name))
-    encoder = service.recogniser.encoder
-    assert isinstance(encoder, Encoder)
+    encoder = service.recognizer.encoder
+    assert isinstance(encoder, LocalEncoder)
     with monkeypatch.context() as device:
         device.setattr(service.bundle, "device", "cuda" if place == "cuda" else "cpu")
-        recogniser = Recogniser(
-            service.catalogue,
+        recognizer = Recognizer(
+            service.live_gallery,
             Elsewhere(encoder) if place == "elsewhere" else encoder,
-            service.recogniser.decoders,
+            service.recognizer.decoders,
             threads=1,
             batch=4,
         )
     data = [encode(draw(individual, 7), "PNG") for individual in (1, 4, 40)]
 
     async def scene() -> list[Identification]:
-        return await asyncio.gather(*(recogniser.identify(one, top=3) for one in data))
+        return await asyncio.gather(*(recognizer.identify(one, top=3) for one in data))
 
     found = asyncio.run(scene())
     assert (ran["embed"] == ran["rank"]) is not apart
@@ -69,4 +69,4 @@ def test_a_search_runs_where_the_photograph_was_embedded_unless_that_is_elsewher
         assert [each.individual for each in one.candidates] == [each.individual for each in expected.candidates]
         distances = [each.distance for each in expected.candidates]
         assert [each.distance for each in one.candidates] == pytest.approx(distances, abs=2e-6)
-    service.recogniser.decoders.close()
+    service.recognizer.decoders.close()

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from whale_ray.cli import application
 from whale_ray.errors import StoreError
 from whale_ray.serving.gallery.export import export_enrolled
-from whale_ray.serving.gallery.review_queue import KeptQueries, Query
+from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue
 from whale_ray.serving.gallery.store import EnrolmentStore
 
 
@@ -107,9 +107,9 @@ def test_nothing_is_kept_unless_that_was_wanted(plain: str) -> None:
 
 
 def test_only_the_last_ones_are_kept_each_once(store: EnrolmentStore) -> None:
-    kept, began = KeptQueries(store, most=3), datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    kept, began = ReviewQueue(store, most=3), datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
     for number in (0, 1, 1, 2, 3, 4):
-        query = Query(f"d{number}", began + timedelta(seconds=number), "b1", "w_1", 0.5, "new")
+        query = ReviewItem(f"d{number}", began + timedelta(seconds=number), "b1", "w_1", 0.5, "new")
         kept.keep(query, data=b"data", thumbnail=b"small")
     assert [query.digest for query in kept.waiting()] == ["d4", "d3", "d2"]
     assert kept.waiting()[0].at == began + timedelta(seconds=4)

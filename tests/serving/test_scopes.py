@@ -17,7 +17,7 @@ from test_identify_call import check_problem
 from whale_ray.serving.auth.api_keys import IDENTIFY, read_keys
 from whale_ray.serving.auth.scopes import AccessPolicy, allow_anonymous, authorize, check_declared_scopes
 from whale_ray.serving.http import app as app_module
-from whale_ray.serving.http.app import build_web
+from whale_ray.serving.http.app import build_app
 
 ANY_KEY, PUBLIC = "any key", "public"
 SCOPES = {
@@ -164,23 +164,23 @@ def test_the_service_is_not_built_with_a_route_without_a_scope(bundle: Path, mon
     router.get("/v1/secret")(allow_anonymous)
     monkeypatch.setattr(app_module.routes_session, "router", router)
     with pytest.raises(RuntimeError, match=r"/v1/secret declares none"):
-        build_web({"default": service})
-    service.recogniser.decoders.close()
+        build_app({"default": service})
+    service.recognizer.decoders.close()
 
 
 def test_the_service_does_not_start_with_a_route_that_was_added_later(bundle: Path) -> None:
     service = web_service(bundle)
-    app = build_web({"default": service})
+    app = build_app({"default": service})
     app.get("/v1/secret")(allow_anonymous)
     with pytest.raises(RuntimeError, match=r"/v1/secret declares none"), TestClient(app):
         pass
-    service.recogniser.decoders.close()
+    service.recognizer.decoders.close()
 
 
 def test_a_call_without_a_key_is_refused_before_overload_is_checked(bundle: Path) -> None:
     service = web_service(bundle, most_calls=1)
     policy = AccessPolicy(read_keys(None, KEYS["identify"]))
-    with plain_server(service, policy) as address, service.door.passed_by(1):
+    with plain_server(service, policy) as address, service.admission.admit(1):
         check_problem(httpx.post(f"{address}/v1/identify", content=b"x"), 401)
         headers = {"Authorization": f"Bearer {KEYS['identify']}"}
         check_problem(httpx.post(f"{address}/v1/identify", content=b"x", headers=headers), 503, "Try again")

@@ -25,7 +25,7 @@ from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.gallery.store import EnrolmentStore
-from whale_ray.serving.http.app import build_web
+from whale_ray.serving.http.app import build_app
 
 Pair = tuple[httpx.Client, httpx.Client]
 
@@ -331,7 +331,7 @@ def test_each_of_two_models_has_its_own_gallery_and_finds_what_was_enrolled_with
         "other": web_service(other, store=store, name="other"),
     }
     photograph = encode(draw(9, 0), "PNG")
-    with TestClient(build_web(services), base_url="http://localhost") as client:
+    with TestClient(build_app(services), base_url="http://localhost") as client:
         enrolled = client.post("/v1/individuals/nova/images?model=other", files={"image": photograph})
         assert enrolled.status_code == 200, enrolled.text
         for query, model in (("", "tiny-00000000"), ("&model=other", "tiny-other")):
@@ -346,7 +346,7 @@ def test_each_of_two_models_has_its_own_gallery_and_finds_what_was_enrolled_with
         assert client.get(page["next"]).json()["individuals"][0]["id"] > page["individuals"][-1]["id"]
         assert client.get("/v1/versions?model=huge").status_code == 404
     for service in services.values():
-        service.recogniser.decoders.close()
+        service.recognizer.decoders.close()
     store.close()
 
 
@@ -357,7 +357,7 @@ def test_what_is_forgotten_through_one_model_is_shown_by_none(bundle: Path, tmp_
     named = dataclasses.replace(whole, manifest=whole.manifest | {"id": "tiny-other"}, table=table)
     other = write_bundle(named, tmp_path / "other")
     services = {"first": web_service(bundle, store=store), "other": web_service(other, store=store, name="other")}
-    with TestClient(build_web(services), base_url="http://localhost") as client:
+    with TestClient(build_app(services), base_url="http://localhost") as client:
         first, second = (f"x_{name}" for name in INDIVIDUALS[:2])
         assert client.delete(f"/v1/individuals/{first}").json()["photographs"] == 1
         assert client.get(f"/v1/individuals/{first}?model=other").status_code == 404
@@ -366,5 +366,5 @@ def test_what_is_forgotten_through_one_model_is_shown_by_none(bundle: Path, tmp_
         assert image not in client.get(f"/v1/individuals/{second}?model=other").json()["images"]
         assert client.delete("/v1/individuals/x_nobody").status_code == 404
     for service in services.values():
-        service.recogniser.decoders.close()
+        service.recognizer.decoders.close()
     store.close()

@@ -18,7 +18,7 @@ from test_identify_call import check_problem
 
 from whale_ray.inference import predictor
 from whale_ray.serving import schemas
-from whale_ray.serving.http.app import build_web
+from whale_ray.serving.http.app import build_app
 
 
 def test_the_model_card_says_what_answers_and_how_well(client: httpx.Client) -> None:
@@ -109,7 +109,7 @@ def test_the_root_leads_to_the_page_in_the_readers_language(client: httpx.Client
 
 
 def test_the_root_leads_to_the_docs_where_there_is_no_page(bundle: Path) -> None:
-    with TestClient(build_web({"default": web_service(bundle)}, page=False), base_url="http://localhost") as alone:
+    with TestClient(build_app({"default": web_service(bundle)}, page=False), base_url="http://localhost") as alone:
         answer = alone.get("/", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
 

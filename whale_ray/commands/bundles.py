@@ -93,9 +93,9 @@ def _answers(target: str, images: list[Path], top: int, *, encounter: bool) -> l
     if encounter:
         raise InputError("--encounter needs a service, but a bundle was named. Serve the bundle and name its URL")
     from whale_ray.inference.predictor import Bundle
-    from whale_ray.serving.http.responses import answers_of
+    from whale_ray.serving.http.responses import bundle_results
 
-    return answers_of(Bundle.load(target), images, top=top)
+    return bundle_results(Bundle.load(target), images, top=top)
 
 
 @exits_with_message

@@ -13,57 +13,57 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A figure. tags: what it is told apart by; edges: of a histogram's parts; a counter has none."""
 
-    said: str
+    description: str
     tags: tuple[str, ...]
     edges: tuple[float, ...] = ()
 
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-FIGURES = {
-    "whale_ray_requests": Figure("Calls that were answered", ("method", "route", "status")),
-    "whale_ray_refusals": Figure("Calls that were refused", ("status",)),
-    "whale_ray_answers": Figure("Photographs by what was decided: new or known", ("decision",)),
-    "whale_ray_batch_size": Figure("Photographs that went together", ("stage",), (1, 2, 4, 8, 16, 32, 64)),
-    "whale_ray_stage_seconds": Figure("Seconds of decode, embed, search, and a call", ("stage",), _SECONDS),
+METRICS = {
+    "whale_ray_requests": Metric("Calls that were answered", ("method", "route", "status")),
+    "whale_ray_refusals": Metric("Calls that were refused", ("status",)),
+    "whale_ray_answers": Metric("Photographs by what was decided: new or known", ("decision",)),
+    "whale_ray_batch_size": Metric("Photographs that went together", ("stage",), (1, 2, 4, 8, 16, 32, 64)),
+    "whale_ray_stage_seconds": Metric("Seconds of decode, embed, search, and a call", ("stage",), _SECONDS),
 }
 
 
-class Listener(Protocol):
+class MetricsSink(Protocol):
     """Where figures go; any thread may tell one."""
 
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Counts, or observes, `value` under one of FIGURES."""
+        """Counts, or observes, `value` under one of METRICS."""
 
 
-class _Nobody:
+class _NullSink:
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
         """Nothing."""
 
 
-_listener: Listener = _Nobody()
+_sink: MetricsSink = _NullSink()
 
 
-def tell(listener: Listener) -> None:
-    """From now on the figures of this process go to `listener`."""
-    global _listener
-    _listener = listener
+def set_sink(sink: MetricsSink) -> None:
+    """From now on the figures of this process go to `sink`."""
+    global _sink
+    _sink = sink
 
 
 def count(name: str, **tags: str) -> None:
     """One more of this kind."""
-    _listener.add(name, 1.0, tags)
+    _sink.add(name, 1.0, tags)
 
 
 def observe(name: str, value: float, **tags: str) -> None:
     """One value of a histogram."""
-    _listener.add(name, value, tags)
+    _sink.add(name, value, tags)
 
 
 @contextmanager
-def stage(name: str) -> Iterator[None]:
+def time_stage(name: str) -> Iterator[None]:
     """Observes the seconds that the block takes, the time that it waits included."""
     began = time.perf_counter()
     yield

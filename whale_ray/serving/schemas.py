@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from whale_ray.errors import ImageError, WhaleRayError
 
 MOST_CANDIDATES = 50
-MOST_PER_PAGE = 1000
-PLACES = 7  # of a distance, as it is written
+MAX_PER_PAGE = 1000
+DISTANCE_DECIMALS = 7  # of a distance, as it is written
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -37,10 +37,10 @@ class PageQuery(ModelQuery):
     """Which part of a long list, in the order of the names."""
 
     after: str = Field("", description="The last name of the page before.")
-    limit: int = Field(100, ge=1, le=MOST_PER_PAGE, description="How many names a page holds.")
+    limit: int = Field(100, ge=1, le=MAX_PER_PAGE, description="How many names a page holds.")
 
 
-class Said(ModelQuery):
+class ConfirmQuery(ModelQuery):
     """Whom a person saw in a photograph."""
 
     individual: str = Field(description="An individual of the gallery, or a new one.")
@@ -55,7 +55,7 @@ class Problem(BaseModel):
     detail: str
 
 
-Distance = Annotated[float, AfterValidator(lambda distance: round(distance, PLACES))]
+Distance = Annotated[float, AfterValidator(lambda distance: round(distance, DISTANCE_DECIMALS))]
 """A cosine distance as it is written in an answer; what is decided is decided by all of its digits."""
 
 

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from whale_ray.serving.deployment.ray_metrics import RayMetrics
 from whale_ray.serving.deployment.settings import ServeSettings
-from whale_ray.serving.metrics import tell
+from whale_ray.serving.metrics import set_sink
 from whale_ray.serving.schemas import RefusalError
 
 REPLICA_LOST = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
@@ -31,7 +31,7 @@ class EncoderReplica:
         # Imported in the replica: `whale-ray deploy` imports this module without PyTorch.
         from whale_ray.serving.deployment.replica_components import load_encoder
 
-        tell(RayMetrics())
+        set_sink(RayMetrics())
         self._bundle, self._encoder = load_encoder(path, settings)
 
     async def embed(self, array: np.ndarray) -> np.ndarray:

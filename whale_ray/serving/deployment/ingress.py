@@ -20,11 +20,11 @@ from whale_ray.serving.deployment.network import KEY_VARIABLE, check_exposure
 from whale_ray.serving.deployment.ray_metrics import RayMetrics
 from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.serving.deployment.shadow import ShadowCaller
-from whale_ray.serving.metrics import tell
+from whale_ray.serving.metrics import set_sink
 
 if TYPE_CHECKING:
     from whale_ray.serving.engine.recognizer import Embedder
-    from whale_ray.serving.http.model_service import Service
+    from whale_ray.serving.http.model_service import ModelService
 
 
 class Ingress:
@@ -54,7 +54,7 @@ class Ingress:
 
         self._settings = settings
         self._keys = keys_in_force(keys, insecure=settings.insecure)
-        tell(RayMetrics())
+        set_sink(RayMetrics())
         self._store = open_store(settings.store)
         self._shadow = None if shadow is None else ShadowCaller(shadow, most=settings.batch)
         self._services = {
@@ -63,11 +63,11 @@ class Ingress:
         if self._shadow is not None:
             next(iter(self._services.values())).on_answer = self._shadow.offer
 
-    async def _service(self, name: str, path: Path, handle: DeploymentHandle | None) -> Service:
+    async def _service(self, name: str, path: Path, handle: DeploymentHandle | None) -> ModelService:
         from whale_ray.inference.predictor import Bundle
         from whale_ray.serving.deployment.replica_components import load_encoder, make_recogniser
-        from whale_ray.serving.gallery.review_queue import KeptQueries
-        from whale_ray.serving.http.model_service import Service
+        from whale_ray.serving.gallery.review_queue import ReviewQueue
+        from whale_ray.serving.http.model_service import ModelService
 
         settings = self._settings
         encoder: Embedder
@@ -77,26 +77,26 @@ class Ingress:
             encoder = RemoteEncoder(handle, patience=settings.patience)
             bundle = Bundle.without_encoder(path)
             bundle.runtime = await encoder.ready()
-        return Service(
+        return ModelService(
             bundle,
             make_recogniser(bundle, encoder, settings, self._store),
             limits=settings.limits,
             most_calls=settings.calls,
-            kept=KeptQueries(self._store) if self._store and settings.keep_queries else None,
+            review_queue=ReviewQueue(self._store) if self._store and settings.keep_queries else None,
             name="" if name == next(iter(settings.bundles)) else name,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        from whale_ray.serving.http.app import build_web
+        from whale_ray.serving.http.app import build_app
 
         agreement = None if self._shadow is None else self._shadow.agreement
         policy = self._settings.access_policy(self._keys)
-        return build_web(self._services, policy, shadow=agreement, page=self._settings.page, echoed=True)
+        return build_app(self._services, policy, shadow=agreement, page=self._settings.page, echoed=True)
 
     async def check_health(self) -> None:
         """Raise RuntimeError if Ray Serve should replace this process; a fault of a remote encoder is no reason."""
         for service in self._services.values():
-            encoder = service.recogniser.encoder
+            encoder = service.recognizer.encoder
             if not isinstance(encoder, RemoteEncoder) and (reason := await encoder.fault()):
                 raise RuntimeError(reason)
 

@@ -8,7 +8,7 @@ from threading import Thread
 
 from ray.util.metrics import Counter, Histogram
 
-from whale_ray.serving.metrics import FIGURES
+from whale_ray.serving.metrics import METRICS
 
 _SECONDS = 1.0
 
@@ -21,13 +21,13 @@ class RayMetrics:
 
     def __init__(self) -> None:
         self._counters = {
-            name: Counter(name, figure.said, tag_keys=figure.tags)
-            for name, figure in FIGURES.items()
+            name: Counter(name, figure.description, tag_keys=figure.tags)
+            for name, figure in METRICS.items()
             if not figure.edges
         }
         self._histograms = {
-            name: Histogram(name, figure.said, boundaries=list(figure.edges), tag_keys=figure.tags)
-            for name, figure in FIGURES.items()
+            name: Histogram(name, figure.description, boundaries=list(figure.edges), tag_keys=figure.tags)
+            for name, figure in METRICS.items()
             if figure.edges
         }
         self._queue: SimpleQueue[tuple[str, float, dict[str, str]]] = SimpleQueue()
@@ -37,9 +37,9 @@ class RayMetrics:
         """Add to a counter, or observe a value of a histogram.
 
         Args:
-            name: A name of FIGURES.
+            name: A name of METRICS.
             value: Increment of the counter, or observed value.
-            tags: Tag → value; the tags are those that FIGURES names.
+            tags: Tag → value; the tags are those that METRICS names.
         """
         self._queue.put((name, value, tags))
 

@@ -1,4 +1,4 @@
-"""Components of a replica, made from the settings: encoder, recogniser and enrolment store."""
+"""Components of a replica, made from the settings: encoder, recognizer and enrolment store."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from whale_ray.device import reserved_device
 from whale_ray.errors import StoreError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.deployment.settings import NO_STORE, STORE_VARIABLE, ServeSettings
-from whale_ray.serving.engine.decoder_pool import Decoders
-from whale_ray.serving.engine.recognizer import Embedder, Encoder, Recogniser
-from whale_ray.serving.gallery.live_gallery import Catalogue
+from whale_ray.serving.engine.decoder_pool import DecoderPool
+from whale_ray.serving.engine.recognizer import Embedder, LocalEncoder, Recognizer
+from whale_ray.serving.gallery.live_gallery import LiveGallery
 from whale_ray.serving.gallery.store import EnrolmentStore
 
 
-def load_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, Encoder]:
+def load_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, LocalEncoder]:
     """Return a bundle, checked by its golden images, and its encoder.
 
     Args:
@@ -27,13 +27,13 @@ def load_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, Encoder]:
         BundleError: If the bundle is damaged or its golden images give other embeddings.
     """
     bundle = Bundle.load(path, device=reserved_device(settings.gpus), threads=settings.threads)
-    return bundle, Encoder(bundle, threads=settings.threads, batch=settings.batch)
+    return bundle, LocalEncoder(bundle, threads=settings.threads, batch=settings.batch)
 
 
 def make_recogniser(
     bundle: Bundle, encoder: Embedder, settings: ServeSettings, store: EnrolmentStore | None
-) -> Recogniser:
-    """Return the recogniser of one model, with its pool of decoders.
+) -> Recognizer:
+    """Return the recognizer of one model, with its pool of decoders.
 
     Args:
         bundle: Bundle of the model.
@@ -41,10 +41,10 @@ def make_recogniser(
         settings: Settings of the service: limits of images, decoders, threads, batch.
         store: Enrolled images; None without enrolment.
     """
-    decoders = Decoders(
+    decoders = DecoderPool(
         bundle.geometry, count=settings.decoders, bytes_=settings.image_bytes, pixels=settings.image_pixels
     )
-    return Recogniser(Catalogue(bundle, store), encoder, decoders, threads=settings.threads, batch=settings.batch)
+    return Recognizer(LiveGallery(bundle, store), encoder, decoders, threads=settings.threads, batch=settings.batch)
 
 
 def open_store(url: str) -> EnrolmentStore | None:

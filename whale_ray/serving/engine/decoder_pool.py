@@ -21,23 +21,23 @@ import numpy as np
 
 from whale_ray.data.image_io import Geometry
 from whale_ray.errors import ImageDecodeError
-from whale_ray.serving.engine.decoder_process import ANSWER, DECODED, REFUSALS, REQUEST
+from whale_ray.serving.engine.decoder_process import ANSWER_HEADER, DECODED, REFUSALS, REQUEST_HEADER
 
-SECONDS = 20.0
-_LONGEST_MESSAGE = 10_000
-_LARGEST_THUMBNAIL = 2**20
+DECODE_SECONDS = 20.0
+_MAX_MESSAGE_BYTES = 10_000
+_MAX_THUMBNAIL_BYTES = 2**20
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """array: uint8 (H, W, 3), margin included; thumbnail: a small JPEG, empty where none was asked for."""
 
     array: np.ndarray
     thumbnail: bytes
 
 
-class Decoders:
+class DecoderPool:
     """Decodes `count` photographs at once. pixels, bytes_: the most that one may have; seconds: that it may take."""
 
     def __init__(
@@ -47,19 +47,19 @@ class Decoders:
         count: int,
         bytes_: int,
         pixels: int,
-        seconds: float = SECONDS,
+        seconds: float = DECODE_SECONDS,
         command: Sequence[str] = (sys.executable, "-m", "whale_ray.serving.engine.decoder_process"),
     ) -> None:
         settings = json.dumps({"geometry": asdict(geometry), "bytes": bytes_, "pixels": pixels})
         self._most_bytes, self._shape = bytes_, (*geometry.stored, 3)
-        processes = [_Process([*command, settings], seconds) for _ in range(count)]
-        self._idle: asyncio.LifoQueue[_Process] = asyncio.LifoQueue()  # the last one is warm
+        processes = [_DecoderProcess([*command, settings], seconds) for _ in range(count)]
+        self._idle: asyncio.LifoQueue[_DecoderProcess] = asyncio.LifoQueue()  # the last one is warm
         for process in processes:
             self._idle.put_nowait(process)
-        self._at_work: set[asyncio.Task[Decoded]] = set()
-        self._end = weakref.finalize(self, _end_all, processes)
+        self._at_work: set[asyncio.Task[DecodedImage]] = set()
+        self._end = weakref.finalize(self, _kill_all, processes)
 
-    async def decode(self, data: bytes, *, thumbnail: bool = False) -> Decoded:
+    async def decode(self, data: bytes, *, thumbnail: bool = False) -> DecodedImage:
         """The photograph fitted to the encoder's size. Raises: ImageError where it cannot be used."""
         process = await self._idle.get()
         task = asyncio.create_task(self._decode(process, data, thumbnail))
@@ -67,7 +67,7 @@ class Decoders:
         task.add_done_callback(self._at_work.discard)
         return await asyncio.shield(task)  # whoever goes away leaves no answer half read
 
-    async def _decode(self, process: _Process, data: bytes, thumbnail: bool) -> Decoded:
+    async def _decode(self, process: _DecoderProcess, data: bytes, thumbnail: bool) -> DecodedImage:
         try:
             # One byte too many is enough for the decoder to refuse it.
             return await process.decode(data[: self._most_bytes + 1], self._shape, thumbnail=thumbnail)
@@ -79,12 +79,12 @@ class Decoders:
         self._end()
 
 
-def _end_all(processes: list[_Process]) -> None:
+def _kill_all(processes: list[_DecoderProcess]) -> None:
     for process in processes:
         process.end()
 
 
-class _Process:
+class _DecoderProcess:
     """One decoder, started again after it fell or was ended because it took too long.
 
     A socket leads to it, and no pipe: it holds more, and the event loop waits for it without a thread.
@@ -110,7 +110,7 @@ class _Process:
                 env=environment,
             )
 
-    async def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool, again: bool = True) -> Decoded:
+    async def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool, again: bool = True) -> DecodedImage:
         """The photograph. Raises: ImageError where it cannot be used, takes too long or makes the decoder fall.
 
         again: whether the decoder may fall once, which may have been its own end, as where memory is short.
@@ -128,20 +128,22 @@ class _Process:
                 raise ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again") from error
         return await self.decode(data, shape, thumbnail=thumbnail, again=False)
 
-    async def _exchange(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> Decoded:
-        await asyncio.get_running_loop().sock_sendall(self.socket, REQUEST.pack(thumbnail, len(data)) + data)
+    async def _exchange(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> DecodedImage:
+        await asyncio.get_running_loop().sock_sendall(self.socket, REQUEST_HEADER.pack(thumbnail, len(data)) + data)
         pixels = math.prod(shape)
-        answer = bytearray(ANSWER.size + pixels)
-        came = await self._receive(answer, 0, ANSWER.size)  # mostly all of it: each turn of the loop has its price
-        kind, *numbers = ANSWER.unpack_from(answer)
-        length = ANSWER.size + _length(kind, numbers, shape)
+        answer = bytearray(ANSWER_HEADER.size + pixels)
+        came = await self._receive(
+            answer, 0, ANSWER_HEADER.size
+        )  # mostly all of it: each turn of the loop has its price
+        kind, *numbers = ANSWER_HEADER.unpack_from(answer)
+        length = ANSWER_HEADER.size + _body_length(kind, numbers, shape)
         answer.extend(bytes(max(0, length - len(answer))))
         if await self._receive(answer, came, length) > length:
             raise EOFError("an answer longer than it says")
-        body = memoryview(answer)[ANSWER.size : length]
+        body = memoryview(answer)[ANSWER_HEADER.size : length]
         if kind != DECODED:
             raise REFUSALS.get(kind, ImageDecodeError)(str(body, "utf-8", "replace"))
-        return Decoded(np.frombuffer(body, np.uint8, pixels).reshape(shape), bytes(body[pixels:]))
+        return DecodedImage(np.frombuffer(body, np.uint8, pixels).reshape(shape), bytes(body[pixels:]))
 
     async def _receive(self, answer: bytearray, came: int, least: int) -> int:
         """Goes on after the `came` bytes of the answer that are there, until there are `least`; how many there are."""
@@ -160,12 +162,12 @@ class _Process:
         self.running.wait()
 
 
-def _length(kind: int, numbers: list[int], shape: tuple[int, ...]) -> int:
+def _body_length(kind: int, numbers: list[int], shape: tuple[int, ...]) -> int:
     """Bytes behind the head of an answer. Raises: EOFError where no decoder of ours would have given it."""
     if kind != DECODED:
-        if numbers[0] > _LONGEST_MESSAGE:
+        if numbers[0] > _MAX_MESSAGE_BYTES:
             raise EOFError("an answer without an end")
         return numbers[0]
-    if (*numbers[:2], 3) != shape or numbers[2] > _LARGEST_THUMBNAIL:
+    if (*numbers[:2], 3) != shape or numbers[2] > _MAX_THUMBNAIL_BYTES:
         raise EOFError("an answer of another shape")
     return math.prod(shape) + numbers[2]

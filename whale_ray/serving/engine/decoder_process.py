@@ -23,31 +23,31 @@ from PIL import Image
 from whale_ray.data.image_io import Geometry, decode_image, fit_image
 from whale_ray.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
-REQUEST, ANSWER = struct.Struct("<?I"), struct.Struct("<BIII")
+REQUEST_HEADER, ANSWER_HEADER = struct.Struct("<?I"), struct.Struct("<BIII")
 DECODED = 0
 REFUSALS: dict[int, type[ImageError]] = {1: ImageTypeError, 2: ImageTooLargeError, 3: ImageDecodeError}
 THUMBNAIL_SIDE = 160
-_BYTES_A_PIXEL = 24  # of the greediest picture, a large TIFF of whole numbers
-_BYTES_OF_PYTHON = 2**30
-_LONGEST_SECONDS = 120
+_BYTES_PER_PIXEL = 24  # of the greediest picture, a large TIFF of whole numbers
+_BASE_BYTES = 2**30
+_MAX_SECONDS = 120
 
 
 def main(settings: str) -> None:
     """Answers requests. settings: JSON with `geometry`, `bytes` and `pixels`, the most that a photograph may have."""
     given = json.loads(settings)
     geometry, most_bytes, most_pixels = Geometry(**given["geometry"]), given["bytes"], given["pixels"]
-    _be_expendable(_BYTES_OF_PYTHON + _BYTES_A_PIXEL * most_pixels)
+    _limit_process(_BASE_BYTES + _BYTES_PER_PIXEL * most_pixels)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    while header := requests.read(REQUEST.size):
-        thumbnail, length = REQUEST.unpack(header)
+    while header := requests.read(REQUEST_HEADER.size):
+        thumbnail, length = REQUEST_HEADER.unpack(header)
         data = requests.read(length)
-        signal.alarm(_LONGEST_SECONDS)  # it ends even where the service that would end it is gone
+        signal.alarm(_MAX_SECONDS)  # it ends even where the service that would end it is gone
         _answer(answers, data, geometry, most_bytes, most_pixels, thumbnail=thumbnail)
         answers.flush()
         signal.alarm(0)
 
 
-def _be_expendable(memory: int) -> None:
+def _limit_process(memory: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the service, which ends this process
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -61,17 +61,17 @@ def _answer(
     try:
         image = decode_image(data, max_bytes=most_bytes, max_pixels=most_pixels)
         array = fit_image(image, geometry)
-        small = _small(image) if thumbnail else b""
+        small = _make_thumbnail(image) if thumbnail else b""
     except Exception as error:
         kind = next((kind for kind, type_ in REFUSALS.items() if isinstance(error, type_)), 3)
         known = isinstance(error, ImageError)
         message = str(error if known else "the picture is damaged. Copy or save it again").encode("utf-8", "replace")
-        answers.write(ANSWER.pack(kind, len(message), 0, 0) + message)
+        answers.write(ANSWER_HEADER.pack(kind, len(message), 0, 0) + message)
         return
-    answers.write(ANSWER.pack(DECODED, array.shape[0], array.shape[1], len(small)) + array.tobytes() + small)
+    answers.write(ANSWER_HEADER.pack(DECODED, array.shape[0], array.shape[1], len(small)) + array.tobytes() + small)
 
 
-def _small(image: Image.Image) -> bytes:
+def _make_thumbnail(image: Image.Image) -> bytes:
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     written = io.BytesIO()
     image.save(written, "JPEG", quality=80)

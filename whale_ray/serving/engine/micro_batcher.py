@@ -17,11 +17,11 @@ from whale_ray.errors import StoreError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_STUCK_SECONDS = 20.0
-_FAILURES = 3
+_STALL_SECONDS = 20.0
+_MAX_FAILURES = 3
 
 
-class Pace:
+class StallDetector:
     """Knows whether what one thread runs now takes far longer, for its size, than anything did before; or only fails.
 
     Any thread may ask.
@@ -41,13 +41,13 @@ class Pace:
     @property
     def is_failing(self) -> bool:
         """Whether it failed several times, and never ended well meanwhile."""
-        return self._failed >= _FAILURES
+        return self._failed >= _MAX_FAILURES
 
     @contextmanager
     def running(self, items: int) -> Iterator[None]:
         """Around what runs for so many items."""
         began = time.monotonic()
-        self._until = began + _STUCK_SECONDS + 3 * items * max(self._seconds, default=0.0)
+        self._until = began + _STALL_SECONDS + 3 * items * max(self._seconds, default=0.0)
         try:
             yield
             self._seconds.append((time.monotonic() - began) / items)
@@ -59,7 +59,7 @@ class Pace:
             self._until = None
 
 
-class Batcher(Generic[Item, Result]):
+class MicroBatcher(Generic[Item, Result]):
     """Runs `run` on a thread, each time on all items that wait, up to `most`; it never waits for more to come."""
 
     def __init__(self, run: Callable[[list[Item]], Sequence[Result]], *, most: int, thread: Executor) -> None:

@@ -19,18 +19,18 @@ from whale_ray.errors import ImageError
 from whale_ray.inference.predictions import Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.exact_search import use_threads
-from whale_ray.serving.engine.decoder_pool import Decoders
-from whale_ray.serving.engine.micro_batcher import Batcher, Pace
-from whale_ray.serving.gallery.live_gallery import Catalogue, Standing
+from whale_ray.serving.engine.decoder_pool import DecoderPool
+from whale_ray.serving.engine.micro_batcher import MicroBatcher, StallDetector
+from whale_ray.serving.gallery.live_gallery import GallerySnapshot, LiveGallery
 from whale_ray.serving.gallery.store import Entry
-from whale_ray.serving.metrics import observe, stage
+from whale_ray.serving.metrics import observe, time_stage
 
-_STORE_SECONDS = 2.0
-_TOGETHER = 256  # enrolled pictures embedded before the gallery is made anew
+_STORE_TIMEOUT = 2.0
+_EMBED_CHUNK = 256  # enrolled pictures embedded before the gallery is made anew
 _log = logging.getLogger(__name__)
 
 
-class Encoder:
+class LocalEncoder:
     """Embeds single photographs, each together with whatever else waits; in the ingress, or behind a handle.
 
     threads: of a forward pass, and of searches beside it. batch: photographs embedded together at most. thread: where
@@ -38,9 +38,9 @@ class Encoder:
     """
 
     def __init__(self, bundle: Bundle, *, threads: int, batch: int) -> None:
-        self._bundle, self._pace = bundle, Pace()
+        self._bundle, self._pace = bundle, StallDetector()
         self.thread = ThreadPoolExecutor(1, "model", _use_threads, (threads,))
-        self.batcher = Batcher(self.embed_now, most=batch, thread=self.thread)
+        self.batcher = MicroBatcher(self.embed_now, most=batch, thread=self.thread)
 
     @property
     def has_device(self) -> bool:
@@ -72,7 +72,7 @@ def _use_threads(count: int) -> None:
     use_threads(count)
 
 
-_Asked = tuple[np.ndarray, int]  # a prepared photograph or its embedding, and how many individuals are wanted
+_SearchRequest = tuple[np.ndarray, int]  # a prepared photograph or its embedding, and how many individuals are wanted
 
 
 class Embedder(Protocol):
@@ -86,7 +86,7 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
-class _Found:
+class _SearchResult:
     """What a search found. complete: whether it looked among everything that is enrolled.
 
     vector: (D,), what was searched for. began: when, by `time.perf_counter`.
@@ -98,7 +98,7 @@ class _Found:
     began: float
 
 
-class Recogniser:
+class Recognizer:
     """Answers for single photographs: decoded beside the event loop, embedded by `encoder`, searched in `catalogue`.
 
     An encoder on this process' own cores has its photographs searched for where it embedded them, one way through a
@@ -107,17 +107,19 @@ class Recogniser:
     """
 
     def __init__(
-        self, catalogue: Catalogue, encoder: Embedder, decoders: Decoders, *, threads: int, batch: int
+        self, catalogue: LiveGallery, encoder: Embedder, decoders: DecoderPool, *, threads: int, batch: int
     ) -> None:
-        self.catalogue, self.encoder, self.decoders = catalogue, encoder, decoders
+        self.live_gallery, self.encoder, self.decoders = catalogue, encoder, decoders
         far = catalogue.store is not None and not catalogue.store.is_of_one_machine
-        here = encoder if isinstance(encoder, Encoder) and not encoder.has_device and not far else None
+        here = encoder if isinstance(encoder, LocalEncoder) and not encoder.has_device and not far else None
         thread = here.thread if here else ThreadPoolExecutor(1, "search", use_threads, (threads,))
-        self._search = Batcher(self._rank, most=batch, thread=thread)
-        self._at_once: Batcher[_Asked, _Found] | None = None
+        self._search = MicroBatcher(self._rank, most=batch, thread=thread)
+        self._at_once: MicroBatcher[_SearchRequest, _SearchResult] | None = None
         if here:
-            self._at_once = Batcher(lambda asked: self._rank(_embedded(here, asked)), most=batch, thread=thread)
-        self._pace = Pace()
+            self._at_once = MicroBatcher(
+                lambda asked: self._rank(_embed_requests(here, asked)), most=batch, thread=thread
+            )
+        self._pace = StallDetector()
         self._asking: asyncio.Task[int] | None = None
         self._catching_up = asyncio.Lock()
 
@@ -128,12 +130,12 @@ class Recogniser:
         return await self._fault_of_store() or await self.encoder.fault()
 
     async def _fault_of_store(self) -> str | None:
-        store = self.catalogue.store
+        store = self.live_gallery.store
         if store is None:
             return None
         if self._asking is None or self._asking.done():  # one at a time: it may wait for long
             self._asking = asyncio.create_task(asyncio.to_thread(store.version))
-        answered, _ = await asyncio.wait({self._asking}, timeout=_STORE_SECONDS)
+        answered, _ = await asyncio.wait({self._asking}, timeout=_STORE_TIMEOUT)
         return None if answered and not self._asking.exception() else "the database of enrolments does not answer"
 
     async def identify(self, data: bytes, *, top: int) -> Identification:
@@ -153,73 +155,73 @@ class Recogniser:
     async def embed(self, data: bytes) -> np.ndarray:
         """The unit embedding (D,) of one photograph. Raises: ImageError where it cannot be used."""
         array = await self._decode(data)
-        with stage("embed"):
+        with time_stage("embed"):
             return await self.encoder.embed(array)
 
     async def _decode(self, data: bytes) -> np.ndarray:
-        with stage("decode"):
+        with time_stage("decode"):
             return (await self.decoders.decode(data)).array
 
     async def rank(self, vector: np.ndarray, *, top: int) -> Identification:
         """The answer for one embedding (D,), `top` individuals. Raises: StoreError as `identify`."""
-        with stage("search"):
+        with time_stage("search"):
             found = await self._search.submit((vector, top))
         return await self._completed(found, top)
 
-    async def _completed(self, found: _Found, top: int) -> Identification:
+    async def _completed(self, found: _SearchResult, top: int) -> Identification:
         """The answer; searched for again where something enrolled had no embedding of this bundle yet."""
         if not found.complete:
-            await self.standing()
+            await self.snapshot()
             found = await self._search.submit((found.vector, top))
         return found.identification
 
-    async def standing(self) -> Standing:
+    async def snapshot(self) -> GallerySnapshot:
         """The gallery as it stands, complete: what another bundle enrolled is embedded with this one's encoder first.
 
         Raises: StoreError where the store does not answer.
         """
-        standing = await asyncio.to_thread(self.catalogue.current)
+        standing = await asyncio.to_thread(self.live_gallery.snapshot)
         if not standing.missing:
             return standing
         async with self._catching_up:
-            standing = await asyncio.to_thread(self.catalogue.current)
-            for start in range(0, len(standing.missing), _TOGETHER):
-                await self._catch_up(standing.missing[start : start + _TOGETHER])
-        return await asyncio.to_thread(self.catalogue.current)
+            standing = await asyncio.to_thread(self.live_gallery.snapshot)
+            for start in range(0, len(standing.missing), _EMBED_CHUNK):
+                await self._catch_up(standing.missing[start : start + _EMBED_CHUNK])
+        return await asyncio.to_thread(self.live_gallery.snapshot)
 
     async def _catch_up(self, entries: Sequence[Entry]) -> None:
         vectors = await asyncio.gather(*map(self._vector_of, entries))
         found = {entry.digest: one for entry, one in zip(entries, vectors, strict=True) if one is not None}
-        await asyncio.to_thread(self.catalogue.learn, found)
+        await asyncio.to_thread(self.live_gallery.add_vectors, found)
 
     async def _vector_of(self, entry: Entry) -> np.ndarray | None:
         """The embedding (D,) of an enrolled picture; None where it was forgotten or cannot be decoded here."""
-        assert self.catalogue.store is not None
-        data = await asyncio.to_thread(self.catalogue.store.picture, entry.image)
+        assert self.live_gallery.store is not None
+        data = await asyncio.to_thread(self.live_gallery.store.picture, entry.image)
         if data is None:
             return None
         try:
             decoded = await self.decoders.decode(data)
         except ImageError:
             _log.warning("%s was enrolled, but cannot be decoded here: it is left out", entry.image, exc_info=True)
-            await asyncio.to_thread(self.catalogue.leave_out, entry)
+            await asyncio.to_thread(self.live_gallery.exclude, entry)
             return None
         return await self.encoder.embed(decoded.array)
 
-    def _rank(self, asked: list[_Asked]) -> list[_Found]:
+    def _rank(self, asked: list[_SearchRequest]) -> list[_SearchResult]:
         """The first individuals for each vector."""
         began = time.perf_counter()
         observe("whale_ray_batch_size", len(asked), stage="search")
         vectors, tops = zip(*asked, strict=True)
         with self._pace.running(len(asked)):
-            standing = self.catalogue.current()
-            found = self.catalogue.bundle.rank(np.stack(vectors), top=max(tops), gallery=standing.gallery)
+            standing = self.live_gallery.snapshot()
+            found = self.live_gallery.bundle.rank(np.stack(vectors), top=max(tops), gallery=standing.gallery)
         return [
-            _Found(one.first(top), not standing.missing, vector, began)
+            _SearchResult(one.first(top), not standing.missing, vector, began)
             for one, top, vector in zip(found, tops, vectors, strict=True)
         ]
 
 
-def _embedded(encoder: Encoder, asked: list[_Asked]) -> list[_Asked]:
+def _embed_requests(encoder: LocalEncoder, asked: list[_SearchRequest]) -> list[_SearchRequest]:
     arrays, tops = zip(*asked, strict=True)
     return list(zip(encoder.embed_now(list(arrays)), tops, strict=True))

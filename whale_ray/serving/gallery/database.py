@@ -17,18 +17,18 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Operationa
 from whale_ray.errors import StoreError
 
 FORMAT_VERSION = 1
-_WAIT_SECONDS = 10  # for another writer
+_TIMEOUT_SECONDS = 10  # for another writer
 # A database that falls silent must not hold up every call for ever.
-_POSTGRESQL_PATIENCE = {
+_POSTGRESQL_TIMEOUTS = {
     "connect_timeout": 5,
-    "tcp_user_timeout": 1000 * _WAIT_SECONDS,
-    "options": f"-c statement_timeout={1000 * _WAIT_SECONDS}",
+    "tcp_user_timeout": 1000 * _TIMEOUT_SECONDS,
+    "options": f"-c statement_timeout={1000 * _TIMEOUT_SECONDS}",
 }
 METADATA = sql.MetaData()
 _DIGEST = sql.String(64)
 
 
-class _Moment(sql.types.TypeDecorator[datetime]):
+class _UtcDateTime(sql.types.TypeDecorator[datetime]):
     """A moment in UTC; SQLite forgets the zone."""
 
     impl = sql.DateTime(timezone=True)
@@ -50,7 +50,7 @@ VERSIONS = sql.Table(
     "versions",
     METADATA,
     sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("at", _Moment, nullable=False),
+    sql.Column("at", _UtcDateTime, nullable=False),
     sql.Column("kind", sql.String(16), nullable=False),
     sql.Column("pictures", sql.Integer, nullable=False),
 )
@@ -72,8 +72,8 @@ ENTRIES = sql.Table(
     sql.Column("since", sql.Integer, nullable=False),
     sql.Column("until", sql.Integer),
 )
-NOW = ENTRIES.c.until.is_(None)
-sql.Index("entries_now", ENTRIES.c.digest, unique=True, sqlite_where=NOW, postgresql_where=NOW)
+IS_CURRENT = ENTRIES.c.until.is_(None)
+sql.Index("entries_now", ENTRIES.c.digest, unique=True, sqlite_where=IS_CURRENT, postgresql_where=IS_CURRENT)
 VECTORS = sql.Table(
     "vectors",
     METADATA,
@@ -91,7 +91,7 @@ QUERIES = sql.Table(
     "queries",
     METADATA,
     sql.Column("digest", _DIGEST, primary_key=True),
-    sql.Column("at", _Moment, nullable=False),
+    sql.Column("at", _UtcDateTime, nullable=False),
     sql.Column("bundle", sql.Text, nullable=False),
     sql.Column("nearest", sql.Text, nullable=False),
     sql.Column("distance", sql.Float, nullable=False),
@@ -116,7 +116,7 @@ def connect(url: str) -> sql.Engine:
 
 
 def _check_tables(engine: sql.Engine) -> None:
-    with said_plainly():
+    with translated_errors():
         try:
             _make_tables(engine)
         except (IntegrityError, OperationalError, ProgrammingError):  # another replica makes them at this moment
@@ -132,7 +132,7 @@ def _engine(url: str) -> sql.Engine:
         address = sql.make_url(url)
         backend = address.get_backend_name()
         if backend == "postgresql":
-            patience = {name: value for name, value in _POSTGRESQL_PATIENCE.items() if name not in address.query}
+            patience = {name: value for name, value in _POSTGRESQL_TIMEOUTS.items() if name not in address.query}
             address = address.set(drivername="postgresql+psycopg")
             return sql.create_engine(address, pool_pre_ping=True, connect_args=patience)
         if backend == "sqlite" and address.database not in (None, "", ":memory:"):
@@ -150,7 +150,7 @@ def _engine(url: str) -> sql.Engine:
 
 def _sqlite(address: sql.URL) -> sql.Engine:
     Path(str(address.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
-    engine = sql.create_engine(address, connect_args={"timeout": _WAIT_SECONDS})
+    engine = sql.create_engine(address, connect_args={"timeout": _TIMEOUT_SECONDS})
     sql.event.listen(engine, "connect", _prepare_sqlite)
     sql.event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -179,39 +179,39 @@ def erase_leftovers(engine: sql.Engine) -> None:
     What PostgreSQL keeps until its next vacuum, in its log and in backups is the business of who runs it.
     """
     if engine.dialect.name == "sqlite":
-        with asked_of_the_driver(engine) as connection:  # a checkpoint cannot be part of a transaction
+        with driver_connection(engine) as connection:  # a checkpoint cannot be part of a transaction
             connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def version_of(engine: sql.Engine) -> int:
+def read_version(engine: sql.Engine) -> int:
     """The number of the last change; of the driver itself, since every search waits for it. Raises: StoreError."""
-    with asked_of_the_driver(engine) as connection:
+    with driver_connection(engine) as connection:
         cursor = connection.cursor()
         cursor.execute(f"SELECT {STATE.c.version.name} FROM {STATE.name}")
         return int(next(iter(cursor.fetchall()))[0])
 
 
 @contextmanager
-def asked_of_the_driver(engine: sql.Engine) -> Iterator[sql.PoolProxiedConnection]:
+def driver_connection(engine: sql.Engine) -> Iterator[sql.PoolProxiedConnection]:
     """A connection without what SQLAlchemy does around each statement. Raises: StoreError for the database's faults."""
     driver: Any = engine.dialect.dbapi
     try:
-        with said_plainly(), closing(engine.raw_connection()) as connection:
+        with translated_errors(), closing(engine.raw_connection()) as connection:
             yield connection
     except driver.Error as error:
-        raise _unanswered(error) from error
+        raise _store_error(error) from error
 
 
 @contextmanager
-def said_plainly() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """Makes the database's own faults a StoreError, without the statement and its values."""
     try:
         yield
     except DBAPIError as error:
-        raise _unanswered(error) from error
+        raise _store_error(error) from error
 
 
-def _unanswered(error: BaseException) -> StoreError:
+def _store_error(error: BaseException) -> StoreError:
     error = error.orig or error if isinstance(error, DBAPIError) else error  # without the statement and its values
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return StoreError(

@@ -14,11 +14,11 @@ import numpy as np
 
 from whale_ray.inference.predictor import Bundle, Gallery
 from whale_ray.retrieval.search.gallery_index import normalize_rows
-from whale_ray.serving.gallery.store import EnrolmentStore, Entry, State
+from whale_ray.serving.gallery.store import EnrolmentStore, Entry, StoreState
 
 
 @dataclass(frozen=True)
-class Standing:
+class GallerySnapshot:
     """The gallery at one version. enrolled: the images that are not the bundle's.
 
     missing: what was enrolled, but has no embedding of this bundle yet, as after a new bundle came.
@@ -43,49 +43,49 @@ class Standing:
         return frozenset(self.gallery.images)
 
 
-class Catalogue:
+class LiveGallery:
     """The gallery of a bundle, kept up with the store. Each call reads the store's version; any thread may call."""
 
     def __init__(self, bundle: Bundle, store: EnrolmentStore | None) -> None:
         self.bundle, self.store = bundle, store
         self.rows = {image: row for row, image in enumerate(bundle.images)}
         self.names = frozenset(bundle.individuals)
-        self._own = normalize_rows(bundle.contents.gallery)
+        self._bundle_vectors = normalize_rows(bundle.contents.gallery)
         self._vectors: dict[str, np.ndarray] = {}
-        self._left_out: set[str] = set()
+        self._excluded: set[str] = set()
         self._lock = threading.Lock()
-        self._standing = Standing(0, bundle.gallery, frozenset(), ())
+        self._snapshot = GallerySnapshot(0, bundle.gallery, frozenset(), ())
 
-    def current(self) -> Standing:
+    def snapshot(self) -> GallerySnapshot:
         """The gallery as it stands. Raises: StoreError where the store does not answer."""
         if self.store is None:
-            return self._standing
+            return self._snapshot
         with self._lock:
-            if self.store.version() != self._standing.version:
-                self._standing = self._stand(self.store, self.store.state())
-            return self._standing
+            if self.store.version() != self._snapshot.version:
+                self._snapshot = self._build_snapshot(self.store, self.store.state())
+            return self._snapshot
 
-    def holds(self, image: str, individual: str) -> bool:
+    def is_bundle_image(self, image: str, individual: str) -> bool:
         """Whether the bundle's own gallery has this photograph of this individual, though it may be hidden."""
         row = self.rows.get(image)
         return row is not None and self.bundle.individuals[row] == individual
 
-    def leave_out(self, entry: Entry) -> None:
+    def exclude(self, entry: Entry) -> None:
         """Stands without this enrolled picture, which cannot be embedded here."""
         with self._lock:
-            self._left_out.add(entry.digest)
-            missing = tuple(one for one in self._standing.missing if one.digest != entry.digest)
-            self._standing = replace(self._standing, missing=missing)
+            self._excluded.add(entry.digest)
+            missing = tuple(one for one in self._snapshot.missing if one.digest != entry.digest)
+            self._snapshot = replace(self._snapshot, missing=missing)
 
-    def learn(self, vectors: Mapping[str, np.ndarray]) -> None:
+    def add_vectors(self, vectors: Mapping[str, np.ndarray]) -> None:
         """Takes this bundle's embeddings of enrolled pictures, by digest, and keeps them in the store."""
         assert self.store is not None
         self.store.add_vectors(self.bundle.id, vectors)
         with self._lock:
             self._vectors |= {digest: vector.astype(np.float16) for digest, vector in vectors.items()}
-            self._standing = self._stand(self.store, self.store.state())
+            self._snapshot = self._build_snapshot(self.store, self.store.state())
 
-    def _stand(self, store: EnrolmentStore, state: State) -> Standing:
+    def _build_snapshot(self, store: EnrolmentStore, state: StoreState) -> GallerySnapshot:
         rows = [row for row in range(len(self.rows)) if not self._is_hidden(row, state)]
         shown = {self.bundle.images[row] for row in rows}
         # An image that has since reached the training of this bundle is in its own gallery.
@@ -94,15 +94,17 @@ class Catalogue:
         there = [entry for entry in entries if entry.digest in self._vectors]
         images = [*(self.bundle.images[row] for row in rows), *(entry.image for entry in there)]
         individuals = [*(self.bundle.individuals[row] for row in rows), *(entry.individual for entry in there)]
-        added = np.reshape([self._vectors[entry.digest] for entry in there], (len(there), self._own.shape[1]))
-        vectors = np.concatenate([self._own[rows], normalize_rows(added)])
+        added = np.reshape(
+            [self._vectors[entry.digest] for entry in there], (len(there), self._bundle_vectors.shape[1])
+        )
+        vectors = np.concatenate([self._bundle_vectors[rows], normalize_rows(added)])
         searcher = self.bundle.build_searcher(vectors, individuals, ready=True)
-        known = self._vectors.keys() | self._left_out
+        known = self._vectors.keys() | self._excluded
         missing = tuple(entry for entry in entries if entry.digest not in known)
         enrolled = frozenset(entry.image for entry in there)
-        return Standing(state.version, Gallery(images, individuals, searcher), enrolled, missing)
+        return GallerySnapshot(state.version, Gallery(images, individuals, searcher), enrolled, missing)
 
-    def _is_hidden(self, row: int, state: State) -> bool:
+    def _is_hidden(self, row: int, state: StoreState) -> bool:
         of_hidden = self.bundle.individuals[row] in state.hidden_individuals
         return of_hidden or self.bundle.images[row] in state.hidden_images
 

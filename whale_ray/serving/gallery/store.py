@@ -20,7 +20,7 @@ from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError
 from whale_ray.serving.gallery.database import (
     ENTRIES,
     HIDDEN,
-    NOW,
+    IS_CURRENT,
     PICTURES,
     QUERIES,
     STATE,
@@ -28,10 +28,10 @@ from whale_ray.serving.gallery.database import (
     VERSIONS,
     connect,
     erase_leftovers,
-    said_plainly,
-    version_of,
+    read_version,
+    translated_errors,
 )
-from whale_ray.serving.gallery.transactions import Picture, changing, parts, vector_bytes
+from whale_ray.serving.gallery.transactions import EnrolledPicture, chunk_names, gallery_transaction, vector_bytes
 
 _Row = TypeVarTuple("_Row")
 _IMAGE, _INDIVIDUAL = "image", "individual"
@@ -47,7 +47,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class State:
+class StoreState:
     """What stands beside the bundle's gallery at one version. hidden: of the bundle's, forgotten."""
 
     version: int
@@ -88,27 +88,27 @@ class EnrolmentStore:
 
     def version(self) -> int:
         """The number of the last change, 0 where there was none; read before every search."""
-        return version_of(self.engine)
+        return read_version(self.engine)
 
-    def state(self) -> State:
+    def state(self) -> StoreState:
         """Everything that stands beside the bundle's gallery now."""
         with self._reading() as connection:
             # The version first: what is changed while this reads is then read once more.
             version = connection.execute(sql.select(STATE.c.version)).scalar_one()
             hidden = connection.execute(sql.select(HIDDEN.c.kind, HIDDEN.c.name)).all()
             columns = sql.select(PICTURES.c.digest, PICTURES.c.name, ENTRIES.c.individual)
-            rows = connection.execute(_of_now(columns).order_by(ENTRIES.c.number)).all()
+            rows = connection.execute(_join_current(columns).order_by(ENTRIES.c.number)).all()
         images, individuals = (frozenset(name for of, name in hidden if of == kind) for kind in (_IMAGE, _INDIVIDUAL))
-        return State(version, tuple(Entry(*row) for row in rows), images, individuals)
+        return StoreState(version, tuple(Entry(*row) for row in rows), images, individuals)
 
-    def enrol(self, individual: str, pictures: Sequence[Picture], *, bundle: str) -> list[bool]:
+    def enrol(self, individual: str, pictures: Sequence[EnrolledPicture], *, bundle: str) -> list[bool]:
         """Adds the pictures, all or none, and says of each whether it is new; one that is there already stays.
 
         Raises: EnrolledElsewhereError where one is enrolled under another individual.
         """
         fresh = {picture.digest: picture for picture in pictures}
-        with changing(self.engine, "enrol") as change:
-            there = dict(change.pairs(NOW & ENTRIES.c.digest.in_(fresh)))
+        with gallery_transaction(self.engine, "enrol") as change:
+            there = dict(change.pairs(IS_CURRENT & ENTRIES.c.digest.in_(fresh)))
             for place, picture in enumerate(pictures):
                 if there.get(picture.digest, individual) != individual:
                     raise EnrolledElsewhereError(place, there[picture.digest])
@@ -135,13 +135,13 @@ class EnrolmentStore:
         return self._forget(ENTRIES.c.individual == individual, (_INDIVIDUAL, individual) if hide else None)
 
     def _forget(self, which: sql.ColumnElement[bool], hide: tuple[str, str] | None) -> int:
-        with changing(self.engine, "forget") as change:
+        with gallery_transaction(self.engine, "forget") as change:
             connection = change.connection
             digests = connection.execute(sql.select(ENTRIES.c.digest).where(which).distinct()).scalars().all()
             connection.execute(ENTRIES.delete().where(which))
             # What another individual holds, or held in some version, is not this one's to erase.
             kept = sql.select(ENTRIES.c.digest)
-            for part in parts(digests):
+            for part in chunk_names(digests):
                 gone = PICTURES.c.digest.in_(part) & PICTURES.c.digest.not_in(kept)
                 for name in connection.execute(sql.select(PICTURES.c.name).where(gone)).scalars().all():
                     change.hide(_IMAGE, name)  # a bundle that was trained with it meanwhile shows it no longer
@@ -164,11 +164,11 @@ class EnrolmentStore:
         What was forgotten is in no version any more, and what is hidden stays hidden.
         Raises: NoSuchVersionError where there was none of this number.
         """
-        with changing(self.engine, "restore") as change:
+        with gallery_transaction(self.engine, "restore") as change:
             if not 0 <= number < change.number:
                 raise NoSuchVersionError(number, change.number - 1)
-            then = (ENTRIES.c.since <= number) & (NOW | (ENTRIES.c.until > number))
-            was, now = (change.pairs(which) for which in (then, NOW))
+            then = (ENTRIES.c.since <= number) & (IS_CURRENT | (ENTRIES.c.until > number))
+            was, now = (change.pairs(which) for which in (then, IS_CURRENT))
             change.close(now - was)
             change.open(was - now)
         return self.version()
@@ -177,7 +177,7 @@ class EnrolmentStore:
         """The embeddings (float16) that this bundle made of these pictures, as far as they are kept."""
         found: dict[str, np.ndarray] = {}
         with self._reading() as connection:
-            for part in parts(digests):
+            for part in chunk_names(digests):
                 which = (VECTORS.c.bundle == bundle) & VECTORS.c.digest.in_(part)
                 rows = connection.execute(sql.select(VECTORS.c.digest, VECTORS.c.vector).where(which))
                 found |= {digest: np.frombuffer(vector, "<f2") for digest, vector in rows}
@@ -187,7 +187,7 @@ class EnrolmentStore:
         """Keeps what this bundle made of pictures; those forgotten meanwhile, or kept already, are left out."""
         for digest, vector in vectors.items():
             row = {"digest": digest, "bundle": bundle, "vector": vector_bytes(vector)}
-            with said_plainly(), suppress(IntegrityError), self.engine.begin() as connection:
+            with translated_errors(), suppress(IntegrityError), self.engine.begin() as connection:
                 connection.execute(VECTORS.insert().values(row))
 
     def picture(self, image: str) -> bytes | None:
@@ -200,14 +200,14 @@ class EnrolmentStore:
 
     def _of_image(self, column: sql.Column[bytes], image: str) -> bytes | None:
         with self._reading() as connection:
-            return connection.execute(_of_now(sql.select(column)).where(PICTURES.c.name == image)).scalar()
+            return connection.execute(_join_current(sql.select(column)).where(PICTURES.c.name == image)).scalar()
 
     @contextmanager
     def _reading(self) -> Iterator[sql.Connection]:
-        with said_plainly(), self.engine.connect() as connection:
+        with translated_errors(), self.engine.connect() as connection:
             yield connection
 
 
-def _of_now(query: sql.Select[*_Row]) -> sql.Select[*_Row]:
+def _join_current(query: sql.Select[*_Row]) -> sql.Select[*_Row]:
     """The query of pictures, of those alone that are in the gallery now."""
-    return query.join(ENTRIES, ENTRIES.c.digest == PICTURES.c.digest).where(NOW)
+    return query.join(ENTRIES, ENTRIES.c.digest == PICTURES.c.digest).where(IS_CURRENT)

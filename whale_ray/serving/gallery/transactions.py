@@ -13,13 +13,22 @@ from datetime import UTC, datetime
 import numpy as np
 import sqlalchemy as sql
 
-from whale_ray.serving.gallery.database import ENTRIES, HIDDEN, NOW, PICTURES, STATE, VECTORS, VERSIONS, said_plainly
+from whale_ray.serving.gallery.database import (
+    ENTRIES,
+    HIDDEN,
+    IS_CURRENT,
+    PICTURES,
+    STATE,
+    VECTORS,
+    VERSIONS,
+    translated_errors,
+)
 
-_MANY = 500  # names in one statement
+_CHUNK = 500  # names in one statement
 
 
 @dataclass(frozen=True)
-class Picture:
+class EnrolledPicture:
     """A picture to be enrolled. digest: sha256 of `data`, in hex; name: what it is called from now on."""
 
     digest: str
@@ -30,7 +39,7 @@ class Picture:
 
 
 @dataclass
-class Change:
+class GalleryTransaction:
     """A change under way. pictures: how many it changes; where none, it has not been."""
 
     connection: sql.Connection
@@ -51,12 +60,12 @@ class Change:
 
     def close(self, pairs: set[tuple[str, str]]) -> None:
         """Digests under individuals leave the gallery; older versions still have them."""
-        for part in parts(digest for digest, _ in pairs):
-            which = NOW & ENTRIES.c.digest.in_(part)
+        for part in chunk_names(digest for digest, _ in pairs):
+            which = IS_CURRENT & ENTRIES.c.digest.in_(part)
             self.connection.execute(ENTRIES.update().where(which).values(until=self.number))
         self.pictures += len(pairs)
 
-    def keep(self, picture: Picture, bundle: str) -> None:
+    def keep(self, picture: EnrolledPicture, bundle: str) -> None:
         """Keeps the picture and its vector, where an earlier version has not left them."""
         row = {"digest": picture.digest, "name": picture.name, "data": picture.data, "thumbnail": picture.thumbnail}
         if not self._there(PICTURES, PICTURES.c.digest == picture.digest):
@@ -77,12 +86,12 @@ class Change:
 
 
 @contextmanager
-def changing(engine: sql.Engine, kind: str) -> Iterator[Change]:
+def gallery_transaction(engine: sql.Engine, kind: str) -> Iterator[GalleryTransaction]:
     """A change, written when the block ends without error and has changed something; nothing of it otherwise."""
-    with said_plainly(), engine.connect() as connection:
+    with translated_errors(), engine.connect() as connection:
         # This row is what writers wait for: PostgreSQL locks it, SQLite the database.
         connection.execute(STATE.update().values(version=STATE.c.version + 1))
-        change = Change(connection, connection.execute(sql.select(STATE.c.version)).scalar_one())
+        change = GalleryTransaction(connection, connection.execute(sql.select(STATE.c.version)).scalar_one())
         yield change
         if change.pictures:
             row = {"number": change.number, "at": datetime.now(UTC), "kind": kind, "pictures": change.pictures}
@@ -95,8 +104,8 @@ def vector_bytes(vector: np.ndarray) -> bytes:
     return vector.astype("<f2").tobytes()
 
 
-def parts(names: Iterable[str]) -> Iterator[list[str]]:
+def chunk_names(names: Iterable[str]) -> Iterator[list[str]]:
     """The names in order, as many at a time as one statement takes."""
     everything = sorted(names)
-    for start in range(0, len(everything), _MANY):
-        yield everything[start : start + _MANY]
+    for start in range(0, len(everything), _CHUNK):
+        yield everything[start : start + _CHUNK]

@@ -16,7 +16,7 @@ from whale_ray.serving.auth.problems import add_problem_handlers
 from whale_ray.serving.auth.scopes import AccessControl, AccessPolicy, check_declared_scopes
 from whale_ray.serving.http import openapi, routes_gallery, routes_session
 from whale_ray.serving.http.access_log import AccessLogMiddleware, open_access_log
-from whale_ray.serving.http.model_service import Service
+from whale_ray.serving.http.model_service import ModelService
 from whale_ray.serving.http.routes_identify import router
 from whale_ray.serving.page import routes_page
 
@@ -26,14 +26,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Check the routes and embed images that were enrolled with other bundles; the service is not ready until then."""
     check_declared_scopes(app)
     for service in app.state.services.values():
-        await service.recogniser.standing()
+        await service.recognizer.snapshot()
     yield
     for handler in app.state.access_log.handlers if app.state.access_log else ():
         handler.close()
 
 
-def build_web(
-    services: Mapping[str, Service],
+def build_app(
+    services: Mapping[str, ModelService],
     policy: AccessPolicy | None = None,
     *,
     shadow: Callable[[], Awaitable[Any]] | None = None,
@@ -75,5 +75,5 @@ def build_web(
     app.add_middleware(ProblemMiddleware)
     routes = [route for one in routers for route in one.routes]
     app.add_middleware(AccessLogMiddleware, logger=app.state.access_log, routes=routes, echoed=echoed)
-    openapi.describe_refusals(app)
+    openapi.add_problem_schema(app)
     return app

@@ -13,29 +13,29 @@ from dataclasses import dataclass
 
 from whale_ray.serving.schemas import RefusalError
 
-_FAIR_SECONDS = 5.0  # that a body may take, however many wait
+_GUARANTEED_SECONDS = 5.0  # that a body may take, however many wait
 
 
-def _no_room(detail: str) -> RefusalError:
+def _overloaded(detail: str) -> RefusalError:
     return RefusalError(503, f"{detail}. Try again shortly", {"Retry-After": "1"})
 
 
-class Door:
+class AdmissionController:
     """Lets in calls of at most `most` photographs at once, or one larger call; others are told to come again."""
 
     def __init__(self, most: int) -> None:
         self._most, self._inside = most, 0
 
-    def check_room(self, photographs: int = 1) -> None:
+    def check_capacity(self, photographs: int = 1) -> None:
         """Raises RefusalError 503 where there is no room for a call."""
         if self._inside and self._inside + photographs > self._most:
             detail = f"at most {self._most} photographs are looked at once, and there are as many"
-            raise _no_room(detail)
+            raise _overloaded(detail)
 
     @contextmanager
-    def passed_by(self, photographs: int = 1) -> Iterator[None]:
+    def admit(self, photographs: int = 1) -> Iterator[None]:
         """Holds a call inside. Raises: RefusalError 503 where there is no room for it."""
-        self.check_room(photographs)
+        self.check_capacity(photographs)
         self._inside += photographs
         try:
             yield
@@ -44,14 +44,14 @@ class Door:
 
 
 @dataclass
-class _Arrival:
+class _ActiveUpload:
     """A body on its way: since when, by `time.monotonic`, and how much of it is here."""
 
     began: float
     bytes: int = 0
 
 
-class Mailbox:
+class UploadBudget:
     """Takes bodies that arrive: `most` at once, which together have at most `most_bytes`, each within `seconds`.
 
     Where it is full, the one that takes longest makes room for the next.
@@ -59,17 +59,17 @@ class Mailbox:
 
     def __init__(self, most: int, *, most_bytes: int, seconds: float) -> None:
         self._most, self._most_bytes, self._seconds = most, most_bytes, seconds
-        self._arriving: dict[asyncio.Timeout, _Arrival] = {}  # the oldest first
+        self._arriving: dict[asyncio.Timeout, _ActiveUpload] = {}  # the oldest first
 
     @asynccontextmanager
-    async def receiving(self) -> AsyncIterator[Callable[[int], None]]:
+    async def receive_upload(self) -> AsyncIterator[Callable[[int], None]]:
         """Holds a call; what it gives is told of every part that comes.
 
         Raises: RefusalError 503 without room, 408 where the body takes too long.
         """
         if len(self._arriving) >= self._most:
             self._end_oldest(f"{self._most} bodies are arriving already")
-        deadline, arrival = asyncio.timeout(self._seconds), _Arrival(time.monotonic())
+        deadline, arrival = asyncio.timeout(self._seconds), _ActiveUpload(time.monotonic())
 
         def take(count: int) -> None:
             while self._arrived + count > self._most_bytes:
@@ -96,8 +96,8 @@ class Mailbox:
     def _end_oldest(self, detail: str, *, besides: asyncio.Timeout | None = None) -> None:
         """Ends the body that takes longest. Raises: RefusalError 503, with this detail, where none takes long yet."""
         oldest = next((deadline for deadline in self._arriving if deadline is not besides), None)
-        if oldest is None or time.monotonic() - self._arriving[oldest].began < _FAIR_SECONDS:
-            raise _no_room(detail)
+        if oldest is None or time.monotonic() - self._arriving[oldest].began < _GUARANTEED_SECONDS:
+            raise _overloaded(detail)
         del self._arriving[oldest]
         with suppress(RuntimeError):  # its time is over at this moment
             oldest.reschedule(asyncio.get_running_loop().time())

@@ -1,6 +1,6 @@
-"""One model as the routes see it: a bundle with its gallery, its recogniser, and the limits that hold for callers.
+"""One model as the routes see it: a bundle with its gallery, its recognizer, and the limits that hold for callers.
 
-Knows the contract and a recogniser; of the framework only how a route asks for it.
+Knows the contract and a recognizer; of the framework only how a route asks for it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from whale_ray.inference.bundle import ExamplePhoto
 from whale_ray.inference.predictions import Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
-from whale_ray.serving.engine.recognizer import Recogniser
-from whale_ray.serving.gallery.review_queue import KeptQueries, seems_new
-from whale_ray.serving.gallery.review_queue import Query as KeptQuery
-from whale_ray.serving.http.load_shedding import Door, Mailbox
+from whale_ray.serving.engine.recognizer import Recognizer
+from whale_ray.serving.gallery.review_queue import ReviewItem as KeptQuery
+from whale_ray.serving.gallery.review_queue import ReviewQueue, needs_review
+from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
 from whale_ray.serving.http.uploads import Limits, Upload
 from whale_ray.serving.metrics import count
 from whale_ray.serving.schemas import Identified, ModelQuery, RefusalError, Unidentified, refused_image
 
-MOST_KEEPING = 8
-_MOST_READING = 4  # bodies that arrive at once, for each call that is answered at once
-_MOST_BYTES = 2**30  # of them together
+MAX_PENDING_REVIEWS = 8
+_UPLOADS_PER_CALL = 4  # bodies that arrive at once, for each call that is answered at once
+_UPLOAD_BYTES = 2**30  # of them together
 _log = logging.getLogger(__name__)
 
 
-class Service:
-    """A bundle with its gallery, its recogniser, and the limits that hold for callers.
+class ModelService:
+    """A bundle with its gallery, its recognizer, and the limits that hold for callers.
 
     name: by which calls choose it; empty where they need not, being the default.
     """
@@ -45,18 +45,25 @@ class Service:
     def __init__(
         self,
         bundle: Bundle,
-        recogniser: Recogniser,
+        recognizer: Recognizer,
         *,
         limits: Limits,
         most_calls: int,
-        kept: KeptQueries | None = None,
+        review_queue: ReviewQueue | None = None,
         name: str = "",
     ) -> None:
-        self.bundle, self.recogniser, self.limits, self.door = bundle, recogniser, limits, Door(most_calls)
-        self.mailbox = Mailbox(_MOST_READING * most_calls, most_bytes=_MOST_BYTES, seconds=limits.seconds)
+        self.bundle, self.recognizer, self.limits, self.admission = (
+            bundle,
+            recognizer,
+            limits,
+            AdmissionController(most_calls),
+        )
+        self.upload_budget = UploadBudget(
+            _UPLOADS_PER_CALL * most_calls, most_bytes=_UPLOAD_BYTES, seconds=limits.seconds
+        )
         self._name = name
         self.on_answer: Callable[[bytes, Identification], None] = lambda data, found: None
-        self.catalogue, self.kept = recogniser.catalogue, kept
+        self.live_gallery, self.review_queue = recognizer.live_gallery, review_queue
         self._keeping: set[asyncio.Task[None]] = set()
 
     async def answer(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
@@ -72,7 +79,7 @@ class Service:
         photographs, and are left out where there are several views.
         Raises: ImageError of the first photograph where none can be used.
         """
-        read = await asyncio.gather(*(self.recogniser.embed(upload.data) for upload in uploads), return_exceptions=True)
+        read = await asyncio.gather(*(self.recognizer.embed(upload.data) for upload in uploads), return_exceptions=True)
         for one in read:
             if isinstance(one, BaseException) and not isinstance(one, ImageError):
                 raise one
@@ -81,16 +88,16 @@ class Service:
         if not used:
             raise faults[0][1]
         mean = normalize_rows(np.sum([vector for _, vector in used], axis=0)[None])[0]
-        found = await self.recogniser.rank(mean, top=top)
+        found = await self.recognizer.rank(mean, top=top)
         for upload, _ in used:
             self._keep(upload.data, found)
         if len(used) > 1:
             found = _without_probabilities(found)
         whole = self._identified(None, found, views=len(used))
-        return [whole, *(_unidentified(upload, error) for upload, error in faults)]
+        return [whole, *(_problem_result(upload, error) for upload, error in faults)]
 
     async def _identify(self, upload: Upload, top: int) -> Identified:
-        found = await self.recogniser.identify(upload.data, top=top)
+        found = await self.recognizer.identify(upload.data, top=top)
         self._keep(upload.data, found)
         self.on_answer(upload.data, found)
         return self._identified(upload.filename, found)
@@ -99,7 +106,7 @@ class Service:
         try:
             return await self._identify(upload, top)
         except ImageError as error:
-            return _unidentified(upload, error)
+            return _problem_result(upload, error)
 
     def _identified(self, filename: str | None, found: Identification, *, views: int = 1) -> Identified:
         count("whale_ray_answers", decision=found.new_individual.decision)
@@ -113,7 +120,7 @@ class Service:
 
     async def examples(self) -> dict[int, ExamplePhoto]:
         """Number → an example of the bundle; none of an individual, or of a gallery photograph, that was forgotten."""
-        standing, catalogue = await self.recogniser.standing(), self.catalogue
+        standing, catalogue = await self.recognizer.snapshot(), self.live_gallery
         return {
             place: one
             for place, one in enumerate(self.bundle.contents.examples)
@@ -122,7 +129,7 @@ class Service:
         }
 
     def _thumbnail(self, image: str) -> str | None:
-        row = self.catalogue.rows.get(image)
+        row = self.live_gallery.rows.get(image)
         has_none = row is not None and row not in self.bundle.contents.thumbnails
         return None if has_none else self.address(f"/v1/images/{quote(image, safe='')}")
 
@@ -135,11 +142,11 @@ class Service:
         """Has the photograph kept for a person where the animal seems new; the answer does not wait for it."""
         nearest = found.candidates[0] if found.candidates else None
         distance = nearest.distance if nearest else 2.0
-        seems = found.new_individual.decision == "new" or seems_new(distance, self.bundle.new_distance)
-        if self.kept is None or not seems:
+        seems = found.new_individual.decision == "new" or needs_review(distance, self.bundle.new_distance)
+        if self.review_queue is None or not seems:
             return
-        if len(self._keeping) >= MOST_KEEPING:
-            _log.warning("a photograph that seems new was not kept: %d are being kept already", MOST_KEEPING)
+        if len(self._keeping) >= MAX_PENDING_REVIEWS:
+            _log.warning("a photograph that seems new was not kept: %d are being kept already", MAX_PENDING_REVIEWS)
             return
         query = KeptQuery(
             digest=hashlib.sha256(data).hexdigest(),
@@ -149,19 +156,19 @@ class Service:
             distance=distance,
             decision=found.new_individual.decision,
         )
-        task = asyncio.create_task(self._write(self.kept, query, data))
+        task = asyncio.create_task(self._write(self.review_queue, query, data))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
-    async def _write(self, kept: KeptQueries, query: KeptQuery, data: bytes) -> None:
-        decoded = await self.recogniser.decoders.decode(data, thumbnail=True)
+    async def _write(self, kept: ReviewQueue, query: KeptQuery, data: bytes) -> None:
+        decoded = await self.recognizer.decoders.decode(data, thumbnail=True)
         try:
             await asyncio.to_thread(kept.keep, query, data=data, thumbnail=decoded.thumbnail)
         except StoreError:
             _log.warning("a photograph that seems new could not be kept", exc_info=True)
 
 
-def _unidentified(upload: Upload, error: ImageError) -> Unidentified:
+def _problem_result(upload: Upload, error: ImageError) -> Unidentified:
     return Unidentified(filename=upload.filename, problem=refused_image(error).problem)
 
 
@@ -170,15 +177,15 @@ def _without_probabilities(found: Identification) -> Identification:
     return Identification(replace(found.new_individual, probability=None), candidates)
 
 
-def model_of(request: Request, services: Mapping[str, Service]) -> str:
+def model_name(request: Request, services: Mapping[str, ModelService]) -> str:
     """The name that the call chooses by `model`; without it, the first."""
     return request.query_params.get("model") or next(iter(services))
 
 
-async def service_of(request: Request) -> Service:  # were it no coroutine, each call would wait for a thread
+async def select_model(request: Request) -> ModelService:  # were it no coroutine, each call would wait for a thread
     """The model that the call chooses. Raises: RefusalError 404 where there is none of this name."""
-    services: Mapping[str, Service] = request.app.state.services
-    name = model_of(request, services)
+    services: Mapping[str, ModelService] = request.app.state.services
+    name = model_name(request, services)
     if name not in services:
         raise RefusalError(
             404, f"there is no model {name!r} here. Choose one of {', '.join(services)}, or leave it out"
@@ -186,5 +193,5 @@ async def service_of(request: Request) -> Service:  # were it no coroutine, each
     return services[name]
 
 
-Here = Annotated[Service, Depends(service_of)]
-Model = Annotated[ModelQuery, Query()]
+SelectedModel = Annotated[ModelService, Depends(select_model)]
+ModelParameter = Annotated[ModelQuery, Query()]

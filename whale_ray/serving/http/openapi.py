@@ -22,20 +22,20 @@ _FILES = {
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
 }
-_PHOTOGRAPH = {"type": "string", "format": "binary"}
+_BINARY = {"type": "string", "format": "binary"}
 _PROBLEM = {"content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {"schema": _PHOTOGRAPH}}}}
-CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
-PHOTOGRAPHS = {
+JPEG_RESPONSE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {"schema": _BINARY}}}}
+CSV_RESPONSE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+IMAGE_BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "image/*": {"schema": _PHOTOGRAPH},
+            "image/*": {"schema": _BINARY},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "properties": {"image": {"type": "array", "items": _PHOTOGRAPH}},
+                    "properties": {"image": {"type": "array", "items": _BINARY}},
                 }
             },
         },
@@ -59,7 +59,7 @@ _REASONS = {
 router = APIRouter(include_in_schema=False)
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI responses of these statuses and of 400, 401, 403, 421 and 429, all of them problems."""
     # `default` also keeps the framework from announcing its own 422
     reasons: dict[int | str, str] = {status: _REASONS[status] for status in (400, 401, 403, 421, 429, *statuses)}
@@ -97,7 +97,7 @@ async def docs_file(name: str) -> Response:
     return Response(data, media_type=_FILES[name], headers={"Cache-Control": "private, max-age=86400"})
 
 
-def describe_refusals(app: FastAPI) -> None:
+def add_problem_schema(app: FastAPI) -> None:
     """Adds to the application's OpenAPI what the framework does not know: problems and the key."""
     schema = app.openapi()
     schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()

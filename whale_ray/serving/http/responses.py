@@ -16,7 +16,7 @@ from fastapi import Response
 
 from whale_ray.csv_cells import as_cell
 from whale_ray.inference.predictor import Bundle
-from whale_ray.serving.schemas import PLACES, Answer
+from whale_ray.serving.schemas import DISTANCE_DECIMALS, Answer
 
 JSON, CSV = "application/json", "text/csv"
 COLUMNS = (
@@ -33,24 +33,24 @@ COLUMNS = (
 )
 
 
-def answer_as(accept: str, answer: Answer) -> Response:
+def negotiate_response(accept: str, answer: Answer) -> Response:
     """The answer in the form that the header `Accept` prefers; JSON where it says nothing."""
-    if wants_csv(accept):
-        return Response(csv_text(answer), media_type=f"{CSV}; charset=utf-8")
+    if prefers_csv(accept):
+        return Response(answer_csv(answer), media_type=f"{CSV}; charset=utf-8")
     return Response(answer.model_dump_json(), media_type=JSON)
 
 
-def wants_csv(accept: str) -> bool:
+def prefers_csv(accept: str) -> bool:
     """Whether this header prefers CSV to JSON.
 
     >>> [wants_csv(accept) for accept in ("text/csv", "text/csv;q=0.5, */*", "", "text/*, application/json;q=0.1")]
     [True, False, False, True]
     """
-    weights = dict(_weighed(part) for part in accept.lower().split(",") if part.strip())
-    return _weight(weights, CSV) > _weight(weights, JSON)
+    weights = dict(_parse_media_range(part) for part in accept.lower().split(",") if part.strip())
+    return _quality(weights, CSV) > _quality(weights, JSON)
 
 
-def _weighed(part: str) -> tuple[str, float]:
+def _parse_media_range(part: str) -> tuple[str, float]:
     kind, *parameters = (piece.strip() for piece in part.split(";"))
     said = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
     try:
@@ -59,12 +59,12 @@ def _weighed(part: str) -> tuple[str, float]:
         return kind, 0.0
 
 
-def _weight(weights: dict[str, float], kind: str) -> float:
+def _quality(weights: dict[str, float], kind: str) -> float:
     whole = f"{kind.partition('/')[0]}/*"
     return next((weights[name] for name in (kind, whole, "*/*") if name in weights), 0.0)
 
 
-def csv_text(answer: Answer) -> str:
+def answer_csv(answer: Answer) -> str:
     """A row a candidate, or a photograph without one; nothing in it is taken for a formula by a spreadsheet."""
     return results_csv([{"model": answer.model, **result.model_dump()} for result in answer.results])
 
@@ -96,11 +96,11 @@ def _cell(value: object) -> object:
     return as_cell(value) if isinstance(value, str) else value
 
 
-def answers_of(bundle: Bundle, images: Sequence[Path], *, top: int) -> list[dict[str, Any]]:
+def bundle_results(bundle: Bundle, images: Sequence[Path], *, top: int) -> list[dict[str, Any]]:
     """A bundle's own answer for each photograph, as its service would give it. Raises: as `Bundle.identify`."""
     answers = [asdict(answer) for answer in bundle.identify(images, top=top)]
     for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
-        candidate["distance"] = round(candidate["distance"], PLACES)
+        candidate["distance"] = round(candidate["distance"], DISTANCE_DECIMALS)
         # of this bundle's own search, which a service does not tell either
         del candidate["row"], candidate["score"]
     named = zip(images, answers, strict=True)

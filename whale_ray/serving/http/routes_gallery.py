@@ -17,13 +17,14 @@ from whale_ray.errors import ImageError
 from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
 from whale_ray.serving.auth.scopes import authorize
 from whale_ray.serving.gallery import review_queue
-from whale_ray.serving.gallery.review_queue import KeptQueries
+from whale_ray.serving.gallery.review_queue import ReviewQueue
 from whale_ray.serving.gallery.store import EnrolmentStore
-from whale_ray.serving.gallery.transactions import Picture
+from whale_ray.serving.gallery.transactions import EnrolledPicture
 from whale_ray.serving.http import openapi
-from whale_ray.serving.http.model_service import Here, Model, Service
+from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
 from whale_ray.serving.http.uploads import Upload, read_uploads
 from whale_ray.serving.schemas import (
+    ConfirmQuery,
     EnrolledImage,
     Enrolment,
     Forgotten,
@@ -34,36 +35,35 @@ from whale_ray.serving.schemas import (
     PageQuery,
     RefusalError,
     Restored,
-    Said,
 )
 
-MOST_CHARACTERS = 100
-_ENDINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp", b"II": "tif", b"MM": "tif"}
+MAX_NAME_LENGTH = 100
+_EXTENSIONS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp", b"II": "tif", b"MM": "tif"}
 router = APIRouter()
 
 
 @router.post(
     "/v1/individuals/{id:path}/images",
     dependencies=[Security(authorize, scopes=[ENROL])],
-    openapi_extra=openapi.PHOTOGRAPHS,
-    responses=openapi.refusals(403, 404, 408, 409, 413, 415, 422, 503),
+    openapi_extra=openapi.IMAGE_BODY,
+    responses=openapi.problem_responses(403, 404, 408, 409, 413, 415, 422, 503),
 )
-async def enrol(id: str, request: Request, query: Model, service: Here) -> Enrolment:
+async def enrol(id: str, request: Request, query: ModelParameter, service: SelectedModel) -> Enrolment:
     """Adds photographs to an individual, which may be a new one: all of them or, where one cannot be used, none.
 
     When this is answered they are on the disk. Photographs that are there already are left as they are.
     """
-    _store(service)
-    async with service.mailbox.receiving() as take:  # as of `identify`
+    _require_store(service)
+    async with service.upload_budget.receive_upload() as take:  # as of `identify`
         await _check_name(id, service)
         uploads = await read_uploads(request, service.limits, take=take)
-    with service.door.passed_by(len(uploads)):
+    with service.admission.admit(len(uploads)):
         return await _enrol(id, uploads, service)
 
 
-async def _enrol(individual: str, uploads: list[Upload], service: Service) -> Enrolment:
-    store = _store(service)
-    pictures = [await _picture(place, upload, service) for place, upload in enumerate(uploads)]
+async def _enrol(individual: str, uploads: list[Upload], service: ModelService) -> Enrolment:
+    store = _require_store(service)
+    pictures = [await _prepare_picture(place, upload, service) for place, upload in enumerate(uploads)]
     new = await asyncio.to_thread(store.enrol, individual, pictures, bundle=service.bundle.id)
     images = [
         EnrolledImage(filename=upload.filename, image=picture.name, status="enrolled" if is_new else "already")
@@ -75,15 +75,17 @@ async def _enrol(individual: str, uploads: list[Upload], service: Service) -> En
 @router.delete(
     "/v1/individuals/{id:path}/images/{image:path}",
     dependencies=[Security(authorize, scopes=[ENROL])],
-    responses=openapi.refusals(403, 404, 503),
+    responses=openapi.problem_responses(403, 404, 503),
 )
-async def forget_image(id: str, image: str, request: Request, query: Model, service: Here) -> Forgotten:
+async def forget_image(
+    id: str, image: str, request: Request, query: ModelParameter, service: SelectedModel
+) -> Forgotten:
     """Forgets a photograph: an enrolled one is erased from every version, a bundle's own is hidden for good.
 
     It is hidden in every model, whichever of them was asked.
     """
-    store = _store(service)
-    hide = any(one.catalogue.holds(image, id) for one in request.app.state.services.values())
+    store = _require_store(service)
+    hide = any(one.live_gallery.is_bundle_image(image, id) for one in request.app.state.services.values())
     count = 0 if "\0" in id + image else await asyncio.to_thread(store.forget_image, id, image, hide=hide)
     if not count:
         raise RefusalError(404, f"{id!r} has no photograph {image!r}. See /v1/individuals/{{id}} for those that it has")
@@ -93,15 +95,15 @@ async def forget_image(id: str, image: str, request: Request, query: Model, serv
 @router.delete(
     "/v1/individuals/{id:path}",
     dependencies=[Security(authorize, scopes=[ENROL])],
-    responses=openapi.refusals(403, 404, 503),
+    responses=openapi.problem_responses(403, 404, 503),
 )
-async def forget_individual(id: str, request: Request, query: Model, service: Here) -> Forgotten:
+async def forget_individual(id: str, request: Request, query: ModelParameter, service: SelectedModel) -> Forgotten:
     """Forgets an individual: its enrolled photographs are erased from every version, a bundle's own hidden for good.
 
     They are hidden in every model, whichever of them was asked.
     """
-    store = _store(service)
-    own = any(id in one.catalogue.names for one in request.app.state.services.values())
+    store = _require_store(service)
+    own = any(id in one.live_gallery.names for one in request.app.state.services.values())
     count = 0 if "\0" in id else await asyncio.to_thread(store.forget_individual, id, hide=own)
     if not count:
         raise RefusalError(404, f"{id!r} is no individual of this gallery. See /v1/individuals for who is in it")
@@ -109,11 +111,13 @@ async def forget_individual(id: str, request: Request, query: Model, service: He
 
 
 @router.get(
-    "/v1/versions", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(403, 404, 503)
+    "/v1/versions",
+    dependencies=[Security(authorize, scopes=[IDENTIFY])],
+    responses=openapi.problem_responses(403, 404, 503),
 )
-async def versions(query: Model, service: Here) -> GalleryVersions:
+async def versions(query: ModelParameter, service: SelectedModel) -> GalleryVersions:
     """Every change of the gallery, the last one first."""
-    store = _store(service)
+    store = _require_store(service)
     changes = [asdict(change) for change in await asyncio.to_thread(store.versions)]
     found = [GalleryVersion(photographs=change.pop("pictures"), **change) for change in changes]
     return GalleryVersions(current=found[0].number if found else 0, versions=found)
@@ -122,116 +126,122 @@ async def versions(query: Model, service: Here) -> GalleryVersions:
 @router.post(
     "/v1/versions/{number}/restore",
     dependencies=[Security(authorize, scopes=[ENROL])],
-    responses=openapi.refusals(403, 404, 503),
+    responses=openapi.problem_responses(403, 404, 503),
 )
-async def restore(number: Annotated[int, Path(ge=0, le=10**9)], query: Model, service: Here) -> Restored:
+async def restore(
+    number: Annotated[int, Path(ge=0, le=10**9)], query: ModelParameter, service: SelectedModel
+) -> Restored:
     """Makes the gallery what it was at this version, less what was forgotten since. It becomes a new version."""
-    return Restored(version=await asyncio.to_thread(_store(service).restore, number))
+    return Restored(version=await asyncio.to_thread(_require_store(service).restore, number))
 
 
 @router.get(
-    "/v1/queries", dependencies=[Security(authorize, scopes=[ENROL])], responses=openapi.refusals(403, 404, 503)
+    "/v1/queries",
+    dependencies=[Security(authorize, scopes=[ENROL])],
+    responses=openapi.problem_responses(403, 404, 503),
 )
-async def queries(page: Annotated[PageQuery, Query()], service: Here) -> KeptQueriesPage:
+async def queries(page: Annotated[PageQuery, Query()], service: SelectedModel) -> KeptQueriesPage:
     """Photographs of animals that seemed new, or nearly, which wait for a person; the last one first."""
-    waiting = await asyncio.to_thread(_kept(service).waiting)
+    waiting = await asyncio.to_thread(_require_queue(service).waiting)
     start = next((place + 1 for place, query in enumerate(waiting) if query.digest == page.after), 0)
     part = waiting[start : start + page.limit]
     last = start + page.limit >= len(waiting)
     address = None if last else service.address("/v1/queries", after=part[-1].digest, limit=page.limit)
-    return KeptQueriesPage(total=len(waiting), queries=[_shown(query) for query in part], next=address)
+    return KeptQueriesPage(total=len(waiting), queries=[_kept_query(query) for query in part], next=address)
 
 
 @router.get(
     "/v1/queries/{id}/thumbnail",
     dependencies=[Security(authorize, scopes=[ENROL])],
     response_class=Response,
-    responses={**openapi.JPEG, **openapi.refusals(403, 404, 503)},
+    responses={**openapi.JPEG_RESPONSE, **openapi.problem_responses(403, 404, 503)},
 )
-async def query_thumbnail(id: str, query: Model, service: Here) -> Response:
+async def query_thumbnail(id: str, query: ModelParameter, service: SelectedModel) -> Response:
     """The thumbnail of a photograph that waits."""
-    data = await asyncio.to_thread(_kept(service).thumbnail, _digest(id))
+    data = await asyncio.to_thread(_require_queue(service).thumbnail, _digest(id))
     if data is None:
-        raise _no_query(id)
+        raise _unknown_query(id)
     return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
 @router.post(
     "/v1/queries/{id}/confirm",
     dependencies=[Security(authorize, scopes=[ENROL])],
-    responses=openapi.refusals(403, 404, 409, 422, 503),
+    responses=openapi.problem_responses(403, 404, 409, 422, 503),
 )
-async def confirm(id: str, said: Annotated[Said, Query()], service: Here) -> Enrolment:
+async def confirm(id: str, said: Annotated[ConfirmQuery, Query()], service: SelectedModel) -> Enrolment:
     """Enrols a photograph that waits under the individual that a person saw; it waits no longer."""
-    kept = _kept(service)
+    kept = _require_queue(service)
     await _check_name(said.individual, service)
     data = await asyncio.to_thread(kept.photograph, _digest(id))
     if data is None:
-        raise _no_query(id)
+        raise _unknown_query(id)
     answer = await _enrol(said.individual, [Upload(None, data)], service)
     await asyncio.to_thread(kept.drop, _digest(id))
     return answer
 
 
 @router.delete(
-    "/v1/queries/{id}", dependencies=[Security(authorize, scopes=[ENROL])], responses=openapi.refusals(403, 404, 503)
+    "/v1/queries/{id}",
+    dependencies=[Security(authorize, scopes=[ENROL])],
+    responses=openapi.problem_responses(403, 404, 503),
 )
-async def reject(id: str, query: Model, service: Here) -> Forgotten:
+async def reject(id: str, query: ModelParameter, service: SelectedModel) -> Forgotten:
     """Erases a photograph that waits."""
-    if not await asyncio.to_thread(_kept(service).drop, _digest(id)):
-        raise _no_query(id)
-    return Forgotten(photographs=1, version=await asyncio.to_thread(_store(service).version))
+    if not await asyncio.to_thread(_require_queue(service).drop, _digest(id)):
+        raise _unknown_query(id)
+    return Forgotten(photographs=1, version=await asyncio.to_thread(_require_store(service).version))
 
 
-def _kept(service: Service) -> KeptQueries:
-    if service.kept is None:
+def _require_queue(service: ModelService) -> ReviewQueue:
+    if service.review_queue is None:
         raise RefusalError(403, "this service keeps no photographs for review. Start it with keep_queries=on")
-    return service.kept
+    return service.review_queue
 
 
 def _digest(id: str) -> str:
     return id if id.isalnum() else ""
 
 
-def _no_query(id: str) -> RefusalError:
+def _unknown_query(id: str) -> RefusalError:
     return RefusalError(404, f"no photograph {id!r} waits here. See /v1/queries for those that do")
 
 
-def _shown(query: review_queue.Query) -> KeptQuery:
+def _kept_query(query: review_queue.ReviewItem) -> KeptQuery:
     written = asdict(query)
     written["id"], written["model"] = written.pop("digest"), written.pop("bundle")
     return KeptQuery(**written, thumbnail=f"/v1/queries/{query.digest}/thumbnail")
 
 
-def _store(service: Service) -> EnrolmentStore:
-    if service.catalogue.store is None:
+def _require_store(service: ModelService) -> EnrolmentStore:
+    if service.live_gallery.store is None:
         raise RefusalError(403, "this service takes no enrolments: it was started without a store. Start it with one")
-    return service.catalogue.store
+    return service.live_gallery.store
 
 
-async def _check_name(name: str, service: Service) -> None:
+async def _check_name(name: str, service: ModelService) -> None:
     """Raises RefusalError 400 unless this is an individual of the gallery or a good name of a new one."""
     if name == service.bundle.unknown_label:
         raise RefusalError(400, f"{name!r} marks animals that nobody knows, and cannot be enrolled. Name an individual")
-    if name in (await service.recogniser.standing()).individuals:
+    if name in (await service.recognizer.snapshot()).individuals:
         return
     plain = name.isprintable() and "/" not in name and name == unicodedata.normalize("NFC", name.strip())
-    if not (plain and 0 < len(name) <= MOST_CHARACTERS and name not in (".", "..")):
+    if not (plain and 0 < len(name) <= MAX_NAME_LENGTH and name not in (".", "..")):
         raise RefusalError(
             400,
-            f"a new individual has a name of 1 to {MOST_CHARACTERS} printable characters (NFC), without a slash and "
-            f"without spaces around it, but got {name[:MOST_CHARACTERS]!r}. Choose such a name",
+            f"a new individual has a name of 1 to {MAX_NAME_LENGTH} printable characters (NFC), without a slash and "
+            f"without spaces around it, but got {name[:MAX_NAME_LENGTH]!r}. Choose such a name",
         )
 
 
-async def _picture(place: int, upload: Upload, service: Service) -> Picture:
-    recogniser = service.recogniser
+async def _prepare_picture(place: int, upload: Upload, service: ModelService) -> EnrolledPicture:
+    recognizer = service.recognizer
     try:
-        decoded = await recogniser.decoders.decode(upload.data, thumbnail=True)
+        decoded = await recognizer.decoders.decode(upload.data, thumbnail=True)
     except ImageError as error:
         name = f" ({upload.filename})" if upload.filename else ""
         raise type(error)(f"photograph {place + 1}{name}: {error}. Nothing of this call was enrolled") from error
     digest = hashlib.sha256(upload.data).hexdigest()
-    ending = _ENDINGS.get(upload.data[:2], "tif")
-    vector = await recogniser.encoder.embed(decoded.array)
-    return Picture(digest, f"enrolled-{digest[:32]}.{ending}", upload.data, decoded.thumbnail, vector)
+    ending = _EXTENSIONS.get(upload.data[:2], "tif")
+    vector = await recognizer.encoder.embed(decoded.array)
+    return EnrolledPicture(digest, f"enrolled-{digest[:32]}.{ending}", upload.data, decoded.thumbnail, vector)

@@ -16,8 +16,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response, Security
 from whale_ray.serving.auth.api_keys import IDENTIFY
 from whale_ray.serving.auth.scopes import allow_anonymous, authorize
 from whale_ray.serving.http import openapi
-from whale_ray.serving.http.model_service import Here, Model, Service
-from whale_ray.serving.http.responses import answer_as
+from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
+from whale_ray.serving.http.responses import negotiate_response
 from whale_ray.serving.http.uploads import read_uploads
 from whale_ray.serving.schemas import (
     Answer,
@@ -33,41 +33,43 @@ from whale_ray.serving.schemas import (
     RefusalError,
 )
 
-Page = Annotated[PageQuery, Query()]
-Number = Annotated[int, Path(ge=0, le=10**9)]
+PageParameters = Annotated[PageQuery, Query()]
+ExampleNumber = Annotated[int, Path(ge=0, le=10**9)]
 router = APIRouter()
 
 
-async def refuse_if_full(service: Here) -> None:
+async def refuse_if_full(service: SelectedModel) -> None:
     """Raise RefusalError 503 before the body is read if the service has no capacity for a call."""
-    service.door.check_room()
+    service.admission.check_capacity()
 
 
 @router.post(
     "/v1/identify",
     dependencies=[Security(authorize, scopes=[IDENTIFY]), Depends(refuse_if_full)],
-    openapi_extra=openapi.PHOTOGRAPHS,
+    openapi_extra=openapi.IMAGE_BODY,
     response_model=Answer,
-    responses={**openapi.CSV, **openapi.refusals(404, 408, 413, 415, 422, 503)},
+    responses={**openapi.CSV_RESPONSE, **openapi.problem_responses(404, 408, 413, 415, 422, 503)},
 )
-async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], service: Here) -> Response:
+async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], service: SelectedModel) -> Response:
     """The individuals that each photograph may show, best first.
 
     In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
     With `encounter` they are views of one animal and get one result together. JSON or, by `Accept`, CSV.
     """
-    async with service.mailbox.receiving() as take:  # whoever sends slowly must not stand in the door
+    async with service.upload_budget.receive_upload() as take:  # whoever sends slowly must not stand in the door
         uploads = await read_uploads(request, service.limits, take=take)
-    with service.door.passed_by(len(uploads)):
+    with service.admission.admit(len(uploads)):
         found = service.answer_encounter if query.encounter else service.answer
         results = await found(uploads, top=query.top)
-    return answer_as(request.headers.get("accept", ""), Answer(model=service.bundle.id, results=results))
+    return negotiate_response(request.headers.get("accept", ""), Answer(model=service.bundle.id, results=results))
 
 
-@router.get("/v1/model", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(404))
-async def model(request: Request, query: Model, service: Here) -> ModelCard:
+@router.get(
+    "/v1/model", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.problem_responses(404)
+)
+async def model(request: Request, query: ModelParameter, service: SelectedModel) -> ModelCard:
     """What answers here: the model card."""
-    card, standing, state = service.bundle.card, await service.recogniser.standing(), request.app.state
+    card, standing, state = service.bundle.card, await service.recognizer.snapshot(), request.app.state
     return ModelCard(
         id=service.bundle.id,
         encoder=card["settings"]["model"]["encoder"],
@@ -86,28 +88,32 @@ async def model(request: Request, query: Model, service: Here) -> ModelCard:
     )
 
 
-@router.get("/v1/individuals", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(404))
-async def individuals(page: Page, service: Here) -> IndividualsPage:
+@router.get(
+    "/v1/individuals", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.problem_responses(404)
+)
+async def individuals(page: PageParameters, service: SelectedModel) -> IndividualsPage:
     """The catalogue: who is in the gallery."""
-    everyone = (await service.recogniser.standing()).individuals
-    names, following = _cut(list(everyone), page, service, "/v1/individuals")
+    everyone = (await service.recognizer.snapshot()).individuals
+    names, following = _paginate(list(everyone), page, service, "/v1/individuals")
     found = [IndividualSummary(id=name, images=len(everyone[name])) for name in names]
     return IndividualsPage(total=len(everyone), individuals=found, next=following)
 
 
 @router.get(
-    "/v1/individuals/{id:path}", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(404)
+    "/v1/individuals/{id:path}",
+    dependencies=[Security(authorize, scopes=[IDENTIFY])],
+    responses=openapi.problem_responses(404),
 )
-async def individual(id: str, page: Page, service: Here) -> IndividualPage:
+async def individual(id: str, page: PageParameters, service: SelectedModel) -> IndividualPage:
     """One individual and its gallery photographs."""
-    everything = (await service.recogniser.standing()).individuals.get(id)
+    everything = (await service.recognizer.snapshot()).individuals.get(id)
     if everything is None:
         raise RefusalError(404, f"{id!r} is no individual of this gallery. See /v1/individuals for who is in it")
-    images, following = _cut(everything, page, service, f"/v1/individuals/{quote(id, safe='')}")
+    images, following = _paginate(everything, page, service, f"/v1/individuals/{quote(id, safe='')}")
     return IndividualPage(id=id, total=len(everything), images=images, next=following)
 
 
-def _cut(names: Sequence[str], page: PageQuery, service: Service, path: str) -> tuple[list[str], str | None]:
+def _paginate(names: Sequence[str], page: PageQuery, service: ModelService, path: str) -> tuple[list[str], str | None]:
     """The names of this page, and the address of the next one."""
     start = bisect_right(names, page.after) if page.after else 0
     part = list(names[start : start + page.limit])
@@ -119,11 +125,11 @@ def _cut(names: Sequence[str], page: PageQuery, service: Service, path: str) -> 
     "/v1/images/{image:path}",
     dependencies=[Security(authorize, scopes=[IDENTIFY])],
     response_class=Response,
-    responses={**openapi.JPEG, **openapi.refusals(404)},
+    responses={**openapi.JPEG_RESPONSE, **openapi.problem_responses(404)},
 )
-async def thumbnail(image: str, query: Model, service: Here) -> Response:
+async def thumbnail(image: str, query: ModelParameter, service: SelectedModel) -> Response:
     """The thumbnail of a gallery photograph."""
-    standing, catalogue = await service.recogniser.standing(), service.catalogue
+    standing, catalogue = await service.recognizer.snapshot(), service.live_gallery
     if image in standing.enrolled and catalogue.store:
         data = await asyncio.to_thread(catalogue.store.thumbnail, image)
     elif image in standing.images:
@@ -137,8 +143,10 @@ async def thumbnail(image: str, query: Model, service: Here) -> Response:
     return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
-@router.get("/v1/examples", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.refusals(404))
-async def examples(query: Model, service: Here) -> Examples:
+@router.get(
+    "/v1/examples", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.problem_responses(404)
+)
+async def examples(query: ModelParameter, service: SelectedModel) -> Examples:
     """Photographs that come with the bundle, to try it on."""
     found = (await service.examples()).items()
     return Examples(
@@ -152,9 +160,9 @@ async def examples(query: Model, service: Here) -> Examples:
     "/v1/examples/{place}",
     dependencies=[Security(authorize, scopes=[IDENTIFY])],
     response_class=Response,
-    responses={**openapi.JPEG, **openapi.refusals(404)},
+    responses={**openapi.JPEG_RESPONSE, **openapi.problem_responses(404)},
 )
-async def example(place: Number, query: Model, service: Here) -> Response:
+async def example(place: ExampleNumber, query: ModelParameter, service: SelectedModel) -> Response:
     """One of these photographs."""
     found = await service.examples()
     if place not in found:
@@ -162,9 +170,9 @@ async def example(place: Number, query: Model, service: Here) -> Response:
     return Response(found[place].data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
-@router.get("/healthz", dependencies=[Security(allow_anonymous)], responses=openapi.refusals(404, 503))
-async def healthz(query: Model, service: Here) -> Health:
+@router.get("/healthz", dependencies=[Security(allow_anonymous)], responses=openapi.problem_responses(404, 503))
+async def healthz(query: ModelParameter, service: SelectedModel) -> Health:
     """The service is ready; not where an encoder or the database does not answer, though calls may wait for it."""
-    if reason := await service.recogniser.fault():
+    if reason := await service.recognizer.fault():
         raise RefusalError(503, f"{reason}. Wait until it does", {"Retry-After": "1"})
     return Health(model=service.bundle.id)

@@ -11,7 +11,9 @@ from whale_ray.serving.http import openapi
 router = APIRouter()
 
 
-@router.post("/v1/session", status_code=204, dependencies=[Security(authorize)], responses=openapi.refusals(403))
+@router.post(
+    "/v1/session", status_code=204, dependencies=[Security(authorize)], responses=openapi.problem_responses(403)
+)
 async def begin(request: Request) -> Response:
     """Exchange the key of `Authorization: Bearer KEY` for a session cookie."""
     answer = Response(status_code=204)
@@ -24,7 +26,9 @@ async def begin(request: Request) -> Response:
     return answer
 
 
-@router.delete("/v1/session", status_code=204, dependencies=[Security(authorize)], responses=openapi.refusals(403))
+@router.delete(
+    "/v1/session", status_code=204, dependencies=[Security(authorize)], responses=openapi.problem_responses(403)
+)
 async def end(request: Request) -> Response:
     """Delete the session cookie."""
     answer = Response(status_code=204)

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive
 
 from whale_ray.serving.schemas import RefusalError
 
-_HOW = (
+_REMEDY = (
     "Send the photograph itself, as `curl --data-binary @fluke.jpg -H 'Content-Type: image/jpeg'`, or a form with "
     "field(s) `image`, as `curl -F image=@fluke.jpg`"
 )
@@ -56,10 +56,10 @@ async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int]
         most, read = limits.image_bytes, _read_body
     else:
         raise RefusalError(
-            415, f"the body must be a photograph or a form with photographs, but came as {kind!r}. {_HOW}"
+            415, f"the body must be a photograph or a form with photographs, but came as {kind!r}. {_REMEDY}"
         )
     _check_length(request, most)
-    return await read(Request(request.scope, _bounded(request, most, take)), limits)
+    return await read(Request(request.scope, _limit_body(request, most, take)), limits)
 
 
 def _check_length(request: Request, most: int) -> None:
@@ -77,7 +77,7 @@ def _too_many_bytes(most: int) -> RefusalError:
     return RefusalError(413, detail)
 
 
-def _bounded(request: Request, most: int, take: Callable[[int], None]) -> Receive:
+def _limit_body(request: Request, most: int, take: Callable[[int], None]) -> Receive:
     """ASGI's receive, which refuses once more than `most` bytes of body came."""
     left = most
 
@@ -97,7 +97,7 @@ def _bounded(request: Request, most: int, take: Callable[[int], None]) -> Receiv
 async def _read_body(request: Request, limits: Limits) -> list[Upload]:
     data = await request.body()
     if not data:
-        raise RefusalError(422, f"the body must be a photograph, but is empty. {_HOW}")
+        raise RefusalError(422, f"the body must be a photograph, but is empty. {_REMEDY}")
     return [Upload(None, data)]
 
 
@@ -105,7 +105,7 @@ async def _read_form(request: Request, limits: Limits) -> list[Upload]:
     async with _parsed(request, limits) as form:
         fields = form.multi_items()
         if not fields:
-            raise RefusalError(400, f"the form must have a field `image`, but is empty. {_HOW}")
+            raise RefusalError(400, f"the form must have a field `image`, but is empty. {_REMEDY}")
         return [await _read_field(name, value) for name, value in fields]
 
 
@@ -126,13 +126,13 @@ async def _parsed(request: Request, limits: Limits) -> AsyncIterator[FormData]:
 def _malformed(reason: str, limits: Limits) -> RefusalError:
     if reason.startswith("Too many"):
         return RefusalError(413, f"a call has at most {limits.images} photographs, but this one has more. Split it")
-    return RefusalError(400, f"the body must be a well-formed form, but is not: {reason.rstrip('.')}. {_HOW}")
+    return RefusalError(400, f"the body must be a well-formed form, but is not: {reason.rstrip('.')}. {_REMEDY}")
 
 
 async def _read_field(name: str, value: UploadFile | str) -> Upload:
     if name != "image":
-        raise RefusalError(400, f"the form's fields must be called `image`, but one is called {name!r}. {_HOW}")
+        raise RefusalError(400, f"the form's fields must be called `image`, but one is called {name!r}. {_REMEDY}")
     if isinstance(value, str):
-        raise RefusalError(400, f"the field `image` must be a file, but is text. {_HOW}")
+        raise RefusalError(400, f"the field `image` must be a file, but is text. {_REMEDY}")
     filename = (value.filename or "").encode("utf-8", "replace").decode()
     return Upload(filename or None, await value.read())
