@@ -262,9 +262,9 @@ SERVER = """
 import sys, uvicorn
 sys.path.insert(0, sys.argv[4])
 from pathlib import Path
-from services import build_web, web_service
+from services import build_app, web_service
 from whale_ray.serving.gallery.store import EnrolmentStore
-app = build_web({"default": web_service(Path(sys.argv[1]), store=EnrolmentStore(sys.argv[2]))})
+app = build_app({"default": web_service(Path(sys.argv[1]), store=EnrolmentStore(sys.argv[2]))})
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[3]), log_level="error", ws="none")
 """
 
