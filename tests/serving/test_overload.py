@@ -181,7 +181,7 @@ def test_a_call_of_many_photographs_takes_as_much_room_as_it_has() -> None:
 def test_bodies_that_arrive_have_a_bound_together() -> None:
     async def scene() -> None:
         mailbox = UploadBudget(4, most_bytes=100, seconds=10.0)
-        async with mailbox.receive_upload() as first, mailbox.receiving() as second:
+        async with mailbox.receive_upload() as first, mailbox.receive_upload() as second:
             first(60)
             second(40)
             with pytest.raises(RefusalError, match="100 bytes of photographs are arriving already"):
