@@ -1,6 +1,6 @@
-"""What the service tells of itself in figures: calls, refusals, batches, seconds by stage, how many animals seem new.
+"""Service metrics: requests, refusals, batch sizes, seconds per stage and decisions.
 
-Knows names and numbers; where they go is decided once a process, as with logging. Nobody listens by default.
+Values go to one sink per process; without a sink they are dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure. tags: what it is told apart by; edges: of a histogram's parts; a counter has none."""
+    """A counter or, with `edges`, a histogram.
+
+    Attributes:
+        description: Help text of the metric.
+        tags: Names of its labels.
+        edges: Upper bounds of the buckets of a histogram; empty for a counter.
+    """
 
     description: str
     tags: tuple[str, ...]
@@ -23,48 +29,65 @@ class Metric:
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 METRICS = {
-    "whale_ray_requests": Metric("Calls that were answered", ("method", "route", "status")),
-    "whale_ray_refusals": Metric("Calls that were refused", ("status",)),
-    "whale_ray_answers": Metric("Photographs by what was decided: new or known", ("decision",)),
-    "whale_ray_batch_size": Metric("Photographs that went together", ("stage",), (1, 2, 4, 8, 16, 32, 64)),
-    "whale_ray_stage_seconds": Metric("Seconds of decode, embed, search, and a call", ("stage",), _SECONDS),
+    "whale_ray_requests": Metric("Answered calls", ("method", "route", "status")),
+    "whale_ray_refusals": Metric("Refused calls", ("status",)),
+    "whale_ray_answers": Metric("Images by decision: new or known", ("decision",)),
+    "whale_ray_batch_size": Metric("Images per batch", ("stage",), (1, 2, 4, 8, 16, 32, 64)),
+    "whale_ray_stage_seconds": Metric("Seconds per stage: decode, embed, search, call", ("stage",), _SECONDS),
 }
 
 
 class MetricsSink(Protocol):
-    """Where figures go; any thread may tell one."""
+    """Destination of the values; `add` is called from any thread."""
 
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Counts, or observes, `value` under one of METRICS."""
+        """Count or observe a value.
+
+        Args:
+            name: A key of `METRICS`.
+            value: Increment of a counter or value of a histogram.
+            tags: Label → value, for each label of the metric.
+        """
 
 
 class _NullSink:
     def add(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Nothing."""
+        """Drop the value."""
 
 
 _sink: MetricsSink = _NullSink()
 
 
 def set_sink(sink: MetricsSink) -> None:
-    """From now on the figures of this process go to `sink`."""
+    """Send the values of this process to `sink` from now on."""
     global _sink
     _sink = sink
 
 
 def count(name: str, **tags: str) -> None:
-    """One more of this kind."""
+    """Increment a counter by one.
+
+    Args:
+        name: A key of `METRICS`.
+        tags: Value of each label.
+    """
     _sink.add(name, 1.0, tags)
 
 
 def observe(name: str, value: float, **tags: str) -> None:
-    """One value of a histogram."""
+    """Add a value to a histogram.
+
+    Args:
+        name: A key of `METRICS`.
+        value: The value.
+        tags: Value of each label.
+    """
     _sink.add(name, value, tags)
 
 
 @contextmanager
 def time_stage(name: str) -> Iterator[None]:
-    """Observes the seconds that the block takes, the time that it waits included."""
+    """Observe the seconds that the block takes, including waiting."""
     began = time.perf_counter()
     yield
     observe("whale_ray_stage_seconds", time.perf_counter() - began, stage=name)

@@ -1,7 +1,4 @@
-"""Photographs as the encoder wants them, decoded in processes of their own, each given up where it falls or hangs.
-
-Knows processes and bytes; knows no encoder, no HTTP and no Ray.
-"""
+"""Pool of decoder processes: a crash or hang ends one process, not the service."""
 
 from __future__ import annotations
 
@@ -31,14 +28,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """array: uint8 (H, W, 3), margin included; thumbnail: a small JPEG, empty where none was asked for."""
+    """A decoded image.
+
+    Attributes:
+        array: uint8, shape (H, W, 3), margin included.
+        thumbnail: A small JPEG; empty if none was requested.
+    """
 
     array: np.ndarray
     thumbnail: bytes
 
 
 class DecoderPool:
-    """Decodes `count` photographs at once. pixels, bytes_: the most that one may have; seconds: that it may take."""
+    """Decodes `count` images in parallel, each within limits on bytes, pixels and seconds."""
 
     def __init__(
         self,
@@ -60,7 +62,15 @@ class DecoderPool:
         self._end = weakref.finalize(self, _kill_all, processes)
 
     async def decode(self, data: bytes, *, thumbnail: bool = False) -> DecodedImage:
-        """The photograph fitted to the encoder's size. Raises: ImageError where it cannot be used."""
+        """Return the image fitted to the encoder's input size.
+
+        Args:
+            data: The image file.
+            thumbnail: Whether to make a thumbnail.
+
+        Raises:
+            ImageError: If the image cannot be used.
+        """
         process = await self._idle.get()
         task = asyncio.create_task(self._decode(process, data, thumbnail))
         self._at_work.add(task)
@@ -75,7 +85,7 @@ class DecoderPool:
             self._idle.put_nowait(process)
 
     def close(self) -> None:
-        """Ends the processes."""
+        """End the processes."""
         self._end()
 
 

@@ -1,9 +1,8 @@
-"""A process that decodes photographs and does nothing else, so that one that breaks a decoder breaks nothing else.
+"""Decoder subprocess: decodes untrusted images outside the service, with limits on memory and time.
 
-It reads requests from stdin and writes answers to stdout, until stdin ends. Run by `decoding`. Knows bytes and pixels.
-
-A request is `<?I` (with a thumbnail?, length) and the photograph. An answer is `<BIII` (what it is, and three numbers),
-and then either the pixels (height, width, length of the thumbnail) and the thumbnail, or a message (its length, 0, 0).
+It reads requests from stdin and writes answers to stdout until stdin ends. A request is `<?I` (thumbnail wanted,
+length) and the image. An answer is `<BIII` (kind and three numbers), followed by the pixels (height, width, thumbnail
+length) and the thumbnail, or by a message (its length, 0, 0).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _MAX_SECONDS = 120
 
 
 def main(settings: str) -> None:
-    """Answers requests. settings: JSON with `geometry`, `bytes` and `pixels`, the most that a photograph may have."""
+    """Answer requests until stdin ends; `settings` is JSON with `geometry`, `bytes` and `pixels` (limits per image)."""
     given = json.loads(settings)
     geometry, most_bytes, most_pixels = Geometry(**given["geometry"]), given["bytes"], given["pixels"]
     _limit_process(_BASE_BYTES + _BYTES_PER_PIXEL * most_pixels)

@@ -1,7 +1,4 @@
-"""What waits is run together, on a thread beside the event loop; and how long that may take.
-
-Knows asyncio and threads; of what it runs only that a StoreError is nobody's own fault.
-"""
+"""Micro-batching: runs the waiting items together on a worker thread, and detects a stalled or failing worker."""
 
 from __future__ import annotations
 
@@ -22,10 +19,7 @@ _MAX_FAILURES = 3
 
 
 class StallDetector:
-    """Knows whether what one thread runs now takes far longer, for its size, than anything did before; or only fails.
-
-    Any thread may ask.
-    """
+    """Detects that a worker takes far longer per item than before, or fails repeatedly. Thread-safe."""
 
     def __init__(self) -> None:
         self._until: float | None = None
@@ -34,18 +28,18 @@ class StallDetector:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it will probably never end."""
+        """Whether the running batch has passed its time limit."""
         until = self._until
         return until is not None and time.monotonic() > until
 
     @property
     def is_failing(self) -> bool:
-        """Whether it failed several times, and never ended well meanwhile."""
+        """Whether at least three batches failed since the last success."""
         return self._failed >= _MAX_FAILURES
 
     @contextmanager
     def running(self, items: int) -> Iterator[None]:
-        """Around what runs for so many items."""
+        """Time a batch of this number of items."""
         began = time.monotonic()
         self._until = began + _STALL_SECONDS + 3 * items * max(self._seconds, default=0.0)
         try:
@@ -60,7 +54,7 @@ class StallDetector:
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Runs `run` on a thread, each time on all items that wait, up to `most`; it never waits for more to come."""
+    """Runs `run` on a thread with all waiting items, at most `most`; it does not wait for further items."""
 
     def __init__(self, run: Callable[[list[Item]], Sequence[Result]], *, most: int, thread: Executor) -> None:
         self._run, self._most, self._thread = run, most, thread
@@ -68,7 +62,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._worker: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item) -> Result:
-        """The result for this item. An item whose caller has gone is not run."""
+        """Return the result of an item; an item whose caller is cancelled is not run."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._worker is None or self._worker.done():

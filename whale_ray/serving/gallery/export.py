@@ -1,7 +1,4 @@
-"""Photographs of animals that seemed new, or nearly, kept until a person says who they show; and what people said.
-
-Knows the store's tables; knows no bundle, no HTTP and no Ray.
-"""
+"""Export of enrolled images as a folder and a review file for `whale-ray apply-review`."""
 
 from __future__ import annotations
 
@@ -19,9 +16,15 @@ COLUMNS = ("kind", "image", "individual", "other_image", "other_individual", "su
 
 
 def export_enrolled(store: EnrolmentStore, folder: Path, review: Path) -> int:
-    """Writes what is enrolled into `folder`, and a row each into `review` for `whale-ray apply-review`; how many.
+    """Write the enrolled images and one review row for each; return their number.
 
-    Raises: StoreError where a file of the same name holds something else; nothing is overwritten but `review`.
+    Args:
+        store: The enrolment database.
+        folder: Folder of the image files; existing files are not overwritten.
+        review: CSV file for `whale-ray apply-review`; overwritten.
+
+    Raises:
+        StoreError: If a file of the same name has other content.
     """
     entries = store.state().entries
     written = io.StringIO()

@@ -1,6 +1,6 @@
-"""The gallery as it stands now: the bundle's, and what was enrolled, less what was forgotten.
+"""Live gallery: the images of the bundle plus enrolled images, minus forgotten ones.
 
-Knows a bundle and a store; knows no HTTP and no Ray. What was enrolled is ranked exactly as the bundle's own gallery.
+Enrolled images are ranked exactly as the bundle's own.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from whale_ray.serving.gallery.store import EnrolmentStore, Entry, StoreState
 
 @dataclass(frozen=True)
 class GallerySnapshot:
-    """The gallery at one version. enrolled: the images that are not the bundle's.
+    """The gallery at one version.
 
-    missing: what was enrolled, but has no embedding of this bundle yet, as after a new bundle came.
+    Attributes:
+        version: Version of the store.
+        gallery: Images, individuals and search index.
+        enrolled: Image names that are not the bundle's.
+        missing: Enrolled images without an embedding of this bundle, as after a rollout.
     """
 
     version: int
@@ -31,7 +35,7 @@ class GallerySnapshot:
 
     @cached_property
     def individuals(self) -> dict[str, list[str]]:
-        """Each individual in the order of the names, with its images in theirs."""
+        """Individual → image names, both sorted."""
         found: dict[str, list[str]] = {}
         for individual, image in sorted(zip(self.gallery.individuals, self.gallery.images, strict=True)):
             found.setdefault(individual, []).append(image)
@@ -39,12 +43,12 @@ class GallerySnapshot:
 
     @cached_property
     def images(self) -> frozenset[str]:
-        """Every image."""
+        """All image names."""
         return frozenset(self.gallery.images)
 
 
 class LiveGallery:
-    """The gallery of a bundle, kept up with the store. Each call reads the store's version; any thread may call."""
+    """The gallery of a bundle, updated from the store on each call. Thread-safe."""
 
     def __init__(self, bundle: Bundle, store: EnrolmentStore | None) -> None:
         self.bundle, self.store = bundle, store
@@ -57,7 +61,7 @@ class LiveGallery:
         self._snapshot = GallerySnapshot(0, bundle.gallery, frozenset(), ())
 
     def snapshot(self) -> GallerySnapshot:
-        """The gallery as it stands. Raises: StoreError where the store does not answer."""
+        """Return the current gallery; raise StoreError if the store does not answer."""
         if self.store is None:
             return self._snapshot
         with self._lock:
@@ -66,19 +70,24 @@ class LiveGallery:
             return self._snapshot
 
     def is_bundle_image(self, image: str, individual: str) -> bool:
-        """Whether the bundle's own gallery has this photograph of this individual, though it may be hidden."""
+        """Return whether the bundle's own gallery has this image of this individual, hidden or not.
+
+        Args:
+            image: Image name.
+            individual: Individual ID.
+        """
         row = self.rows.get(image)
         return row is not None and self.bundle.individuals[row] == individual
 
     def exclude(self, entry: Entry) -> None:
-        """Stands without this enrolled picture, which cannot be embedded here."""
+        """Leave out an enrolled image that this bundle cannot embed."""
         with self._lock:
             self._excluded.add(entry.digest)
             missing = tuple(one for one in self._snapshot.missing if one.digest != entry.digest)
             self._snapshot = replace(self._snapshot, missing=missing)
 
     def add_vectors(self, vectors: Mapping[str, np.ndarray]) -> None:
-        """Takes this bundle's embeddings of enrolled pictures, by digest, and keeps them in the store."""
+        """Store this bundle's embeddings of enrolled images (digest → vector)."""
         assert self.store is not None
         self.store.add_vectors(self.bundle.id, vectors)
         with self._lock:

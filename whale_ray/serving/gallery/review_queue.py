@@ -1,7 +1,4 @@
-"""Photographs of animals that seemed new, or nearly, kept until a person says who they show; and what people said.
-
-Knows the store's tables; knows no bundle, no HTTP and no Ray.
-"""
+"""Review queue: images of individuals that seem new, kept until a person names or rejects them."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ MAX_ITEMS = 1000
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """A photograph that somebody asked about. nearest: the individual it is nearest to, empty where there is none."""
+    """A queried image; `nearest` is the nearest individual, or empty."""
 
     digest: str
     at: datetime
@@ -32,22 +29,32 @@ class ReviewItem:
 
 
 def needs_review(distance: float, new_distance: float | None) -> bool:
-    """Whether the nearest individual is so far that a person should look.
+    """Return whether the nearest individual is far enough for a review.
 
-    >>> seems_new(0.31, 0.4), seems_new(0.29, 0.4), seems_new(2.0, None)
+    Args:
+        distance: Cosine distance to the nearest individual.
+        new_distance: Distance above which an individual counts as new; None if cosines do not rank.
+
+    >>> needs_review(0.31, 0.4), needs_review(0.29, 0.4), needs_review(2.0, None)
     (True, False, False)
     """
     return new_distance is not None and distance > REVIEW_FRACTION * new_distance
 
 
 class ReviewQueue:
-    """The photographs that wait for a person, the last `most` of them."""
+    """The images that wait for review, at most the latest `most`."""
 
     def __init__(self, store: EnrolmentStore, *, most: int = MAX_ITEMS) -> None:
         self._engine, self._most = store.engine, most
 
     def keep(self, query: ReviewItem, *, data: bytes, thumbnail: bytes) -> None:
-        """Keeps the photograph; one that is kept already stays as it was. The oldest go where there are too many."""
+        """Add an image; one that is queued already is left unchanged, and the oldest beyond the limit are erased.
+
+        Args:
+            query: Entry of the queue.
+            data: The image file.
+            thumbnail: A small JPEG.
+        """
         row = {**query.__dict__, "data": data, "thumbnail": thumbnail}
         newest = sql.select(QUERIES.c.digest).order_by(QUERIES.c.at.desc()).limit(self._most)
         with translated_errors(), suppress(IntegrityError), self._engine.begin() as connection:
@@ -55,17 +62,17 @@ class ReviewQueue:
             connection.execute(QUERIES.delete().where(QUERIES.c.digest.not_in(newest)))
 
     def waiting(self) -> list[ReviewItem]:
-        """Every photograph that waits, the last one first."""
+        """Return all entries, the latest first."""
         columns = [column for column in QUERIES.c if column.name not in ("data", "thumbnail")]
         with translated_errors(), self._engine.connect() as connection:
             return [ReviewItem(*row) for row in connection.execute(sql.select(*columns).order_by(QUERIES.c.at.desc()))]
 
     def photograph(self, digest: str) -> bytes | None:
-        """The photograph as it was sent; None where it does not wait."""
+        """Return the image file, or None if it is not queued."""
         return self._part(QUERIES.c.data, digest)
 
     def thumbnail(self, digest: str) -> bytes | None:
-        """Its thumbnail, JPEG; None where it does not wait."""
+        """Return the thumbnail (JPEG), or None if the image is not queued."""
         return self._part(QUERIES.c.thumbnail, digest)
 
     def _part(self, column: sql.Column[bytes], digest: str) -> bytes | None:
@@ -73,7 +80,7 @@ class ReviewQueue:
             return connection.execute(sql.select(column).where(QUERIES.c.digest == digest)).scalar()
 
     def drop(self, digest: str) -> bool:
-        """Erases the photograph; whether it was there."""
+        """Erase an image and return whether it was queued."""
         with translated_errors(), self._engine.begin() as connection:
             found = connection.execute(QUERIES.delete().where(QUERIES.c.digest == digest)).rowcount
         erase_leftovers(self._engine)

@@ -1,7 +1,4 @@
-"""How many calls are looked at, and how many bodies arrive, at once: others are told to come again.
-
-Knows problems and time; knows no photograph and no bundle.
-"""
+"""Load shedding: bounds on calls in progress and on uploads in progress; further calls get 503 with Retry-After."""
 
 from __future__ import annotations
 
@@ -21,20 +18,24 @@ def _overloaded(detail: str) -> RefusalError:
 
 
 class AdmissionController:
-    """Lets in calls of at most `most` photographs at once, or one larger call; others are told to come again."""
+    """Admits calls with at most `most` images together, or a single larger call; further calls get 503."""
 
     def __init__(self, most: int) -> None:
         self._most, self._inside = most, 0
 
     def check_capacity(self, photographs: int = 1) -> None:
-        """Raises RefusalError 503 where there is no room for a call."""
+        """Raise RefusalError 503 if there is no capacity for a call with this number of images."""
         if self._inside and self._inside + photographs > self._most:
             detail = f"at most {self._most} photographs are looked at once, and there are as many"
             raise _overloaded(detail)
 
     @contextmanager
     def admit(self, photographs: int = 1) -> Iterator[None]:
-        """Holds a call inside. Raises: RefusalError 503 where there is no room for it."""
+        """Hold the capacity of a call during the block.
+
+        Raises:
+            RefusalError: 503 if there is no capacity.
+        """
         self.check_capacity(photographs)
         self._inside += photographs
         try:
@@ -45,16 +46,16 @@ class AdmissionController:
 
 @dataclass
 class _ActiveUpload:
-    """A body on its way: since when, by `time.monotonic`, and how much of it is here."""
+    """A body in transfer: start by `time.monotonic` and bytes received so far."""
 
     began: float
     bytes: int = 0
 
 
 class UploadBudget:
-    """Takes bodies that arrive: `most` at once, which together have at most `most_bytes`, each within `seconds`.
+    """Limits the bodies in transfer: at most `most` bodies with `most_bytes` bytes together, each within `seconds`.
 
-    Where it is full, the one that takes longest makes room for the next.
+    When the budget is used up, the oldest body is ended to make room, unless it is younger than 5 s.
     """
 
     def __init__(self, most: int, *, most_bytes: int, seconds: float) -> None:
@@ -63,9 +64,10 @@ class UploadBudget:
 
     @asynccontextmanager
     async def receive_upload(self) -> AsyncIterator[Callable[[int], None]]:
-        """Holds a call; what it gives is told of every part that comes.
+        """Hold a body in transfer during the block; the yielded function counts the bytes of each part.
 
-        Raises: RefusalError 503 without room, 408 where the body takes too long.
+        Raises:
+            RefusalError: 503 without budget, 408 if the body takes too long.
         """
         if len(self._arriving) >= self._most:
             self._end_oldest(f"{self._most} bodies are arriving already")
@@ -94,7 +96,7 @@ class UploadBudget:
         return sum(arrival.bytes for arrival in self._arriving.values())
 
     def _end_oldest(self, detail: str, *, besides: asyncio.Timeout | None = None) -> None:
-        """Ends the body that takes longest. Raises: RefusalError 503, with this detail, where none takes long yet."""
+        """End the oldest body, or raise RefusalError 503 with this detail if none is old enough."""
         oldest = next((deadline for deadline in self._arriving if deadline is not besides), None)
         if oldest is None or time.monotonic() - self._arriving[oldest].began < _GUARANTEED_SECONDS:
             raise _overloaded(detail)

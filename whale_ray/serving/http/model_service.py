@@ -1,7 +1,4 @@
-"""One model as the routes see it: a bundle with its gallery, its recognizer, and the limits that hold for callers.
-
-Knows the contract and a recognizer; of the framework only how a route asks for it.
-"""
+"""One model behind the routes: bundle, live gallery, recognizer, limits and review queue."""
 
 from __future__ import annotations
 
@@ -37,10 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class ModelService:
-    """A bundle with its gallery, its recognizer, and the limits that hold for callers.
-
-    name: by which calls choose it; empty where they need not, being the default.
-    """
+    """A bundle with its recognizer and the limits of its callers."""
 
     def __init__(
         self,
@@ -67,17 +61,31 @@ class ModelService:
         self._keeping: set[asyncio.Task[None]] = set()
 
     async def answer(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
-        """A result for each photograph. Raises: ImageError where there is a single one, and it cannot be used."""
+        """Return a result for each image.
+
+        Args:
+            uploads: Images of the call.
+            top: Number of candidates per image.
+
+        Raises:
+            ImageError: If the only image cannot be used.
+        """
         if len(uploads) == 1:
             return [await self._identify(uploads[0], top)]
         return list(await asyncio.gather(*(self._identify_or_say_why(upload, top) for upload in uploads)))
 
     async def answer_encounter(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
-        """One result for all photographs that can be used, as views of one animal, and a problem for each other.
+        """Return one result for all usable images of an encounter and a problem for each other image.
 
-        The embeddings' mean, brought to unit length, is what is searched for. Probabilities are learned from single
-        photographs, and are left out where there are several views.
-        Raises: ImageError of the first photograph where none can be used.
+        The mean of the L2-normalised embeddings is searched. With several images probabilities are null: they are
+        calibrated on single images.
+
+        Args:
+            uploads: Images of one individual.
+            top: Number of candidates.
+
+        Raises:
+            ImageError: The error of the first image, if no image can be used.
         """
         read = await asyncio.gather(*(self.recognizer.embed(upload.data) for upload in uploads), return_exceptions=True)
         for one in read:
@@ -119,7 +127,7 @@ class ModelService:
         )
 
     async def examples(self) -> dict[int, ExamplePhoto]:
-        """Number → an example of the bundle; none of an individual, or of a gallery photograph, that was forgotten."""
+        """Return number → example image of the bundle, without examples of forgotten individuals or images."""
         standing, catalogue = await self.recognizer.snapshot(), self.live_gallery
         return {
             place: one
@@ -134,12 +142,17 @@ class ModelService:
         return None if has_none else self.address(f"/v1/images/{quote(image, safe='')}")
 
     def address(self, path: str, **query: object) -> str:
-        """The address of something of this model's."""
+        """Return the URL path of a resource of this model.
+
+        Args:
+            path: Path of the resource.
+            query: Query parameters; `model` is added if this is not the default model.
+        """
         query |= {"model": self._name} if self._name else {}
         return f"{path}?{urlencode(query)}" if query else path
 
     def _keep(self, data: bytes, found: Identification) -> None:
-        """Has the photograph kept for a person where the animal seems new; the answer does not wait for it."""
+        """Add the image to the review queue in the background if the individual seems new."""
         nearest = found.candidates[0] if found.candidates else None
         distance = nearest.distance if nearest else 2.0
         seems = found.new_individual.decision == "new" or needs_review(distance, self.bundle.new_distance)
@@ -178,12 +191,17 @@ def _without_probabilities(found: Identification) -> Identification:
 
 
 def model_name(request: Request, services: Mapping[str, ModelService]) -> str:
-    """The name that the call chooses by `model`; without it, the first."""
+    """Return the model that the call chooses with `?model=`, or the default one.
+
+    Args:
+        request: The call.
+        services: Name → model; the first one is the default.
+    """
     return request.query_params.get("model") or next(iter(services))
 
 
 async def select_model(request: Request) -> ModelService:  # were it no coroutine, each call would wait for a thread
-    """The model that the call chooses. Raises: RefusalError 404 where there is none of this name."""
+    """Return the model that the call chooses; raise RefusalError 404 for an unknown name."""
     services: Mapping[str, ModelService] = request.app.state.services
     name = model_name(request, services)
     if name not in services:

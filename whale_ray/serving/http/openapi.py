@@ -1,7 +1,4 @@
-"""The service described for programs and their makers: OpenAPI's additions, and Swagger UI from our own files.
-
-Knows OpenAPI; knows no route of the contract.
-"""
+"""OpenAPI document: shared responses and request bodies, and Swagger UI served from this host."""
 
 from __future__ import annotations
 
@@ -74,7 +71,7 @@ async def openapi_schema(request: Request) -> Response:
 
 @router.get("/docs", dependencies=[Security(authorize, scopes=[IDENTIFY])])
 async def docs() -> Response:
-    """Swagger UI, which loads nothing from elsewhere."""
+    """Return Swagger UI; it loads nothing from other hosts."""
     html = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="whale_ray",
@@ -90,7 +87,7 @@ async def docs() -> Response:
 
 @router.get("/docs/{name}", dependencies=[Security(authorize, scopes=[IDENTIFY])])
 async def docs_file(name: str) -> Response:
-    """A file of Swagger UI."""
+    """Return a file of Swagger UI."""
     if name not in _FILES:
         raise RefusalError(404, f"/docs has no file {name!r}. See /docs")
     data = files("fastapi_swagger").joinpath("resources", name).read_bytes()
@@ -98,6 +95,6 @@ async def docs_file(name: str) -> Response:
 
 
 def add_problem_schema(app: FastAPI) -> None:
-    """Adds to the application's OpenAPI what the framework does not know: problems and the key."""
+    """Add the schema of problem documents to the application's OpenAPI document."""
     schema = app.openapi()
     schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()

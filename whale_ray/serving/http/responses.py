@@ -1,7 +1,4 @@
-"""An answer as the caller wants to read it: JSON, or rows for a spreadsheet.
-
-Knows the contract, and how a bundle that is asked without a service answers in it; knows no Ray.
-"""
+"""Response formats: JSON or, by the Accept header, CSV rows for a spreadsheet."""
 
 from __future__ import annotations
 
@@ -34,7 +31,12 @@ COLUMNS = (
 
 
 def negotiate_response(accept: str, answer: Answer) -> Response:
-    """The answer in the form that the header `Accept` prefers; JSON where it says nothing."""
+    """Return the answer in the preferred format.
+
+    Args:
+        accept: Value of the Accept header; empty: JSON.
+        answer: The answer of `/v1/identify`.
+    """
     if prefers_csv(accept):
         return Response(answer_csv(answer), media_type=f"{CSV}; charset=utf-8")
     return Response(answer.model_dump_json(), media_type=JSON)
@@ -65,12 +67,12 @@ def _quality(weights: dict[str, float], kind: str) -> float:
 
 
 def answer_csv(answer: Answer) -> str:
-    """A row a candidate, or a photograph without one; nothing in it is taken for a formula by a spreadsheet."""
+    """Return one row per candidate, or per image without candidates; formulas are escaped."""
     return results_csv([{"model": answer.model, **result.model_dump()} for result in answer.results])
 
 
 def results_csv(results: Iterable[Mapping[str, Any]]) -> str:
-    """The same of results as they stand in JSON, each with the `model` that gave it."""
+    """Return the CSV text of results in their JSON form, each with the `model` that gave it."""
     written = io.StringIO()
     table = csv.DictWriter(written, COLUMNS, restval="", lineterminator="\r\n")
     table.writeheader()
@@ -97,7 +99,16 @@ def _cell(value: object) -> object:
 
 
 def bundle_results(bundle: Bundle, images: Sequence[Path], *, top: int) -> list[dict[str, Any]]:
-    """A bundle's own answer for each photograph, as its service would give it. Raises: as `Bundle.identify`."""
+    """Return a bundle's result for each image in the form of the HTTP API.
+
+    Args:
+        bundle: The bundle.
+        images: Image files.
+        top: Number of candidates per image.
+
+    Raises:
+        ImageError: If an image cannot be used.
+    """
     answers = [asdict(answer) for answer in bundle.identify(images, top=top)]
     for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
         candidate["distance"] = round(candidate["distance"], DISTANCE_DECIMALS)

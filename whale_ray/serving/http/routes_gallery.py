@@ -1,6 +1,6 @@
-"""The routes that change the gallery: enrol, forget, go back to an older version. What they answer lasts.
+"""Routes that change the gallery (enrol, forget, restore a version) and the review queue.
 
-Knows FastAPI, the contract and a service; knows no SQL and no Ray.
+A change is durable when it is answered.
 """
 
 from __future__ import annotations

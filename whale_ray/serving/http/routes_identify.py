@@ -1,7 +1,4 @@
-"""The service as a web application: the routes of the contract over one or more models.
-
-Knows FastAPI, the contract and its services; knows no Ray. What changes the gallery stands in `teaching`.
-"""
+"""Read-only routes: identify, model card, individuals, thumbnails, examples and readiness."""
 
 from __future__ import annotations
 
@@ -56,7 +53,7 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
     In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
     With `encounter` they are views of one animal and get one result together. JSON or, by `Accept`, CSV.
     """
-    async with service.upload_budget.receive_upload() as take:  # whoever sends slowly must not stand in the door
+    async with service.upload_budget.receive_upload() as take:  # a slow upload must not hold capacity
         uploads = await read_uploads(request, service.limits, take=take)
     with service.admission.admit(len(uploads)):
         found = service.answer_encounter if query.encounter else service.answer
@@ -114,7 +111,7 @@ async def individual(id: str, page: PageParameters, service: SelectedModel) -> I
 
 
 def _paginate(names: Sequence[str], page: PageQuery, service: ModelService, path: str) -> tuple[list[str], str | None]:
-    """The names of this page, and the address of the next one."""
+    """Return the names of this page and the address of the next one."""
     start = bisect_right(names, page.after) if page.after else 0
     part = list(names[start : start + page.limit])
     last = start + page.limit >= len(names)

@@ -1,7 +1,4 @@
-"""The photographs of a request, read within limits before anything is decoded.
-
-Knows HTTP bodies, raw and multipart; knows nothing of pictures but that they are bytes.
-"""
+"""Request bodies: reads the images of a raw or multipart body within limits, without decoding them."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one call may bring: bytes and pixels an image, bytes, images and seconds a call."""
+    """Limits of one call: bytes and pixels per image; bytes, images and seconds per call."""
 
     image_bytes: int = 32 * 2**20
     image_pixels: int = 100_000_000
@@ -35,19 +32,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Upload:
-    """One photograph as it came; a raw body has no file name."""
+    """One image as it was sent; a raw body has no file name."""
 
     filename: str | None
     data: bytes
 
 
 async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int], None]) -> list[Upload]:
-    """The photographs of the request, in the order in which they came, at least one.
+    """Return the images of the request in their order, at least one.
 
-    take: told the bytes of every part that comes, before it is kept; it may refuse.
+    Args:
+        request: The call.
+        limits: Limits of the call.
+        take: Called with the byte count of each part before it is kept; may raise RefusalError.
 
-    Raises: RefusalError 400 (malformed), 413 (too many bytes or images), 415 (neither image nor form),
-        422 (an empty body).
+    Raises:
+        RefusalError: 400 (malformed), 413 (too many bytes or images), 415 (neither image nor form), 422 (empty body).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -78,7 +78,7 @@ def _too_many_bytes(most: int) -> RefusalError:
 
 
 def _limit_body(request: Request, most: int, take: Callable[[int], None]) -> Receive:
-    """ASGI's receive, which refuses once more than `most` bytes of body came."""
+    """Return ASGI's receive with a limit of `most` bytes."""
     left = most
 
     async def receive() -> Message:
