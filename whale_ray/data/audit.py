@@ -16,6 +16,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
+from whale_ray.data.components import components_by_pairs
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
 
@@ -151,13 +152,10 @@ def _size_range(values: pd.Series) -> dict[str, int]:
 
 def _twin_groups(pixels: DecodedImages, usable: np.ndarray) -> pd.Series:
     """Return the twin group of each row, named after its first row; "" for rows without a twin."""
-    first, small = np.arange(len(usable)), pixels.small.astype(np.float32)
-    for one, other in _pairs_by_hash(pixels.health["phash"], usable):
-        if first[one] == first[other]:
-            continue
-        if np.abs(small[one] - small[other]).mean() <= PIXEL_DISTANCE:
-            low, high = sorted((first[one], first[other]))
-            first[first == high] = low
+    small = pixels.small.astype(np.float32)
+    near = np.array(list(_pairs_by_hash(pixels.health["phash"], usable)), dtype=np.int64).reshape(-1, 2)
+    differences = [np.abs(small[one] - small[other]).mean() for one, other in near]
+    first = components_by_pairs(len(usable), near[np.array(differences, dtype=np.float32) <= PIXEL_DISTANCE])
     counts = np.bincount(first, minlength=len(first))
     return pd.Series([f"twin{row}" if counts[row] > 1 else "" for row in first], index=pixels.health.index)
 

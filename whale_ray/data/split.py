@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from whale_ray.data.components import components_by_keys
 from whale_ray.errors import DataError
 
 TRAIN, VALIDATION = "train", "val"
@@ -197,29 +198,12 @@ def _order_hash(seed: int, image: str) -> str:
 
 
 def _connected_groups(rows: pd.DataFrame, twins: pd.Series | None, *, by_individual: bool) -> pd.Series:
-    """Return one id per row: rows that share a group or a twin group have the same id.
-
-    Args:
-        by_individual: A group counts per individual.
-    """
-    parent = np.arange(len(rows))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
+    """Return one id per row: rows that share a group (per individual) or a twin group have the same id."""
     named = rows["group"].where(rows["group"] != "", None)
     keys = [rows["individual"].str.cat(named, sep="\0") if by_individual else named]
     if twins is not None:
         keys.append(_named_twins(twins))
-    for key in keys:
-        for members in key.groupby(key).indices.values():
-            first = root(int(members[0]))
-            for row in members[1:]:
-                parent[root(int(row))] = first
-    return pd.Series([root(row) for row in range(len(rows))])
+    return pd.Series(components_by_keys([pd.factorize(key)[0] for key in keys]))
 
 
 def _named_twins(twins: pd.Series) -> pd.Series:

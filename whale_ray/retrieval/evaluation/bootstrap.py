@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from whale_ray.data.components import components_by_keys
+
 FOLDS = 5
 FEWEST_CLUSTERS = 4
 _DRAWS = 1000
@@ -47,7 +49,9 @@ def query_folds(clusters: np.ndarray, *, images: np.ndarray, groups: np.ndarray 
     """
     together = images if groups is None else np.where(groups == "", np.char.add("=", images), groups)
     order = np.argsort(images, kind="stable")
-    _, part, sizes = np.unique(_connect(clusters[order], together[order]), return_inverse=True, return_counts=True)
+    keys = [np.unique(labels[order], return_inverse=True)[1] for labels in (clusters, together)]
+    components = components_by_keys(keys)
+    _, part, sizes = np.unique(components, return_inverse=True, return_counts=True)
     shuffled = np.random.default_rng(seed).permutation(len(sizes))
     fold_of, loads = np.zeros(len(sizes), dtype=np.int64), np.zeros(FOLDS, dtype=np.int64)
     for place in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
@@ -56,20 +60,6 @@ def query_folds(clusters: np.ndarray, *, images: np.ndarray, groups: np.ndarray 
     folds = np.empty(len(images), dtype=np.int64)
     folds[order] = fold_of[part]
     return folds
-
-
-def _connect(*labels: np.ndarray) -> np.ndarray:
-    """Return the connected component of each row, named after its first row; rows are connected by any shared label."""
-    part = np.arange(len(labels[0]))
-    codes = [np.unique(each, return_inverse=True)[1] for each in labels]
-    while True:
-        before = part
-        for code in codes:
-            lowest = np.full(len(part), len(part))
-            np.minimum.at(lowest, code, part)
-            part = lowest[code]
-        if np.array_equal(part, before):
-            return part
 
 
 def bootstrap_interval(
