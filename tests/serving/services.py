@@ -22,7 +22,8 @@ import torch
 import uvicorn
 from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
 
-from whale_ray.inference.bundle import BundleContents, ExamplePhoto, write_bundle
+from whale_ray.inference.bundle import write_bundle
+from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.serving.auth.api_keys import read_keys

@@ -15,7 +15,8 @@ from pictures import INDIVIDUALS, draw
 from services import contents
 
 from whale_ray.errors import BundleError, EncoderError
-from whale_ray.inference.bundle import BundleContents, read_bundle, write_bundle
+from whale_ray.inference.bundle import read_bundle, write_bundle
+from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.inference.runtimes import RUNTIMES, TORCH, build_runtime

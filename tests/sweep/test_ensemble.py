@@ -20,8 +20,8 @@ from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.execution.export_bundle import make_bundle
 from whale_ray.sweep.planning.dataset import open_dataset
 from whale_ray.sweep.planning.trial_settings import first_settings, geometries
-from whale_ray.sweep.report.headline import write_headline
 from whale_ray.sweep.report.plots.curves import describe
+from whale_ray.sweep.report.tables.headline import write_headline
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import Record, read_record, read_records
 from whale_ray.sweep.trials.embeddings_io import read_embeddings

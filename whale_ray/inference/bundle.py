@@ -12,10 +12,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,9 @@ from whale_ray.inference.model_card import model_card
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
+
+from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
@@ -45,47 +46,6 @@ _NEEDED = (
     "files",
 )
 _LIBRARIES = ("whale-ray", "torch", "torchvision", "transformers", "faiss-cpu", "numpy", "pillow")
-
-
-class ExamplePhoto(NamedTuple):
-    """A photograph to try the bundle on.
-
-    Attributes:
-        data: Bytes of the image file.
-        individual: The individual it shows.
-        image: Its file name in the data set.
-    """
-
-    data: bytes
-    individual: str
-    image: str
-
-
-@dataclass(frozen=True)
-class BundleContents:
-    """Contents of a bundle in memory.
-
-    Attributes:
-        manifest: bundle.json without `format`, `libraries` and `files`, which are added on writing.
-        weights: State dict of the encoder.
-        gallery: Unit vectors, float16, shape (N, D).
-        table: N rows, `image` and `individual`.
-        golden: Golden images (PNG bytes).
-        golden_vectors: Their expected embeddings, float32, shape (G, D).
-        thumbnails: JPEG bytes by gallery row.
-        examples: Labelled photographs to try.
-        proxies: Class proxies of a setting with a proxy classifier.
-    """
-
-    manifest: dict[str, Any]
-    weights: Mapping[str, Tensor]
-    gallery: np.ndarray
-    table: pd.DataFrame
-    golden: tuple[bytes, ...]
-    golden_vectors: np.ndarray
-    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
-    examples: tuple[ExamplePhoto, ...] = ()
-    proxies: ClassProxies | None = None
 
 
 def write_bundle(contents: BundleContents, folder: Path) -> Path:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from whale_ray.data.image_io import Geometry, decode_image, fit_image
 from whale_ray.errors import BundleError, DataError, ImageError, InputError
-from whale_ray.inference.bundle import BundleContents, bundle_runtime, golden_tolerance, read_bundle
+from whale_ray.inference.bundle import bundle_runtime, golden_tolerance, read_bundle
+from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.predictions import Candidate, Identification, NewIndividual
 from whale_ray.inference.runtimes import TORCH, build_runtime
 from whale_ray.learning.encoders.ensemble import rebuild_from_recipe

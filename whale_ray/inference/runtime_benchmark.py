@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from whale_ray.errors import BundleError, EncoderError
-from whale_ray.inference.bundle import BundleContents
+from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.predictor import Bundle, largest_tolerance
 from whale_ray.inference.runtimes import RUNTIMES, TORCH
 

@@ -16,15 +16,13 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.bootstrap import query_clusters, query_folds
 from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
 from whale_ray.retrieval.evaluation.metrics import find_ranks, recall_at
+from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.evaluation.score_table import scores_with_intervals
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import (
     CrossFittedOutcome,
-    Outcome,
-    Queries,
     choose_settings,
-    first_column,
     groups_for_choosing,
     plain_scores,
     pool_cross_fitted,

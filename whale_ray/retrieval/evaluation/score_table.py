@@ -20,8 +20,9 @@ from whale_ray.retrieval.evaluation.metrics import (
     chance_of_recall,
 )
 from whale_ray.retrieval.evaluation.open_set_metrics import open_set_references, open_set_scores
+from whale_ray.retrieval.evaluation.outcomes import Queries, first_column
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS, MAP, OBJECTIVES
-from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome, Queries, first_column
+from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome
 
 BRIERS = ("brier/match", "brier/new")
 IMAGES_PER_INDIVIDUAL = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from whale_ray.retrieval.evaluation.metrics import find_ranks
+from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, join_outcomes, join_queries, read_outcome
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
-from whale_ray.retrieval.evaluation.selection import Outcome, Queries, join_outcomes, join_queries, read_outcome
 from whale_ray.retrieval.search.gallery_index import combine_views, required_views
 from whale_ray.retrieval.search.neighbors import Neighbors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies

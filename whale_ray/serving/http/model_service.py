@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import Depends, Query, Request
 
 from whale_ray.errors import ImageError, StoreError
-from whale_ray.inference.bundle import ExamplePhoto
+from whale_ray.inference.bundle_contents import ExamplePhoto
 from whale_ray.inference.predictions import Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.retrieval.evaluation.metrics import are_hits, average_precisions
+from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries
 from whale_ray.retrieval.evaluation.score_names import MAP
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
-from whale_ray.retrieval.evaluation.selection import Outcome, Queries, plain_scores
+from whale_ray.retrieval.evaluation.selection import plain_scores
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings

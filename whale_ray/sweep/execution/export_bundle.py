@@ -17,7 +17,8 @@ from PIL import Image
 from whale_ray.atomic_files import replace_symlink
 from whale_ray.data.image_io import decode_image
 from whale_ray.errors import BundleError
-from whale_ray.inference.bundle import BundleContents, ExamplePhoto, write_bundle
+from whale_ray.inference.bundle import write_bundle
+from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
 from whale_ray.inference.predictor import Bundle, largest_tolerance
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening

@@ -16,11 +16,11 @@ from markupsafe import Markup
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.report.context import read_context
-from whale_ray.sweep.report.headline import ABSENT, is_number, show_score
-from whale_ray.sweep.report.importance_table import show_points
 from whale_ray.sweep.report.plots.curves import show_value
 from whale_ray.sweep.report.plots.svg import MARKERS
 from whale_ray.sweep.report.sections import SECTIONS
+from whale_ray.sweep.report.tables.headline import ABSENT, is_number, show_score
+from whale_ray.sweep.report.tables.importance_table import show_points
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

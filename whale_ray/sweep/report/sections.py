@@ -15,22 +15,19 @@ import pandas as pd
 
 from whale_ray.errors import DataError
 from whale_ray.retrieval.search.retrieval_config import chosen_setting
-from whale_ray.retrieval.search.retrieval_options import describe_setting
 from whale_ray.sweep.analysis.importance import judge_importance, write_importance
-from whale_ray.sweep.analysis.trial_comparison import Difference
 from whale_ray.sweep.planning.dataset import catalog_of
-from whale_ray.sweep.planning.trial_settings import epochs_of
 from whale_ray.sweep.report.context import ReportContext
 from whale_ray.sweep.report.example_matches import Examples, find_examples, missing_files, with_maps
-from whale_ray.sweep.report.headline import Headline, write_headline
-from whale_ray.sweep.report.importance_table import ImportanceTable, importance_table
 from whale_ray.sweep.report.label_review import REVIEW, Shown, show_review, write_review
 from whale_ray.sweep.report.plots.curves import Plot, describe, looks_of, plot_learning, plot_recall
-from whale_ray.sweep.report.plots.objective_plots import front_of, plot_effects, plot_tradeoff
-from whale_ray.sweep.report.retrieval_table import SettingRow, best_settings
+from whale_ray.sweep.report.plots.objective_plots import plot_effects
 from whale_ray.sweep.report.saliency import MatchMaps, map_matches
-from whale_ray.sweep.report.trust import TrustScores, trust_scores
-from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.report.tables.headline import Headline, write_headline
+from whale_ray.sweep.report.tables.importance_table import ImportanceTable, importance_table
+from whale_ray.sweep.report.tables.leaderboard_table import build_leaderboard
+from whale_ray.sweep.report.tables.retrieval_table import SettingRow, best_settings
+from whale_ray.sweep.report.tables.trust import TrustScores, trust_scores
 
 MAX_AUDIT_ROWS = 50
 
@@ -84,56 +81,6 @@ def _count_parts(page: ReportContext) -> dict[str, int]:
     named = table[table["Id"] != page.sweep.fixed["data.unknown_label"]]
     counts = {str(part): int(count) for part, count in table["part"].value_counts().items()}
     return counts | {f"{part}_named": int(rows["Id"].nunique()) for part, rows in named.groupby("part")}
-
-
-@dataclass(frozen=True)
-class LeaderboardRow:
-    """One trial: its record, axis values, difference to the best trial, retrieval setting and epochs."""
-
-    record: Record
-    result: Mapping[str, Any]
-    point: tuple[Any, ...]
-    beside: Difference | None
-    vote: str
-    epochs: str
-
-
-@dataclass(frozen=True)
-class LeaderboardSection:
-    """All trials, best first, and the trade-off between two objectives."""
-
-    rows: tuple[LeaderboardRow, ...]
-    axes: tuple[str, ...]
-    tradeoff: Plot | None
-    front: tuple[Record, ...]
-
-
-def build_leaderboard(page: ReportContext) -> LeaderboardSection:
-    """Return the leaderboard section."""
-    axes = tuple(axis.name for axis in page.sweep.axes)
-    judged = page.comparison.differences if page.comparison and page.comparison.judged else {}
-    rows = tuple(
-        LeaderboardRow(
-            record=record,
-            result=record.result,
-            point=tuple((record.point or {}).get(axis) for axis in axes),
-            beside=judged.get(record.trial),
-            vote=describe_setting(record.result),
-            epochs=_show_epochs(record),
-        )
-        for record in page.records
-    )
-    if not page.sweep.also:
-        return LeaderboardSection(rows, axes, None, ())
-    both = {"score": page.objective, "cost": page.sweep.also}
-    return LeaderboardSection(rows, axes, plot_tradeoff(page.records, **both), tuple(front_of(page.records, **both)))
-
-
-def _show_epochs(record: Record) -> str:
-    done = record.result.get("epochs")
-    if record.status == "finished" or record.settings.get("train", {}).get("epochs") is None:
-        return "" if done is None else str(done)
-    return f"{done or 0} of {epochs_of(record.settings)}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.sweep.planning.trial_settings import label
-from whale_ray.sweep.report.plots.svg import Curve, Scale, plot_curves, scale_of
+from whale_ray.sweep.report.plots.scale import Scale, scale_of
+from whale_ray.sweep.report.plots.svg import Curve, plot_curves
 from whale_ray.sweep.run_folder.records import Record
 
 LOOKS = ("c0", "c1", "c2", "c3", "c4")

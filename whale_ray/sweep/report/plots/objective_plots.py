@@ -11,7 +11,8 @@ import pandas as pd
 from whale_ray.retrieval.search.retrieval_config import SETTING_FIELDS
 from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.report.plots.curves import Plot, describe, is_finite, is_share, show_value
-from whale_ray.sweep.report.plots.svg import Curve, Row, Scale, plot_curves, plot_dots, plot_rows, scale_of
+from whale_ray.sweep.report.plots.scale import Scale, scale_of
+from whale_ray.sweep.report.plots.svg import Curve, Row, plot_curves, plot_dots, plot_rows
 from whale_ray.sweep.run_folder.records import Record
 
 RETRIEVAL_AXES = SETTING_FIELDS

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whale_ray.sweep.analysis.importance import FLOOR, SHARE, Row
-from whale_ray.sweep.report.headline import ABSENT, is_number
 from whale_ray.sweep.report.plots.curves import is_share
+from whale_ray.sweep.report.tables.headline import ABSENT, is_number
 
 _MAX_DIFFERENCES, _MAX_PAIRS = 40, 3
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.retrieval.evaluation.calibration import reliability
-from whale_ray.sweep.report.headline import is_number
 from whale_ray.sweep.report.plots.curves import Plot
-from whale_ray.sweep.report.plots.svg import Curve, Scale, plot_curves
+from whale_ray.sweep.report.plots.scale import Scale
+from whale_ray.sweep.report.plots.svg import Curve, plot_curves
+from whale_ray.sweep.report.tables.headline import is_number
 from whale_ray.sweep.run_folder.records import Record
 
 _MEANINGS = {

@@ -1,0 +1,56 @@
+"""Contents of a bundle in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ExamplePhoto(NamedTuple):
+    """A photograph to try the bundle on.
+
+    Attributes:
+        data: Bytes of the image file.
+        individual: The individual it shows.
+        image: Its file name in the data set.
+    """
+
+    data: bytes
+    individual: str
+    image: str
+
+
+@dataclass(frozen=True)
+class BundleContents:
+    """Contents of a bundle in memory.
+
+    Attributes:
+        manifest: bundle.json without `format`, `libraries` and `files`, which are added on writing.
+        weights: State dict of the encoder.
+        gallery: Unit vectors, float16, shape (N, D).
+        table: N rows, `image` and `individual`.
+        golden: Golden images (PNG bytes).
+        golden_vectors: Their expected embeddings, float32, shape (G, D).
+        thumbnails: JPEG bytes by gallery row.
+        examples: Labelled photographs to try.
+        proxies: Class proxies of a setting with a proxy classifier.
+    """
+
+    manifest: dict[str, Any]
+    weights: Mapping[str, Tensor]
+    gallery: np.ndarray
+    table: pd.DataFrame
+    golden: tuple[bytes, ...]
+    golden_vectors: np.ndarray
+    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
+    examples: tuple[ExamplePhoto, ...] = ()
+    proxies: ClassProxies | None = None

@@ -1,0 +1,120 @@
+"""Outcomes of a retrieval setting: the right answers of all queries, and what one setting gives each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+
+from whale_ray.retrieval.evaluation.metrics import (
+    ThresholdSteps,
+    find_ranks,
+    threshold_steps,
+)
+from whale_ray.retrieval.search.voting import Ranking
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The right answers of Q queries, each array of shape (Q,).
+
+    Attributes:
+        truth: Code of the individual in the query's gallery; -1 if it is not there.
+        new: Whether the right answer is the unknown individual.
+        images: Gallery images of the individual.
+        gallery: Images in the query's gallery.
+        individuals: Individuals in the query's gallery.
+    """
+
+    truth: np.ndarray
+    new: np.ndarray
+    images: np.ndarray
+    gallery: np.ndarray
+    individuals: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """Whether the individual has a gallery image, bool, shape (Q,)."""
+        known: np.ndarray = self.truth >= 0
+        return known
+
+    @property
+    def asked(self) -> np.ndarray:
+        """Whether recall counts the query: known, and the gallery has another individual. bool, shape (Q,)."""
+        asked: np.ndarray = self.known & (self.individuals > 1)
+        return asked
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one retrieval setting gives each query.
+
+    Attributes:
+        ranks: Rank of the right individual, shape (Q,).
+        image_ranks: Rank of the first right image, shape (Q,).
+        cosines: Cosines of the first individuals, shape (Q, at most 5).
+        images: Row of the first answer's nearest image; -1 without an answer. Shape (Q,).
+        new: Whether the right answer is the unknown individual, shape (Q,).
+    """
+
+    ranks: np.ndarray
+    image_ranks: np.ndarray
+    cosines: np.ndarray
+    images: np.ndarray
+    new: np.ndarray
+
+    @cached_property
+    def steps(self) -> ThresholdSteps:
+        """map@5 as a function of the threshold."""
+        return threshold_steps(self.cosines, self.ranks, self.new)
+
+
+def read_outcome(
+    ranking: Ranking, image_ranks: np.ndarray, queries: Queries, *, nearest: np.ndarray, rows: np.ndarray
+) -> Outcome:
+    """Return the part of a ranking that scoring needs.
+
+    Args:
+        ranking: Ranking of the queries.
+        image_ranks: Rank of the first right image, shape (Q,).
+        queries: The right answers.
+        nearest: Gallery position of the first answer's nearest image, shape (Q, at most 1).
+        rows: Row of each gallery image, shape (N,).
+    """
+    return Outcome(
+        ranks=find_ranks(ranking.individuals, queries.truth),
+        image_ranks=image_ranks,
+        cosines=ranking.cosines[:, :5].copy(),
+        images=np.append(rows, -1)[first_column(nearest, -1)],
+        new=queries.new,
+    )
+
+
+def join_queries(parts: Sequence[Queries]) -> Queries:
+    """Return the queries of several galleries, concatenated."""
+    return Queries(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Queries)))
+
+
+def join_outcomes(parts: Sequence[Outcome]) -> Outcome:
+    """Return the outcomes of several galleries, concatenated."""
+    widest = max(part.cosines.shape[1] for part in parts)
+    padded = [
+        np.pad(one.cosines, ((0, 0), (0, widest - one.cosines.shape[1])), constant_values=np.nan) for one in parts
+    ]
+    names = ("ranks", "image_ranks", "images", "new")
+    return Outcome(
+        cosines=np.concatenate(padded),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+    )
+
+
+def first_column(values: np.ndarray, absent: float) -> np.ndarray:
+    """Return the first column of `values` (Q, R); `absent` if there is none.
+
+    Args:
+        values: Shape (Q, R).
+        absent: Value for R = 0.
+    """
+    return values[:, 0] if values.shape[1] else np.full(len(values), absent, dtype=values.dtype)
