@@ -1,7 +1,4 @@
-"""The HTTP contract: what may be asked, what is answered, and how a refusal looks (RFC 9457).
-
-Knows names, types and limits; knows no bundle, no web framework and no Ray.
-"""
+"""Schemas of the HTTP API: query parameters, answers and problems (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -20,34 +17,34 @@ PROBLEM_TYPE = "application/problem+json"
 
 
 class ModelQuery(BaseModel):
-    """Which of several models is asked."""
+    """Model that answers, if there are several."""
 
     model_config = ConfigDict(extra="forbid")
     model: str = Field("", description="A name from `/v1/model`; without it, the default answers.")
 
 
 class IdentifyQuery(ModelQuery):
-    """What may stand behind the question mark of `/v1/identify`."""
+    """Query parameters of `/v1/identify`."""
 
     top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="How many individuals each photograph gets.")
     encounter: bool = Field(False, description="The photographs are views of one animal and get one answer together.")
 
 
 class PageQuery(ModelQuery):
-    """Which part of a long list, in the order of the names."""
+    """Part of a list in the order of the names."""
 
     after: str = Field("", description="The last name of the page before.")
     limit: int = Field(100, ge=1, le=MAX_PER_PAGE, description="How many names a page holds.")
 
 
 class ConfirmQuery(ModelQuery):
-    """Whom a person saw in a photograph."""
+    """Individual that a person saw in a photograph."""
 
     individual: str = Field(description="An individual of the gallery, or a new one.")
 
 
 class Problem(BaseModel):
-    """A refusal; `detail` says the rule, what came instead, and the remedy."""
+    """A refusal; `detail` has the rule, the value and the remedy."""
 
     type: str = "about:blank"
     title: str
@@ -63,7 +60,7 @@ Probability = Annotated[float, AfterValidator(lambda probability: round(probabil
 
 
 class NewIndividual(BaseModel):
-    """Whether the animal is probably one that the gallery does not hold."""
+    """Whether the animal is probably not in the gallery."""
 
     probability: Probability | None = Field(
         description="That no individual of the gallery is shown, where new ones are as frequent as in validation; "
@@ -86,7 +83,7 @@ class Candidate(BaseModel):
 
 
 class Identified(BaseModel):
-    """The answer for one photograph; with `encounter`, for all that could be used, and without a filename."""
+    """Answer for one photograph; with `encounter`, for all usable ones and without a filename."""
 
     filename: str | None
     views: int = Field(1, description="How many photographs are behind this answer.")
@@ -102,14 +99,14 @@ class Unidentified(BaseModel):
 
 
 class Answer(BaseModel):
-    """The answer to `/v1/identify`: a result a photograph, in the order in which they came."""
+    """Answer of `/v1/identify`: one result per photograph, in the order of the request."""
 
     model: str = Field(description="The id of the bundle that answered.")
     results: list[Identified | Unidentified]
 
 
 class Agreement(BaseModel):
-    """How often a bundle that answers silently beside the default gives the same first answer."""
+    """How often a shadow bundle gives the same first answer as the default bundle."""
 
     id: str | None = Field(description="The shadow's id; null where it does not answer.")
     compared: int
@@ -120,7 +117,7 @@ class Agreement(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """What answers here, and how well it did."""
+    """The answering model and its scores."""
 
     id: str
     encoder: str
@@ -143,14 +140,14 @@ class ModelCard(BaseModel):
 
 
 class IndividualSummary(BaseModel):
-    """An individual and the number of its gallery photographs."""
+    """An individual and its number of gallery photographs."""
 
     id: str
     images: int
 
 
 class IndividualsPage(BaseModel):
-    """A part of the catalogue, in the order of the names; `next` leads to the following part."""
+    """Part of the list of individuals, in the order of the names; `next` leads to the following part."""
 
     total: int
     individuals: list[IndividualSummary]
@@ -158,7 +155,7 @@ class IndividualsPage(BaseModel):
 
 
 class IndividualPage(BaseModel):
-    """An individual and a part of its gallery photographs; `next` leads to the following part."""
+    """An individual and part of its gallery photographs; `next` leads to the following part."""
 
     id: str
     total: int
@@ -167,20 +164,20 @@ class IndividualPage(BaseModel):
 
 
 class Example(BaseModel):
-    """A photograph that comes with the bundle, to try it on."""
+    """A photograph of the bundle to try."""
 
     individual: str
     address: str
 
 
 class Examples(BaseModel):
-    """The bundle's examples."""
+    """The example photographs of the bundle."""
 
     examples: list[Example]
 
 
 class EnrolledImage(BaseModel):
-    """A photograph that is in the gallery now."""
+    """A photograph that is in the gallery."""
 
     filename: str | None
     image: str = Field(description="What it is called here; see `/v1/images/{image}`.")
@@ -188,7 +185,7 @@ class EnrolledImage(BaseModel):
 
 
 class Enrolment(BaseModel):
-    """What was enrolled, in the order in which it came; it is on the disk, and every later call finds it."""
+    """The enrolled photographs in the order of the request, durable and visible to every later call."""
 
     individual: str
     version: int = Field(description="Of the gallery; see `/v1/versions`.")
@@ -196,7 +193,7 @@ class Enrolment(BaseModel):
 
 
 class Forgotten(BaseModel):
-    """What was forgotten: erased from every version, or, of the bundle's own gallery, hidden for good."""
+    """What was forgotten: erased from every version or, in the bundle's own gallery, hidden for good."""
 
     photographs: int
     version: int
@@ -219,13 +216,13 @@ class GalleryVersions(BaseModel):
 
 
 class Restored(BaseModel):
-    """The gallery's version after one was restored; the same as before where nothing was different."""
+    """Version of the gallery after a restore; unchanged if nothing was different."""
 
     version: int
 
 
 class KeptQuery(BaseModel):
-    """A photograph that somebody asked about, of an animal that is or nearly is a new one; it waits for a person."""
+    """A queried photograph of a new or nearly new animal that waits for review."""
 
     id: str
     at: datetime
@@ -237,7 +234,7 @@ class KeptQuery(BaseModel):
 
 
 class KeptQueriesPage(BaseModel):
-    """A part of the photographs that wait, the last one first; `next` leads to the following part."""
+    """Part of the photographs that wait for review, the last one first; `next` leads to the following part."""
 
     total: int
     queries: list[KeptQuery]
@@ -252,7 +249,13 @@ class Health(BaseModel):
 
 
 class RefusalError(WhaleRayError):
-    """A request that gets a problem for an answer."""
+    """A request that is answered with a problem.
+
+    Args:
+        status: HTTP status.
+        detail: Text for the caller.
+        headers: Further headers.
+    """
 
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -261,10 +264,15 @@ class RefusalError(WhaleRayError):
 
 
 def problem(status: int, detail: str) -> Problem:
-    """The problem of this HTTP status, its title the status' own phrase (RFC 9457, 4.2.1)."""
+    """Return a problem whose title is the phrase of its HTTP status (RFC 9457, section 4.2.1).
+
+    Args:
+        status: HTTP status.
+        detail: Text for the caller.
+    """
     return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
 
 
 def refused_image(error: ImageError) -> RefusalError:
-    """The refusal that an image deserves."""
+    """Return the refusal for an image error."""
     return RefusalError(error.status, str(error))

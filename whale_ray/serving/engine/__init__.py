@@ -1,4 +1,4 @@
-"""Turns image bytes into embeddings and answers: decoder processes, micro-batching and search.
+"""From image bytes to answers: decoder processes, micro-batching, embedding and search.
 
-It knows no HTTP.
+It does not depend on HTTP.
 """

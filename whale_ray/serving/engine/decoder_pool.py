@@ -95,9 +95,10 @@ def _kill_all(processes: list[_DecoderProcess]) -> None:
 
 
 class _DecoderProcess:
-    """One decoder, started again after it fell or was ended because it took too long.
+    """One decoder process, restarted after a crash or a timeout.
 
-    A socket leads to it, and no pipe: it holds more, and the event loop waits for it without a thread.
+    It is connected by a socket instead of a pipe: a socket buffers more, and the event loop waits for it without a
+    thread.
     """
 
     def __init__(self, command: Sequence[str], seconds: float) -> None:
@@ -121,9 +122,16 @@ class _DecoderProcess:
             )
 
     async def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool, again: bool = True) -> DecodedImage:
-        """The photograph. Raises: ImageError where it cannot be used, takes too long or makes the decoder fall.
+        """Return the decoded image.
 
-        again: whether the decoder may fall once, which may have been its own end, as where memory is short.
+        Args:
+            data: The image file.
+            shape: Shape of the array.
+            thumbnail: Also return a thumbnail.
+            again: Retry once after a crash, which may have had another cause such as low memory.
+
+        Raises:
+            ImageError: If the image cannot be used, takes too long or crashes the decoder.
         """
         try:
             async with asyncio.timeout(self._seconds):
@@ -156,7 +164,7 @@ class _DecoderProcess:
         return DecodedImage(np.frombuffer(body, np.uint8, pixels).reshape(shape), bytes(body[pixels:]))
 
     async def _receive(self, answer: bytearray, came: int, least: int) -> int:
-        """Goes on after the `came` bytes of the answer that are there, until there are `least`; how many there are."""
+        """Receive until `least` bytes of the answer are there; return how many there are."""
         loop = asyncio.get_running_loop()
         while came < least:
             count = await loop.sock_recv_into(self.socket, memoryview(answer)[came:])
@@ -173,7 +181,7 @@ class _DecoderProcess:
 
 
 def _body_length(kind: int, numbers: list[int], shape: tuple[int, ...]) -> int:
-    """Bytes behind the head of an answer. Raises: EOFError where no decoder of ours would have given it."""
+    """Return the number of bytes behind the head of an answer."""
     if kind != DECODED:
         if numbers[0] > _MAX_MESSAGE_BYTES:
             raise EOFError("an answer without an end")

@@ -1,7 +1,4 @@
-"""A bundle that answers many callers at once: decoding beside the event loop, one forward pass for all that wait.
-
-Knows a bundle and asyncio; knows no HTTP and no Ray.
-"""
+"""Recognizer: answers many callers at once, with decoding beside the event loop and batched forward passes."""
 
 from __future__ import annotations
 
@@ -31,10 +28,12 @@ _log = logging.getLogger(__name__)
 
 
 class LocalEncoder:
-    """Embeds single photographs, each together with whatever else waits; in the ingress, or behind a handle.
+    """Embeds single images, batched with whatever else waits, in this process.
 
-    threads: of a forward pass, and of searches beside it. batch: photographs embedded together at most. thread: where
-    that happens.
+    Args:
+        bundle: The bundle.
+        threads: Threads of a forward pass, and of searches beside it.
+        batch: Largest batch.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int, batch: int) -> None:
@@ -44,21 +43,21 @@ class LocalEncoder:
 
     @property
     def has_device(self) -> bool:
-        """Whether it runs beside the processor."""
+        """Return whether the encoder runs on a device other than the CPU."""
         return self._bundle.device != "cpu"
 
     def embed_now(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """The unit embeddings (D,) of prepared photographs; to be called on `thread`."""
+        """Return the unit embeddings (D,) of prepared images; call it on `thread`."""
         observe("whale_ray_batch_size", len(arrays), stage="embed")
         with self._pace.running(len(arrays)):
             return list(self._bundle.embed(arrays))
 
     async def embed(self, array: np.ndarray) -> np.ndarray:
-        """The unit embedding (D,) of one prepared photograph."""
+        """Return the unit embedding (D,) of one prepared image."""
         return await self.batcher.submit(array)
 
     async def fault(self) -> str | None:
-        """Why this encoder will not answer soon; None where it will."""
+        """Return why this encoder will not answer soon; None if it will."""
         if self._pace.is_stuck:
             return "a forward pass does not end"
         return "forward passes fail" if self._pace.is_failing else None
@@ -76,20 +75,24 @@ _SearchRequest = tuple[np.ndarray, int]  # a prepared photograph or its embeddin
 
 
 class Embedder(Protocol):
-    """An encoder, here or in another process."""
+    """An encoder in this process or another one."""
 
     async def embed(self, array: np.ndarray) -> np.ndarray:
-        """The unit embedding (D,) of one prepared photograph."""
+        """Return the unit embedding (D,) of one prepared image."""
 
     async def fault(self) -> str | None:
-        """Why this encoder will not answer soon; None where it will."""
+        """Return why this encoder will not answer soon; None if it will."""
 
 
 @dataclass(frozen=True)
 class _SearchResult:
-    """What a search found. complete: whether it looked among everything that is enrolled.
+    """Result of a search.
 
-    vector: (D,), what was searched for. began: when, by `time.perf_counter`.
+    Attributes:
+        identification: The answer.
+        complete: The search covered every enrolled picture.
+        vector: The query, shape (D,).
+        began: Start by `time.perf_counter`.
     """
 
     identification: Identification
@@ -99,11 +102,17 @@ class _SearchResult:
 
 
 class Recognizer:
-    """Answers for single photographs: decoded beside the event loop, embedded by `encoder`, searched in `catalogue`.
+    """Answers for single images: decoded beside the event loop, embedded by the encoder, searched in the gallery.
 
-    An encoder on this process' own cores has its photographs searched for where it embedded them, one way through a
-    thread for both. Searches have a thread of their own beside a device or another process, and where they have to wait
-    for a database on another machine. threads: of a search there. batch: searched together at most.
+    If the encoder runs on this process's cores, search follows embedding on the same thread. Searches have a thread of
+    their own beside a device or another process, and if they wait for a remote database.
+
+    Args:
+        catalogue: The live gallery.
+        encoder: The encoder.
+        decoders: The decoder pool.
+        threads: Threads of a search.
+        batch: Largest batch of searches.
     """
 
     def __init__(
@@ -124,7 +133,7 @@ class Recognizer:
         self._catching_up = asyncio.Lock()
 
     async def fault(self) -> str | None:
-        """Why calls will not be answered soon; None where they will."""
+        """Return why calls will not be answered soon; None if they will."""
         if self._pace.is_stuck:
             return "a search does not end"
         return await self._fault_of_store() or await self.encoder.fault()
@@ -139,9 +148,15 @@ class Recognizer:
         return None if answered and not self._asking.exception() else "the database of enrolments does not answer"
 
     async def identify(self, data: bytes, *, top: int) -> Identification:
-        """The answer for one photograph, `top` individuals.
+        """Return the answer for one image.
 
-        Raises: ImageError where it cannot be used; StoreError where it is not known what was enrolled.
+        Args:
+            data: The image file.
+            top: Number of individuals.
+
+        Raises:
+            ImageError: If the image cannot be used.
+            StoreError: If the store does not answer.
         """
         if self._at_once is None:
             return await self.rank(await self.embed(data), top=top)
@@ -153,7 +168,11 @@ class Recognizer:
         return await self._completed(found, top)
 
     async def embed(self, data: bytes) -> np.ndarray:
-        """The unit embedding (D,) of one photograph. Raises: ImageError where it cannot be used."""
+        """Return the unit embedding (D,) of one image.
+
+        Raises:
+            ImageError: If the image cannot be used.
+        """
         array = await self._decode(data)
         with time_stage("embed"):
             return await self.encoder.embed(array)
@@ -163,22 +182,31 @@ class Recognizer:
             return (await self.decoders.decode(data)).array
 
     async def rank(self, vector: np.ndarray, *, top: int) -> Identification:
-        """The answer for one embedding (D,), `top` individuals. Raises: StoreError as `identify`."""
+        """Return the answer for one embedding.
+
+        Args:
+            vector: The embedding, shape (D,).
+            top: Number of individuals.
+
+        Raises:
+            StoreError: If the store does not answer.
+        """
         with time_stage("search"):
             found = await self._search.submit((vector, top))
         return await self._completed(found, top)
 
     async def _completed(self, found: _SearchResult, top: int) -> Identification:
-        """The answer; searched for again where something enrolled had no embedding of this bundle yet."""
+        """Return the answer, searched again if an enrolled picture had no embedding of this bundle yet."""
         if not found.complete:
             await self.snapshot()
             found = await self._search.submit((found.vector, top))
         return found.identification
 
     async def snapshot(self) -> GallerySnapshot:
-        """The gallery as it stands, complete: what another bundle enrolled is embedded with this one's encoder first.
+        """Return the current gallery after embedding what other bundles enrolled.
 
-        Raises: StoreError where the store does not answer.
+        Raises:
+            StoreError: If the store does not answer.
         """
         standing = await asyncio.to_thread(self.live_gallery.snapshot)
         if not standing.missing:
@@ -195,7 +223,7 @@ class Recognizer:
         await asyncio.to_thread(self.live_gallery.add_vectors, found)
 
     async def _vector_of(self, entry: Entry) -> np.ndarray | None:
-        """The embedding (D,) of an enrolled picture; None where it was forgotten or cannot be decoded here."""
+        """Return the embedding (D,) of an enrolled picture; None if it was forgotten or cannot be decoded here."""
         assert self.live_gallery.store is not None
         data = await asyncio.to_thread(self.live_gallery.store.picture, entry.image)
         if data is None:
@@ -209,7 +237,7 @@ class Recognizer:
         return await self.encoder.embed(decoded.array)
 
     def _rank(self, asked: list[_SearchRequest]) -> list[_SearchResult]:
-        """The first individuals for each vector."""
+        """Return the first individuals for each vector."""
         began = time.perf_counter()
         observe("whale_ray_batch_size", len(asked), stage="search")
         vectors, tops = zip(*asked, strict=True)

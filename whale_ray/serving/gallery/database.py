@@ -1,7 +1,4 @@
-"""The tables of what was enrolled, and a connection on which a commit is durable and a deletion erases.
-
-Knows SQLAlchemy, SQLite and PostgreSQL; knows nothing of what the rows are for.
-"""
+"""Tables of the enrolment store, and connections on which commits are durable and deletions erase."""
 
 from __future__ import annotations
 
@@ -29,13 +26,18 @@ _DIGEST = sql.String(64)
 
 
 class _UtcDateTime(sql.types.TypeDecorator[datetime]):
-    """A moment in UTC; SQLite forgets the zone."""
+    """A point in time in UTC; SQLite drops the zone."""
 
     impl = sql.DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: sql.Dialect) -> datetime | None:
-        """The moment in UTC; SQLite gives it without its zone."""
+        """Return the time in UTC; SQLite returns it without a zone.
+
+        Args:
+            value: The stored time.
+            dialect: The dialect of the database.
+        """
         return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
 
 
@@ -102,9 +104,10 @@ QUERIES = sql.Table(
 
 
 def connect(url: str) -> sql.Engine:
-    """An engine on the database at `url`, its tables made where they are missing.
+    """Return an engine on a database, with missing tables created.
 
-    Raises: StoreError where the URL is none, of another database, or the database was written by another version.
+    Raises:
+        StoreError: If the URL is invalid or unsupported, or another version wrote the database.
     """
     engine = _engine(url)
     try:
@@ -174,9 +177,9 @@ def _make_tables(engine: sql.Engine) -> None:
 
 
 def erase_leftovers(engine: sql.Engine) -> None:
-    """Makes deleted bytes gone from SQLite's log too; its file was overwritten by the deletion itself.
+    """Remove deleted bytes from SQLite's log; the deletion itself has overwritten the file.
 
-    What PostgreSQL keeps until its next vacuum, in its log and in backups is the business of who runs it.
+    What PostgreSQL keeps until its next vacuum, in its log and in backups, is up to its administrator.
     """
     if engine.dialect.name == "sqlite":
         with driver_connection(engine) as connection:  # a checkpoint cannot be part of a transaction
@@ -184,7 +187,11 @@ def erase_leftovers(engine: sql.Engine) -> None:
 
 
 def read_version(engine: sql.Engine) -> int:
-    """The number of the last change; of the driver itself, since every search waits for it. Raises: StoreError."""
+    """Return the number of the last change through the bare driver, since every search waits for it.
+
+    Raises:
+        StoreError: If the database does not answer.
+    """
     with driver_connection(engine) as connection:
         cursor = connection.cursor()
         cursor.execute(f"SELECT {STATE.c.version.name} FROM {STATE.name}")
@@ -193,7 +200,11 @@ def read_version(engine: sql.Engine) -> int:
 
 @contextmanager
 def driver_connection(engine: sql.Engine) -> Iterator[sql.PoolProxiedConnection]:
-    """A connection without what SQLAlchemy does around each statement. Raises: StoreError for the database's faults."""
+    """Yield a bare driver connection, without SQLAlchemy's work per statement.
+
+    Raises:
+        StoreError: For every error of the database.
+    """
     driver: Any = engine.dialect.dbapi
     try:
         with translated_errors(), closing(engine.raw_connection()) as connection:
@@ -204,7 +215,7 @@ def driver_connection(engine: sql.Engine) -> Iterator[sql.PoolProxiedConnection]
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Makes the database's own faults a StoreError, without the statement and its values."""
+    """Raise a StoreError for errors of the database, without the statement and its values."""
     try:
         yield
     except DBAPIError as error:

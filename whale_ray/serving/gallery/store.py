@@ -1,7 +1,7 @@
-"""What people taught the service: pictures of individuals, durable, in versions, and erased when they are forgotten.
+"""Enrolment store: pictures of individuals, durable, in versions, and erased when forgotten.
 
-Knows SQL; knows no bundle, no HTTP and no Ray. A vector belongs to the bundle that made it. Every change is one
-transaction that first raises the version: changes stand in one order, and whoever compares versions misses none.
+A vector belongs to the bundle that made it. Every change is one transaction that first raises the version, so that
+changes have one order and comparing versions misses none.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _IMAGE, _INDIVIDUAL = "image", "individual"
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture in the gallery as it stands."""
+    """A picture in the current gallery."""
 
     digest: str
     image: str
@@ -48,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class StoreState:
-    """What stands beside the bundle's gallery at one version. hidden: of the bundle's, forgotten."""
+    """The enrolled pictures and the hidden ones of the bundle at one version."""
 
     version: int
     entries: tuple[Entry, ...]
@@ -58,7 +58,7 @@ class StoreState:
 
 @dataclass(frozen=True)
 class Version:
-    """A change of the gallery: `enrol`, `forget` or `restore`, and of how many pictures."""
+    """A change of the gallery (`enrol`, `forget` or `restore`) and its number of pictures."""
 
     number: int
     at: datetime
@@ -67,10 +67,13 @@ class Version:
 
 
 class EnrolmentStore:
-    """The database of what was enrolled and forgotten, shared by all replicas and all bundles.
+    """Database of enrolled and forgotten pictures, shared by all replicas and all bundles.
 
-    url: as SQLAlchemy writes it, of SQLite or PostgreSQL.
-    Raises: StoreError where it cannot be used; every method does, where the database does not answer.
+    Args:
+        url: SQLAlchemy URL of a SQLite or PostgreSQL database.
+
+    Raises:
+        StoreError: If the database cannot be used; every method raises it when the database does not answer.
     """
 
     def __init__(self, url: str) -> None:
@@ -83,15 +86,15 @@ class EnrolmentStore:
 
     @property
     def is_of_one_machine(self) -> bool:
-        """Whether only processes of one machine may share it."""
+        """Return whether only processes of one machine may share the database."""
         return self.engine.dialect.name == "sqlite"
 
     def version(self) -> int:
-        """The number of the last change, 0 where there was none; read before every search."""
+        """Return the number of the last change, 0 if there is none; read before every search."""
         return read_version(self.engine)
 
     def state(self) -> StoreState:
-        """Everything that stands beside the bundle's gallery now."""
+        """Return the current state beside the bundle's gallery."""
         with self._reading() as connection:
             # The version first: what is changed while this reads is then read once more.
             version = connection.execute(sql.select(STATE.c.version)).scalar_one()
@@ -102,9 +105,15 @@ class EnrolmentStore:
         return StoreState(version, tuple(Entry(*row) for row in rows), images, individuals)
 
     def enrol(self, individual: str, pictures: Sequence[EnrolledPicture], *, bundle: str) -> list[bool]:
-        """Adds the pictures, all or none, and says of each whether it is new; one that is there already stays.
+        """Add pictures, all or none; return whether each is new. A picture that is already there stays.
 
-        Raises: EnrolledElsewhereError where one is enrolled under another individual.
+        Args:
+            individual: Name of the individual.
+            pictures: The pictures.
+            bundle: Id of the bundle that made their vectors.
+
+        Raises:
+            EnrolledElsewhereError: If a picture is enrolled as another individual.
         """
         fresh = {picture.digest: picture for picture in pictures}
         with gallery_transaction(self.engine, "enrol") as change:
@@ -119,18 +128,23 @@ class EnrolmentStore:
         return [picture.digest not in there for picture in pictures]
 
     def forget_image(self, individual: str, image: str, *, hide: bool) -> int:
-        """Erases the picture `image` of `individual` from every version; how many that were.
+        """Erase a picture from every version and return how many pictures that were.
 
-        hide: the bundle's own gallery holds it too and is to show it no longer; that counts as one.
+        Args:
+            individual: Its individual.
+            image: Its name.
+            hide: Also hide the picture of the bundle's own gallery; that counts as one.
         """
         digests = sql.select(PICTURES.c.digest).where(PICTURES.c.name == image)
         which = (ENTRIES.c.individual == individual) & ENTRIES.c.digest.in_(digests)
         return self._forget(which, (_IMAGE, image) if hide else None)
 
     def forget_individual(self, individual: str, *, hide: bool) -> int:
-        """Erases every picture that was ever enrolled under `individual` from every version; how many that were.
+        """Erase every picture of an individual from every version and return how many that were.
 
-        hide: a bundle's own gallery holds it and is to show it no longer, nor is another bundle's; that counts as one.
+        Args:
+            individual: The individual.
+            hide: Also hide the individual in the galleries of all bundles; that counts as one.
         """
         return self._forget(ENTRIES.c.individual == individual, (_INDIVIDUAL, individual) if hide else None)
 
@@ -153,16 +167,18 @@ class EnrolmentStore:
         return change.pictures
 
     def versions(self) -> list[Version]:
-        """Every change, the last one first."""
+        """Return every change, the last one first."""
         with self._reading() as connection:
             rows = connection.execute(sql.select(VERSIONS).order_by(VERSIONS.c.number.desc())).all()
         return [Version(*row) for row in rows]
 
     def restore(self, number: int) -> int:
-        """Makes the gallery what it was at version `number`, less what was forgotten since; the number it has now.
+        """Restore the gallery of an earlier version, without what was forgotten since, and return the new version.
 
-        What was forgotten is in no version any more, and what is hidden stays hidden.
-        Raises: NoSuchVersionError where there was none of this number.
+        Hidden pictures stay hidden.
+
+        Raises:
+            NoSuchVersionError: If there was no such version.
         """
         with gallery_transaction(self.engine, "restore") as change:
             if not 0 <= number < change.number:
@@ -174,7 +190,12 @@ class EnrolmentStore:
         return self.version()
 
     def vectors(self, bundle: str, digests: Iterable[str]) -> dict[str, np.ndarray]:
-        """The embeddings (float16) that this bundle made of these pictures, as far as they are kept."""
+        """Return the stored embeddings (float16) of pictures by this bundle.
+
+        Args:
+            bundle: Id of the bundle.
+            digests: SHA-256 of the pictures.
+        """
         found: dict[str, np.ndarray] = {}
         with self._reading() as connection:
             for part in chunk_names(digests):
@@ -184,18 +205,23 @@ class EnrolmentStore:
         return found
 
     def add_vectors(self, bundle: str, vectors: Mapping[str, np.ndarray]) -> None:
-        """Keeps what this bundle made of pictures; those forgotten meanwhile, or kept already, are left out."""
+        """Store embeddings of pictures; forgotten pictures and stored embeddings are skipped.
+
+        Args:
+            bundle: Id of the bundle.
+            vectors: Embedding by digest.
+        """
         for digest, vector in vectors.items():
             row = {"digest": digest, "bundle": bundle, "vector": vector_bytes(vector)}
             with translated_errors(), suppress(IntegrityError), self.engine.begin() as connection:
                 connection.execute(VECTORS.insert().values(row))
 
     def picture(self, image: str) -> bytes | None:
-        """The picture of this name, as it was sent; None where it is not in the gallery now."""
+        """Return the picture of this name as it was sent; None if it is not in the gallery."""
         return self._of_image(PICTURES.c.data, image)
 
     def thumbnail(self, image: str) -> bytes | None:
-        """The thumbnail, JPEG, of the picture of this name; None where it is not in the gallery now."""
+        """Return the JPEG thumbnail of the picture of this name; None if it is not in the gallery."""
         return self._of_image(PICTURES.c.thumbnail, image)
 
     def _of_image(self, column: sql.Column[bytes], image: str) -> bytes | None:
@@ -209,5 +235,5 @@ class EnrolmentStore:
 
 
 def _join_current(query: sql.Select[*_Row]) -> sql.Select[*_Row]:
-    """The query of pictures, of those alone that are in the gallery now."""
+    """Return the query restricted to pictures in the current gallery."""
     return query.join(ENTRIES, ENTRIES.c.digest == PICTURES.c.digest).where(IS_CURRENT)

@@ -1,7 +1,4 @@
-"""One change of the gallery as one transaction: pictures come in, go out or are hidden, and the version rises.
-
-Knows SQL; knows no bundle, no HTTP and no Ray. Changes stand in one order, and whoever compares versions misses none.
-"""
+"""Gallery transactions: pictures are added, removed or hidden and the version rises, all or nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +26,15 @@ _CHUNK = 500  # names in one statement
 
 @dataclass(frozen=True)
 class EnrolledPicture:
-    """A picture to be enrolled. digest: sha256 of `data`, in hex; name: what it is called from now on."""
+    """A picture to enrol.
+
+    Attributes:
+        digest: SHA-256 of `data` in hex.
+        name: Its name from now on.
+        data: The image file.
+        thumbnail: JPEG thumbnail.
+        vector: Its embedding.
+    """
 
     digest: str
     name: str
@@ -40,14 +45,14 @@ class EnrolledPicture:
 
 @dataclass
 class GalleryTransaction:
-    """A change under way. pictures: how many it changes; where none, it has not been."""
+    """A change in progress. A change of no pictures is not recorded."""
 
     connection: sql.Connection
     number: int
     pictures: int = 0
 
     def pairs(self, which: sql.ColumnElement[bool]) -> set[tuple[str, str]]:
-        """The digests, each with its individual, of such entries."""
+        """Return (digest, individual) of the selected entries."""
         rows = self.connection.execute(sql.select(ENTRIES.c.digest, ENTRIES.c.individual).where(which))
         return {(digest, individual) for digest, individual in rows}
 
@@ -66,7 +71,12 @@ class GalleryTransaction:
         self.pictures += len(pairs)
 
     def keep(self, picture: EnrolledPicture, bundle: str) -> None:
-        """Keeps the picture and its vector, where an earlier version has not left them."""
+        """Store a picture and its vector unless an earlier version has them.
+
+        Args:
+            picture: The picture.
+            bundle: Id of the bundle that made its vector.
+        """
         row = {"digest": picture.digest, "name": picture.name, "data": picture.data, "thumbnail": picture.thumbnail}
         if not self._there(PICTURES, PICTURES.c.digest == picture.digest):
             self.connection.execute(PICTURES.insert().values(row))
@@ -75,7 +85,12 @@ class GalleryTransaction:
             self.connection.execute(VECTORS.insert().values(vector))
 
     def hide(self, kind: str, name: str) -> bool:
-        """Hides an image or an individual of the bundle for good; whether it was to be seen before."""
+        """Hide an image or individual of the bundle for good; return whether it was visible before.
+
+        Args:
+            kind: `image` or `individual`.
+            name: Its name.
+        """
         if self._there(HIDDEN, (HIDDEN.c.kind == kind) & (HIDDEN.c.name == name)):
             return False
         self.connection.execute(HIDDEN.insert().values(kind=kind, name=name))
@@ -87,7 +102,12 @@ class GalleryTransaction:
 
 @contextmanager
 def gallery_transaction(engine: sql.Engine, kind: str) -> Iterator[GalleryTransaction]:
-    """A change, written when the block ends without error and has changed something; nothing of it otherwise."""
+    """Yield a transaction; it is committed when the block ends without an error and has changed something.
+
+    Args:
+        engine: The database.
+        kind: `enrol`, `forget` or `restore`.
+    """
     with translated_errors(), engine.connect() as connection:
         # This row is what writers wait for: PostgreSQL locks it, SQLite the database.
         connection.execute(STATE.update().values(version=STATE.c.version + 1))
@@ -100,12 +120,12 @@ def gallery_transaction(engine: sql.Engine, kind: str) -> Iterator[GalleryTransa
 
 
 def vector_bytes(vector: np.ndarray) -> bytes:
-    """A vector as it is stored: float16, the low byte first."""
+    """Return a vector as stored: float16, little-endian."""
     return vector.astype("<f2").tobytes()
 
 
 def chunk_names(names: Iterable[str]) -> Iterator[list[str]]:
-    """The names in order, as many at a time as one statement takes."""
+    """Yield the names in order, as many at a time as one statement takes."""
     everything = sorted(names)
     for start in range(0, len(everything), _CHUNK):
         yield everything[start : start + _CHUNK]

@@ -43,9 +43,9 @@ def negotiate_response(accept: str, answer: Answer) -> Response:
 
 
 def prefers_csv(accept: str) -> bool:
-    """Whether this header prefers CSV to JSON.
+    """Return whether an Accept header prefers CSV to JSON.
 
-    >>> [wants_csv(accept) for accept in ("text/csv", "text/csv;q=0.5, */*", "", "text/*, application/json;q=0.1")]
+    >>> [prefers_csv(accept) for accept in ("text/csv", "text/csv;q=0.5, */*", "", "text/*, application/json;q=0.1")]
     [True, False, False, True]
     """
     weights = dict(_parse_media_range(part) for part in accept.lower().split(",") if part.strip())

@@ -49,9 +49,9 @@ router = APIRouter()
     responses=openapi.problem_responses(403, 404, 408, 409, 413, 415, 422, 503),
 )
 async def enrol(id: str, request: Request, query: ModelParameter, service: SelectedModel) -> Enrolment:
-    """Adds photographs to an individual, which may be a new one: all of them or, where one cannot be used, none.
+    """Add photographs to a new or existing individual, all or none.
 
-    When this is answered they are on the disk. Photographs that are there already are left as they are.
+    They are durable when the call is answered. Photographs that are already enrolled stay as they are.
     """
     _require_store(service)
     async with service.upload_budget.receive_upload() as take:  # as of `identify`
@@ -80,9 +80,9 @@ async def _enrol(individual: str, uploads: list[Upload], service: ModelService) 
 async def forget_image(
     id: str, image: str, request: Request, query: ModelParameter, service: SelectedModel
 ) -> Forgotten:
-    """Forgets a photograph: an enrolled one is erased from every version, a bundle's own is hidden for good.
+    """Forget a photograph: an enrolled one is erased from every version, one of the bundle is hidden for good.
 
-    It is hidden in every model, whichever of them was asked.
+    It is hidden in every model.
     """
     store = _require_store(service)
     hide = any(one.live_gallery.is_bundle_image(image, id) for one in request.app.state.services.values())
@@ -98,9 +98,9 @@ async def forget_image(
     responses=openapi.problem_responses(403, 404, 503),
 )
 async def forget_individual(id: str, request: Request, query: ModelParameter, service: SelectedModel) -> Forgotten:
-    """Forgets an individual: its enrolled photographs are erased from every version, a bundle's own hidden for good.
+    """Forget an individual: enrolled photographs are erased from every version, those of the bundle hidden for good.
 
-    They are hidden in every model, whichever of them was asked.
+    They are hidden in every model.
     """
     store = _require_store(service)
     own = any(id in one.live_gallery.names for one in request.app.state.services.values())
@@ -116,7 +116,7 @@ async def forget_individual(id: str, request: Request, query: ModelParameter, se
     responses=openapi.problem_responses(403, 404, 503),
 )
 async def versions(query: ModelParameter, service: SelectedModel) -> GalleryVersions:
-    """Every change of the gallery, the last one first."""
+    """List every change of the gallery, the last one first."""
     store = _require_store(service)
     changes = [asdict(change) for change in await asyncio.to_thread(store.versions)]
     found = [GalleryVersion(photographs=change.pop("pictures"), **change) for change in changes]
@@ -131,7 +131,7 @@ async def versions(query: ModelParameter, service: SelectedModel) -> GalleryVers
 async def restore(
     number: Annotated[int, Path(ge=0, le=10**9)], query: ModelParameter, service: SelectedModel
 ) -> Restored:
-    """Makes the gallery what it was at this version, less what was forgotten since. It becomes a new version."""
+    """Restore the gallery of a version, without what was forgotten since. It becomes a new version."""
     return Restored(version=await asyncio.to_thread(_require_store(service).restore, number))
 
 
@@ -141,7 +141,7 @@ async def restore(
     responses=openapi.problem_responses(403, 404, 503),
 )
 async def queries(page: Annotated[PageQuery, Query()], service: SelectedModel) -> KeptQueriesPage:
-    """Photographs of animals that seemed new, or nearly, which wait for a person; the last one first."""
+    """List photographs of new or nearly new animals that wait for review, the last one first."""
     waiting = await asyncio.to_thread(_require_queue(service).waiting)
     start = next((place + 1 for place, query in enumerate(waiting) if query.digest == page.after), 0)
     part = waiting[start : start + page.limit]
@@ -157,7 +157,7 @@ async def queries(page: Annotated[PageQuery, Query()], service: SelectedModel) -
     responses={**openapi.JPEG_RESPONSE, **openapi.problem_responses(403, 404, 503)},
 )
 async def query_thumbnail(id: str, query: ModelParameter, service: SelectedModel) -> Response:
-    """The thumbnail of a photograph that waits."""
+    """Return the thumbnail of a photograph that waits for review."""
     data = await asyncio.to_thread(_require_queue(service).thumbnail, _digest(id))
     if data is None:
         raise _unknown_query(id)
@@ -170,7 +170,7 @@ async def query_thumbnail(id: str, query: ModelParameter, service: SelectedModel
     responses=openapi.problem_responses(403, 404, 409, 422, 503),
 )
 async def confirm(id: str, said: Annotated[ConfirmQuery, Query()], service: SelectedModel) -> Enrolment:
-    """Enrols a photograph that waits under the individual that a person saw; it waits no longer."""
+    """Enrol a photograph that waits for review under an individual."""
     kept = _require_queue(service)
     await _check_name(said.individual, service)
     data = await asyncio.to_thread(kept.photograph, _digest(id))
@@ -187,7 +187,7 @@ async def confirm(id: str, said: Annotated[ConfirmQuery, Query()], service: Sele
     responses=openapi.problem_responses(403, 404, 503),
 )
 async def reject(id: str, query: ModelParameter, service: SelectedModel) -> Forgotten:
-    """Erases a photograph that waits."""
+    """Erase a photograph that waits for review."""
     if not await asyncio.to_thread(_require_queue(service).drop, _digest(id)):
         raise _unknown_query(id)
     return Forgotten(photographs=1, version=await asyncio.to_thread(_require_store(service).version))

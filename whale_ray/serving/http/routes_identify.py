@@ -48,10 +48,11 @@ async def refuse_if_full(service: SelectedModel) -> None:
     responses={**openapi.CSV_RESPONSE, **openapi.problem_responses(404, 408, 413, 415, 422, 503)},
 )
 async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], service: SelectedModel) -> Response:
-    """The individuals that each photograph may show, best first.
+    """Return the individuals that each photograph may show, best first.
 
-    In a call with several photographs each has its own result or problem; of a single one the problem is the answer.
-    With `encounter` they are views of one animal and get one result together. JSON or, by `Accept`, CSV.
+    In a call with several photographs each one has its own result or problem; for a single photograph the problem is
+    the answer. With `encounter` all photographs show one animal and get one result. The answer is JSON or, by `Accept`,
+    CSV.
     """
     async with service.upload_budget.receive_upload() as take:  # a slow upload must not hold capacity
         uploads = await read_uploads(request, service.limits, take=take)
@@ -65,7 +66,7 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
     "/v1/model", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.problem_responses(404)
 )
 async def model(request: Request, query: ModelParameter, service: SelectedModel) -> ModelCard:
-    """What answers here: the model card."""
+    """Return the model card."""
     card, standing, state = service.bundle.card, await service.recognizer.snapshot(), request.app.state
     return ModelCard(
         id=service.bundle.id,
@@ -89,7 +90,7 @@ async def model(request: Request, query: ModelParameter, service: SelectedModel)
     "/v1/individuals", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.problem_responses(404)
 )
 async def individuals(page: PageParameters, service: SelectedModel) -> IndividualsPage:
-    """The catalogue: who is in the gallery."""
+    """List the individuals in the gallery."""
     everyone = (await service.recognizer.snapshot()).individuals
     names, following = _paginate(list(everyone), page, service, "/v1/individuals")
     found = [IndividualSummary(id=name, images=len(everyone[name])) for name in names]
@@ -102,7 +103,7 @@ async def individuals(page: PageParameters, service: SelectedModel) -> Individua
     responses=openapi.problem_responses(404),
 )
 async def individual(id: str, page: PageParameters, service: SelectedModel) -> IndividualPage:
-    """One individual and its gallery photographs."""
+    """Return one individual and its gallery photographs."""
     everything = (await service.recognizer.snapshot()).individuals.get(id)
     if everything is None:
         raise RefusalError(404, f"{id!r} is no individual of this gallery. See /v1/individuals for who is in it")
@@ -125,7 +126,7 @@ def _paginate(names: Sequence[str], page: PageQuery, service: ModelService, path
     responses={**openapi.JPEG_RESPONSE, **openapi.problem_responses(404)},
 )
 async def thumbnail(image: str, query: ModelParameter, service: SelectedModel) -> Response:
-    """The thumbnail of a gallery photograph."""
+    """Return the thumbnail of a gallery photograph."""
     standing, catalogue = await service.recognizer.snapshot(), service.live_gallery
     if image in standing.enrolled and catalogue.store:
         data = await asyncio.to_thread(catalogue.store.thumbnail, image)
@@ -144,7 +145,7 @@ async def thumbnail(image: str, query: ModelParameter, service: SelectedModel) -
     "/v1/examples", dependencies=[Security(authorize, scopes=[IDENTIFY])], responses=openapi.problem_responses(404)
 )
 async def examples(query: ModelParameter, service: SelectedModel) -> Examples:
-    """Photographs that come with the bundle, to try it on."""
+    """List the example photographs of the bundle."""
     found = (await service.examples()).items()
     return Examples(
         examples=[
@@ -160,7 +161,7 @@ async def examples(query: ModelParameter, service: SelectedModel) -> Examples:
     responses={**openapi.JPEG_RESPONSE, **openapi.problem_responses(404)},
 )
 async def example(place: ExampleNumber, query: ModelParameter, service: SelectedModel) -> Response:
-    """One of these photographs."""
+    """Return an example photograph."""
     found = await service.examples()
     if place not in found:
         raise RefusalError(404, f"there are {len(found)} examples, but none of number {place}. See /v1/examples")
@@ -169,7 +170,7 @@ async def example(place: ExampleNumber, query: ModelParameter, service: Selected
 
 @router.get("/healthz", dependencies=[Security(allow_anonymous)], responses=openapi.problem_responses(404, 503))
 async def healthz(query: ModelParameter, service: SelectedModel) -> Health:
-    """The service is ready; not where an encoder or the database does not answer, though calls may wait for it."""
+    """Report that the service is ready; it is not if an encoder or the database does not answer."""
     if reason := await service.recognizer.fault():
         raise RefusalError(503, f"{reason}. Wait until it does", {"Retry-After": "1"})
     return Health(model=service.bundle.id)
