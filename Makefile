@@ -3,8 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BUNDLE ?= runs/quickstart/best
-# More processes than cores: many tests wait for a kill, a stall or a restart.
-PARALLEL := --numprocesses 4 --dist loadgroup --no-loadscope-reorder
+PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help install synthetic sweep serve format lint check docs bench prometheus chromium test
 
