@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 DOCS: Final = Path(__file__).parents[1]
@@ -33,44 +34,6 @@ SECTION_TITLES: Final = {
     "resources": "resources of one trial",
     "tracking": "tracking",
     "bundle": "bundle",
-}
-
-# Used for a setting of a service whose field has no description.
-SERVE_MEANINGS: Final = {
-    "bundle": "The bundle to serve. Either this or `models`.",
-    "models": "Several bundles by name. `?model=NAME` in a call chooses one.",
-    "default": "Name of the model that answers calls without `?model=`; null: the first.",
-    "shape": "`joined`: the default model encodes in the process that takes the call; `split`: in its own processes. "
-    "All other models have their own processes.",
-    "shadow": "A bundle that answers silently beside the default model. `GET /v1/model` shows how often they agree.",
-    "replicas": "Processes that take calls.",
-    "max_replicas": "Largest number of these processes under load; null: no autoscaling.",
-    "encoder_replicas": "Processes of each separate encoder.",
-    "max_encoder_replicas": "Largest number of these processes under load; null: no autoscaling.",
-    "busy": "Calls in progress in one replica from which another one is started.",
-    "upscale_delay": "Seconds for which more replicas must have been needed before one is started.",
-    "downscale_delay": "Seconds for which fewer replicas must have been needed before one is stopped.",
-    "threads": "Threads of a process that encodes, and the CPU cores that it reserves.",
-    "gpus": "GPUs of a process that encodes; fractions share one GPU.",
-    "surge": "Additional processes during the exchange of a bundle; 0 if the cluster has no room for one.",
-    "decoders": "Processes per model that decode photographs.",
-    "batch": "Largest number of photographs that are encoded together.",
-    "calls": "Photographs that a replica processes at once. Further calls get 503 with `Retry-After`.",
-    "patience": "Seconds for which calls to a separate encoder that died are repeated.",
-    "store": "URL of the database of enrolments: `sqlite:///PATH` or `postgresql://USER@HOST/NAME`; `none`: no "
-    "enrolments. Default: `WHALE_RAY_STORE`, or `enrolled.db` in the current folder.",
-    "keep_queries": "Whether photographs of animals that seem new are kept for review.",
-    "access_log": "Where the access log goes: `-` (stderr), `none`, or a file.",
-    "page": "Whether the web page is served.",
-    "image_bytes": "Largest size of a photograph in bytes.",
-    "image_pixels": "Largest number of pixels of a photograph.",
-    "call_bytes": "Largest size of the body of a call in bytes.",
-    "images": "Largest number of photographs of a call.",
-    "seconds": "Seconds within which the body of a call must arrive.",
-    "keys": "File with keys, one `NAME SCOPE[,SCOPE] KEY` per line. The key in `WHALE_RAY_API_KEY` counts, too.",
-    "hosts": "Host names, separated by commas, that the service answers to besides addresses and `localhost`.",
-    "calls_per_minute": "Calls per minute of each key in each replica; 0: unlimited.",
-    "insecure": "Whether other machines may call without a key.",
 }
 
 
@@ -138,9 +101,11 @@ def command_group() -> Any:
 
 def openapi_schema() -> dict[str, Any]:
     """Return the OpenAPI description of the service."""
-    from whale_ray.serving.http.app import build_web
+    from whale_ray.serving.http.app import build_app
+    from whale_ray.serving.http.uploads import Limits
 
-    return build_web({}).openapi()
+    model: Any = SimpleNamespace(limits=Limits())  # only its limits are read before a call
+    return build_app({"model": model}, page=False).openapi()
 
 
 def package_modules() -> list[str]:
@@ -255,8 +220,9 @@ def serve_settings_page() -> str:
     rows = []
     for name, field in model.model_fields.items():
         schema = model.model_json_schema()["properties"][name]
-        meaning = field.description or SERVE_MEANINGS[name]
-        rows.append((f"`{name}`", _json_type(schema), _default(_field_default(field)), _sentence(meaning)))
+        if not field.description:
+            raise KeyError(f"ServeSettings.{name} has no description. Add Field(description=...).")
+        rows.append((f"`{name}`", _json_type(schema), _default(_field_default(field)), _sentence(field.description)))
     rule = "Every setting of a service, for `whale-ray serve --set KEY=VALUE`, `whale-ray deploy --set KEY=VALUE`, "
     return "\n\n".join(
         [
