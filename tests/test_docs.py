@@ -177,3 +177,12 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "html" / "index.html").is_file()
     assert len(list((tmp_path / "html").rglob("*.html"))) > len(PAGES)
+
+
+def test_the_generated_pages_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    from generate import pages
+
+    texts = pages()
+    assert {"sweep-settings.md", "losses.md", "serve-settings.md", "cli.md", "http.md"} <= set(texts)
+    assert all(text.strip() for text in texts.values())
