@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Group tests for `--dist loadgroup`, the longest first.
 
     A file is a group, since its tests share fixtures. A slow test that shares none with its file is a group by itself.
+    In a single process the order of the files stays.
     """
+    if not hasattr(config, "workerinput"):
+        return
     minutes: Counter[str] = Counter()
     groups = {item: _group_of(item) for item in items}
     for item, group in groups.items():
