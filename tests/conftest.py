@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from little_sweep import SWEEP
+from small_sweep import SWEEP
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep

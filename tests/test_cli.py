@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
-from little_sweep import SWEEP
+from small_sweep import SWEEP
 from typer.testing import CliRunner, Result
 
 from whale_ray.cli import application

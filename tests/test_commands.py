@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from little_sweep import SWEEP
+from small_sweep import SWEEP
 from typer.testing import CliRunner, Result
 
 from whale_ray import __version__

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from little_sweep import SWEEP
+from small_sweep import SWEEP
 
 from whale_ray.device import reserved_device
 from whale_ray.errors import InputError

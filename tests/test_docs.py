@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import typer
 import yaml
-from pages import PAGES, ROOT, TEXTS, blocks, commands
+from documentation_pages import PAGES, ROOT, TEXTS, blocks, commands
 
 from whale_ray.cli import application
 from whale_ray.serving.schemas import Answer

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import uvicorn
-from pictures import IMAGES_EACH, INDIVIDUALS, draw, encode
+from drawn_photographs import IMAGES_EACH, INDIVIDUALS, draw, encode
 
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pages import blocks, commands
+from documentation_pages import blocks, commands
 from PIL import Image
 from services import plain_server, web_service
 from typer.testing import CliRunner

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from load import load
-from pictures import draw, encode
+from drawn_photographs import draw, encode
+from load_generator import load
 from services import TOP, check_ended, contents, descendants, free_port, process, write_named
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 import ray
-from pictures import draw, encode
+from drawn_photographs import draw, encode
 from pydantic import ValidationError
 from ray.serve import Application
 from services import KEY, TOP, Running, contents, descendants, free_port, process, serving

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import services
-from pictures import INDIVIDUALS, draw
+from drawn_photographs import INDIVIDUALS, draw
 from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 from services import KEY, LIMITS, Running, plain_server, web_service
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import services
-from pictures import draw, encode
+from drawn_photographs import draw, encode
 from services import LIMITS, plain_server, web_service
 
 from whale_ray.serving.page.languages import ASSETS, LANGUAGES

@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI, Security
 from fastapi.testclient import TestClient
 from services import plain_server, teachable_server, web_service
 from starlette.routing import Mount
-from test_identify_call import check_problem
+from test_routes_identify import check_problem
 
 from whale_ray.serving.auth.api_keys import IDENTIFY, read_keys
 from whale_ray.serving.auth.scopes import AccessPolicy, allow_anonymous, authorize, check_declared_scopes

@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from watching import Watching
+from recording_progress import RecordingProgress
 
 from whale_ray.data.pixel_cache import decode_images
 from whale_ray.errors import InputError
@@ -158,7 +158,7 @@ def test_the_same_command_again_trains_nothing(
     runs: Path, finished: SweepResult, write_sweep: WriteSweep, cluster: str
 ) -> None:
     before = results(runs / "little")
-    progress = Watching()
+    progress = RecordingProgress()
     again = run_sweep(write_sweep(), runs=runs, progress=progress)
     assert (progress.begun, progress.epochs) == ([], [])
     assert results(runs / "little") == before
@@ -174,7 +174,7 @@ def test_a_grown_grid_trains_only_its_new_cells_and_one_that_fails_is_a_row_with
     runs: Path, write_sweep: WriteSweep, cluster: str
 ) -> None:
     before = results(runs / "little")
-    progress = Watching()
+    progress = RecordingProgress()
     losses = "loss.name=[arcface, proxy_anchor, supcon]"
     grown = run_sweep(write_sweep(losses, "model.embedding_size=[16]"), runs=runs, progress=progress)
     after = results(runs / "little")
@@ -203,9 +203,9 @@ def test_a_grid_of_four_grown_to_six_trains_exactly_two(write_sweep: WriteSweep,
     first = run_sweep(write_sweep(*four, "model.embedding_size=[8, 16]"), runs=tmp_path)
     assert (first.table["kind"] == "trial").sum() == 4
     before = results(first.folder)
-    watching = Watching()
-    grown = run_sweep(write_sweep(*four, "model.embedding_size=[8, 16, 24]"), runs=tmp_path, progress=watching)
-    assert len(watching.begun) == len({trial for trial, _ in watching.epochs}) == 2
+    progress = RecordingProgress()
+    grown = run_sweep(write_sweep(*four, "model.embedding_size=[8, 16, 24]"), runs=tmp_path, progress=progress)
+    assert len(progress.begun) == len({trial for trial, _ in progress.epochs}) == 2
     assert (grown.table["kind"] == "trial").sum() == 6
     assert {trial: results(grown.folder)[trial] for trial in before} == before
 
@@ -216,9 +216,9 @@ def test_at_a_constant_rate_more_epochs_continue_from_the_checkpoint_with_equal_
 ) -> None:
     options = ("loss.name=arcface", "train.schedule=constant")
     run_sweep(write_sweep(*options, "train.epochs=2"), runs=tmp_path / "grown")
-    watching = Watching()
-    grown = run_sweep(write_sweep(*options, "train.epochs=4"), runs=tmp_path / "grown", progress=watching)
-    assert [epoch for _, epoch in watching.epochs] == [3, 4]
+    progress = RecordingProgress()
+    grown = run_sweep(write_sweep(*options, "train.epochs=4"), runs=tmp_path / "grown", progress=progress)
+    assert [epoch for _, epoch in progress.epochs] == [3, 4]
     whole = run_sweep(write_sweep(*options, "train.epochs=4"), runs=tmp_path / "whole")
     (trial,) = (str(row.trial) for row in whole.table.itertuples() if row.kind == "trial")
     scores = ["recall@1", "map@5", "recall@4"]
@@ -232,9 +232,9 @@ def test_at_a_constant_rate_more_epochs_continue_from_the_checkpoint_with_equal_
 def test_with_a_cosine_schedule_more_epochs_are_new_trials_and_a_note_says_so(
     write_sweep: WriteSweep, cluster: str, finished: SweepResult, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watching = Watching()
-    run_sweep(write_sweep("train.epochs=3", "loss.name=arcface"), runs=runs, progress=watching)
-    assert [epoch for _, epoch in watching.epochs] == [1, 2, 3]
+    progress = RecordingProgress()
+    run_sweep(write_sweep("train.epochs=3", "loss.name=arcface"), runs=runs, progress=progress)
+    assert [epoch for _, epoch in progress.epochs] == [1, 2, 3]
     assert "train.epochs is 3, after 2: with schedule: cosine" in capsys.readouterr().out
 
 
@@ -249,7 +249,7 @@ def test_a_trial_whose_worker_is_killed_resumes_from_its_last_epoch(
             killed.append(figures["pid"])
             os.kill(figures["pid"], signal.SIGKILL)
 
-    progress = Watching(kill)
+    progress = RecordingProgress(kill)
     result = run_sweep(write_sweep("loss.name=arcface", "train.epochs=4"), runs=runs, progress=progress)
     assert len(killed) == 1
     assert result.exit_code == 0
@@ -265,7 +265,7 @@ def test_a_stopped_sweep_resumes_with_equal_results(
 ) -> None:
     sweep = write_sweep("loss.name=arcface", "train.epochs=4", "resources.cpus=2")
     stopping = threading.Event()
-    first = Watching(lambda trial, figures: stopping.set() if figures["epoch"] == 2 else None)
+    first = RecordingProgress(lambda trial, figures: stopping.set() if figures["epoch"] == 2 else None)
     interrupted = run_sweep(sweep, runs=runs, progress=first, stopping=stopping)
     assert interrupted.exit_code == 130
     assert interrupted.interrupted
@@ -274,7 +274,7 @@ def test_a_stopped_sweep_resumes_with_equal_results(
     assert row["status"] == "running"
     assert 2 <= row["epochs"] < 4
     assert (runs / "little" / "trials" / trial / "checkpoint" / "state.pt").exists()
-    second = Watching()
+    second = RecordingProgress()
     result = run_sweep(sweep, runs=runs, progress=second)
     assert result.exit_code == 0
     assert second.begun == [trial]

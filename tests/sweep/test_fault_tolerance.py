@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from little_sweep import SWEEP
-from watching import Watching
+from recording_progress import RecordingProgress
+from small_sweep import SWEEP
 
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.driver import run_sweep
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 SECONDS = "resources.stall_minutes=0.25"
 
 
-class Sabotage(Watching):
+class Sabotage(RecordingProgress):
     """Acts on the worker of a trial with a given learning rate after its first epoch."""
 
     def __init__(self, deeds: Mapping[str, Callable[[int], None]]) -> None:
@@ -79,7 +79,7 @@ def test_a_trial_that_hangs_twice_fails_with_its_reason_and_the_sweep_continues(
 ) -> None:
     sweep = write_sweep("loss.name=[arcface, supcon]", "train.epochs=2", SECONDS)
 
-    class Hanging(Watching):
+    class Hanging(RecordingProgress):
         """Puts a pipe without a writer in the place of the checkpoint of each supcon trial."""
 
         def started(self, trial: str, label: str) -> None:
@@ -109,7 +109,7 @@ def test_a_trial_that_keeps_losing_its_worker_fails_with_its_reason(
         kill(figures["pid"])
 
     result = run_sweep(
-        write_sweep("loss.name=arcface", "train.epochs=9"), runs=tmp_path, progress=Watching(kill_always)
+        write_sweep("loss.name=arcface", "train.epochs=9"), runs=tmp_path, progress=RecordingProgress(kill_always)
     )
     assert len(result_of) == 3
     row = result.table[result.table["status"] == "failed"].iloc[0]
@@ -122,7 +122,7 @@ def test_no_trial_starts_while_the_disk_is_too_full(write_sweep: WriteSweep, clu
     stopping = threading.Event()
     said: list[str] = []
 
-    class Waiting(Watching):
+    class Waiting(RecordingProgress):
         def say(self, text: str) -> None:
             said.append(text)
             if "no trial starts until there is room" in text:
@@ -144,7 +144,7 @@ def test_a_running_trial_records_its_process_and_node(write_sweep: WriteSweep, c
         place = read_heartbeat(tmp_path / "little" / "trials" / trial)
         found.append(place and place["pid"] == figures["pid"])
 
-    run_sweep(write_sweep("loss.name=arcface", "train.epochs=2"), runs=tmp_path, progress=Watching(look))
+    run_sweep(write_sweep("loss.name=arcface", "train.epochs=2"), runs=tmp_path, progress=RecordingProgress(look))
     assert found == [True, True]
 
 
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_trials_unfinished_and_the_sweep_resumes_once_space_i
         pytest.skip("no disk can be mounted here")
     try:
         sweep = write_sweep("resources.min_free_gb=0")
-        progress = Watching()
+        progress = RecordingProgress()
         with contextlib.suppress(OSError):
             full = run_sweep(sweep, runs=disk, progress=progress)
             assert full.interrupted

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from watching import Watching
+from recording_progress import RecordingProgress
 
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 
@@ -69,7 +69,7 @@ def interrupted(write_sweep: WriteSweep, cluster: str, tmp_path_factory: pytest.
         time.sleep(2.5)  # W&B writes what is logged once a second, and the worker is ended at once
         stopping.set()
 
-    progress = Watching(stop_when_written)
+    progress = RecordingProgress(stop_when_written)
     runs = tmp_path_factory.mktemp("outside")
     sweep = write_sweep("tracking.wandb=offline", "train.epochs=4", "loss.name=arcface", "resources.cpus=2")
     return run_sweep(sweep, runs=runs, progress=progress, stopping=stopping)
@@ -192,6 +192,6 @@ def test_the_report_is_written_while_the_sweep_runs(write_sweep: WriteSweep, clu
         if (page := tmp_path / "little" / "report.html").exists():
             seen.append(page.read_text())
 
-    result = run_sweep(write_sweep("train.epochs=4"), runs=tmp_path, progress=Watching(look))
+    result = run_sweep(write_sweep("train.epochs=4"), runs=tmp_path, progress=RecordingProgress(look))
     assert any("this page loads itself again each minute" in page and "</html>" in page for page in seen)
     assert "this page loads itself" not in result.report.read_text()

@@ -15,7 +15,7 @@ import optuna
 import pandas as pd
 import psutil
 import pytest
-from little_sweep import SWEEP
+from small_sweep import SWEEP
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 KILLS = 10

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from PIL import Image
 from services import plain_server, web_service
-from test_enrolment import picture
-from test_identify_call import check_problem
-from test_teaching import enrol, photograph
+from test_gallery_store import picture
+from test_routes_gallery import enrol, photograph
+from test_routes_identify import check_problem
 from typer.testing import CliRunner
 
 from whale_ray.cli import application

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
-from pictures import INDIVIDUALS, draw, encode
+from drawn_photographs import INDIVIDUALS, draw, encode
 
 PHOTOGRAPHS = [encode(draw(number, 9), "JPEG") for number in range(len(INDIVIDUALS))]
 

@@ -18,8 +18,8 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from load import PHOTOGRAPHS, load
-from pictures import draw, encode
+from drawn_photographs import draw, encode
+from load_generator import PHOTOGRAPHS, load
 from services import contents, descendants, free_port, process, write_named
 
 from whale_ray.inference.predictor import Bundle

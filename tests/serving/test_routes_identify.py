@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from pictures import INDIVIDUALS, draw, encode
+from drawn_photographs import INDIVIDUALS, draw, encode
 from PIL import Image
 from services import LIMITS
 

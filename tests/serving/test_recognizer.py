@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import draw, encode
+from drawn_photographs import draw, encode
 from services import web_service
 
 from whale_ray.inference.predictions import Identification

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 import services
+from drawn_photographs import INDIVIDUALS, draw, encode
 from fastapi.testclient import TestClient
-from pictures import INDIVIDUALS, draw, encode
 from PIL import Image
 from services import KEY, plain_server, web_service
-from test_identify_call import check_problem
+from test_routes_identify import check_problem
 
 from whale_ray.inference import predictor
 from whale_ray.serving import schemas

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import optuna
 import pandas as pd
 import pytest
-from watching import Watching
+from recording_progress import RecordingProgress
 
 from whale_ray.errors import InputError
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_is_cut_lies_aside_and_the_trial_begins_anew(
 ) -> None:
     sweep = write_sweep("loss.name=arcface", "train.epochs=4")
     stopping = threading.Event()
-    stopped = run_sweep(sweep, runs=tmp_path, stopping=stopping, progress=Watching(lambda *_: stopping.set()))
+    stopped = run_sweep(sweep, runs=tmp_path, stopping=stopping, progress=RecordingProgress(lambda *_: stopping.set()))
     assert stopped.interrupted
     (state,) = stopped.folder.glob("trials/*/checkpoint/state.pt")
     cut(state)

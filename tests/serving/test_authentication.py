@@ -12,8 +12,8 @@ import httpx
 import pytest
 from itsdangerous import TimestampSigner
 from services import KEY, plain_server, teachable_server, web_service
-from test_identify_call import check_problem
-from test_teaching import enrol, photograph
+from test_routes_gallery import enrol, photograph
+from test_routes_identify import check_problem
 
 from whale_ray.errors import InputError
 from whale_ray.serving.auth.api_keys import ApiKeys, read_keys

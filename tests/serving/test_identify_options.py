@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from pictures import draw, encode
+from drawn_photographs import draw, encode
 from services import plain_server, web_service
-from test_identify_call import check_problem
+from test_routes_identify import check_problem
 
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel

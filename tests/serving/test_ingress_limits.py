@@ -9,10 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from drawn_photographs import draw, encode
 from fastapi import FastAPI
-from pictures import draw, encode
 from services import LIMITS, plain_server, web_service
-from test_identify_call import JPEG, check_problem
+from test_routes_identify import JPEG, check_problem
 
 from whale_ray.serving.auth.middleware import HostOriginMiddleware, ProblemMiddleware
 from whale_ray.serving.auth.problems import add_problem_handlers

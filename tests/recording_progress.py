@@ -8,7 +8,7 @@ from typing import Any
 from whale_ray.sweep.execution.console import Progress
 
 
-class Watching(Progress):
+class RecordingProgress(Progress):
     """Records trials and epochs, and calls `at_epoch` after each epoch."""
 
     def __init__(self, at_epoch: Callable[[str, Mapping[str, Any]], None] = lambda trial, figures: None) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 from databases import emptied
-from pictures import INDIVIDUALS, draw, encode
+from drawn_photographs import INDIVIDUALS, draw, encode
 from PIL import Image
 from services import TOP, contents, free_port, plain_server, web_service
 from starlette.testclient import TestClient
-from test_identify_call import check_problem
+from test_routes_identify import check_problem
 
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.predictor import Bundle

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 import schemathesis
+from drawn_photographs import draw, encode
 from hypothesis import HealthCheck, given, settings
-from pictures import draw, encode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from services import LIMITS, free_port, process, serving, teachable_server
-from test_identify_call import check_problem
+from test_routes_identify import check_problem
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_photographs import draw, encode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pictures import draw, encode
 from PIL import Image
 
 from whale_ray.data.image_io import FORMATS, Geometry, decode_image, fit_image

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from load import PHOTOGRAPHS, Load, load
+from load_generator import PHOTOGRAPHS, Load, load
 from services import LIMITS, plain_server, web_service
 
 from whale_ray.serving.engine import micro_batcher

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import INDIVIDUALS, draw
+from drawn_photographs import INDIVIDUALS, draw
 from services import contents
 
 from whale_ray.errors import BundleError, EncoderError
