@@ -28,8 +28,8 @@ from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.learning.training.loop import start_training, train_epochs
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, distinct_settings, evaluate
-from whale_ray.sweep.config.fields import image_size
 from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.config.value_kinds import image_size
 from whale_ray.sweep.planning.trial_settings import retrieval_settings
 
 GOAL = 0.05

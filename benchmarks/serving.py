@@ -68,7 +68,8 @@ def make_bundle(
 
     from whale_ray.inference.bundle import write_bundle
     from whale_ray.inference.bundle_contents import BundleContents
-    from whale_ray.inference.predictor import Bundle, largest_tolerance
+    from whale_ray.inference.golden_images import largest_tolerance
+    from whale_ray.inference.predictor import Bundle
     from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
     from whale_ray.learning.encoders.registry import build_encoder
 

@@ -56,7 +56,7 @@ def sweep_settings() -> Sequence[Any]:
 
 def setting_default(setting: Any) -> str:
     """Return the default of a setting as YAML; "required" if it has none."""
-    from whale_ray.sweep.config.schema_docs import shown_default
+    from whale_ray.commands.settings_reference import shown_default
 
     return shown_default(setting)
 

@@ -29,7 +29,8 @@ from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.serving.auth.api_keys import read_keys
 from whale_ray.serving.auth.scopes import AccessPolicy
 from whale_ray.serving.engine.decoder_pool import DecoderPool
-from whale_ray.serving.engine.recognizer import LocalEncoder, Recognizer
+from whale_ray.serving.engine.encoder import LocalEncoder
+from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.gallery.live_gallery import LiveGallery
 from whale_ray.serving.gallery.review_queue import ReviewQueue
 from whale_ray.serving.gallery.store import EnrolmentStore

@@ -18,12 +18,12 @@ from load_generator import PHOTOGRAPHS, Load, load
 from services import LIMITS, plain_server, web_service
 
 from whale_ray.serving.engine import micro_batcher
-from whale_ray.serving.engine.recognizer import StallDetector
+from whale_ray.serving.engine.micro_batcher import StallDetector
 from whale_ray.serving.gallery.store import EnrolmentStore
 from whale_ray.serving.http import load_shedding
 from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
 from whale_ray.serving.http.uploads import Limits
-from whale_ray.serving.schemas import RefusalError
+from whale_ray.serving.problem_details import RefusalError
 
 MOST = 4
 

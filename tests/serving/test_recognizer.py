@@ -14,7 +14,8 @@ from drawn_photographs import draw, encode
 from services import web_service
 
 from whale_ray.inference.predictions import Identification
-from whale_ray.serving.engine.recognizer import LocalEncoder, Recognizer
+from whale_ray.serving.engine.encoder import LocalEncoder
+from whale_ray.serving.engine.recognizer import Recognizer
 
 
 class Elsewhere:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from whale_ray.cli import application
 from whale_ray.errors import InputError
+from whale_ray.sweep.analysis.rescoring import score_again
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
-from whale_ray.sweep.trials.scoring import score_again
 
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult

@@ -74,7 +74,7 @@ def spec(
 
         typer.echo(json.dumps(sweep_schema(), indent=1))
         return
-    from whale_ray.sweep.config.sweep_spec import reference_text
+    from whale_ray.commands.settings_reference import reference_text
 
     typer.echo(reference_text())
 
@@ -113,10 +113,10 @@ def _as_json(run: Path, report_path: Path) -> dict[str, object]:
 def _score_again(run: Path, retrieval: list[str], *, as_json: bool) -> None:
     from rich.console import Console
 
+    from whale_ray.sweep.analysis.rescoring import score_again
     from whale_ray.sweep.config.sweep_spec import load_sweep
     from whale_ray.sweep.execution.console import leaderboard_table
     from whale_ray.sweep.run_folder.records import sweep_file
-    from whale_ray.sweep.trials.scoring import score_again
 
     board = score_again(run, retrieval)
     if as_json:

@@ -14,19 +14,15 @@ import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from whale_ray.errors import BundleError
+from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
 from whale_ray.inference.model_card import model_card
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
-
-if TYPE_CHECKING:
-    pass
-
-from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"

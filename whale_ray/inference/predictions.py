@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+MOST_CANDIDATES = 50  # of one answer
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -9,24 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
-from whale_ray.data.image_io import Geometry, decode_image, fit_image
-from whale_ray.errors import BundleError, DataError, ImageError, InputError
-from whale_ray.inference.bundle import bundle_runtime, golden_tolerance, read_bundle
+from whale_ray.data.image_io import Geometry
+from whale_ray.errors import BundleError, InputError
+from whale_ray.inference.bundle import bundle_runtime, read_bundle
 from whale_ray.inference.bundle_contents import BundleContents
-from whale_ray.inference.predictions import Candidate, Identification, NewIndividual
-from whale_ray.inference.runtimes import TORCH, build_runtime
-from whale_ray.learning.encoders.ensemble import rebuild_from_recipe
-from whale_ray.retrieval.embed import embed
+from whale_ray.inference.bundle_encoder import BundleEncoder
+from whale_ray.inference.golden_images import check_golden_images
+from whale_ray.inference.photographs import Photograph, prepare_named, prepare_photograph
+from whale_ray.inference.predictions import MOST_CANDIDATES, Candidate, Identification, NewIndividual
+from whale_ray.inference.runtimes import TORCH
 from whale_ray.retrieval.evaluation.calibration import read_calibration
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
-from whale_ray.retrieval.search.gallery_index import combine_views, normalize_rows
 from whale_ray.retrieval.search.searcher import GallerySearcher
 
-Photograph = Path | str | bytes | Image.Image
-MOST_CANDIDATES = 50
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +66,9 @@ class Bundle:
         self.geometry = Geometry(**manifest["preprocessing"])
         self.device = device
         self.runtime = runtime or "another process"
-        self._run = None if runtime is None else self._running(runtime, threads)
+        self._encoder = None
+        if runtime is not None:
+            self._encoder = BundleEncoder(contents, self.geometry, device=device, runtime=runtime, threads=threads)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
         self.gallery = Gallery(self.images, self.individuals, self.build_searcher(contents.gallery, self.individuals))
@@ -108,20 +106,13 @@ class Bundle:
             raise BundleError(
                 f"{contents.manifest['id']}: bundle.json cannot be understood ({error}). Make the bundle again"
             ) from error
-        bundle.check_golden()
+        check_golden_images(contents, runtime=bundle.runtime, difference=bundle.golden_difference)
         return bundle
 
     @classmethod
     def without_encoder(cls, path: Path | str) -> Bundle:
         """Load a bundle without its encoder, to prepare images and rank where another process embeds."""
         return cls(replace(read_bundle(Path(path)), weights={}), runtime=None)
-
-    def _running(self, runtime: str, threads: int | None) -> torch.nn.Module:
-        encoder = rebuild_from_recipe(self.card["encoder"])
-        _load_weights(encoder, self.contents)
-        encoder.eval().to(self.device)
-        size = (self.geometry.height, self.geometry.width)
-        return build_runtime(runtime, encoder, size=size, threads=threads or torch.get_num_threads())
 
     def build_searcher(
         self, vectors: np.ndarray, individuals: Sequence[str], *, ready: bool = False
@@ -152,29 +143,6 @@ class Bundle:
         """The manifest: settings, scores, threshold, versions."""
         return self.contents.manifest
 
-    def check_golden(self) -> None:
-        """Check the golden images.
-
-        Raises:
-            BundleError: If their embeddings differ from the expected ones.
-        """
-        expected, tolerance = self.contents.golden_vectors, golden_tolerance(self.card, self.runtime)
-        if not self.contents.golden or expected.shape != (len(self.contents.golden), self.card["embedding_size"]):
-            raise BundleError(f"{self.id} must have golden images, each with its embedding. Make the bundle again")
-        most = largest_tolerance(expected)
-        if not (isinstance(tolerance, float) and 0 < tolerance <= most):
-            raise BundleError(
-                f"the tolerance of {self.id} must be above 0 and at most {most:.2g}, a tenth of the smallest distance "
-                f"between its golden images, but is {tolerance}. Make the bundle again"
-            )
-        difference = self.golden_difference(expected)
-        if not difference <= tolerance:
-            raise BundleError(
-                f"the golden images must give their embeddings within {tolerance:.2g} cosine distance, but {self.id} "
-                f"on {self.runtime} differs by {difference:.2g} here. Use the library versions in its bundle.json, or "
-                "make it again"
-            )
-
     def golden_difference(self, expected: np.ndarray) -> float:
         """Return the largest cosine distance of the golden embeddings, computed one at a time, from `expected`."""
         found = np.concatenate([self.embed([self.prepare(picture)]) for picture in self.contents.golden])
@@ -186,23 +154,17 @@ class Bundle:
         Raises:
             ImageError: If it cannot be decoded.
         """
-        if isinstance(photograph, str):
-            photograph = Path(photograph)
-        image = photograph if isinstance(photograph, Image.Image) else decode_image(photograph)
-        return fit_image(image.convert("RGB"), self.geometry)
+        return prepare_photograph(photograph, self.geometry)
 
     def embed(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Unit embeddings, float32 (N, D), of prepared photographs, in the views of the bundle's retrieval setting."""
-        stack = np.stack(arrays)
-        wanted = {"plain": False} | ({"flip": True} if self.setting.flip == "average" else {})
-        views = {view: self._embed(stack, flipped=flipped) for view, flipped in wanted.items()}
-        return normalize_rows(combine_views(views, self.setting.flip))
+        """Return unit embeddings, float32 (N, D), of prepared photographs, averaged over the views of the setting.
 
-    def _embed(self, stack: np.ndarray, *, flipped: bool) -> np.ndarray:
-        if self._run is None:
+        Raises:
+            BundleError: If the bundle was loaded without its encoder.
+        """
+        if self._encoder is None:
             raise BundleError(f"{self.id} was loaded without its encoder, and cannot embed. Load it with Bundle.load")
-        rows = np.arange(len(stack))
-        return embed(self._run, stack, self.geometry, rows, flipped=flipped, device=self.device, precision="fp32")
+        return self._encoder.embed(np.stack(arrays), flip=self.setting.flip)
 
     def rank(self, vectors: np.ndarray, *, top: int = 5, gallery: Gallery | None = None) -> list[Identification]:
         """Return an answer for each embedding.
@@ -263,35 +225,8 @@ class Bundle:
             raise ValueError(f"`1 <= top <= {MOST_CANDIDATES}` must hold, but got {top}")
         if not photographs:
             return []
-        return self.rank(self.embed([self._prepare_named(photograph) for photograph in photographs]), top=top)
-
-    def _prepare_named(self, photograph: Photograph) -> np.ndarray:
-        """Return `prepare`, with the file's name in its errors."""
-        if not isinstance(photograph, Path | str):
-            return self.prepare(photograph)
-        try:
-            return self.prepare(photograph)
-        except ImageError as error:
-            raise type(error)(f"{photograph}: {error}") from error
-        except OSError as error:
-            raise DataError(
-                f"a photograph must be a file that can be read, but {photograph}: {error.strerror or error}"
-            ) from error
+        return self.rank(self.embed([prepare_named(photograph, self.geometry) for photograph in photographs]), top=top)
 
 
 def _share(probability: float) -> float | None:
     return None if np.isnan(probability) else float(probability)
-
-
-def largest_tolerance(golden_vectors: np.ndarray) -> float:
-    """Return a tenth of the smallest cosine distance between two golden embeddings; 0 for a collapsed encoder."""
-    distances = 1.0 - golden_vectors @ golden_vectors.T
-    pairs = distances[~np.eye(len(distances), dtype=bool)]
-    return float(pairs.min(initial=1.0)) / 10.0
-
-
-def _load_weights(encoder: Any, contents: BundleContents) -> None:
-    try:
-        encoder.load_state_dict(contents.weights)
-    except RuntimeError as error:
-        raise BundleError(f"the weights of {contents.manifest['id']} do not fit its encoder: {error}") from error

@@ -13,7 +13,8 @@ import torch
 
 from whale_ray.errors import BundleError, EncoderError
 from whale_ray.inference.bundle_contents import BundleContents
-from whale_ray.inference.predictor import Bundle, largest_tolerance
+from whale_ray.inference.golden_images import largest_tolerance
+from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtimes import RUNTIMES, TORCH
 
 _TOGETHER = 8

@@ -1,19 +1,17 @@
-"""Schemas of the HTTP API: query parameters, answers and problems (RFC 9457)."""
+"""Schemas of the HTTP API: query parameters and answers."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from whale_ray.errors import ImageError, WhaleRayError
+from whale_ray.inference.predictions import MOST_CANDIDATES
+from whale_ray.serving.problem_details import Problem
 
-MOST_CANDIDATES = 50
 MAX_PER_PAGE = 1000
 DISTANCE_DECIMALS = 7  # of a distance, as it is written
-PROBLEM_TYPE = "application/problem+json"
 
 
 class ModelQuery(BaseModel):
@@ -41,15 +39,6 @@ class ConfirmQuery(ModelQuery):
     """Individual that a person saw in a photograph."""
 
     individual: str = Field(description="An individual of the gallery, or a new one.")
-
-
-class Problem(BaseModel):
-    """A refusal; `detail` has the rule, the value and the remedy."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
 
 
 Distance = Annotated[float, AfterValidator(lambda distance: round(distance, DISTANCE_DECIMALS))]
@@ -246,33 +235,3 @@ class Health(BaseModel):
 
     status: Literal["ok"] = "ok"
     model: str
-
-
-class RefusalError(WhaleRayError):
-    """A request that is answered with a problem.
-
-    Args:
-        status: HTTP status.
-        detail: Text for the caller.
-        headers: Further headers.
-    """
-
-    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.problem = problem(status, detail)
-        self.headers = headers or {}
-
-
-def problem(status: int, detail: str) -> Problem:
-    """Return a problem whose title is the phrase of its HTTP status (RFC 9457, section 4.2.1).
-
-    Args:
-        status: HTTP status.
-        detail: Text for the caller.
-    """
-    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
-
-
-def refused_image(error: ImageError) -> RefusalError:
-    """Return the refusal for an image error."""
-    return RefusalError(error.status, str(error))

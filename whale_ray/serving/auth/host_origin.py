@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from starlette.datastructures import Headers
 
-from whale_ray.serving.schemas import RefusalError
+from whale_ray.serving.problem_details import RefusalError
 
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whale_ray.serving.auth.host_origin import check_host, check_origin
 from whale_ray.serving.auth.problems import problem_response
-from whale_ray.serving.schemas import RefusalError
+from whale_ray.serving.problem_details import RefusalError
 
 _HEALTH = "/healthz"  # probes of load balancers send any Host
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from whale_ray.errors import ImageError, StoreError
 from whale_ray.serving.auth.scopes import authorize_unmatched
-from whale_ray.serving.schemas import PROBLEM_TYPE, Problem, RefusalError, problem, refused_image
+from whale_ray.serving.problem_details import PROBLEM_TYPE, Problem, RefusalError, problem, refused_image
 
 _log = logging.getLogger(__name__)
 

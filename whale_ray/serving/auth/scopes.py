@@ -19,7 +19,7 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 from whale_ray.serving.auth.api_keys import NO_KEYS, ApiKey, ApiKeys
 from whale_ray.serving.auth.rate_limit import RateLimiter
 from whale_ray.serving.auth.sessions import COOKIE, find_session_key
-from whale_ray.serving.schemas import RefusalError
+from whale_ray.serving.problem_details import RefusalError
 
 _BEARER = HTTPBearer(scheme_name="key", description="An API key of the service.", auto_error=False)
 _COOKIE = APIKeyCookie(

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from whale_ray.serving.deployment.ray_metrics import RayMetrics
 from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.serving.metrics import set_sink
-from whale_ray.serving.schemas import RefusalError
+from whale_ray.serving.problem_details import RefusalError
 
 REPLICA_LOST = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 _PAUSE = 0.1

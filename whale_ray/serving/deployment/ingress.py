@@ -23,7 +23,7 @@ from whale_ray.serving.deployment.shadow import ShadowCaller
 from whale_ray.serving.metrics import set_sink
 
 if TYPE_CHECKING:
-    from whale_ray.serving.engine.recognizer import Embedder
+    from whale_ray.serving.engine.encoder import Embedder
     from whale_ray.serving.http.model_service import ModelService
 
 

@@ -11,7 +11,8 @@ from whale_ray.errors import StoreError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.deployment.settings import NO_STORE, STORE_VARIABLE, ServeSettings
 from whale_ray.serving.engine.decoder_pool import DecoderPool
-from whale_ray.serving.engine.recognizer import Embedder, LocalEncoder, Recognizer
+from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
+from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.gallery.live_gallery import LiveGallery
 from whale_ray.serving.gallery.store import EnrolmentStore
 

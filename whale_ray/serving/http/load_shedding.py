@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
-from whale_ray.serving.schemas import RefusalError
+from whale_ray.serving.problem_details import RefusalError
 
 _GUARANTEED_SECONDS = 5.0  # that a body may take, however many wait
 

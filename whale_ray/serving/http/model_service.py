@@ -25,7 +25,8 @@ from whale_ray.serving.gallery.review_queue import ReviewQueue, needs_review
 from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
 from whale_ray.serving.http.uploads import Limits, Upload
 from whale_ray.serving.metrics import count
-from whale_ray.serving.schemas import Identified, ModelQuery, RefusalError, Unidentified, refused_image
+from whale_ray.serving.problem_details import RefusalError, refused_image
+from whale_ray.serving.schemas import Identified, ModelQuery, Unidentified
 
 MAX_PENDING_REVIEWS = 8
 _UPLOADS_PER_CALL = 4  # bodies that arrive at once, for each call that is answered at once

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from whale_ray.serving.auth.api_keys import IDENTIFY
 from whale_ray.serving.auth.scopes import authorize
-from whale_ray.serving.schemas import PROBLEM_TYPE, Problem, RefusalError
+from whale_ray.serving.problem_details import PROBLEM_TYPE, Problem, RefusalError
 
 _POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 _FILES = {

@@ -23,6 +23,7 @@ from whale_ray.serving.gallery.transactions import EnrolledPicture
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
 from whale_ray.serving.http.uploads import Upload, read_uploads
+from whale_ray.serving.problem_details import RefusalError
 from whale_ray.serving.schemas import (
     ConfirmQuery,
     EnrolledImage,
@@ -33,7 +34,6 @@ from whale_ray.serving.schemas import (
     KeptQueriesPage,
     KeptQuery,
     PageQuery,
-    RefusalError,
     Restored,
 )
 

@@ -16,6 +16,7 @@ from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
 from whale_ray.serving.http.responses import negotiate_response
 from whale_ray.serving.http.uploads import read_uploads
+from whale_ray.serving.problem_details import RefusalError
 from whale_ray.serving.schemas import (
     Answer,
     Example,
@@ -27,7 +28,6 @@ from whale_ray.serving.schemas import (
     IndividualSummary,
     ModelCard,
     PageQuery,
-    RefusalError,
 )
 
 PageParameters = Annotated[PageQuery, Query()]

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from whale_ray.serving.schemas import RefusalError
+from whale_ray.serving.problem_details import RefusalError
 
 _REMEDY = (
     "Send the photograph itself, as `curl --data-binary @fluke.jpg -H 'Content-Type: image/jpeg'`, or a form with "

@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from whale_ray.serving.auth.scopes import allow_anonymous
 from whale_ray.serving.page.languages import ASSETS, LANGUAGES, preferred_language
-from whale_ray.serving.schemas import RefusalError
+from whale_ray.serving.problem_details import RefusalError
 
 PAGE = "/page"
 _PUBLIC = [Security(allow_anonymous)]

@@ -14,9 +14,10 @@ from whale_ray.retrieval.evaluation.score_names import MAP
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import plain_scores
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.sweep.analysis.rescoring import proxies_to_score
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
-from whale_ray.sweep.trials.scoring import proxies_to_score, roles
+from whale_ray.sweep.trials.scoring import roles
 
 
 @dataclass(frozen=True)

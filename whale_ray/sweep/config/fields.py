@@ -1,18 +1,12 @@
-"""Settings of a sweep file: kind of value, limits, default, and the check of one value."""
+"""Settings of a sweep file: key, kind of value, limits, default and meaning of each."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from whale_ray.suggestions import did_you_mean, suggest
-
-ENCODER_FAMILIES: Final = ("tiny", "torchvision", "hf")
-WEIGHTS_WORDS: Final = ("pretrained", "random")
+from whale_ray.sweep.config.value_kinds import RULES, check_kind
 
 
 class Default(Enum):
@@ -27,7 +21,7 @@ class Setting:
 
     Attributes:
         key: Dotted key.
-        kind: A key of `KINDS`.
+        kind: A kind of `value_kinds.check_kind`.
         meaning: Text of the settings reference.
         default: Value if the key is missing.
         choices: Values of the kind `choice`.
@@ -65,8 +59,7 @@ class Setting:
 
     def rule(self) -> str:
         """Return the words that follow "must be" in an error message."""
-        nouns = {"int": "a whole number", "float": "a number", "choice": "one of " + ", ".join(self.choices)}
-        words = nouns.get(self.kind, RULES.get(self.kind, self.kind)) + self._limits()
+        words = ("one of " + ", ".join(self.choices) if self.kind == "choice" else RULES[self.kind]) + self._limits()
         return words + (", or null" if self.nullable else "")
 
     def check(self, value: Any, *, name: str = "") -> Any:
@@ -82,7 +75,7 @@ class Setting:
         if value is None and self.nullable:
             return None
         try:
-            return self._within_limits(KINDS[self.kind](self, value))
+            return self._within_limits(check_kind(self.kind, value, choices=self.choices))
         except ValueError as error:
             message = f"`{name or self.key}` must be {self.rule()}, but got {shown(value)}."
             raise ValueError(f"{message} {error}".rstrip()) from None
@@ -144,107 +137,3 @@ def shown(value: Any) -> str:
         return "a list" if isinstance(value, list) else "a mapping"
     text = f"'{value}'" if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "…" + text[-1]
-
-
-def image_size(value: int | str) -> tuple[int, int]:
-    """Return height and width in pixels of `256` or `"256x512"`.
-
-    Raises:
-        ValueError: If it is neither, or a side is not from 16 to 4096.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError
-    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(value))
-    if not match:
-        raise ValueError("Write 256, or '256x512' as height x width.")
-    height, width = int(match[1]), int(match[2] or match[1])
-    if not all(16 <= side <= 4096 for side in (height, width)):
-        raise ValueError
-    return height, width
-
-
-def _whole(setting: Setting, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(_unquote(value))
-    return value
-
-
-def _number(setting: Setting, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(_unquote(value))
-    if not math.isfinite(value):
-        raise ValueError("It must be finite.")
-    return float(value)
-
-
-def _unquote(value: Any) -> str:
-    return "Take the quotes away." if isinstance(value, str) and re.fullmatch(r"[-+.\deE]*\d", value) else ""
-
-
-def _truth(setting: Setting, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _choice(setting: Setting, value: Any) -> str:
-    if value not in setting.choices:
-        raise ValueError(suggest(str(value), setting.choices))
-    return str(value)
-
-
-def _text(setting: Setting, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("" if value is None else "Write it in quotes.")
-    if not value.strip() or "\0" in value:
-        raise ValueError
-    return value
-
-
-def _folder_name(setting: Setting, value: Any) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_]([\w.-]{0,62}[A-Za-z0-9_])?", _text(setting, value), re.ASCII):
-        raise ValueError("It names the run folder.")
-    return str(value)
-
-
-def _size(setting: Setting, value: Any) -> int | str:
-    height, width = image_size(value)
-    return height if height == width else f"{height}x{width}"
-
-
-def _encoder(setting: Setting, value: Any) -> str:
-    family, colon, name = _text(setting, value).partition(":")
-    if family not in ENCODER_FAMILIES:
-        raise ValueError(suggest(family, ENCODER_FAMILIES) or did_you_mean([f"torchvision:{value}"]))
-    if (family == "tiny") == bool(colon) or (colon and not name):
-        raise ValueError("`tiny` takes no name, every other family needs one.")
-    return str(value)
-
-
-def _weights(setting: Setting, value: Any) -> str:
-    text = _text(setting, value)
-    if text not in WEIGHTS_WORDS and not re.search(r"[./\\]", text):
-        raise ValueError(suggest(text, WEIGHTS_WORDS) or f"A file here would be written ./{text}")
-    return text
-
-
-KINDS: dict[str, Callable[[Setting, Any], Any]] = {
-    "int": _whole,
-    "float": _number,
-    "bool": _truth,
-    "choice": _choice,
-    "text": _text,
-    "folder_name": _folder_name,
-    "size": _size,
-    "encoder": _encoder,
-    "weights": _weights,
-}
-
-RULES: dict[str, str] = {
-    "bool": "true or false",
-    "text": "text",
-    "folder_name": "1 to 64 letters, digits, . _ or -, beginning and ending with a letter or digit",
-    "size": "a side in pixels or 'HEIGHTxWIDTH', each side from 16 to 4096",
-    "encoder": "tiny, torchvision:NAME or hf:NAME (a hub id or a folder)",
-    "weights": "pretrained, random or the path of a file",
-}

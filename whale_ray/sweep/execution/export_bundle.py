@@ -19,7 +19,8 @@ from whale_ray.data.image_io import decode_image
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
-from whale_ray.inference.predictor import Bundle, largest_tolerance
+from whale_ray.inference.golden_images import largest_tolerance
+from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting

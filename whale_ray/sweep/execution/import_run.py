@@ -19,6 +19,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
+from whale_ray.sweep.analysis.rescoring import rescore_for_good
 from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.planning.search_space import fits
@@ -27,7 +28,7 @@ from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import read_record, write_record, write_result
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 from whale_ray.sweep.trials.ensemble import KIND
-from whale_ray.sweep.trials.scoring import rescore_for_good, scoring_of
+from whale_ray.sweep.trials.scoring import scoring_of
 
 _MOST_JSON_BYTES = 2**20
 _FIGURES = ("epochs", "seconds", "embedding_size", "milliseconds_per_image")

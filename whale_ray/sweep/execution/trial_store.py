@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whale_ray.sweep.analysis.rescoring import rescore_for_good
 from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
 from whale_ray.sweep.execution.trial_outcomes import TrialOutcomes
 from whale_ray.sweep.execution.trial_queue import TrialQueue
@@ -18,7 +19,7 @@ from whale_ray.sweep.planning.trial_settings import first_settings
 from whale_ray.sweep.run_folder.record_index import RecordIndex
 from whale_ray.sweep.run_folder.sweep_clock import SweepClock
 from whale_ray.sweep.trials.ensemble import forget_unfinished
-from whale_ray.sweep.trials.scoring import is_scored_by, rescore_for_good, scoring_of
+from whale_ray.sweep.trials.scoring import is_scored_by, scoring_of
 
 
 @dataclass(frozen=True)

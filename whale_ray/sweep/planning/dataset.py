@@ -18,7 +18,7 @@ from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images, open_decoded
 from whale_ray.data.split import NEVER_VALIDATES, SPLITS, parts_of, split_photographs
-from whale_ray.sweep.config.fields import image_size
+from whale_ray.sweep.config.value_kinds import image_size
 
 # Border kept around the region, as a share of each side: shifts and rotations move it into the image.
 MARGIN = 0.125

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from whale_ray.data.image_io import Geometry
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, distinct_settings
 from whale_ray.sweep.config.axes import Axis
-from whale_ray.sweep.config.fields import image_size
 from whale_ray.sweep.config.screening_design import screen
 from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.config.value_kinds import image_size
 from whale_ray.sweep.planning.dataset import geometry_of
 
 if TYPE_CHECKING:

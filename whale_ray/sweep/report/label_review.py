@@ -18,15 +18,14 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell, from_cell
-from whale_ray.data.near_duplicates import MIN_CORRELATION, GreyPair, coarse_vectors, find_copies, shrink_picture
 from whale_ray.data.review.apply_review import COLUMNS, delimiter_of
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
 from whale_ray.retrieval.label_quality.label_errors import LabelErrors, find_label_errors
-from whale_ray.retrieval.label_quality.nearest_pairs import nearest_pairs
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, VectorTransform, chosen_setting
 from whale_ray.sweep.config.sweep_spec import data_settings, load_sweep
 from whale_ray.sweep.report.example_matches import Picture
+from whale_ray.sweep.report.near_identical import find_near_identical, twins_of
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
@@ -35,7 +34,6 @@ REVIEW = "review.csv"
 _NOTES = "review.json"
 _KEY = ["kind", "image", "individual", "other_image", "other_individual", "suggested"]
 _SHOWN = 6
-_LOOKS_ALIKE = 2  # of a photograph's nearest by its pixels, how many are compared with it
 
 # What each kind of finding asks, for the page; in the order of review.csv.
 QUESTIONS = {
@@ -126,7 +124,7 @@ def _review_trial(record: Record, run: Path, photographs: Photographs) -> LabelE
     vectors = held.seen(_view(chosen_setting(record.result), taught))
     doubts = find_label_errors(vectors, images=images, individuals=individuals, parts=parts, unknown_label=unknown)
     columns = pd.DataFrame({"individual": individuals, "part": parts}, index=images).astype(str)
-    copies, reason = _copies(vectors, columns, _twins(run), photographs)
+    copies, reason = find_near_identical(vectors, columns, twins_of(run), photographs)
     pairs = {frozenset((row["image"], row["other_image"])) for row in copies}
     labels = [
         row
@@ -143,65 +141,6 @@ def _view(setting: RetrievalSetting, taught: np.ndarray) -> VectorTransform:
     """Return the setting's transform, with learned whitening if it has none, since some cosines differ too little."""
     twice = len(np.unique(taught)) < len(taught)
     return setting.transform if setting.whiten != "none" or not twice else replace(setting.transform, whiten="learned")
-
-
-def _twins(run: Path) -> list[tuple[str, str]]:
-    """Return pairs of copies that the audit found by hash, each with the first of its group."""
-    path = run / "audit.json"
-    groups = json.loads(path.read_text())["twins"] if path.exists() else []
-    return [(group[0], other) for group in groups for other in group[1:]]
-
-
-def _copies(
-    vectors: np.ndarray, columns: pd.DataFrame, twins: list[tuple[str, str]], photographs: Photographs
-) -> tuple[list[dict[str, Any]], str]:
-    """Return findings of near-identical pictures, those across the split first, or the reason for having none."""
-    images = columns.index
-    place = {image: row for row, image in enumerate(images)}
-    known = np.array([[place[one], place[other]] for one, other in twins if {one, other} <= place.keys()], dtype=int)
-    pictures = _small_pictures(images, photographs)
-    rows = np.array([*pictures], dtype=int)
-    alike = rows[nearest_pairs(coarse_vectors(pictures.values()), depth=_LOOKS_ALIKE)]
-    pairs = np.concatenate([np.sort(known.reshape(-1, 2), axis=1), nearest_pairs(vectors), alike])
-    pairs = pairs[np.sort(np.unique(pairs, axis=0, return_index=True)[1])]
-    surely = {tuple(pair) for pair in np.sort(known.reshape(-1, 2), axis=1).tolist()}
-    found = find_copies(pairs, pictures, least=-1.0)
-    findings = [
-        _copy(columns, one, other, correlation)
-        for one, other, correlation in found
-        if correlation >= MIN_CORRELATION or (one, other) in surely
-    ]
-    reason = "" if pictures or not len(pairs) else f"none of the photographs can be read in {photographs.folder}"
-    parts = columns["part"]
-    return sorted(
-        findings, key=lambda row: (parts[row["image"]] == parts[row["other_image"]], -row["confidence"])
-    ), reason
-
-
-def _small_pictures(images: pd.Index, photographs: Photographs) -> dict[int, GreyPair]:
-    """Return the readable photographs as small grey images, by row."""
-    opened = ((row, photographs.open(str(image))[0]) for row, image in enumerate(images))
-    return {row: shrink_picture(picture) for row, picture in opened if picture is not None}
-
-
-def _copy(columns: pd.DataFrame, one: int, other: int, correlation: float) -> dict[str, Any]:
-    """Return a finding; `image`, which may be removed, is the one that validates, else the later one."""
-    names = [str(columns.index[row]) for row in (one, other)]
-    drop, keep = (
-        sorted(names, key=lambda name: columns.at[name, "part"] != "val") if _across(columns, names) else names[::-1]
-    )
-    labels = {"individual": columns.at[drop, "individual"], "other_individual": columns.at[keep, "individual"]}
-    return {
-        "kind": "near_identical",
-        "image": drop,
-        "other_image": keep,
-        "suggested": "",
-        "confidence": correlation,
-    } | labels
-
-
-def _across(columns: pd.DataFrame, names: list[str]) -> bool:
-    return len({str(columns.at[name, "part"]) for name in names}) > 1
 
 
 def show_review(run: Path, photographs: Photographs) -> dict[str, Shown]:

@@ -1,0 +1,52 @@
+"""Photographs as the encoder's input: decoding and fitting of paths, bytes and Pillow images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from whale_ray.data.image_io import Geometry, decode_image, fit_image
+from whale_ray.errors import DataError, ImageError
+
+Photograph = Path | str | bytes | Image.Image
+
+
+def prepare_photograph(photograph: Photograph, geometry: Geometry) -> np.ndarray:
+    """Return a photograph as the encoder's input: uint8, shape (H', W', 3).
+
+    Args:
+        photograph: Path, bytes of an image file or Pillow image.
+        geometry: Size and margin of the input.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+    """
+    if isinstance(photograph, str):
+        photograph = Path(photograph)
+    image = photograph if isinstance(photograph, Image.Image) else decode_image(photograph)
+    return fit_image(image.convert("RGB"), geometry)
+
+
+def prepare_named(photograph: Photograph, geometry: Geometry) -> np.ndarray:
+    """Return `prepare_photograph`, with the file's name in its errors.
+
+    Args:
+        photograph: Path, bytes of an image file or Pillow image.
+        geometry: Size and margin of the input.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+        DataError: If the file cannot be read.
+    """
+    if not isinstance(photograph, Path | str):
+        return prepare_photograph(photograph, geometry)
+    try:
+        return prepare_photograph(photograph, geometry)
+    except ImageError as error:
+        raise type(error)(f"{photograph}: {error}") from error
+    except OSError as error:
+        raise DataError(
+            f"a photograph must be a file that can be read, but {photograph}: {error.strerror or error}"
+        ) from error
