@@ -26,7 +26,7 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
-    draft = Path(name)
+    draft = path.with_name(Path(name).name)  # mkstemp returns an absolute path, `path` may be relative
     try:
         yield draft
         _flush(draft)

@@ -156,6 +156,52 @@ def test_a_review_that_a_spreadsheet_saved_with_semicolons_is_read(root: Path) -
     assert labels(pd.read_csv(apply_review(path, root=root).path))["b2.png"] == "ann"
 
 
+@pytest.mark.parametrize("change", [("data", "."), ("data", "../data"), (".", "data"), ("data/train", "..")])
+@pytest.mark.parametrize("table", ["train.csv", "tables/all.csv", "ABSOLUTE"])
+def test_a_root_may_be_relative_and_the_table_anywhere(
+    root: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], table: str
+) -> None:
+    file = review(root, wrong("b2.png", "bob", "ann"))
+    path = root / (table if table != "ABSOLUTE" else "train.csv")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(TABLE)
+    monkeypatch.chdir(root.parent / change[0])
+    result = apply_review(file, root=Path(change[1]), table=str(path) if table == "ABSOLUTE" else table)
+    assert path.with_stem(f"{path.stem}.reviewed").read_text() == TABLE.replace("b2.png,,bob", "b2.png,,ann")
+    assert labels(pd.read_csv(Path(change[1]) / result.table))["b2.png"] == "ann"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_the_new_table_has_the_separator_of_the_old_one(root: Path, separator: str, encoding: str) -> None:
+    old = pd.read_csv(root / "train.csv", dtype=str, keep_default_na=False).replace("bay", "Größe")
+    old.insert(3, "Place ", "doubled", allow_duplicates=True)
+    old.to_csv(root / "train.csv", sep=separator, index=False, encoding=encoding)
+    path = apply_review(review(root, wrong("b2.png", "bob", "ann")), root=root).path
+    new = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8")
+    assert path.read_bytes().startswith(
+        b"\xef\xbb\xbf"
+    )  # a spreadsheet takes UTF-8 without a mark for another encoding
+    assert labels(new)["b2.png"] == "ann"
+    assert new.iloc[:, 1].tolist() == old["Place"].tolist()
+
+
+def test_rows_whose_empty_last_cells_excel_left_out_are_undecided(root: Path) -> None:
+    path = root.parent / "review.csv"
+    head = "kind,image,individual,suggested,parts,confirm\n"
+    path.write_text(head + "mislabelled,a1.png,ann,bob\nmislabelled,b2.png,bob,ann,,yes\n")
+    result = apply_review(path, root=root)
+    assert result.lines[-1] == "1 rows are confirmed; 1 are undecided and 0 say no"
+
+
+def test_a_fault_names_the_line_of_the_file_after_blank_lines_and_line_breaks_in_cells(root: Path) -> None:
+    path = root.parent / "review.csv"
+    head = "kind,image,individual,suggested,confirm\n"
+    path.write_text(head + '\nmislabelled,a1.png,ann,"two\nlines",no\n\nmislabelled,b9.png,bob,ann,yes\n')
+    with pytest.raises(DataError, match=r"\n  line 6: a photograph must be in the table"):
+        apply_review(path, root=root)
+
+
 def test_a_name_that_looks_like_a_formula_comes_back_as_it_was(root: Path) -> None:
     (root / "train.csv").write_text(TABLE.replace("ann", "=ann()"))
     assert labels(applied(root, wrong("b2.png", "bob", "'=ann()")))["b2.png"] == "=ann()"
@@ -226,7 +272,10 @@ def test_a_review_without_a_confirmed_row_is_refused(root: Path) -> None:
 
 
 def test_another_csv_is_no_review(root: Path) -> None:
-    with pytest.raises(DataError, match=r"must have the columns .* lacks kind, image, individual, confirm"):
+    with pytest.raises(
+        DataError,
+        match=r"must have the columns kind, image, individual, confirm, but has Image, Place, Id .*Take the review",
+    ):
         apply_review(root / "train.csv", root=root)
 
 

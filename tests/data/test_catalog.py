@@ -123,6 +123,13 @@ def test_every_fault_of_the_table_is_in_one_message(tmp_path: Path) -> None:
     assert "../e.jpg leaves it" in message
 
 
+def test_a_fault_names_the_line_of_the_file_after_blank_lines_and_line_breaks_in_cells(tmp_path: Path) -> None:
+    text = 'Image;Day;Id\n\na.jpg;"1\nMay";w_1\n\nb.jpg;2 May;\n;3 May;w_1\n'
+    message = fault_of(write_data(tmp_path, text), group_column="Day")
+    assert "must name its individual, but line 6 does not" in message
+    assert "must name its photograph, but line 7 does not" in message
+
+
 def test_of_many_faults_of_a_kind_five_are_shown_and_the_others_counted(tmp_path: Path) -> None:
     rows = "".join(f"../{number}.jpg,w_1\n" for number in range(12))
     assert "../4.jpg and 7 more" in fault_of(write_data(tmp_path, "Image,Id\n" + rows))

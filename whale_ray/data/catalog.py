@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from whale_ray.data.delimited_table import read_table
 from whale_ray.errors import DataError
-from whale_ray.suggestions import did_you_mean, nearest_names
 
 BOX = ("x0", "y0", "x1", "y1")
 _MAX_LISTED = 5
@@ -87,7 +87,7 @@ def read_catalog(
         raise DataError(
             "\n".join([f"{path} cannot be used, nothing was started:", *(f"  {fault}" for fault in faults)])
         )
-    return Catalog(rows, folder, unknown_label)
+    return Catalog(rows.reset_index(drop=True), folder, unknown_label)
 
 
 def _require_layout(root: Path, table: Path, folder: Path) -> None:
@@ -106,30 +106,18 @@ def _require_layout(root: Path, table: Path, folder: Path) -> None:
 
 
 def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError, pd.errors.ParserError) as error:
-        raise DataError(f"{path} must be a CSV table in UTF-8, but: {error}. Save it as CSV") from None
-    absent = [wanted for wanted in columns.values() if wanted not in table]
-    if absent:
-        found = ", ".join(map(str, table.columns))
-        nearest = {name: nearest_names(name, map(str, table.columns)) for name in absent}
-        hints = "".join(f" {did_you_mean(names, instead_of=name)}" for name, names in nearest.items() if names)
-        raise DataError(
-            f"{path} must have the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}, but has {found}.{hints} "
-            "Name them with data.image_column, data.label_column, data.group_column"
-        )
-    return pd.DataFrame({name: table[column].str.strip() for name, column in columns.items()})
+    """Return the columns under their new names; the index is the line of each row in the file."""
+    table = read_table(path, columns=columns.values())
+    table.require(columns.values(), remedy="Name them with data.image_column, data.label_column, data.group_column")
+    return pd.DataFrame({name: table.column(column) for name, column in columns.items()}).set_axis(table.lines)
 
 
 def _table_faults(rows: pd.DataFrame, unknown_label: str) -> list[str]:
     """Return the faults of the table itself."""
     image, individual = rows["image"], rows["individual"]
     faults = [
-        *_fault_with_names(rows.index[image == ""] + 2, "a row must name its photograph, but {} {} does not", "line"),
-        *_fault_with_names(
-            rows.index[individual == ""] + 2, "a row must name its individual, but {} {} does not", "line"
-        ),
+        *_fault_with_names(rows.index[image == ""], "a row must name its photograph, but {} {} does not", "line"),
+        *_fault_with_names(rows.index[individual == ""], "a row must name its individual, but {} {} does not", "line"),
         *_fault_with_names(
             image[image.duplicated() & (image != "")], "a photograph has one row, but {} {} has more", "photograph"
         ),

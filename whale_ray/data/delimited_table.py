@@ -125,7 +125,7 @@ class DelimitedTable:
         )
 
 
-def read_table(path: Path, *, columns: Iterable[str] = ()) -> DelimitedTable:
+def read_table(path: Path, *, columns: Iterable[str] = (), fill_short_rows: bool = False) -> DelimitedTable:
     """Return the table in a file.
 
     The separator is a comma, a tab, a semicolon, a vertical bar or spaces. Rows without any content are passed over;
@@ -134,6 +134,7 @@ def read_table(path: Path, *, columns: Iterable[str] = ()) -> DelimitedTable:
     Args:
         path: The file.
         columns: Columns that the caller will use; the separator that yields them is preferred. They are not required.
+        fill_short_rows: Read a row that is shorter than the header as if empty cells followed; False refuses it.
 
     Raises:
         DataError: If the file cannot be read, is no text, or has lines with another number of fields than the header.
@@ -154,6 +155,8 @@ def read_table(path: Path, *, columns: Iterable[str] = ()) -> DelimitedTable:
     if not records:
         raise DataError(f"a table must have a header, but {path} is empty. Name the columns in its first line")
     header, rows, has_row_names = _aligned(records, is_quoted=text.startswith('"'))
+    if fill_short_rows:
+        rows = [row + [""] * (len(header) - len(row)) for row in rows]
     if wrong := [(line, row) for line, row in zip(lines[1:], rows, strict=True) if not _fits(row, header)]:
         raise DataError(_width_fault(path, header, wrong, len(rows), separator))
     width = max(len(trimmed(row)) for row in [header, *rows])

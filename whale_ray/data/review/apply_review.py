@@ -5,17 +5,15 @@ Writes a new table beside the old one. All faults are found before anything is w
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.csv_cells import from_cell
 from whale_ray.data.catalog import read_catalog
-from whale_ray.data.review.label_edits import ReviewRow
+from whale_ray.data.delimited_table import DelimitedTable, read_table
+from whale_ray.data.review.label_edits import LabelEdits, ReviewRow
 from whale_ray.data.review.row_kinds import collect_edits
 from whale_ray.errors import DataError
 
@@ -39,7 +37,7 @@ class ReviewResult:
 
     Attributes:
         path: Path of the new table.
-        table: The same path relative to the root of the data set.
+        table: The same path below the root of the data set, as the setting data.table takes it.
         lines: The changes as lines of text.
     """
 
@@ -70,10 +68,10 @@ def apply_review(
     - near_identical: `image` is removed and `other_image` stays.
     - confirmed: the photograph, which lies in `image_folder` and is not in the table, is appended.
 
-    All other rows and columns keep their content and order.
+    All other rows and columns keep their content and order; so does the separator, unless it is a space.
 
     Args:
-        review: The review table (CSV).
+        review: The review table.
         root: Folder of the data set.
         table: File name of the training table below `root`.
         image_folder: Folder of the image files below `root`.
@@ -85,7 +83,7 @@ def apply_review(
     Raises:
         DataError: With every row that cannot be applied, by line number; or if no row is confirmed.
     """
-    rows = _read_review(review)
+    rows = read_review_rows(review)
     read = partial(
         read_catalog,
         root,
@@ -106,41 +104,36 @@ def apply_review(
             f"at least one row of {review} must be confirmed, but {decisions.counted()}. "
             "Write yes, no or an individual's name into the column confirm"
         )
-    old = pd.read_csv(root / table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    old = read_table(root / table, columns=(image_column, label_column))
     path = _next_free_path(root / table)
     with replaced_atomically(path) as draft:
-        new = decisions.applied(old, image_column=image_column, label_column=label_column)
-        new.to_csv(draft, index=False)
-        read(table=str(draft.relative_to(root)))
-    return ReviewResult(path, str(path.relative_to(root)), tuple(decisions.lines()))
+        _write_edited(old, draft, decisions, image_column=image_column, label_column=label_column)
+        read(table=str(Path(table).with_name(draft.name)))
+    return ReviewResult(path, str(Path(table).with_name(path.name)), tuple(decisions.lines()))
 
 
-def delimiter_of(path: Path) -> str:
-    """Return the delimiter of a CSV file: a comma, or a semicolon as spreadsheets with decimal commas write it."""
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        head = stream.readline()
-    return ";" if head.count(";") > head.count(",") else ","
+def read_review_rows(path: Path) -> list[ReviewRow]:
+    """Return the rows of a review table, with the text that was there before it was protected for spreadsheets.
+
+    Raises:
+        DataError: If the file is no table, or lacks a column that every review has.
+    """
+    table = read_table(path, columns=_NEEDED, fill_short_rows=True)  # Excel leaves out empty cells at the end of rows
+    table.require(_NEEDED, remedy="Take the review.csv of a run folder")
+    return [
+        ReviewRow(line, {name: from_cell(cell) for name, cell in zip(table.columns, cells, strict=True)})
+        for line, cells in zip(table.lines.tolist(), table.cells.to_numpy().tolist(), strict=True)
+    ]
 
 
-def _read_review(path: Path) -> list[ReviewRow]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, delimiter=delimiter_of(path), strict=True)
-            rows = [
-                ReviewRow(
-                    reader.line_num, {name: from_cell((cell or "").strip()) for name, cell in row.items() if name}
-                )
-                for row in reader
-            ]
-            columns = list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as error:
-        raise DataError(f"a review must be a CSV table in UTF-8, but {path}: {error}. Save it as CSV") from None
-    if absent := [column for column in _NEEDED if column not in columns]:
-        raise DataError(
-            f"a review must have the columns {', '.join(_NEEDED)}, but {path} lacks {', '.join(absent)}. "
-            "Take the review.csv of a run folder"
-        )
-    return rows
+def _write_edited(old: DelimitedTable, path: Path, edits: LabelEdits, *, image_column: str, label_column: str) -> None:
+    """Write the table with its edits, with the separator of the old one; a program that needs a mark gets UTF-8's."""
+    names = [f"{place} {name}" for place, name in enumerate(old.columns)]  # a name may occur twice
+    image, label = (names[old.columns.index(column)] for column in (image_column, label_column))
+    new = edits.applied(old.cells.set_axis(names, axis=1), image_column=image, label_column=label)
+    separator = old.separator if old.separator != " " else ","
+    encoding = "utf-8" if old.encoding == "utf-8" else "utf-8-sig"
+    new.set_axis(old.columns, axis=1).to_csv(path, sep=separator, index=False, encoding=encoding)
 
 
 def _next_free_path(table: Path) -> Path:

@@ -18,7 +18,7 @@ class ReviewRow:
     """One row of a review.
 
     Attributes:
-        line: Line of the file on which the row ends.
+        line: Line of the file on which the row starts.
         cells: Cell by column name.
     """
 

@@ -18,7 +18,8 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell, from_cell
-from whale_ray.data.review.apply_review import COLUMNS, delimiter_of
+from whale_ray.data.delimited_table import read_table
+from whale_ray.data.review.apply_review import COLUMNS
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
 from whale_ray.retrieval.label_quality.label_errors import LabelErrors, find_label_errors
@@ -96,8 +97,7 @@ def read_review(run: Path) -> pd.DataFrame:
     path = run / REVIEW
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS), dtype=str)
-    read = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", sep=delimiter_of(path))
-    return read.map(from_cell)
+    return read_table(path, columns=COLUMNS, fill_short_rows=True).cells.map(from_cell)
 
 
 def _with_confirmed(found: pd.DataFrame, run: Path) -> pd.DataFrame:
