@@ -20,7 +20,7 @@ def test_the_import_contracts_of_pyproject_hold() -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
-def test_a_folder_has_at_most_twelve_modules_and_says_what_it_is_for(folder: Path) -> None:
+def test_a_folder_has_at_most_twelve_modules_and_a_docstring(folder: Path) -> None:
     assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 12
     assert '"""' in (folder / "__init__.py").read_text()
 

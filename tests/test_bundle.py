@@ -57,7 +57,7 @@ def nothing(manifest: dict[str, Any]) -> None:
     pass
 
 
-def test_a_bundle_reads_as_it_was_written(copied: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_read_as_it_was_written(copied: Path, tmp_path: Path) -> None:
     contents = read_bundle(copied)
     again = read_bundle(write_bundle(contents, tmp_path / "again"))
     assert again.manifest == contents.manifest
@@ -120,7 +120,7 @@ def test_an_added_file_is_named(copied: Path, name: str) -> None:
         Bundle.load(copied)
 
 
-def test_all_faults_come_in_one_message(copied: Path) -> None:
+def test_all_faults_are_in_one_message(copied: Path) -> None:
     (copied / "gallery.csv").unlink()
     (copied / "README.md").write_text("other")
     (copied / "more").write_text("more")
@@ -146,7 +146,7 @@ def test_a_folder_with_another_manifest_is_no_bundle(copied: Path, text: str | N
         Bundle.load(copied)
 
 
-def test_a_folder_that_is_not_there_is_no_bundle(tmp_path: Path) -> None:
+def test_a_missing_folder_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="a bundle is a folder with a"):
         Bundle.load(tmp_path / "nowhere")
 
@@ -173,7 +173,7 @@ def test_golden_images_that_give_other_embeddings_are_refused(copied: Path) -> N
 
 
 @pytest.mark.parametrize("value", [float("nan"), 2.0, -1.0, "wide", None])
-def test_a_tolerance_that_would_let_anything_pass_is_refused(copied: Path, value: object) -> None:
+def test_a_tolerance_above_the_limit_is_refused(copied: Path, value: object) -> None:
     np.save(copied / "golden" / "embeddings.npy", -np.load(copied / "golden" / "embeddings.npy"))
     rewrite(copied, lambda manifest: manifest.update(tolerance=value))
     with pytest.raises(BundleError):
@@ -244,7 +244,7 @@ def test_nothing_in_a_bundle_is_pickled(copied: Path) -> None:
         assert np.load(path, allow_pickle=False).dtype != object
 
 
-def test_the_card_says_how_well_it_does_on_what_and_what_was_not_measured(copied: Path) -> None:
+def test_the_model_card_has_scores_data_and_what_was_not_measured(copied: Path) -> None:
     manifest = read_bundle(copied).manifest
     card = (copied / "README.md").read_text()
     scores = manifest["scores"]

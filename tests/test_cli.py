@@ -75,7 +75,7 @@ def test_help_of_the_module_is_that_of_the_command() -> None:
         assert option in shown[0]
 
 
-def test_a_command_that_does_not_exist_is_the_persons_error() -> None:
+def test_an_unknown_command_exits_with_code_2() -> None:
     assert run("swep").exit_code == 2
 
 
@@ -110,7 +110,7 @@ def test_synth_draws_a_data_set_and_refuses_a_folder_that_is_not_empty(tmp_path:
     assert run("synth", tmp_path / "other", "--difficulty", 2).exit_code == 2
 
 
-def test_audit_says_what_is_wrong_and_changes_nothing(photographs: Path, tmp_path: Path) -> None:
+def test_audit_lists_problems_and_changes_nothing(photographs: Path, tmp_path: Path) -> None:
     root = shutil.copytree(photographs, tmp_path / "photographs")
     name = pd.read_csv(root / "train.csv")["Image"][0]
     (root / "train" / name).write_text("a text")
@@ -140,7 +140,7 @@ def test_audit_takes_the_data_settings_that_its_messages_name(photographs: Path,
 # The sweep
 
 
-def test_a_dry_run_says_what_would_run_and_starts_nothing(file: Path, tmp_path: Path) -> None:
+def test_a_dry_run_lists_trials_and_starts_nothing(file: Path, tmp_path: Path) -> None:
     result = run("sweep", file, "--dry-run", "--runs", tmp_path / "runs", "--set", "train.epochs=[1, 2]")
     assert result.exit_code == 0
     for part in ("little: grid search, 4 trials and 1 baseline", "train.epochs: [1, 2]", "never retrained", "1 CPU"):
@@ -148,13 +148,13 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(file: Path, tmp_path: 
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_dry_run_says_what_is_done(file: Path, finished: SweepResult) -> None:
+def test_a_dry_run_counts_finished_trials(file: Path, finished: SweepResult) -> None:
     result = run("sweep", file, "--dry-run", "--runs", finished.folder.parent)
     assert "3 trials are done" in result.output
     assert finished.table["trial"][0] in result.output
 
 
-def test_every_fault_of_a_sweep_file_comes_at_once_with_its_line(file: Path, tmp_path: Path) -> None:
+def test_all_faults_of_a_sweep_file_are_reported_at_once_with_their_lines(file: Path, tmp_path: Path) -> None:
     text = file.read_text().replace("embedding_size", "embeding_size").replace("epochs: 2", "epochs: two")
     file.write_text(text)
     result = run("sweep", file, "--runs", tmp_path / "runs", "--set", "loss.margn=1")
@@ -167,7 +167,7 @@ def test_every_fault_of_a_sweep_file_comes_at_once_with_its_line(file: Path, tmp
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_sweep_file_that_is_not_there_is_the_persons_error(tmp_path: Path) -> None:
+def test_a_missing_sweep_file_exits_with_code_2(tmp_path: Path) -> None:
     result = run("sweep", tmp_path / "nowhere.yaml")
     assert result.exit_code == 2
     assert "cannot be read" in result.stderr
@@ -176,7 +176,7 @@ def test_a_sweep_file_that_is_not_there_is_the_persons_error(tmp_path: Path) -> 
     assert "Did you mean `flukes.yaml`" in run("sweep", tmp_path / "fluke.yaml").stderr
 
 
-def test_all_that_is_wrong_outside_of_the_file_comes_at_once_before_ray(file: Path, tmp_path: Path) -> None:
+def test_all_faults_outside_the_file_are_reported_at_once_before_ray_starts(file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(tmp_path / "runs")]
     command += ["--data", str(tmp_path / "nowhere"), "--set", f"model.weights={tmp_path}/none.pth"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -188,7 +188,7 @@ def test_all_that_is_wrong_outside_of_the_file_comes_at_once_before_ray(file: Pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_cluster_that_is_not_there_is_the_persons_error(file: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_does_not_exist_exits_with_code_2(file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(tmp_path)]
     ended = subprocess.run([*command, "--address", "127.0.0.1:1"], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
@@ -226,7 +226,7 @@ def watched(command: list[str], *, folder: Path, until: str, number: int) -> tup
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "own_ray"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_a_sweep_that_is_interrupted_says_how_to_go_on_and_then_does(
+def test_an_interrupted_sweep_prints_the_resume_command_which_works(
     number: int, own_ray: bool, cluster: str, photographs: Path, tmp_path: Path
 ) -> None:
     """Also: paths that are relative to where the command was typed hold in Ray's workers, which work elsewhere.
@@ -272,7 +272,7 @@ def test_failed_trials_are_listed_with_their_reasons_and_exit_code_3(
 # What comes after
 
 
-def test_report_writes_the_report_anew(finished: SweepResult, tmp_path: Path) -> None:
+def test_report_rewrites_the_report(finished: SweepResult, tmp_path: Path) -> None:
     folder = shutil.copytree(finished.folder, tmp_path / "little", symlinks=True)
     (folder / "report.html").unlink()
     result = run("report", folder)
@@ -301,7 +301,7 @@ def test_submit_writes_the_file_and_prints_the_command(
     assert run("submit", finished.folder / "best", tmp_path / "nowhere", tmp_path / "out.csv").exit_code == 2
 
 
-def test_identify_prints_a_line_a_photograph(finished: SweepResult, photographs: Path) -> None:
+def test_identify_prints_one_line_per_photograph(finished: SweepResult, photographs: Path) -> None:
     images = sorted((photographs / "test").iterdir())[:2]
     result = run("identify", finished.folder / "best", *images, "--top", 3)
     assert result.exit_code == 0
@@ -312,7 +312,9 @@ def test_identify_prints_a_line_a_photograph(finished: SweepResult, photographs:
     assert {"rank", "individual", "distance", "probability", "image"} == answers[0]["candidates"][0].keys()
 
 
-def test_identify_refuses_what_is_no_photograph_or_not_there(finished: SweepResult, tmp_path: Path) -> None:
+def test_identify_refuses_missing_files_and_files_that_are_no_photographs(
+    finished: SweepResult, tmp_path: Path
+) -> None:
     (tmp_path / "text.jpg").write_text("a text")
     for image in (tmp_path / "text.jpg", tmp_path / "nowhere.jpg"):
         result = run("identify", finished.folder / "best", image)
@@ -322,7 +324,7 @@ def test_identify_refuses_what_is_no_photograph_or_not_there(finished: SweepResu
         assert "Errno" not in result.stderr
 
 
-def test_serve_refuses_what_is_no_bundle(tmp_path: Path) -> None:
+def test_serve_refuses_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
     result = run("serve", tmp_path)
     assert result.exit_code == 2
     assert "a bundle is a folder with a bundle.json" in result.stderr

@@ -35,19 +35,19 @@ def leaderboard(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "runs" / "before_0_2" / "leaderboard.csv").set_index("trial")
 
 
-def test_its_records_are_read(old: Path) -> None:
+def test_records_of_an_older_run_are_read(old: Path) -> None:
     records = read_records(old / "runs" / "before_0_2")
     scores = leaderboard(old)["recall@1"]
     assert {record.trial for record in records} == TRIALS
     assert all(record.result["recall@1"] == scores[record.trial] for record in records)
 
 
-def test_its_report_is_written(old: Path) -> None:
+def test_the_report_of_an_older_run_is_written(old: Path) -> None:
     page = write_report(old / "runs" / "before_0_2").read_text()
     assert all(trial in page for trial in TRIALS)
 
 
-def test_its_bundle_identifies_and_submits(old: Path) -> None:
+def test_an_older_bundle_identifies_and_submits(old: Path) -> None:
     bundle = Bundle.load(old / "runs" / "before_0_2" / "best")
     photographs = sorted((old / "data" / "test").iterdir())
     answers = bundle.identify(photographs)
@@ -57,7 +57,7 @@ def test_its_bundle_identifies_and_submits(old: Path) -> None:
 
 
 @pytest.mark.slow
-def test_its_sweep_goes_on_without_training_anything_again(old: Path, cluster: str) -> None:
+def test_an_older_sweep_resumes_without_training(old: Path, cluster: str) -> None:
     from whale_ray.sweep.execution.driver import run_sweep
 
     before = leaderboard(old)
@@ -69,7 +69,7 @@ def test_its_sweep_goes_on_without_training_anything_again(old: Path, cluster: s
 
 
 @pytest.mark.slow
-def test_its_trials_are_scored_for_other_retrieval_settings_without_training(old: Path, cluster: str) -> None:
+def test_trials_of_an_older_run_are_rescored_without_training(old: Path, cluster: str) -> None:
     from whale_ray.sweep.execution.driver import run_sweep
 
     ended = {path: path.stat().st_mtime_ns for path in old.glob("runs/*/trials/*/epochs.csv")}

@@ -23,7 +23,7 @@ from whale_ray.sweep.trials.ray_worker import may_fit_alone
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
-def test_without_a_share_the_processor_works() -> None:
+def test_without_a_gpu_share_the_cpu_is_used() -> None:
     assert reserved_device(0.0) == "cpu"
 
 
@@ -47,7 +47,7 @@ def test_a_sweep_on_a_cluster_whose_gpus_torch_cannot_use_starts_no_trial(photog
     assert list(tmp_path.glob("runs/little/trials/*")) == []
 
 
-def test_a_gpu_that_no_trial_uses_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_no_trial_uses_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     for resources in ({"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}):
         monkeypatch.setattr(ray, "cluster_resources", lambda resources=resources: resources)
@@ -56,7 +56,7 @@ def test_a_gpu_that_no_trial_uses_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @WITHOUT_GPU
-def test_who_waits_for_a_gpu_is_told_and_may_stop(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_gpu_is_reported_and_can_be_interrupted(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whale_ray.sweep.execution.ray_cluster._GPU_SECONDS", 0.0)
     said, stopping = [], threading.Event()
 
@@ -100,7 +100,7 @@ def test_encoders_fit_where_each_share_lies_on_one_gpu(
         ("mat1 and mat2 shapes cannot be multiplied", False),
     ],
 )
-def test_a_trial_may_fit_alone_whichever_of_cudas_libraries_found_no_room(said: str, again: bool) -> None:
+def test_out_of_memory_errors_of_every_cuda_library_retry_the_trial_alone(said: str, again: bool) -> None:
     error = RuntimeError(said)
     assert may_fit_alone(error, gpus=0.5) is again
     assert not may_fit_alone(error, gpus=1.0)

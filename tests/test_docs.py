@@ -148,7 +148,7 @@ def test_the_python_example_runs(
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS)
-def test_a_link_leads_somewhere(page: str, link: str) -> None:
+def test_every_link_has_a_target(page: str, link: str) -> None:
     target = link.partition("#")[0]
     if not link.startswith(("http://", "https://", "mailto:")) and target and "generated" not in target:
         assert ((ROOT / page).parent / target).exists(), f"{page}: {link}"
@@ -161,7 +161,7 @@ def test_every_picture_is_small_and_shown() -> None:
     assert max(path.stat().st_size for path in pictures) < LARGEST_PICTURE
 
 
-def test_no_path_of_a_single_machine_is_named() -> None:
+def test_no_page_names_a_path_of_one_machine() -> None:
     found = {page: re.findall(r"(?<![\w.~:])/(?:root|tmp/[a-z]|work/|Users/)\S*", text) for page, text in TEXTS.items()}
     assert {page: paths for page, paths in found.items() if paths} == {}
 

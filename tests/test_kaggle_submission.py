@@ -61,14 +61,14 @@ def test_the_labels_are_those_that_identify_ranks(bundle: Bundle, images: Path, 
         assert found[path.name] == [candidate.individual for candidate in answer.candidates]
 
 
-def test_a_label_with_a_space_would_break_kaggles_form(bundle: Bundle, images: Path, tmp_path: Path) -> None:
+def test_a_label_with_a_space_is_refused(bundle: Bundle, images: Path, tmp_path: Path) -> None:
     table = bundle.contents.table.replace({bundle.individuals[0]: "two words"})
     with pytest.raises(DataError, match=r"free of spaces.*two words"):
         write_submission(Bundle(dataclasses.replace(bundle.contents, table=table)), images, tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize(("threshold", "place"), [(1.01, 0), (-1.01, None), (None, None)])
-def test_new_whale_stands_where_the_threshold_puts_it(
+def test_new_whale_is_placed_by_the_threshold(
     bundle: Bundle, images: Path, tmp_path: Path, threshold: float | None, place: int | None
 ) -> None:
     write_submission(with_threshold(bundle, threshold), images, tmp_path / "out.csv")
@@ -77,7 +77,9 @@ def test_new_whale_stands_where_the_threshold_puts_it(
         assert place is None or labels[place] == "new_whale"
 
 
-def test_an_image_that_cannot_be_decoded_is_told_and_has_its_row(bundle: Bundle, images: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_reported_and_has_a_row(
+    bundle: Bundle, images: Path, tmp_path: Path
+) -> None:
     names = sorted(path.name for path in images.iterdir())
     (images / names[0]).write_bytes(b"a text")
     (images / names[1]).write_bytes((images / names[1]).read_bytes()[:200])
@@ -94,7 +96,7 @@ def test_an_image_that_cannot_be_decoded_is_told_and_has_its_row(bundle: Bundle,
         assert len(set(found[name])) == 5
 
 
-def test_other_files_are_no_test_images_and_odd_names_are(bundle: Bundle, images: Path, tmp_path: Path) -> None:
+def test_only_images_are_read_whatever_their_names(bundle: Bundle, images: Path, tmp_path: Path) -> None:
     first = sorted(images.iterdir())[0]
     first.rename(images / 'a, "b" c.JPG')
     (images / "Thumbs.db").write_bytes(b"")
@@ -114,6 +116,6 @@ def test_a_folder_without_photographs_is_refused(bundle: Bundle, tmp_path: Path)
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_the_command_that_sends_it_names_file_and_competition() -> None:
+def test_the_printed_kaggle_command_names_file_and_competition() -> None:
     command = kaggle_command(Path("out.csv"))
     assert command.startswith("kaggle competitions submit -c humpback-whale-identification -f out.csv -m ")

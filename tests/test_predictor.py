@@ -93,7 +93,7 @@ def test_a_photograph_has_the_same_answer_alone_and_among_others(bundle: Bundle,
         assert [one.individual for one in alone.candidates] == [one.individual for one in answer.candidates]
 
 
-def test_the_mirrored_view_counts_where_the_setting_says_so(bundle: Bundle, test_images: list[Path]) -> None:
+def test_the_flipped_view_counts_if_the_setting_averages_it(bundle: Bundle, test_images: list[Path]) -> None:
     plain, average = with_setting(bundle), with_setting(bundle, flip="average")
     array = plain.prepare(test_images[0])
     mirrored = array[:, ::-1]
@@ -111,7 +111,7 @@ def test_the_decision_is_new_below_the_threshold_and_known_from_it_on(bundle: Bu
     assert decisions == ["known", "known", "new", "new", "known"]
 
 
-def test_no_photograph_has_no_answer(bundle: Bundle) -> None:
+def test_an_empty_list_of_photographs_has_no_answers(bundle: Bundle) -> None:
     assert bundle.identify([]) == []
 
 
@@ -121,12 +121,12 @@ def test_another_number_of_candidates_is_refused(bundle: Bundle, test_images: li
         bundle.identify(test_images[:1], top=top)
 
 
-def test_more_candidates_than_individuals_are_as_many_as_there_are(bundle: Bundle, test_images: list[Path]) -> None:
+def test_more_candidates_than_individuals_returns_all_individuals(bundle: Bundle, test_images: list[Path]) -> None:
     (answer,) = bundle.identify(test_images[:1], top=50)
     assert {one.individual for one in answer.candidates} == set(bundle.individuals)
 
 
-def test_what_is_no_photograph_is_refused(bundle: Bundle) -> None:
+def test_a_file_that_is_no_photograph_is_refused(bundle: Bundle) -> None:
     with pytest.raises(ImageTypeError):
         bundle.identify([b"a text"])
     with pytest.raises(ImageDecodeError):
@@ -164,5 +164,5 @@ def test_with_a_vote_the_first_candidate_below_the_threshold_may_be_nearer_than_
     assert answer.labels(unknown_label="new", threshold=0.6) == ["new", "a", "b", "c"]
 
 
-def test_the_unknown_label_is_last_where_few_individuals_are_all_near() -> None:
+def test_the_unknown_label_is_last_if_few_individuals_are_all_above_the_threshold() -> None:
     assert answer_with(0.9, 0.8).labels(unknown_label="new", threshold=0.5) == ["a", "b", "new"]

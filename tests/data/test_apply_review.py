@@ -71,7 +71,7 @@ def test_a_confirmed_label_is_the_only_thing_that_changes(root: Path) -> None:
     assert (root / "train.csv").read_text() == TABLE
 
 
-def test_a_name_in_confirm_goes_before_what_was_suggested(root: Path) -> None:
+def test_a_name_in_confirm_overrides_the_suggestion(root: Path) -> None:
     assert labels(applied(root, wrong("b2.png", "bob", "ann", "cat")))["b2.png"] == "cat"
     assert labels(applied(root, wrong("b2.png", "bob", "ann", "new_whale")))["b2.png"] == "new_whale"
 
@@ -83,7 +83,7 @@ def test_rows_that_say_no_or_nothing_change_nothing(root: Path) -> None:
     assert result.lines[-1] == "1 rows are confirmed; 1 are undecided and 1 say no"
 
 
-def test_individuals_that_are_one_get_one_name_however_long_the_chain(root: Path) -> None:
+def test_chains_of_merged_individuals_get_one_name(root: Path) -> None:
     rows = [
         pair("same_individual", "ann", "bob", suggested="bob"),
         pair("same_individual", "bob", "cat", suggested="cat"),
@@ -93,7 +93,7 @@ def test_individuals_that_are_one_get_one_name_however_long_the_chain(root: Path
     assert table["n1.png"] == "cat"
 
 
-def test_a_merge_may_go_the_other_way(root: Path) -> None:
+def test_a_merge_may_keep_either_name(root: Path) -> None:
     table = labels(applied(root, pair("same_individual", "ann", "bob", confirm="ann", suggested="bob")))
     assert table["b1.png"] == table["a1.png"] == "ann"
 
@@ -135,7 +135,7 @@ def test_two_photographs_of_an_unknown_animal_become_an_individual(root: Path) -
     assert table["n1.png"] == table["n2.png"] == "new_0001"
 
 
-def test_a_photograph_that_the_service_saw_is_added_under_its_merged_name(root: Path) -> None:
+def test_a_photograph_from_the_service_is_added_under_its_merged_name(root: Path) -> None:
     merge = pair("same_individual", "ann", "bob", suggested="bob")
     table = applied(root, row("confirmed", "met_today.png", "ann"), merge)
     assert table.iloc[-1].to_dict() == {"Image": "met_today.png", "Place": "", "Id": "bob"}
@@ -202,7 +202,7 @@ def test_a_fault_names_the_line_of_the_file_after_blank_lines_and_line_breaks_in
         apply_review(path, root=root)
 
 
-def test_a_name_that_looks_like_a_formula_comes_back_as_it_was(root: Path) -> None:
+def test_a_name_that_looks_like_a_formula_is_restored(root: Path) -> None:
     (root / "train.csv").write_text(TABLE.replace("ann", "=ann()"))
     assert labels(applied(root, wrong("b2.png", "bob", "'=ann()")))["b2.png"] == "=ann()"
 
@@ -254,13 +254,13 @@ def test_a_name_that_looks_like_a_formula_comes_back_as_it_was(root: Path) -> No
         ([row("moved", "a1.png", "ann")], r"a kind is one of near_identical, .*, but got 'moved'"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_its_line(root: Path, rows: list[dict[str, str]], fault: str) -> None:
+def test_an_invalid_row_is_refused_with_its_line(root: Path, rows: list[dict[str, str]], fault: str) -> None:
     with pytest.raises(DataError, match=f"nothing was written:\n(.*\n)*.*{fault}"):
         apply_review(review(root, *rows), root=root)
     assert [path.name for path in root.iterdir() if path.is_file()] == ["train.csv"]
 
 
-def test_all_faults_are_said_at_once(root: Path) -> None:
+def test_all_faults_are_reported_at_once(root: Path) -> None:
     rows = [wrong("b9.png", "bob", "ann"), wrong("b2.png", "bob", "ann"), wrong("c1.png", "cat", "ann", "maybe")]
     with pytest.raises(DataError, match=r"line 2: .*\n  line 4: "):
         apply_review(review(root, *rows), root=root)
@@ -279,7 +279,7 @@ def test_another_csv_is_no_review(root: Path) -> None:
         apply_review(root / "train.csv", root=root)
 
 
-def test_a_table_that_would_have_nobody_twice_is_not_written(root: Path) -> None:
+def test_a_table_without_an_individual_of_two_photographs_is_not_written(root: Path) -> None:
     (root / "train.csv").write_text("Image,Id\na1.png,ann\na2.png,ann\nb1.png,bob\n")
     with pytest.raises(DataError, match="at least one individual must have two photographs"):
         apply_review(review(root, pair("near_identical", "a2.png ann", "a1.png ann")), root=root)

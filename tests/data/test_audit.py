@@ -41,7 +41,7 @@ def audited(data_folder: DataFolder, tmp_path: Path) -> Callable[..., Audit]:
     return audit
 
 
-def test_a_sound_set_is_counted(audited: Callable[..., Audit]) -> None:
+def test_a_valid_data_set_is_counted(audited: Callable[..., Audit]) -> None:
     names = ["w", "w", "w", "v", "v", "u", "new_whale"]
     audit = audited({f"{place}.png": (name, drawn(place, (90 + place, 60))) for place, name in enumerate(names)})
     assert audit.usable.all()
@@ -57,7 +57,7 @@ def test_a_sound_set_is_counted(audited: Callable[..., Audit]) -> None:
     ]
 
 
-def test_hostile_photographs_are_set_aside_into_a_list_that_is_shown(
+def test_unusable_photographs_are_set_aside_and_listed(
     hostile: dict[str, bytes], audited: Callable[..., Audit]
 ) -> None:
     good = {"good.png": ("w", drawn(5)), "also.png": ("w", drawn(6))}
@@ -77,15 +77,13 @@ def test_hostile_photographs_are_set_aside_into_a_list_that_is_shown(
     assert all(row["reason"] for row in audit.findings["set_aside"])
 
 
-def test_bad_photographs_are_an_error_where_that_is_asked_for(
-    hostile: dict[str, bytes], audited: Callable[..., Audit]
-) -> None:
+def test_unusable_photographs_are_an_error_on_request(hostile: dict[str, bytes], audited: Callable[..., Audit]) -> None:
     photographs = {"a.png": ("w", drawn(1)), "b.png": ("w", drawn(2)), "text.jpg": ("w", hostile["text.jpg"])}
     with pytest.raises(DataError, match=r"1 of 3 are not:\n  text\.jpg: wrong_type.*\n.*set_aside to go on"):
         audited(photographs, on_bad_image="error")
 
 
-def test_a_set_without_one_usable_photograph_is_an_error(audited: Callable[..., Audit]) -> None:
+def test_a_data_set_without_a_usable_photograph_is_an_error(audited: Callable[..., Audit]) -> None:
     with pytest.raises(DataError, match="2 of 2 are not"):
         audited({"a.png": ("w", b"text"), "b.png": ("w", b"text")})
 
@@ -124,7 +122,7 @@ def test_the_same_picture_under_two_individuals_is_a_conflict(audited: Callable[
     assert audit.lines()[2:] == ["  v and w: a.png, c.jpg"]
 
 
-def test_counts_are_of_what_can_be_used_and_nobody_vanishes(audited: Callable[..., Audit]) -> None:
+def test_counts_are_of_usable_photographs_and_no_individual_is_lost(audited: Callable[..., Audit]) -> None:
     photographs = {"a.png": ("w", drawn(1)), "b.png": ("w", b"text"), "c.png": ("v", b"text"), "d.png": ("u", drawn(2))}
     audit = audited(photographs)
     found = audit.findings
@@ -156,7 +154,7 @@ def test_identical_files_are_listed(audited: Callable[..., Audit]) -> None:
     assert audit.findings["identical_files"] == [["a.png", "b.png"]]
 
 
-def test_pictures_that_only_hash_alike_are_no_twins(audited: Callable[..., Audit]) -> None:
+def test_images_with_equal_hashes_but_different_pixels_are_no_twins(audited: Callable[..., Audit]) -> None:
     """A perceptual hash sees no brightness; the comparison of pixels does."""
     dark = ImageEnhance.Brightness(drawn(1)).enhance(0.5)
     audit = audited({"a.png": ("w", drawn(1)), "b.png": ("w", dark)})

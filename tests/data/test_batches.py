@@ -95,7 +95,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(per_individual: int | None) -
         assert any(not torch.equal(one, two) for one, two in zip(again, other, strict=True))
 
 
-def test_the_randomness_of_torch_and_numpy_outside_is_left_alone() -> None:
+def test_the_global_random_state_of_torch_and_numpy_is_unchanged() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -103,7 +103,7 @@ def test_the_randomness_of_torch_and_numpy_outside_is_left_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_p_times_k_brings_k_of_each_individual() -> None:
+def test_p_times_k_batches_have_k_images_of_each_individual() -> None:
     batches = made([row // 5 for row in range(60)], batch_size=16, images_per_individual=4)
     for _, labels in batches.epoch(0):
         assert len(labels) == 16
@@ -127,7 +127,7 @@ def test_an_epoch_shows_about_as_many_pictures_as_there_are() -> None:
     assert abs(shown - len(labels)) < 16
 
 
-def test_over_some_epochs_every_photograph_is_seen() -> None:
+def test_every_photograph_is_used_within_some_epochs() -> None:
     labels = [individual for individual in range(30) for _ in range(1 + individual % 7)]
     batches = made(labels, batch_size=16, images_per_individual=4)
     seen = {row for number in range(12) for pictures, _ in batches.epoch(number) for row in rows_of(pictures)}
@@ -153,12 +153,12 @@ def test_unknown_whales_take_the_share_that_is_asked_for(share: float, expected:
             assert (found != -1).sum() == (16 - expected) // 4 * 4
 
 
-def test_a_share_of_unknown_whales_is_nothing_where_there_are_none() -> None:
+def test_without_unknown_whales_their_share_has_no_effect() -> None:
     batches = made([row // 4 for row in range(32)], batch_size=8, images_per_individual=2, negatives_share=0.5)
     assert all(len(found) == 8 and (found >= 0).all() for _, found in batches.epoch(0))
 
 
-def test_evenly_every_individual_comes_as_often_as_any_other() -> None:
+def test_evenly_draws_every_individual_equally_often() -> None:
     labels = [0] * 90 + [1] * 20 + [2] * 9 + [3]
     even = made(labels, batch_size=12, images_per_individual=3, evenly=True)
     by_images = made(labels, batch_size=12, images_per_individual=3)
@@ -169,7 +169,7 @@ def test_evenly_every_individual_comes_as_often_as_any_other() -> None:
     assert usual[0] > 3 * usual[1] > 3 * usual[3]
 
 
-def test_evenly_an_individual_shows_all_its_images_before_one_comes_again() -> None:
+def test_evenly_uses_all_images_of_an_individual_before_one_repeats() -> None:
     batches = made([0] * 7 + [1] * 2, batch_size=4, images_per_individual=2, evenly=True)
     shown: list[int] = []
     for pictures, labels in batches.epoch(5):
@@ -203,7 +203,7 @@ def test_without_p_times_k_unknown_whales_are_shuffled_in() -> None:
     assert sorted(label for _, labels in batches.epoch(0) for label in labels.tolist()) == [-1, -1, 0, 0, 1]
 
 
-def test_without_augmentation_the_centre_crop_comes_as_it_is() -> None:
+def test_without_augmentation_batches_are_the_center_crop() -> None:
     geometry = Geometry(16, 24, margin=0.25)
     array = noisy(6, geometry)
     batches = Batches(array, geometry, np.arange(6), np.arange(6), batch_size=6, images_per_individual=None)
@@ -302,7 +302,7 @@ def test_a_rotation_keeps_a_disc_round_where_the_picture_is_wide() -> None:
         assert np.sqrt(axes[1] / axes[0]) < 1.12
 
 
-def test_what_moves_in_comes_from_the_margin_and_not_from_black() -> None:
+def test_shifted_images_are_filled_from_the_margin() -> None:
     geometry = Geometry(32, 32, margin=0.125)
     array = np.full((64, *geometry.stored, 3), 255, dtype=np.uint8)
     batches = Batches(
@@ -312,7 +312,7 @@ def test_what_moves_in_comes_from_the_margin_and_not_from_black() -> None:
     assert pictures.min() > 0.999
 
 
-def test_erasing_greys_one_rectangle_of_some_pictures() -> None:
+def test_erasing_fills_one_rectangle_of_some_images_with_gray() -> None:
     array = np.full((64, 16, 24, 3), 255, dtype=np.uint8)
     batches = Batches(
         array, PLAIN, np.arange(64), np.arange(64), batch_size=64, images_per_individual=None, erasing=1.0
@@ -326,7 +326,7 @@ def test_erasing_greys_one_rectangle_of_some_pictures() -> None:
         assert mask.sum() == tall * wide <= 0.4 * 16 * 24
 
 
-def test_colour_leaves_grey_grey_and_blur_leaves_an_even_picture_as_it_is() -> None:
+def test_color_keeps_gray_and_blur_keeps_a_constant_image() -> None:
     grey = np.repeat(noisy(32, PLAIN)[..., :1], 3, axis=3)
     coloured = Batches(grey, PLAIN, np.arange(32), np.arange(32), batch_size=32, images_per_individual=None, colour=1.0)
     ((pictures, _),) = coloured.epoch(0)
@@ -338,7 +338,7 @@ def test_colour_leaves_grey_grey_and_blur_leaves_an_even_picture_as_it_is() -> N
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("margin", [0.0, 0.25])
-def test_a_gpu_is_sent_the_pictures_and_labels_that_a_processor_has_and_without_waiting_none_is_mixed_up(
+def test_a_gpu_receives_the_same_images_and_labels_as_a_cpu_with_asynchronous_copies(
     margin: float,
 ) -> None:
     """The draws of an epoch are another device's own, so nothing is varied here."""
@@ -356,7 +356,7 @@ def test_a_gpu_is_sent_the_pictures_and_labels_that_a_processor_has_and_without_
     assert all(float(pictures.min()) >= 0 and float(pictures.max()) <= 1 for pictures, _ in moved.epoch(1))
 
 
-def test_what_is_made_one_ahead_comes_in_order_with_its_fault_and_nothing_stays_behind() -> None:
+def test_prefetched_batches_keep_order_and_errors_and_leave_no_thread() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:

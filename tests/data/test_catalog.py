@@ -28,7 +28,7 @@ def fault_of(root: Path, **settings: object) -> str:
     return str(caught.value)
 
 
-def test_the_layout_of_the_competition_is_read_in_the_order_of_the_table(tmp_path: Path) -> None:
+def test_the_kaggle_layout_is_read_in_table_order(tmp_path: Path) -> None:
     catalog = read_catalog(write_data(tmp_path))
     assert catalog.table.to_dict("list") == {
         "image": ["a.jpg", "b.jpg", "c.jpg"],
@@ -65,7 +65,7 @@ def test_a_byte_order_mark_and_blanks_around_names_do_not_matter(tmp_path: Path)
     assert table[["image", "individual"]].to_numpy().tolist() == [["a.jpg", "w_1"], ["b.jpg", "w_1"]]
 
 
-def test_missing_data_says_at_once_where_to_get_it_how_it_must_lie_and_what_runs_meanwhile(tmp_path: Path) -> None:
+def test_missing_data_is_reported_with_source_layout_and_synthetic_alternative(tmp_path: Path) -> None:
     message = fault_of(tmp_path / "data")
     for part in ("humpback-whale-identification", "train.csv", "train/", "--data DIR", "make sweep", "whale-ray synth"):
         assert part in message
@@ -89,7 +89,7 @@ def test_a_missing_column_names_the_nearest_that_is_there(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe\x80", b'Image,Id\na,"b\n', b"Image,Id\na,b,c\n\xe4,x\n"])
-def test_what_is_no_table_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
     write_data(tmp_path)
     (tmp_path / "train.csv").write_bytes(content)
     assert "train.csv" in fault_of(tmp_path)
@@ -108,7 +108,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     assert "photograph b.jpg links out of it" in fault_of(root)
 
 
-def test_a_folder_of_photographs_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
+def test_an_image_folder_may_be_a_symbolic_link(tmp_path: Path) -> None:
     root = write_data(tmp_path / "data", folder="elsewhere")
     (root / "train").symlink_to(root / "elsewhere")
     (root / "elsewhere" / "a.jpg").write_bytes(b"")
@@ -176,7 +176,7 @@ def test_boxes_of_other_photographs_only_are_refused(tmp_path: Path) -> None:
     assert "none of its rows does" in message
 
 
-def test_boxes_that_are_not_there_are_refused(tmp_path: Path) -> None:
+def test_a_missing_boxes_file_is_refused(tmp_path: Path) -> None:
     assert "nowhere.csv" in fault_of(write_data(tmp_path), boxes=tmp_path / "nowhere.csv")
 
 

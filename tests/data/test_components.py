@@ -11,7 +11,7 @@ def test_rows_without_a_pair_are_components_of_their_own() -> None:
     assert components_by_pairs(3, np.empty((0, 2), dtype=int)).tolist() == [0, 1, 2]
 
 
-def test_a_component_is_named_after_its_first_row() -> None:
+def test_a_component_is_numbered_by_its_first_row() -> None:
     assert components_by_pairs(6, np.array([[5, 3], [3, 1], [4, 2]])).tolist() == [0, 1, 2, 1, 2, 1]
 
 

@@ -35,12 +35,12 @@ def ramp(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
-def test_lossless_kinds_come_back_as_they_were(kind: str) -> None:
+def test_lossless_formats_are_read_exactly(kind: str) -> None:
     assert np.array_equal(decode_image(encoded(drawn(), kind)), drawn())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
-def test_lossy_kinds_come_back_nearly_as_they_were(kind: str) -> None:
+def test_lossy_formats_are_read_approximately(kind: str) -> None:
     found = np.asarray(decode_image(encoded(drawn(), kind, quality=95)), dtype=float)
     assert np.abs(found - np.asarray(drawn(), dtype=float)).mean() < 3
 
@@ -66,12 +66,12 @@ def test_a_truncated_jpeg_is_damaged(hostile: dict[str, bytes]) -> None:
         decode_image(hostile["truncated.jpg"])
 
 
-def test_an_empty_file_says_so(hostile: dict[str, bytes]) -> None:
+def test_an_empty_file_is_reported_as_empty(hostile: dict[str, bytes]) -> None:
     with pytest.raises(ImageDecodeError, match="empty"):
         decode_image(hostile["empty.jpg"])
 
 
-def test_a_vast_png_is_refused_before_it_is_decoded(hostile: dict[str, bytes]) -> None:
+def test_a_png_of_too_many_pixels_is_refused_before_decoding(hostile: dict[str, bytes]) -> None:
     with pytest.raises(ImageTooLargeError, match="30000 x 30000"):
         decode_image(hostile["vast.png"])
 
@@ -87,7 +87,7 @@ def test_the_limits_are_settings(tmp_path: Path) -> None:
             decode_image(source, max_bytes=len(data) - 1)
 
 
-def test_a_cmyk_jpeg_has_the_colours_it_was_made_of(hostile: dict[str, bytes]) -> None:
+def test_a_cmyk_jpeg_keeps_its_colors(hostile: dict[str, bytes]) -> None:
     found = np.asarray(decode_image(hostile["cmyk.jpg"]), dtype=float)
     assert np.abs(found - np.asarray(drawn(1), dtype=float)).mean() < 4
 
@@ -103,14 +103,14 @@ def test_a_dark_picture_of_sixteen_bits_stays_dark() -> None:
     assert np.asarray(decode_image(encoded(dark, "PNG"))).max() == 1
 
 
-def test_a_picture_that_says_it_lies_sideways_is_set_upright(hostile: dict[str, bytes]) -> None:
+def test_exif_orientation_is_applied(hostile: dict[str, bytes]) -> None:
     found = decode_image(hostile["sideways.jpg"])
     assert found.size == (60, 80)
     turned = np.rot90(np.asarray(drawn(1), dtype=float), k=-1)
     assert np.abs(np.asarray(found, dtype=float) - turned).mean() < 3
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([9, 9, 9, 200, 0, 0])
@@ -188,7 +188,7 @@ def test_an_array_of_the_pictures_own_size_is_the_picture() -> None:
     assert np.array_equal(fit_image(image, Geometry(60, 80)), image)
 
 
-def test_a_box_is_what_is_shown() -> None:
+def test_the_box_is_cropped() -> None:
     array = fit_image(ramp(100, 100), Geometry(20, 30), box=(40, 50, 70, 70))
     assert np.array_equal(array, np.asarray(ramp(100, 100))[50:70, 40:70])
 
@@ -230,7 +230,7 @@ def test_a_box_over_the_edge_is_clipped() -> None:
 
 
 @pytest.mark.parametrize("box", [(100, 0, 120, 50), (-20, 0, 0, 50), (0.1, 0.2, 0.9, 0.8)])
-def test_a_box_with_nothing_of_the_picture_in_it_is_refused(box: tuple[float, float, float, float]) -> None:
+def test_a_box_outside_the_image_is_refused(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(DataError, match=r"a box covers a pixel of its picture at least.*100 x 100"):
         fit_image(ramp(100, 100), Geometry(10, 10), box=box)
 

@@ -48,7 +48,7 @@ def test_a_copy_agrees_with_its_original_whichever_comes_first(copy: Image.Image
 
 
 @pytest.mark.parametrize("other", [drawn(2), drawn(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
-def test_another_picture_does_not(other: Image.Image) -> None:
+def test_a_different_image_does_not_agree(other: Image.Image) -> None:
     assert correlation(drawn(1), other) < 0.8
 
 

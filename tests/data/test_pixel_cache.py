@@ -61,7 +61,7 @@ def build(data: Path, cache: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", BUILD, data, cache], stdout=subprocess.PIPE, text=True)
 
 
-def test_row_by_row_the_photographs_as_they_are_fitted(three: Catalog, tmp_path: Path) -> None:
+def test_rows_are_the_photographs_fitted_to_the_geometry(three: Catalog, tmp_path: Path) -> None:
     pixels = decode_images(three, GEOMETRY, cache=tmp_path / "cache")
     assert isinstance(pixels.array, np.memmap)
     for row, image in enumerate((drawn(1), drawn(2, (50, 90)), drawn(3))):
@@ -81,12 +81,12 @@ def test_the_second_call_decodes_nothing_and_gives_the_same(three: Catalog, tmp_
     pd.testing.assert_frame_equal(first.health, second.health)
 
 
-def test_the_array_cannot_be_written_to(three: Catalog, tmp_path: Path) -> None:
+def test_the_array_is_read_only(three: Catalog, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="read-only"):
         decode_images(three, GEOMETRY, cache=tmp_path / "cache").array[0] = 0
 
 
-def test_another_geometry_or_a_changed_photograph_is_decoded_anew(three: Catalog, tmp_path: Path) -> None:
+def test_another_geometry_or_a_changed_photograph_is_decoded_again(three: Catalog, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     decode_images(three, GEOMETRY, cache=cache)
     assert decode_images(three, Geometry(24, 32, margin=0.25), cache=cache).decoded == 3
@@ -110,7 +110,7 @@ def test_boxes_are_cut_out_and_belong_to_the_cache_key(three: Catalog, tmp_path:
     assert decode_images(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=cache).decoded == 3
 
 
-def test_a_box_beside_the_picture_is_said_in_the_health(three: Catalog, tmp_path: Path) -> None:
+def test_a_box_outside_the_image_is_recorded_in_the_health(three: Catalog, tmp_path: Path) -> None:
     root = three.folder.parent
     (root / "boxes.csv").write_text("Image,x0,y0,x1,y1\na.png,500,500,600,600\n")
     health = decode_images(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=tmp_path / "cache").health
@@ -128,7 +128,7 @@ def test_a_box_beside_the_picture_is_said_in_the_health(three: Catalog, tmp_path
         ("empty.jpg", "empty", "empty"),
     ],
 )
-def test_what_cannot_be_used_is_zero_and_says_why(
+def test_an_unusable_photograph_is_zero_with_a_reason(
     hostile: dict[str, bytes], data_folder: DataFolder, tmp_path: Path, name: str, status: str, reason: str
 ) -> None:
     catalog = data_folder({"good.png": ("w", drawn(1)), name: ("w", hostile[name]), "also.png": ("w", drawn(2))})
@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_zero_and_says_why(
 
 
 @pytest.mark.parametrize(("name", "size"), [("cmyk.jpg", (80, 60)), ("deep.png", (80, 60)), ("sideways.jpg", (60, 80))])
-def test_what_only_looks_hostile_is_used(
+def test_unusual_but_valid_photographs_are_used(
     hostile: dict[str, bytes], data_folder: DataFolder, tmp_path: Path, name: str, size: tuple[int, int]
 ) -> None:
     catalog = data_folder({"good.png": ("w", drawn(1)), name: ("w", hostile[name])})
@@ -150,7 +150,7 @@ def test_what_only_looks_hostile_is_used(
     assert pixels.array[1].any()
 
 
-def test_a_photograph_that_is_missing_and_one_that_is_a_folder_are_said(three: Catalog, tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_recorded_in_the_health(three: Catalog, tmp_path: Path) -> None:
     three.path("a.png").unlink()
     three.path("b.png").unlink()
     three.path("b.png").mkdir()
@@ -160,7 +160,7 @@ def test_a_photograph_that_is_missing_and_one_that_is_a_folder_are_said(three: C
     assert decode_images(three, GEOMETRY, cache=tmp_path / "cache").health["status"][0] == "ok"
 
 
-def test_a_kill_in_the_middle_leaves_nothing_half_and_the_next_call_cleans_up(many: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_no_partial_cache_and_the_next_call_cleans_up(many: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     builder = build(many, cache)
     while not list(cache.glob(".*/pixels.npy")):
@@ -183,7 +183,7 @@ def test_of_two_processes_at_once_one_decodes(many: Path, tmp_path: Path) -> Non
     assert sorted(decoded) == [0, 20]
 
 
-def test_a_disk_without_room_is_an_error_that_says_how_much_is_needed(three: Catalog, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_with_the_required_space(three: Catalog, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"need [0-9.]+ GiB in .*cache, but: .*WHALE_RAY_CACHE"):
         decode_images(three, Geometry(2_000_000, 1_000_000), cache=tmp_path / "cache")
     assert list((tmp_path / "cache").glob(".*")) == []
@@ -213,9 +213,7 @@ def test_the_margin_is_around_the_same_pixels(three: Catalog, tmp_path: Path) ->
     assert difference.max() <= 1
 
 
-def test_the_fingerprint_of_the_data_knows_contents_and_labels_but_no_place_or_time(
-    three: Catalog, tmp_path: Path
-) -> None:
+def test_the_data_fingerprint_depends_on_contents_and_labels_only(three: Catalog, tmp_path: Path) -> None:
     def fingerprint(catalog: Catalog, geometry: Geometry = GEOMETRY) -> str:
         return data_fingerprint(catalog, decode_images(catalog, geometry, cache=tmp_path / "cache"))
 

@@ -77,7 +77,7 @@ def test_a_group_stays_together_and_one_group_alone_trains() -> None:
     assert (table.loc[table["individual"] == "v", "part"] == "train").all()
 
 
-def test_two_individuals_seen_on_one_day_are_divided_each_for_itself() -> None:
+def test_two_individuals_of_one_day_are_split_independently() -> None:
     table = table_of({"w": 6, "v": 6, "new_whale": 1})
     table["group"] = ["day 1", "day 2"] * 6 + [""]
     assert set(validating(table)) == {"w", "v"}
@@ -116,7 +116,7 @@ def test_twins_that_span_two_individuals_train() -> None:
         assert parts[1] == parts[3] == "val"
 
 
-def test_where_nobody_is_unknown_a_tenth_of_the_individuals_is_held_out_whole() -> None:
+def test_without_unknown_photographs_a_tenth_of_the_individuals_is_held_out() -> None:
     table = table_of({f"w_{number}": 3 for number in range(40)} | {f"single_{number}": 1 for number in range(50)})
     table["part"] = parts_of(split_photographs(table))
     whole = table.groupby("individual")["part"].agg(lambda part: (part == "val").all())
@@ -170,7 +170,7 @@ def test_groups_and_twins_stay_in_one_fold_and_twins_of_two_individuals_always_t
     assert (table.loc[[6, 7, 8], "fold"] == -1).all()
 
 
-def test_in_k_folds_the_individuals_that_play_the_unknown_are_whole_in_one_fold_and_gallery_in_the_others() -> None:
+def test_in_k_folds_held_out_individuals_are_whole_in_one_fold_and_gallery_in_the_others() -> None:
     table = table_of({f"w_{number}": 4 for number in range(40)})
     table["fold"] = split_photographs(table, kind="kfold", folds=4, share=0.1)
     whole = table.groupby("individual")["fold"].nunique() == 1
@@ -190,12 +190,12 @@ def test_an_open_set_holds_a_share_of_the_individuals_out_whole_beside_the_unkno
     assert (others[others["individual"] != "new_whale"].groupby("individual")["part"].value_counts()["w_0"]["val"]) == 1
 
 
-def test_an_open_set_without_anybody_to_hold_out_says_so() -> None:
+def test_an_open_set_without_individuals_to_hold_out_is_refused() -> None:
     with pytest.raises(DataError, match="fewer than two have two photographs of their own"):
         split_photographs(table_of({"w": 5, "v": 1, "new_whale": 3}), kind="open_set")
 
 
-def test_by_group_a_day_stays_on_one_side_whoever_is_on_it() -> None:
+def test_by_group_a_day_stays_on_one_side() -> None:
     table = table_of({f"w_{number}": 10 for number in range(6)} | {"new_whale": 20})
     table["group"] = [f"day {row % 8}" for row in range(len(table))]
     table["part"] = parts_of(split_photographs(table, kind="by_group", val_fraction=0.25))
@@ -211,7 +211,7 @@ def test_by_group_one_group_trains_and_one_group_alone_is_refused() -> None:
         split_photographs(table.assign(group="a"), kind="by_group")
 
 
-def test_who_plays_the_unknown_depends_on_the_kind_and_on_the_labels() -> None:
+def test_held_out_individuals_depend_on_split_kind_and_labels() -> None:
     labelled, named = pd.Series(["w", "new_whale"]), pd.Series(["w", "v"])
     said = {kind: plays_unknown(kind, labelled, unknown_label="new_whale") for kind in SPLITS}
     assert said == {"stratified": False, "kfold": False, "open_set": True, "by_group": True, "halves": False}

@@ -55,7 +55,7 @@ def test_pictures_are_rgb_jpegs_no_larger_than_asked(drawn: Path):
             assert 24 <= picture.height <= 32
 
 
-def test_labels_look_like_the_competitions(drawn: Path):
+def test_labels_have_the_form_of_the_competition(drawn: Path):
     labels = {row["Id"] for row in rows(drawn / "train.csv")}
     assert len(labels) == 13
     assert all(label == UNKNOWN or re.fullmatch(r"w_[0-9a-f]{7}", label) for label in labels)
@@ -74,7 +74,7 @@ def test_the_catalog_reads_it_with_its_encounters(drawn: Path):
     assert catalog.table.group.ne("").all()
 
 
-def test_balance_is_the_competitions():
+def test_the_class_balance_is_that_of_the_competition():
     train = [p for p in plan_photos(individuals=5004, images=25361, seed=0) if p.part == "train"]
     named = Counter(p.label for p in train if p.label != UNKNOWN)
     assert len(train) == 25361
@@ -144,7 +144,7 @@ def nearest_on_raw_pixels(root: Path, difficulty: float) -> float:
     return float((labels[cosines.argmax(axis=1)] == labels)[known].mean())
 
 
-def test_a_studio_shows_the_animal_and_difficulty_hides_it_from_raw_pixels(tmp_path: Path):
+def test_difficulty_makes_raw_pixels_useless_for_identification(tmp_path: Path):
     assert nearest_on_raw_pixels(tmp_path / "studio", 0.0) >= 0.95
     assert nearest_on_raw_pixels(tmp_path / "storm", 1.0) <= 0.4
 
@@ -166,7 +166,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path, na
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["photos", "photos/own.txt"]
 
 
-def test_every_argument_without_meaning_is_named_at_once(tmp_path: Path):
+def test_all_invalid_arguments_are_reported_at_once(tmp_path: Path):
     with pytest.raises(DataError) as caught:
         draw_dataset(tmp_path / "x", individuals=1, images=2, difficulty=1.5, seed=-1, size=(8, 256), workers=-2)
     for rule in (
@@ -181,7 +181,7 @@ def test_every_argument_without_meaning_is_named_at_once(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_drawing_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 

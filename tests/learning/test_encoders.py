@@ -95,7 +95,7 @@ def test_a_frozen_trunk_stays_as_it_is_while_the_head_trains() -> None:
     assert not any(layer.training for layer in encoder.trunk.modules())
 
 
-def test_the_baseline_gives_the_features_as_they_come() -> None:
+def test_the_baseline_returns_the_pooled_features() -> None:
     encoder = tiny(neck="none", embedding_size=None, pool="avg").eval()
     features = encoder.trunk((pictures(64, 64) - encoder.mean) / encoder.std)
     assert torch.equal(encoder(pictures(64, 64)), features.mean((2, 3)))
@@ -116,7 +116,7 @@ SLOW = ["convnext_tiny", "swin_t", "swin_v2_t", "vit_b_32", "inception_v3", "ale
 
 
 @pytest.mark.parametrize("name", FAST + [pytest.param(name, marks=pytest.mark.slow) for name in SLOW])
-def test_a_trunk_gives_what_the_whole_model_gives_its_classifier(name: str, tmp_path: Path) -> None:
+def test_a_backbone_returns_the_input_of_the_models_classifier(name: str, tmp_path: Path) -> None:
     size = (224, 224) if name in ("alexnet", "vgg11_bn", "maxvit_t", "vit_b_32") else (96, 96)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model = models.get_model(name, weights=None, num_classes=7, **options).eval()
@@ -151,7 +151,7 @@ def test_a_normalisation_after_the_pooling_is_kept(name: str, tmp_path: Path) ->
         torch.testing.assert_close(encoder(pictures(224, 224)), seen[0], atol=1e-4, rtol=1e-4)
 
 
-def test_every_classification_model_of_torchvision_has_its_head_off() -> None:
+def test_every_torchvision_classifier_is_stripped_of_its_head() -> None:
     """On the meta device, which has shapes only: no weights are drawn. RegNets compute their widths with tensors."""
     from whale_ray.learning.encoders.torchvision_backbones import torchvision_names
 
@@ -211,7 +211,7 @@ def test_imagenet_weights_from_a_file_load_strictly(file: Path) -> None:
         ("hf:", "an encoder is tiny"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(name: str, message: str) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_name(name: str, message: str) -> None:
     with pytest.raises(EncoderError, match=message):
         check_encoder_name(name)
     with pytest.raises(EncoderError, match=message):
@@ -229,12 +229,12 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, message: str) -
         ({"weights": "nowhere.pth"}, "there is no nowhere.pth"),
     ],
 )
-def test_an_impossible_option_says_what_is_possible(options: dict[str, str], message: str) -> None:
+def test_an_invalid_option_is_refused_with_the_valid_values(options: dict[str, str], message: str) -> None:
     with pytest.raises(EncoderError, match=message):
         tiny(**options)
 
 
-def test_pictures_that_are_too_small_are_refused_when_it_is_built() -> None:
+def test_images_that_are_too_small_are_refused_when_the_encoder_is_built() -> None:
     with pytest.raises(EncoderError, match=r"torchvision:alexnet cannot take pictures of 16x16.*data.image_size"):
         build_encoder("torchvision:alexnet", embedding_size=8, weights="random", image_size=(16, 16))
 
@@ -250,7 +250,7 @@ def test_weights_that_do_not_fit_name_the_tensors(tmp_path: Path) -> None:
     assert "features.0.weight is (64, 1, 3, 3) instead of (64, 3, 3, 3)" in str(caught.value)
 
 
-def test_a_file_that_is_no_tensors_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_file_without_tensors_is_refused_and_not_executed(tmp_path: Path) -> None:
     torch.save({"a": print}, tmp_path / "code.pth")
     (tmp_path / "text.safetensors").write_text("no tensors")
     torch.save({"epoch": 3}, tmp_path / "numbers.pth")

@@ -108,7 +108,7 @@ def test_pictures_are_normalised_as_the_models_own_preprocessor_says(folder: Pat
     torch.testing.assert_close((raw[None] / 255 - encoder.mean) / encoder.std, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_model_without_preprocessor_is_given_imagenets_and_the_recipe_says_so(folder: Path) -> None:
+def test_a_model_without_preprocessor_uses_imagenet_statistics_and_records_it(folder: Path) -> None:
     recipe = baseline(folder, "vit").recipe
     assert recipe["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert recipe["preprocessing"].startswith("ImageNet")
@@ -139,14 +139,14 @@ def test_a_folder_whose_weights_lack_tensors_is_refused(folder: Path, tmp_path: 
         build_encoder(f"hf:{tmp_path}", embedding_size=8, image_size=(56, 56))
 
 
-def test_a_model_of_words_is_refused(tmp_path: Path) -> None:
+def test_a_language_model_is_refused(tmp_path: Path) -> None:
     config = transformers.BertConfig(**SMALL, intermediate_size=64, vocab_size=50)
     transformers.BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(EncoderError, match="must take pictures, but BertModel does not"):
         build_encoder(f"hf:{tmp_path}", embedding_size=8)
 
 
-def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+def test_remote_code_of_a_model_is_not_executed(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     settings = {"model_type": "foreign", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
@@ -162,7 +162,7 @@ def test_a_folder_that_is_not_there_and_one_that_is_empty_are_refused(tmp_path: 
         build_encoder(f"hf:{tmp_path}", embedding_size=8)
 
 
-def test_a_hub_that_cannot_be_reached_is_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):

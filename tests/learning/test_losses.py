@@ -232,7 +232,7 @@ def batches_of(count: int, labels: Tensor = LABELS) -> list[tuple[Tensor, Tensor
 
 
 @pytest.mark.parametrize("labels", [LABELS, WITH_UNKNOWN])
-def test_a_batch_is_compared_with_itself_and_with_what_is_remembered(labels: Tensor) -> None:
+def test_a_batch_is_compared_with_itself_and_with_the_memory(labels: Tensor) -> None:
     loss = made("contrastive", pos_margin=0.2, neg_margin=1.3, memory=12)
     past: list[tuple[list[float], int]] = []
     for x, names in batches_of(4, labels):
@@ -263,7 +263,7 @@ def test_the_value_is_that_of_pytorch_metric_learnings_memory(name: str) -> None
 
 
 @pytest.mark.parametrize("name", sorted(PAIR_LOSSES))
-def test_an_empty_memory_changes_nothing_and_none_is_ever_trained(name: str) -> None:
+def test_an_empty_memory_changes_nothing_and_has_no_gradient(name: str) -> None:
     for labels in (LABELS, WITH_UNKNOWN):
         x, y = embeddings().requires_grad_(), embeddings().requires_grad_()
         plain, remembering = made(name), made(name, memory=32)
@@ -281,7 +281,7 @@ def test_multi_similarity_with_a_memory_pushes_nothing_from_an_image_that_has_no
     assert loss(near, torch.tensor([0, 1])).item() == 0.0
 
 
-def test_a_memory_smaller_than_a_batch_holds_the_end_of_it() -> None:
+def test_a_memory_smaller_than_a_batch_holds_its_last_images() -> None:
     loss = made("contrastive", memory=3)
     for x, names in batches_of(3):
         loss(x, names)
@@ -289,7 +289,7 @@ def test_a_memory_smaller_than_a_batch_holds_the_end_of_it() -> None:
         assert {tuple(row) for row in loss.embeddings.tolist()} == {tuple(row) for row in x[-3:].tolist()}
 
 
-def test_what_is_remembered_is_in_the_state() -> None:
+def test_the_memory_is_in_the_state() -> None:
     loss, again = made("supcon", memory=12), made("supcon", memory=12)
     for x, names in batches_of(3):
         loss(x, names)
@@ -325,7 +325,7 @@ def test_a_batch_without_pairs_gives_a_finite_loss_and_gradient(name: str, label
 
 
 @pytest.mark.parametrize("name", sorted(ACCEPTS_NEGATIVES - {"proxy_anchor"}))
-def test_two_unknown_whales_are_nothing_to_each_other(name: str) -> None:
+def test_two_unknown_whales_are_neither_positive_nor_negative(name: str) -> None:
     x = embeddings()[:2].requires_grad_()
     made(name)(x, torch.tensor([-1, -1])).backward()
     assert x.grad is not None
@@ -350,7 +350,7 @@ def test_descending_the_gradient_lowers_the_loss(name: str) -> None:
     assert loss(x, LABELS) < first
 
 
-def test_parameters_carry_types_and_defaults_of_their_own() -> None:
+def test_parameters_have_types_and_defaults() -> None:
     found = loss_parameters("subcenter_arcface")
     assert found == {
         "margin_degrees": LossParameter(float, 28.6, (), Limits(0.0, 180.0)),

@@ -7,7 +7,7 @@ from whale_ray.learning.losses.registry import LOSSES, build_loss
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_losses_with_proxies_are_those_that_learn_something(name):
+def test_losses_with_proxies_are_those_with_parameters(name):
     loss = build_loss(name, num_classes=4, embedding_size=6, class_counts=[5, 1, 2, 9])
     assert bool(list(loss.parameters())) == (name in PROXY_LOSSES)
     assert (class_proxies(loss, num_classes=4) is None) == (name not in PROXY_LOSSES)

@@ -152,7 +152,7 @@ def test_a_finished_training_has_no_epoch_left() -> None:
     assert list(train_epochs(training, stripes())) == []
 
 
-def test_trunk_head_and_proxies_have_learning_rates_of_their_own() -> None:
+def test_backbone_head_and_proxies_have_separate_learning_rates() -> None:
     options = {"head_learning_rate": 3e-4, "schedule": "constant", "warmup_epochs": 0, "learning_rate": 1e-4}
     training = begin(**options)
     next(train_epochs(training, stripes()))
@@ -280,7 +280,7 @@ def test_nothing_left_to_train_is_refused() -> None:
         begin("triplet", encoder=encoder)
 
 
-def test_precision_is_the_one_asked_for_or_the_one_that_pays() -> None:
+def test_precision_is_the_requested_one_or_the_fastest() -> None:
     assert training_dtype("fp32", "cpu") == torch.float32
     assert training_dtype("bf16", "cpu") == torch.bfloat16
     able = torch.cpu.get_capabilities()
@@ -329,7 +329,7 @@ def test_the_blocks_of_a_vision_transformer_are_its_embeddings_and_layers() -> N
     ("name", "blocks"),
     [("regnet_y_400mf", 4), ("convnext_tiny", 8), ("efficientnet_b0", 9), ("swin_t", 8), ("mobilenet_v3_small", 13)],
 )
-def test_a_chain_inside_of_a_wrapping_is_found(name: str, blocks: int) -> None:
+def test_blocks_inside_a_wrapper_module_are_found(name: str, blocks: int) -> None:
     stem = 1 if name.startswith("regnet") else 0
     assert len(depths(f"torchvision:{name}", image_size=(64, 64))) == blocks + stem
 
@@ -377,7 +377,7 @@ def test_averaging_changes_nothing_in_what_is_trained() -> None:
     assert plain.outcome is plain.encoder
 
 
-def test_while_the_head_is_trained_alone_the_trunk_is_still_and_then_it_learns() -> None:
+def test_the_backbone_is_frozen_during_the_head_stage_and_trained_afterwards() -> None:
     training = begin(head_epochs=2, encoder={"neck": "bnneck"})
     start = {key: value.clone() for key, value in training.encoder.trunk.state_dict().items()}
     running = train_epochs(training, stripes())
@@ -391,7 +391,7 @@ def test_while_the_head_is_trained_alone_the_trunk_is_still_and_then_it_learns()
     assert all(not torch.equal(value, moved[key]) for key, value in start.items())
 
 
-def test_the_trunk_warms_up_when_its_turn_comes_under_the_one_curve() -> None:
+def test_the_backbone_warms_up_when_it_is_unfrozen_under_the_common_schedule() -> None:
     plain, staged = Schedule(10, 10, warmup_epochs=1), Schedule(10, 10, warmup_epochs=1, head_epochs=3)
     assert [staged.factor(step) for step in range(100)] == [plain.factor(step) for step in range(100)]
     assert [staged.factor(step, waits=True) for step in (0, 29)] == [0.0, 0.0]

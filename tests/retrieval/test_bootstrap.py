@@ -78,7 +78,7 @@ def test_one_cluster_has_no_interval():
     assert np.isnan([low[0], high[0]]).all()
 
 
-def test_the_same_figures_twice_are_not_told_apart_and_a_constant_gain_is():
+def test_equal_scores_are_not_told_apart_but_a_constant_gain_is():
     values = np.random.default_rng(0).random(50)
     assert paired_interval(values, values, np.arange(50)) == (0.0, 0.0)
     assert paired_interval(values + 0.1, values, np.arange(50)) == pytest.approx((0.1, 0.1))

@@ -20,7 +20,7 @@ def answers(queries=4000, seed=0, slope=12.0):
     return cosines, np.where(right, 1, 0), ~right
 
 
-def test_the_probabilities_are_those_that_the_answers_were_drawn_with():
+def test_fitted_probabilities_equal_those_of_the_simulated_answers():
     cosines, ranks, new = answers()
     calibration = fit_calibration(cosines, ranks, new)
     fresh, fresh_ranks, fresh_new = answers(seed=1)
@@ -48,14 +48,14 @@ def test_a_lead_is_over_the_other_first_candidates():
     assert found[1, :2].tolist() == [0.0, 0.0]
 
 
-def test_what_is_written_is_read_again():
+def test_a_calibration_is_read_as_it_was_written():
     calibration = fit_calibration(*answers())
     assert read_calibration(json.loads(json.dumps(calibration.written()))) == calibration
     assert read_calibration(None) == Calibration(None, None)
 
 
 @pytest.mark.parametrize("kind", ["all right", "all wrong", "few"])
-def test_too_little_to_learn_from_gives_no_probability(kind):
+def test_too_few_queries_give_no_probability(kind):
     cosines = answers(30)[0]
     ranks = {"all right": np.ones(30), "all wrong": np.zeros(30), "few": np.arange(30) == 3}[kind].astype(int)
     calibration = fit_calibration(cosines[:, :1], ranks, np.zeros(30, dtype=bool))

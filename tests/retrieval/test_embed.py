@@ -50,7 +50,7 @@ def test_bf16_is_near_to_fp32():
     assert ((full.astype(np.float64) * half.astype(np.float64)).sum(axis=1) > 0.99).all()
 
 
-def test_the_encoder_keeps_its_modes():
+def test_embedding_keeps_the_train_and_eval_modes_of_the_encoder():
     encoder = nn.Sequential(nn.BatchNorm2d(3), Pixels())
     encoder.train()
     encoder[0].eval()

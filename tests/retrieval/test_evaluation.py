@@ -128,7 +128,7 @@ def test_without_any_query_every_score_is_absent_with_a_reason():
     assert len(evaluation.queries) == 0
 
 
-def test_without_a_gallery_nothing_is_found_and_nothing_breaks():
+def test_an_empty_gallery_finds_no_individual():
     photographs = draw()
     photographs["parts"][:] = "val"
     evaluation = evaluate(settings=distinct_settings(**MANY), **photographs)
@@ -165,7 +165,7 @@ def test_the_best_setting_is_the_best_row_and_the_first_of_equals():
         assert evaluation.threshold == evaluation.table["threshold"][row]
 
 
-def test_choosing_never_sees_the_queries_that_are_scored():
+def test_the_scored_queries_have_no_part_in_the_choice_of_the_setting():
     photographs = draw(spread=1.5)
     settings = distinct_settings(**MANY)
     evaluation = evaluate(settings=settings, objective="map@5", **photographs)
@@ -245,7 +245,7 @@ def test_study_recall_of_identical_images_never_counts_the_query_itself():
         ({"settings": [RetrievalSetting(flip="average")], "views": {"plain": np.zeros((180, 2))}}, "needs the views"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused(options, message):
+def test_invalid_input_of_the_evaluation_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         evaluate(**({"settings": [NEAREST]} | draw() | options))
 

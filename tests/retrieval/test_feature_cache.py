@@ -41,7 +41,7 @@ def test_vectors_from_features_are_those_from_pixels(tmp_path: Path, pool: str, 
     np.testing.assert_allclose(embed_features(encoder, features[rows]), expected, atol=2e-3)
 
 
-def test_they_are_computed_once_for_a_trunk_whatever_its_neck(tmp_path: Path) -> None:
+def test_features_are_computed_once_per_backbone_whatever_its_head(tmp_path: Path) -> None:
     batches: list[int] = []
     options = {"flipped": False, "cache": tmp_path, "on_batch": lambda: batches.append(1)}
     frozen_features(frozen(), pixels_of(), **options)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def test_they_are_computed_once_for_a_trunk_whatever_its_neck(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("change", ["weights", "pool", "view", "photographs"])
-def test_whatever_decides_them_makes_others(tmp_path: Path, change: str) -> None:
+def test_every_input_of_the_features_is_part_of_the_cache_key(tmp_path: Path, change: str) -> None:
     frozen_features(frozen(), pixels_of(), flipped=False, cache=tmp_path)
     encoder = frozen(pool="avg" if change == "pool" else "gem", seed=int(change == "weights"))
     pixels = pixels_of(fingerprint="two" if change == "photographs" else "one")
@@ -62,7 +62,7 @@ def test_whatever_decides_them_makes_others(tmp_path: Path, change: str) -> None
     assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
-def test_of_several_that_want_them_at_once_one_computes_them(tmp_path: Path) -> None:
+def test_of_several_processes_one_computes_the_features(tmp_path: Path) -> None:
     at_work: list[str] = []
     encoders = {name: frozen() for name in ("a", "b")}
 

@@ -21,7 +21,7 @@ def test_vectors_that_are_not_finite_are_refused():
         normalize_rows(np.array([[np.nan, 1.0]]))
 
 
-def test_names_are_in_order_and_codes_of_strangers_are_negative():
+def test_names_are_sorted_and_unknown_names_have_negative_codes():
     index = GalleryIndex(np.eye(3), np.array(["w_b", "w_a", "w_b"]))
     assert index.names.tolist() == ["w_a", "w_b"]
     assert index.codes_of(np.array(["w_b", "w_z", "", "w_a"])).tolist() == [1, -1, -1, 0]
@@ -34,7 +34,7 @@ def test_centroids_are_unit_means_of_unit_vectors():
     np.testing.assert_allclose(index.centroids.vectors, [[half, half], [0.0, 1.0]], atol=1e-7)
 
 
-def test_equal_images_have_equal_centroids_however_many_they_are():
+def test_centroids_of_equal_images_do_not_depend_on_their_number():
     vector = np.array([0.3, -0.7, 0.2])
     index = GalleryIndex(np.tile(vector, (6, 1)), np.array(["w_a", "w_b", "w_b", "w_c", "w_c", "w_c"]))
     assert len(np.unique(index.centroids.vectors, axis=0)) == 1

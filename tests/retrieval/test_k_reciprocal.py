@@ -76,7 +76,7 @@ OPTIONS = [Rerank(5, 3, 0.3), Rerank(20, 6, 0.3), Rerank(8, 1, 0.1), Rerank(1, 4
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_scores_are_those_of_the_sets_written_naively(options):
+def test_scores_equal_a_naive_computation_with_sets(options):
     vectors, labels = draw(45, individuals=7)
     queries, _ = draw(5, individuals=7, seed=0, spread=0.7)
     index = GalleryIndex(vectors, labels)
@@ -88,7 +88,7 @@ def test_scores_are_those_of_the_sets_written_naively(options):
 
 
 @pytest.mark.parametrize("images", [1, 2, 5])
-def test_circles_larger_than_the_gallery_hold_all_of_it(images):
+def test_neighborhoods_larger_than_the_gallery_contain_all_of_it(images):
     vectors, labels = draw(images, individuals=2)
     queries, _ = draw(3, individuals=2, seed=4)
     index = GalleryIndex(vectors, labels)
@@ -99,7 +99,7 @@ def test_circles_larger_than_the_gallery_hold_all_of_it(images):
     np.testing.assert_allclose(score(queries, index, Rerank(20, 6, 0.3)), expected, atol=1e-9)
 
 
-def test_equal_vectors_take_places_in_the_order_of_the_gallery():
+def test_equal_vectors_rank_in_gallery_order():
     vectors = np.repeat(np.eye(3), 4, axis=0)
     index = GalleryIndex(vectors, np.array(list("aaaabbbbcccc")))
     query = np.array([[1.0, 1.0, 0.2]])
@@ -109,7 +109,7 @@ def test_equal_vectors_take_places_in_the_order_of_the_gallery():
     np.testing.assert_allclose(score(query, index, Rerank(2, 2)), [expected], atol=1e-9)
 
 
-def test_a_query_is_scored_alike_alone_and_among_others():
+def test_a_query_has_the_same_score_alone_and_in_a_batch():
     vectors, labels = draw(200, individuals=20)
     queries, _ = draw(150, individuals=20, seed=3)
     index, options = GalleryIndex(vectors, labels), Rerank(8, 4, 0.3)
@@ -118,7 +118,7 @@ def test_a_query_is_scored_alike_alone_and_among_others():
         np.testing.assert_allclose(score(queries[place : place + 1], index, options)[0], together[place], atol=1e-12)
 
 
-def test_the_paper_s_point_a_near_image_of_another_circle_falls_behind():
+def test_a_near_image_of_another_neighborhood_falls_behind():
     """The nearest image has a close circle of its own, which does not know the query; the next are mutual."""
     angles = np.radians([10.0, -11.0, -12.0, -12.5, 17.0, 18.0, 19.0])
     index = GalleryIndex(np.stack([np.cos(angles), np.sin(angles)], axis=1), np.array(list("zaaazzz")))

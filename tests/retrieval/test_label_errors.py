@@ -63,7 +63,7 @@ def found(doubts: LabelErrors, kind: str) -> list[tuple[str, str, str]]:
     return [(row["image"], row["other_image"], row["suggested"]) for row in rows.to_dict("records")]
 
 
-def test_sound_labels_raise_no_doubt(sound: Set) -> None:
+def test_correct_labels_give_no_finding(sound: Set) -> None:
     doubts = sound.doubts()
     assert doubts.table.empty
     assert doubts.reasons == {}
@@ -82,12 +82,12 @@ def test_the_cosines_of_the_last_case_are_all_near_to_one() -> None:
     assert (vectors @ vectors.T).min() > 0.7
 
 
-def test_an_encoder_that_tells_nobody_apart_is_confident_of_nothing() -> None:
+def test_an_encoder_that_separates_no_individuals_gives_no_confident_finding() -> None:
     noise = drawn(noise=8.0).relabelled(w03_15="w07", w11_59="w02")
     assert noise.doubts().table.empty
 
 
-def test_an_unknown_animal_that_is_a_named_one_is_recognised(sound: Set) -> None:
+def test_an_unknown_photograph_of_a_named_individual_is_found(sound: Set) -> None:
     assert [row[::2] for row in found(sound.relabelled(w05_27=NEW).doubts(), "recognised")] == [("w05_27", "w05")]
 
 
@@ -99,7 +99,7 @@ def test_one_animal_under_two_names_is_found(sound: Set) -> None:
     assert row["other_image"].startswith("w05_")
 
 
-def test_two_photographs_of_an_unknown_animal_are_found_and_get_a_free_name(sound: Set) -> None:
+def test_two_photographs_of_an_unknown_animal_are_found_and_get_an_unused_name(sound: Set) -> None:
     twice = sound.relabelled(
         **{f"w09_{row}": NEW for row in range(45, 50)}, **{f"w01_{row}": "new_0001" for row in range(5, 10)}
     )
@@ -109,7 +109,7 @@ def test_two_photographs_of_an_unknown_animal_are_found_and_get_a_free_name(soun
     assert "new_0001" not in {name for *_, name in rows}
 
 
-def test_a_higher_bar_lists_fewer_and_the_surest_come_first(sound: Set) -> None:
+def test_a_higher_confidence_lists_fewer_findings_the_surest_first(sound: Set) -> None:
     wrong = drawn(noise=1.2).relabelled(w03_15="w07", w11_59="w02", w12_60="w01")
     all_of_them, few = (wrong.doubts(least=least).table for least in (0.3, 0.99))
     assert len(few) < len(all_of_them)
@@ -126,7 +126,7 @@ def test_a_higher_bar_lists_fewer_and_the_surest_come_first(sound: Set) -> None:
         (["w", "w", "v", "u"], r"learned from photographs .*, at least 10, but there are 0"),
     ],
 )
-def test_where_nothing_can_be_said_it_says_why(names: list[str], reason: str) -> None:
+def test_a_review_without_findings_gives_the_reason(names: list[str], reason: str) -> None:
     columns = {"images": np.array(list("abcd")), "parts": np.array(["train"] * 4)}
     doubts = find_label_errors(np.eye(4), individuals=np.array(names), unknown_label=NEW, **columns)
     assert doubts.table.empty
@@ -134,7 +134,7 @@ def test_where_nothing_can_be_said_it_says_why(names: list[str], reason: str) ->
     assert all(re.search(reason, said) for said in doubts.reasons.values())
 
 
-def test_without_unknown_animals_it_says_that_none_can_be_recognised(sound: Set) -> None:
+def test_without_unknown_animals_the_reason_says_so(sound: Set) -> None:
     named = sound.individuals != NEW
     columns = {"images": sound.images[named], "individuals": sound.individuals[named], "parts": sound.parts[named]}
     doubts = find_label_errors(sound.vectors[named], **columns, unknown_label=NEW)

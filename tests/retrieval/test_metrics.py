@@ -30,7 +30,7 @@ def test_recall_without_a_known_query_is_absent():
     assert recall_at(np.array([0, 0]), np.array([False, False]), 1) is None
 
 
-def test_a_cutoff_beyond_the_gallery_counts_what_there_is():
+def test_a_cutoff_beyond_the_gallery_counts_all_images():
     ranks = find_ranks(np.array([[0, 1], [1, 0]]), np.array([1, 1]))
     assert recall_at(ranks, np.array([True, True]), 32) == 1.0
 
@@ -57,7 +57,7 @@ def test_precision_is_one_over_the_place_among_five_labels():
         ([0.3, 0.3, 0.3, 0.3, 0.3], 0, False, 0.0),  # named, but not in the gallery
     ],
 )
-def test_the_unknown_individual_takes_its_place_in_the_answer(cosines, rank, new, expected):
+def test_the_unknown_label_shifts_later_candidates(cosines, rank, new, expected):
     found = average_precisions(np.array([cosines]), np.array([rank]), np.array([new]), threshold=0.5)
     assert found.tolist() == [expected]
 
@@ -129,7 +129,7 @@ def test_a_threshold_can_lie_above_a_cosine_of_one():
     assert sums.tolist() == [60]
 
 
-def test_nothing_ranked_leaves_nothing_to_choose():
+def test_an_empty_ranking_has_no_threshold():
     steps = threshold_steps(np.zeros((2, 0)), np.array([0, 0]), np.array([True, False]))
     thresholds, sums = best_thresholds(steps, np.ones((1, 2), dtype=bool))
     assert thresholds.tolist() == [0.0]

@@ -40,7 +40,7 @@ def test_images_and_individuals_are_those_of_a_full_sort(images, individuals):
         assert index.names[found.individuals[place][found.columns[place]]].tolist() == labels[rows].tolist()
 
 
-def test_equal_vectors_rank_by_name_and_then_by_their_order_wherever_they_lie():
+def test_equal_vectors_rank_by_name_and_then_by_their_order():
     random = np.random.default_rng(0)
     gallery = random.normal(size=(3000, 24))
     labels = np.array([f"w_{name:04d}" for name in random.permutation(3000) // 2])
@@ -60,7 +60,7 @@ def test_a_tie_at_the_edge_of_the_candidates_deepens_the_search():
     assert index.names[found.individuals[0]].tolist() == ["w_0001", "w_0002", "w_0003"]
 
 
-def test_a_crowded_individual_does_not_hide_the_others():
+def test_an_individual_with_many_images_does_not_hide_the_others():
     random = np.random.default_rng(0)
     crowd = np.array([1.0, 0.0, 0.0]) + 0.01 * random.normal(size=(4000, 3))
     others = random.normal(size=(60, 3)) - [2.0, 0.0, 0.0]
@@ -110,7 +110,7 @@ def test_centroids_order_individuals_and_the_nearest_image_gives_the_cosine(imag
         assert labels[found.best_indices[place]].tolist() == order[:10]
 
 
-def test_many_queries_get_what_each_gets_alone():
+def test_queries_in_a_batch_have_the_same_neighbors_as_alone():
     gallery, labels = draw(3000, individuals=700, size=16)
     queries, _ = draw(1100, individuals=700, size=16, seed=1)
     index = GalleryIndex(gallery, labels)

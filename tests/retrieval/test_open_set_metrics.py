@@ -20,7 +20,7 @@ def test_auroc_is_that_of_scikit_learn_with_ties_and_with_weights():
     assert auroc(cosines, known, weights) == pytest.approx(expected, abs=1e-12)
 
 
-def test_auroc_of_one_kind_alone_is_nothing():
+def test_auroc_of_one_class_is_undefined():
     assert np.isnan(auroc(np.array([0.1, 0.2]), np.array([True, True]))).all()
     assert np.isnan(auroc(np.zeros(0), np.zeros(0, dtype=bool))).all()
 

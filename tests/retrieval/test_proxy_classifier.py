@@ -36,7 +36,7 @@ def test_an_individual_s_score_is_the_mixture_of_its_nearest_image_and_its_neare
         assert scores.tolist() == pytest.approx([expected[name] for name in found], abs=2e-6)
 
 
-def test_whom_the_loss_never_saw_keeps_the_score_and_a_stranger_s_proxy_counts_for_nothing():
+def test_individuals_without_a_proxy_keep_their_score_and_foreign_proxies_are_ignored():
     vectors = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0]])
     proxies = ClassProxies(np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]), np.array(["a", "stranger"]))
     matcher = GallerySearcher(vectors, np.array(["a", "enrolled"]), proxies=proxies)
@@ -74,7 +74,7 @@ def crowd():
     return (vectors, labels, parts), {0: proxies}
 
 
-def test_the_evaluation_chooses_the_classifier_where_it_helps_and_proxies_are_no_gallery_and_no_query():
+def test_a_useful_classifier_is_chosen_and_proxies_are_neither_gallery_nor_query():
     settings = [RetrievalSetting(classifier_weight=weight) for weight in (0.0, 0.5)]
     photographs, proxies = crowd()
     evaluation = evaluation_of(*photographs, settings=settings, proxies=proxies)
@@ -86,7 +86,7 @@ def test_the_evaluation_chooses_the_classifier_where_it_helps_and_proxies_are_no
     assert plain == without.table["recall@1"].item() < mixed
 
 
-def test_whitening_learns_nothing_from_proxies_and_moves_them_along():
+def test_whitening_is_not_fitted_on_proxies_but_transforms_them():
     settings = [RetrievalSetting(whiten="pca", classifier_weight=weight) for weight in (0.0, 0.5)]
     photographs, proxies = crowd()
     evaluation = evaluation_of(*photographs, settings=settings, proxies=proxies)
@@ -95,7 +95,7 @@ def test_whitening_learns_nothing_from_proxies_and_moves_them_along():
     assert plain == without.table["recall@1"].item() < mixed
 
 
-def test_where_there_are_no_proxies_the_weight_is_none_and_each_setting_is_scored_once():
+def test_without_proxies_the_classifier_weight_is_none_and_each_setting_is_scored_once():
     votes = ("nearest", "softmax")
     settings = [RetrievalSetting(vote, 3, classifier_weight=weight) for weight in (0.3, 0.0) for vote in votes]
     evaluation = evaluation_of(*crowd()[0], settings=settings)
@@ -103,14 +103,14 @@ def test_where_there_are_no_proxies_the_weight_is_none_and_each_setting_is_score
     assert evaluation.table["vote"].tolist() == ["nearest", "softmax"]
 
 
-def test_class_proxies_without_an_individual_each_are_refused():
+def test_class_proxies_need_one_individual_each():
     with pytest.raises(
         InputError, match=r"must have shape \(P, D\) and P individuals, but got vectors of shape \(2, 3\)"
     ):
         ClassProxies(np.zeros((2, 3), dtype=np.float16), np.array(["w_a"]))
 
 
-def test_each_split_is_searched_with_the_class_proxies_of_its_own():
+def test_each_split_is_searched_with_its_own_class_proxies():
     (vectors, labels, parts), proxies = crowd()
     misleading = {0: ClassProxies(proxies[0].vectors[::-1], proxies[0].individuals)}
     setting = RetrievalSetting(classifier_weight=0.9)

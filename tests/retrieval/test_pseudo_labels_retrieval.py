@@ -35,14 +35,14 @@ def guessed(parts: dict[str, np.ndarray]) -> PseudoLabels:
     return propose_labels(parts["unknown"], index, held=parts["held"], names=parts["names"])
 
 
-def test_the_guess_is_the_nearest_individual() -> None:
+def test_the_pseudo_label_is_the_nearest_individual() -> None:
     parts = clusters()
     unit = {key: parts[key] / np.linalg.norm(parts[key], axis=1, keepdims=True) for key in ("gallery", "unknown")}
     nearest = parts["individuals"][(unit["unknown"] @ unit["gallery"].T).argmax(axis=1)]
     assert (guessed(parts).individuals == nearest).mean() > 0.99  # float16 may turn a near tie
 
 
-def test_sure_guesses_are_right_as_often_as_they_say_though_most_of_the_unknown_are_strangers() -> None:
+def test_probabilities_are_calibrated_although_most_unknown_animals_are_new() -> None:
     said, happened = [], []
     for seed in range(6):
         parts = clusters(seed)
@@ -55,7 +55,7 @@ def test_sure_guesses_are_right_as_often_as_they_say_though_most_of_the_unknown_
 
 
 @pytest.mark.parametrize("held", [0, 4])
-def test_no_probability_where_too_few_photographs_were_held(held: int) -> None:
+def test_no_probability_with_too_few_held_out_photographs(held: int) -> None:
     parts = clusters()
     parts |= {"held": parts["held"][:held], "names": parts["names"][:held]}
     guesses = guessed(parts)
@@ -63,13 +63,13 @@ def test_no_probability_where_too_few_photographs_were_held(held: int) -> None:
     assert len(guesses.individuals) == len(parts["unknown"])
 
 
-def test_nobody_unknown_is_no_guess() -> None:
+def test_without_unknown_photographs_there_are_no_pseudo_labels() -> None:
     parts = clusters()
     assert len(guessed(parts | {"unknown": parts["unknown"][:0]}).individuals) == 0
 
 
 @pytest.mark.parametrize("truth", [0.05, 0.2, 0.4])
-def test_the_share_of_right_answers_is_found_where_there_are_fewer_than_learned(truth: float) -> None:
+def test_the_share_of_right_answers_is_estimated_if_smaller_than_in_training(truth: float) -> None:
     numbers = np.random.default_rng(1)
     right = numbers.random(20_000) < truth
     score = numbers.normal(np.where(right, 1.0, -1.0))
@@ -80,6 +80,6 @@ def test_the_share_of_right_answers_is_found_where_there_are_fewer_than_learned(
     assert np.abs(adjusted - exact).max() < 0.06
 
 
-def test_the_share_is_never_taken_for_larger_than_learned() -> None:
+def test_the_estimated_share_never_exceeds_that_of_training() -> None:
     probabilities = np.array([0.9, 0.99, 0.95, 0.97])
     assert adjust_to_share(probabilities, 0.3).tolist() == pytest.approx(probabilities.tolist())

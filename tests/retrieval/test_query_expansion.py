@@ -34,7 +34,7 @@ def test_a_query_is_the_weighted_sum_of_itself_and_its_nearest_gallery_vectors(c
     assert not np.allclose(found, normalize_rows(queries), atol=1e-2)
 
 
-def test_a_query_is_expanded_alike_alone_and_among_others():
+def test_a_query_is_expanded_the_same_alone_and_in_a_batch():
     vectors, labels = draw(30)
     queries, _ = draw(6, seed=1)
     index = GalleryIndex(vectors, labels)
@@ -53,7 +53,7 @@ def test_each_gallery_vector_is_the_weighted_sum_of_itself_and_its_nearest_other
         assert index.names[index.codes[place]] == labels[row]
 
 
-def test_an_image_is_never_its_own_neighbour_even_among_many_equal_ones():
+def test_an_image_is_never_its_own_neighbor_even_among_equal_vectors():
     index = GalleryIndex(np.tile([1.0, 0.0], (9, 1)), np.array(list("bbbaaaccc")))
     places, cosines = find_others(index, 3)
     assert (places != np.arange(9)[:, None]).all()
@@ -61,7 +61,7 @@ def test_an_image_is_never_its_own_neighbour_even_among_many_equal_ones():
     assert cosines.tolist() == [[1.0, 1.0, 1.0]] * 9
 
 
-def test_what_lies_at_an_obtuse_angle_adds_nothing():
+def test_gallery_vectors_with_negative_cosine_add_nothing():
     index = GalleryIndex(np.array([[-1.0, 0.1], [0.6, -0.8]]), np.array(["a", "b"]))
     assert normalize_rows(
         expand_queries(np.array([[0.0, 1.0]]), GalleryIndex(-np.eye(2), np.array(["a", "b"])), 2)
@@ -69,7 +69,7 @@ def test_what_lies_at_an_obtuse_angle_adds_nothing():
     np.testing.assert_allclose(augment_gallery(index, 1).vectors, index.vectors, atol=1e-3)
 
 
-def test_nothing_is_expanded_by_none_and_by_an_empty_gallery_nor_an_image_that_is_alone():
+def test_zero_neighbors_an_empty_gallery_and_a_single_image_expand_nothing():
     queries = np.array([[0.6, 0.8]])
     alone, empty = GalleryIndex(queries, np.array(["a"])), GalleryIndex(np.zeros((0, 2)), np.array([], dtype=str))
     assert expand_queries(queries, alone, 0) is queries

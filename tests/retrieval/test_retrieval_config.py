@@ -6,7 +6,7 @@ from whale_ray.retrieval.search.retrieval_config import Rerank, RetrievalSetting
 RERANK = {"rerank": "k_reciprocal", "rerank_k1": 20, "rerank_k2": 6, "rerank_lambda": 0.3}
 
 
-def test_settings_that_rank_alike_are_tried_once():
+def test_settings_with_equal_rankings_are_tried_once():
     settings = distinct_settings(
         vote=["centroid", "nearest", "majority", "softmax"],
         neighbours=[3, 7],
@@ -17,7 +17,7 @@ def test_settings_that_rank_alike_are_tried_once():
     assert settings[0] == RetrievalSetting("centroid")
 
 
-def test_what_reranks_counts_only_where_something_is_reranked():
+def test_reranking_options_count_only_if_reranking_is_on():
     settings = distinct_settings(
         vote=["nearest", "centroid"],
         neighbours=[1],
@@ -37,12 +37,12 @@ def test_what_reranks_counts_only_where_something_is_reranked():
     assert len(without_classifier(settings)) == 2 * (1 + 2) + 2
 
 
-def test_as_it_comes_leaves_the_vote_and_the_flip():
+def test_the_baseline_setting_keeps_vote_and_flip():
     setting = RetrievalSetting("softmax", 5, 0.1, "average", "pca", 8, 3, 2, **RERANK, classifier_weight=0.5)
     assert setting.baseline() == RetrievalSetting("softmax", 5, 0.1, "average")
 
 
-def test_the_first_values_come_first():
+def test_the_setting_of_first_values_is_first():
     settings = distinct_settings(vote=["softmax"], neighbours=[5, 1], temperature=[0.1, 0.2], flip=["average"])
     assert settings[0] == RetrievalSetting("softmax", 5, 0.1, "average")
     assert settings[-1] == RetrievalSetting("softmax", 1, 0.2, "average")

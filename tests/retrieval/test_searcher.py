@@ -36,7 +36,7 @@ def draw(images, *, individuals=9, size=8, seed=0, spread=0.7):
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_a_query_alone_is_ranked_as_the_evaluation_ranked_it_among_others(setting):
+def test_a_single_query_is_ranked_as_in_the_batch_of_the_evaluation(setting):
     vectors, labels = draw(70)
     queries, truth = draw(30, seed=1)
     evaluation = evaluate(
@@ -61,7 +61,7 @@ def test_a_query_alone_is_ranked_as_the_evaluation_ranked_it_among_others(settin
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_the_cosine_that_is_shown_is_that_of_the_vectors_as_they_are(setting):
+def test_the_reported_cosine_is_that_of_the_unexpanded_vectors(setting):
     vectors, labels = draw(70)
     queries, _ = draw(5, seed=1)
     searcher = GallerySearcher(vectors, labels, proxies=PROXIES)
@@ -75,7 +75,7 @@ def test_the_cosine_that_is_shown_is_that_of_the_vectors_as_they_are(setting):
             assert cosine == pytest.approx(row[image], abs=2e-6)
 
 
-def test_expanded_queries_meet_the_augmented_gallery_and_are_reranked_there():
+def test_expanded_queries_search_the_augmented_gallery_and_are_reranked():
     vectors, labels = draw(40)
     queries, _ = draw(6, seed=1)
     mode = SearchMode(expand_query=2, augment_gallery=3, rerank=Rerank(6, 3, 0.3))
@@ -109,7 +109,7 @@ def test_individuals_have_scores_in_the_range_of_a_cosine_best_first():
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_one_individual_is_found_and_an_empty_gallery_finds_nobody(setting):
+def test_a_gallery_of_one_individual_and_an_empty_gallery_are_searched(setting):
     queries, _ = draw(2)
     one = GallerySearcher(draw(3)[0], np.array(["a", "a", "a"]), proxies=PROXIES)
     assert one.rank(queries, setting).individuals.tolist() == [[0], [0]]

@@ -36,7 +36,7 @@ def test_majority_counts_and_the_larger_cosine_breaks_ties(neighbours, expected)
     assert "".join(names(FOUR, ranking)) == expected
 
 
-def test_nearest_orders_everyone_by_the_largest_cosine():
+def test_nearest_orders_individuals_by_their_largest_cosine():
     ranking = rank_queries(QUERY, FOUR)
     assert names(FOUR, ranking) == ["a", "b", "c", "d"]
     assert ranking.cosines[0].tolist() == pytest.approx([0.9, 0.8, 0.6, 0.1], abs=1e-3)
@@ -49,7 +49,7 @@ def test_a_vote_keeps_cosine_and_image_with_their_individual():
     assert ranking.images[0].tolist() == [3, 1, 0, 6]
 
 
-def test_softmax_lets_many_near_images_beat_one_nearer():
+def test_softmax_prefers_many_near_images_to_one_nearer():
     matcher = gallery((0.80, "a"), (0.79, "b"), (0.78, "b"), (0.1, "c"))
     assert names(matcher, rank_queries(QUERY, matcher, vote="softmax", neighbours=3)) == ["b", "a", "c"]
     assert names(matcher, rank_queries(QUERY, matcher, vote="softmax", neighbours=3, temperature=0.001)) == [
@@ -59,7 +59,7 @@ def test_softmax_lets_many_near_images_beat_one_nearer():
     ]
 
 
-def test_softmax_orders_far_individuals_at_a_temperature_where_the_exponential_vanishes():
+def test_softmax_orders_distant_individuals_if_the_exponential_underflows():
     matcher = gallery((0.9, "z"), (0.3, "y"), (0.2, "x"), (0.1, "w"))
     ranking = rank_queries(QUERY, matcher, vote="softmax", neighbours=4, temperature=0.0005)
     assert names(matcher, ranking) == ["z", "y", "x", "w"]
@@ -71,7 +71,7 @@ def test_equal_individuals_rank_by_name(vote):
     assert names(matcher, rank_queries(QUERY, matcher, vote=vote, neighbours=4)) == ["z", "a", "b", "c", "d"]
 
 
-def test_a_class_mean_is_the_mean_of_unit_vectors_so_that_no_photograph_counts_more():
+def test_a_class_mean_is_the_mean_of_unit_vectors():
     """a: (1, 0) and (0, 1), the first written ten times as long; their raw mean would point at the query."""
     matcher = GallerySearcher(np.array([[10.0, 0.0], [0.0, 1.0], [0.9, 0.3]]), np.array(["a", "a", "b"]))
     ranking = matcher.rank(QUERY, RetrievalSetting("centroid"))
@@ -80,7 +80,7 @@ def test_a_class_mean_is_the_mean_of_unit_vectors_so_that_no_photograph_counts_m
     np.testing.assert_allclose(matcher.index.centroids.vectors[0], [math.sqrt(0.5), math.sqrt(0.5)], atol=1e-6)
 
 
-def test_a_class_mean_beats_its_nearest_image_where_one_image_misleads():
+def test_a_class_mean_is_robust_to_one_misleading_image():
     matcher = gallery((0.95, "a"), (-0.5, "a"), (0.9, "b"), (0.85, "b"))
     assert names(matcher, matcher.rank(QUERY, RetrievalSetting())) == ["a", "b"]
     assert names(matcher, matcher.rank(QUERY, RetrievalSetting("centroid"))) == ["b", "a"]
@@ -91,7 +91,7 @@ def test_equal_sums_rank_by_name_when_the_cosines_differ_in_order_only():
     assert names(matcher, rank_queries(QUERY, matcher, vote="softmax", neighbours=4)) == ["a", "b"]
 
 
-def test_more_neighbours_than_images_means_all_of_them():
+def test_more_neighbors_than_images_uses_all_images():
     matcher = gallery((0.9, "a"), (0.5, "b"), (0.4, "b"))
     for vote in ("majority", "softmax"):
         all_of_them = rank_queries(QUERY, matcher, vote=vote, neighbours=3).individuals
@@ -127,7 +127,7 @@ def test_votes_agree_with_plain_python_on_random_vectors(vote, neighbours):
         assert matcher.index.names[found[found >= 0]].tolist()[:50] == expected[:50]
 
 
-def test_an_empty_gallery_ranks_nobody():
+def test_an_empty_gallery_has_an_empty_ranking():
     empty = GallerySearcher(np.zeros((0, 2)), np.array([], dtype=str))
     for vote in VOTES:
         assert rank_queries(QUERY, empty, vote=vote, neighbours=3).individuals.shape == (1, 0)
@@ -142,7 +142,7 @@ def test_an_empty_gallery_ranks_nobody():
         ({"vote": "softmax", "neighbours": 3, "temperature": 0.0}, "`temperature > 0` must hold"),
     ],
 )
-def test_a_vote_that_cannot_be_held_is_refused(options, message):
+def test_an_invalid_vote_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         rank_queries(QUERY, FOUR, **options)
 

@@ -18,7 +18,7 @@ def photographs(individuals=40, images=4, size=24, seed=0):
     return normalize_rows(vectors).astype(np.float16), names
 
 
-def test_pca_whitening_is_that_of_scikit_learn_but_for_its_shrinkage():
+def test_pca_whitening_equals_scikit_learn_apart_from_shrinkage():
     from sklearn.decomposition import PCA
 
     vectors, names = photographs()
@@ -32,7 +32,7 @@ def test_pca_whitening_is_that_of_scikit_learn_but_for_its_shrinkage():
     assert np.abs(found) == pytest.approx(np.abs(expected), abs=1e-9)
 
 
-def test_after_learned_whitening_photographs_of_one_individual_differ_alike_in_every_direction():
+def test_learned_whitening_makes_within_individual_variance_equal_in_every_direction():
     vectors, names = photographs(individuals=400)
     fitted = fit_whitening(vectors, names, kind="learned", unknown_label="new_whale")
     moved = (normalize_rows(vectors).astype(np.float64) - fitted.mean) @ fitted.matrix
@@ -83,7 +83,7 @@ def test_learned_whitening_finds_individuals_that_plain_cosines_confuse():
     assert evaluation.table["whiten"].tolist() == ["none", "pca", "pca", "learned", "learned"]
 
 
-def test_more_dimensions_than_there_are_give_all():
+def test_more_dimensions_than_available_keeps_all():
     vectors, names = photographs()
     fitted = fit_whitening(vectors, names, kind="learned", unknown_label="new_whale")
     assert fitted.shortened(1000).apply(vectors).shape == vectors.shape
@@ -99,7 +99,7 @@ def test_more_dimensions_than_there_are_give_all():
         ("learned", ["new_whale", "new_whale"], "individuals with two training photographs"),
     ],
 )
-def test_what_cannot_be_learned_is_said(kind, names, said):
+def test_whitening_that_cannot_be_learned_is_refused_with_the_reason(kind, names, said):
     vectors = np.eye(2)[: len(names)]
     with pytest.raises(InputError, match=said):
         fit_whitening(vectors, np.array(names), kind=kind, unknown_label="new_whale")

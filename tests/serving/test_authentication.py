@@ -62,7 +62,7 @@ def identify(client: httpx.Client, **headers: str) -> httpx.Response:
     return client.post("/v1/identify", content=body, headers={"Content-Type": "image/png", **headers})
 
 
-def test_a_key_may_do_what_its_scopes_say_and_no_more(client: httpx.Client) -> None:
+def test_a_key_allows_the_calls_of_its_scopes_only(client: httpx.Client) -> None:
     client.headers = httpx.Headers(bearer(ASKS))
     assert identify(client).status_code == 200
     assert client.get("/v1/versions").status_code == 200
@@ -79,7 +79,7 @@ def test_a_key_may_do_what_its_scopes_say_and_no_more(client: httpx.Client) -> N
     assert client.delete("/v1/individuals/w_40").status_code == 200
 
 
-def test_a_page_exchanges_its_key_for_a_cookie_that_scripts_and_other_sites_cannot_use(client: httpx.Client) -> None:
+def test_a_session_cookie_is_http_only_and_same_site(client: httpx.Client) -> None:
     check_problem(client.post("/v1/session"), 401, "Authorization: Bearer")
     answer = client.post("/v1/session", headers=bearer(ASKS))
     assert answer.status_code == 204
@@ -130,9 +130,7 @@ def test_a_session_expires_and_cannot_be_forged(
     "origin",
     ["null", "https://evil.example", "http://127.0.0.1.evil.example", "http://localhost", "http://127.0.0.1:1"],
 )
-def test_a_page_of_another_site_changes_nothing_whatever_key_it_has(
-    client: httpx.Client, plain: str, origin: str
-) -> None:
+def test_cross_origin_calls_are_refused_whatever_their_key(client: httpx.Client, plain: str, origin: str) -> None:
     client.headers = httpx.Headers({**bearer(BOTH), "Origin": origin})
     for answer in (
         enrol(client, "w_40", photograph(40)),
@@ -147,7 +145,7 @@ def test_a_page_of_another_site_changes_nothing_whatever_key_it_has(
         check_problem(identify(keyless, **{"Sec-Fetch-Site": "cross-site"}), 403, "only the service's own page")
 
 
-def test_the_services_own_page_may_change_it_behind_a_proxy_too(client: httpx.Client) -> None:
+def test_same_origin_calls_are_accepted_behind_a_proxy(client: httpx.Client) -> None:
     client.headers = httpx.Headers(bearer(BOTH))
     port = client.base_url.port
     assert identify(client, Origin=f"{HERE}:{port}").status_code == 200
@@ -155,7 +153,7 @@ def test_the_services_own_page_may_change_it_behind_a_proxy_too(client: httpx.Cl
     assert identify(client, **{"Sec-Fetch-Site": "same-origin"}).status_code == 200
 
 
-def test_a_name_that_the_service_does_not_know_is_refused_as_it_may_be_rebound(client: httpx.Client) -> None:
+def test_an_unknown_host_is_refused_against_dns_rebinding(client: httpx.Client) -> None:
     client.headers = httpx.Headers(bearer(BOTH))
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
         check_problem(client.get("/v1/model", headers={"Host": host}), 421, "hosts=NAME")
@@ -164,14 +162,14 @@ def test_a_name_that_the_service_does_not_know_is_refused_as_it_may_be_rebound(c
     assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 200
 
 
-def test_no_other_site_may_read_an_answer(client: httpx.Client) -> None:
+def test_responses_have_no_cors_headers(client: httpx.Client) -> None:
     headers = {**bearer(BOTH), "Origin": "https://evil.example"}
     asked = client.options("/v1/identify", headers={**headers, "Access-Control-Request-Method": "POST"})
     for answer in (asked, client.get("/v1/model", headers=headers)):
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_a_call_keeps_its_sane_id_and_gets_one_where_it_has_none(client: httpx.Client) -> None:
+def test_a_valid_request_id_is_kept_and_others_are_replaced(client: httpx.Client) -> None:
     client.headers = httpx.Headers(bearer(BOTH))
     assert client.get("/v1/model", headers={"X-Request-Id": "boat-7.a_B"}).headers["x-request-id"] == "boat-7.a_B"
     made = set()
@@ -190,7 +188,7 @@ def wait_for_line(log: Path, request_id: str) -> None:
         time.sleep(0.01)
 
 
-def test_the_log_goes_on_in_a_new_file_after_rotation(client: httpx.Client, log: Path) -> None:
+def test_the_access_log_continues_in_a_new_file_after_rotation(client: httpx.Client, log: Path) -> None:
     client.get("/healthz", headers={"X-Request-Id": "before-rotation"})
     wait_for_line(log, "before-rotation")
     rotated = log.rename(log.with_suffix(".1"))
@@ -199,12 +197,12 @@ def test_the_log_goes_on_in_a_new_file_after_rotation(client: httpx.Client, log:
     assert "after-rotation" not in rotated.read_text()
 
 
-def test_a_log_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_an_access_log_that_cannot_be_written_is_refused_at_startup(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"access_log must be .* a writable file"):
         open_access_log(str(tmp_path / "nowhere" / "access.log"))
 
 
-def test_the_log_has_a_line_a_call_and_neither_keys_nor_content(client: httpx.Client, log: Path) -> None:
+def test_the_access_log_has_one_line_per_call_without_keys_or_content(client: httpx.Client, log: Path) -> None:
     client.headers = httpx.Headers({**bearer(BOTH), "X-Request-Id": "of-the-log"})
     identify(client)
     client.get("/v1/images/nothing%09here?secret=1")
@@ -221,9 +219,7 @@ def test_the_log_has_a_line_a_call_and_neither_keys_nor_content(client: httpx.Cl
         assert secret not in text
 
 
-def test_a_call_that_is_refused_at_the_door_is_named_by_the_route_that_it_would_have_come_to(
-    client: httpx.Client, log: Path
-) -> None:
+def test_an_unauthorized_call_is_logged_with_its_route(client: httpx.Client, log: Path) -> None:
     addresses = {
         "/v1/identify": "/v1/identify",
         "/v1/individuals/w_01/images": "/v1/individuals/{id:path}/images",
@@ -238,7 +234,7 @@ def test_a_call_that_is_refused_at_the_door_is_named_by_the_route_that_it_would_
     assert routes == list(addresses.values()) * 2
 
 
-def test_a_key_that_calls_too_often_is_told_when_to_come_again(bundle: Path, keys: Path) -> None:
+def test_calls_above_the_rate_get_429_with_retry_after(bundle: Path, keys: Path) -> None:
     policy = AccessPolicy(read_keys(keys, None), calls_per_minute=3)
     with plain_server(web_service(bundle), policy) as address, httpx.Client(base_url=address) as client:
         answers = [client.get("/v1/model", headers=bearer(ASKS)) for _ in range(4)]
@@ -249,7 +245,7 @@ def test_a_key_that_calls_too_often_is_told_when_to_come_again(bundle: Path, key
         assert client.get("/healthz").status_code == 200
 
 
-def test_a_rate_fills_up_again_with_time() -> None:
+def test_the_rate_limit_refills_with_time() -> None:
     now = 0.0
     limiter = RateLimiter(60, clock=lambda: now)
     assert [limiter.wait_seconds("a") for _ in range(61)][-2:] == [0.0, 1.0]
@@ -272,9 +268,7 @@ def test_a_rate_fills_up_again_with_time() -> None:
         (f"a identify {ASKS}\na enrol {BOTH}", r"the name 'a' occurs twice"),
     ],
 )
-def test_a_file_of_keys_that_is_wrong_is_refused_without_a_key_in_the_message(
-    tmp_path: Path, text: str, fault: str
-) -> None:
+def test_an_invalid_keys_file_is_refused_without_a_key_in_the_message(tmp_path: Path, text: str, fault: str) -> None:
     file = tmp_path / "keys"
     file.write_text(text)
     file.chmod(0o600)
@@ -283,7 +277,7 @@ def test_a_file_of_keys_that_is_wrong_is_refused_without_a_key_in_the_message(
     assert not any(key in str(caught.value) for key in (ASKS, BOTH, KEY.replace(" ", ""), "short"))
 
 
-def test_a_file_of_keys_that_others_may_read_is_refused(tmp_path: Path) -> None:
+def test_a_keys_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"a identify {ASKS}")
     file.chmod(0o644)
@@ -293,12 +287,12 @@ def test_a_file_of_keys_that_others_may_read_is_refused(tmp_path: Path) -> None:
         read_keys(tmp_path / "nothing", None)
 
 
-def test_a_key_of_the_environment_that_is_easily_guessed_is_refused() -> None:
+def test_a_short_key_in_the_environment_is_refused() -> None:
     with pytest.raises(InputError, match=r"at least 16 characters.*openssl"):
         read_keys(None, "whale")
 
 
-def test_a_service_for_others_needs_a_key_unless_it_is_said_that_it_needs_none() -> None:
+def test_an_exposed_service_needs_keys_unless_insecure_is_set() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "whales.example"):
         with pytest.raises(InputError, match=r"needs a key.*--insecure"):
             check_exposure(["127.0.0.1", host], keyless=True, insecure=False)

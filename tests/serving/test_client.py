@@ -33,7 +33,7 @@ def photographs(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_each_answer_of_a_service_names_its_photograph(plain: str, photographs: list[Path]) -> None:
+def test_each_result_names_its_photograph(plain: str, photographs: list[Path]) -> None:
     result = CliRunner().invoke(application, ["identify", plain, *map(str, photographs), "--top", "2"])
     assert result.exit_code == 0, result.output
     answers = [json.loads(line) for line in result.output.splitlines()]
@@ -41,7 +41,7 @@ def test_each_answer_of_a_service_names_its_photograph(plain: str, photographs: 
     assert all(len(answer["candidates"]) == 2 for answer in answers)
 
 
-def test_several_views_of_one_animal_get_one_answer(plain: str, photographs: list[Path]) -> None:
+def test_several_images_of_one_animal_get_one_result(plain: str, photographs: list[Path]) -> None:
     (answer,) = ask_service(plain, photographs, encounter=True)
     assert (answer["views"], answer["model"]) == (2, "tiny-00000000")
     result = CliRunner().invoke(application, ["identify", "runs/x/best", str(photographs[0]), "--encounter"])
@@ -76,7 +76,7 @@ class Moody:
 
 
 @pytest.mark.parametrize("statuses", [[200], [503, 429, 200], [0, 200], [502, 200]])
-def test_a_call_that_was_cut_or_came_too_early_is_made_again(
+def test_interrupted_and_rejected_calls_are_retried(
     monkeypatch: pytest.MonkeyPatch, photographs: list[Path], statuses: list[int]
 ) -> None:
     service = Moody(statuses)
@@ -94,7 +94,7 @@ def test_a_call_that_was_cut_or_came_too_early_is_made_again(
         (httpx.Response(200, json=["other"]), r"must be a whale_ray service, but its answer has another form"),
     ],
 )
-def test_what_is_no_service_is_said(
+def test_an_address_that_is_no_service_is_reported(
     monkeypatch: pytest.MonkeyPatch, photographs: list[Path], answer: httpx.Response, message: str
 ) -> None:
     client, transport = httpx.Client, httpx.MockTransport(lambda request: answer)
@@ -103,7 +103,7 @@ def test_what_is_no_service_is_said(
         ask_service("http://whales", photographs[:1])
 
 
-def test_when_patience_ends_it_is_said_what_the_service_says(
+def test_the_last_error_of_the_service_is_reported_when_retries_end(
     monkeypatch: pytest.MonkeyPatch, photographs: list[Path]
 ) -> None:
     monkeypatch.setattr(client, "_RETRY_SECONDS", 1.0)

@@ -42,7 +42,7 @@ def decode(decoders: DecoderPool, data: bytes, *, thumbnail: bool = False) -> tu
     return found.array, found.thumbnail
 
 
-def test_a_decoder_gives_what_training_sees(decoders: DecoderPool) -> None:
+def test_a_decoder_returns_the_pixels_used_in_training(decoders: DecoderPool) -> None:
     array, thumbnail = decode(decoders, GOOD, thumbnail=True)
     assert (array == fit_image(decode_image(GOOD), GEOMETRY)).all()
     with Image.open(io.BytesIO(thumbnail)) as small:
@@ -50,7 +50,7 @@ def test_a_decoder_gives_what_training_sees(decoders: DecoderPool) -> None:
     assert decode(decoders, GOOD)[1] == b""
 
 
-def test_a_refusal_of_the_decoder_is_the_same_as_here(decoders: DecoderPool) -> None:
+def test_a_decoder_process_refuses_as_the_function_does(decoders: DecoderPool) -> None:
     for data, kind in (
         (b"text", ImageTypeError),
         (b"", ImageDecodeError),
@@ -66,7 +66,7 @@ def test_a_refusal_of_the_decoder_is_the_same_as_here(decoders: DecoderPool) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
-def test_a_decoder_that_ended_by_itself_costs_no_photograph(number: int) -> None:
+def test_a_decoder_that_exited_loses_no_photograph(number: int) -> None:
     decoders = DecoderPool(GEOMETRY, count=1, **LIMITS)
     process = decoders._idle.get_nowait()
     decoders._idle.put_nowait(process)
@@ -77,7 +77,7 @@ def test_a_decoder_that_ended_by_itself_costs_no_photograph(number: int) -> None
     decoders.close()
 
 
-def test_a_photograph_that_makes_its_decoder_fall_again_is_refused(tmp_path: Path) -> None:
+def test_a_photograph_that_crashes_two_decoders_is_refused(tmp_path: Path) -> None:
     falls = f"import sys; open({str(tmp_path / 'falls')!r}, 'a').write('.'); sys.stdin.buffer.read(5); sys.exit(1)"
     decoders = DecoderPool(GEOMETRY, count=1, command=(sys.executable, "-c", falls), **LIMITS)
     with pytest.raises(ImageDecodeError, match=r"made its decoder fall.*Copy or save it again"):
@@ -103,7 +103,7 @@ while header := sys.stdin.buffer.read(5):
 """
 
 
-def test_an_answer_that_comes_in_pieces_is_put_together_and_a_refusal_may_be_longer_than_the_pixels() -> None:
+def test_a_fragmented_answer_is_assembled_and_an_error_may_be_longer_than_the_pixels() -> None:
     decoders = DecoderPool(Geometry(4, 4), count=1, command=(sys.executable, "-c", IN_PIECES), **LIMITS)
     for _ in range(2):
         array, thumbnail = decode(decoders, b"xx", thumbnail=True)
@@ -122,7 +122,7 @@ def test_an_answer_that_comes_in_pieces_is_put_together_and_a_refusal_may_be_lon
         pytest.param(b"\x00" + b"\xff" * 12 + b"x" * 10**6, id="a picture of another shape"),
     ],
 )
-def test_an_answer_that_no_decoder_of_ours_gives_is_no_harm(answer: bytes, tmp_path: Path) -> None:
+def test_a_forged_answer_of_a_decoder_is_refused(answer: bytes, tmp_path: Path) -> None:
     (tmp_path / "answer").write_bytes(answer)
     path = str(tmp_path / "answer")
     code = f"import sys; sys.stdin.buffer.read(5); sys.stdout.buffer.write(open({path!r}, 'rb').read())"
@@ -139,7 +139,7 @@ def test_an_answer_that_no_decoder_of_ours_gives_is_no_harm(answer: bytes, tmp_p
         "import sys; sys.stdin.buffer.read(5); sys.stdout.write('x'); sys.stdout.flush(); import time; time.sleep(100)",
     ],
 )
-def test_a_decoder_that_hangs_is_ended_in_time(code: str) -> None:
+def test_a_hanging_decoder_is_killed_at_its_time_limit(code: str) -> None:
     decoders = DecoderPool(GEOMETRY, count=1, seconds=0.3, command=(sys.executable, "-c", code), **LIMITS)
     began = time.monotonic()
     with pytest.raises(ImageDecodeError, match=r"took longer than 0\.3 s"):
@@ -148,7 +148,7 @@ def test_a_decoder_that_hangs_is_ended_in_time(code: str) -> None:
     decoders.close()
 
 
-def test_whoever_goes_away_while_a_photograph_is_decoded_spoils_no_other(decoders: DecoderPool) -> None:
+def test_a_caller_that_disconnects_during_decoding_affects_no_other(decoders: DecoderPool) -> None:
     async def scene() -> np.ndarray:
         gone = asyncio.create_task(decoders.decode(encode(draw(2, 0), "PNG")))
         await asyncio.sleep(0)  # it has asked
@@ -158,7 +158,7 @@ def test_whoever_goes_away_while_a_photograph_is_decoded_spoils_no_other(decoder
     assert (asyncio.run(scene()) == fit_image(decode_image(GOOD), GEOMETRY)).all()
 
 
-def test_a_decoder_knows_no_secret_and_ends_with_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_has_no_secrets_and_ends_with_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHALE_RAY_API_KEY", "a key of a person")
     decoders = DecoderPool(GEOMETRY, count=1, **LIMITS)
     decode(decoders, GOOD)
@@ -198,7 +198,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))
-def test_a_hostile_file_is_refused_in_bounded_time_and_memory(decoders: DecoderPool, name: str) -> None:
+def test_a_malicious_file_is_refused_in_bounded_time_and_memory(decoders: DecoderPool, name: str) -> None:
     began = time.monotonic()
     with pytest.raises(ImageError) as caught:
         decode(decoders, HOSTILE[name])
@@ -217,12 +217,12 @@ def most_memory(decoders: DecoderPool) -> int:
     return 1024 * int(kilobytes)
 
 
-def test_a_bomb_in_the_data_of_a_small_picture_is_read_no_further_than_the_picture(decoders: DecoderPool) -> None:
+def test_a_decompression_bomb_in_a_small_image_is_read_only_up_to_its_size(decoders: DecoderPool) -> None:
     assert not decode(decoders, png(80, 60, bomb()))[0][10:-10, 10:-10].any()
     assert most_memory(decoders) < 200 * 2**20
 
 
-def test_of_a_picture_with_several_frames_the_first_is_seen(decoders: DecoderPool) -> None:
+def test_the_first_of_several_frames_is_decoded(decoders: DecoderPool) -> None:
     first, second = draw(1, 0), draw(2, 0)
     for kind in ("TIFF", "WEBP", "PNG"):
         data = encode(
@@ -261,9 +261,7 @@ def mutated(draw_: st.DrawFn) -> bytes:
 
 @given(data=mutated())
 @settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_changed_in_a_file_it_is_decoded_or_refused_and_the_decoder_lives(
-    decoders: DecoderPool, data: bytes
-) -> None:
+def test_a_mutated_file_is_decoded_or_refused_and_the_decoder_survives(decoders: DecoderPool, data: bytes) -> None:
     process = decoders._idle.get_nowait()
     decoders._idle.put_nowait(process)
     before = process.running.pid

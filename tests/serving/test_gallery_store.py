@@ -58,7 +58,9 @@ def gallery(store: EnrolmentStore) -> list[tuple[str, str]]:
     return sorted((entry.individual, entry.image) for entry in store.state().entries)
 
 
-def test_what_was_enrolled_is_there_for_another_connection_with_its_vector(store: EnrolmentStore, opened: Open) -> None:
+def test_an_enrolled_image_and_its_vector_are_visible_to_another_connection(
+    store: EnrolmentStore, opened: Open
+) -> None:
     assert store.enrol("w_1", [picture("a"), picture("b")], bundle="b1") == [True, True]
     other = opened()
     assert gallery(other) == [("w_1", "enrolled-a.jpg"), ("w_1", "enrolled-b.jpg")]
@@ -70,7 +72,7 @@ def test_what_was_enrolled_is_there_for_another_connection_with_its_vector(store
     assert other.thumbnail("enrolled-a.jpg") == b"small a"
 
 
-def test_enrolling_again_changes_nothing_and_the_same_twice_counts_once(store: EnrolmentStore) -> None:
+def test_enrolling_the_same_image_again_changes_nothing(store: EnrolmentStore) -> None:
     assert store.enrol("w_1", [picture("a"), picture("a")], bundle="b1") == [True, True]
     assert store.enrol("w_1", [picture("a")], bundle="b1") == [False]
     assert gallery(store) == [("w_1", "enrolled-a.jpg")]
@@ -86,7 +88,7 @@ def test_a_picture_of_another_individual_is_refused_and_nothing_of_the_call_is_k
     assert store.version() == 1
 
 
-def test_an_older_version_comes_back_and_the_newer_one_again(store: EnrolmentStore) -> None:
+def test_older_and_newer_versions_are_restored(store: EnrolmentStore) -> None:
     store.enrol("w_1", [picture("a")], bundle="b1")
     store.enrol("w_2", [picture("b")], bundle="b1")
     assert store.restore(1) == 3
@@ -104,13 +106,13 @@ def test_an_older_version_comes_back_and_the_newer_one_again(store: EnrolmentSto
 
 
 @pytest.mark.parametrize("number", [-1, 2, 10**6])
-def test_a_version_that_never_was_is_refused(store: EnrolmentStore, number: int) -> None:
+def test_an_unknown_version_is_refused(store: EnrolmentStore, number: int) -> None:
     store.enrol("w_1", [picture("a")], bundle="b1")
     with pytest.raises(NoSuchVersionError, match=rf"versions 0 to 1, but got {number}"):
         store.restore(number)
 
 
-def test_what_was_forgotten_is_in_no_version_and_no_restoring_brings_it_back(store: EnrolmentStore) -> None:
+def test_a_forgotten_image_is_in_no_version_and_cannot_be_restored(store: EnrolmentStore) -> None:
     store.enrol("w_1", [picture("a"), picture("b")], bundle="b1")
     store.restore(0)
     assert store.forget_image("w_1", "enrolled-a.jpg", hide=False) == 1
@@ -123,7 +125,7 @@ def test_what_was_forgotten_is_in_no_version_and_no_restoring_brings_it_back(sto
     assert store.vectors("b1", [picture("a").digest, picture("b").digest]) == {}
 
 
-def test_forgetting_an_individual_spares_a_picture_that_has_since_gone_to_another(store: EnrolmentStore) -> None:
+def test_forgetting_an_individual_keeps_an_image_that_now_belongs_to_another(store: EnrolmentStore) -> None:
     store.enrol("w_1", [picture("a")], bundle="b1")
     store.restore(0)
     store.enrol("w_2", [picture("a")], bundle="b1")
@@ -132,7 +134,7 @@ def test_forgetting_an_individual_spares_a_picture_that_has_since_gone_to_anothe
     assert store.picture("enrolled-a.jpg") == picture("a").data
 
 
-def test_what_was_forgotten_is_hidden_of_bundles_that_were_trained_with_it_meanwhile(store: EnrolmentStore) -> None:
+def test_a_forgotten_image_is_hidden_in_bundles_trained_with_it(store: EnrolmentStore) -> None:
     for name, individual in (("a", "w_1"), ("b", "w_1"), ("c", "w_2")):
         store.enrol(individual, [picture(name)], bundle="b1")
     assert store.forget_image("w_1", picture("a").name, hide=False) == 1
@@ -142,7 +144,7 @@ def test_what_was_forgotten_is_hidden_of_bundles_that_were_trained_with_it_meanw
     assert [entry.image for entry in store.state().entries] == [picture("b").name, picture("a").name]
 
 
-def test_what_is_hidden_of_the_bundle_stays_hidden_whatever_is_restored(store: EnrolmentStore) -> None:
+def test_hidden_bundle_images_stay_hidden_after_a_restore(store: EnrolmentStore) -> None:
     assert store.forget_image("w_1", "1.jpg", hide=True) == 1
     assert store.forget_image("w_1", "1.jpg", hide=True) == 0
     assert store.forget_individual("w_2", hide=True) == 1
@@ -175,7 +177,7 @@ def test_sqlite_flushes_each_commit_and_writes_ahead(tmp_path: Path) -> None:
         assert found == ["wal", 2, 1, 1]
 
 
-def test_two_bundles_keep_vectors_of_their_own_and_a_forgotten_picture_takes_none(store: EnrolmentStore) -> None:
+def test_two_bundles_store_separate_vectors_and_a_forgotten_image_accepts_none(store: EnrolmentStore) -> None:
     store.enrol("w_1", [picture("a")], bundle="b1")
     digest, gone = picture("a").digest, picture("gone").digest
     for _ in range(2):
@@ -202,7 +204,7 @@ def test_many_writers_at_once_lose_nothing(opened: Open) -> None:
     assert sorted(version.number for version in stores[2].versions()) == list(range(1, 21))
 
 
-def test_what_was_answered_before_a_kill_is_there_and_the_rest_is_whole_or_not(url: str, opened: Open) -> None:
+def test_acknowledged_writes_survive_a_kill_and_others_are_atomic(url: str, opened: Open) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from test_enrolment import *\n"
         "store = EnrolmentStore(sys.argv[1])\n"
@@ -232,19 +234,19 @@ def test_what_was_answered_before_a_kill_is_there_and_the_rest_is_whole_or_not(u
 
 
 @pytest.mark.parametrize("address", ["", "enrolled.db", "mysql://host/name", "sqlite://", "sqlite:///:memory:"])
-def test_another_url_is_refused_with_the_two_kinds_that_there_are(address: str) -> None:
+def test_an_unsupported_store_url_is_refused_with_the_supported_kinds(address: str) -> None:
     with pytest.raises(StoreError, match=r"sqlite:///enrolled\.db or postgresql://"):
         EnrolmentStore(address)
 
 
-def test_a_database_that_does_not_answer_is_said_without_statement_or_password() -> None:
+def test_a_database_error_is_reported_without_statement_or_password() -> None:
     with pytest.raises(StoreError, match="the database of enrolments must answer, but: ") as caught:
         EnrolmentStore("postgresql://whale:secret@127.0.0.1:1/nothing")
     assert "secret" not in str(caught.value)
     assert "SELECT" not in str(caught.value)
 
 
-def test_vectors_that_cannot_be_written_are_a_fault_of_the_store(tmp_path: Path) -> None:
+def test_vectors_that_cannot_be_written_raise_a_store_error(tmp_path: Path) -> None:
     store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
     with store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE vectors RENAME TO gone")
@@ -253,7 +255,7 @@ def test_vectors_that_cannot_be_written_are_a_fault_of_the_store(tmp_path: Path)
     store.close()
 
 
-def test_a_database_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_does_not_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(database._POSTGRESQL_TIMEOUTS, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
@@ -262,7 +264,7 @@ def test_a_database_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     assert time.monotonic() - began < 20
 
 
-def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "enrolled.db").write_text("a diary, not a database" * 100)
     with pytest.raises(StoreError, match="not a database"):
         EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")

@@ -21,7 +21,7 @@ from whale_ray.serving import schemas
 from whale_ray.serving.http.app import build_app
 
 
-def test_the_model_card_says_what_answers_and_how_well(client: httpx.Client) -> None:
+def test_the_model_card_has_bundle_and_scores(client: httpx.Client) -> None:
     card = client.get("/v1/model").json()
     assert card["id"] == "tiny-00000000"
     assert card["encoder"] == "tiny"
@@ -30,7 +30,7 @@ def test_the_model_card_says_what_answers_and_how_well(client: httpx.Client) -> 
     assert card["scores"]["recall@1_low"] == 0.4
 
 
-def test_the_catalogue_comes_in_pages_that_lead_to_each_other(client: httpx.Client) -> None:
+def test_individuals_are_listed_in_linked_pages(client: httpx.Client) -> None:
     address, found = "/v1/individuals?limit=4", []
     while address:
         page = client.get(address).json()
@@ -70,7 +70,7 @@ def test_a_thumbnail_is_a_jpeg(client: httpx.Client) -> None:
         ("/docs/main.txt", "/docs"),
     ],
 )
-def test_what_does_not_exist_is_a_404_problem(client: httpx.Client, address: str, word: str) -> None:
+def test_an_unknown_path_is_a_404_problem(client: httpx.Client, address: str, word: str) -> None:
     check_problem(client.get(address), 404, word)
 
 
@@ -85,11 +85,11 @@ def test_a_malformed_page_is_a_400_problem(client: httpx.Client, query: str) -> 
     check_problem(client.get(f"/v1/individuals?{query}"), 400, query.partition("=")[0])
 
 
-def test_the_service_says_that_it_is_ready(client: httpx.Client) -> None:
+def test_healthz_reports_ready(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok", "model": "tiny-00000000"}
 
 
-def test_the_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
+def test_the_docs_load_no_external_resource(client: httpx.Client) -> None:
     answer = client.get("/docs")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
@@ -103,18 +103,20 @@ def test_the_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("accepted", "language"), [("ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("de-DE,en;q=0.5", "en"), ("", "en")]
 )
-def test_the_root_leads_to_the_page_in_the_readers_language(client: httpx.Client, accepted: str, language: str) -> None:
+def test_the_root_redirects_to_the_page_in_the_preferred_language(
+    client: httpx.Client, accepted: str, language: str
+) -> None:
     answer = client.get("/", headers={"Accept-Language": accepted})
     assert (answer.status_code, answer.headers["location"]) == (307, f"/page/{language}/")
 
 
-def test_the_root_leads_to_the_docs_where_there_is_no_page(bundle: Path) -> None:
+def test_the_root_redirects_to_the_docs_without_a_page(bundle: Path) -> None:
     with TestClient(build_app({"default": web_service(bundle)}, page=False), base_url="http://localhost") as alone:
         answer = alone.get("/", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
 
 
-def test_the_bundles_examples_are_there_to_try(client: httpx.Client) -> None:
+def test_the_examples_of_the_bundle_are_served(client: httpx.Client) -> None:
     first, second = client.get("/v1/examples").json()["examples"]
     assert (first["individual"], second["individual"]) == (INDIVIDUALS[0], "new_whale")
     picture = client.get(first["address"])
@@ -170,7 +172,7 @@ def test_a_photograph_without_the_key_is_refused_before_it_is_read(locked: httpx
     check_problem(locked.post("/v1/identify", content=b"x", headers={"Content-Type": "text/plain"}), 401)
 
 
-def test_the_right_key_opens_every_call(locked: httpx.Client) -> None:
+def test_a_valid_key_is_accepted_by_every_call(locked: httpx.Client) -> None:
     headers = {"Authorization": f"bearer {KEY}"}
     assert locked.get("/v1/model", headers=headers).status_code == 200
     body = encode(draw(0, 0), "PNG")

@@ -33,7 +33,7 @@ def ask(client: httpx.Client, *files: tuple[str, bytes], accept: str = "*/*", **
     return client.post("/v1/identify", files=fields, params=query, headers={"Accept": accept})  # type: ignore[arg-type]
 
 
-def test_an_encounter_gets_the_answer_of_the_mean_of_its_views(client: httpx.Client, bundle: Path) -> None:
+def test_an_encounter_is_ranked_by_the_mean_of_its_embeddings(client: httpx.Client, bundle: Path) -> None:
     views = [photograph(2, view) for view in (5, 6, 7)]
     body = ask(client, *((f"{at}.png", data) for at, data in enumerate(views)), encounter=True, top=3).json()
     (result,) = body["results"]
@@ -62,7 +62,7 @@ def test_probabilities_are_those_of_the_bundles_calibration(bundle: Path) -> Non
         assert {one["probability"] for one in [together["new_individual"], *together["candidates"]]} == {None}
 
 
-def test_views_that_cannot_be_used_are_named_beside_the_encounters_answer(client: httpx.Client) -> None:
+def test_unusable_images_of_an_encounter_are_listed_beside_its_result(client: httpx.Client) -> None:
     body = ask(client, ("a.png", photograph(2, 5)), ("b.txt", b"text"), ("c.png", photograph(2, 6)), encounter=True)
     whole, problem = body.json()["results"]
     assert whole["views"] == 2
@@ -71,7 +71,7 @@ def test_views_that_cannot_be_used_are_named_beside_the_encounters_answer(client
     check_problem(ask(client, ("b.txt", b"text"), ("c.png", b""), encounter=True), 415)
 
 
-def test_a_single_view_is_answered_as_a_photograph(client: httpx.Client) -> None:
+def test_an_encounter_of_one_image_equals_a_single_identification(client: httpx.Client) -> None:
     one, alone = (ask(client, ("a.png", photograph(2, 5)), encounter=way).json()["results"][0] for way in (True, False))
     assert one | {"filename": "a.png"} == alone
 
@@ -85,7 +85,7 @@ def test_each_candidate_has_the_address_of_its_thumbnail_or_none(client: httpx.C
     assert client.get(others[0]).headers["content-type"] == "image/jpeg"
 
 
-def test_answers_come_as_rows_for_a_spreadsheet_where_that_is_wanted(client: httpx.Client) -> None:
+def test_results_are_csv_on_request(client: httpx.Client) -> None:
     answer = ask(client, ("=1+1.png", photograph(2, 5)), ("b.txt", b"text"), accept="text/csv, */*;q=0.1", top=2)
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     first, second, problem = csv.DictReader(io.StringIO(answer.text))
@@ -96,7 +96,7 @@ def test_answers_come_as_rows_for_a_spreadsheet_where_that_is_wanted(client: htt
     assert ask(client, ("a.png", photograph(2, 5))).headers["content-type"] == "application/json"
 
 
-def test_no_cell_is_taken_for_a_formula() -> None:
+def test_no_csv_cell_is_a_formula() -> None:
     evil = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", 'a"\n=1']
     problem = {"title": "t", "status": 415, "detail": "=d"}
     results = [{"filename": name, "problem": problem} for name in evil]
@@ -130,7 +130,7 @@ def heard() -> Iterator[Listener]:
     metrics.set_sink(before)
 
 
-def test_the_figures_tell_of_calls_refusals_batches_stages_and_decisions(bundle: Path, heard: Listener) -> None:
+def test_metrics_count_calls_refusals_batches_stages_and_decisions(bundle: Path, heard: Listener) -> None:
     service = web_service(bundle)
     with plain_server(service) as address, httpx.Client(base_url=address) as client:
         ask(client, ("a.png", photograph(2, 5)), ("b.png", photograph(3, 5)))

@@ -19,7 +19,7 @@ from whale_ray.serving.auth.problems import add_problem_handlers
 from whale_ray.serving.http.uploads import Limits
 
 
-def test_a_fault_of_ours_is_a_503_problem_without_a_trace(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unhandled_exception_is_a_503_problem_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
     add_problem_handlers(app)
     app.add_middleware(HostOriginMiddleware, hosts=frozenset({"house"}))
@@ -60,12 +60,12 @@ def stalled(client: httpx.Client, go_on: threading.Event, begun: threading.Event
     return client.post("/v1/identify", content=body(), headers=JPEG)
 
 
-def test_a_body_that_does_not_arrive_is_a_408_problem(narrow: httpx.Client) -> None:
+def test_a_body_that_stalls_is_a_408_problem(narrow: httpx.Client) -> None:
     check_problem(stalled(narrow, go_on := threading.Event(), threading.Event()), 408, "0.5 s")
     go_on.set()
 
 
-def test_a_call_beyond_the_most_is_a_503_problem_that_says_when_to_come_again(narrow: httpx.Client) -> None:
+def test_calls_above_the_limit_get_503_with_retry_after(narrow: httpx.Client) -> None:
     body = encode(draw(0, 0), "PNG")
     with ThreadPoolExecutor(8) as callers:
         calls = [callers.submit(narrow.post, "/v1/identify", content=body, headers=JPEG) for _ in range(40)]

@@ -46,7 +46,7 @@ def test_another_host_without_a_key_is_refused_with_the_remedies(
         serve_bundle(bundle, host=host)
 
 
-def test_a_port_that_is_taken_is_refused_before_ray_starts(bundle: Path) -> None:
+def test_a_port_in_use_is_refused_before_ray_starts(bundle: Path) -> None:
     before = ray.is_initialized()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_is_refused_before_ray_starts(bundle: Path) -> None
 
 
 @pytest.mark.slow
-def test_missing_gpus_are_refused_instead_of_waited_for(bundle: Path) -> None:
+def test_missing_gpus_are_refused_at_once(bundle: Path) -> None:
     with pytest.raises(InputError, match=r"gpus=64 for each of 3 encoders must fit.*finds \d.*Lower gpus"):
         serve_bundle(bundle, port=free_port(), gpus=64, replicas=3)
 

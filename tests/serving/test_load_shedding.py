@@ -40,7 +40,7 @@ def p99(seen: Load) -> float:
     return quantiles([one.seconds for one in seen.seen if one.status == 200], n=100, method="inclusive")[98]
 
 
-def test_four_times_as_many_callers_as_are_answered_wait_no_longer_and_the_others_are_told_to_come_again(
+def test_latency_is_bounded_under_fourfold_load_and_the_rest_get_503(
     narrow: str,
 ) -> None:
     with load(narrow, clients=MOST) as within:
@@ -74,16 +74,14 @@ def stalled(address: str, count: int) -> Iterator[None]:
             connection.close()
 
 
-def test_callers_that_stall_hold_nobody_up(narrow: str) -> None:
+def test_stalled_callers_do_not_delay_others(narrow: str) -> None:
     with stalled(narrow, 3 * MOST), load(narrow, clients=MOST) as seen:
         time.sleep(0.2)
         seen.wait_for(20)
     assert seen.failed == []
 
 
-def test_callers_that_stall_make_room_for_others_where_there_is_none(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stalled_callers_are_dropped_when_the_limit_is_reached(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with plain_server(web_service(bundle, most_calls=MOST)) as address, stalled(address, 4 * MOST):
         until = time.monotonic() + 10
         while (full := httpx.post(f"{address}/v1/identify", content=b"x")).status_code != 503:
@@ -113,7 +111,7 @@ def health_while_stuck(address: str, may: threading.Event, *, clients: int, call
 @pytest.mark.parametrize(
     ("stage", "reason"), [("embed", "a forward pass does not end"), ("rank", "a search does not end")]
 )
-def test_health_turns_red_while_a_stage_does_not_end(
+def test_health_fails_while_a_stage_is_stuck(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, stage: str, reason: str
 ) -> None:
     monkeypatch.setattr(micro_batcher, "_STALL_SECONDS", 0.2)
@@ -126,7 +124,7 @@ def test_health_turns_red_while_a_stage_does_not_end(
     assert reason in red.json()["detail"]
 
 
-def test_health_turns_red_while_the_database_does_not_answer(
+def test_health_fails_while_the_database_does_not_answer(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, may = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db"), threading.Event()
@@ -139,7 +137,7 @@ def test_health_turns_red_while_the_database_does_not_answer(
     store.close()
 
 
-def test_a_slow_encoder_is_not_stuck_while_a_batch_takes_as_long_as_others_did(
+def test_a_slow_encoder_is_not_stuck_if_batches_take_their_usual_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(micro_batcher, "_STALL_SECONDS", 0.05)
@@ -154,7 +152,7 @@ def test_a_slow_encoder_is_not_stuck_while_a_batch_takes_as_long_as_others_did(
     assert not pace.is_stuck
 
 
-def test_a_call_that_finds_no_room_is_refused_before_its_photograph_is_read(bundle: Path) -> None:
+def test_an_overload_is_refused_before_the_body_is_read(bundle: Path) -> None:
     service = web_service(bundle, most_calls=MOST)
     with plain_server(service) as address, service.admission.admit(MOST):
         host, _, port = address.removeprefix("http://").partition(":")
@@ -166,7 +164,7 @@ def test_a_call_that_finds_no_room_is_refused_before_its_photograph_is_read(bund
         assert httpx.get(f"{address}/v1/model").status_code == 200
 
 
-def test_a_call_of_many_photographs_takes_as_much_room_as_it_has() -> None:
+def test_a_call_occupies_one_place_per_photograph() -> None:
     door = AdmissionController(4)
     with door.admit(3), pytest.raises(RefusalError, match="at most 4 photographs"), door.admit(2):
         pass
@@ -178,7 +176,7 @@ def test_a_call_of_many_photographs_takes_as_much_room_as_it_has() -> None:
         pass
 
 
-def test_bodies_that_arrive_have_a_bound_together() -> None:
+def test_bodies_in_flight_have_a_common_memory_limit() -> None:
     async def scene() -> None:
         mailbox = UploadBudget(4, most_bytes=100, seconds=10.0)
         async with mailbox.receive_upload() as first, mailbox.receive_upload() as second:
@@ -192,7 +190,7 @@ def test_bodies_that_arrive_have_a_bound_together() -> None:
     asyncio.run(scene())
 
 
-def test_bytes_that_arrive_too_slowly_make_room_for_the_next_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_bodies_release_their_memory_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_shedding, "_GUARANTEED_SECONDS", 0.05)
     ended: list[int] = []
 
@@ -219,9 +217,7 @@ def test_bytes_that_arrive_too_slowly_make_room_for_the_next_too(monkeypatch: py
     asyncio.run(scene())
 
 
-def test_health_turns_red_where_forward_passes_only_fail_and_recovers_with_them(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_health_fails_while_forward_passes_fail_and_recovers(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service, broken = web_service(bundle), True
     embed = service.bundle.embed
 
@@ -244,6 +240,6 @@ def test_health_turns_red_where_forward_passes_only_fail_and_recovers_with_them(
         assert client.get("/healthz").status_code == 200
 
 
-def test_an_encoder_that_is_idle_is_well(bundle: Path) -> None:
+def test_an_idle_encoder_is_healthy(bundle: Path) -> None:
     encoder = web_service(bundle).recognizer.encoder
     assert asyncio.run(encoder.fault()) is None

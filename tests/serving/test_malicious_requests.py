@@ -48,7 +48,7 @@ def client(address: str) -> Iterator[httpx.Client]:
         assert caller.get("/healthz").status_code == 200
 
 
-def test_calls_made_up_from_the_description_get_answers_that_are_described(address: str, client: httpx.Client) -> None:
+def test_calls_generated_from_openapi_get_documented_responses(address: str, client: httpx.Client) -> None:
     operations = [found.ok() for found in schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations()]
     assert len(operations) >= 15
     for operation in operations:
@@ -78,7 +78,7 @@ def raw(address: str, request: bytes, *, seconds: float = 5.0) -> bytes:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/v1/examples/{}"), ("POST", "/v1/versions/{}/restore")], ids=["example", "version"]
 )
-def test_a_number_of_five_thousand_digits_is_a_wrong_number(client: httpx.Client, method: str, path: str) -> None:
+def test_a_number_of_five_thousand_digits_is_a_400_problem(client: httpx.Client, method: str, path: str) -> None:
     check_problem(client.request(method, path.format("9" * 5000)), 400, "exceeded maximum size")
 
 
@@ -92,7 +92,7 @@ def test_ten_thousand_fields_are_refused_at_once(client: httpx.Client) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_body_that_never_ends_is_refused_once_it_is_too_long(client: httpx.Client) -> None:
+def test_an_endless_body_is_refused_at_the_limit(client: httpx.Client) -> None:
     sent = 0
 
     def endless() -> Iterator[bytes]:
@@ -112,7 +112,7 @@ def test_a_body_that_never_ends_is_refused_once_it_is_too_long(client: httpx.Cli
 
 
 @pytest.mark.parametrize("length", [b"5", b"-1", b"1e9", b"99999999999999999999", b"0x10", b"+5", b"5, 6"])
-def test_a_length_that_is_wrong_is_refused_or_cut(address: str, client: httpx.Client, length: bytes) -> None:
+def test_a_wrong_content_length_is_refused_or_cut(address: str, client: httpx.Client, length: bytes) -> None:
     request = b"POST /v1/identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nConnection: close\r\n"
     answer = raw(address, request + b"Content-Length: " + length + b"\r\n\r\n" + b"x" * 50, seconds=3.0)
     assert not answer or answer.split()[1].startswith(b"4")
@@ -134,7 +134,7 @@ def test_a_length_that_is_wrong_is_refused_or_cut(address: str, client: httpx.Cl
         "//evil.example/v1/model",
     ],
 )
-def test_a_path_leads_out_of_nothing(address: str, client: httpx.Client, path: str) -> None:
+def test_path_traversal_reaches_no_file(address: str, client: httpx.Client, path: str) -> None:
     answer = raw(address, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     assert answer.split()[1] in (b"404", b"400")
     assert b"root:" not in answer
@@ -145,7 +145,7 @@ def test_a_path_leads_out_of_nothing(address: str, client: httpx.Client, path: s
     "name",
     ["../../etc/passwd", "a\x00b", "a\r\nX-Evil: 1", "=cmd()", "<script>alert(1)</script>", "x" * 5000, "\ud83d"],
 )
-def test_a_misleading_filename_is_only_ever_repeated(client: httpx.Client, name: str) -> None:
+def test_a_misleading_file_name_is_only_echoed(client: httpx.Client, name: str) -> None:
     disposition = f'Content-Disposition: form-data; name="image"; filename="{name}"'.encode("utf-8", "surrogatepass")
     body = b"--x\r\n" + disposition + b"\r\n\r\n" + encode(draw(1, 0), "PNG") + b"\r\n--x--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -156,7 +156,7 @@ def test_a_misleading_filename_is_only_ever_repeated(client: httpx.Client, name:
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_header_cannot_be_put_into_an_answer(address: str, client: httpx.Client) -> None:
+def test_no_header_can_be_injected_into_a_response(address: str, client: httpx.Client) -> None:
     for injected in (b"a\r\nX-Evil: 1", b"a%0d%0aX-Evil: 1", b"a\nX-Evil: 1"):
         request = (
             b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Request-Id: " + injected + b"\r\n\r\n"
@@ -174,7 +174,7 @@ def test_a_form_without_a_usable_boundary_is_a_problem(client: httpx.Client, kin
     check_problem(answer, answer.status_code)
 
 
-def test_a_polyglot_is_read_as_the_picture_that_it_is_and_handed_out_as_a_new_one(client: httpx.Client) -> None:
+def test_a_polyglot_is_decoded_as_an_image_and_its_thumbnail_reencoded(client: httpx.Client) -> None:
     """A picture with a web page and an archive behind it: what comes back was drawn anew, and holds neither."""
     data = encode(draw(40, 0), "JPEG") + b"<script>alert(1)</script>PK\x03\x04"
     answer = client.post("/v1/individuals/w_40/images", content=data, headers={"Content-Type": "image/jpeg"}).json()

@@ -36,7 +36,7 @@ def test_a_single_item_waits_for_no_other() -> None:
     assert run.batches == [[21]]
 
 
-def test_what_comes_while_a_batch_runs_is_run_together_up_to_the_most() -> None:
+def test_items_that_arrive_during_a_batch_form_the_next_batch_up_to_the_limit() -> None:
     run = Doubler()
 
     async def scene() -> list[int]:
@@ -52,7 +52,7 @@ def test_what_comes_while_a_batch_runs_is_run_together_up_to_the_most() -> None:
     assert run.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-def test_an_item_whose_caller_has_gone_is_not_run() -> None:
+def test_an_item_of_a_disconnected_caller_is_not_run() -> None:
     run = Doubler()
 
     async def scene() -> int:
@@ -70,7 +70,7 @@ def test_an_item_whose_caller_has_gone_is_not_run() -> None:
     assert run.batches == [[0], [2]]
 
 
-def test_an_item_that_fails_does_not_take_the_others_of_its_batch_with_it() -> None:
+def test_a_failed_item_does_not_fail_the_rest_of_its_batch() -> None:
     run = Doubler()
     run.may.set()
 

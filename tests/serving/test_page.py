@@ -166,9 +166,7 @@ def test_a_confirmed_photograph_is_enrolled_and_the_next_identification_finds_it
     wait_for_status(page, f"fluke.png was enrolled as {INDIVIDUALS[2]} already")
 
 
-def test_a_rejected_candidate_leaves_the_list_and_the_gallery_is_unchanged(
-    page: Page, address: str, tmp_path: Path
-) -> None:
+def test_a_rejected_candidate_is_removed_and_the_gallery_is_unchanged(page: Page, address: str, tmp_path: Path) -> None:
     before = httpx.get(f"{address}/v1/model").json()["images"]
     page.goto(address)
     ask(page, photograph(tmp_path, individual=1))
@@ -216,7 +214,7 @@ def test_a_photograph_of_another_individual_is_refused_with_the_reason(
     assert page.locator(".match").count() == 5
 
 
-def test_everything_is_reached_by_keyboard(page: Page, address: str, tmp_path: Path) -> None:
+def test_every_control_is_reachable_by_keyboard(page: Page, address: str, tmp_path: Path) -> None:
     page.goto(address)
     page.get_by_role("heading", name="Examples of this model").wait_for()
     with page.expect_file_chooser() as chooser:
@@ -282,7 +280,7 @@ def test_a_photograph_is_dropped(page: Page, address: str, tmp_path: Path) -> No
     page.locator(".match").first.wait_for()
 
 
-def test_the_model_that_is_chosen_answers(page: Page, bundle: Path, tmp_path: Path) -> None:
+def test_the_selected_model_answers(page: Page, bundle: Path, tmp_path: Path) -> None:
     second = web_service(bundle, name="second")
     second.bundle.id = "another-00000001"
     with plain_server(web_service(bundle), second=second) as address:
@@ -296,7 +294,7 @@ def test_the_model_that_is_chosen_answers(page: Page, bundle: Path, tmp_path: Pa
         wait_for_status(page, "Answered by tiny-00000000")
 
 
-def test_a_probably_new_animal_is_called_so_with_the_probability(page: Page, bundle: Path, tmp_path: Path) -> None:
+def test_a_probably_new_animal_is_shown_with_its_probability(page: Page, bundle: Path, tmp_path: Path) -> None:
     service = web_service(bundle)
     service.bundle.threshold = 0.9999999  # random weights: all are near
     service.bundle.calibration = Calibration(LogisticModel(-1.0, 0.0, 0.0, 0.0), LogisticModel(1.0, 0.0, 0.0, 0.0))
@@ -308,7 +306,7 @@ def test_a_probably_new_animal_is_called_so_with_the_probability(page: Page, bun
         page.locator(".match").first.get_by_text("27 %").wait_for()
 
 
-def test_a_decision_that_is_less_probable_than_not_is_called_unsure(page: Page, bundle: Path, tmp_path: Path) -> None:
+def test_an_improbable_decision_is_shown_as_unsure(page: Page, bundle: Path, tmp_path: Path) -> None:
     """The threshold that scored best decides; the page must show where the probability says otherwise."""
     service = web_service(bundle)
     service.bundle.calibration = Calibration(LogisticModel(-1.0, 0.0, 0.0, 0.0), LogisticModel(-1.0, 0.0, 0.0, 0.0))
@@ -331,7 +329,7 @@ def test_an_example_of_the_bundle_is_tried(page: Page, address: str) -> None:
     assert are_loaded(page, ".match img")
 
 
-def test_a_narrow_phone_shows_all_of_it(page: Page, address: str, tmp_path: Path) -> None:
+def test_the_page_fits_a_narrow_phone(page: Page, address: str, tmp_path: Path) -> None:
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     page.goto(address)
     ask(page, photograph(tmp_path))
@@ -429,7 +427,7 @@ def cut(route: Route) -> None:
     route.abort("connectionreset")
 
 
-def test_a_call_that_is_cut_or_refused_under_load_is_repeated(page: Page, address: str, tmp_path: Path) -> None:
+def test_interrupted_and_overload_calls_are_retried(page: Page, address: str, tmp_path: Path) -> None:
     page.goto(address)
     calls = answer_with(page, cut, reply(503, {}), reply(200, ANSWER))
     ask(page, photograph(tmp_path))
@@ -438,7 +436,7 @@ def test_a_call_that_is_cut_or_refused_under_load_is_repeated(page: Page, addres
 
 
 @pytest.mark.parametrize("answer", [cut, reply(503, {})], ids=["cut", "503"])
-def test_a_service_that_stays_away_is_reported(
+def test_an_unreachable_service_is_reported(
     page: Page, address: str, tmp_path: Path, answer: Callable[[Route], None]
 ) -> None:
     page.goto(address)
@@ -448,7 +446,7 @@ def test_a_service_that_stays_away_is_reported(
     assert len(calls) == 4
 
 
-def test_a_refusal_shows_the_services_own_words_and_is_not_repeated(page: Page, address: str, tmp_path: Path) -> None:
+def test_a_refusal_shows_the_detail_and_is_not_retried(page: Page, address: str, tmp_path: Path) -> None:
     page.goto(address)
     calls = answer_with(page, reply(403, {"detail": "this call needs a key that may identify"}))
     ask(page, photograph(tmp_path))
@@ -456,7 +454,7 @@ def test_a_refusal_shows_the_services_own_words_and_is_not_repeated(page: Page, 
     assert len(calls) == 1
 
 
-def test_a_call_without_an_answer_in_time_is_ended_and_not_repeated(page: Page, address: str, tmp_path: Path) -> None:
+def test_a_call_that_times_out_is_not_retried(page: Page, address: str, tmp_path: Path) -> None:
     page.clock.install()
     page.goto(address)
     calls = answer_with(page, lambda route: None)
@@ -478,7 +476,7 @@ def test_a_photograph_above_the_limit_is_refused_before_it_is_sent(page: Page, a
     assert page.locator("#chosen li").count() == 0
 
 
-def test_an_open_page_makes_no_calls_while_its_reader_does_nothing(page: Page, address: str) -> None:
+def test_an_idle_page_makes_no_calls(page: Page, address: str) -> None:
     page.goto(address)
     page.get_by_role("heading", name="Examples of this model").wait_for()
     page.wait_for_load_state("networkidle")

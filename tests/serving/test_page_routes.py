@@ -90,19 +90,19 @@ def test_no_call_of_the_page_is_answered_without_a_key(locked: str, call: str) -
         "/page/en/gradio_api/file=/etc/passwd",
     ],
 )
-def test_the_page_has_no_other_address(plain: str, path: str) -> None:
+def test_unknown_page_paths_are_404(plain: str, path: str) -> None:
     answer = httpx.get(f"{plain}{path}")
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_the_page_takes_no_other_method(plain: str) -> None:
+def test_the_page_accepts_get_only(plain: str) -> None:
     for method in ("POST", "PUT", "DELETE"):
         assert httpx.request(method, f"{plain}/page/en/").status_code == 405
 
 
 @pytest.mark.parametrize("named", ["/etc/passwd", "https://example.org/a.jpg"])
-def test_a_path_or_an_address_is_no_photograph(plain: str, named: str) -> None:
+def test_a_path_or_a_url_is_no_photograph(plain: str, named: str) -> None:
     answer = httpx.post(f"{plain}/v1/identify", files={"image": (None, named)})
     assert answer.status_code == 400
     assert "must be a file" in answer.json()["detail"]
@@ -113,7 +113,7 @@ def test_more_bytes_than_a_call_may_have_are_refused(plain: str) -> None:
     assert httpx.post(f"{plain}/v1/identify", files=files).status_code == 413
 
 
-def test_a_page_of_another_site_can_neither_call_nor_read_the_service(plain: str) -> None:
+def test_other_origins_can_neither_call_nor_read_the_service(plain: str) -> None:
     for origin, host in (("https://evil.example", "192.0.2.7"), ("http://localhost:1", "127.0.0.1")):
         headers = {"Origin": origin, "Host": host}
         answer = httpx.get(f"{plain}/page/en/", headers=headers)
@@ -122,9 +122,7 @@ def test_a_page_of_another_site_can_neither_call_nor_read_the_service(plain: str
         assert httpx.post(f"{plain}/v1/identify", files={"image": b"x"}, headers=headers).status_code == 403
 
 
-def test_no_photograph_that_is_only_asked_about_stays_on_the_disk(
-    plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_identified_photographs_are_not_stored(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answer = httpx.post(f"{plain}/v1/identify", files={"image": encode(draw(1, 0), "PNG")})
     assert answer.status_code == 200

@@ -32,7 +32,7 @@ class Elsewhere:
 
 
 @pytest.mark.parametrize(("place", "apart"), [("here", False), ("elsewhere", True), ("cuda", True)])
-def test_a_search_runs_where_the_photograph_was_embedded_unless_that_is_elsewhere(
+def test_the_search_runs_on_the_embedding_thread_or_on_its_own(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, place: str, apart: bool
 ) -> None:
     service, ran = web_service(bundle), {}

@@ -58,14 +58,14 @@ def waiting(client: httpx.Client, count: int) -> list[dict[str, str]]:
     return list(page["queries"])
 
 
-def test_each_view_of_an_encounter_that_seems_new_waits(keeping: httpx.Client) -> None:
+def test_each_image_of_an_encounter_decided_as_new_is_queued(keeping: httpx.Client) -> None:
     files = [("image", (f"{view}.png", photograph(40, view))) for view in (0, 1)]
     answer = keeping.post("/v1/identify", files=files, params={"encounter": True})
     assert answer.json()["results"][0]["new_individual"]["decision"] == "new"
     assert {query["decision"] for query in waiting(keeping, 2)} == {"new"}
 
 
-def test_a_photograph_that_seems_new_waits_and_a_person_enrols_it(keeping: httpx.Client) -> None:
+def test_a_photograph_decided_as_new_is_queued_and_confirmed(keeping: httpx.Client) -> None:
     ask(keeping, photograph(1))  # is in the gallery
     ask(keeping, photograph(40))
     ask(keeping, photograph(40))
@@ -93,7 +93,7 @@ def test_a_photograph_that_is_rejected_is_erased(keeping: httpx.Client, tmp_path
     check_problem(keeping.delete(f"/v1/queries/{query['id']}"), 404, "/v1/queries")
 
 
-def test_what_waits_comes_in_pages(keeping: httpx.Client) -> None:
+def test_the_queue_is_listed_in_pages(keeping: httpx.Client) -> None:
     for individual in (40, 41, 42):
         ask(keeping, photograph(individual))
     everything = waiting(keeping, 3)
@@ -101,12 +101,12 @@ def test_what_waits_comes_in_pages(keeping: httpx.Client) -> None:
     assert [*page["queries"], *keeping.get(page["next"]).json()["queries"]] == everything
 
 
-def test_nothing_is_kept_unless_that_was_wanted(plain: str) -> None:
+def test_nothing_is_queued_by_default(plain: str) -> None:
     with httpx.Client(base_url=plain) as client:
         check_problem(client.get("/v1/queries"), 403, "keep_queries=on")
 
 
-def test_only_the_last_ones_are_kept_each_once(store: EnrolmentStore) -> None:
+def test_the_queue_keeps_the_newest_photographs_each_once(store: EnrolmentStore) -> None:
     kept, began = ReviewQueue(store, most=3), datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
     for number in (0, 1, 1, 2, 3, 4):
         query = ReviewItem(f"d{number}", began + timedelta(seconds=number), "b1", "w_1", 0.5, "new")
@@ -115,7 +115,7 @@ def test_only_the_last_ones_are_kept_each_once(store: EnrolmentStore) -> None:
     assert kept.waiting()[0].at == began + timedelta(seconds=4)
 
 
-def test_what_people_confirmed_becomes_photographs_and_rows_of_a_review(store: EnrolmentStore, tmp_path: Path) -> None:
+def test_confirmed_photographs_are_exported_with_review_rows(store: EnrolmentStore, tmp_path: Path) -> None:
     store.enrol("w_1", [picture("a")], bundle="b1")
     store.enrol("=cmd()", [picture("b")], bundle="b1")
     folder, review = tmp_path / "train", tmp_path / "review.csv"
@@ -133,7 +133,7 @@ def test_what_people_confirmed_becomes_photographs_and_rows_of_a_review(store: E
         export_enrolled(store, folder, review)
 
 
-def test_what_was_enrolled_comes_into_the_table_of_the_next_training(tmp_path: Path) -> None:
+def test_enrolled_photographs_are_merged_into_the_training_table(tmp_path: Path) -> None:
     url, data, review = f"sqlite:///{tmp_path}/enrolled.db", tmp_path / "data", tmp_path / "review.csv"
     store = EnrolmentStore(url)
     store.enrol("w_1", [picture("a")], bundle="b1")
@@ -163,7 +163,7 @@ def test_the_command_line_exports_a_store(tmp_path: Path) -> None:
     assert refused.exit_code == 2
 
 
-def test_a_confirmed_photograph_stays_where_another_individual_has_it(keeping: httpx.Client) -> None:
+def test_a_photograph_of_another_individual_stays_in_the_queue(keeping: httpx.Client) -> None:
     ask(keeping, photograph(40))
     (query,) = waiting(keeping, 1)
     enrol(keeping, "w_40", photograph(40))

@@ -136,7 +136,7 @@ def test_a_photograph_of_another_individual_is_a_409_problem_and_nothing_is_enro
     assert client.get("/v1/individuals/w_41").status_code == 404
 
 
-def test_a_photograph_that_cannot_be_used_is_named_and_nothing_is_enrolled(pair: Pair) -> None:
+def test_an_unusable_photograph_is_named_and_nothing_is_enrolled(pair: Pair) -> None:
     client, _ = pair
     check_problem(enrol(client, "w_40", photograph(40), b"a text"), 415, "photograph 2 (1.png)", "Nothing of this call")
     check_problem(enrol(client, "w_40", photograph(40)[:200]), 422, "photograph 1 (0.png)")
@@ -146,7 +146,7 @@ def test_a_photograph_that_cannot_be_used_is_named_and_nothing_is_enrolled(pair:
 MISLEADING = ["%20", "%20w", "w%09", "w%00", "a%2Fb", "%2E%2E", "w%CC%88", "x" * 101, "%E2%80%AEw", "new_whale"]
 
 
-def test_a_name_that_would_mislead_is_a_400_problem(pair: Pair) -> None:
+def test_a_misleading_name_is_a_400_problem(pair: Pair) -> None:
     client, _ = pair
     base = httpx.URL(str(client.base_url))
     for name in MISLEADING:
@@ -157,7 +157,7 @@ def test_a_name_that_would_mislead_is_a_400_problem(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
-def test_a_forgotten_photograph_is_found_no_more_and_no_version_brings_it_back(pair: Pair) -> None:
+def test_a_forgotten_photograph_is_not_found_and_cannot_be_restored(pair: Pair) -> None:
     client, other = pair
     body = enrol(client, "w_40", photograph(40), photograph(40, 1)).json()
     image = body["images"][0]["image"]
@@ -169,7 +169,7 @@ def test_a_forgotten_photograph_is_found_no_more_and_no_version_brings_it_back(p
     check_problem(client.delete(f"/v1/individuals/w_40/images/{image}"), 404, "has no photograph")
 
 
-def test_a_forgotten_photograph_is_no_example_either(pair: Pair) -> None:
+def test_a_forgotten_photograph_is_removed_from_the_examples(pair: Pair) -> None:
     """A bundle that was trained on everything has its examples in its gallery."""
     client, other = pair
     assert client.delete("/v1/individuals/w_00/images/w_00%2F1.jpg").status_code == 200
@@ -197,7 +197,7 @@ def test_photographs_and_individuals_of_the_bundle_can_be_forgotten_too(pair: Pa
     check_problem(other.delete("/v1/individuals/w_02/images/w_03%2F9.jpg"), 404, "has no photograph")
 
 
-def test_a_gallery_that_is_empty_still_answers_that_the_animal_is_new(pair: Pair) -> None:
+def test_an_empty_gallery_decides_new(pair: Pair) -> None:
     client, _ = pair
     for number in range(6):
         assert client.delete(f"/v1/individuals/w_0{number}").status_code == 200
@@ -206,7 +206,7 @@ def test_a_gallery_that_is_empty_still_answers_that_the_animal_is_new(pair: Pair
     assert (result["new_individual"]["decision"], result["candidates"]) == ("new", [])
 
 
-def test_an_older_version_comes_back_on_every_replica(pair: Pair) -> None:
+def test_a_restored_version_reaches_every_replica(pair: Pair) -> None:
     client, other = pair
     enrol(client, "w_40", photograph(40))
     enrol(client, "w_41", photograph(41))
@@ -221,7 +221,7 @@ def test_an_older_version_comes_back_on_every_replica(pair: Pair) -> None:
     check_problem(client.post("/v1/versions/9/restore"), 404, "versions 0 to 3")
 
 
-def test_a_new_bundle_embeds_again_what_another_had_enrolled(pair: Pair, tmp_path: Path) -> None:
+def test_a_new_bundle_embeds_earlier_enrolments(pair: Pair, tmp_path: Path) -> None:
     client, _ = pair
     enrol(client, "w_40", photograph(40))
     whole = contents()
@@ -239,7 +239,7 @@ def test_a_new_bundle_embeds_again_what_another_had_enrolled(pair: Pair, tmp_pat
     store.close()
 
 
-def test_a_service_without_a_store_says_so(plain: str) -> None:
+def test_a_service_without_a_store_refuses_enrolment(plain: str) -> None:
     with httpx.Client(base_url=plain) as client:
         check_problem(enrol(client, "w_40", photograph(40)), 403, "without a store")
         check_problem(client.delete("/v1/individuals/w_01"), 403, "without a store")
@@ -287,7 +287,7 @@ def started(bundle: Path, url: str) -> tuple[subprocess.Popen[bytes], httpx.Clie
 
 
 @pytest.mark.slow
-def test_every_enrolment_that_was_answered_is_there_after_the_service_was_killed(bundle: Path, tmp_path: Path) -> None:
+def test_acknowledged_enrolments_survive_a_kill_of_the_service(bundle: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/enrolled.db"
     server, client = started(bundle, url)
     answered: list[str] = []
@@ -350,7 +350,7 @@ def test_each_of_two_models_has_its_own_gallery_and_finds_what_was_enrolled_with
     store.close()
 
 
-def test_what_is_forgotten_through_one_model_is_shown_by_none(bundle: Path, tmp_path: Path) -> None:
+def test_a_photograph_forgotten_through_one_model_is_hidden_in_all(bundle: Path, tmp_path: Path) -> None:
     store = EnrolmentStore(f"sqlite:///{tmp_path}/two.db")
     whole = contents()
     table = whole.table.assign(individual="x_" + whole.table["individual"])

@@ -35,7 +35,7 @@ def check_problem(answer: httpx.Response, status: int, *words: str) -> None:
     assert ".py" not in answer.text
 
 
-def test_a_raw_photograph_gets_an_answer_of_the_contract(client: httpx.Client) -> None:
+def test_a_raw_photograph_gets_a_response_of_the_contract(client: httpx.Client) -> None:
     answer = post(client, encode(draw(2, 0), "PNG"), "image/png", top=4)
     assert answer.status_code == 200
     body = answer.json()
@@ -56,7 +56,7 @@ def test_a_raw_photograph_gets_an_answer_of_the_contract(client: httpx.Client) -
     assert len({candidate["individual"] for candidate in result["candidates"]}) == 4
 
 
-def test_a_form_with_one_image_says_its_file_name(client: httpx.Client) -> None:
+def test_a_form_with_one_image_returns_its_file_name(client: httpx.Client) -> None:
     answer = client.post("/v1/identify", files={"image": ("fluke.png", encode(draw(1, 0), "PNG"), "image/png")})
     (result,) = answer.json()["results"]
     assert result["filename"] == "fluke.png"
@@ -64,7 +64,7 @@ def test_a_form_with_one_image_says_its_file_name(client: httpx.Client) -> None:
     assert len(result["candidates"]) == 5
 
 
-def test_each_of_several_images_has_its_result_or_its_problem_in_order(client: httpx.Client) -> None:
+def test_each_of_several_images_has_a_result_or_a_problem_in_order(client: httpx.Client) -> None:
     files = [(f"{place}.png", encode(draw(place, 0), "PNG")) for place in range(3)]
     files.insert(1, ("notes.jpg", b"these are my notes"))
     answer = client.post("/v1/identify", files=[("image", file) for file in files], params={"top": 1})
@@ -77,18 +77,18 @@ def test_each_of_several_images_has_its_result_or_its_problem_in_order(client: h
     assert named == ["w_00", "w_01", "w_02"]
 
 
-def test_top_beyond_the_gallery_gives_everyone(client: httpx.Client) -> None:
+def test_top_beyond_the_gallery_returns_all_individuals(client: httpx.Client) -> None:
     answer = post(client, encode(draw(0, 0), "PNG"), top=50)
     assert {one["individual"] for one in answer.json()["results"][0]["candidates"]} == set(INDIVIDUALS)
 
 
 @pytest.mark.parametrize("query", ["top=0", "top=51", "top=many", "top=", "tpo=5"])
-def test_a_query_outside_of_the_contract_is_malformed(client: httpx.Client, query: str) -> None:
+def test_an_invalid_query_parameter_is_a_400_problem(client: httpx.Client, query: str) -> None:
     name = query.partition("=")[0]
     check_problem(client.post(f"/v1/identify?{query}", content=b"x", headers=JPEG), 400, name, "See /docs")
 
 
-def test_a_picture_unlike_all_others_is_taken_for_a_new_individual(client: httpx.Client) -> None:
+def test_an_image_unlike_all_others_is_decided_as_new(client: httpx.Client) -> None:
     answer = post(client, encode(Image.radial_gradient("L"), "PNG"), "image/png")
     assert answer.json()["results"][0]["new_individual"]["decision"] == "new"
 
@@ -104,7 +104,7 @@ def same_answer(client: httpx.Client, body: bytes, upright: bytes) -> None:
 @pytest.mark.parametrize(
     ("orientation", "stored_as"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)]
 )
-def test_an_exif_rotation_gives_the_answer_of_the_upright_picture(
+def test_an_exif_rotation_has_the_result_of_the_upright_image(
     client: httpx.Client, orientation: int, stored_as: Image.Transpose
 ) -> None:
     exif = Image.Exif()
@@ -120,7 +120,7 @@ def test_a_cmyk_jpeg_is_answered(client: httpx.Client) -> None:
     assert answer.json()["results"][0]["candidates"][0]["individual"] == "w_04"
 
 
-def test_a_16_bit_png_gives_the_answer_of_its_8_bit_original(client: httpx.Client) -> None:
+def test_a_16_bit_png_has_the_result_of_its_8_bit_original(client: httpx.Client) -> None:
     grey = draw(5, 0).convert("L")
     deep = grey.convert("I").point(lambda value: value * 257).convert("I;16")
     same_answer(client, encode(deep, "PNG"), encode(grey, "PNG"))
@@ -154,7 +154,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 @pytest.mark.parametrize("form", [False, True], ids=["raw", "form"])
-def test_a_hostile_upload_is_refused_with_its_reason(client: httpx.Client, case: str, form: bool) -> None:
+def test_an_invalid_upload_is_refused_with_its_reason(client: httpx.Client, case: str, form: bool) -> None:
     body, status, word = HOSTILE[case]
     if form:
         answer = client.post("/v1/identify", files={"image": ("fluke.jpg", body, "image/jpeg")})
@@ -163,11 +163,11 @@ def test_a_hostile_upload_is_refused_with_its_reason(client: httpx.Client, case:
     check_problem(answer, status, word)
 
 
-def test_a_body_that_says_it_is_too_large_is_refused(client: httpx.Client) -> None:
+def test_a_content_length_above_the_limit_is_refused(client: httpx.Client) -> None:
     check_problem(post(client, bytes(LIMITS.image_bytes + 1)), 413, f"{LIMITS.image_bytes:,}")
 
 
-def test_a_body_that_grows_too_large_on_the_way_is_refused(client: httpx.Client) -> None:
+def test_a_chunked_body_above_the_limit_is_refused(client: httpx.Client) -> None:
     def stream() -> Iterator[bytes]:
         for _ in range(LIMITS.image_bytes // 50_000 + 2):
             yield bytes(50_000)
@@ -190,7 +190,7 @@ def test_a_body_that_is_neither_image_nor_form_is_refused(client: httpx.Client, 
     check_problem(post(client, encode(draw(0, 0), "JPEG"), kind), 415, kind, "curl -F image=@fluke.jpg")
 
 
-def test_the_content_and_not_the_name_or_the_header_tells_the_type(client: httpx.Client) -> None:
+def test_the_image_type_is_detected_from_the_content(client: httpx.Client) -> None:
     file = ("notes.txt", encode(draw(1, 0), "PNG"), "text/plain")
     assert client.post("/v1/identify", files={"image": file}).status_code == 200
     assert post(client, encode(draw(1, 0), "PNG"), "image/jpeg").status_code == 200
@@ -225,7 +225,7 @@ def test_a_malformed_form_is_refused_with_the_remedy(client: httpx.Client, case:
     check_problem(post(client, body, kind), 400, word, "curl -F image=@fluke.jpg")
 
 
-def test_a_file_name_comes_back_as_text_and_nothing_more(client: httpx.Client) -> None:
+def test_a_file_name_is_returned_as_plain_text(client: httpx.Client) -> None:
     name = '../../<b>"fluke"\u202e.png'
     answer = client.post("/v1/identify", files={"image": (name, io.BytesIO(encode(draw(1, 0), "PNG")))})
     assert answer.json()["results"][0]["filename"].endswith("\u202e.png")

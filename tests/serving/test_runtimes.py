@@ -54,7 +54,7 @@ def test_a_runtime_gives_the_embeddings_of_torch_for_batches_of_any_size(name: s
             assert cosines.min() > 1 - (1e-3 if name.endswith("bf16") else 1e-6)
 
 
-def test_another_runtime_is_refused() -> None:
+def test_an_unknown_runtime_is_refused() -> None:
     with pytest.raises(EncoderError, match=r"a runtime is one of torch, .*, but got 'abacus'"):
         build_runtime("abacus", torch.nn.Identity(), size=(8, 8), threads=1)
 
@@ -74,7 +74,7 @@ def test_an_encoder_that_a_runtime_cannot_run_is_refused_with_its_name() -> None
         build_runtime("openvino", Odd(), size=(8, 8), threads=1)
 
 
-def test_openvino_does_not_report_its_use() -> None:
+def test_openvino_telemetry_is_off() -> None:
     code = "from whale_ray.inference.runtimes import *; import torch, sys; "
     code += "build_runtime('openvino', torch.nn.Flatten(), size=(8, 8), threads=1); "
     code += "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
@@ -95,7 +95,7 @@ def test_the_fastest_runtime_with_the_same_recall_is_named_with_what_was_measure
     assert f"Runs on: {loaded.runtime}" in (written / "README.md").read_text()
 
 
-def test_a_runtime_that_recognises_fewer_is_passed_over_however_fast(
+def test_a_runtime_with_a_lower_recall_is_not_chosen(
     whole: BundleContents, queries: BenchmarkQueries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fooled = dataclasses.replace(whole, golden=whole.golden[:1], golden_vectors=whole.golden_vectors[:1])
@@ -116,7 +116,7 @@ def test_a_runtime_that_recognises_fewer_is_passed_over_however_fast(
     assert "its recall@1 is" in named["passed_over"]["openvino-bf16"]
 
 
-def test_without_known_photographs_torch_is_named_and_the_card_says_why(whole: BundleContents) -> None:
+def test_without_known_queries_the_runtime_is_torch_and_the_card_gives_the_reason(whole: BundleContents) -> None:
     named = with_fastest_runtime(whole, BenchmarkQueries([], [], np.zeros(0, dtype=int))).manifest["runtime"]
     assert named["name"] == TORCH
     assert "no known photograph" in named["reason"]
@@ -139,7 +139,7 @@ def named(whole: BundleContents, folder: Path, **runtime: object) -> Path:
         ({"name": "abacus", "tolerance": 1e-4}, "a runtime is one of"),
     ],
 )
-def test_a_runtime_that_is_missing_or_wrong_here_gives_way_to_torch_and_the_log_says_why(
+def test_a_missing_or_wrong_runtime_falls_back_to_torch_with_a_warning(
     whole: BundleContents,
     tmp_path: Path,
     runtime: dict[str, object],

@@ -83,7 +83,7 @@ def split(make: Callable[..., Path], request: pytest.FixtureRequest) -> Iterator
     yield from serve(*models, "--set", "shape=split", *shares)
 
 
-def test_a_call_chooses_its_model_and_the_default_stands_in_the_model_card(split: Running) -> None:
+def test_a_call_selects_its_model_and_the_model_card_names_the_default(split: Running) -> None:
     body = encode(draw(1, 0), "PNG")
     for query, bundle in (("", "tiny-small"), ("?model=large", "tiny-large"), ("?model=small", "tiny-small")):
         answer = httpx.post(f"{split.url}/v1/identify{query}", files={"image": body}, timeout=30).json()
@@ -96,7 +96,7 @@ def test_a_call_chooses_its_model_and_the_default_stands_in_the_model_card(split
     assert "small, large" in refused.json()["detail"]
 
 
-def test_an_encoder_that_is_killed_is_hidden_by_retries_and_health_is_red_meanwhile(split: Running) -> None:
+def test_a_killed_encoder_is_hidden_by_retries_while_health_fails(split: Running) -> None:
     (encoder,) = split.processes("encoder-tiny-small")
     colours: list[int] = []
     with load(split.url) as seen:
@@ -112,7 +112,7 @@ def test_an_encoder_that_is_killed_is_hidden_by_retries_and_health_is_red_meanwh
     assert split.processes("encoder-tiny-small") != [encoder]
 
 
-def test_an_ingress_that_is_killed_cuts_calls_that_our_client_makes_again(split: Running, tmp_path: Path) -> None:
+def test_calls_cut_by_a_killed_ingress_are_retried_by_the_client(split: Running, tmp_path: Path) -> None:
     (ingress,) = split.processes("whale_ray")
     photograph = tmp_path / "fluke.jpg"
     photograph.write_bytes(encode(draw(2, 0), "JPEG"))
@@ -125,7 +125,7 @@ def test_an_ingress_that_is_killed_cuts_calls_that_our_client_makes_again(split:
     assert len(answers) == 60
 
 
-def test_a_model_with_encoders_apart_is_exchanged_under_load_and_old_encoders_stay_until_nobody_asks_them(
+def test_separate_encoders_are_exchanged_under_load_and_old_ones_drain(
     split: Running, make: Callable[..., Path]
 ) -> None:
     with load(split.url, clients=4, path="/v1/identify?model=large") as seen, load(split.url, clients=2) as others:
@@ -162,7 +162,7 @@ def pair(make: Callable[..., Path]) -> Iterator[Running]:
     yield from serve(str(make("tiny-live", threshold=0.0)), "--set", "replicas=2", "--set", f"shadow={shadow}")
 
 
-def test_a_shadow_answers_silently_and_its_agreement_stands_in_the_model_card(pair: Running) -> None:
+def test_a_shadow_is_measured_silently_and_its_agreement_is_in_the_model_card(pair: Running) -> None:
     with load(pair.url, clients=len(PHOTOGRAPHS)) as seen:
         seen.wait_for(60)
     assert {one.bundle for one in seen.seen} == {"tiny-live"}
@@ -175,7 +175,7 @@ def test_a_shadow_answers_silently_and_its_agreement_stands_in_the_model_card(pa
     assert shadow["failed"] == 0
 
 
-def test_of_two_replicas_one_that_is_killed_cuts_the_calls_that_it_had_and_no_more(pair: Running) -> None:
+def test_a_killed_replica_fails_only_its_own_calls(pair: Running) -> None:
     with load(pair.url) as seen:
         seen.wait_for(20)
         os.kill(pair.processes("whale_ray")[0], signal.SIGKILL)
@@ -187,7 +187,7 @@ def test_of_two_replicas_one_that_is_killed_cuts_the_calls_that_it_had_and_no_mo
     assert len(seen.failed) <= 8  # the calls of all clients at one moment
 
 
-def test_a_bundle_is_exchanged_and_replicas_come_and_go_under_load_without_a_failed_call_and_a_wrong_one_never_serves(
+def test_exchange_and_scaling_under_load_fail_no_call_and_a_damaged_bundle_never_serves(
     pair: Running, make: Callable[..., Path]
 ) -> None:
     whole = contents()
@@ -211,9 +211,7 @@ def test_a_bundle_is_exchanged_and_replicas_come_and_go_under_load_without_a_fai
     assert {one.bundle for one in seen.seen if one.ended - one.seconds > changed} == {"tiny-new"}
 
 
-def test_a_replica_comes_where_many_call_and_goes_where_few_do_and_no_call_fails(
-    pair: Running, make: Callable[..., Path]
-) -> None:
+def test_autoscaling_adds_and_removes_a_replica_without_a_failed_call(pair: Running, make: Callable[..., Path]) -> None:
     options = ("replicas=1", "max_replicas=2", "busy=3", "upscale_delay=1", "downscale_delay=3")
     deployed = pair.deploy(make("tiny-new"), *(word for option in options for word in ("--set", option)))
     assert deployed.returncode == 0, deployed.stderr
@@ -227,9 +225,7 @@ def test_a_replica_comes_where_many_call_and_goes_where_few_do_and_no_call_fails
         assert seen.failed == []
 
 
-def test_the_page_stays_through_an_exchange_and_goes_where_it_is_switched_off(
-    pair: Running, make: Callable[..., Path]
-) -> None:
+def test_the_page_survives_an_exchange_and_can_be_switched_off(pair: Running, make: Callable[..., Path]) -> None:
     assert httpx.get(f"{pair.url}/page/en/").status_code == 200
     switched = pair.deploy(make("tiny-new"), "--set", "page=off")
     assert switched.returncode == 0, switched.stderr
@@ -237,7 +233,7 @@ def test_the_page_stays_through_an_exchange_and_goes_where_it_is_switched_off(
     assert httpx.get(f"{pair.url}/").headers["location"] == "/docs"
 
 
-def test_keys_come_with_a_deployment_and_no_call_fails_but_those_without_one(
+def test_keys_added_by_a_deployment_fail_only_calls_without_a_key(
     pair: Running, make: Callable[..., Path], tmp_path: Path
 ) -> None:
     key, photograph = "k" * 40, encode(draw(1, 0), "PNG")

@@ -44,13 +44,13 @@ def same(one: Encoder, other: Encoder) -> bool:
     return all(name == key and torch.equal(value, found) for (name, value), (key, found) in pairs)
 
 
-def test_where_there_is_none_training_begins_at_the_beginning(tmp_path: Path) -> None:
+def test_without_a_checkpoint_training_starts_at_epoch_one(tmp_path: Path) -> None:
     training, _ = parts()
     assert Checkpoint(tmp_path, keep_best=False).load(training) == []
     assert training.epoch == 0
 
 
-def test_training_that_goes_on_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+def test_resumed_training_equals_uninterrupted_training(tmp_path: Path) -> None:
     whole, batches = parts()
     losses = [epoch.loss for epoch in train_epochs(whole, batches)]
     first, batches = parts()
@@ -93,7 +93,7 @@ def name_of(encoder: Encoder, wanted: torch.Tensor) -> str:
     return next(name for name, parameter in encoder.named_parameters() if parameter is wanted)
 
 
-def test_the_last_epoch_stays_where_the_best_is_not_kept(tmp_path: Path) -> None:
+def test_keep_last_keeps_the_last_epoch(tmp_path: Path) -> None:
     training, _ = parts()
     checkpoint = Checkpoint(tmp_path, keep_best=False)
     checkpoint.save(training, [{"epoch": 1, "recall@1": 0.5}], objective="recall@1")
@@ -113,7 +113,7 @@ def test_kept_weights_and_recipe_build_the_encoder_again(tmp_path: Path) -> None
     assert same(again, encoder)
 
 
-def test_when_a_trial_has_ended_only_its_weights_stay_and_then_not_even_they(tmp_path: Path) -> None:
+def test_a_finished_trial_keeps_only_its_weights_until_they_are_deleted(tmp_path: Path) -> None:
     training, _ = parts()
     folder = tmp_path / "checkpoint"
     Checkpoint(folder, keep_best=True).save(training, [{"epoch": 1, "recall@1": 0.5}], objective="recall@1")
@@ -126,7 +126,7 @@ def test_when_a_trial_has_ended_only_its_weights_stay_and_then_not_even_they(tmp
     assert not folder.exists()
 
 
-def test_a_state_that_would_execute_something_is_not_read(tmp_path: Path) -> None:
+def test_a_pickled_state_is_refused(tmp_path: Path) -> None:
     torch.save({"training": pickle.Pickler, "epochs": []}, tmp_path / "state.pt")
     with pytest.raises(CheckpointError, match=r"\(UnpicklingError\) and lies aside"):
         Checkpoint(tmp_path, keep_best=False).load(parts()[0])

@@ -44,7 +44,7 @@ def test_proxies_are_of_training_individuals_in_the_order_of_names_and_not_of_mi
     assert found.vectors.tolist() == every[:2].reshape(4, 3).tolist()
 
 
-def test_a_loss_over_pairs_has_none() -> None:
+def test_a_pair_loss_has_no_proxies() -> None:
     loss = build_loss("triplet", num_classes=2, embedding_size=3)
     assert learned_proxies(loss, TABLE, num_classes=2, unknown_label="new_whale") is None
     assert join_proxies({}) is None

@@ -39,7 +39,7 @@ def cut(path: Path, share: float = 0.5) -> None:
 
 @pytest.mark.parametrize("name", ["settings.json", "result.json"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_trial_whose_books_are_cut_is_named_and_nothing_is_started(
+def test_a_trial_with_truncated_records_is_named_and_the_sweep_is_refused(
     name: str, share: float, run: Path, write_sweep: WriteSweep
 ) -> None:
     spoiled = sorted(run.glob(f"trials/*/{name}"))[0]
@@ -49,14 +49,14 @@ def test_a_trial_whose_books_are_cut_is_named_and_nothing_is_started(
     assert len(list((run / "trials").iterdir())) == 3
 
 
-def test_a_leaderboard_that_is_cut_is_written_again(run: Path, finished: SweepResult, write_sweep: WriteSweep) -> None:
+def test_a_truncated_leaderboard_is_rewritten(run: Path, finished: SweepResult, write_sweep: WriteSweep) -> None:
     cut(run / "leaderboard.csv")
     run_sweep(write_sweep(), runs=run.parent, address=NOBODY)
     assert (run / "leaderboard.csv").read_text() == (finished.folder / "leaderboard.csv").read_text()
 
 
 @pytest.mark.parametrize("content", [b"", b"a text", None], ids=["empty", "a text", "cut"])
-def test_a_study_that_is_damaged_is_made_anew_from_the_trials(
+def test_a_damaged_study_is_rebuilt_from_the_trials(
     content: bytes | None, run: Path, write_sweep: WriteSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if content is None:
@@ -71,7 +71,7 @@ def test_a_study_that_is_damaged_is_made_anew_from_the_trials(
         assert len(list(run.glob("study.damaged.*"))) == 1
 
 
-def test_a_folder_of_something_else_is_left_alone(write_sweep: WriteSweep, tmp_path: Path) -> None:
+def test_a_foreign_folder_is_refused_and_unchanged(write_sweep: WriteSweep, tmp_path: Path) -> None:
     folder = tmp_path / "little"
     folder.mkdir()
     (folder / "thesis.tex").write_text("mine")
@@ -80,7 +80,7 @@ def test_a_folder_of_something_else_is_left_alone(write_sweep: WriteSweep, tmp_p
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
 
-def test_the_run_folder_of_another_project_is_said(write_sweep: WriteSweep, tmp_path: Path) -> None:
+def test_the_run_folder_of_another_project_is_refused(write_sweep: WriteSweep, tmp_path: Path) -> None:
     trial = tmp_path / "little" / "trials" / "exp_0"
     trial.mkdir(parents=True)
     (tmp_path / "little" / "sweep.yaml").write_text("program: train.py\n")
@@ -89,14 +89,14 @@ def test_the_run_folder_of_another_project_is_said(write_sweep: WriteSweep, tmp_
         run_sweep(write_sweep(), runs=tmp_path, address=NOBODY)
 
 
-def test_a_run_folder_with_nothing_in_it_yet_is_claimed(tmp_path: Path) -> None:
+def test_an_empty_folder_becomes_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "little").mkdir()
     with claimed(tmp_path / "little"):
         pass
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_is_cut_lies_aside_and_the_trial_begins_anew(
+def test_a_truncated_checkpoint_is_set_aside_and_the_trial_restarts(
     write_sweep: WriteSweep, cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = write_sweep("loss.name=arcface", "train.epochs=4")
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_is_cut_lies_aside_and_the_trial_begins_anew(
     pd.testing.assert_frame_equal(ended.table[columns], whole.table[columns])
 
 
-def test_a_disk_that_cannot_be_written_to_is_said_before_anything_starts(run: Path, write_sweep: WriteSweep) -> None:
+def test_a_read_only_disk_is_refused_before_the_start(run: Path, write_sweep: WriteSweep) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(run.parent / "disk")]
     (run.parent / "disk").mkdir()
     if subprocess.run(mount, capture_output=True).returncode:

@@ -55,7 +55,7 @@ def chosen(records: list[Record], count: int) -> list[str]:
     return [member.trial for member in choose_members(table, records, count)]
 
 
-def test_the_best_of_each_encoder_comes_first_then_the_next_best() -> None:
+def test_members_are_the_best_of_each_encoder_then_the_next_best() -> None:
     records = [
         record_of("a1", 0.9, "a"),
         record_of("a2", 0.8, "a"),
@@ -68,7 +68,7 @@ def test_the_best_of_each_encoder_comes_first_then_the_next_best() -> None:
     assert chosen(records, 9) == ["a1", "b1", "a2"]
 
 
-def test_encoders_of_other_pictures_are_not_joined() -> None:
+def test_encoders_with_other_preprocessing_are_not_joined() -> None:
     recipes = [{"name": "tiny", "image_size": size} for size in ([32, 32], [32, 64])]
     with pytest.raises(EncoderError, match=r"see the same pictures, but theirs are"):
         join_encoders(recipes, [{}, {}])
@@ -90,7 +90,7 @@ def together(
     return run_sweep(load_sweep(folder / "together.yaml"), runs=folder / "runs")
 
 
-def test_it_is_a_row_of_the_leaderboard_with_the_vectors_of_its_members(together: SweepResult) -> None:
+def test_an_ensemble_is_a_leaderboard_row_with_the_embeddings_of_its_members(together: SweepResult) -> None:
     assert together.exit_code == 0
     (trial,) = [name for name in together.table["trial"] if name.startswith("ensemble-")]
     folder = together.folder / "trials" / trial
@@ -110,7 +110,7 @@ def test_it_is_a_row_of_the_leaderboard_with_the_vectors_of_its_members(together
     assert result["map@5"] is not None
 
 
-def test_where_it_leads_the_headline_says_how_its_members_were_chosen(together: SweepResult) -> None:
+def test_the_headline_of_a_leading_ensemble_tells_how_its_members_were_chosen(together: SweepResult) -> None:
     records = read_records(together.folder)
     (joined,) = (record for record in records if record.kind == "ensemble")
     (other, *_) = (record for record in records if record.kind == "trial")
@@ -122,7 +122,7 @@ def test_where_it_leads_the_headline_says_how_its_members_were_chosen(together: 
     assert describe(joined) == f"{' and '.join(joined.settings['members'])} joined ({joined.trial})"
 
 
-def test_its_bundle_answers_like_any_other(together: SweepResult, photographs: Path) -> None:
+def test_the_bundle_of_an_ensemble_identifies(together: SweepResult, photographs: Path) -> None:
     sweep = load_sweep(together.folder / "sweep.yaml")
     settings = first_settings(sweep)
     (trial,) = [name for name in together.table["trial"] if name.startswith("ensemble-")]
@@ -141,7 +141,7 @@ def test_its_bundle_answers_like_any_other(together: SweepResult, photographs: P
     assert answer.candidates[0].image == bundle.images[0]
 
 
-def test_one_that_was_cut_while_it_was_scored_is_made_anew_and_not_trained(
+def test_an_ensemble_interrupted_while_scoring_is_scored_again_without_training(
     together: SweepResult, tmp_path: Path
 ) -> None:
     run = shutil.copytree(together.folder, tmp_path / "together", symlinks=True)
@@ -152,6 +152,6 @@ def test_one_that_was_cut_while_it_was_scored_is_made_anew_and_not_trained(
     assert not (trial / "epochs.csv").exists()
 
 
-def test_typed_again_it_is_not_made_again(together: SweepResult) -> None:
+def test_the_same_command_makes_no_second_ensemble(together: SweepResult) -> None:
     again = run_sweep(load_sweep(together.folder / "sweep.yaml"), runs=together.folder.parent)
     pd.testing.assert_frame_equal(again.table, together.table)

@@ -110,7 +110,7 @@ def test_thumbnails_are_small_jpegs_of_the_gallery_and_examples_of_validation(
     assert Bundle.load(without).contents.thumbnails == {}
 
 
-def test_no_place_of_the_photographs_is_in_the_bundle(record: Record, dataset: Dataset, tmp_path: Path) -> None:
+def test_the_bundle_contains_no_path_of_the_photographs(record: Record, dataset: Dataset, tmp_path: Path) -> None:
     """Pictures are written anew: positions and dates of the camera stay behind."""
     folder = make_bundle(record, dataset, run=tmp_path, **OPTIONS)
     for path in (*folder.rglob("*.jpg"), *folder.rglob("*.png")):
@@ -126,7 +126,7 @@ def test_a_collapsed_encoder_cannot_become_a_bundle(record: Record, dataset: Dat
     assert not (tmp_path / "bundles").exists()
 
 
-def test_where_the_best_cannot_be_a_bundle_the_next_becomes_it_and_that_is_said(
+def test_the_next_trial_becomes_the_bundle_if_the_best_cannot_with_a_notice(
     record: Record, finished: SweepResult, dataset: Dataset, tmp_path: Path
 ) -> None:
     shutil.rmtree(record.folder / "checkpoint")
@@ -170,7 +170,7 @@ def test_the_ranking_in_service_is_the_ranking_that_was_scored(
     assert np.mean(hits) == pytest.approx(row["recall@1"].item(), abs=1.5 / len(known))
 
 
-def test_the_runtime_is_measured_on_validation_photographs_that_cannot_find_themselves(
+def test_the_runtime_is_measured_on_validation_photographs_outside_the_gallery(
     record: Record, dataset: Dataset, tmp_path: Path
 ) -> None:
     bundle = Bundle.load(make_bundle(record, dataset, run=tmp_path, runtime="auto", **OPTIONS))

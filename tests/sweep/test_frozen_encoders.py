@@ -38,7 +38,7 @@ def results(run: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in run.glob("trials/*/result.json")}
 
 
-def test_its_trials_are_scored_without_an_epoch(frozen: SweepResult) -> None:
+def test_frozen_trials_are_scored_without_an_epoch(frozen: SweepResult) -> None:
     board = pd.read_csv(frozen.folder / "leaderboard.csv")
     assert board["status"].tolist() == ["finished"] * 3
     assert board["epochs"].tolist() == [0, 0, 0]
@@ -46,7 +46,7 @@ def test_its_trials_are_scored_without_an_epoch(frozen: SweepResult) -> None:
     assert "Nothing was trained" in (frozen.folder / "report.html").read_text()
 
 
-def test_baselines_are_the_encoders_as_they_come_and_not_whitened(frozen: SweepResult) -> None:
+def test_baselines_are_pretrained_encoders_without_whitening(frozen: SweepResult) -> None:
     for trial, result in results(frozen.folder).items():
         assert (result["whiten"] == "none") == trial.startswith("baseline-"), trial
         table = pd.read_csv(frozen.folder / "trials" / trial / "retrieval.csv")
@@ -67,7 +67,7 @@ def test_the_bundle_whitens_as_the_sweep_did(frozen: SweepResult, photographs: P
     assert "whiten learned" in (frozen.bundle / "README.md").read_text()
 
 
-def test_typed_again_it_does_nothing_more(frozen: SweepResult) -> None:
+def test_the_same_command_does_nothing_more(frozen: SweepResult) -> None:
     again = run_sweep(load_sweep(frozen.folder / "sweep.yaml"), runs=frozen.folder.parent)
     assert again.bundle is not None
     assert again.bundle.resolve() == (frozen.folder / "best").resolve()

@@ -44,7 +44,7 @@ def test_a_second_worker_waits_until_the_first_has_ended(tmp_path: Path) -> None
             second.send_signal(signal.SIGKILL)
 
 
-def test_a_beat_survives_a_run_folder_that_was_moved(tmp_path: Path) -> None:
+def test_a_heartbeat_is_read_after_the_run_folder_was_moved(tmp_path: Path) -> None:
     (tmp_path / "trial").mkdir()
     with Heartbeat(tmp_path / "trial", node="n1") as heartbeat:
         (tmp_path / "trial").rename(tmp_path / "moved")

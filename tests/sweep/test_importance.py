@@ -57,7 +57,7 @@ def test_in_a_grid_with_holes_only_matched_pairs_count() -> None:
     assert not weights_of([{"a": 0, "b": 0}, {"a": 1, "b": 1}], a=[0, 1], b=[0, 1])
 
 
-def test_what_only_one_alternative_has_is_no_difference() -> None:
+def test_an_axis_of_one_alternative_has_no_difference() -> None:
     points = [{"vote": "nearest"}, {"vote": "softmax", "k": 1}, {"vote": "softmax", "k": 5}]
     found = weights_of(points, vote=["nearest", "softmax"], k=[1, 5])
     assert found["vote", "nearest", "softmax"].tolist() == [-1, 0.5, 0.5]
@@ -81,7 +81,7 @@ def test_axes_that_the_trials_so_far_cannot_tell_apart_have_no_effect() -> None:
     assert [one.axis for one in main_effects(points, dict.fromkeys("abc", (0, 1)))] == ["c"]
 
 
-def test_what_main_effects_leave_over_is_the_residual_deviation_of_least_squares() -> None:
+def test_the_residual_of_main_effects_is_that_of_least_squares() -> None:
     points = [dict(zip("ab", values, strict=True)) for values in itertools.product((0, 1), repeat=2)]
     spread = left_over(points, dict.fromkeys("ab", (0, 1)), np.array([0.0, 1.0, 2.0, 7.0]))
     assert spread == Spread(pytest.approx(2.0), 1)  # the interaction, (0 - 1 - 2 + 7) / 4, on four points

@@ -73,7 +73,7 @@ def test_wrong_labels_and_copies_across_the_split_are_listed(record: Record, pho
     assert (table["confirm"] == "").all()
 
 
-def test_no_cell_of_the_file_is_a_formula(record: Record, photographs: Photographs) -> None:
+def test_no_cell_of_the_review_is_a_formula(record: Record, photographs: Photographs) -> None:
     run = record.folder.parents[1]
     write_review(record, run, photographs)
     cells = pd.read_csv(run / "review.csv", dtype=str, keep_default_na=False).to_numpy().ravel()
@@ -81,7 +81,7 @@ def test_no_cell_of_the_file_is_a_formula(record: Record, photographs: Photograp
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
 
 
-def test_what_a_person_wrote_stays_when_the_review_is_written_anew(record: Record, photographs: Photographs) -> None:
+def test_entries_of_a_person_survive_a_rewritten_review(record: Record, photographs: Photographs) -> None:
     run = record.folder.parents[1]
     write_review(record, run, photographs)
     table = read_review(run)
@@ -94,7 +94,7 @@ def test_what_a_person_wrote_stays_when_the_review_is_written_anew(record: Recor
     assert again.to_dict() == {"115.png": "", "016.png": "yes", "020.png": "no"}
 
 
-def test_what_a_spreadsheet_saved_with_semicolons_stays_too(record: Record, photographs: Photographs) -> None:
+def test_entries_saved_with_semicolons_survive_a_rewritten_review(record: Record, photographs: Photographs) -> None:
     run = record.folder.parents[1]
     write_review(record, run, photographs)
     table = read_review(run).assign(confirm="yes")
@@ -134,7 +134,7 @@ def test_copies_that_the_audit_found_are_listed_too(record: Record, photographs:
     assert pairs == [["115.png", "000.png"], ["050.png", "020.png"]]
 
 
-def test_without_the_photographs_it_says_that_no_copies_can_be_told(record: Record, tmp_path: Path) -> None:
+def test_without_photographs_the_review_notes_that_copies_are_not_checked(record: Record, tmp_path: Path) -> None:
     run = record.folder.parents[1]
     nowhere = Photographs(tmp_path / "nowhere")
     write_review(record, run, nowhere)

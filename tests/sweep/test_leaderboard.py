@@ -79,7 +79,7 @@ def test_a_run_without_trials_has_a_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("evil", ["=HYPERLINK(1)", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1"])
-def test_a_cell_that_would_be_a_formula_is_text(tmp_path: Path, evil: str) -> None:
+def test_formula_cells_are_escaped(tmp_path: Path, evil: str) -> None:
     trial(tmp_path, "a", {"loss.name": evil}, status="failed", error=evil)
     trial(tmp_path, "b", {"train.learning_rate": -1.5}, status="finished", recallat_1=0.5)
     write_leaderboard(table_of(tmp_path), tmp_path / "leaderboard.csv")
@@ -102,6 +102,6 @@ def test_an_unfinished_trial_shows_the_last_epoch_that_was_evaluated(tmp_path: P
     assert table_of(tmp_path)["map@5"].tolist() == [0.2]
 
 
-def test_a_folder_whose_trial_had_not_begun_is_no_trial(tmp_path: Path) -> None:
+def test_a_trial_folder_without_records_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "trials" / "empty").mkdir(parents=True)
     assert read_records(tmp_path) == []

@@ -93,7 +93,7 @@ def trained(sweep: Sweep, dataset: Dataset, tmp_path_factory: pytest.TempPathFac
     return Trained(trainer, folder, epochs, trained_on)
 
 
-def test_the_first_round_sees_no_held_photograph_and_the_second_all_that_have_a_name(
+def test_the_first_round_excludes_held_out_photographs_and_the_second_uses_all_labelled_ones(
     trained: Trained, dataset: Dataset
 ) -> None:
     (first, _), (second, labels) = trained.trained_on
@@ -127,7 +127,7 @@ def test_the_names_of_validation_photographs_change_nothing(
     assert (tmp_path / LABELS).read_text() == (trained.folder / LABELS).read_text()
 
 
-def test_the_epochs_are_counted_on_and_each_round_has_a_schedule_of_its_own(trained: Trained, sweep: Sweep) -> None:
+def test_epochs_are_numbered_across_rounds_and_each_round_has_its_own_schedule(trained: Trained, sweep: Sweep) -> None:
     assert [row["epoch"] for row in trained.epochs] == [1, 2, 3]
     assert trained.epochs[1]["learning_rate"] > trained.epochs[0]["learning_rate"] / 2
     assert all(row["recall@1"] is not None for row in trained.epochs)
@@ -161,7 +161,7 @@ def test_a_stop_after_any_epoch_changes_nothing(
     assert not (tmp_path / "checkpoint" / "second").exists()
 
 
-def test_a_spoiled_second_round_begins_where_the_first_ended(
+def test_a_damaged_second_round_restarts_from_the_end_of_the_first(
     trained: Trained, sweep: Sweep, dataset: Dataset, tmp_path: Path
 ) -> None:
     trainer_of(sweep, dataset, tmp_path).train(lambda figures: None)
@@ -173,7 +173,7 @@ def test_a_spoiled_second_round_begins_where_the_first_ended(
     assert [row["loss"] for row in epochs] == [row["loss"] for row in trained.epochs]
 
 
-def test_whole_encounters_are_held_and_of_few_photographs_none(dataset: Dataset) -> None:
+def test_whole_encounters_are_held_out_and_none_of_few_photographs(dataset: Dataset) -> None:
     rows = dataset.rows("train")
     names = dataset.table["individual"].to_numpy()
     table = dataset.table.copy()
@@ -195,7 +195,7 @@ def test_whole_encounters_are_held_and_of_few_photographs_none(dataset: Dataset)
     assert len(hold_out(dataset, seed=3)) > len(rows) * 0.08
 
 
-def test_without_an_unknown_photograph_it_is_refused(sweep: Sweep, dataset: Dataset) -> None:
+def test_pseudo_labels_without_unknown_photographs_are_refused(sweep: Sweep, dataset: Dataset) -> None:
     check_unknown(sweep, dataset)
     named = dataset.table[dataset.table["individual"] != "new_whale"]
     folded = dataclasses.replace(dataset, table=dataset.table.assign(fold=np.arange(len(dataset.table)) % 2), folds=2)

@@ -40,7 +40,7 @@ def test_tune_pickles_its_components_and_needs_them_without_state() -> None:
     assert pickle.loads(pickle.dumps(Stateless())).__dict__ == {}
 
 
-def test_tune_reports_a_failed_reset_to_nobody_and_it_is_found_once() -> None:
+def test_a_failed_reset_that_tune_does_not_report_is_found_once() -> None:
     trial, controller = Mock(trial_id="one", status="ERROR"), Mock()
     controller._resetting_trials = {trial}
     TuneController._on_trial_reset(controller, trial, False)

@@ -209,13 +209,13 @@ class _Reading(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_before_the_first_trial_the_page_says_so(run: Run) -> None:
+def test_a_report_before_the_first_trial_says_so(run: Run) -> None:
     page = run.page()
     assert "No trial has begun yet" in page
     assert "There is no bundle yet" in page
 
 
-def test_before_anything_but_the_settings_is_written_there_is_a_page(run: Run) -> None:
+def test_a_run_folder_with_settings_only_has_a_report(run: Run) -> None:
     (run.folder / "split.csv").unlink()
     (run.folder / "audit.json").unlink()
     (run.folder / "trials").rmdir()
@@ -227,7 +227,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-def test_while_only_unfinished_trials_are_there_no_result_is_claimed(run: Run) -> None:
+def test_unfinished_trials_give_no_headline(run: Run) -> None:
     run.learn(run.begin("bbbb0001", {"model.embedding_size": 16}), epochs=2)
     run.begin("bbbb0002", {"model.embedding_size": 32})
     page = run.page()
@@ -253,7 +253,7 @@ def test_one_finished_trial_is_a_whole_report(run: Run) -> None:
     assert "<figcaption>model.embedding_size</figcaption>" not in page
 
 
-def test_a_trial_without_any_known_query_still_has_a_page(run: Run) -> None:
+def test_a_trial_without_a_known_query_has_a_report(run: Run) -> None:
     unknown = run.table[(run.table["part"] == "train") | (run.table["individual"] == UNKNOWN)]
     poor = replace(run, table=unknown.reset_index(drop=True))
     poor.finish(poor.begin("eeee0001", {"model.embedding_size": 16}), noise=0.5)
@@ -262,7 +262,7 @@ def test_a_trial_without_any_known_query_still_has_a_page(run: Run) -> None:
     assert "no known query: no validation photograph is of an individual with a gallery image" in page
 
 
-def test_a_set_without_unknown_individuals_has_a_page(run: Run) -> None:
+def test_a_data_set_without_unknown_individuals_has_a_report(run: Run) -> None:
     named = replace(run, table=run.table[run.table["individual"] != UNKNOWN].reset_index(drop=True))
     named.finish(named.begin("eeee0001", {"model.embedding_size": 16}), noise=0.5)
     assert "Unknown animals taken for a known one" not in run.page()
@@ -283,7 +283,7 @@ def test_the_leaderboard_has_the_order_of_the_csv(full: Run) -> None:
     assert shown == table["trial"].tolist()
 
 
-def test_the_headline_stands_beside_ceiling_chance_trivial_answer_and_baseline(full: Run) -> None:
+def test_the_headline_has_ceiling_chance_trivial_answer_and_baseline(full: Run) -> None:
     page = full.page()
     for words in ("Best trial", "Baseline", "Ceiling", "Trivial answer", "Chance", "95 % interval"):
         assert words in page
@@ -305,13 +305,13 @@ def test_names_of_individuals_are_escaped(full: Run) -> None:
     assert "Old &lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt; &amp; &#34;Scar&#34;" in page
 
 
-def test_every_plot_says_in_words_what_it_shows(full: Run) -> None:
+def test_every_plot_has_a_text_alternative(full: Run) -> None:
     page = full.page()
     labels = re.findall(r'<svg class="plot" role="img" aria-label="([^"]+)"', page)
     assert len(labels) == page.count('<svg class="plot"') >= 6
 
 
-def test_a_photograph_that_is_missing_is_said_to_be(full: Run) -> None:
+def test_a_missing_photograph_is_marked_as_missing(full: Run) -> None:
     for path in (Path(full.sweep.fixed["data.root"]) / "train").iterdir():
         path.unlink()
     page = full.page()
@@ -319,7 +319,7 @@ def test_a_photograph_that_is_missing_is_said_to_be(full: Run) -> None:
     assert "data:image" not in page
 
 
-def test_what_was_set_aside_is_listed(full: Run) -> None:
+def test_photographs_that_were_set_aside_are_listed(full: Run) -> None:
     page = full.page()
     assert "torn.jpg: truncated, ends early" in page
     assert "w_01 and w_02: w1_0.jpg, w2_0.jpg" in page
@@ -330,7 +330,7 @@ def test_the_bundle_is_named_with_the_commands_that_use_it(full: Run) -> None:
     assert f"whale-ray serve {full.folder}/best" in full.page()
 
 
-def test_mistakes_come_by_falling_cosine_and_show_the_right_individual(full: Run) -> None:
+def test_mistakes_are_sorted_by_cosine_and_show_the_right_individual(full: Run) -> None:
     record = read_record(full.folder / "trials" / "aaaa0000")
     found = find_examples(record, Photographs(Path(full.sweep.fixed["data.root"]) / "train"))
     assert found.mistakes
@@ -376,7 +376,7 @@ def test_two_equal_trials_are_not_told_apart_and_a_far_worse_one_is(run: Run) ->
     assert comparison.low <= comparison.score <= comparison.high
 
 
-def test_the_headline_is_what_choosing_on_four_folds_and_scoring_on_the_fifth_gives(run: Run) -> None:
+def test_the_headline_is_cross_fitted_over_five_folds(run: Run) -> None:
     for trial, noise, seed in (("a1", 1.0, 1), ("a2", 1.1, 2), ("a3", 1.2, 3)):
         run.finish(run.begin(trial, {}), noise=noise, seed=seed)
     records = read_records(run.folder)
@@ -410,7 +410,7 @@ def test_trials_are_told_apart_as_a_paired_bootstrap_over_individuals_does(run: 
         assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.03)
 
 
-def test_how_many_trials_share_the_lead_is_said(run: Run) -> None:
+def test_the_report_counts_trials_that_share_the_lead(run: Run) -> None:
     for trial, noise, seed in (("a1", 0.3, 1), ("a2", 0.3, 1), ("a3", 9.0, 2)):
         run.finish(run.begin(trial, {}), noise=noise, seed=seed)
     assert "1 other trial shares the lead: <em>not told apart</em>" in run.page()
@@ -496,7 +496,7 @@ def test_the_report_says_how_far_the_best_trial_can_be_trusted(run: Run) -> None
     assert "Reliability curves: the first answer is right: said" in trust.reliability.svg
 
 
-def test_the_page_has_the_figures_of_trust(full: Run) -> None:
+def test_the_report_has_open_set_scores(full: Run) -> None:
     page = full.page()
     section = page[page.index('<section id="trust">') : page.index('<section id="learning">')]
     for said in ("<td>auroc</td>", "<td>baks</td>", "<td>baus</td>", "By photographs of the individual"):

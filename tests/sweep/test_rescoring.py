@@ -25,7 +25,7 @@ def run(finished: SweepResult, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished.folder, tmp_path / "little", symlinks=True))
 
 
-def test_the_sweeps_own_settings_give_the_leaderboards_figures_to_the_last_digit(run: Path) -> None:
+def test_rescoring_the_same_settings_equals_the_leaderboard(run: Path) -> None:
     score_again(run, [])
     assert (run / "rescored" / "leaderboard.csv").read_text() == (run / "leaderboard.csv").read_text()
     every = pd.read_csv(run / "rescored" / "retrieval.csv")
@@ -44,7 +44,7 @@ def test_new_settings_are_scored_without_training_and_the_runs_own_files_stay(ru
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_the_command_shows_the_table_and_says_where_it_is(run: Path) -> None:
+def test_the_command_prints_the_table_and_its_path(run: Path) -> None:
     result = CliRunner().invoke(application, ["report", str(run), "--retrieval", "vote=[centroid]"])
     assert result.exit_code == 0, result.output
     assert "centroid" in result.output
@@ -63,7 +63,7 @@ def test_a_setting_that_does_not_exist_is_refused_with_the_nearest_one(run: Path
     assert not (run / "rescored").exists()
 
 
-def test_embeddings_with_objects_in_them_are_not_read(run: Path) -> None:
+def test_pickled_embeddings_are_refused(run: Path) -> None:
     folder = next((run / "trials").iterdir())
     np.savez(folder / "embeddings.npz", plain=np.array([print], dtype=object))
     with pytest.raises(InputError, match=rf"{folder.name} must be whole"):

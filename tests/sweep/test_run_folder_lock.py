@@ -41,7 +41,7 @@ def test_the_folder_is_made_and_names_its_driver(tmp_path: Path) -> None:
         assert (folder / "lock").read_text() == f"{os.getpid()}\n"
 
 
-def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+def test_a_second_driver_is_refused_while_the_first_runs(tmp_path: Path) -> None:
     holder = start_holder(tmp_path / "a")
     try:
         with pytest.raises(InputError, match=rf"one driver at a time .* but process {holder.pid} does"):
@@ -52,7 +52,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path) -> Non
         end(holder)
 
 
-def test_the_lock_dies_with_a_driver_that_was_killed(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_driver_is_released(tmp_path: Path) -> None:
     end(start_holder(tmp_path / "a"))
     with claimed(tmp_path / "a"):
         assert (tmp_path / "a" / "lock").read_text() == f"{os.getpid()}\n"
@@ -70,7 +70,7 @@ def test_fresh_moves_the_old_folder_aside(tmp_path: Path) -> None:
     assert sorted((path / "sweep.yaml").read_text() for path in moved) == ["newer", "old"]
 
 
-def test_fresh_moves_nothing_of_a_driver_that_lives(tmp_path: Path) -> None:
+def test_fresh_moves_nothing_while_a_driver_runs(tmp_path: Path) -> None:
     holder = start_holder(tmp_path / "a")
     (tmp_path / "a" / "sweep.yaml").write_text("its own")
     try:
@@ -90,12 +90,12 @@ def test_without_fresh_everything_stays(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "trials" / "12345678").is_dir()
 
 
-def test_a_place_that_cannot_be_written_to_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"must be writable.*--runs"):
         claimed(tmp_path / "file" / "a").__enter__()
 
 
-def test_an_error_inside_is_not_taken_for_one_of_the_folder(tmp_path: Path) -> None:
+def test_an_error_inside_the_lock_is_not_reported_as_a_folder_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"), claimed(tmp_path / "a"):
         (tmp_path / "nowhere").read_text()

@@ -38,7 +38,7 @@ def bright_corner(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.column_stack([np.cos(seen), np.sin(seen)])
 
 
-def test_the_map_is_where_an_encoder_looks_and_nowhere_else() -> None:
+def test_the_map_highlights_only_pixels_that_the_encoder_uses() -> None:
     picture = np.zeros((*WIDE.stored, 3), dtype=np.uint8)
     rows, columns = WIDE.border
     picture[rows + 20 : rows + 32, columns : columns + 16] = 255
@@ -70,11 +70,11 @@ def test_a_cell_is_the_mean_of_the_patches_that_cover_it() -> None:
 
 
 @pytest.mark.parametrize(("resize", "frame"), [("pad", (0, -25, 300, 125)), ("stretch", (0, 0, 300, 100))])
-def test_the_cells_lie_on_the_part_of_the_photograph_that_is_seen(resize: str, frame: tuple[float, ...]) -> None:
+def test_cells_cover_the_cropped_part_of_the_photograph(resize: str, frame: tuple[float, ...]) -> None:
     assert visible_box((300, 100), Geometry(32, 64, resize, 0.125)) == pytest.approx(frame)
 
 
-def test_a_box_is_what_is_seen() -> None:
+def test_the_map_covers_the_box() -> None:
     assert visible_box((300, 100), Geometry(32, 64, "stretch"), box=(10, 20, 50, 40)) == (10, 20, 50, 40)
 
 
@@ -136,7 +136,7 @@ def test_a_second_report_makes_no_map_again(run: Path, monkeypatch: pytest.Monke
     assert first.count("what its match with") == second.count("what its match with") > 0
 
 
-def test_maps_of_another_bundle_are_forgotten(run: Path) -> None:
+def test_maps_of_another_bundle_are_deleted(run: Path) -> None:
     record = winner(run)
     catalog = catalog_of(record.settings["data"])
     map_matches(run, record, pairs_of(record), catalog)
@@ -145,7 +145,7 @@ def test_maps_of_another_bundle_are_forgotten(run: Path) -> None:
     assert map_matches(run, record, pairs_of(record), catalog).seconds < 1e5
 
 
-def test_a_damaged_file_of_maps_is_made_again(run: Path) -> None:
+def test_a_damaged_map_file_is_rewritten(run: Path) -> None:
     record = winner(run)
     (run / "maps.json").write_text('{"version": 1, "bundle"')
     assert map_matches(run, record, pairs_of(record), catalog_of(record.settings["data"])).found
@@ -165,7 +165,7 @@ def test_a_bundle_of_another_trial_makes_no_maps(run: Path) -> None:
     assert made.reason.startswith(f"the bundle is of trial {record.trial}")
 
 
-def test_a_bundle_that_does_not_load_is_a_reason(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_that_does_not_load_gives_a_reason_instead_of_maps(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, **options: object) -> Bundle:
         raise BundleError("it is damaged")
 
@@ -175,7 +175,7 @@ def test_a_bundle_that_does_not_load_is_a_reason(run: Path, monkeypatch: pytest.
     assert map_matches(run, record, pairs_of(record), catalog_of(record.settings["data"])).reason == "it is damaged"
 
 
-def test_when_the_time_is_up_the_next_report_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_missing_at_the_time_limit_are_made_by_the_next_report(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = winner(run)
     catalog = catalog_of(record.settings["data"])
     (run / "maps.json").unlink(missing_ok=True)

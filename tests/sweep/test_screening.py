@@ -58,7 +58,7 @@ def test_the_smallest_screen_is_that_of_plackett_and_burman(axes: int, runs: int
 
 
 @pytest.mark.parametrize("axes", [3, 5, 7, 11, 15, 19])
-def test_the_double_keeps_the_trials_and_clears_main_effects_of_interactions(axes: int) -> None:
+def test_a_fold_over_keeps_the_trials_and_frees_main_effects_of_interactions(axes: int) -> None:
     runs = smallest_screen(axes)
     assert confounding(screen(axes, runs)).resolution == 3
     doubled = screen(axes, 2 * runs)
@@ -74,7 +74,7 @@ def test_all_combinations_are_a_full_factorial() -> None:
     assert confounding(screen(4, 16)).resolution == 0
 
 
-def test_confounding_is_what_the_columns_say() -> None:
+def test_confounding_follows_from_the_design_columns() -> None:
     design = screen(7, 8)
     signs = 2 * design - 1
     for axis, aliases in enumerate(confounding(design).aliases):
@@ -108,13 +108,13 @@ def test_a_size_without_a_design_is_refused_with_those_that_have_one(axes: int, 
         (["model.pool=avg", "loss.scale=16"], "needs two axes at least, but got 1"),
     ],
 )
-def test_what_cannot_be_screened_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
+def test_axes_that_cannot_be_screened_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
     with pytest.raises(SettingsError) as refused:
         sweep_of(tmp_path, *options)
     assert message in str(refused.value)
 
 
-def test_left_out_the_number_of_trials_is_the_smallest_and_written_down(tmp_path: Path) -> None:
+def test_the_default_number_of_trials_is_the_smallest_and_recorded(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
     assert planned_trials(sweep) == 4
     assert sweep_of(tmp_path, text=sweep.to_yaml()) == sweep
@@ -128,7 +128,7 @@ def test_the_first_trial_has_the_first_value_of_each_axis(tmp_path: Path) -> Non
     assert all(sweep.settings(point) for point in points)
 
 
-def test_before_it_starts_the_screen_says_what_is_confounded(tmp_path: Path) -> None:
+def test_a_screen_lists_confounded_effects_before_the_start(tmp_path: Path) -> None:
     said = "\n".join(forecast(sweep_of(tmp_path), tmp_path / "runs"))
     assert "screen search, 4 trials" in said
     assert "resolution III" in said

@@ -23,7 +23,7 @@ SHIPPED = {
 }
 
 
-def test_every_sweep_that_is_promised_ships() -> None:
+def test_every_documented_sweep_is_shipped() -> None:
     assert {path.stem for path in FILES} >= SHIPPED
 
 
@@ -78,7 +78,7 @@ QUICK = (
 
 
 @pytest.mark.slow
-def test_the_recipe_for_the_competition_runs_to_a_submission_where_its_encoders_are_small(
+def test_the_kaggle_recipe_runs_to_a_submission_with_small_encoders(
     cluster: str, photographs: Path, tmp_path: Path
 ) -> None:
     text = (ROOT / "sweeps" / "humpback_best.yaml").read_text()

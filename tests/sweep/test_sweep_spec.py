@@ -78,7 +78,7 @@ def test_a_list_is_an_axis_and_a_mapping_with_low_and_high_a_range(tmp_path: Pat
     assert sweep.settings({"train.epochs": 5, "train.learning_rate": 2e-4})["train"]["epochs"] == 5
 
 
-def test_alternatives_have_axes_of_their_own_with_parents_first(tmp_path: Path) -> None:
+def test_axes_of_alternatives_follow_their_parents(tmp_path: Path) -> None:
     sweep = read(tmp_path, CONDITIONAL)
     vit = "hf:google/vit-base-patch16-224"
     assert sweep.axes == (
@@ -155,7 +155,7 @@ def test_an_image_size_is_a_side_or_height_by_width(tmp_path: Path, written: str
     assert image_size(read(tmp_path, PLAIN, [f"data.image_size={written}"]).fixed["data.image_size"]) == size
 
 
-def test_off_is_a_word_and_a_number_needs_no_decimal_point(tmp_path: Path) -> None:
+def test_off_is_a_string_and_1e_5_is_a_number(tmp_path: Path) -> None:
     sweep = read(tmp_path, PLAIN + "tracking: {wandb: off}\ntrain: {learning_rate: 3e-4, weight_decay: 0}\n")
     assert sweep.fixed["tracking.wandb"] == "off"
     assert sweep.fixed["train.learning_rate"] == 3e-4
@@ -184,7 +184,7 @@ def test_the_resolved_file_loads_to_an_equal_sweep(tmp_path: Path, text: str) ->
     assert read(tmp_path, resolved).to_yaml() == resolved
 
 
-def test_a_stepped_range_is_listed_exactly_and_may_stand_in_a_grid(tmp_path: Path) -> None:
+def test_a_stepped_range_is_listed_exactly_and_allowed_in_a_grid(tmp_path: Path) -> None:
     sweep = read(
         tmp_path, PLAIN, ["train.affine={low: 0.1, high: 0.4, step: 0.1}", "train.epochs={low: 2, high: 6, step: 2}"]
     )
@@ -281,7 +281,7 @@ def test_a_fault_has_its_line_rule_and_remedy(tmp_path: Path, line: str, message
         ("'hf:'", r"`tiny` takes no name, every other family needs one"),
     ],
 )
-def test_an_encoder_of_no_family_is_refused(tmp_path: Path, encoder: str, said: str) -> None:
+def test_an_encoder_of_an_unknown_family_is_refused(tmp_path: Path, encoder: str, said: str) -> None:
     ((_, message),) = faults(tmp_path, PLAIN, [f"model.encoder={encoder}"])
     assert "`model.encoder` must be tiny, torchvision:NAME or hf:NAME" in message
     assert re.search(said, message)
@@ -399,7 +399,7 @@ def test_negatives_with_a_loss_that_cannot_take_them_are_refused(tmp_path: Path,
         ),
     ],
 )
-def test_stages_margins_and_memory_without_a_sense_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_stages_margins_and_memory_are_refused(tmp_path: Path, text: str, message: str) -> None:
     given = {line.partition(":")[0] for line in text.splitlines()}
     rest = [line for line in PLAIN.splitlines() if line.partition(":")[0] not in given]
     ((_, found),) = faults(tmp_path, "\n".join([*rest, text, ""]))
@@ -407,7 +407,7 @@ def test_stages_margins_and_memory_without_a_sense_are_refused(tmp_path: Path, t
 
 
 @pytest.mark.parametrize("loss", sorted(ACCEPTS_NEGATIVES))
-def test_negatives_are_taken_by_the_losses_that_can(tmp_path: Path, loss: str) -> None:
+def test_negatives_are_accepted_by_losses_that_support_them(tmp_path: Path, loss: str) -> None:
     sweep = read(tmp_path, PLAIN.replace("arcface", loss) + "train: {new_whale: negative}\n")
     assert sweep.fixed["train.new_whale"] == "negative"
 
@@ -434,9 +434,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_their_lines(tmp_path: P
         ("a: 1\n---\nb: 2\n", 2, r"this is not valid YAML"),
     ],
 )
-def test_a_text_that_is_no_sweep_is_refused_with_its_place(
-    tmp_path: Path, text: str, line: int | None, message: str
-) -> None:
+def test_invalid_yaml_is_refused_with_its_position(tmp_path: Path, text: str, line: int | None, message: str) -> None:
     ((found, said),) = faults(tmp_path, text)
     assert found == line
     assert re.search(message, said), said
@@ -456,7 +454,7 @@ def test_an_unreadable_file_is_reported_with_the_nearest_name(tmp_path: Path) ->
 # Options
 
 
-def test_an_option_is_laid_over_the_file(tmp_path: Path) -> None:
+def test_an_option_overrides_the_file(tmp_path: Path) -> None:
     options = ["train.epochs=3", "train.learning_rate={low: 1e-5, high: 1e-3}", "train.learning_rate.high=1e-2"]
     sweep = read(tmp_path, PLAIN + "search: {strategy: random}\n", [*options, "search.trials=2"])
     assert sweep.fixed["train.epochs"] == 3
@@ -503,7 +501,7 @@ def test_the_data_option_replaces_the_folder(tmp_path: Path) -> None:
 # Identity
 
 
-def test_the_identity_is_the_same_for_the_same_settings_wherever_they_stand(tmp_path: Path) -> None:
+def test_the_identity_does_not_depend_on_the_order_of_settings(tmp_path: Path) -> None:
     one = read(tmp_path, CONDITIONAL)
     point = {"model.encoder": "tiny", "model.tiny.embedding_size": 64, "loss.name": "arcface", "loss.arcface.scale": 16}
     two = read(tmp_path, PLAIN, ["model.embedding_size=64", "loss.scale=16", "resources.cpus=2", "name=other"])
@@ -549,13 +547,13 @@ def test_the_settings_of_an_older_run_are_completed_by_the_defaults(tmp_path: Pa
         ("bundle.examples=1", False),
     ],
 )
-def test_only_what_shapes_a_trial_makes_it_another_one(tmp_path: Path, option: str, another: bool) -> None:
+def test_only_training_settings_are_part_of_the_identity(tmp_path: Path, option: str, another: bool) -> None:
     base = trial_identity(read(tmp_path, PLAIN).settings({}), data_fingerprint="")
     changed = trial_identity(read(tmp_path, PLAIN, [option]).settings({}), data_fingerprint="")
     assert (changed != base) == another
 
 
-def test_a_file_of_weights_counts_by_its_bytes(tmp_path: Path) -> None:
+def test_a_weights_file_is_identified_by_its_contents(tmp_path: Path) -> None:
     ids = {}
     for name, content in (("a.pth", b"1"), ("b.pth", b"1"), ("c.pth", b"2")):
         (tmp_path / name).write_bytes(content)
@@ -642,7 +640,7 @@ def test_settings_that_need_training_are_refused_without_training(
     assert any(said in message for _, message in faults(tmp_path, PLAIN, options))
 
 
-def test_what_holds_for_one_model_holds_for_each_of_several(tmp_path: Path) -> None:
+def test_model_rules_hold_for_each_of_several_models(tmp_path: Path) -> None:
     text = PLAIN.replace("model: {encoder: tiny}", "model: MODEL")
     assert text != PLAIN
     one, other = "{encoder: tiny, neck: bnneck}", "{encoder: 'torchvision:squeezenet1_1', weights: random, MORE}"
@@ -681,7 +679,7 @@ def test_an_axis_without_effect_is_refused(tmp_path: Path, options: list[str], s
     assert any(said in message for message in found), found
 
 
-def test_what_has_an_effect_with_some_values_is_taken(tmp_path: Path) -> None:
+def test_an_axis_with_an_effect_under_some_values_is_accepted(tmp_path: Path) -> None:
     read(tmp_path, PLAIN, ["retrieval.whitened_size=[8, 16]", "retrieval.whiten=[none, pca]"])
     read(tmp_path, PLAIN, ["retrieval.temperature=[0.05, 0.1]", "retrieval.vote=[nearest, softmax]"])
 
@@ -693,7 +691,7 @@ def test_reranking_for_class_means_alone_is_refused(tmp_path: Path) -> None:
     read(tmp_path, PLAIN, [*options, "retrieval.vote=[centroid, nearest]"])
 
 
-def test_a_classifier_is_refused_where_no_loss_has_proxies_or_no_vote_looks_at_images(tmp_path: Path) -> None:
+def test_a_classifier_needs_a_proxy_loss_and_an_image_vote(tmp_path: Path) -> None:
     options = ["retrieval.classifier_weight=[0, 0.3]"]
     for losses in ("triplet", "[supcon, contrastive]"):
         found = faults(tmp_path, PLAIN, [*options, f"loss.name={losses}"])

@@ -57,7 +57,7 @@ def trial_of(run: Path) -> Path:
     return trial
 
 
-def test_every_photograph_that_can_validates_once_in_a_gallery_without_it(folded: SweepResult) -> None:
+def test_every_eligible_photograph_validates_once_against_a_gallery_without_it(folded: SweepResult) -> None:
     split = pd.read_csv(folded.folder / "split.csv")
     queries = pd.read_parquet(trial_of(folded.folder) / "queries.parquet")
     assert sorted(queries["image"]) == sorted(split.loc[split["fold"] >= 0, "Image"])
@@ -66,7 +66,7 @@ def test_every_photograph_that_can_validates_once_in_a_gallery_without_it(folded
     assert (found["nearest_image"].map(fold_of) != found["image"].map(fold_of)).all()
 
 
-def test_a_trial_has_a_training_for_each_fold_and_keeps_nothing_of_them_but_vectors(folded: SweepResult) -> None:
+def test_a_trial_trains_each_fold_and_keeps_only_its_embeddings(folded: SweepResult) -> None:
     trial = trial_of(folded.folder)
     epochs = pd.read_csv(trial / "epochs.csv")
     assert epochs["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
@@ -165,7 +165,7 @@ def test_held_out_individuals_are_new_to_the_gallery_and_set_the_threshold(
         (["split={kfold: 3, share: 0.2, kind: open_set}"], r"there is no key `split.kfold`"),
     ],
 )
-def test_what_does_not_fit_a_split_is_refused(
+def test_settings_that_contradict_the_split_are_refused(
     photographs: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -174,7 +174,7 @@ def test_a_pruned_trial_keeps_its_scores_and_not_its_weights(folder: Path) -> No
     assert rows == [("PRUNED",)]
 
 
-def test_a_trial_that_ended_itself_is_not_settled_otherwise(folder: Path) -> None:
+def test_the_outcome_of_a_finished_trial_is_not_overwritten(folder: Path) -> None:
     store = open_store(folder)
     trial = next(store.queue.trials())
     write_result(folder / "trials" / trial, {"status": "failed", "error": "the loss is nan"})
@@ -190,7 +190,7 @@ def test_a_search_runs_its_number_of_trials_and_continues_when_that_grows(folder
     assert len(run_all(open_store(folder, *options, "search.trials=5"))) == 2
 
 
-def test_a_search_ends_when_the_space_has_no_more(folder: Path) -> None:
+def test_a_search_ends_when_the_space_is_exhausted(folder: Path) -> None:
     trials = run_all(open_store(folder, "search.strategy=random", "search.trials=20"))
     assert len(trials) == len(set(trials)) == 1 + 4
 
@@ -345,7 +345,7 @@ def test_finalists_are_repeated_with_new_seeds_at_the_end_and_ranked_by_their_me
     assert run_all(open_store(folder, *options)) == []
 
 
-def test_a_better_trial_that_came_later_is_repeated_too_and_may_win(folder: Path) -> None:
+def test_a_later_better_trial_is_repeated_and_may_win(folder: Path) -> None:
     options = ("search.repeats=1", "search.finalists=1")
     run_all(open_store(folder, *options))
     store = open_store(folder, *options, "model.embedding_size=[8, 16, 48]")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BOTH = "search.objective=[recall@1, milliseconds_per_image]"
 
 
-def test_what_is_beaten_in_one_without_winning_in_the_other_is_not_on_the_front() -> None:
+def test_dominated_trials_are_not_on_the_pareto_front() -> None:
     points = [(5.0, 0.9), (1.0, 0.1), (2.0, 0.5), (2.0, 0.6), (4.0, 0.6), (6.0, 0.9), (0.5, 0.1)]
     assert [points[place] for place in pareto_front(points)] == [(0.5, 0.1), (2.0, 0.6), (5.0, 0.9)]
     assert pareto_front([]) == []
@@ -55,7 +55,9 @@ def test_a_list_of_two_is_two_objectives_and_the_first_is_preferred(
         (("search.objective=[recall@1, map@5]",), "search.objective"),
     ],
 )
-def test_what_two_objectives_cannot_be_is_said(options: tuple[str, ...], message: str, write_sweep: WriteSweep) -> None:
+def test_invalid_pairs_of_objectives_are_refused(
+    options: tuple[str, ...], message: str, write_sweep: WriteSweep
+) -> None:
     with pytest.raises(SettingsError, match=message):
         write_sweep(*options)
 
