@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from whale_ray.data.image_io import FORMATS, Geometry, decode_image, fit_image
+from whale_ray.data.decoding.image_formats import FORMATS, register_decoders
+from whale_ray.data.image_io import Geometry, decode_image, fit_image
 from whale_ray.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 
@@ -231,6 +232,7 @@ def test_the_first_of_several_frames_is_decoded(decoders: DecoderPool) -> None:
         assert (decode(decoders, data)[0] == fit_image(first, GEOMETRY)).all()
 
 
+register_decoders()
 SEEDS = [encode(draw(1, 0), kind) for kind in FORMATS]
 SEEDS.append(encode(draw(1, 0), "JPEG", progressive=True))
 SEEDS.append(encode(draw(1, 0), "TIFF", compression="tiff_lzw"))

@@ -63,6 +63,8 @@ class Audit:
             [f"{' and '.join(one['individuals'])}: {', '.join(one['images'])}" for one in found["conflicts"]],
             most,
         )
+        remarks = [f"{row['image']}: {row['remark']}" for row in found["remarks"]]
+        lines += _section("photographs were read, but the decoder warns", remarks, most)
         return lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
 
     def write(self, path: Path) -> None:
@@ -134,6 +136,7 @@ def _findings(
         "groups": int(table.loc[table["group"] != "", "group"].nunique()),
         "without_photograph": sorted(everyone - set(counts.index)),
         "set_aside": bad,
+        "remarks": health.loc[usable & health["remark"].ne(""), ["image", "remark"]].to_dict("records"),
         "identical_files": [images for images in identical if len(images) > 1],
         "twins": [group["image"].tolist() for group in groups],
         "conflicts": [

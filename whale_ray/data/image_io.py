@@ -6,21 +6,29 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from whale_ray.data.decoding.decoder_warnings import collect_warnings
+from whale_ray.data.decoding.image_formats import FORMATS, recognize_format, register_decoders
+from whale_ray.data.decoding.pixel_values import to_upright_rgb
+from whale_ray.data.decoding.tiff_pages import select_full_page, unreadable_page
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+MAX_BYTES = 2**30  # of a file, for training and commands; a service has its own, smaller limit
+MAX_PIXELS = 100_000_000
 FILL = 127  # the grey of what lies beyond a picture's edge
-VERSION = 2  # of decoding and fitting: pixels decoded by another version are decoded again
+VERSION = 3  # of decoding and fitting: pixels decoded by another version are decoded again
 Image.MAX_IMAGE_PIXELS = None  # decode_image has its own limit, which is an error and not a warning
 Box = tuple[float, float, float, float]
 Array = TypeVar("Array", bound=Any)  # of NumPy, or a tensor
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,38 +60,66 @@ class Geometry:
         return self.height + 2 * rows, self.width + 2 * columns
 
 
-def decode_image(source: bytes | Path, *, max_bytes: int = 32 * 2**20, max_pixels: int = 100_000_000) -> Image.Image:
-    """Return the first frame as upright 8-bit RGB. JPEG, PNG, WebP, TIFF and BMP are recognised by content.
+def decode_image(
+    source: bytes | Path,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    on_warning: Callable[[str], None] | None = None,
+) -> Image.Image:
+    """Return the first full-resolution frame as upright 8-bit RGB. The format is recognised by content.
 
     Args:
         source: The bytes of an image, or its path.
         max_bytes: Largest file size in bytes.
         max_pixels: Largest number of pixels.
+        on_warning: Called with each warning of the decoder; None logs them with the path.
 
     Raises:
         ImageTooLargeError: If the file or the image is too large.
-        ImageTypeError: If the content is none of the accepted formats.
+        ImageTypeError: If the content is none of the accepted formats, or has a number format that is not supported.
         ImageDecodeError: If the file is empty or damaged.
     """
     data = source if isinstance(source, bytes) else read_file(source, max_bytes)
     if len(data) > max_bytes:
-        raise ImageTooLargeError(f"a picture has at most {max_bytes:,} bytes, but this one has more. Shrink it")
+        raise ImageTooLargeError(
+            f"a picture has at most {max_bytes:,} bytes, but this one has more. Shrink it, or raise image_bytes"
+        )
     if not data:
         raise ImageDecodeError("a picture has bytes, but this file is empty. Copy it again")
+    with collect_warnings() as messages:
+        image = _decode(data, max_pixels)
+    for message in messages:
+        if on_warning is not None:
+            on_warning(message)
+        else:
+            _log.warning("%s: %s", "an image" if isinstance(source, bytes) else source, message)
+    return image
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    kind = recognize_format(data)
+    if kind is None:
+        raise ImageTypeError(
+            f"a picture is one of {', '.join(FORMATS)}, but this content is none of them. Save it as JPEG or PNG"
+        )
+    register_decoders()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if kind == "TIFF":
+            data = select_full_page(data)
+        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             if image.width * image.height > max_pixels:
                 raise ImageTooLargeError(
                     f"a picture has at most {max_pixels:,} pixels, but this one is {image.width} x {image.height}. "
                     "Shrink it"
                 )
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_upright_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageTypeError(
-            f"a picture is one of {', '.join(FORMATS)}, but this content is none of them. Save it as JPEG or PNG"
-        ) from None
+        if kind == "TIFF":
+            raise unreadable_page(data) from None
+        raise ImageDecodeError(f"the {kind} picture is damaged: its header cannot be read. Copy it again") from None
     except Exception as error:  # damaged files raise struct.error, TypeError, SyntaxError and more from Pillow
         raise ImageDecodeError(f"the picture is damaged ({error}). Copy or save it again") from error
 
@@ -97,16 +133,6 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     """
     with path.open("rb") as stream:
         return stream.read(max_bytes + 1)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        values = np.asarray(image).clip(0, 65535) / 257
-        return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
 
 
 def fit_image(image: Image.Image, geometry: Geometry, *, box: Box | None = None) -> np.ndarray:

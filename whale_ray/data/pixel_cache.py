@@ -31,7 +31,7 @@ from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLa
 
 _MAX_BYTES = 32 * 2**20
 _THUMBNAIL_SIDE = 16
-_TEXTS = ("image", "status", "reason", "sha256", "phash")
+_TEXTS = ("image", "status", "reason", "sha256", "phash", "remark")
 _STATUS = {ImageTypeError: "wrong_type", ImageTooLargeError: "too_large", ImageDecodeError: "damaged"}
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -45,7 +45,7 @@ class DecodedImages:
         small: Each whole image in grey, uint8, shape (N, 16, 16), independent of the geometry.
         geometry: Geometry of `array`.
         health: Columns image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box),
-            reason, width, height, sha256 of the file, phash (16 hex digits).
+            reason, width, height, sha256 of the file, phash (16 hex digits), remark (warnings of the decoder).
         decoded: Number of images that this call decoded; 0 if the cache had them.
         fingerprint: Hash of the image files and the geometry.
     """
@@ -171,12 +171,14 @@ def _decode_row(
     """Decode one image into its row of both arrays and return its health."""
     photograph = catalog.table.iloc[row]
     health: dict[str, object] = {"image": photograph["image"], "status": "ok", "reason": "", "width": 0, "height": 0}
-    health |= {"sha256": "", "phash": ""}
+    health |= {"sha256": "", "phash": "", "remark": ""}
+    remarks: list[str] = []
     try:
         data = read_file(catalog.path(str(photograph["image"])), _MAX_BYTES)
         health["sha256"] = hashlib.sha256(data).hexdigest()
-        image = decode_image(data, max_bytes=_MAX_BYTES)
+        image = decode_image(data, max_bytes=_MAX_BYTES, on_warning=remarks.append)
         health |= {"width": image.width, "height": image.height, "phash": _perceptual_hash(image)}
+        health["remark"] = "; ".join(remarks)
         small[row] = image.convert("L").resize(
             (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX, reducing_gap=2.0
         )

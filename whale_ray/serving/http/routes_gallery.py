@@ -13,6 +13,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response, Security
 
+from whale_ray.data.decoding.image_formats import EXTENSIONS, recognize_format
 from whale_ray.errors import ImageError
 from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
 from whale_ray.serving.auth.scopes import authorize
@@ -38,7 +39,6 @@ from whale_ray.serving.schemas import (
 )
 
 MAX_NAME_LENGTH = 100
-_EXTENSIONS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp", b"II": "tif", b"MM": "tif"}
 router = APIRouter()
 
 
@@ -242,6 +242,6 @@ async def _prepare_picture(place: int, upload: Upload, service: ModelService) ->
         name = f" ({upload.filename})" if upload.filename else ""
         raise type(error)(f"photograph {place + 1}{name}: {error}. Nothing of this call was enrolled") from error
     digest = hashlib.sha256(upload.data).hexdigest()
-    ending = _EXTENSIONS.get(upload.data[:2], "tif")
+    extension = EXTENSIONS[recognize_format(upload.data) or "JPEG"]
     vector = await recognizer.encoder.embed(decoded.array)
-    return EnrolledPicture(digest, f"enrolled-{digest[:32]}.{ending}", upload.data, decoded.thumbnail, vector)
+    return EnrolledPicture(digest, f"enrolled-{digest[:32]}.{extension}", upload.data, decoded.thumbnail, vector)

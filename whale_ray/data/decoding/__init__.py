@@ -1,0 +1,1 @@
+"""Decoding: recognition of image formats, TIFF pages, pixel values, orientation and decoder warnings."""
