@@ -83,6 +83,60 @@ def test_learned_whitening_finds_individuals_that_plain_cosines_confuse():
     assert evaluation.table["whiten"].tolist() == ["none", "pca", "pca", "learned", "learned"]
 
 
+def whitened_by_covariances(vectors, names, kind):
+    """Return the D x D whitening matrix by its textbook definition."""
+
+    def shrunk(covariance):
+        values, directions = np.linalg.eigh(covariance)
+        return np.clip(values, 0, None) + 0.2 * np.clip(values, 0, None).mean(), directions
+
+    centered = vectors - vectors.mean(axis=0)
+    if kind == "pca":
+        values, directions = shrunk(centered.T @ centered / len(vectors))
+        return (directions / np.sqrt(values))[:, ::-1]
+    named = [vectors[names == name] for name in set(names) - {"new_whale"}]
+    around = np.concatenate([rows - rows.mean(axis=0) for rows in named])
+    values, directions = shrunk(around.T @ around / len(around))
+    white = directions / np.sqrt(values)
+    return white @ np.linalg.eigh((centered @ white).T @ (centered @ white))[1][:, ::-1]
+
+
+@pytest.mark.parametrize("kind", ["pca", "learned"])
+@pytest.mark.parametrize("images", [10, 11, 12, 13])
+def test_few_photographs_of_many_dimensions_are_whitened_as_by_the_whole_covariance(kind, images):
+    size = 4 * 12
+    vectors, names = photographs(individuals=4, images=images, size=size)
+    others, _ = photographs(individuals=5, size=size, seed=1)
+    every = np.concatenate([vectors, others])
+    precise = normalize_rows(vectors).astype(np.float64)
+    matrix = whitened_by_covariances(precise, names, kind)
+    fitted = fit_whitening(vectors, names, kind=kind, unknown_label="new_whale")
+    centered = normalize_rows(every).astype(np.float64) - precise.mean(axis=0)
+    for dimensions in (3, 20, len(vectors) - 1, size, 1000):
+        columns = matrix[:, :dimensions] if dimensions < len(vectors) else matrix
+        expected = normalize_rows(centered @ columns, rounded=False)
+        found = fitted.shortened(dimensions).apply(every).astype(np.float64)
+        assert found @ found.T == pytest.approx(expected @ expected.T, abs=2e-3)
+    dense = normalize_rows(centered @ fitted.dense_matrix(), rounded=False)
+    whole = fitted.apply(every).astype(np.float64)
+    assert dense @ dense.T == pytest.approx(whole @ whole.T, abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["pca", "learned"])
+def test_whitening_of_wide_embeddings_makes_no_square_matrix(kind, monkeypatch):
+    vectors, names = photographs(individuals=6, images=4, size=65_536)
+
+    def refuse(*shape, **options):
+        raise AssertionError("a D x D matrix of 65,536 dimensions has 34 GB")
+
+    monkeypatch.setattr(np, "eye", refuse)
+    monkeypatch.setattr(np.linalg, "eigh", refuse)
+    fitted = fit_whitening(vectors, names, kind=kind, unknown_label="new_whale")
+    assert fitted.apply(vectors).shape == vectors.shape
+    assert fitted.shortened(8).dense_matrix().shape == (65_536, 8)
+    assert fitted.shortened(128).apply(vectors).shape == (24, 23)
+
+
 def test_more_dimensions_than_available_keeps_all():
     vectors, names = photographs()
     fitted = fit_whitening(vectors, names, kind="learned", unknown_label="new_whale")

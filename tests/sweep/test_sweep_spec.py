@@ -679,6 +679,15 @@ def test_an_axis_without_effect_is_refused(tmp_path: Path, options: list[str], s
     assert any(said in message for message in found), found
 
 
+@pytest.mark.parametrize("gpus", ["2", "1.5", "8.0"])
+def test_a_trial_on_several_gpus_is_refused_but_its_earlier_run_folder_opens(tmp_path: Path, gpus: str) -> None:
+    ((_, message),) = faults(tmp_path, PLAIN, [f"resources.gpus={gpus}"])
+    assert "`resources.gpus` must be at most 1, but got" in message
+    assert read(tmp_path, PLAIN, ["resources.gpus=1"]).fixed["resources.gpus"] == 1.0
+    (tmp_path / "sweep.yaml").write_text(PLAIN + f"resources: {{gpus: {gpus}}}\n")
+    assert load_sweep(tmp_path / "sweep.yaml", is_recorded=True).fixed["resources.gpus"] == float(gpus)
+
+
 def test_an_axis_with_an_effect_under_some_values_is_accepted(tmp_path: Path) -> None:
     read(tmp_path, PLAIN, ["retrieval.whitened_size=[8, 16]", "retrieval.whiten=[none, pca]"])
     read(tmp_path, PLAIN, ["retrieval.temperature=[0.05, 0.1]", "retrieval.vote=[nearest, softmax]"])

@@ -4,6 +4,8 @@
 retrieval", ECCV 2012). `learned` gives the same variance to every direction in which images of one individual differ,
 then rotates to the directions of largest total variance (Mikolajczyk and Matas, ICCV 2007; Radenović et al., TPAMI
 2018).
+
+N vectors of D dimensions cost O(min(N, D)² max(N, D)): with N <= D no D x D matrix is made.
 """
 
 from __future__ import annotations
@@ -22,29 +24,59 @@ _SHRINKAGE = 0.2
 
 
 @dataclass(frozen=True)
+class LowRankMap:
+    """The symmetric D x D map `scale * I + directions @ diag(gains) @ directions.T`, without that matrix.
+
+    Attributes:
+        scale: Factor of every direction outside `directions`.
+        directions: Orthonormal, float64, shape (D, r).
+        gains: What each of them gets beside `scale`, float64, shape (r,).
+    """
+
+    scale: float
+    directions: np.ndarray
+    gains: np.ndarray
+
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the mapped vectors, shape (N, D), of vectors (N, D)."""
+        return np.asarray(self.scale * vectors + ((vectors @ self.directions) * self.gains) @ self.directions.T)
+
+
+@dataclass(frozen=True)
 class Whitening:
     """A linear map of unit vectors.
 
     Attributes:
         mean: Subtracted from each vector, float64, shape (D,).
-        matrix: Multiplied to the rest, float64, shape (D, d).
+        matrix: Multiplied to the rest, float64, shape (D, d), directions of largest variance first.
+        all_directions: With N <= D, the map to all D dimensions; `matrix` then holds the N - 1 directions in which the
+            N training vectors differ. None if `matrix` is the whole map.
     """
 
     mean: np.ndarray
     matrix: np.ndarray
+    all_directions: LowRankMap | None = None
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """Whitened unit vectors, float16 (N, d), of vectors (N, D)."""
-        moved = (normalize_rows(vectors).astype(np.float64) - self.mean) @ self.matrix
+        centered = normalize_rows(vectors).astype(np.float64) - self.mean
+        moved = centered @ self.matrix if self.all_directions is None else self.all_directions.apply(centered)
         return normalize_rows(moved, rounded=False).astype(np.float16)
 
     def shortened(self, size: int) -> Whitening:
-        """Return the map to the first `size` dimensions, those of largest variance; all if there are fewer."""
-        return Whitening(self.mean, self.matrix[:, :size])
+        """Return the map to the first `size` dimensions, those of largest variance; all if there are fewer.
+
+        A size from N to D - 1 gives the N - 1 dimensions in which the training vectors differ.
+        """
+        return self if size >= len(self.mean) else Whitening(self.mean, self.matrix[:, :size])
+
+    def dense_matrix(self) -> np.ndarray:
+        """Return the whole map as one matrix, shape (D, d)."""
+        return self.matrix if self.all_directions is None else self.all_directions.apply(np.eye(len(self.mean)))
 
 
 def fit_whitening(vectors: np.ndarray, individuals: np.ndarray, *, kind: str, unknown_label: str) -> Whitening:
-    """Return the whitening of training vectors in all D dimensions, those of largest variance first.
+    """Return the whitening of N training vectors in all D dimensions, those of largest variance first.
 
     Args:
         vectors: Shape (N, D).
@@ -61,16 +93,45 @@ def fit_whitening(vectors: np.ndarray, individuals: np.ndarray, *, kind: str, un
         raise InputError(f"whitening learns from training photographs, but there are {len(vectors)}. Take whiten: none")
     precise = normalize_rows(vectors).astype(np.float64)
     mean = precise.mean(axis=0)
-    centred = precise - mean
+    centered = precise - mean
+    fit = _fit_wide if len(vectors) <= vectors.shape[1] else _fit_narrow
     if kind == "pca":
-        return Whitening(mean, _principal_directions(centred, white=True))
-    within = _within_covariance(precise, np.asarray(individuals, dtype=str), unknown_label)
-    white = _whitening_of(within)
-    return Whitening(mean, white @ _principal_directions(centred @ white, white=False))
+        return fit(mean, centered, within=None)
+    return fit(mean, centered, within=_around_individuals(precise, np.asarray(individuals, dtype=str), unknown_label))
 
 
-def _within_covariance(vectors: np.ndarray, individuals: np.ndarray, unknown_label: str) -> np.ndarray:
-    """Return the covariance (D, D) of named images around the mean of their individual."""
+def _fit_narrow(mean: np.ndarray, centered: np.ndarray, *, within: np.ndarray | None) -> Whitening:
+    """Return the whitening of N > D vectors, from D x D covariances; `within` None fits `pca`."""
+    if within is None:
+        return Whitening(mean, _principal_directions(centered, white=True))
+    white = _whitening_of(within.T @ within / len(within))
+    return Whitening(mean, white @ _principal_directions(centered @ white, white=False))
+
+
+def _fit_wide(mean: np.ndarray, centered: np.ndarray, *, within: np.ndarray | None) -> Whitening:
+    """Return the whitening of N <= D vectors, from thin singular value decompositions; `within` None fits `pca`."""
+    most = len(centered) - 1
+    whole = _low_rank_whitening(centered if within is None else within)
+    if within is None:
+        white = (whole.scale + whole.gains[:most]) * whole.directions[:, :most]
+        return Whitening(mean, white, whole)
+    _, _, rows = np.linalg.svd(whole.apply(centered), full_matrices=False)
+    return Whitening(mean, whole.apply(rows[:most]).T, whole)
+
+
+def _low_rank_whitening(centered: np.ndarray) -> LowRankMap:
+    """Return the map that gives centered vectors (n, D) the same variance in every direction, but for the shrinkage."""
+    count, features = centered.shape
+    _, deviations, rows = np.linalg.svd(centered, full_matrices=False)
+    variances = np.zeros(features)
+    variances[: len(deviations)] = deviations**2 / count
+    scales = 1.0 / np.sqrt(_shrunk(variances))
+    rest = float(scales[-1]) if len(deviations) < features else 0.0
+    return LowRankMap(rest, rows.T, scales[: len(deviations)] - rest)
+
+
+def _around_individuals(vectors: np.ndarray, individuals: np.ndarray, unknown_label: str) -> np.ndarray:
+    """Return named vectors, shape (n, D), without the mean of their individual."""
     named = individuals != unknown_label
     _, codes, sizes = np.unique(individuals[named], return_inverse=True, return_counts=True)
     if not (sizes > 1).any():
@@ -80,8 +141,7 @@ def _within_covariance(vectors: np.ndarray, individuals: np.ndarray, unknown_lab
     order = np.argsort(codes, kind="stable")
     rows, starts = vectors[named][order], np.cumsum(sizes) - sizes
     means = np.add.reduceat(rows, starts, axis=0) / sizes[:, None]
-    around = rows - means[codes[order]]
-    return np.asarray(around.T @ around / len(around))
+    return np.asarray(rows - means[codes[order]])
 
 
 def _whitening_of(covariance: np.ndarray) -> np.ndarray:
@@ -89,9 +149,9 @@ def _whitening_of(covariance: np.ndarray) -> np.ndarray:
     return np.asarray(directions / np.sqrt(_shrunk(values)))
 
 
-def _principal_directions(centred: np.ndarray, *, white: bool) -> np.ndarray:
-    """Return the directions (D, D) of centred vectors by falling variance; `white` divides each by its deviation."""
-    values, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+def _principal_directions(centered: np.ndarray, *, white: bool) -> np.ndarray:
+    """Return the directions (D, D) of centered vectors by falling variance; `white` divides each by its deviation."""
+    values, directions = np.linalg.eigh(centered.T @ centered / len(centered))
     directions = directions / np.sqrt(_shrunk(values)) if white else directions
     return np.asarray(directions[:, ::-1])
 

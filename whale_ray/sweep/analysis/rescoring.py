@@ -79,7 +79,7 @@ def score_again(run: Path, options: Sequence[str]) -> pd.DataFrame:
     Raises:
         InputError: If an option is unknown, the folder is not a run, no trial has finished, or a file is unreadable.
     """
-    sweep = load_sweep(sweep_file(run), [f"retrieval.{option}" for option in options])
+    sweep = load_sweep(sweep_file(run), [f"retrieval.{option}" for option in options], is_recorded=True)
     scoring = scoring_of(sweep)
     finished = [record for record in read_records(run) if record.status == "finished"]
     if not finished:

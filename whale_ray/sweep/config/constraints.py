@@ -15,10 +15,17 @@ from whale_ray.sweep.config.schema import SPEED, section_settings
 from whale_ray.sweep.config.training_constraints import listed
 
 
-def find_conflicts(reading: Reading) -> None:
-    """Add a fault for each combination of settings that is not allowed."""
+def find_conflicts(reading: Reading, *, is_recorded: bool = False) -> None:
+    """Add a fault for each combination of settings that is not allowed.
+
+    Args:
+        reading: The parsed settings.
+        is_recorded: They come from a run folder, so that rules that later versions introduced do not hold.
+    """
     for check in (*CHECKS, *training_constraints.CHECKS, _check_scored_images, check_without_effect):
         check(reading)
+    if not is_recorded:
+        _check_gpus(reading)
 
 
 def _check_scored_images(reading: Reading) -> None:
@@ -158,6 +165,15 @@ def _check_ensemble(reading: Reading) -> None:
     if reading.fixed.get("search.ensemble") == 1:
         message = "`search.ensemble` joins the embeddings of two trials or more, but is 1."
         reading.fault("search.ensemble", f"{message} Write a larger number, or 0 for no ensemble.")
+
+
+def _check_gpus(reading: Reading) -> None:
+    gpus = reading.fixed.get("resources.gpus", 0.0)
+    if gpus > 1:
+        message = (
+            f"`resources.gpus` must be at most 1, but got {gpus:g}: a trial trains on one GPU, the rest would idle."
+        )
+        reading.fault("resources.gpus", f"{message} Write 1; on several GPUs as many trials run at once.")
 
 
 CHECKS: tuple[Callable[[Reading], None], ...] = (

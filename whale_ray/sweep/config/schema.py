@@ -206,7 +206,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     brief("search.seed", "int >= 0 <= 4294967295", 0, "seed of the draws; left out: as `seed` (its first value)"),
     brief("resources.cpus", "float > 0", 1.0, "cores of a trial; fractions share one"),
-    brief("resources.gpus", "float >= 0", 0.0, "GPUs of a trial; fractions share one"),
+    brief("resources.gpus", "float >= 0", 0.0, "GPUs of a trial, at most 1; fractions share one"),
     brief("resources.stall_minutes", "float > 0 or null", 30.0, "a trial without a heartbeat for this long is ended"),
     brief("resources.min_free_gb", "float >= 0", 1.0, "no trial starts while the disk has less free space"),
     brief("tracking.wandb", "choice off offline online", "off", "Weights & Biases: a run for each trial"),

@@ -135,18 +135,21 @@ def _selector(section: str) -> str:
     return f"{section}.{SELECTORS[section]}"
 
 
-def load_sweep(path: Path | str, overrides: Sequence[str] = (), *, data: Path | None = None) -> Sweep:
+def load_sweep(
+    path: Path | str, overrides: Sequence[str] = (), *, data: Path | None = None, is_recorded: bool = False
+) -> Sweep:
     """Return the sweep of a YAML file.
 
     Args:
         path: The YAML file.
         overrides: Settings that replace those of the file, such as "train.epochs=5".
         data: Folder that replaces `data.root`.
+        is_recorded: The file is a run folder's, so that rules that later versions introduced do not hold.
 
     Raises:
         SettingsError: With every fault, its line in the file and the nearest valid name.
     """
-    return _read_sweep(_read_text(Path(path)), str(path), overrides, data)
+    return _read_sweep(_read_text(Path(path)), str(path), overrides, data, is_recorded=is_recorded)
 
 
 def data_settings(root: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -167,7 +170,9 @@ def data_settings(root: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return {key.removeprefix("data."): value for key, value in sweep.fixed.items() if key.startswith("data.")}
 
 
-def _read_sweep(text: str, source: str, overrides: Sequence[str], data: Path | None) -> Sweep:
+def _read_sweep(
+    text: str, source: str, overrides: Sequence[str], data: Path | None, *, is_recorded: bool = False
+) -> Sweep:
     faults: list[Fault] = []
     root = parse_document(text, faults)
     if root is not None and not isinstance(root.value, dict):
@@ -184,7 +189,7 @@ def _read_sweep(text: str, source: str, overrides: Sequence[str], data: Path | N
     if data is not None:
         write_at(root, ["data", "root"], Node(str(data), None, "option --data"))
     reading = read_settings(root, faults)
-    find_conflicts(reading)
+    find_conflicts(reading, is_recorded=is_recorded)
     if faults:
         raise SettingsError(source, sorted(faults, key=lambda fault: fault.line or math.inf))
     return Sweep(reading.fixed["name"], source, reading.fixed, tuple(reading.axes), reading.retrieval)

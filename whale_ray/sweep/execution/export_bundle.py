@@ -115,7 +115,7 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     weights = load_weights(record.folder / "checkpoint" / WEIGHTS)
     recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
     if whitening := held.whitening(setting.transform):
-        recipe, weights = add_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.matrix)
+        recipe, weights = add_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.dense_matrix())
     table = rows.loc[named, ["image", "individual"]].reset_index(drop=True)
     manifest = _manifest(record, dataset, setting, table, recipe)
     manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies)}"

@@ -73,7 +73,7 @@ def read_context(run: Path, *, live: bool = False) -> ReportContext:
     Raises:
         InputError: If the folder is not that of a sweep.
     """
-    sweep = load_sweep(sweep_file(run))
+    sweep = load_sweep(sweep_file(run), is_recorded=True)
     return ReportContext(run, sweep, tuple(_in_leaderboard_order(read_records(run), sweep)), live)
 
 

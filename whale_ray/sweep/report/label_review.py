@@ -198,7 +198,7 @@ def reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tupl
     """
     file = review.parent / "sweep.yaml"
     if file.is_file():
-        sweep = load_sweep(file, overrides, data=data)
+        sweep = load_sweep(file, overrides, data=data, is_recorded=True)
         found = {key.removeprefix("data."): value for key, value in sweep.fixed.items()}
         again = f"{shlex.quote(str(file))} --set name={sweep.name}_reviewed"
     elif data is not None:
