@@ -98,8 +98,8 @@ def write_sweep(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def finished(cluster: str, write_sweep: WriteSweep, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+def finished(cache: Path, write_sweep: WriteSweep, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     """The small sweep when all of it has run. To be read only."""
     from whale_ray.sweep.execution.driver import run_sweep
 
-    return run_sweep(write_sweep(), runs=tmp_path_factory.mktemp("runs"))
+    return run_sweep(write_sweep(), runs=tmp_path_factory.mktemp("runs"), in_process=True)

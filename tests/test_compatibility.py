@@ -57,24 +57,24 @@ def test_an_older_bundle_identifies_and_submits(old: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_older_sweep_resumes_without_training(old: Path, cluster: str) -> None:
+def test_an_older_sweep_resumes_without_training(old: Path) -> None:
     from whale_ray.sweep.execution.driver import run_sweep
 
     before = leaderboard(old)
     ended = {path: path.stat().st_mtime_ns for path in old.glob("runs/*/trials/*/epochs.csv")}
-    run_sweep(load_sweep(old / "sweep.yaml", []), runs=old / "runs", address=cluster)
+    run_sweep(load_sweep(old / "sweep.yaml", []), runs=old / "runs", in_process=True)
     after = leaderboard(old)
     pd.testing.assert_frame_equal(after, before)
     assert {path: path.stat().st_mtime_ns for path in old.glob("runs/*/trials/*/epochs.csv")} == ended
 
 
 @pytest.mark.slow
-def test_trials_of_an_older_run_are_rescored_without_training(old: Path, cluster: str) -> None:
+def test_trials_of_an_older_run_are_rescored_without_training(old: Path) -> None:
     from whale_ray.sweep.execution.driver import run_sweep
 
     ended = {path: path.stat().st_mtime_ns for path in old.glob("runs/*/trials/*/epochs.csv")}
     options = ["retrieval.neighbours=[1, 2, 5]", "retrieval.classifier_weight=[0, 0.5]"]
-    run_sweep(load_sweep(old / "sweep.yaml", options), runs=old / "runs", address=cluster)
+    run_sweep(load_sweep(old / "sweep.yaml", options), runs=old / "runs", in_process=True)
     scored = pd.read_csv(old / "runs" / "before_0_2" / "trials" / "129cb24b" / "retrieval.csv")
     assert set(scored["classifier_weight"]) == {0.0, 0.5}
     assert {path: path.stat().st_mtime_ns for path in old.glob("runs/*/trials/*/epochs.csv")} == ended

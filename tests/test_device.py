@@ -12,13 +12,13 @@ import pytest
 import ray
 import torch
 from small_sweep import SWEEP
+from whale_ray.sweep.trials.ray_worker import may_fit_alone
 
 from whale_ray.device import reserved_device
 from whale_ray.errors import InputError
 from whale_ray.serving.deployment.rollout import check_gpus
 from whale_ray.serving.deployment.settings import ServeSettings
-from whale_ray.sweep.execution.ray_cluster import check_gpu
-from whale_ray.sweep.trials.ray_worker import may_fit_alone
+from whale_ray.sweep.execution.runners.ray_cluster import check_gpu
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -57,7 +57,7 @@ def test_a_gpu_that_no_trial_uses_is_reported(monkeypatch: pytest.MonkeyPatch) -
 
 @WITHOUT_GPU
 def test_waiting_for_a_gpu_is_reported_and_can_be_interrupted(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whale_ray.sweep.execution.ray_cluster._GPU_SECONDS", 0.0)
+    monkeypatch.setattr("whale_ray.sweep.execution.runners.ray_cluster._GPU_SECONDS", 0.0)
     said, stopping = [], threading.Event()
 
     def say(text: str) -> None:

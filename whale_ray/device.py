@@ -1,6 +1,9 @@
-"""Choice of the device that runs an encoder: CPU, or a GPU of which a share is reserved."""
+"""Choice of the device that runs an encoder (CPU, or a GPU of which a share is reserved) and of its threads."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 from whale_ray.errors import InputError
 
@@ -30,3 +33,15 @@ def available_device(gpus: float) -> str:
         return reserved_device(gpus)
     except InputError:
         return "cpu"
+
+
+@contextlib.contextmanager
+def restored_threads() -> Iterator[None]:
+    """Restore PyTorch's number of threads, which is one for the whole process, at the end of the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

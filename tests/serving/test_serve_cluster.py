@@ -27,6 +27,7 @@ from whale_ray.serving.client import ask_service
 
 pytestmark = pytest.mark.slow
 COMMAND = (sys.executable, "-c", "from whale_ray.cli import main; main()")
+PAUSE = 0.05  # seconds between the calls of a client: the load leaves time for replicas to start
 
 
 @dataclass
@@ -99,7 +100,7 @@ def test_a_call_selects_its_model_and_the_model_card_names_the_default(split: Ru
 def test_a_killed_encoder_is_hidden_by_retries_while_health_fails(split: Running) -> None:
     (encoder,) = split.processes("encoder-tiny-small")
     colours: list[int] = []
-    with load(split.url) as seen:
+    with load(split.url, pause=PAUSE) as seen:
         seen.wait_for(20)
         os.kill(encoder, signal.SIGKILL)
         deadline = time.monotonic() + 60
@@ -128,7 +129,10 @@ def test_calls_cut_by_a_killed_ingress_are_retried_by_the_client(split: Running,
 def test_separate_encoders_are_exchanged_under_load_and_old_ones_drain(
     split: Running, make: Callable[..., Path]
 ) -> None:
-    with load(split.url, clients=4, path="/v1/identify?model=large") as seen, load(split.url, clients=2) as others:
+    with (
+        load(split.url, clients=4, path="/v1/identify?model=large", pause=PAUSE) as seen,
+        load(split.url, clients=2, pause=PAUSE) as others,
+    ):
         seen.wait_for(10)
         exchanged = split.deploy(make("tiny-newer"), "--model", "large")
         assert exchanged.returncode == 0, exchanged.stderr
@@ -176,7 +180,7 @@ def test_a_shadow_is_measured_silently_and_its_agreement_is_in_the_model_card(pa
 
 
 def test_a_killed_replica_fails_only_its_own_calls(pair: Running) -> None:
-    with load(pair.url) as seen:
+    with load(pair.url, pause=PAUSE) as seen:
         seen.wait_for(20)
         os.kill(pair.processes("whale_ray")[0], signal.SIGKILL)
         deadline = time.monotonic() + 60
@@ -192,7 +196,7 @@ def test_exchange_and_scaling_under_load_fail_no_call_and_a_damaged_bundle_never
 ) -> None:
     whole = contents()
     wrong = make("tiny-wrong", golden_vectors=-whole.golden_vectors)
-    with load(pair.url) as seen:
+    with load(pair.url, pause=PAUSE) as seen:
         seen.wait_for(20)
         refused = pair.deploy(wrong)
         assert refused.returncode == 2

@@ -97,18 +97,20 @@ def test_an_empty_folder_becomes_a_run_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_truncated_checkpoint_is_set_aside_and_the_trial_restarts(
-    write_sweep: WriteSweep, cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_sweep: WriteSweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = write_sweep("loss.name=arcface", "train.epochs=4")
     stopping = threading.Event()
-    stopped = run_sweep(sweep, runs=tmp_path, stopping=stopping, progress=RecordingProgress(lambda *_: stopping.set()))
+    stopped = run_sweep(
+        sweep, runs=tmp_path, stopping=stopping, progress=RecordingProgress(lambda *_: stopping.set()), in_process=True
+    )
     assert stopped.interrupted
     (state,) = stopped.folder.glob("trials/*/checkpoint/state.pt")
     cut(state)
-    ended = run_sweep(sweep, runs=tmp_path)
+    ended = run_sweep(sweep, runs=tmp_path, in_process=True)
     assert ended.exit_code == 0
     assert "the checkpoint could not be read (RuntimeError) and lies aside in" in capsys.readouterr().out
-    whole = run_sweep(sweep, runs=tmp_path / "whole")
+    whole = run_sweep(sweep, runs=tmp_path / "whole", in_process=True)
     columns = ["trial", "recall@1", "map@5", "recall@1_low"]
     pd.testing.assert_frame_equal(ended.table[columns], whole.table[columns])
 

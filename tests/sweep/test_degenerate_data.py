@@ -47,7 +47,7 @@ Sweeping = Callable[..., Outcome]
 
 
 @pytest.fixture
-def sweeping(cluster: str, photographs: Path, tmp_path: Path) -> Sweeping:
+def sweeping(photographs: Path, tmp_path: Path) -> Sweeping:
     """Run a sweep of one trial on some of the drawn photographs with other labels."""
 
     def sweep(table: pd.DataFrame, *, objective: str = "recall@1", loss: str = "arcface") -> Outcome:
@@ -62,7 +62,7 @@ def sweeping(cluster: str, photographs: Path, tmp_path: Path) -> Sweeping:
         for word, value in words.items():
             text = text.replace(word, value)
         (tmp_path / "poor.yaml").write_text(text)
-        done = run_sweep(load_sweep(tmp_path / "poor.yaml"), runs=tmp_path / "runs")
+        done = run_sweep(load_sweep(tmp_path / "poor.yaml"), runs=tmp_path / "runs", in_process=True)
         results = {path.parent.name: json.loads(path.read_text()) for path in done.folder.glob("trials/*/result.json")}
         board = pd.read_csv(done.folder / "leaderboard.csv")
         return Outcome(done.report.read_text(), board, results, done.exit_code)

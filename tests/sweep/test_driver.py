@@ -150,16 +150,40 @@ def test_photographs_are_decoded_once_for_all_sweeps(finished: SweepResult, writ
         assert decode_images(catalog, geometry, cache=pixel_cache()).decoded == 0
 
 
+# Runners
+
+
+@pytest.mark.slow
+def test_ray_and_one_process_give_the_same_table(
+    finished: SweepResult, write_sweep: WriteSweep, cluster: str, tmp_path: Path
+) -> None:
+    on_ray = run_sweep(write_sweep(), runs=tmp_path)
+    tables = [result.table.drop(columns="seconds") for result in (on_ray, finished)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert on_ray.bundle
+    assert finished.bundle
+    assert on_ray.bundle.name.split("-")[:-1] == finished.bundle.name.split("-")[:-1]
+
+
+def test_one_process_stops_after_the_epoch_and_resumes(write_sweep: WriteSweep, tmp_path: Path) -> None:
+    sweep = write_sweep("loss.name=arcface", "train.epochs=3")
+    stopping = threading.Event()
+    first = RecordingProgress(lambda trial, figures: stopping.set() if figures["epoch"] == 2 else None)
+    assert run_sweep(sweep, runs=tmp_path, progress=first, stopping=stopping, in_process=True).exit_code == 130
+    assert [epoch for _, epoch in first.epochs] == [1, 2]
+    second = RecordingProgress()
+    assert run_sweep(sweep, runs=tmp_path, progress=second, in_process=True).exit_code == 0
+    assert [epoch for _, epoch in second.epochs] == [3]
+
+
 # The same command again
 
 
 @pytest.mark.slow
-def test_the_same_command_again_trains_nothing(
-    runs: Path, finished: SweepResult, write_sweep: WriteSweep, cluster: str
-) -> None:
+def test_the_same_command_again_trains_nothing(runs: Path, finished: SweepResult, write_sweep: WriteSweep) -> None:
     before = results(runs / "little")
     progress = RecordingProgress()
-    again = run_sweep(write_sweep(), runs=runs, progress=progress)
+    again = run_sweep(write_sweep(), runs=runs, progress=progress, in_process=True)
     assert (progress.begun, progress.epochs) == ([], [])
     assert results(runs / "little") == before
     assert again.exit_code == 0
@@ -171,17 +195,19 @@ def test_the_same_command_again_trains_nothing(
 
 @pytest.mark.slow
 def test_a_grown_grid_trains_only_its_new_cells_and_one_that_fails_is_a_row_with_its_reason(
-    runs: Path, write_sweep: WriteSweep, cluster: str
+    runs: Path, write_sweep: WriteSweep
 ) -> None:
     before = results(runs / "little")
     progress = RecordingProgress()
     losses = "loss.name=[arcface, proxy_anchor, supcon]"
-    grown = run_sweep(write_sweep(losses, "model.embedding_size=[16]"), runs=runs, progress=progress)
+    grown = run_sweep(write_sweep(losses, "model.embedding_size=[16]"), runs=runs, progress=progress, in_process=True)
     after = results(runs / "little")
     assert len(progress.begun) == 1
     assert {trial: after[trial] for trial in before} == before
     assert grown.exit_code == 0
-    failing = run_sweep(write_sweep("loss.name=[arcface]", "train.learning_rate=[3.0e-3, 1.0e+30]"), runs=runs)
+    failing = run_sweep(
+        write_sweep("loss.name=[arcface]", "train.learning_rate=[3.0e-3, 1.0e+30]"), runs=runs, in_process=True
+    )
     assert failing.exit_code == 3
     assert failing.bundle
     row = failing.table.iloc[-1]
@@ -198,13 +224,15 @@ def test_a_grown_grid_trains_only_its_new_cells_and_one_that_fails_is_a_row_with
 
 
 @pytest.mark.slow
-def test_a_grid_of_four_grown_to_six_trains_exactly_two(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
+def test_a_grid_of_four_grown_to_six_trains_exactly_two(write_sweep: WriteSweep, tmp_path: Path) -> None:
     four = ("loss.name=[arcface, proxy_anchor]", "train.epochs=1")
-    first = run_sweep(write_sweep(*four, "model.embedding_size=[8, 16]"), runs=tmp_path)
+    first = run_sweep(write_sweep(*four, "model.embedding_size=[8, 16]"), runs=tmp_path, in_process=True)
     assert (first.table["kind"] == "trial").sum() == 4
     before = results(first.folder)
     progress = RecordingProgress()
-    grown = run_sweep(write_sweep(*four, "model.embedding_size=[8, 16, 24]"), runs=tmp_path, progress=progress)
+    grown = run_sweep(
+        write_sweep(*four, "model.embedding_size=[8, 16, 24]"), runs=tmp_path, progress=progress, in_process=True
+    )
     assert len(progress.begun) == len({trial for trial, _ in progress.epochs}) == 2
     assert (grown.table["kind"] == "trial").sum() == 6
     assert {trial: results(grown.folder)[trial] for trial in before} == before
@@ -212,14 +240,16 @@ def test_a_grid_of_four_grown_to_six_trains_exactly_two(write_sweep: WriteSweep,
 
 @pytest.mark.slow
 def test_at_a_constant_rate_more_epochs_continue_from_the_checkpoint_with_equal_results(
-    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+    write_sweep: WriteSweep, tmp_path: Path
 ) -> None:
     options = ("loss.name=arcface", "train.schedule=constant")
-    run_sweep(write_sweep(*options, "train.epochs=2"), runs=tmp_path / "grown")
+    run_sweep(write_sweep(*options, "train.epochs=2"), runs=tmp_path / "grown", in_process=True)
     progress = RecordingProgress()
-    grown = run_sweep(write_sweep(*options, "train.epochs=4"), runs=tmp_path / "grown", progress=progress)
+    grown = run_sweep(
+        write_sweep(*options, "train.epochs=4"), runs=tmp_path / "grown", progress=progress, in_process=True
+    )
     assert [epoch for _, epoch in progress.epochs] == [3, 4]
-    whole = run_sweep(write_sweep(*options, "train.epochs=4"), runs=tmp_path / "whole")
+    whole = run_sweep(write_sweep(*options, "train.epochs=4"), runs=tmp_path / "whole", in_process=True)
     (trial,) = (str(row.trial) for row in whole.table.itertuples() if row.kind == "trial")
     scores = ["recall@1", "map@5", "recall@4"]
     tables = [result.table.set_index("trial").loc[trial, scores].tolist() for result in (grown, whole)]
@@ -230,10 +260,10 @@ def test_at_a_constant_rate_more_epochs_continue_from_the_checkpoint_with_equal_
 
 @pytest.mark.slow
 def test_with_a_cosine_schedule_more_epochs_are_new_trials_and_a_note_says_so(
-    write_sweep: WriteSweep, cluster: str, finished: SweepResult, runs: Path, capsys: pytest.CaptureFixture[str]
+    write_sweep: WriteSweep, finished: SweepResult, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = RecordingProgress()
-    run_sweep(write_sweep("train.epochs=3", "loss.name=arcface"), runs=runs, progress=progress)
+    run_sweep(write_sweep("train.epochs=3", "loss.name=arcface"), runs=runs, progress=progress, in_process=True)
     assert [epoch for _, epoch in progress.epochs] == [1, 2, 3]
     assert "train.epochs is 3, after 2: with schedule: cosine" in capsys.readouterr().out
 
@@ -309,9 +339,9 @@ def test_asha_prunes_and_each_trial_has_its_wandb_run(write_sweep: WriteSweep, c
 
 
 @pytest.mark.slow
-def test_asha_compares_evaluated_epochs_only(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
+def test_asha_compares_evaluated_epochs_only(write_sweep: WriteSweep, tmp_path: Path) -> None:
     options = ("loss.name=arcface", "search.scheduler=asha", "train.epochs=3", "train.evaluate_every=2")
-    result = run_sweep(write_sweep(*options), runs=tmp_path)
+    result = run_sweep(write_sweep(*options), runs=tmp_path, in_process=True)
     assert result.exit_code == 0
     trial = result.table.loc[result.table["kind"] == "trial", "trial"].item()
     epochs = pd.read_csv(result.folder / "trials" / trial / "epochs.csv")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from whale_ray.sweep.trials.ray_worker import retrain_on_all
 
 from whale_ray.errors import EncoderError, InputError
 from whale_ray.inference.predictor import Bundle
@@ -26,7 +27,6 @@ from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import Record, read_record, read_records
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 from whale_ray.sweep.trials.ensemble import choose_members
-from whale_ray.sweep.trials.ray_worker import retrain_on_all
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trial_run import SweepContext
 
@@ -82,12 +82,12 @@ def test_an_ensemble_of_one_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module", params=["stratified", "{kfold: 2}"])
 def together(
-    request: pytest.FixtureRequest, cluster: str, photographs: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, photographs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> SweepResult:
     folder = tmp_path_factory.mktemp("together")
     text = TOGETHER.replace("ROOT", str(photographs)) + f"split: {request.param}\n"
     (folder / "together.yaml").write_text(text)
-    return run_sweep(load_sweep(folder / "together.yaml"), runs=folder / "runs")
+    return run_sweep(load_sweep(folder / "together.yaml"), runs=folder / "runs", in_process=True)
 
 
 def test_an_ensemble_is_a_leaderboard_row_with_the_embeddings_of_its_members(together: SweepResult) -> None:
@@ -147,11 +147,11 @@ def test_an_ensemble_interrupted_while_scoring_is_scored_again_without_training(
     run = shutil.copytree(together.folder, tmp_path / "together", symlinks=True)
     (trial,) = run.glob("trials/ensemble-*")
     (trial / "result.json").unlink()
-    again = run_sweep(load_sweep(run / "sweep.yaml"), runs=tmp_path)
+    again = run_sweep(load_sweep(run / "sweep.yaml"), runs=tmp_path, in_process=True)
     pd.testing.assert_frame_equal(again.table, together.table)
     assert not (trial / "epochs.csv").exists()
 
 
 def test_the_same_command_makes_no_second_ensemble(together: SweepResult) -> None:
-    again = run_sweep(load_sweep(together.folder / "sweep.yaml"), runs=together.folder.parent)
+    again = run_sweep(load_sweep(together.folder / "sweep.yaml"), runs=together.folder.parent, in_process=True)
     pd.testing.assert_frame_equal(again.table, together.table)

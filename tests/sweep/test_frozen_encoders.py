@@ -28,10 +28,10 @@ bundle: {examples: 3}
 
 
 @pytest.fixture(scope="module")
-def frozen(cluster: str, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+def frozen(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     folder = tmp_path_factory.mktemp("frozen")
     (folder / "frozen.yaml").write_text(FROZEN.replace("ROOT", str(photographs)))
-    return run_sweep(load_sweep(folder / "frozen.yaml"), runs=folder / "runs")
+    return run_sweep(load_sweep(folder / "frozen.yaml"), runs=folder / "runs", in_process=True)
 
 
 def results(run: Path) -> dict[str, dict[str, Any]]:
@@ -68,7 +68,7 @@ def test_the_bundle_whitens_as_the_sweep_did(frozen: SweepResult, photographs: P
 
 
 def test_the_same_command_does_nothing_more(frozen: SweepResult) -> None:
-    again = run_sweep(load_sweep(frozen.folder / "sweep.yaml"), runs=frozen.folder.parent)
+    again = run_sweep(load_sweep(frozen.folder / "sweep.yaml"), runs=frozen.folder.parent, in_process=True)
     assert again.bundle is not None
     assert again.bundle.resolve() == (frozen.folder / "best").resolve()
 
@@ -86,12 +86,12 @@ bundle: {examples: 3}
 
 
 def test_heads_on_a_frozen_trunk_learn_from_features_that_are_computed_once(
-    cluster: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "heads.yaml").write_text(HEADS.replace("ROOT", str(photographs)))
     features = Path(os.environ["WHALE_RAY_CACHE"]) / "features"
     before = set(features.glob("*.npy"))
-    result = run_sweep(load_sweep(tmp_path / "heads.yaml"), runs=tmp_path / "runs")
+    result = run_sweep(load_sweep(tmp_path / "heads.yaml"), runs=tmp_path / "runs", in_process=True)
     assert result.exit_code == 0
     assert len(result.table) == 3
     # two views; the baseline has other pooling of the same trunk, which here is the same

@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.trainable.function_trainable import FunctionTrainable
 
-from whale_ray.sweep.execution.ray_workarounds import (
+from whale_ray.sweep.execution.runners.ray_workarounds import (
     FailedResets,
     NoTuneState,
     check_reachable,

@@ -139,16 +139,16 @@ def test_a_screen_lists_confounded_effects_before_the_start(tmp_path: Path) -> N
     assert "mixed with" not in whole
 
 
-def test_a_screen_runs_resumes_and_grows_to_its_fold_over(cluster: str, photographs: Path, tmp_path: Path) -> None:
+def test_a_screen_runs_resumes_and_grows_to_its_fold_over(photographs: Path, tmp_path: Path) -> None:
     from whale_ray.sweep.execution.driver import run_sweep
 
     text = AXES.replace("ROOT", str(photographs))
-    first = run_sweep(sweep_of(tmp_path, text=text), runs=tmp_path / "runs")
+    first = run_sweep(sweep_of(tmp_path, text=text), runs=tmp_path / "runs", in_process=True)
     trained = {record.trial for record in read_records(first.folder) if record.kind == "trial"}
     assert len(trained) == 4
     grown = sweep_of(tmp_path, "search.trials=8", text=text)
     assert trials_left(grown, read_records(first.folder)) == 4
-    second = run_sweep(grown, runs=tmp_path / "runs")
+    second = run_sweep(grown, runs=tmp_path / "runs", in_process=True)
     records = [record for record in read_records(second.folder) if record.kind == "trial"]
     assert len(records) == 8
     assert trained < {record.trial for record in records}

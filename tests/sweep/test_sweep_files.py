@@ -78,15 +78,15 @@ QUICK = (
 
 
 @pytest.mark.slow
-def test_the_kaggle_recipe_runs_to_a_submission_with_small_encoders(
-    cluster: str, photographs: Path, tmp_path: Path
-) -> None:
+def test_the_kaggle_recipe_runs_to_a_submission_with_small_encoders(photographs: Path, tmp_path: Path) -> None:
     text = (ROOT / "sweeps" / "humpback_best.yaml").read_text()
     for large, little in LITTLE.items():
         assert large in text
         text = text.replace(large, little)
     (tmp_path / "recipe.yaml").write_text(text)
-    result = run_sweep(load_sweep(tmp_path / "recipe.yaml", QUICK, data=photographs), runs=tmp_path / "runs")
+    result = run_sweep(
+        load_sweep(tmp_path / "recipe.yaml", QUICK, data=photographs), runs=tmp_path / "runs", in_process=True
+    )
     assert result.exit_code == 0
     assert set(result.table["status"]) == {"finished"}
     assert sum(name.startswith("ensemble-") for name in result.table["trial"]) == 1

@@ -47,9 +47,9 @@ def dataset_of(sweep: Sweep, cache: Path) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def folded(cluster: str, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+def folded(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     folder = tmp_path_factory.mktemp("folded")
-    return run_sweep(sweep_of(folder, photographs), runs=folder / "runs")
+    return run_sweep(sweep_of(folder, photographs), runs=folder / "runs", in_process=True)
 
 
 def trial_of(run: Path) -> Path:
@@ -109,9 +109,7 @@ def test_the_runtime_is_chosen_by_queries_of_one_split(folded: SweepResult) -> N
     assert "no known photograph" not in json.dumps(Bundle.load(folded.bundle).card["runtime"])
 
 
-def test_a_fold_that_was_trained_is_not_trained_again(
-    cluster: str, photographs: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_a_fold_that_was_trained_is_not_trained_again(photographs: Path, cache: Path, tmp_path: Path) -> None:
     from whale_ray.sweep.run_folder.records import write_record
     from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
 

@@ -64,10 +64,10 @@ def test_invalid_pairs_of_objectives_are_refused(
 
 @pytest.mark.slow
 def test_the_preferred_objective_chooses_the_bundle_and_the_report_shows_the_front(
-    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+    write_sweep: WriteSweep, tmp_path: Path
 ) -> None:
     options = (BOTH, "search.strategy=optuna", "search.trials=3", "model.embedding_size=[8, 16]", "train.epochs=1")
-    first = run_sweep(write_sweep(*options), runs=tmp_path)
+    first = run_sweep(write_sweep(*options), runs=tmp_path, in_process=True)
     assert first.exit_code == 0
     assert first.table["recall@1"].is_monotonic_decreasing
     study = optuna.load_study(study_name="little", storage=f"sqlite:///{first.folder / 'study.db'}")
@@ -76,7 +76,10 @@ def test_the_preferred_objective_chooses_the_bundle_and_the_report_shows_the_fro
     page = first.report.read_text()
     assert "the front: no trial is better in both" in page
     speed = run_sweep(
-        write_sweep(*options, "search.prefer=milliseconds_per_image"), runs=tmp_path, address="127.0.0.1:1"
+        write_sweep(*options, "search.prefer=milliseconds_per_image"),
+        runs=tmp_path,
+        address="127.0.0.1:1",
+        in_process=True,
     )
     assert speed.table["milliseconds_per_image"].is_monotonic_increasing
     assert speed.bundle is not None

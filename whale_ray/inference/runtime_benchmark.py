@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from whale_ray.device import restored_threads
 from whale_ray.errors import BundleError, EncoderError
 from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.golden_images import largest_tolerance
@@ -54,7 +54,8 @@ def with_fastest_runtime(contents: BundleContents, queries: BenchmarkQueries, *,
         contents, gallery=contents.gallery[queries.gallery], table=contents.table.iloc[queries.gallery]
     )
     able, passed_over = _usable_runtimes(searched, threads)
-    with _torch_threads(threads):
+    with restored_threads():
+        torch.set_num_threads(threads)
         recalls = {name: _recall(bundle, queries) for name, bundle in able.items()}
         seconds = _measure_seconds(able, queries.arrays)
     for name in [name for name in able if recalls[name] < recalls[TORCH]]:
@@ -131,13 +132,3 @@ def _time(bundle: Bundle, arrays: list[np.ndarray]) -> float:
     started = time.perf_counter()
     bundle.embed(arrays)
     return time.perf_counter() - started
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

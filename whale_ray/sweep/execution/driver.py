@@ -14,18 +14,17 @@ from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.export_bundle import make_best_bundle
 from whale_ray.sweep.execution.import_run import import_run
 from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset, write_inputs
-from whale_ray.sweep.execution.ray_cluster import connected
+from whale_ray.sweep.execution.runners.in_process_runner import run_trials_in_process
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
-from whale_ray.sweep.execution.tune_runner import run_trials
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.report.page import write_report
 from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leaderboard
 from whale_ray.sweep.run_folder.lock import claimed
 from whale_ray.sweep.run_folder.records import forget_failed
-from whale_ray.sweep.trials.ray_worker import retrain_on_all
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trackers import log_outcome
 from whale_ray.sweep.trials.trial_run import SweepContext
+from whale_ray.sweep.trials.worker import retrain_on_all
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ def run_sweep(
     import_from: Path | None = None,
     progress: Progress | None = None,
     stopping: threading.Event | None = None,
+    in_process: bool = False,
 ) -> SweepResult:
     """Run the trials that the run folder lacks, and write leaderboard, report and best bundle.
 
@@ -78,6 +78,7 @@ def run_sweep(
         import_from: Another run folder; its finished trials are copied if they fit this sweep and its photographs.
         progress: Display of the sweep; None prints plain lines.
         stopping: When it is set, running trials end and keep their last checkpoint.
+        in_process: Run the trials one after another in this process, without Ray, as a debugger needs it.
 
     Returns:
         The outcome; interrupted if `stopping` was set.
@@ -105,8 +106,11 @@ def run_sweep(
         write_inputs(sweep, dataset, folder)
         job = _job(sweep, dataset, folder)
         if worked := store.queue.has_work():
-            with connected(address, say=progress.say), progress:
-                run_trials(store, job, progress, stopping)
+            if in_process:
+                with progress:
+                    run_trials_in_process(store, job, progress, stopping)
+            else:
+                _run_on_ray(store, job, progress, stopping, address=address)
         else:
             progress.say("nothing is left to train: every trial that this sweep asks for has ended")
         result = _conclude(job, store, interrupted=stopping.is_set(), say=progress.say)
@@ -114,6 +118,16 @@ def run_sweep(
             tracked = {"project": job.wandb_project, "sweep": job.sweep}
             log_outcome(job.wandb, folder=folder, report=result.report, bundle=result.bundle, **tracked)
         return result
+
+
+def _run_on_ray(
+    store: TrialStore, job: SweepContext, progress: Progress, stopping: threading.Event, *, address: str | None
+) -> None:
+    from whale_ray.sweep.execution.runners.ray_cluster import connected
+    from whale_ray.sweep.execution.runners.tune_runner import run_trials
+
+    with connected(address, say=progress.say), progress:
+        run_trials(store, job, progress, stopping)
 
 
 def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> SweepContext:

@@ -17,18 +17,18 @@ from ray.tune.search import Searcher
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
-from whale_ray.sweep.execution.prometheus import Metrics
-from whale_ray.sweep.execution.ray_cluster import check_gpu, count_trial_slots, end_worker
-from whale_ray.sweep.execution.ray_workarounds import FailedResets, NoTuneState
+from whale_ray.sweep.execution.runners.prometheus import Metrics
+from whale_ray.sweep.execution.runners.ray_cluster import check_gpu, count_trial_slots, end_worker
+from whale_ray.sweep.execution.runners.ray_workarounds import FailedResets, NoTuneState
+from whale_ray.sweep.execution.runners.trial_events import TrialEvents
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.dry_run import planned_runs
-from whale_ray.sweep.planning.trial_settings import epochs_of, label
 from whale_ray.sweep.report.live import LiveReport
-from whale_ray.sweep.run_folder.disk_space import free_gigabytes
+from whale_ray.sweep.run_folder.disk_space import DiskSpaceGate
 from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU
-from whale_ray.sweep.trials.ray_worker import run_trial
 from whale_ray.sweep.trials.trial_run import SweepContext
+from whale_ray.sweep.trials.worker import run_trial_on_ray
 
 MAX_WORKER_LOSSES = 2
 _MAX_STALLS = 2
@@ -50,12 +50,13 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
     share = {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}
     max_running = count_trial_slots(share)
     check_gpu(share["GPU"], say=progress.say, stopping=stopping)
-    trainable = tune.with_parameters(run_trial, context=job)
+    trainable = tune.with_parameters(run_trial_on_ray, context=job)
     trainable.__name__ = f"{store.sweep.name}: a trial at a time"  # name of the actors in Ray's dashboard
     with (
         tempfile.TemporaryDirectory(prefix="whale_ray_tune_") as scratch,
         LiveReport(store.folder, say=progress.say) as report,
     ):
+        events = TrialEvents(store, progress, stopping, report, _metrics(store))
         tune.Tuner(
             tune.with_resources(trainable, lambda config: share | ({"GPU": 1} if config["alone"] else {})),
             tune_config=tune.TuneConfig(
@@ -71,7 +72,7 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_WORKER_LOSSES),
-                callbacks=[_OutcomeCallback(store, progress, stopping, _metrics(store), report)],
+                callbacks=[_EventCallback(store, progress, events)],
                 stop=_EventStopper(stopping),
             ),
         ).fit()
@@ -100,31 +101,21 @@ class _QueueSearcher(NoTuneState, Searcher):
 
     def __init__(self, store: TrialStore, progress: Progress, stopping: threading.Event, *, max_running: int) -> None:
         super().__init__()
-        self._store, self._progress, self._stopping = store, progress, stopping
+        self._store, self._stopping = store, stopping
+        self._gate = DiskSpaceGate(store.folder, minimum=store.sweep.fixed["resources.min_free_gb"], say=progress.say)
         self._max_running = max_running
         self._ids: Iterator[str | None] = store.queue.trials()
-        self._paused = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the config of the next trial, None if it has to wait, or `Searcher.FINISHED`."""
         if self._stopping.is_set():
             return str(Searcher.FINISHED)
-        if len(self._store.queue.running) >= self._max_running or self._is_disk_full():
+        if len(self._store.queue.running) >= self._max_running or self._gate.is_full():
             return None
         trial = next(self._ids, Searcher.FINISHED)
         if trial is None or trial == Searcher.FINISHED:
             return trial
         return {"trial": trial, "alone": (self._store.index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists()}
-
-    def _is_disk_full(self) -> bool:
-        folder = self._store.folder
-        needed, free = self._store.sweep.fixed["resources.min_free_gb"], free_gigabytes(folder)
-        paused = bool(free < needed)
-        if paused != self._paused:
-            self._paused = paused
-            rule = f"the disk of {folder} has {free:.1f} GB left, of resources.min_free_gb {needed:g}"
-            self._progress.say(f"{rule}: no trial starts until there is room" if paused else f"{rule}: going on")
-        return paused
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the callback records the outcome of a trial."""
@@ -154,14 +145,11 @@ class _EarlyStoppingScheduler(NoTuneState, FIFOScheduler):
         return str(FIFOScheduler.STOP)
 
 
-class _OutcomeCallback(NoTuneState, tune.Callback):
-    """Records outcomes in the trial store, shows progress and ends the workers of stalled trials."""
+class _EventCallback(NoTuneState, tune.Callback):
+    """Passes Tune's events on, ends the workers of stalled trials and queues trials of failed resets again."""
 
-    def __init__(
-        self, store: TrialStore, progress: Progress, stopping: threading.Event, metrics: Metrics, report: LiveReport
-    ) -> None:
-        self._store, self._progress, self._stopping = store, progress, stopping
-        self._metrics, self._report = metrics, report
+    def __init__(self, store: TrialStore, progress: Progress, events: TrialEvents) -> None:
+        self._store, self._progress, self._events = store, progress, events
         self._minutes = store.sweep.fixed["resources.stall_minutes"]
         self._stalls = StallDetector(self._minutes)
         self._stall_counts: dict[str, int] = {}
@@ -169,35 +157,21 @@ class _OutcomeCallback(NoTuneState, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that begins."""
-        record = self._store.index.get(_trial_id(trial))
-        setting = label(record.point, kind=record.kind)
-        self._progress.started(record.trial, setting)
-        self._metrics.started(record.trial, setting, epochs=epochs_of(record.settings))
+        self._events.started(_trial_id(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Show the figures of an epoch; stop the sweep if the trial's disk is full."""
-        if reason := result.get("no_room"):
-            self._stopping.set()
-            self._progress.say(f"trial {_trial_id(trial)} has nowhere to write to: {reason}")
-        if note := result.get("note"):
-            self._progress.say(f"trial {_trial_id(trial)}: {note.splitlines()[0]}")
-        self._progress.epoch(_trial_id(trial), result)
-        self._metrics.epoch(_trial_id(trial), result)
+        """Show the figures of an epoch."""
+        self._events.epoch(_trial_id(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that ended by itself or was stopped."""
-        name = _trial_id(trial)
-        if self._store.queue.requeue_alone(name):
-            self._progress.say(f"trial {name} did not fit beside others, and will run alone on a whole GPU")
-        elif self._store.index.reload(name).status != "running" or not self._stopping.is_set():
-            self._settle(trial, status="pruned")
+        self._events.ended(_trial_id(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that has lost its worker too often."""
         self._failed_resets.mark_reported(trial)
-        folder = self._store.index.trial_folder(_trial_id(trial))
-        write_atomically(folder / "traceback.txt", f"{trial.get_error()}\n")
-        self._settle(trial, status="failed", error=f"its worker was lost {MAX_WORKER_LOSSES + 1} times")
+        losses = f"its worker was lost {MAX_WORKER_LOSSES + 1} times"
+        self._events.failed(_trial_id(trial), error=losses, details=str(trial.get_error()))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Queue trials of failed resets again and end stalled workers, which Tune restarts from their checkpoint."""
@@ -225,13 +199,6 @@ class _OutcomeCallback(NoTuneState, tune.Callback):
             write_atomically(folder / "traceback.txt", f"{silence}, {_MAX_STALLS} times; process {place['pid']}\n")
             self._store.outcomes.fail(trial, f"{silence}, {_MAX_STALLS} times")
         end_worker(**place)
-
-    def _settle(self, trial: Any, *, status: str, error: str = "") -> None:
-        record = self._store.outcomes.settle(_trial_id(trial), status=status, error=error)
-        score, reason = record.result.get(self._store.objective), record.result.get("error", "")
-        self._progress.ended(record.trial, status=record.status, score=score, error=reason)
-        self._metrics.ended(record.trial, status=record.status, score=score)
-        self._report.changed()
 
 
 class _EventStopper(NoTuneState, tune.Stopper):

@@ -1,4 +1,4 @@
-"""One trial on a Ray worker: its heartbeat, its errors and its result.
+"""One trial in a worker: its heartbeat, its errors and its result.
 
 A trial's folder holds all its results; the driver and the next sweep read nothing else: settings.json, epochs.csv,
 retrieval.csv, queries.parquet, embeddings.npz, checkpoint/, result.json (written last).
@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,8 @@ from whale_ray.sweep.trials.trial_run import FOLDS, SweepContext, TrialRun
 _OUT_OF_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
-def run_trial(config: Mapping[str, Any], context: SweepContext) -> None:
-    """Train, score and record a trial; errors are recorded, not raised.
-
-    A trial that has its result already (it was given up, but started again) does nothing. If the disk is full, no
-    result is written: the trial stays unfinished.
+def run_trial_on_ray(config: Mapping[str, Any], context: SweepContext) -> None:
+    """Run a trial in a worker of Ray Tune and report its epochs to Tune.
 
     Args:
         config: What Ray Tune passes on; `trial` is the trial's ID.
@@ -50,33 +47,48 @@ def run_trial(config: Mapping[str, Any], context: SweepContext) -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
     # Relative paths in settings start from the folder of the driver; Tune has moved the worker elsewhere.
     os.chdir(context.working_folder)
-    folder = context.trial_folder(config["trial"])
+    run_trial(config["trial"], context, report=tune.report, node=ray.get_runtime_context().get_node_id())
+
+
+def run_trial(trial: str, context: SweepContext, *, report: Callable[[dict[str, Any]], object], node: str) -> None:
+    """Train, score and record a trial; errors are recorded, not raised.
+
+    A trial that has its result already (it was given up, but started again) does nothing. If the disk is full, no
+    result is written: the trial stays unfinished.
+
+    Args:
+        trial: ID of the trial.
+        context: What all trials of the sweep share.
+        report: Called with the figures of each new epoch, and at the end with `done`.
+        node: ID of the Ray node; "" outside of Ray.
+    """
+    folder = context.trial_folder(trial)
     result: dict[str, Any] = {}
     try:
-        with Heartbeat(folder, node=ray.get_runtime_context().get_node_id()) as heartbeat:
+        with Heartbeat(folder, node=node) as heartbeat:
             if not (folder / "result.json").exists():
-                result = _run_and_record(config["trial"], context, heartbeat)
+                result = _run_and_record(trial, context, heartbeat, report)
     except Exception as error:
         if not is_disk_full(error):
             raise
         result = {"no_room": str(error)}
     finally:
-        _release_memory()  # also if Tune ends the trial: the next one may share the process
+        _release_memory()  # also if the trial is stopped: the next one may share the process
     score = result.get(context.scoring.objective) or 0.0
     end = {"epoch": result.get("epochs", 0), "no_room": result.get("no_room", "")}
-    tune.report({**end, "done": True, context.scoring.objective: score})
+    report({**end, "done": True, context.scoring.objective: score})
 
 
-def _run_and_record(trial: str, context: SweepContext, heartbeat: Heartbeat) -> dict[str, Any]:
+def _run_and_record(
+    trial: str, context: SweepContext, heartbeat: Heartbeat, report: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
     """Return the trial's result, written; {} without writing anything if the trial is to be tried again."""
-    from ray import tune
-
     folder = context.trial_folder(trial)
     started = time.perf_counter()
     run = None
     try:
         run = TrialRun(trial, context, on_batch=heartbeat.beat)
-        result = run.run(lambda row: tune.report(_without_none(row))) | {"status": "finished", "error": ""}
+        result = run.run(lambda row: report(_without_none(row))) | {"status": "finished", "error": ""}
     except Exception as error:
         if is_disk_full(error):
             raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from whale_ray.device import reserved_device
 from whale_ray.errors import InputError
 from whale_ray.ray_private import is_token_auth_enabled
-from whale_ray.sweep.execution.ray_workarounds import check_reachable, kept_sigterm_handler, set_ray_environment
+from whale_ray.sweep.execution.runners.ray_workarounds import check_reachable, kept_sigterm_handler, set_ray_environment
 from whale_ray.sweep.planning.dry_run import IDLE_GPU
 
 _GPU_SECONDS = 20.0  # in which a process starts and imports torch

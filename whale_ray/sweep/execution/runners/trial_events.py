@@ -1,0 +1,99 @@
+"""Reactions of the driver to the events of a trial: start, epoch, end. All runners share them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from whale_ray.atomic_files import write_atomically
+from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.trial_store import TrialStore
+from whale_ray.sweep.planning.trial_settings import epochs_of, label
+from whale_ray.sweep.report.live import LiveReport
+
+
+class MetricsExporter(Protocol):
+    """Exports the state of a sweep to a monitoring system."""
+
+    def started(self, trial: str, label: str, *, epochs: int) -> None:
+        """Count a trial as running."""
+
+    def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
+        """Export the figures of an epoch."""
+
+    def ended(self, trial: str, *, status: str, score: float | None) -> None:
+        """Count the outcome of a trial."""
+
+
+class TrialEvents:
+    """Records what trials do in the trial store and shows it.
+
+    Args:
+        store: The trials of the sweep.
+        progress: Display of the sweep.
+        stopping: Set when the sweep is to end; set here when a trial cannot write to its disk.
+        report: The report of the running sweep.
+        metrics: Exporter of the sweep's metrics; None exports nothing.
+    """
+
+    def __init__(
+        self,
+        store: TrialStore,
+        progress: Progress,
+        stopping: threading.Event,
+        report: LiveReport,
+        metrics: MetricsExporter | None = None,
+    ) -> None:
+        self._store, self._progress, self._stopping = store, progress, stopping
+        self._report, self._metrics = report, metrics
+
+    def started(self, trial: str) -> None:
+        """Show a trial that begins."""
+        record = self._store.index.get(trial)
+        setting = label(record.point, kind=record.kind)
+        self._progress.started(trial, setting)
+        if self._metrics:
+            self._metrics.started(trial, setting, epochs=epochs_of(record.settings))
+
+    def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
+        """Show the figures of an epoch; stop the sweep if the trial's disk is full.
+
+        Args:
+            trial: ID of the trial.
+            figures: Epoch, loss, scores and speed; `no_room` with the reason if nothing can be written.
+        """
+        if reason := figures.get("no_room"):
+            self._stopping.set()
+            self._progress.say(f"trial {trial} has nowhere to write to: {reason}")
+        if note := figures.get("note"):
+            self._progress.say(f"trial {trial}: {note.splitlines()[0]}")
+        self._progress.epoch(trial, figures)
+        if self._metrics:
+            self._metrics.epoch(trial, figures)
+
+    def ended(self, trial: str) -> None:
+        """Record a trial that ended by itself or was stopped."""
+        if self._store.queue.requeue_alone(trial):
+            self._progress.say(f"trial {trial} did not fit beside others, and will run alone on a whole GPU")
+        elif self._store.index.reload(trial).status != "running" or not self._stopping.is_set():
+            self._settle(trial, status="pruned")
+
+    def failed(self, trial: str, *, error: str, details: str) -> None:
+        """Record a trial that failed without a result of its own.
+
+        Args:
+            trial: ID of the trial.
+            error: Reason, one line.
+            details: Text of traceback.txt.
+        """
+        write_atomically(self._store.index.trial_folder(trial) / "traceback.txt", f"{details}\n")
+        self._settle(trial, status="failed", error=error)
+
+    def _settle(self, trial: str, *, status: str, error: str = "") -> None:
+        record = self._store.outcomes.settle(trial, status=status, error=error)
+        score, reason = record.result.get(self._store.objective), record.result.get("error", "")
+        self._progress.ended(record.trial, status=record.status, score=score, error=reason)
+        if self._metrics:
+            self._metrics.ended(record.trial, status=record.status, score=score)
+        self._report.changed()
