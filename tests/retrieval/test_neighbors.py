@@ -30,7 +30,7 @@ def test_images_and_individuals_are_those_of_a_full_sort(images, individuals):
     gallery, labels = draw(images, individuals=individuals, size=8)
     queries, _ = draw(20, individuals=individuals, size=8, seed=1)
     index = GalleryIndex(gallery, labels)
-    found = find_neighbors(queries, index, individuals=30, neighbours=40)
+    found = find_neighbors(normalize_rows(queries), index, individuals=30, neighbours=40)
     expected = reference(queries, gallery, labels, images=40, individuals=30)
     for place, (rows, names, best) in enumerate(expected):
         assert found.indices[place].tolist() == rows
@@ -46,7 +46,9 @@ def test_equal_vectors_rank_by_name_and_then_by_their_order():
     labels = np.array([f"w_{name:04d}" for name in random.permutation(3000) // 2])
     same = random.choice(3000, 400, replace=False)
     gallery[same] = gallery[same[0]]
-    found = find_neighbors(gallery[same[:1]] + 0.01, GalleryIndex(gallery, labels), individuals=50, neighbours=30)
+    found = find_neighbors(
+        normalize_rows(gallery[same[:1]] + 0.01), GalleryIndex(gallery, labels), individuals=50, neighbours=30
+    )
     assert found.indices[0].tolist() == sorted(same, key=lambda row: (labels[row], row))[:30]
     assert len(set(found.cosines[0])) == 1
 
@@ -55,7 +57,7 @@ def test_a_tie_at_the_edge_of_the_candidates_deepens_the_search():
     gallery = np.tile([1.0, 0.0, 0.0], (5000, 1))
     labels = np.array([f"w_{5000 - place:04d}" for place in range(5000)])
     index = GalleryIndex(gallery, labels)
-    found = find_neighbors(np.array([[1.0, 1.0, 0.0]]), index, individuals=3, neighbours=2)
+    found = find_neighbors(normalize_rows(np.array([[1.0, 1.0, 0.0]])), index, individuals=3, neighbours=2)
     assert found.indices[0].tolist() == [4999, 4998]
     assert index.names[found.individuals[0]].tolist() == ["w_0001", "w_0002", "w_0003"]
 
@@ -66,14 +68,14 @@ def test_an_individual_with_many_images_does_not_hide_the_others():
     others = random.normal(size=(60, 3)) - [2.0, 0.0, 0.0]
     labels = np.array(["crowd"] * 4000 + [f"w_{place:02d}" for place in range(60)])
     index = GalleryIndex(np.concatenate([crowd, others]), labels)
-    found = find_neighbors(np.array([[1.0, 0.0, 0.0]]), index, individuals=50, neighbours=1)
+    found = find_neighbors(normalize_rows(np.array([[1.0, 0.0, 0.0]])), index, individuals=50, neighbours=1)
     assert len(set(found.individuals[0])) == 50
     assert (found.individuals >= 0).all()
 
 
 def test_lists_end_where_the_gallery_ends():
     index = GalleryIndex(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.array(["w_a", "w_b", "w_a"]))
-    found = find_neighbors(np.array([[1.0, 0.1]]), index, individuals=50, neighbours=99)
+    found = find_neighbors(normalize_rows(np.array([[1.0, 0.1]])), index, individuals=50, neighbours=99)
     assert found.indices.tolist() == [[0, 2, 1]]
     assert found.individuals.tolist() == [[0, 1]]
     assert found.columns.tolist() == [[0, 0, 1]]
@@ -82,7 +84,7 @@ def test_lists_end_where_the_gallery_ends():
 def test_individuals_that_were_not_asked_for_are_absent_unless_an_image_among_the_nearest_shows_them():
     gallery = np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3], [0.0, 1.0]])
     index = GalleryIndex(gallery, np.array(["w_a", "w_b", "w_b", "w_c", "w_d"]))
-    found = find_neighbors(np.array([[1.0, 0.0]]), index, individuals=1, neighbours=3)
+    found = find_neighbors(normalize_rows(np.array([[1.0, 0.0]])), index, individuals=1, neighbours=3)
     assert found.individuals.tolist() == [[0, 1, -1]]
     assert np.isnan(found.best_cosines[0, 2])
     assert found.best_indices[0, 2] == -1
@@ -90,9 +92,12 @@ def test_individuals_that_were_not_asked_for_are_absent_unless_an_image_among_th
 
 def test_no_gallery_and_no_query_give_empty_lists():
     empty = GalleryIndex(np.zeros((0, 4)), np.array([], dtype=str))
-    for found in (find_neighbors(np.ones((3, 4)), empty), find_by_centroid(np.ones((3, 4)), empty)):
+    queries = normalize_rows(np.ones((3, 4)))
+    for found in (find_neighbors(queries, empty), find_by_centroid(queries, empty)):
         assert found.individuals.shape == (3, 0)
-    assert find_neighbors(np.zeros((0, 2)), GalleryIndex(np.eye(2), np.array(["a", "b"]))).indices.shape == (0, 1)
+    assert find_neighbors(
+        np.zeros((0, 2), np.float32), GalleryIndex(np.eye(2), np.array(["a", "b"]))
+    ).indices.shape == (0, 1)
 
 
 @pytest.mark.parametrize(("images", "individuals"), [(60, 12), (5000, 1500)])
@@ -100,7 +105,7 @@ def test_centroids_order_individuals_and_the_nearest_image_gives_the_cosine(imag
     gallery, labels = draw(images, individuals=individuals, size=6)
     queries, _ = draw(4, individuals=individuals, size=6, seed=1)
     index = GalleryIndex(gallery, labels)
-    found = find_by_centroid(queries, index, individuals=10)
+    found = find_by_centroid(normalize_rows(queries), index, individuals=10)
     for place, query in enumerate(normalize_rows(queries)):
         means = {name: normalize_rows(gallery)[labels == name].mean(axis=0) for name in index.names}
         order = sorted(means, key=lambda name: -np.round(query @ means[name] / np.linalg.norm(means[name]), 5))
@@ -114,8 +119,8 @@ def test_queries_in_a_batch_have_the_same_neighbors_as_alone():
     gallery, labels = draw(3000, individuals=700, size=16)
     queries, _ = draw(1100, individuals=700, size=16, seed=1)
     index = GalleryIndex(gallery, labels)
-    together = find_neighbors(queries, index, individuals=20, neighbours=5)
+    together = find_neighbors(normalize_rows(queries), index, individuals=20, neighbours=5)
     for place in (0, 500, 1023, 1024, 1099):
-        alone = find_neighbors(queries[place : place + 1], index, individuals=20, neighbours=5)
+        alone = find_neighbors(normalize_rows(queries[place : place + 1]), index, individuals=20, neighbours=5)
         assert together.indices[place].tolist() == alone.indices[0].tolist()
         assert together.individuals[place].tolist() == alone.individuals[0].tolist()

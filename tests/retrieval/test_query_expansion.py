@@ -27,7 +27,7 @@ def draw(images, size=5, seed=0):
 def test_a_query_is_the_weighted_sum_of_itself_and_its_nearest_gallery_vectors(count):
     vectors, labels = draw(30)
     queries, _ = draw(6, seed=1)
-    found = normalize_rows(expand_queries(queries, GalleryIndex(vectors, labels), count))
+    found = expand_queries(normalize_rows(queries), GalleryIndex(vectors, labels), count)
     gallery = normalize_rows(vectors).astype(float).tolist()
     expected = [plain_python_sum(query, gallery, count) for query in normalize_rows(queries).astype(float).tolist()]
     np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -36,7 +36,7 @@ def test_a_query_is_the_weighted_sum_of_itself_and_its_nearest_gallery_vectors(c
 
 def test_a_query_is_expanded_the_same_alone_and_in_a_batch():
     vectors, labels = draw(30)
-    queries, _ = draw(6, seed=1)
+    queries = normalize_rows(draw(6, seed=1)[0])
     index = GalleryIndex(vectors, labels)
     alone = [expand_queries(query[None], index, 3)[0].tolist() for query in queries]
     assert expand_queries(queries, index, 3).tolist() == alone
@@ -63,9 +63,8 @@ def test_an_image_is_never_its_own_neighbor_even_among_equal_vectors():
 
 def test_gallery_vectors_with_negative_cosine_add_nothing():
     index = GalleryIndex(np.array([[-1.0, 0.1], [0.6, -0.8]]), np.array(["a", "b"]))
-    assert normalize_rows(
-        expand_queries(np.array([[0.0, 1.0]]), GalleryIndex(-np.eye(2), np.array(["a", "b"])), 2)
-    ).tolist() == [[0.0, 1.0]]
+    opposite = GalleryIndex(-np.eye(2), np.array(["a", "b"]))
+    assert expand_queries(np.array([[0.0, 1.0]], np.float32), opposite, 2).tolist() == [[0.0, 1.0]]
     np.testing.assert_allclose(augment_gallery(index, 1).vectors, index.vectors, atol=1e-3)
 
 

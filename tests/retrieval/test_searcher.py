@@ -61,6 +61,21 @@ def test_a_single_query_is_ranked_as_in_the_batch_of_the_evaluation(setting):
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_a_normalized_query_gets_the_ranking_of_its_stored_vector_bit_for_bit(setting):
+    vectors, labels = draw(70)
+    stored = draw(200, seed=1)[0].astype(np.float16)
+    searcher = GallerySearcher(vectors, labels, proxies=PROXIES)
+    unit = normalize_rows(stored)
+    assert (normalize_rows(unit) != unit).any()  # a second rounding would move these vectors
+    measured, served = searcher.rank(stored, setting), searcher.rank(unit, setting, ready=True)
+    mode = setting.search_mode
+    shown = searcher.nearest_images(stored, measured, mode, first=4)
+    np.testing.assert_array_equal(served.individuals, measured.individuals)
+    np.testing.assert_array_equal(served.cosines, measured.cosines)
+    np.testing.assert_array_equal(searcher.nearest_images(unit, served, mode, first=4, ready=True), shown)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_the_reported_cosine_is_that_of_the_unexpanded_vectors(setting):
     vectors, labels = draw(70)
     queries, _ = draw(5, seed=1)
@@ -81,7 +96,7 @@ def test_expanded_queries_search_the_augmented_gallery_and_are_reranked():
     mode = SearchMode(expand_query=2, augment_gallery=3, rerank=Rerank(6, 3, 0.3))
     found = GallerySearcher(vectors, labels).find(queries, mode, neighbours=40)
     index = augment_gallery(GalleryIndex(vectors, labels), 3)
-    asked = normalize_rows(expand_queries(queries, index, 2)).astype(float)
+    asked = expand_queries(normalize_rows(queries), index, 2).astype(float)
     scores = KReciprocalReranker(index, Rerank(6, 3, 0.3))(asked, asked @ index.vectors.astype(float).T)
     for row, indices, cosines in zip(scores, found.indices, found.cosines, strict=True):
         np.testing.assert_allclose(row[np.argsort(index.rows)][indices], cosines, atol=1e-6)

@@ -15,7 +15,7 @@ from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.losses.class_proxies import PROXY_LOSSES
-from whale_ray.retrieval.search.gallery_index import combine_views
+from whale_ray.retrieval.search.gallery_index import combine_views, normalize_rows
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import rescore_for_good, score_again
 from whale_ray.sweep.execution.export_bundle import make_bundle
@@ -101,7 +101,7 @@ def test_from_equal_vectors_the_ranking_is_equal_to_the_last_place(
     gallery = {image: row for row, image in enumerate(bundle.images)}
     queries = pd.read_parquet(record.folder / "queries.parquet")
     asked = queries[queries["image"].isin(gallery)]
-    vectors = bundle.contents.gallery[[gallery[image] for image in asked["image"]]]
+    vectors = normalize_rows(bundle.contents.gallery[[gallery[image] for image in asked["image"]]])
     answers = on_training_photographs(bundle, dataset).rank(vectors, top=50)
     assert len(answers) > 10
     for answer, query in zip(answers, asked.to_dict("records"), strict=True):

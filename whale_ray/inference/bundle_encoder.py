@@ -53,9 +53,7 @@ class BundleEncoder:
 
     def _embed(self, photographs: np.ndarray, *, flipped: bool) -> np.ndarray:
         rows = np.arange(len(photographs))
-        return embed(
-            self._run, photographs, self._geometry, rows, flipped=flipped, device=self._device, precision="fp32"
-        )
+        return embed(self._run, photographs, self._geometry, rows, flipped=flipped, device=self._device)
 
 
 def _load_weights(encoder: Any, contents: BundleContents) -> None:

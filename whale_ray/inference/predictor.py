@@ -170,13 +170,14 @@ class Bundle:
         """Return an answer for each embedding.
 
         Args:
-            vectors: Shape (N, D).
+            vectors: Unit vectors as `embed` returns them, float32, shape (N, D).
             top: Number of individuals.
             gallery: Another gallery than the bundle's own, its searcher from `build_searcher`.
         """
         gallery = gallery or self.gallery
-        ranking = gallery.searcher.rank(vectors, self.setting, individuals=MOST_CANDIDATES)
-        nearest = gallery.searcher.nearest_images(vectors, ranking, self.setting.search_mode, first=top)
+        ranking = gallery.searcher.rank(vectors, self.setting, individuals=MOST_CANDIDATES, ready=True)
+        mode = self.setting.search_mode
+        nearest = gallery.searcher.nearest_images(vectors, ranking, mode, first=top, ready=True)
         said = (self.calibration.of_match(ranking.cosines), self.calibration.of_new(ranking.cosines))
         rows = zip(ranking.individuals, ranking.cosines, *nearest, *said, strict=True)
         return [self._answer(gallery, *row, top=top) for row in rows]

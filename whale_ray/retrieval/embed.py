@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from whale_ray.data.image_io import Geometry, center_crop
-from whale_ray.errors import InputError, TrainingError
-
-PRECISIONS = ("auto", "fp32", "bf16")
+from whale_ray.errors import TrainingError
 
 
 def embed(
@@ -24,10 +22,11 @@ def embed(
     flipped: bool = False,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-    precision: str = "auto",
     on_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return the unit embeddings of the center crops of `array[rows]`, float16, shape (n, D), in the order of `rows`.
+
+    The encoder runs in float32 whatever `train.precision` is, so that an image has the same embedding on each machine.
 
     Args:
         encoder: Module on `device` that takes float images (B, 3, height, width) from 0 to 1. It runs in evaluation
@@ -38,22 +37,17 @@ def embed(
         flipped: Mirror the images left to right.
         batch_size: Images per forward pass.
         device: Device of the encoder.
-        precision: `bf16` uses channels-last autocast. `auto` is fp32, so that an image has the same embedding
-            everywhere.
         on_batch: Called before each batch.
 
     Raises:
         TrainingError: If an embedding is not finite.
-        InputError: If `precision` is unknown.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"a precision is one of {', '.join(PRECISIONS)}, but got {precision!r}. Name one of them")
     target, parts = torch.device(device), []
     with evaluation_mode(encoder), torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             on_batch()
             images = image_batch(array[rows[start : start + batch_size]], geometry, target, flipped=flipped)
-            parts.append(finite_unit_vectors(_forward(encoder, images, half=precision == "bf16")))
+            parts.append(finite_unit_vectors(torch.as_tensor(encoder(images))))
     if not parts:
         return np.zeros((0, int(getattr(encoder, "embedding_size", 0))), dtype=np.float16)
     return np.concatenate(parts)
@@ -82,13 +76,6 @@ def image_batch(pixels: np.ndarray, geometry: Geometry, device: torch.device, *,
     """
     images = torch.from_numpy(np.array(center_crop(pixels, geometry))).to(device).permute(0, 3, 1, 2).float().div_(255)
     return (images.flip(-1) if flipped else images).contiguous()
-
-
-def _forward(encoder: nn.Module, images: Tensor, *, half: bool) -> Tensor:
-    if not half:
-        return torch.as_tensor(encoder(images))
-    with torch.autocast(images.device.type, dtype=torch.bfloat16):
-        return torch.as_tensor(encoder(images.contiguous(memory_format=torch.channels_last)))
 
 
 def finite_unit_vectors(vectors: Tensor) -> np.ndarray:

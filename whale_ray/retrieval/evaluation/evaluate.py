@@ -27,7 +27,7 @@ from whale_ray.retrieval.evaluation.selection import (
     plain_scores,
     pool_cross_fitted,
 )
-from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views, normalize_rows
 from whale_ray.retrieval.search.neighbors import find_neighbors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_config import (
@@ -191,8 +191,9 @@ def study_recall(vectors: np.ndarray, *, individuals: np.ndarray, parts: np.ndar
     """
     rows = np.flatnonzero(np.asarray(parts) == "val")
     labels = np.asarray(individuals, dtype=str)[rows]
-    index = GalleryIndex(vectors[rows], labels)
-    found = find_neighbors(vectors[rows], index, individuals=1, neighbours=CUTOFFS[-1] + 1).indices
+    unit = normalize_rows(vectors[rows])
+    index = GalleryIndex(unit, labels, ready=True)
+    found = find_neighbors(unit, index, individuals=1, neighbours=CUTOFFS[-1] + 1).indices
     own = found == np.arange(len(rows))[:, None]
     own[:, -1:] |= ~own.any(axis=1, keepdims=True)
     others = found[~own].reshape(len(rows), max(found.shape[1] - 1, 0))

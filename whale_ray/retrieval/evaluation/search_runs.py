@@ -11,7 +11,7 @@ import numpy as np
 from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, join_outcomes, join_queries, read_outcome
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
-from whale_ray.retrieval.search.gallery_index import combine_views, required_views
+from whale_ray.retrieval.search.gallery_index import combine_views, normalize_rows, required_views
 from whale_ray.retrieval.search.neighbors import Neighbors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, SearchMode, VectorTransform
@@ -184,7 +184,7 @@ class _SearchRun:
         return Queries(truth, new, images, *(np.full(len(truth), size) for size in (len(index), len(index.names))))
 
     def searcher(self, view: VectorTransform) -> tuple[np.ndarray, GallerySearcher]:
-        """Return the transformed query vectors and the gallery."""
+        """Return the transformed queries, unit vectors in float32, and the gallery."""
         if view not in self._matchers:
             vectors = self.vectors.seen(view)
             searcher = GallerySearcher(
@@ -192,7 +192,7 @@ class _SearchRun:
                 self.vectors.individuals[self.gallery],
                 proxies=self.vectors.transform_proxies(view),
             )
-            self._matchers[view] = (vectors[self.asking], searcher)
+            self._matchers[view] = (normalize_rows(vectors[self.asking]), searcher)
         return self._matchers[view]
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
@@ -206,7 +206,7 @@ class _SearchRun:
         ranking = rank_individuals(
             found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature
         )
-        _, images = searcher.nearest_images(queries, ranking, setting.search_mode, first=1)
+        _, images = searcher.nearest_images(queries, ranking, setting.search_mode, first=1, ready=True)
         return read_outcome(
             ranking,
             self._ranks_of_images(_search_key(setting)),
@@ -218,14 +218,14 @@ class _SearchRun:
     def _found_in(self, way: SearchKey) -> Neighbors:
         if way not in self._found:
             queries, searcher = self.searcher(way[0])
-            self._found[way] = searcher.find(queries, way[1], neighbours=self.depths[way])
+            self._found[way] = searcher.find(queries, way[1], neighbours=self.depths[way], ready=True)
         return self._found[way]
 
     def _found_by_centroid(self, setting: RetrievalSetting) -> Neighbors:
         way = _search_key(setting)
         if way not in self._by_centroid:
             queries, searcher = self.searcher(setting.transform)
-            self._by_centroid[way] = searcher.find_by_centroid(queries, setting.search_mode)
+            self._by_centroid[way] = searcher.find_by_centroid(queries, setting.search_mode, ready=True)
         return self._by_centroid[way]
 
     def _ranks_of_images(self, way: SearchKey) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from whale_ray.retrieval.evaluation.calibration import CANDIDATES, Calibration, fit_calibration
-from whale_ray.retrieval.search.gallery_index import GalleryIndex
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.neighbors import find_neighbors
 from whale_ray.retrieval.search.voting import Ranking, rank_individuals
 
@@ -63,7 +63,7 @@ def _calibrate(held: np.ndarray, names: np.ndarray, index: GalleryIndex) -> tupl
 
 
 def _rank(queries: np.ndarray, index: GalleryIndex, *, individuals: int) -> Ranking:
-    return rank_individuals(find_neighbors(queries, index, individuals=individuals), vote="nearest")
+    return rank_individuals(find_neighbors(normalize_rows(queries), index, individuals=individuals), vote="nearest")
 
 
 def adjust_to_share(probabilities: np.ndarray, share: float) -> np.ndarray:

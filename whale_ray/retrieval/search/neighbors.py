@@ -16,7 +16,7 @@ from whale_ray.retrieval.search.exact_search import (
     nearest_keys,
     scan_gallery,
 )
-from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
+from whale_ray.retrieval.search.gallery_index import GalleryIndex
 
 _QUERIES = 1024  # queries searched together
 
@@ -53,7 +53,7 @@ def find_neighbors(
     """Return the nearest images and the nearest distinct individuals of each query.
 
     Args:
-        queries: Unit vectors, shape (Q, D).
+        queries: Unit vectors from `normalize_rows`, float32, shape (Q, D).
         index: The gallery.
         individuals: Number of individuals per query, at least 1.
         neighbours: Number of images per query, at least 1.
@@ -67,7 +67,7 @@ def find_neighbors(
             return _describe(*scan_gallery(vectors, index, images, distinct, rescore), index)
         return _describe(*nearest_keys(vectors, index, images, distinct, depth), index)
 
-    return _in_chunks(search, normalize_rows(queries))
+    return _in_chunks(search, queries)
 
 
 def find_by_centroid(queries: np.ndarray, index: GalleryIndex, *, individuals: int = 50) -> Neighbors:
@@ -76,7 +76,7 @@ def find_by_centroid(queries: np.ndarray, index: GalleryIndex, *, individuals: i
     `best_cosines` and `best_indices` are those of the nearest image.
 
     Args:
-        queries: Unit vectors, shape (Q, D).
+        queries: Unit vectors from `normalize_rows`, float32, shape (Q, D).
         index: The gallery.
         individuals: Number of individuals per query.
     """
@@ -86,14 +86,14 @@ def find_by_centroid(queries: np.ndarray, index: GalleryIndex, *, individuals: i
         _, means = nearest_keys(vectors, index.centroids, min(1, distinct), distinct, 2 * distinct)
         return _describe(means[:, :0], best_images(vectors, index, decode_positions(means)), index)
 
-    return _in_chunks(search, normalize_rows(queries))
+    return _in_chunks(search, queries)
 
 
 def find_images(vectors: np.ndarray, index: GalleryIndex, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions and cosines of the nearest images, each of shape (Q, K).
 
     Args:
-        vectors: Unit vectors, shape (Q, D).
+        vectors: Unit vectors from `normalize_rows`, float32, shape (Q, D).
         index: The gallery.
         count: Number of images per query.
     """
@@ -110,14 +110,14 @@ def nearest_images(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) 
     """Return the cosine and gallery row of the nearest image of given individuals, each of shape (Q, R).
 
     Args:
-        queries: Unit vectors, shape (Q, D).
+        queries: Unit vectors from `normalize_rows`, float32, shape (Q, D).
         index: The gallery.
         codes: Individuals, shape (Q, R); -1 gives NaN and -1.
     """
     if not codes.size:
         return np.zeros(codes.shape), np.zeros(codes.shape, dtype=np.int64)
     there = codes >= 0
-    keys = np.where(there, best_images(normalize_rows(queries), index, np.where(there, codes, 0)), ABSENT)
+    keys = np.where(there, best_images(queries, index, np.where(there, codes, 0)), ABSENT)
     return decode_cosines(keys), np.append(index.rows, -1)[decode_positions(keys)]
 
 

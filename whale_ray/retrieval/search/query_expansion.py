@@ -15,20 +15,19 @@ ALPHA = 3.0  # the value of Radenović et al.
 
 
 def expand_queries(queries: np.ndarray, index: GalleryIndex, count: int) -> np.ndarray:
-    """Return queries moved towards their nearest gallery vectors (alpha query expansion), float16, shape (Q, D).
+    """Return queries moved towards their nearest gallery vectors (alpha query expansion), float32, shape (Q, D).
 
     Each gallery vector is weighted by its cosine to the power ALPHA, negative cosines by 0. Radenović et al.,
     "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2018; Chum et al., ICCV 2007.
 
     Args:
-        queries: Unit vectors, shape (Q, D).
+        queries: Unit vectors from `normalize_rows`, float32, shape (Q, D).
         index: The gallery.
         count: Number of gallery vectors added to each query; 0 returns `queries` unchanged.
     """
     if not count or not len(index):
         return queries
-    vectors = normalize_rows(queries)
-    return _sum_up(vectors, index.vectors, *find_images(vectors, index, count))
+    return _sum_up(queries, index.vectors, *find_images(queries, index, count))
 
 
 def augment_gallery(index: GalleryIndex, count: int) -> GalleryIndex:
@@ -45,7 +44,7 @@ def augment_gallery(index: GalleryIndex, count: int) -> GalleryIndex:
         return index
     moved = _sum_up(index.vectors, index.vectors, *find_others(index, count))
     back = np.argsort(index.rows)
-    return GalleryIndex(moved[back], index.names[index.codes][back])
+    return GalleryIndex(moved[back], index.names[index.codes][back], ready=True)
 
 
 def find_others(index: GalleryIndex, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,8 +62,11 @@ def find_others(index: GalleryIndex, count: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _sum_up(vectors: np.ndarray, others: np.ndarray, places: np.ndarray, cosines: np.ndarray) -> np.ndarray:
-    """Unit sums, float16 (Q, D), of vectors (Q, D) and of those of `others` (N, D) at `places` (Q, K)."""
+    """Return unit sums of vectors (Q, D) and of those of `others` (N, D) at `places` (Q, K), rounded to float16.
+
+    The result is float32, shape (Q, D), as `normalize_rows` returns stored vectors.
+    """
     total = vectors.astype(np.float64)
     for place, weight in zip(places.T, np.clip(cosines, 0.0, None).T ** ALPHA, strict=True):
         total += weight[:, None] * others[place]
-    return normalize_rows(total, rounded=False).astype(np.float16)
+    return normalize_rows(normalize_rows(total, rounded=False))

@@ -6,7 +6,7 @@ import numpy as np
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.search.exact_search import Rescore
-from whale_ray.retrieval.search.gallery_index import GalleryIndex
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
 from whale_ray.retrieval.search.neighbors import Neighbors, find_by_centroid, find_neighbors, nearest_images
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies, ProxyClassifier
@@ -45,67 +45,86 @@ class GallerySearcher:
         """Does now what the first search in this mode would have to do once."""
         self._rescore(mode)
 
-    def find(self, queries: np.ndarray, mode: SearchMode, *, individuals: int = 50, neighbours: int = 1) -> Neighbors:
+    def find(
+        self,
+        queries: np.ndarray,
+        mode: SearchMode,
+        *,
+        individuals: int = 50,
+        neighbours: int = 1,
+        ready: bool = False,
+    ) -> Neighbors:
         """Return the neighbors of queries in a search mode; the `cosines` of the result are the scores of that mode.
 
         Expanded queries meet the augmented gallery. The result is re-ranked, then mixed with the proxy classifier.
 
         Args:
-            queries: Unit vectors, shape (Q, D).
+            queries: Vectors, shape (Q, D).
             mode: The search mode.
             individuals: Number of individuals per query.
             neighbours: Number of images per query.
+            ready: The queries come from `normalize_rows`; False normalizes them.
 
         Raises:
             InputError: If the mode needs a proxy classifier and there are no proxies.
         """
         index = self._searched(mode)
-        asked = expand_queries(queries, index, mode.expand_query)
+        asked = expand_queries(_unit(queries, ready), index, mode.expand_query)
         return find_neighbors(asked, index, individuals=individuals, neighbours=neighbours, rescore=self._rescore(mode))
 
-    def find_by_centroid(self, queries: np.ndarray, mode: SearchMode, *, individuals: int = 50) -> Neighbors:
+    def find_by_centroid(
+        self, queries: np.ndarray, mode: SearchMode, *, individuals: int = 50, ready: bool = False
+    ) -> Neighbors:
         """Return individuals by class mean: expanded queries against the means of the augmented gallery.
 
         Args:
-            queries: Unit vectors, shape (Q, D).
+            queries: Vectors, shape (Q, D).
             mode: The search mode.
             individuals: Number of individuals per query.
+            ready: The queries come from `normalize_rows`; False normalizes them.
         """
         index = self._searched(mode)
-        return find_by_centroid(expand_queries(queries, index, mode.expand_query), index, individuals=individuals)
+        asked = expand_queries(_unit(queries, ready), index, mode.expand_query)
+        return find_by_centroid(asked, index, individuals=individuals)
 
-    def rank(self, queries: np.ndarray, setting: RetrievalSetting, *, individuals: int = 50) -> Ranking:
+    def rank(
+        self, queries: np.ndarray, setting: RetrievalSetting, *, individuals: int = 50, ready: bool = False
+    ) -> Ranking:
         """Return the ranking of queries under a retrieval setting: search and vote.
 
         Args:
-            queries: Unit vectors, shape (Q, D).
+            queries: Vectors, shape (Q, D).
             setting: The retrieval setting.
             individuals: Smallest number of individuals to rank, if the gallery has that many.
+            ready: The queries come from `normalize_rows`; False normalizes them.
         """
+        mode, asked = setting.search_mode, _unit(queries, ready)
         if VOTES[setting.vote].by_centroid:
-            found = self.find_by_centroid(queries, setting.search_mode, individuals=individuals)
+            found = self.find_by_centroid(asked, mode, individuals=individuals, ready=True)
         else:
-            found = self.find(queries, setting.search_mode, individuals=individuals, neighbours=setting.neighbours or 1)
+            images = setting.neighbours or 1
+            found = self.find(asked, mode, individuals=individuals, neighbours=images, ready=True)
         return rank_individuals(
             found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature
         )
 
     def nearest_images(
-        self, queries: np.ndarray, ranking: Ranking, mode: SearchMode, *, first: int
+        self, queries: np.ndarray, ranking: Ranking, mode: SearchMode, *, first: int, ready: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the largest cosine and its gallery row for the first individuals of a ranking.
 
         Computed on the plain vectors, neither expanded nor re-ranked: it is what people see beside an answer.
 
         Args:
-            queries: Unit vectors, shape (Q, D).
+            queries: Vectors, shape (Q, D).
             ranking: A ranking of these queries.
             mode: The search mode that made it.
             first: Number of individuals.
+            ready: The queries come from `normalize_rows`; False normalizes them.
         """
         if mode.plain:
             return ranking.cosines[:, :first], ranking.images[:, :first]
-        return nearest_images(queries, self.index, ranking.individuals[:, :first])
+        return nearest_images(_unit(queries, ready), self.index, ranking.individuals[:, :first])
 
     def _searched(self, mode: SearchMode) -> GalleryIndex:
         count = mode.augment_gallery
@@ -135,3 +154,7 @@ class GallerySearcher:
         if key not in self._reciprocal:
             self._reciprocal[key] = KReciprocalReranker(index, mode.rerank)
         return self._reciprocal[key]
+
+
+def _unit(queries: np.ndarray, ready: bool) -> np.ndarray:
+    return queries if ready else normalize_rows(queries)

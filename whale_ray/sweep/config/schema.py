@@ -126,7 +126,12 @@ SETTINGS: tuple[Setting, ...] = (
     _axis("train.memory", "int >= 0", 0, "embeddings of earlier batches that each is compared with (pair losses)"),
     _axis("train.ema", "float >= 0 < 1", 0.0, "decay of the weights' moving average, scored and kept; 0: none"),
     _axis("train.clip", "float > 0 or null", 10.0, "largest norm of the gradient; null: any"),
-    _part("train.precision", "choice auto fp32 bf16", "auto", "auto: bf16 where it pays on this device"),
+    _part(
+        "train.precision",
+        "choice auto fp32 bf16",
+        "auto",
+        "number format of training; auto: bf16 where it pays on this device. Embeddings are computed in fp32",
+    ),
     _axis(
         "train.new_whale",
         "choice ignore negative",
