@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 BUNDLE ?= runs/quickstart/best
 PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help install synthetic sweep serve format lint check docs bench prometheus chromium test
+.PHONY: help install synthetic sweep serve format lint check docs prometheus chromium test
 
 help:      ## this list
 	@grep -E '^[a-z ]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/'

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from huggingface_hub import ModelCard
 
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import MANIFEST, read_bundle, write_bundle
-from whale_ray.inference.model_card import model_card
+from whale_ray.inference.model_card import SCORES, card_metadata, model_card
 from whale_ray.inference.predictor import Bundle
 
 if TYPE_CHECKING:
@@ -253,3 +254,36 @@ def test_the_model_card_has_scores_data_and_what_was_not_measured(copied: Path) 
     unmeasured = manifest | {"scores": scores | {"recall@1": None, "reason": "no known query"}, "threshold": None}
     assert "| recall@1 | not measured: no known query |" in model_card(unmeasured)
     assert "no threshold: nothing in the data was unknown" in model_card(unmeasured)
+
+
+def test_the_hub_reads_task_scores_and_intervals_from_the_card(copied: Path) -> None:
+    manifest, data = read_bundle(copied).manifest, ModelCard.load(copied / "README.md").data
+    scores = manifest["scores"]
+    assert (data.library_name, data.pipeline_tag, data.model_name) == (
+        "whale-ray",
+        "image-feature-extraction",
+        manifest["id"],
+    )
+    found = {one.metric_type: (one.metric_value, one.metric_args) for one in data.eval_results}
+    interval = {"low": scores["map@5_low"], "high": scores["map@5_high"], "confidence": 0.95}
+    assert found["map@5"] == (scores["map@5"], interval)
+    assert list(found) == data.metrics == [name for name in SCORES if scores.get(name) is not None]
+    assert (data.license, data.base_model) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("encoders", "bases"),
+    [
+        ([("hf:facebook/dinov2-small", "pretrained")], ["facebook/dinov2-small"]),
+        ([("hf:facebook/dinov2-small", "pretrained")] * 2 + [("hf:a/b", "random")], ["facebook/dinov2-small"]),
+        ([("torchvision:resnet18", "pretrained"), ("hf:./models/vit", "pretrained")], None),
+    ],
+)
+def test_the_card_names_the_pretrained_encoders_of_the_hub(
+    copied: Path, encoders: list[tuple[str, str]], bases: list[str] | None
+) -> None:
+    members = [{"name": name, "weights": weights} for name, weights in encoders]
+    manifest = read_bundle(copied).manifest
+    unmeasured = manifest | {"scores": dict.fromkeys(manifest["scores"]), "encoder": {"members": members}}
+    assert card_metadata(unmeasured).base_model == bases
+    assert card_metadata(unmeasured).eval_results is None

@@ -1,20 +1,78 @@
-"""Model card of a bundle in Markdown: what it is, how well it performs and on what, how to use it."""
+"""Model card of a bundle: metadata for the Hugging Face Hub in YAML, then scores, data and use in Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from whale_ray.retrieval.search.retrieval_config import chosen_setting
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+
+SCORES = ("recall@1", "recall@4", "recall@16", "map@5", "auroc", "baks", "baus")
+_TASK = "image-feature-extraction"
+_HUB_ENCODER = re.compile(r"hf:([\w-][\w.-]*/[\w.-]+)")
+_TAGS = ("whale-ray", "animal-re-identification", "image-retrieval", "metric-learning")
+
 
 def model_card(manifest: Mapping[str, Any]) -> str:
-    """Return the model card of a manifest in Markdown."""
+    """Return the model card of a manifest: YAML metadata between lines of `---`, then Markdown."""
+    return f"---\n{card_metadata(manifest).to_yaml()}\n---\n{_markdown(manifest)}"
+
+
+def card_metadata(manifest: Mapping[str, Any]) -> ModelCardData:
+    """Return the metadata that the Hugging Face Hub reads from a model card.
+
+    A license is not among them: whoever publishes a bundle must name the one of its photographs and pretrained
+    weights, which the bundle does not know. The data set is named by its fingerprint.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
     scores = manifest["scores"]
-    rows = [
-        f"| {name} | {_figure(scores, name)} |"
-        for name in ("recall@1", "recall@4", "recall@16", "map@5", "auroc", "baks", "baus")
+    measured = [name for name in SCORES if scores.get(name) is not None]
+    results = [
+        EvalResult(
+            task_type=_TASK,
+            task_name="Identification of individuals",
+            dataset_type=str(manifest["data_fingerprint"]),
+            dataset_name=f"validation photographs of data {manifest['data_fingerprint']}",
+            metric_type=name,
+            metric_value=float(scores[name]),
+            metric_args=_interval(scores, name),
+        )
+        for name in measured
     ]
+    return ModelCardData(
+        library_name="whale-ray",
+        pipeline_tag=_TASK,
+        tags=list(_TAGS),
+        base_model=_base_models(manifest) or None,
+        metrics=measured or None,
+        model_name=manifest["id"],
+        eval_results=results or None,
+    )
+
+
+def _interval(scores: Mapping[str, Any], name: str) -> dict[str, float] | None:
+    low, high = scores.get(f"{name}_low"), scores.get(f"{name}_high")
+    return None if low is None or high is None else {"low": float(low), "high": float(high), "confidence": 0.95}
+
+
+def _base_models(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the hub ids of the pretrained encoders that the training began with; folders are not among them."""
+    pretrained = [str(member["name"]) for member in _members(manifest) if member.get("weights") == "pretrained"]
+    found = [match[1] for name in dict.fromkeys(pretrained) if (match := _HUB_ENCODER.fullmatch(name))]
+    return [name for name in found if not Path(name).is_dir()]
+
+
+def _markdown(manifest: Mapping[str, Any]) -> str:
+    scores = manifest["scores"]
+    rows = [f"| {name} | {_figure(scores, name)} |" for name in SCORES]
+    encoders = " and ".join(str(member["name"]) for member in _members(manifest))
     retrieval = ", ".join(f"{key} {value}" for key, value in sorted(manifest["retrieval"].items()) if value is not None)
     retrained = bool(manifest.get("retrained_on_all"))
     return "\n".join(
@@ -23,7 +81,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
             "",
             f"Recognises {manifest['individuals']} individuals from {manifest['images']} photographs.",
             "",
-            f"- Encoder: {_encoder(manifest)}, {manifest['embedding_size']} dimensions",
+            f"- Encoder: {encoders}, {manifest['embedding_size']} dimensions",
             f"- Retrieval: {retrieval}",
             f"- Probably new: {_what_is_new(manifest)}",
             f"- Data: fingerprint {manifest['data_fingerprint']}",
@@ -44,9 +102,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _encoder(manifest: Mapping[str, Any]) -> str:
-    members = manifest["encoder"].get("members", [manifest["encoder"]])
-    return " and ".join(str(member["name"]) for member in members)
+def _members(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list(manifest["encoder"].get("members", [manifest["encoder"]]))
 
 
 def _runtime_line(manifest: Mapping[str, Any]) -> list[str]:

@@ -178,13 +178,13 @@ def _fetch(kind: Any, source: str, **options: Any) -> Any:
 
 def _require_hub(source: str) -> None:
     """Ask once, and quickly, whether the hub can be reached at all."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, is_offline_mode
 
     address = urlsplit(constants.ENDPOINT)
-    if urllib.request.getproxies() and not constants.HF_HUB_OFFLINE:
+    if urllib.request.getproxies() and not is_offline_mode():
         return
     try:
-        if constants.HF_HUB_OFFLINE:
+        if is_offline_mode():
             raise OSError("HF_HUB_OFFLINE is set")
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname or "", port), timeout=5).close()

@@ -72,7 +72,11 @@ class Progress:
         """Set and show the number of trials that have ended in earlier sessions."""
         self._earlier = count
         if count:
-            self.say(f"{count} trials have ended before and are kept")
+            self.say(
+                "1 trial has ended before and is kept"
+                if count == 1
+                else f"{count} trials have ended before and are kept"
+            )
 
     def started(self, trial: str, label: str) -> None:
         """Show that a trial begins.
@@ -83,7 +87,7 @@ class Progress:
         """
         self._running[trial] = {"label": label}
         if not self.console.is_terminal:
-            self.say(f"trial {trial} starts: {label}")
+            self.say(f"trial {trial} starts: {label}" if label else f"trial {trial} starts")
 
     def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
         """Show the figures of an epoch.
@@ -111,7 +115,7 @@ class Progress:
         if score is not None and (self._best is None or score > self._best[0]):
             self._best = (score, trial)
         value = error if status == "failed" else f"{self._objective} {_number(score)}"
-        self.say(f"trial {trial} {status} ({self._count()}): {value}  [{label}]")
+        self.say(f"trial {trial} {status} ({self._count()}): {value}" + (f"  [{label}]" if label else ""))
 
     def _count(self) -> str:
         done = self._earlier + sum(self._ended.values())
