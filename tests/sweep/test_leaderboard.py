@@ -20,6 +20,7 @@ CONTRACT = [
     *(f"image_recall@{cutoff}" for cutoff in CUTOFFS),
     *("map@5", "recall@1_low", "recall@1_high", "neighbours", "vote", "epochs", "seconds", "error"),
 ]
+ADDED = [f"{score}_individuals{end}" for score in ("map@5", "recall@1") for end in ("", "_low", "_high")]
 
 
 def trial(run: Path, name: str, point: dict[str, Any] | None = None, **result: Any) -> Path:
@@ -63,11 +64,21 @@ def test_the_objective_orders(tmp_path: Path) -> None:
     assert finished_trials(table_of(tmp_path, "map@5")) == ["b", "a"]
 
 
+@pytest.mark.parametrize("objective", ["map@5_individuals", "recall@1_individuals"])
+def test_a_score_over_individuals_orders_and_has_its_column_once(tmp_path: Path, objective: str) -> None:
+    for name, value in (("a", 0.2), ("b", 0.4), ("c", None)):
+        trial(tmp_path, name, status="finished", **{objective: value, "recallat_1": 0.5})
+    trial(tmp_path, "d", status="finished", recallat_1=0.9)  # written before the score existed
+    table = table_of(tmp_path, objective)
+    assert finished_trials(table) == ["b", "a", "c", "d"]
+    assert table.columns.drop("kind").tolist() == [*CONTRACT, *ADDED]
+
+
 def test_the_file_has_the_columns_of_the_contract(tmp_path: Path) -> None:
     trial(tmp_path, "a", {"loss.name": "arcface"}, status="finished", recallat_1=0.5, neighbours=5, epochs=3)
     write_leaderboard(table_of(tmp_path), tmp_path / "leaderboard.csv")
     header, row = read(tmp_path / "leaderboard.csv")
-    assert header == CONTRACT
+    assert header == [*CONTRACT, *ADDED]
     found = dict(zip(header, row, strict=True))
     assert (found["trial"], found["loss.name"], found["train.learning_rate"]) == ("a", "arcface", "")
     assert (found["neighbours"], found["epochs"], found["recall@1"]) == ("5", "3", "0.5")
@@ -75,7 +86,7 @@ def test_the_file_has_the_columns_of_the_contract(tmp_path: Path) -> None:
 
 def test_a_run_without_trials_has_a_header(tmp_path: Path) -> None:
     write_leaderboard(table_of(tmp_path), tmp_path / "leaderboard.csv")
-    assert read(tmp_path / "leaderboard.csv") == [CONTRACT]
+    assert read(tmp_path / "leaderboard.csv") == [[*CONTRACT, *ADDED]]
 
 
 @pytest.mark.parametrize("evil", ["=HYPERLINK(1)", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1"])

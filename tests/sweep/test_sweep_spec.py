@@ -255,7 +255,10 @@ def test_a_stepped_range_is_listed_exactly_and_allowed_in_a_grid(tmp_path: Path)
             "split: half",
             r"`split.kind` must be one of stratified, kfold, .*halves, but got 'half'\. Did you mean `halves`",
         ),
-        ("search: {objective: recall@3}", r"`search.objective` must be one of recall@1, .*map@5, but got 'recall@3'"),
+        (
+            "search: {objective: recall@3}",
+            r"`search.objective` must be one of recall@1, .*map@5, .*_individuals, but got 'recall@3'",
+        ),
         ("search: {trials: 5}", r"`search.trials` has no meaning in a grid"),
         ("search: {strategy: random}", r"`strategy: random` needs an axis"),
         ("resources: {cpus: 0}", r"`resources.cpus` must be a number > 0, but got 0"),

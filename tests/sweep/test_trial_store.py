@@ -217,7 +217,10 @@ def test_trials_of_other_photographs_or_another_split_are_not_mixed(
     assert changed in str(refusal.value)
 
 
-@pytest.mark.parametrize("option", ["search.objective=map@5", "retrieval.vote=[nearest, centroid]"])
+@pytest.mark.parametrize(
+    "option",
+    ["search.objective=map@5", "search.objective=map@5_individuals", "retrieval.vote=[nearest, centroid]"],
+)
 def test_another_objective_or_retrieval_rescores_and_trains_nothing(folder: Path, option: str) -> None:
     trials = run_all(open_store(folder))
     other = open_store(folder, option)
@@ -231,6 +234,46 @@ def test_another_objective_or_retrieval_rescores_and_trains_nothing(folder: Path
         board[other.objective][board["kind"] == "trial"]
     )
     assert open_store(folder, option).rescored == 0
+
+
+def scored_by_an_earlier_version(folder: Path, trial: str, **changed: object) -> None:
+    """Make a trial's result that of a version without scores over individuals."""
+    result = json.loads((folder / "trials" / trial / "result.json").read_text())
+    result["scored_with"] |= {"definition": 3, **changed}
+    write_result(folder / "trials" / trial, {name: result[name] for name in result if "individuals" not in name})
+
+
+def test_trials_of_an_earlier_version_get_the_newer_scores(folder: Path) -> None:
+    trials = run_all(open_store(folder))
+    for trial in trials:
+        scored_by_an_earlier_version(folder, trial)
+    store = open_store(folder)
+    assert store.rescored == len(trials)
+    board = store.outcomes.leaderboard()
+    assert board[["map@5_individuals", "recall@1_individuals_low"]].notna().all(axis=None)
+    assert run_all(store) == []
+
+
+def test_trials_of_an_earlier_version_without_embeddings_keep_their_scores(folder: Path) -> None:
+    first, *_ = run_all(open_store(folder))
+    scored_by_an_earlier_version(folder, first)
+    (folder / "trials" / first / "embeddings.npz").unlink()
+    store = open_store(folder)
+    assert store.rescored == 0
+    assert any("1 trials keep the scores of an earlier version" in note for note in store.notes)
+    board = store.outcomes.leaderboard().set_index("trial")
+    assert board["recall@1"].notna().all()
+    assert pd.isna(board.loc[first, "map@5_individuals"])
+    assert run_all(store) == []
+
+
+@pytest.mark.parametrize("changed", [{"retrieval": []}, {"objective": "map@5"}])
+def test_trials_that_must_be_scored_again_need_their_embeddings(folder: Path, changed: dict[str, object]) -> None:
+    first, *_ = run_all(open_store(folder))
+    scored_by_an_earlier_version(folder, first, **changed)
+    (folder / "trials" / first / "embeddings.npz").unlink()
+    with pytest.raises(InputError, match=rf"{first} must be whole, but .*embeddings.npz cannot be read"):
+        open_store(folder)
 
 
 def test_cut_embeddings_are_reported_before_anything_is_changed(folder: Path) -> None:

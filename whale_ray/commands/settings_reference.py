@@ -38,7 +38,7 @@ def shown_default(setting: Setting) -> str:
 
 # Rules that are shorter in words than as a list of choices.
 _RULES: Final = {
-    "search.objective": "recall@K, image_recall@K (K 1 to 32), map@5",
+    "search.objective": "recall@K, image_recall@K (K 1 to 32), map@5, map@5_individuals, recall@1_individuals",
     "search.prefer": "an objective, or none",
 }
 

@@ -121,8 +121,8 @@ def _score_again(run: Path, retrieval: list[str], *, as_json: bool) -> None:
     board = score_again(run, retrieval)
     if as_json:
         return
-    Console().print(
-        leaderboard_table(board, axes=[axis.name for axis in load_sweep(sweep_file(run), is_recorded=True).axes])
-    )
+    sweep = load_sweep(sweep_file(run), is_recorded=True)
+    axes = [axis.name for axis in sweep.axes]
+    Console().print(leaderboard_table(board, axes=axes, objective=sweep.ranked_by))
     typer.echo(run / "rescored" / "leaderboard.csv")
     typer.echo(run / "rescored" / "retrieval.csv")

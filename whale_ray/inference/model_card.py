@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES
 from whale_ray.retrieval.search.retrieval_config import chosen_setting
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 
-SCORES = ("recall@1", "recall@4", "recall@16", "map@5", "auroc", "baks", "baus")
+SCORES = ("recall@1", "recall@4", "recall@16", "map@5", *reversed(INDIVIDUAL_SCORES), "auroc", "baks", "baus")
 _TASK = "image-feature-extraction"
 _HUB_ENCODER = re.compile(r"hf:([\w-][\w.-]*/[\w.-]+)")
 _TAGS = ("whale-ray", "animal-re-identification", "image-retrieval", "metric-learning")
@@ -71,7 +72,8 @@ def _base_models(manifest: Mapping[str, Any]) -> list[str]:
 
 def _markdown(manifest: Mapping[str, Any]) -> str:
     scores = manifest["scores"]
-    rows = [f"| {name} | {_figure(scores, name)} |" for name in SCORES]
+    shown = [name for name in SCORES if name in scores or name not in INDIVIDUAL_SCORES]  # absent in older bundles
+    rows = [f"| {name} | {_figure(scores, name)} |" for name in shown]
     encoders = " and ".join(str(member["name"]) for member in _members(manifest))
     retrieval = ", ".join(f"{key} {value}" for key, value in sorted(manifest["retrieval"].items()) if value is not None)
     retrained = bool(manifest.get("retrained_on_all"))
@@ -96,6 +98,7 @@ def _markdown(manifest: Mapping[str, Any]) -> str:
             "|---|---|",
             *rows,
             "",
+            *_mix(scores),
             "A low score on animals of another species, catalogue or camera is to be expected: measure it there first.",
             "",
         ]
@@ -104,6 +107,24 @@ def _markdown(manifest: Mapping[str, Any]) -> str:
 
 def _members(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(manifest["encoder"].get("members", [manifest["encoder"]]))
+
+
+def _mix(scores: Mapping[str, Any]) -> list[str]:
+    """Return the table of scores by gallery photographs of the individual; nothing without known queries."""
+    rows = [row for row in scores.get("mix") or () if row["queries"]]
+    if not rows:
+        return []
+    names = ("recall@1", "map@5", *reversed(INDIVIDUAL_SCORES))
+    head = ("gallery photographs", "individuals", "queries", *names)
+    lines = [
+        (row["images"], row["individuals"], row["queries"], *(f"{row[name]:.3f}" for name in names)) for row in rows
+    ]
+    return [
+        "The scores hold for this mix of known individuals:",
+        "",
+        *(f"| {' | '.join(map(str, line))} |" for line in (head, ["---"] * len(head), *lines)),
+        "",
+    ]
 
 
 def _runtime_line(manifest: Mapping[str, Any]) -> list[str]:

@@ -90,7 +90,8 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
     progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"], total=planned_runs(plan))
     stopping = _stop_on_signals(progress)
     result = run_sweep(plan, progress=progress, stopping=stopping, **options)
-    progress.console.print(leaderboard_table(result.table, axes=[axis.name for axis in plan.axes]))
+    axes = [axis.name for axis in plan.axes]
+    progress.console.print(leaderboard_table(result.table, axes=axes, objective=plan.ranked_by))
     for row in result.table[result.table["status"] == "failed"].itertuples():
         progress.result(f"failed: trial {row.trial}: {row.error} ({result.folder}/trials/{row.trial}/traceback.txt)")
     progress.result(f"report       {result.report}")

@@ -64,7 +64,7 @@ def query_folds(clusters: np.ndarray, *, images: np.ndarray, groups: np.ndarray 
 
 def bootstrap_interval(
     values: np.ndarray,
-    counted: np.ndarray,
+    weights: np.ndarray,
     clusters: np.ndarray,
     *,
     level: float = 0.95,
@@ -74,16 +74,16 @@ def bootstrap_interval(
 
     Args:
         values: Shape (Q, M).
-        counted: Which queries enter each mean, bool, shape (Q, M).
+        weights: Weight of each query in each mean, bool or float, at least 0, shape (Q, M).
         clusters: Cluster of each query, shape (Q,).
         level: Confidence level, 0 to 1.
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper ends; NaN if too few clusters are counted.
+        Lower and upper ends; NaN if too few clusters have a weight.
     """
     codes = np.unique(clusters, return_inverse=True)[1]
-    sums, sizes = (_sum_by_cluster(each, codes) for each in (np.where(counted, values, 0.0), counted))
+    sums, sizes = (_sum_by_cluster(each, codes) for each in (np.where(weights, values * weights, 0.0), weights))
     means = _resampled_means(sums, sizes, np.random.default_rng(seed))
     enough = has_enough_clusters((sizes > 0).sum(axis=0))
     means[:, ~enough] = 0.0
@@ -92,22 +92,22 @@ def bootstrap_interval(
 
 
 def means_with_intervals(
-    names: Sequence[str], values: np.ndarray, counted: np.ndarray, clusters: np.ndarray, *, seed: int
+    names: Sequence[str], values: np.ndarray, weights: np.ndarray, clusters: np.ndarray, *, seed: int
 ) -> dict[str, float | None]:
-    """Return the mean of each column over its counted queries, with `_low` and `_high`; None if it cannot be computed.
+    """Return the weighted mean of each column with `_low` and `_high`; None if it cannot be computed.
 
     Args:
         names: Names of the M columns.
         values: Shape (Q, M).
-        counted: Which queries enter each mean, bool, shape (Q, M).
+        weights: Weight of each query in each mean, bool or float, at least 0, shape (Q, M).
         clusters: Cluster of each query, shape (Q,).
         seed: Seed of the resampling.
     """
-    lows, highs = bootstrap_interval(values, counted, clusters, seed=seed)
+    lows, highs = bootstrap_interval(values, weights, clusters, seed=seed)
     scores: dict[str, float | None] = {}
     for place, name in enumerate(names):
-        here = counted[:, place]
-        scores[name] = float(values[here, place].mean()) if here.any() else None
+        here = weights[:, place] > 0
+        scores[name] = float(np.average(values[here, place], weights=weights[here, place])) if here.any() else None
         scores[f"{name}_low"], scores[f"{name}_high"] = nan_to_none(lows[place]), nan_to_none(highs[place])
     return scores
 

@@ -148,7 +148,7 @@ def score_setting(
     held_out_as_new: bool = False,
     proxies: ClassProxies | None = None,
 ) -> dict[str, float | None]:
-    """Return recall@K, image_recall@K and map@5 of one setting during training, not cross-fitted.
+    """Return every score that a sweep may maximize, of one setting during training, not cross-fitted.
 
     Args:
         views: As in `evaluate`.
@@ -242,6 +242,7 @@ def _query_table(
         "new_probability": pooled.new,
         "cluster": clusters,
         "fold": folds,
+        "gallery_images": queries.images,
     }
     chosen = _setting_columns([settings[place] for place in pooled.place])
     return pd.concat([pd.DataFrame(columns), chosen], axis=1)

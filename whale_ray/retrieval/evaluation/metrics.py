@@ -151,14 +151,15 @@ def _middle_of_widest(best: np.ndarray, edges: np.ndarray) -> float:
     return float((lower[widest] + upper[widest]) / 2)
 
 
-def chance_of_recall(individuals: np.ndarray | int, cutoff: int) -> float:
+def chance_of_recall(individuals: np.ndarray | int, cutoff: int, *, weights: np.ndarray | None = None) -> float:
     """Return the expected recall@K of a random order of individuals, averaged over queries.
 
     Args:
         individuals: Number of individuals, per query or for all.
         cutoff: K.
+        weights: Weight of each query in the mean, shape (Q,); None for equal weights.
     """
-    return float(np.minimum(1.0, cutoff / np.asarray(individuals)).mean())
+    return float(np.average(np.minimum(1.0, cutoff / np.asarray(individuals)), weights=weights))
 
 
 def chance_of_image_recall(images: np.ndarray, gallery: np.ndarray | int, cutoff: int) -> float:
@@ -178,13 +179,14 @@ def chance_of_image_recall(images: np.ndarray, gallery: np.ndarray | int, cutoff
     return float(1.0 - missed.mean())
 
 
-def chance_of_map(individuals: np.ndarray | int, known_share: float) -> float:
+def chance_of_map(individuals: np.ndarray | int, known_share: float, *, weights: np.ndarray | None = None) -> float:
     """Return the expected MAP@5 of a random order without the unknown individual, averaged over known queries.
 
     Args:
         individuals: Number of individuals, per query or for all.
         known_share: Share of all queries whose individual is in the gallery.
+        weights: Weight of each query in the mean, shape (Q,); None for equal weights.
     """
     sums = np.cumsum(1.0 / np.arange(1, _DEPTH + 1))
     ranked = np.minimum(_DEPTH, individuals)
-    return known_share * float((sums[ranked - 1] / individuals).mean())
+    return known_share * float(np.average(sums[ranked - 1] / individuals, weights=weights))

@@ -26,6 +26,7 @@ class Queries:
         images: Gallery images of the individual.
         gallery: Images in the query's gallery.
         individuals: Individuals in the query's gallery.
+        labels: Label of the individual, str.
     """
 
     truth: np.ndarray
@@ -33,6 +34,7 @@ class Queries:
     images: np.ndarray
     gallery: np.ndarray
     individuals: np.ndarray
+    labels: np.ndarray
 
     @property
     def known(self) -> np.ndarray:
@@ -45,6 +47,11 @@ class Queries:
         """Whether recall counts the query: known, and the gallery has another individual. bool, shape (Q,)."""
         asked: np.ndarray = self.known & (self.individuals > 1)
         return asked
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Weight of each query in a mean over individuals, float64, shape (Q,); 0 unless recall counts it."""
+        return weights_over_individuals(self.labels, self.asked)
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,26 @@ def read_outcome(
         images=np.append(rows, -1)[first_column(nearest, -1)],
         new=queries.new,
     )
+
+
+def weights_over_individuals(labels: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Return 1 / the number of counted queries of the same individual; 0 for queries that do not count.
+
+    >>> weights_over_individuals(np.array(["a", "b", "a", "a"]), np.array([True, True, True, False])).tolist()
+    [0.5, 1.0, 0.5, 0.0]
+
+    Args:
+        labels: Individual of each query, shape (Q,).
+        counted: Whether a query counts, bool, shape (Q,).
+
+    Returns:
+        Weights, float64, shape (Q,); the weights of an individual with a counted query sum to 1.
+    """
+    codes = np.unique(labels, return_inverse=True)[1]
+    counts = np.bincount(codes, counted)[codes]
+    weights = np.zeros(len(labels))
+    weights[counted] = 1.0 / counts[counted]
+    return weights
 
 
 def join_queries(parts: Sequence[Queries]) -> Queries:

@@ -10,5 +10,26 @@ CUTOFFS: Final = (1, 2, 4, 8, 16, 32)
 MAP: Final = "map@5"
 RECALLS: Final = tuple(f"recall@{cutoff}" for cutoff in CUTOFFS)
 IMAGE_RECALLS: Final = tuple(f"image_recall@{cutoff}" for cutoff in CUTOFFS)
-OBJECTIVES: Final = (*RECALLS, *IMAGE_RECALLS, MAP)
+QUERY_SCORES: Final = (*RECALLS, *IMAGE_RECALLS, MAP)
+"""Scores averaged over queries."""
+
+_OVER_INDIVIDUALS: Final = "_individuals"
+INDIVIDUAL_SCORES: Final = (f"{MAP}{_OVER_INDIVIDUALS}", f"recall@1{_OVER_INDIVIDUALS}")
+"""Scores averaged over the queries of each known individual first, then over individuals."""
+
+OBJECTIVES: Final = (*QUERY_SCORES, *INDIVIDUAL_SCORES)
 """The scores that a sweep may maximize."""
+
+
+def query_score(name: str) -> str:
+    """Return the score of one query that a score averages.
+
+    >>> query_score("map@5_individuals"), query_score("recall@4")
+    ('map@5', 'recall@4')
+    """
+    return name.removesuffix(_OVER_INDIVIDUALS)
+
+
+def averages_individuals(name: str) -> bool:
+    """Return whether a score is averaged over individuals; the others are averaged over queries."""
+    return name.endswith(_OVER_INDIVIDUALS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,12 +21,15 @@ from whale_ray.retrieval.evaluation.metrics import (
     chance_of_recall,
 )
 from whale_ray.retrieval.evaluation.open_set_metrics import open_set_references, open_set_scores
-from whale_ray.retrieval.evaluation.outcomes import Queries, first_column
-from whale_ray.retrieval.evaluation.score_names import CUTOFFS, MAP, OBJECTIVES
+from whale_ray.retrieval.evaluation.outcomes import Queries, first_column, weights_over_individuals
+from whale_ray.retrieval.evaluation.score_names import CUTOFFS, INDIVIDUAL_SCORES, MAP, OBJECTIVES
 from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome
 
 BRIERS = ("brier/match", "brier/new")
-IMAGES_PER_INDIVIDUAL = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))
+SIZES = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))
+"""Classes of individuals by gallery images: the least number and the name; for the table of `by_images`."""
+MIX_SIZES = ((1, "1-3"), (4, "4-9"), (10, "10+"))
+"""The same for `mix`, which the headline names."""
 
 
 def scores_with_intervals(
@@ -42,14 +46,15 @@ def scores_with_intervals(
         seed: Seed of the intervals.
     """
     hits = [are_hits(ranks, cutoff) for ranks in (pooled.ranks, pooled.image_ranks) for cutoff in CUTOFFS]
-    values = np.stack([*hits, pooled.precisions], axis=1).astype(np.float64)
-    counted = np.stack([queries.asked] * len(hits) + [np.ones(len(values), dtype=bool)], axis=1)
+    values = np.stack([*hits, pooled.precisions, pooled.precisions, hits[0]], axis=1).astype(np.float64)
+    weights = [*[queries.asked] * len(hits), np.ones(len(values)), queries.weights, queries.weights]
     scores: dict[str, Any] = {"queries": len(values), "known_queries": int(queries.known.sum())}
     if not len(values):
         return scores | dict.fromkeys(OBJECTIVES) | {"reason": "no query: there is no validation photograph"}
-    scores |= means_with_intervals(OBJECTIVES, values, counted, clusters, seed=seed)
+    scores |= means_with_intervals(OBJECTIVES, values, np.stack(weights, axis=1), clusters, seed=seed)
     scores |= _open_set(pooled, queries, clusters, seed=seed) | _briers(pooled, queries, clusters, seed=seed)
-    scores["by_images"] = _by_images(pooled, queries, clusters, seed=seed)
+    for name, sizes in (("by_images", SIZES), ("mix", MIX_SIZES)):
+        scores[name] = _by_images(pooled, queries, clusters, sizes, seed=seed)
     if reasons := _reasons(queries, clusters):
         scores["reason"] = "; ".join(reasons)
     return scores | _reference_scores(queries)
@@ -79,15 +84,24 @@ def _briers(
 
 
 def _by_images(
-    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, seed: int
+    pooled: CrossFittedOutcome,
+    queries: Queries,
+    clusters: np.ndarray,
+    sizes: Sequence[tuple[int, str]],
+    *,
+    seed: int,
 ) -> list[dict[str, Any]]:
-    """recall@1 and map@5 of the queries that a recall counts by how many gallery images their individual has."""
-    values = np.stack([are_hits(pooled.ranks, 1), pooled.precisions], axis=1).astype(np.float64)
+    """Return the scores of the queries that a recall counts, by the number of gallery images of their individual."""
+    hits = are_hits(pooled.ranks, 1)
+    values = np.stack([hits, pooled.precisions, pooled.precisions, hits], axis=1).astype(np.float64)
     rows: list[dict[str, Any]] = []
-    for (least, name), (beyond, _) in pairwise([*IMAGES_PER_INDIVIDUAL, (np.inf, "")]):
+    for (least, name), (beyond, _) in pairwise([*sizes, (np.inf, "")]):
         here = queries.asked & (queries.images >= least) & (queries.images < beyond)
-        scores = means_with_intervals(("recall@1", MAP), values, np.stack([here, here], axis=1), clusters, seed=seed)
-        rows.append({"images": name, "queries": int(here.sum()), **scores})
+        evenly = weights_over_individuals(queries.labels, here)
+        weights = np.stack([here, here, evenly, evenly], axis=1)
+        scores = means_with_intervals(("recall@1", MAP, *INDIVIDUAL_SCORES), values, weights, clusters, seed=seed)
+        individuals = len(np.unique(queries.labels[here]))
+        rows.append({"images": name, "individuals": individuals, "queries": int(here.sum()), **scores})
     return rows
 
 
@@ -125,4 +139,17 @@ def _reference_scores(queries: Queries) -> dict[str, float | None]:
         beside[f"chance/image_recall@{cutoff}"] = (
             chance_of_image_recall(images, gallery, cutoff) if asked.any() else None
         )
-    return beside
+    return beside | _references_over_individuals(queries)
+
+
+def _references_over_individuals(queries: Queries) -> dict[str, float | None]:
+    """Return ceiling, chance and trivial answer of the scores averaged over individuals."""
+    named = weights_over_individuals(queries.labels, ~queries.new)
+    ceiling = float(np.average(queries.known, weights=named)) if named.any() else None
+    beside: dict[str, float | None] = {f"ceiling/{name}": ceiling for name in INDIVIDUAL_SCORES}
+    if not queries.asked.any():
+        return beside | {f"chance/{name}": None for name in INDIVIDUAL_SCORES}
+    individuals, weights = queries.individuals[queries.asked], queries.weights[queries.asked]
+    beside["chance/map@5_individuals"] = chance_of_map(individuals, 1.0, weights=weights)
+    beside["chance/recall@1_individuals"] = chance_of_recall(individuals, 1, weights=weights)
+    return beside | {"trivial/map@5_individuals": 0.0}

@@ -181,7 +181,8 @@ class _SearchRun:
         truth = index.codes_of(labels)
         new = (labels == self.vectors.unknown_label) | (self.held_out_as_new & (truth < 0))
         images = np.append(index.images_per_individual, 0)[truth]
-        return Queries(truth, new, images, *(np.full(len(truth), size) for size in (len(index), len(index.names))))
+        size, names = (np.full(len(truth), count) for count in (len(index), len(index.names)))
+        return Queries(truth, new, images, gallery=size, individuals=names, labels=labels)
 
     def searcher(self, view: VectorTransform) -> tuple[np.ndarray, GallerySearcher]:
         """Return the transformed queries, unit vectors in float32, and the gallery."""

@@ -17,15 +17,23 @@ from whale_ray.retrieval.evaluation.metrics import (
     recall_at,
 )
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
-from whale_ray.retrieval.evaluation.score_names import CUTOFFS, MAP, OBJECTIVES
+from whale_ray.retrieval.evaluation.score_names import (
+    CUTOFFS,
+    INDIVIDUAL_SCORES,
+    MAP,
+    OBJECTIVES,
+    averages_individuals,
+    query_score,
+)
 
 _SIXTIETHS = 60
+_DIGITS = 9  # sums that differ by rounding only are equal, and the first setting wins
 
 
 def plain_scores(outcome: Outcome, queries: Queries) -> dict[str, float | None]:
-    """Return recall@K, image_recall@K, map@5 and `threshold` on these queries.
+    """Return recall@K, image_recall@K, map@5, `threshold` and the scores averaged over individuals on these queries.
 
-    map@5 at its own best threshold is optimistic.
+    map@5 at its own best threshold is optimistic. map@5_individuals uses the same threshold.
 
     Args:
         outcome: Outcome of one setting.
@@ -40,7 +48,24 @@ def plain_scores(outcome: Outcome, queries: Queries) -> dict[str, float | None]:
     thresholds, sums = best_thresholds(outcome.steps, np.ones((1, len(queries.new)), dtype=bool))
     scores[MAP] = float(sums[0]) / (_SIXTIETHS * len(queries.new)) if len(queries.new) else None
     scores["threshold"] = float(thresholds[0]) if queries.new.any() else None
+    for name in INDIVIDUAL_SCORES:
+        values = query_values(outcome, name, threshold=scores["threshold"])
+        scores[name] = float(np.average(values, weights=queries.weights)) if queries.asked.any() else None
     return scores
+
+
+def query_values(outcome: Outcome, objective: str, *, threshold: float | None) -> np.ndarray:
+    """Return the value of each query that an objective averages, shape (Q,): a hit, or its part of map@5.
+
+    Args:
+        outcome: Outcome of one setting.
+        objective: Name of the score.
+        threshold: Threshold of the unknown individual, for map@5.
+    """
+    name, _, cutoff = query_score(objective).partition("@")
+    if name == "map":
+        return average_precisions(outcome.cosines, outcome.ranks, outcome.new, threshold=threshold)
+    return are_hits(outcome.image_ranks if name == "image_recall" else outcome.ranks, int(cutoff)).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -65,16 +90,17 @@ def choose_settings(
         outcomes: Outcome of each setting.
         queries: The right answers.
         groups: bool, shape (G, Q).
-        objective: Name of the score. If a recall counts no query of a group, map@5 decides.
+        objective: Name of the score. If it counts no query of a group, map@5 decides.
 
     Raises:
         InputError: If the objective is unknown.
     """
     if objective not in OBJECTIVES:
         raise InputError(f"an objective is one of {', '.join(OBJECTIVES)}, but got {objective!r}. Name one of them")
-    asked = groups & queries.asked
-    values = np.stack([asked @ _hits(outcome, objective) for outcome in outcomes])
-    by_map = ~asked.any(axis=1) | (objective == MAP)
+    by_map = ~(groups & queries.asked).any(axis=1) | (objective == MAP)
+    values = np.zeros((len(outcomes), len(groups)))
+    if not by_map.all():
+        values[:] = [_sums(outcome, queries, groups, objective) for outcome in outcomes]
     if by_map.any():
         values[:, by_map] = [best_thresholds(outcome.steps, groups[by_map])[1] for outcome in outcomes]
     places = values.argmax(axis=0)
@@ -82,14 +108,29 @@ def choose_settings(
 
 
 def _settle(place: int, outcome: Outcome, queries: Queries, group: np.ndarray) -> Choice:
+    return Choice(place, _best_threshold(outcome, queries, group))
+
+
+def _best_threshold(outcome: Outcome, queries: Queries, group: np.ndarray) -> float | None:
+    """Return the threshold with the largest map@5 on a group of queries; None if none of them is unknown."""
     if not (group & queries.new).any():
-        return Choice(place, None)
-    return Choice(place, float(best_thresholds(outcome.steps, group[None])[0][0]))
+        return None
+    return float(best_thresholds(outcome.steps, group[None])[0][0])
 
 
-def _hits(outcome: Outcome, objective: str) -> np.ndarray:
-    name, _, cutoff = objective.partition("@")
-    return are_hits(outcome.image_ranks if name == "image_recall" else outcome.ranks, int(cutoff)).astype(np.int64)
+def _sums(outcome: Outcome, queries: Queries, groups: np.ndarray, objective: str) -> np.ndarray:
+    """Return the weighted sum of an objective over the asked queries of each group, shape (G,).
+
+    Groups hold whole individuals, so that the largest sum has the largest mean.
+    """
+    weights = queries.weights if averages_individuals(objective) else queries.asked.astype(np.float64)
+    if query_score(objective) != MAP:
+        sums = groups @ (weights * query_values(outcome, objective, threshold=None))
+    else:
+        thresholds = [_best_threshold(outcome, queries, group) for group in groups]
+        values = np.stack([query_values(outcome, objective, threshold=one) for one in thresholds])
+        sums = (groups * values) @ weights
+    return np.asarray(np.round(sums, _DIGITS))
 
 
 def groups_for_choosing(folds: np.ndarray) -> np.ndarray:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.evaluation.metrics import are_hits, average_precisions
+from whale_ray.retrieval.evaluation.metrics import are_hits
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries
-from whale_ray.retrieval.evaluation.score_names import MAP
+from whale_ray.retrieval.evaluation.score_names import MAP, averages_individuals, query_score
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
-from whale_ray.retrieval.evaluation.selection import plain_scores
+from whale_ray.retrieval.evaluation.selection import plain_scores, query_values
 from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import proxies_to_score
 from whale_ray.sweep.run_folder.records import Record
@@ -38,6 +38,8 @@ class Outcomes:
 def query_scores(record: Record, objective: str) -> pd.DataFrame:
     """Return fold, cluster and score of each query that the objective counts, by image; empty without queries.parquet.
 
+    For an objective averaged over individuals: of each individual, by its name.
+
     Args:
         record: The trial.
         objective: Name of the score.
@@ -46,12 +48,16 @@ def query_scores(record: Record, objective: str) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame()
     queries = pd.read_parquet(path).set_index("image").sort_index()
-    name, _, cutoff = objective.partition("@")
-    if objective == MAP:
-        return queries.assign(score=queries["average_precision@5"])
-    counted = queries[queries["known"].astype(bool)]
-    ranks = counted["image_rank" if name == "image_recall" else "rank"].to_numpy()
-    return counted.assign(score=are_hits(ranks, int(cutoff)))
+    name, _, cutoff = query_score(objective).partition("@")
+    counted = queries if objective == MAP else queries[queries["known"].astype(bool)]
+    if name == "map":
+        counted = counted.assign(score=counted["average_precision@5"])
+    else:
+        ranks = counted["image_rank" if name == "image_recall" else "rank"].to_numpy()
+        counted = counted.assign(score=are_hits(ranks, int(cutoff)))
+    if not averages_individuals(objective):
+        return counted
+    return counted.groupby("individual").agg({"fold": "first", "cluster": "first", "score": "mean"})
 
 
 def of_trials(records: Sequence[Record], objective: str) -> tuple[list[Record], Outcomes | None]:
@@ -75,7 +81,8 @@ def of_trials(records: Sequence[Record], objective: str) -> tuple[list[Record], 
 def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective: str) -> tuple[pd.Index, np.ndarray]:
     """Return the images of the counted queries and the score of each under each setting, shape (Q, settings).
 
-    Computed from the trial's embeddings without cross-fitting; map@5 has each setting's best threshold.
+    For an objective averaged over individuals: the individuals and their means. Computed from the trial's embeddings
+    without cross-fitting; map@5 has each setting's best threshold.
 
     Args:
         record: The trial.
@@ -92,15 +99,13 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     splits = table["split"].to_numpy()
     held = SearchRuns(views, settings, splits=splits, proxies=proxies, **roles(table, record.settings))
     columns = [_scores(held.outcome(setting), held.queries, objective) for setting in settings]
-    images = table["image"].to_numpy(dtype=str)[held.rows]
-    counted = np.ones(len(images), dtype=bool) if objective == MAP else held.queries.known
-    return pd.Index(images[counted]), np.column_stack(columns)[counted]
+    counted = np.ones(len(held.rows), dtype=bool) if objective == MAP else held.queries.known
+    unit = "individual" if averages_individuals(objective) else "image"
+    rows = table[unit].to_numpy(dtype=str)[held.rows][counted]
+    means = pd.DataFrame(np.column_stack(columns)[counted], index=rows).groupby(level=0).mean()
+    return means.index, means.to_numpy()
 
 
 def _scores(outcome: Outcome, queries: Queries, objective: str) -> np.ndarray:
-    name, _, cutoff = objective.partition("@")
-    if objective == MAP:
-        threshold = plain_scores(outcome, queries)["threshold"]
-        return average_precisions(outcome.cosines, outcome.ranks, outcome.new, threshold=threshold)
-    hits = are_hits(outcome.image_ranks if name == "image_recall" else outcome.ranks, int(cutoff))
-    return hits.astype(np.float64)
+    threshold = plain_scores(outcome, queries)["threshold"] if query_score(objective) == MAP else None
+    return query_values(outcome, objective, threshold=threshold)

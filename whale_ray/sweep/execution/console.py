@@ -152,28 +152,30 @@ def _number(value: Any) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def leaderboard_table(table: pd.DataFrame, *, axes: list[str]) -> Table:
+def leaderboard_table(table: pd.DataFrame, *, axes: list[str], objective: str = "recall@1") -> Table:
     """Return the first rows of the leaderboard for a terminal.
 
     Args:
         table: The leaderboard, best first.
         axes: Names of the axes that get a column.
+        objective: Score that ranks the trials; it gets a column if recall@1 and map@5 are not it.
     """
     view = Table(title="Leaderboard", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("", justify="right")
     view.add_column("trial", no_wrap=True)
     for axis in axes:
         view.add_column(short_name(axis), overflow="fold", min_width=7)
-    for column in ("recall@1", "95 %", "map@5", "vote", "k", "seconds"):
+    ranked_by = [objective] if objective not in ("recall@1", "map@5") else []
+    for column in (*ranked_by, "recall@1", "95 %", "map@5", "vote", "k", "seconds"):
         view.add_column(column, justify="left" if column == "vote" else "right", no_wrap=True)
     for row in table.head(_SHOWN_ROWS).to_dict("records"):
-        view.add_row(*_leaderboard_row(row, axes))
+        view.add_row(*_leaderboard_row(row, axes, ranked_by))
     if len(table) > _SHOWN_ROWS:
         view.caption = f"and {len(table) - _SHOWN_ROWS} more in leaderboard.csv"
     return view
 
 
-def _leaderboard_row(row: Mapping[Any, Any], axes: list[str]) -> list[str]:
+def _leaderboard_row(row: Mapping[Any, Any], axes: list[str], ranked_by: list[str]) -> list[str]:
     words = {"finished": "", "running": " unfinished"}  # the table is shown after the last trial
     status = words.get(row["status"], f" {row['status']}")
     low, high = _number(row["recall@1_low"]), _number(row["recall@1_high"])
@@ -181,6 +183,7 @@ def _leaderboard_row(row: Mapping[Any, Any], axes: list[str]) -> list[str]:
         _cell(row["rank"]),
         f"{row['trial']}{status}",
         *(_short_value(row[axis]) for axis in axes),
+        *(_number(row[name]) for name in ranked_by),
         _number(row["recall@1"]),
         "-" if _absent(row["recall@1_low"]) else f"{low}-{high}",
         _number(row["map@5"]),

@@ -98,9 +98,8 @@ def run_sweep(
         store = open_trial_store(sweep, folder, data_fingerprint=dataset.fingerprint)
         progress.earlier(sum(record.status != "running" for record in store.index.records()))
         if store.rescored:
-            progress.say(
-                f"{store.rescored} trials were scored again from their embeddings: the sweep asks for other settings"
-            )
+            reason = "the sweep has other settings, or this version has other scores"
+            progress.say(f"{store.rescored} trials were scored again from their embeddings: {reason}")
         for note in store.notes:
             progress.say(note)
         write_inputs(sweep, dataset, folder)

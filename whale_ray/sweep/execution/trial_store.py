@@ -17,9 +17,10 @@ from whale_ray.sweep.planning.resume import notes_on_epochs, refuse_other_data
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
 from whale_ray.sweep.planning.trial_settings import first_settings
 from whale_ray.sweep.run_folder.record_index import RecordIndex
+from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.run_folder.sweep_clock import SweepClock
 from whale_ray.sweep.trials.ensemble import forget_unfinished
-from whale_ray.sweep.trials.scoring import is_scored_by, scoring_of
+from whale_ray.sweep.trials.scoring import Scoring, is_scored_by, scoring_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TrialStore:
         outcomes: Records the outcome of trials.
         clock: Hours that all sessions of the sweep have taken.
         early_stopping: Early stopping over all trials; None if the sweep has no scheduler.
-        rescored: Number of trials that were scored again because the sweep's retrieval settings have changed.
+        rescored: Number of trials that were scored again, for other settings or by a newer version.
         notes: What the user should know about the run folder, a line each.
     """
 
@@ -69,7 +70,7 @@ class TrialStore:
 def open_trial_store(sweep: Sweep, folder: Path, *, data_fingerprint: str) -> TrialStore:
     """Open the trials of a run folder and bring the study and the scores up to date.
 
-    Finished trials are scored again if the sweep asks for other retrieval settings than they were scored with.
+    Finished trials are scored again if the sweep has other retrieval settings, or an earlier version scored them.
 
     Args:
         sweep: The sweep.
@@ -83,8 +84,12 @@ def open_trial_store(sweep: Sweep, folder: Path, *, data_fingerprint: str) -> Tr
     forget_unfinished(folder)
     index = RecordIndex(folder)
     refuse_other_data(index.records(), first_settings(sweep), fingerprint=data_fingerprint, folder=folder)
-    rescored = _rescore(sweep, index)
+    rescored, kept = _rescore(sweep, index)
     notes = [*notes_on_epochs(sweep, index.records())]
+    if kept:
+        notes.append(
+            f"{kept} trials keep the scores of an earlier version, without the newer ones: their embeddings are missing"
+        )
 
     def is_known(point: Mapping[str, Any]) -> bool:
         return trial_identity(sweep.settings(dict(point)), data_fingerprint=data_fingerprint) in index
@@ -104,12 +109,24 @@ def open_trial_store(sweep: Sweep, folder: Path, *, data_fingerprint: str) -> Tr
     return TrialStore(sweep, index, queue, outcomes, clock, early, rescored, tuple(notes))
 
 
-def _rescore(sweep: Sweep, index: RecordIndex) -> int:
-    """Score finished trials again whose retrieval settings the sweep no longer has; return their number."""
+def _rescore(sweep: Sweep, index: RecordIndex) -> tuple[int, int]:
+    """Score finished trials again that were scored otherwise; return the numbers of these and of those that cannot be.
+
+    A trial without embeddings keeps its scores if only their version differs and they include the objective.
+    """
     scoring = scoring_of(sweep)
     finished = [record for record in index.records() if record.status == "finished"]
     stale = [record for record in finished if not is_scored_by(scoring, record)]
-    for record in stale:
+    kept = [record.trial for record in stale if _must_keep_scores(scoring, record)]
+    again = [record for record in stale if record.trial not in kept]
+    for record in again:
         rescore_for_good(record, scoring)
-    index.reload_all(record.trial for record in stale)
-    return len(stale)
+    index.reload_all(record.trial for record in again)
+    return len(again), len(kept)
+
+
+def _must_keep_scores(scoring: Scoring, record: Record) -> bool:
+    if (record.folder / "embeddings.npz").exists() or record.result.get(scoring.objective) is None:
+        return False
+    wanted = scoring.of(record.kind).written()
+    return bool(wanted == {**record.result.get("scored_with", {}), "definition": wanted["definition"]})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES
 from whale_ray.sweep.analysis.trial_comparison import Comparison, compare_trials
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.report.thumbnails import Photographs
@@ -55,7 +56,7 @@ class ReportContext:
     @property
     def table_scores(self) -> list[str]:
         """Names of the scores that tables show."""
-        return list(dict.fromkeys((self.objective, "recall@1", "recall@4", "map@5")))
+        return list(dict.fromkeys((self.objective, "recall@1", "recall@4", "map@5", *INDIVIDUAL_SCORES)))
 
     @cached_property
     def photographs(self) -> Photographs:

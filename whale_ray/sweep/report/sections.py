@@ -23,6 +23,7 @@ from whale_ray.sweep.report.label_review import REVIEW, Shown, show_review, writ
 from whale_ray.sweep.report.plots.curves import Plot, describe, looks_of, plot_learning, plot_recall
 from whale_ray.sweep.report.plots.objective_plots import plot_effects
 from whale_ray.sweep.report.saliency import MatchMaps, map_matches
+from whale_ray.sweep.report.tables.gallery_mix import describe_mix
 from whale_ray.sweep.report.tables.headline import Headline, write_headline
 from whale_ray.sweep.report.tables.importance_table import ImportanceTable, importance_table
 from whale_ray.sweep.report.tables.leaderboard_table import build_leaderboard
@@ -34,9 +35,10 @@ MAX_AUDIT_ROWS = 50
 
 @dataclass(frozen=True)
 class ResultSection:
-    """The best trial in a sentence and a small table."""
+    """The best trial in a sentence and a small table, and the mix of animals that the sentence holds for."""
 
     headline: Headline | None
+    mix: str
     best_label: str
     cross_fitted: bool
     frozen_shares: bool
@@ -53,7 +55,8 @@ def build_result(page: ReportContext) -> ResultSection:
     headline = (
         write_headline(page.records, best, page.objective, comparison=quoted, unknown_label=unknown) if best else None
     )
-    return ResultSection(headline, describe(best) if best else "", quoted is not None, shares_lead)
+    mix = describe_mix(best.result, page.objective) if best else ""
+    return ResultSection(headline, mix, describe(best) if best else "", quoted is not None, shares_lead)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell
 from whale_ray.sweep.config.schema import SPEED
 from whale_ray.sweep.config.sweep_spec import Sweep
-from whale_ray.sweep.run_folder.records import SCORES, Record
+from whale_ray.sweep.run_folder.records import SCORES, SCORES_OVER_INDIVIDUALS, Record
 
 
 def kept_weights(table: pd.DataFrame, sweep: Sweep) -> set[str]:
@@ -69,9 +69,9 @@ def leaderboard(
         A row for each trial: the columns of leaderboard.csv and `kind` (trial, baseline, repeat or ensemble).
     """
     kept = list(records)
-    more = [name for name in dict.fromkeys((objective, also)) if name is not None and name not in SCORES]
-    columns = ["trial", "status", "kind", *axes, *SCORES, *_LAST, *more]
-    table = pd.DataFrame([_row(record) for record in kept], columns=columns, dtype=object)
+    more = [name for name in (objective, also) if name is not None and name not in SCORES_OVER_INDIVIDUALS]
+    columns = dict.fromkeys(["trial", "status", "kind", *axes, *SCORES, *_LAST, *more, *SCORES_OVER_INDIVIDUALS])
+    table = pd.DataFrame([_row(record) for record in kept], columns=list(columns), dtype=object)
     score = goodness(table[objective], objective)
     order = table["status"].map({"finished": 1, "pruned": 3, "running": 4, "failed": 5})
     if (table["kind"] == "repeat").any():

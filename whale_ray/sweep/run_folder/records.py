@@ -12,12 +12,15 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
+from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES, OBJECTIVES, QUERY_SCORES
 
 NEEDS_WHOLE_GPU = "alone"
 """File in the folder of a trial that is tried again with a GPU for itself."""
 
-SCORES = (*OBJECTIVES, "recall@1_low", "recall@1_high")
+SCORES = (*QUERY_SCORES, "recall@1_low", "recall@1_high")
+"""Columns of leaderboard.csv between the axes and the retrieval setting."""
+SCORES_OVER_INDIVIDUALS = tuple(f"{name}{end}" for name in INDIVIDUAL_SCORES for end in ("", "_low", "_high"))
+"""Columns of leaderboard.csv after all others except those of repeated trials."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def _unfinished(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     epochs = pd.read_csv(path)
-    names = [name for name in SCORES if name in epochs]
+    names = [name for name in OBJECTIVES if name in epochs]
     scored = epochs[names].dropna(how="all").astype(object)
     scores = {str(name): value for name, value in scored.iloc[-1].items()} if len(scored) else {}
     spent = {"seconds": float(epochs["seconds"].sum())} if "seconds" in epochs else {}

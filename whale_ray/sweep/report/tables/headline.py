@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES, averages_individuals, query_score
 from whale_ray.sweep.analysis.trial_comparison import Comparison
 from whale_ray.sweep.report.plots.curves import describe, is_share
 from whale_ray.sweep.run_folder.records import Record
@@ -58,7 +59,8 @@ def write_headline(
     interval = (
         f" (95 % interval {show_score(low, objective)} to {show_score(high, objective)})" if is_number(low) else ""
     )
-    names = [objective, "recall@1", "map@5", *(["study_recall@1"] if "study_recall@1" in result else [])]
+    study = ["study_recall@1"] if "study_recall@1" in result else []
+    names = [objective, "recall@1", "map@5", *reversed(INDIVIDUAL_SCORES), *study]
     scores = tuple(dict.fromkeys(names))
     lines = [
         _line("Best trial", describe(best), "c0", result, scores),
@@ -75,14 +77,17 @@ def write_headline(
 
 
 def _sentence(objective: str) -> tuple[str, str]:
-    name, _, cutoff = objective.partition("@")
+    name, _, cutoff = query_score(objective).partition("@")
+    if averages_individuals(objective) and name == "map":
+        return "Over the individuals it knows, each counting once, its MAP@5 (1 is perfect) is", ""
     if name == "map":
         return "Over all validation photographs, unknown individuals included, its MAP@5 (1 is perfect) is", ""
     if name == "image_recall":
         place = "the nearest photograph shows" if cutoff == "1" else f"one of the {cutoff} nearest photographs shows"
         return f"Given a photograph of an individual it knows, {place} the same individual in", "of cases"
     place = "first" if cutoff == "1" else f"among its first {cutoff} answers"
-    return f"Given a photograph of an individual it knows, it names the right one {place} in", "of cases"
+    cases = "of cases, each individual counting once" if averages_individuals(objective) else "of cases"
+    return f"Given a photograph of an individual it knows, it names the right one {place} in", cases
 
 
 def _beside(records: Sequence[Record], best: Record, objective: str) -> str:
