@@ -294,11 +294,40 @@ def test_submit_writes_the_file_and_prints_the_command(
     table = pd.read_csv(tmp_path / "out.csv")
     assert len(table) == len(list(images.iterdir()))
     new = table["Id"].str.startswith("new_whale").sum()
-    assert f"out.csv is written: {len(table)} photographs, {new} of them first of all new_whale." in result.output
+    counts = f"{len(table)} photographs, {new} of them first of all new_whale, 1 of them not decodable"
+    assert f"out.csv is written: {counts}. Send it" in result.output
     again = run("submit", finished.folder / "best", images, tmp_path / "out.csv")
     assert "is written again, over the older file: " in again.output
     assert run("submit", tmp_path, images, tmp_path / "out.csv").exit_code == 2
     assert run("submit", finished.folder / "best", tmp_path / "nowhere", tmp_path / "out.csv").exit_code == 2
+
+
+def test_submit_names_every_file_without_a_row(finished: SweepResult, photographs: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(photographs / "test", tmp_path / "test")
+    (images / "sub").mkdir()
+    for name in ("notes.txt", "sub/more.md"):
+        (images / name).write_text("a text")
+    result = run("submit", finished.folder / "best", images, tmp_path / "out.csv")
+    assert "notes.txt has no row: the content is none of" in result.stderr
+    assert "sub/more.md has no row: " in result.stderr
+    assert "; 2 other files without a row. Send it" in result.output
+
+
+def test_identify_answers_for_the_photographs_of_a_folder(
+    finished: SweepResult, photographs: Path, tmp_path: Path
+) -> None:
+    first, second = sorted((photographs / "test").iterdir())[:2]
+    (tmp_path / "sub").mkdir()
+    shutil.copy(first, tmp_path / "sub" / "photograph")
+    shutil.copy(second, tmp_path / "b.jfif")
+    (tmp_path / "damaged.jpg").write_bytes(second.read_bytes()[:200])
+    (tmp_path / "notes.txt").write_text("a text")
+    result = run("identify", finished.folder / "best", tmp_path)
+    assert result.exit_code == 0
+    named = [json.loads(line)["filename"] for line in result.stdout.splitlines()]
+    assert named == [str(tmp_path / "b.jfif"), str(tmp_path / "sub" / "photograph")]
+    assert "damaged.jpg gets no answer: the picture is damaged" in result.stderr
+    assert "notes.txt gets no answer: the content is none of" in result.stderr
 
 
 def test_identify_prints_one_line_per_photograph(finished: SweepResult, photographs: Path) -> None:

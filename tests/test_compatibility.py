@@ -52,7 +52,7 @@ def test_an_older_bundle_identifies_and_submits(old: Path) -> None:
     photographs = sorted((old / "data" / "test").iterdir())
     answers = bundle.identify(photographs)
     assert [len(answer.candidates) > 0 for answer in answers] == [True] * len(photographs)
-    assert write_submission(bundle, old / "data" / "test", old / "out.csv") == {}
+    assert write_submission(bundle, old / "data" / "test", old / "out.csv").undecodable == {}
     assert len(pd.read_csv(old / "out.csv")) == len(photographs)
 
 

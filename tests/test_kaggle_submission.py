@@ -45,8 +45,9 @@ def with_threshold(bundle: Bundle, threshold: float | None) -> Bundle:
 def test_every_test_image_has_one_row_of_five_distinct_known_labels(
     bundle: Bundle, images: Path, photographs: Path, tmp_path: Path
 ) -> None:
-    assert write_submission(bundle, images, tmp_path / "out.csv") == {}
+    written = write_submission(bundle, images, tmp_path / "out.csv")
     found = rows(tmp_path / "out.csv")
+    assert (written.photographs, written.undecodable, written.others) == (len(found), {}, {})
     wanted = pd.read_csv(photographs / "sample_submission.csv")["Image"]
     assert set(found) == set(wanted)
     for labels in found.values():
@@ -85,7 +86,7 @@ def test_an_image_that_cannot_be_decoded_is_reported_and_has_a_row(
     (images / names[1]).write_bytes((images / names[1]).read_bytes()[:200])
     (images / names[2]).unlink()
     (images / names[2]).symlink_to(images / "nowhere.jpg")
-    unreadable = write_submission(bundle, images, tmp_path / "out.csv")
+    unreadable = write_submission(bundle, images, tmp_path / "out.csv").undecodable
     assert sorted(unreadable) == names[:3]
     assert all(unreadable.values())
     found = rows(tmp_path / "out.csv")
@@ -101,17 +102,30 @@ def test_only_images_are_read_whatever_their_names(bundle: Bundle, images: Path,
     first.rename(images / 'a, "b" c.JPG')
     (images / "Thumbs.db").write_bytes(b"")
     (images / "folder.jpg").mkdir()
-    assert write_submission(bundle, images, tmp_path / "out.csv") == {}
+    written = write_submission(bundle, images, tmp_path / "out.csv")
+    assert (written.undecodable, written.others) == ({}, {"Thumbs.db": "the file is empty"})
     found = rows(tmp_path / "out.csv")
     assert 'a, "b" c.JPG' in found
     assert not {"Thumbs.db", "folder.jpg"} & found.keys()
+
+
+def test_photographs_of_every_name_and_sub_folder_have_a_row(bundle: Bundle, images: Path, tmp_path: Path) -> None:
+    first, second, third, *_ = sorted(images.iterdir())
+    (images / "sub").mkdir()
+    names = {first.rename(images / "photograph"), second.rename(images / "a.HEIC"), third.rename(images / "sub/b.jpe")}
+    (images / "notes.txt").write_text("a text")
+    written = write_submission(bundle, images, tmp_path / "out.csv")
+    found = rows(tmp_path / "out.csv")
+    assert {str(name.relative_to(images)) for name in names} <= found.keys()
+    assert (written.photographs, list(written.others)) == (len(found), ["notes.txt"])
+    assert written.new == sum(labels[0] == "new_whale" for labels in found.values())
 
 
 def test_a_folder_without_photographs_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="must hold photographs"):
         write_submission(bundle, tmp_path / "empty", tmp_path / "out.csv")
-    with pytest.raises(DataError, match="is none"):
+    with pytest.raises(DataError, match="must lie in a folder"):
         write_submission(bundle, tmp_path / "nowhere", tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 

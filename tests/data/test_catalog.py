@@ -101,6 +101,12 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> 
     assert f"the path of photograph {name} leaves it" in message
 
 
+@pytest.mark.parametrize("name", ["3:45pm.jpg", "a:b.jpg", "T:1.jpg", "day:2/a.jpg"])
+def test_a_colon_is_part_of_a_file_name(tmp_path: Path, name: str) -> None:
+    catalog = read_catalog(write_data(tmp_path, GOOD + f"{name},w_2\n"))
+    assert catalog.table["image"].tolist()[-1] == name
+
+
 def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     root = write_data(tmp_path / "data")
     (tmp_path / "secret.jpg").write_bytes(b"secret")

@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tiff_files import Page, write_tiff
 
+from whale_ray.data.audit import audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.image_io import Geometry, center_crop, fit_image
 from whale_ray.data.pixel_cache import data_fingerprint, decode_images
@@ -108,6 +110,27 @@ def test_boxes_are_cut_out_and_belong_to_the_cache_key(three: Catalog, tmp_path:
     assert np.array_equal(pixels.array[0], fit_image(drawn(1), GEOMETRY, box=(70, 50, 80, 60)))
     (root / "boxes.csv").write_text("Image,x0,y0,x1,y1\nc.png,10,10,43,34\n")
     assert decode_images(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=cache).decoded == 3
+
+
+def test_the_largest_file_is_a_setting_and_belongs_to_the_cache_key(three: Catalog, tmp_path: Path) -> None:
+    size = max(path.stat().st_size for path in three.folder.iterdir())
+    root, cache = three.folder.parent, tmp_path / "cache"
+    limited = decode_images(read_catalog(root, image_bytes=size - 1), GEOMETRY, cache=cache)
+    assert sorted(limited.health["status"]) == ["ok", "ok", "too_large"]
+    assert limited.health["reason"].str.contains("Shrink it, or raise image_bytes").sum() == 1
+    found = decode_images(read_catalog(root, image_bytes=size), GEOMETRY, cache=cache)
+    assert (found.decoded, set(found.health["status"])) == (3, {"ok"})
+    assert decode_images(three, GEOMETRY, cache=cache).decoded == 0
+
+
+def test_warnings_of_the_decoder_are_in_the_health(three: Catalog, tmp_path: Path) -> None:
+    strange = write_tiff(Page(np.zeros((60, 80, 3), dtype=np.uint8), {283: ("H", (1, 2, 3))}))
+    three.path("b.png").write_bytes(strange)
+    pixels = decode_images(three, GEOMETRY, cache=tmp_path / "cache")
+    remarks = pixels.health.set_index("image")["remark"]
+    assert remarks.ne("").to_dict() == {"a.png": False, "b.png": True, "c.png": False}
+    assert "tag 283" in remarks["b.png"]
+    assert any("the decoder warns" in line for line in audit_photographs(three, pixels).lines())
 
 
 def test_a_box_outside_the_image_is_recorded_in_the_health(three: Catalog, tmp_path: Path) -> None:

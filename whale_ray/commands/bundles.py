@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from whale_ray.commands.options import AsJson, BundleFolder, ServeSettings, exits_with_message
-from whale_ray.errors import InputError
+from whale_ray.errors import ImageError, InputError
 from whale_ray.verbosity import is_quiet
 
 SUBMIT_EXAMPLE = "Example: whale-ray submit runs/vit_proxy/best data/test submission.csv"
@@ -21,6 +21,8 @@ Examples:
   whale-ray identify http://127.0.0.1:8000 left.jpg right.jpg --encounter --csv
 
   whale-ray identify runs/quickstart/best one.jpg two.jpg --json
+
+  whale-ray identify runs/quickstart/best photographs/ --csv
 """
 SERVE_EXAMPLES = """
 Examples:
@@ -51,18 +53,23 @@ def submit(
 
     replaced = " again, over the older file" if out.exists() else ""
     loaded = Bundle.load(bundle)
-    unreadable = write_submission(loaded, images, out, progress=not is_quiet())
-    first = [line.split(",")[1].split()[0] for line in out.read_text().splitlines()[1:]]
-    for name, reason in unreadable.items():
+    written = write_submission(loaded, images, out, progress=not is_quiet())
+    for name, reason in written.others.items():
+        typer.echo(f"{name} has no row: {reason}", err=True)
+    for name, reason in written.undecodable.items():
         typer.echo(f"{name} cannot be decoded and gets the most frequent labels: {reason}", err=True)
-    new = f"{first.count(loaded.unknown_label)} of them first of all {loaded.unknown_label}"
-    typer.echo(f"{out} is written{replaced}: {len(first)} photographs, {new}. Send it with:\n{kaggle_command(out)}")
+    counts = f"{written.photographs} photographs, {written.new} of them first of all {loaded.unknown_label}"
+    if written.undecodable:
+        counts += f", {len(written.undecodable)} of them not decodable"
+    if written.others:
+        counts += f"; {len(written.others)} other file{'s' if len(written.others) > 1 else ''} without a row"
+    typer.echo(f"{out} is written{replaced}: {counts}. Send it with:\n{kaggle_command(out)}")
 
 
 @exits_with_message
 def identify(
     target: Annotated[str, typer.Argument(help="A bundle, or the URL of a service.")],
-    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of photographs.")],
     top: Annotated[int, typer.Option(help="Number of individuals per photograph.", min=1, max=50)] = 5,
     encounter: Annotated[
         bool, typer.Option("--encounter", help="All photographs show one animal. Needs a service.")
@@ -73,7 +80,7 @@ def identify(
     """Print the individuals that each photograph may show, as JSON lines, one JSON array or CSV."""
     if csv and as_json:
         raise InputError("--csv and --json exclude each other, but both were given. Leave one out")
-    answers = _answers(target, images, top, encounter=encounter)
+    answers = _answers(target, _expand_folders(images), top, encounter=encounter)
     if csv:
         from whale_ray.serving.http.responses import results_csv
 
@@ -83,6 +90,36 @@ def identify(
     else:
         for answer in answers:
             typer.echo(json.dumps(answer))
+
+
+def _expand_folders(paths: list[Path]) -> list[Path]:
+    """Return the paths with each folder replaced by its decodable photographs; print the reason for other files."""
+    from whale_ray.data.decoding.image_folder import find_images
+
+    expanded = []
+    for path in paths:
+        if not path.is_dir():
+            expanded.append(path)
+            continue
+        found = find_images(path)
+        undecodable = {name: reason for name in found.images if (reason := _decode_fault(path / name))}
+        for name, reason in {**found.others, **undecodable}.items():
+            typer.echo(f"{path / name} gets no answer: {reason}", err=True)
+        expanded += [path / name for name in found.images if name not in undecodable]
+    if not expanded:
+        raise InputError("photographs must be decodable, but none of those named is. Name other photographs")
+    return expanded
+
+
+def _decode_fault(path: Path) -> str:
+    """Return the reason why a photograph cannot be decoded, or ""."""
+    from whale_ray.data.image_io import decode_image
+
+    try:
+        decode_image(path, on_warning=lambda _: None)
+    except (ImageError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _answers(target: str, images: list[Path], top: int, *, encounter: bool) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Reads the training table and opens no image. All faults of the table are reporte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from whale_ray.data.delimited_table import read_table
+from whale_ray.data.image_io import MAX_BYTES
 from whale_ray.errors import DataError
 
 BOX = ("x0", "y0", "x1", "y1")
@@ -27,11 +29,13 @@ class Catalog:
             unknown) and, with boxes, `x0`, `y0`, `x1`, `y1` in pixels of the image (NaN: the whole image).
         folder: Folder of the image files.
         unknown_label: Label of photographs whose individual is unknown.
+        image_bytes: Largest accepted file in bytes.
     """
 
     table: pd.DataFrame
     folder: Path
     unknown_label: str
+    image_bytes: int = MAX_BYTES
 
     def path(self, image: str) -> Path:
         """Return the path of an image file."""
@@ -48,6 +52,7 @@ def read_catalog(
     group_column: str | None = None,
     boxes: Path | None = None,
     unknown_label: str = "new_whale",
+    image_bytes: int = MAX_BYTES,
     check_files: bool = True,
 ) -> Catalog:
     """Read the training table of a data set.
@@ -61,6 +66,7 @@ def read_catalog(
         group_column: Column of encounters or days; None if there is no such column.
         boxes: CSV file with the columns Image, x0, y0, x1, y1 in pixels; images are cropped to their box.
         unknown_label: Label of photographs whose individual is unknown.
+        image_bytes: Largest accepted image file in bytes.
         check_files: Require the image folder to exist. False reads the table alone.
 
     Returns:
@@ -87,7 +93,7 @@ def read_catalog(
         raise DataError(
             "\n".join([f"{path} cannot be used, nothing was started:", *(f"  {fault}" for fault in faults)])
         )
-    return Catalog(rows.reset_index(drop=True), folder, unknown_label)
+    return Catalog(rows.reset_index(drop=True), folder, unknown_label, image_bytes)
 
 
 def _require_layout(root: Path, table: Path, folder: Path) -> None:
@@ -146,7 +152,8 @@ def _fault_with_names(values: Iterable[object], message: str, noun: str) -> list
 
 def _leaves_folder(image: str) -> bool:
     path = PurePosixPath(image.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or ":" in path.parts[0] if path.parts else False
+    has_drive = re.match(r"[A-Za-z]:/", str(path)) is not None  # other colons are part of the name
+    return path.is_absolute() or ".." in path.parts or has_drive
 
 
 def _link_faults(images: pd.Series, folder: Path) -> list[str]:

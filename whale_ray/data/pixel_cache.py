@@ -29,7 +29,6 @@ from whale_ray.data.catalog import BOX, Catalog
 from whale_ray.data.image_io import VERSION, Box, Geometry, decode_image, fit_image, read_file
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
-_MAX_BYTES = 32 * 2**20
 _THUMBNAIL_SIDE = 16
 _TEXTS = ("image", "status", "reason", "sha256", "phash", "remark")
 _STATUS = {ImageTypeError: "wrong_type", ImageTooLargeError: "too_large", ImageDecodeError: "damaged"}
@@ -122,7 +121,8 @@ def _fingerprint(catalog: Catalog, geometry: Geometry) -> str:
         path = catalog.path(image)
         with contextlib.suppress(OSError):
             facts = path.stat()
-            digest.update(f"{facts.st_size} {facts.st_mtime_ns} {os.access(path, os.R_OK)} ".encode())
+            usable = os.access(path, os.R_OK) and facts.st_size <= catalog.image_bytes
+            digest.update(f"{facts.st_size} {facts.st_mtime_ns} {usable} ".encode())
         digest.update(image.encode() + b"\0")
     if BOX[0] in catalog.table:
         digest.update(catalog.table[list(BOX)].to_csv().encode())
@@ -174,9 +174,9 @@ def _decode_row(
     health |= {"sha256": "", "phash": "", "remark": ""}
     remarks: list[str] = []
     try:
-        data = read_file(catalog.path(str(photograph["image"])), _MAX_BYTES)
+        data = read_file(catalog.path(str(photograph["image"])), catalog.image_bytes)
         health["sha256"] = hashlib.sha256(data).hexdigest()
-        image = decode_image(data, max_bytes=_MAX_BYTES, on_warning=remarks.append)
+        image = decode_image(data, max_bytes=catalog.image_bytes, on_warning=remarks.append)
         health |= {"width": image.width, "height": image.height, "phash": _perceptual_hash(image)}
         health["remark"] = "; ".join(remarks)
         small[row] = image.convert("L").resize(

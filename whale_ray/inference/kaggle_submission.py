@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,36 @@ import pandas as pd
 from rich.progress import track
 
 from whale_ray.atomic_files import write_atomically
+from whale_ray.data.decoding.image_folder import find_images
 from whale_ray.errors import DataError, ImageError
 from whale_ray.inference.predictor import Bundle
 
 LABELS_PER_ROW = 5
 _BATCH = 32
-_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 
 
-def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool = False) -> dict[str, str]:
-    """Write one Image,Id row for every photograph in a folder; return the undecodable ones with the reason.
+@dataclass(frozen=True)
+class Submission:
+    """A written submission.
 
-    An undecodable photograph gets the unknown label and the most photographed individuals: no row is ever missing.
+    Attributes:
+        photographs: Number of rows.
+        new: Number of rows whose first label is the unknown label.
+        undecodable: Reason by name, of photographs that cannot be decoded. They have a row all the same.
+        others: Reason by name, of files without a row: they are no photographs.
+    """
+
+    photographs: int
+    new: int
+    undecodable: dict[str, str]
+    others: dict[str, str]
+
+
+def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool = False) -> Submission:
+    """Write one Image,Id row for every photograph in a folder and its sub-folders.
+
+    Photographs are recognised by content. An undecodable photograph gets the unknown label and the most photographed
+    individuals: no row is ever missing. `Image` is the path below the folder.
 
     Args:
         bundle: The bundle.
@@ -32,11 +51,12 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
     Raises:
         DataError: If the folder has no photograph.
     """
-    names = _photographs(images)
+    files = find_images(images)
+    names = files.images
     _check_labels([*bundle.individuals, bundle.unknown_label])
     fallback = _fallback(bundle)
     rows: list[tuple[str, list[str]]] = []
-    unreadable: dict[str, str] = {}
+    undecodable: dict[str, str] = {}
     starts = range(0, len(names), _BATCH)
     for start in track(starts, description="identifying", disable=not progress, transient=True):
         chunk = names[start : start + _BATCH]
@@ -45,12 +65,13 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
             try:
                 prepared[name] = bundle.prepare(images / name)
             except (ImageError, OSError) as error:
-                unreadable[name] = str(error)
+                undecodable[name] = str(error)
         found = _labels(bundle, prepared)
         rows += [(name, found.get(name, fallback)) for name in chunk]
     table = pd.DataFrame({"Image": [name for name, _ in rows], "Id": [" ".join(labels) for _, labels in rows]})
     write_atomically(path, table.to_csv(index=False))
-    return unreadable
+    new = sum(labels[0] == bundle.unknown_label for _, labels in rows)
+    return Submission(len(rows), new, undecodable, files.others)
 
 
 def _labels(bundle: Bundle, prepared: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
@@ -75,15 +96,6 @@ def _check_labels(labels: list[str]) -> None:
             f"a submission's labels must be free of spaces, but {len(spaced)} of the bundle are not, as {spaced[0]!r}. "
             "Write them with _ in train.csv, and run the sweep on that"
         )
-
-
-def _photographs(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise DataError(f"the test photographs must lie in a folder, but {folder} is none. Name the folder")
-    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _ENDINGS and not path.is_dir())
-    if not names:
-        raise DataError(f"{folder} must hold photographs ({', '.join(sorted(_ENDINGS))}), but it holds none")
-    return names
 
 
 def kaggle_command(path: Path) -> str:

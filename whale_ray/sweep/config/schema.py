@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from whale_ray.data.image_io import MAX_BYTES
 from whale_ray.learning.losses.registry import LOSSES
 from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
 from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS
@@ -45,6 +46,12 @@ SETTINGS: tuple[Setting, ...] = (
         "choice set_aside error",
         "set_aside",
         "set_aside: list unreadable photographs; error: end the sweep",
+    ),
+    brief(
+        "data.image_bytes",
+        "int >= 1",
+        MAX_BYTES,
+        "most bytes of a photograph; larger files are unreadable (a service has its own image_bytes, 32 MiB)",
     ),
     _part("data.val_fraction", "float > 0 < 1", 0.2, "share of each individual's photographs that validates"),
     _part(

@@ -223,7 +223,7 @@ def _examples(dataset: Dataset, count: int) -> tuple[ExamplePhoto, ...]:
 
 
 def _picture(dataset: Dataset, image: str, side: int) -> Image.Image:
-    picture = decode_image(dataset.catalog.path(image))
+    picture = decode_image(dataset.catalog.path(image), max_bytes=dataset.catalog.image_bytes)
     picture.thumbnail((side, side))
     return picture
 

@@ -15,7 +15,7 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
-from whale_ray.data.image_io import Geometry
+from whale_ray.data.image_io import MAX_BYTES, Geometry
 from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images, open_decoded
 from whale_ray.data.split import NEVER_VALIDATES, SPLITS, parts_of, split_photographs
 from whale_ray.sweep.config.value_kinds import image_size
@@ -128,6 +128,7 @@ def catalog_of(data: Mapping[str, Any]) -> Catalog:
         group_column=data["group_column"],
         boxes=None if data["boxes"] is None else Path(data["boxes"]),
         unknown_label=data["unknown_label"],
+        image_bytes=data.get("image_bytes", MAX_BYTES),
     )
 
 

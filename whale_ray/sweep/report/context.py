@@ -61,7 +61,8 @@ class ReportContext:
     @cached_property
     def photographs(self) -> Photographs:
         """The photographs that the sweep was run on."""
-        return Photographs(Path(self.sweep.fixed["data.root"]) / self.sweep.fixed["data.image_folder"])
+        data = self.sweep.fixed
+        return Photographs(Path(data["data.root"]) / data["data.image_folder"], image_bytes=data["data.image_bytes"])
 
 
 def read_context(run: Path, *, live: bool = False) -> ReportContext:

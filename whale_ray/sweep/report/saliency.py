@@ -117,7 +117,11 @@ class _Sight:
         return MatchMap(float(seen.whole @ against.whole), seen.losses(against.whole), frame)
 
     def _covered(self, image: str) -> tuple[OcclusionVectors, Box]:
-        picture, box, geometry = decode_image(self.catalog.path(image)), self._box(image), self.bundle.geometry
+        picture, box, geometry = (
+            decode_image(self.catalog.path(image), max_bytes=self.catalog.image_bytes),
+            self._box(image),
+            self.bundle.geometry,
+        )
         covered = embed_occluded(fit_image(picture, geometry, box=box), geometry, self.bundle.embed)
         return covered, visible_box(picture.size, geometry, box=box)
 

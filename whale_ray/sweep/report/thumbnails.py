@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from whale_ray.data.image_io import Box, decode_image
+from whale_ray.data.image_io import MAX_BYTES, Box, decode_image
 from whale_ray.errors import ImageError
 
 SIDE = 220
@@ -24,10 +24,12 @@ class Photographs:
 
     Args:
         folder: Folder of the image files.
+        image_bytes: Largest accepted file in bytes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, image_bytes: int = MAX_BYTES) -> None:
         self.folder = folder
+        self._image_bytes = image_bytes
 
     def open(self, image: str) -> tuple[Image.Image | None, str]:
         """Return the photograph and "", or None and the reason why it cannot be shown."""
@@ -37,7 +39,7 @@ class Photographs:
         if not path.is_file():
             return None, "photograph not found"
         try:
-            return decode_image(path), ""
+            return decode_image(path, max_bytes=self._image_bytes), ""
         except (ImageError, OSError) as error:
             return None, f"cannot be shown: {error}"
 
@@ -57,7 +59,7 @@ class Photographs:
             strengths: Strength of each cell, -1 to 1, shape (rows, columns).
             frame: The area that the cells divide, in pixels.
         """
-        picture = decode_image(self.folder / image)
+        picture = decode_image(self.folder / image, max_bytes=self._image_bytes)
         before = picture.width
         picture.thumbnail((SIDE, SIDE))
         left, top, right, bottom = (side * picture.width / before for side in frame)
