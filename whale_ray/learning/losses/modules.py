@@ -17,15 +17,11 @@ if TYPE_CHECKING:
     from pytorch_metric_learning.losses import SubCenterArcFaceLoss
 
 
-class NamedLabelsOnly(nn.Module):
+class NamedLabelsLoss(nn.Module):
     """A loss for named individuals only: (embeddings (B, D), labels (B,)) to a scalar.
 
     The label -1 would count as the last class in some losses and vanish in others, so it is refused.
     """
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss.
@@ -37,23 +33,32 @@ class NamedLabelsOnly(nn.Module):
         Raises:
             ValueError: If a label is negative.
         """
-        check_labels_are_named(labels)
-        loss: Tensor = self.loss(embeddings.float(), labels)
+        if bool((labels < 0).any()):
+            raise ValueError("this loss takes labels of named individuals only, but got the label -1")
+        return self._compute(embeddings.float(), labels)
+
+    def _compute(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class NamedLabelsOnly(NamedLabelsLoss):
+    """A loss of pytorch-metric-learning for named individuals only.
+
+    Args:
+        loss: The loss: (embeddings (B, D), labels (B,)) to a scalar.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def _compute(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = self.loss(embeddings, labels)
         return loss
 
 
-def check_labels_are_named(labels: Tensor) -> None:
-    """Check that every label is a named individual's.
-
-    Raises:
-        ValueError: If a label is negative.
-    """
-    if bool((labels < 0).any()):
-        raise ValueError("this loss takes labels of named individuals only, but got the label -1")
-
-
-class PerClassMarginArcFace(nn.Module):
-    """ArcFace with one margin per individual: (embeddings (B, D), labels (B,)) to a scalar.
+class PerClassMarginArcFace(NamedLabelsLoss):
+    """ArcFace with one margin per individual.
 
     If angle and margin together exceed pi, the cosine continues linearly, as in the original ArcFace code.
 
@@ -69,18 +74,8 @@ class PerClassMarginArcFace(nn.Module):
         self.centres = centres
         self.register_buffer("margins", margins, persistent=False)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss.
-
-        Args:
-            embeddings: Shape (B, D).
-            labels: Shape (B,), each at least 0.
-
-        Raises:
-            ValueError: If a label is negative.
-        """
-        check_labels_are_named(labels)
-        cosines: Tensor = self.centres.get_cosine(embeddings.float())
+    def _compute(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        cosines: Tensor = self.centres.get_cosine(embeddings)
         place, margin = labels[:, None], self.margins[labels][:, None]
         own = cosines.gather(1, place).clamp(-1 + 1e-7, 1 - 1e-7)
         angle = own.acos()
