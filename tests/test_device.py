@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 from small_sweep import SWEEP
-from whale_ray.sweep.trials.ray_worker import may_fit_alone
+from whale_ray.sweep.trials.worker import may_fit_alone
 
 from whale_ray.device import reserved_device
 from whale_ray.errors import InputError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from whale_ray.sweep.trials.ray_worker import retrain_on_all
+from whale_ray.sweep.trials.worker import retrain_on_all
 
 from whale_ray.errors import EncoderError, InputError
 from whale_ray.inference.predictor import Bundle
