@@ -12,13 +12,13 @@ import pytest
 import ray
 import torch
 from small_sweep import SWEEP
-from whale_ray.sweep.trials.worker import may_fit_alone
 
 from whale_ray.device import reserved_device
 from whale_ray.errors import InputError
 from whale_ray.serving.deployment.rollout import check_gpus
 from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.sweep.execution.runners.ray_cluster import check_gpu
+from whale_ray.sweep.trials.worker import may_fit_alone
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from whale_ray.sweep.trials.worker import retrain_on_all
 
 from whale_ray.errors import EncoderError, InputError
 from whale_ray.inference.predictor import Bundle
@@ -29,6 +28,7 @@ from whale_ray.sweep.trials.embeddings_io import read_embeddings
 from whale_ray.sweep.trials.ensemble import choose_members
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trial_run import SweepContext
+from whale_ray.sweep.trials.worker import retrain_on_all
 
 TOGETHER = """
 name: together
