@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from whale_ray.retrieval.evaluation.bootstrap import paired_interval
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.retrieval.evaluation.query_clusters import paired_interval
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file

@@ -22,7 +22,7 @@ import typer
 from PIL import Image, ImageEnhance
 
 from whale_ray.data.synthetic.dataset import draw_dataset
-from whale_ray.data.synthetic.population import plan_photos
+from whale_ray.data.synthetic.photo_plan import plan_photos
 from whale_ray.sweep.report.label_review import read_review
 
 UNKNOWN = "new_whale"

@@ -23,14 +23,14 @@ import typer
 from whale_ray.data.batches import Batches
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.split import parts_of, split_photographs
-from whale_ray.data.synthetic.population import UNKNOWN, plan_photos
+from whale_ray.data.synthetic.photo_plan import UNKNOWN, plan_photos
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.learning.training.loop import start_training, train_epochs
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, distinct_settings, evaluate
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.config.value_kinds import image_size
-from whale_ray.sweep.planning.trial_settings import retrieval_settings
+from whale_ray.sweep.planning.trial_points import retrieval_settings
 
 GOAL = 0.05
 QUICKSTART = Path(__file__).parents[1] / "sweeps" / "quickstart.yaml"

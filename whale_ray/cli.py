@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from whale_ray import __version__
-from whale_ray.commands import bundles, data, sweeps
+from whale_ray.commands import bundles, data, services, sweeps
 from whale_ray.sweep.command import EXAMPLES, sweep
 from whale_ray.verbosity import set_verbosity
 
@@ -26,9 +26,9 @@ application.command(epilog=sweeps.SPEC_EXAMPLE)(sweeps.spec)
 application.command(epilog=sweeps.REPORT_EXAMPLES)(sweeps.report)
 application.command(epilog=bundles.SUBMIT_EXAMPLE)(bundles.submit)
 application.command(epilog=bundles.IDENTIFY_EXAMPLES)(bundles.identify)
-application.command(epilog=bundles.SERVE_EXAMPLES)(bundles.serve)
-application.command(epilog=bundles.DEPLOY_EXAMPLE)(bundles.deploy)
-application.command(epilog=bundles.EXPORT_EXAMPLE)(bundles.export_enrolled)
+application.command(epilog=services.SERVE_EXAMPLES)(services.serve)
+application.command(epilog=services.DEPLOY_EXAMPLE)(services.deploy)
+application.command(epilog=services.EXPORT_EXAMPLE)(services.export_enrolled)
 
 
 def _print_version(value: bool) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from whale_ray.data.catalog import read_catalog
 from whale_ray.data.synthetic.dataset import draw_dataset
-from whale_ray.data.synthetic.population import UNKNOWN, plan_photos
+from whale_ray.data.synthetic.photo_plan import UNKNOWN, plan_photos
 from whale_ray.errors import DataError
 
 SMALL = {"individuals": 12, "images": 90, "size": (32, 64), "workers": 1}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from whale_ray.learning.losses.class_proxies import PROXY_LOSSES, class_proxies
+from whale_ray.learning.losses.proxy_extraction import PROXY_LOSSES, class_proxies
 from whale_ray.learning.losses.registry import LOSSES, build_loss
 
 

@@ -16,9 +16,9 @@ from whale_ray.data.image_io import Geometry
 from whale_ray.errors import TrainingError
 from whale_ray.learning.encoders.registry import Encoder, build_encoder
 from whale_ray.learning.losses.registry import build_loss
-from whale_ray.learning.training.amp import training_dtype
 from whale_ray.learning.training.loop import Epoch, Training, start_training, train_epochs
 from whale_ray.learning.training.optim import Schedule, layer_blocks
+from whale_ray.learning.training.precision import training_dtype
 
 CLASSES = 4
 TINY_STAGES = ("stem", "stage1", "stage2", "stage3")

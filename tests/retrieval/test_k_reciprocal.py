@@ -6,7 +6,7 @@ import pytest
 
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
-from whale_ray.retrieval.search.retrieval_config import Rerank
+from whale_ray.retrieval.search.retrieval_settings import Rerank
 
 
 def naive_scores(query, vectors, options):

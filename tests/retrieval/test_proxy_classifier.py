@@ -5,7 +5,7 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import evaluate
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.retrieval.search.searcher import GallerySearcher
 
 

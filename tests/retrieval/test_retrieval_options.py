@@ -6,7 +6,6 @@ from dataclasses import fields
 
 import pytest
 
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.retrieval.search.retrieval_options import (
     RETRIEVAL_OPTIONS,
     describe_setting,
@@ -14,6 +13,7 @@ from whale_ray.retrieval.search.retrieval_options import (
     has_effect,
     option_choices,
 )
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.retrieval.search.voting import VOTES
 
 

@@ -8,7 +8,7 @@ from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_row
 from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries
-from whale_ray.retrieval.search.retrieval_config import Rerank, RetrievalSetting, SearchMode
+from whale_ray.retrieval.search.retrieval_settings import Rerank, RetrievalSetting, SearchMode
 from whale_ray.retrieval.search.searcher import GallerySearcher
 
 RERANK = {"rerank": "k_reciprocal", "rerank_k1": 6, "rerank_k2": 3, "rerank_lambda": 0.3}

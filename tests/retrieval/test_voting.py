@@ -6,7 +6,7 @@ import pytest
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.search.gallery_index import normalize_rows
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.retrieval.search.searcher import GallerySearcher
 from whale_ray.retrieval.search.voting import VOTES, new_individual_rank
 

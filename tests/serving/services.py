@@ -26,14 +26,14 @@ from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.registry import build_encoder
+from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import read_keys
-from whale_ray.serving.auth.scopes import AccessPolicy
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.engine.encoder import LocalEncoder
 from whale_ray.serving.engine.recognizer import Recognizer
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.live_gallery import LiveGallery
 from whale_ray.serving.gallery.review_queue import ReviewQueue
-from whale_ray.serving.gallery.store import EnrolmentStore
 from whale_ray.serving.http.app import build_app
 from whale_ray.serving.http.model_service import ModelService
 from whale_ray.serving.http.uploads import Limits

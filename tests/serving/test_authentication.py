@@ -16,9 +16,9 @@ from test_routes_gallery import enrol, photograph
 from test_routes_identify import check_problem
 
 from whale_ray.errors import InputError
+from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
 from whale_ray.serving.auth.rate_limit import RateLimiter
-from whale_ray.serving.auth.scopes import AccessPolicy
 from whale_ray.serving.auth.sessions import COOKIE, SESSION_SECONDS, create_session, find_session_key
 from whale_ray.serving.deployment.network import check_exposure
 from whale_ray.serving.http.access_log import open_access_log

@@ -22,7 +22,7 @@ from whale_ray.cli import application
 from whale_ray.errors import InputError
 from whale_ray.serving import client
 from whale_ray.serving.client import ask_service
-from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import sqlalchemy as sql
 
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError, StoreError
 from whale_ray.serving.gallery import database
-from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.transactions import EnrolledPicture
 
 TOP = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving import metrics
-from whale_ray.serving.http.responses import answer_csv
+from whale_ray.serving.http.content_negotiation import answer_csv
 from whale_ray.serving.schemas import Answer
 
 

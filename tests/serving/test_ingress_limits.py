@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from services import LIMITS, plain_server, web_service
 from test_routes_identify import JPEG, check_problem
 
-from whale_ray.serving.auth.middleware import HostOriginMiddleware, ProblemMiddleware
-from whale_ray.serving.auth.problems import add_problem_handlers
+from whale_ray.serving.auth.host_origin import HostOriginMiddleware
+from whale_ray.serving.http.problems import ProblemMiddleware, add_problem_handlers
 from whale_ray.serving.http.uploads import Limits
 
 

@@ -19,7 +19,7 @@ from services import LIMITS, plain_server, web_service
 
 from whale_ray.serving.engine import micro_batcher
 from whale_ray.serving.engine.micro_batcher import StallDetector
-from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.http import load_shedding
 from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
 from whale_ray.serving.http.uploads import Limits

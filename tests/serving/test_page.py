@@ -17,9 +17,9 @@ from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 from services import KEY, LIMITS, Running, plain_server, web_service
 
 from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel
+from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import read_keys
-from whale_ray.serving.auth.scopes import AccessPolicy
-from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
 CHROMIUM = shutil.which("chromium")
 CUT_OFF = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from whale_ray.cli import application
 from whale_ray.errors import StoreError
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.export import export_enrolled
 from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue
-from whale_ray.serving.gallery.store import EnrolmentStore
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_describing_and_exchanging_a_service_does_not_import_torch(bundle: Path)
     code = """
 import sys
 from pathlib import Path
-import whale_ray.commands.bundles, whale_ray.serving.deployment.rollout
+import whale_ray.commands.services, whale_ray.serving.deployment.rollout
 from whale_ray.serving.auth.api_keys import NO_KEYS
 from whale_ray.serving.deployment.application import build_application
 from whale_ray.serving.deployment.settings import ServeSettings

@@ -24,7 +24,7 @@ from test_routes_identify import check_problem
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
-from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.http.app import build_app
 
 Pair = tuple[httpx.Client, httpx.Client]
@@ -263,7 +263,7 @@ import sys, uvicorn
 sys.path.insert(0, sys.argv[4])
 from pathlib import Path
 from services import build_app, web_service
-from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 app = build_app({"default": web_service(Path(sys.argv[1]), store=EnrolmentStore(sys.argv[2]))})
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[3]), log_level="error", ws="none")
 """

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from whale_ray.errors import InputError
-from whale_ray.learning.losses.class_proxies import class_proxies
+from whale_ray.learning.losses.proxy_extraction import class_proxies
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.trials.class_proxies import (

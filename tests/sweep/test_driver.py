@@ -23,7 +23,7 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
-from whale_ray.sweep.planning.trial_settings import first_settings, geometries
+from whale_ray.sweep.planning.trial_points import first_settings, geometries
 
 if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]

@@ -15,7 +15,7 @@ import pytest
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.planning.dry_run import forecast, trials_at_once, trials_left
 from whale_ray.sweep.planning.time_estimate import estimate, measure_step
-from whale_ray.sweep.planning.trial_settings import first_settings
+from whale_ray.sweep.planning.trial_points import first_settings
 from whale_ray.sweep.run_folder.records import read_records
 
 if TYPE_CHECKING:

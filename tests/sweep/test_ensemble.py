@@ -19,7 +19,7 @@ from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.execution.export_bundle import make_bundle
 from whale_ray.sweep.planning.dataset import open_dataset
-from whale_ray.sweep.planning.trial_settings import first_settings, geometries
+from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.report.plots.curves import describe
 from whale_ray.sweep.report.tables.headline import write_headline
 from whale_ray.sweep.run_folder.leaderboard import leaderboard

@@ -20,7 +20,7 @@ from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.execution.export_bundle import THUMBNAIL_SIDE, make_best_bundle, make_bundle
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
-from whale_ray.sweep.planning.trial_settings import first_settings, geometries
+from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
 from whale_ray.sweep.run_folder.records import Record, read_record
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.fanova import explain
 from whale_ray.sweep.analysis.importance import Row, judge_importance
 from whale_ray.sweep.analysis.paired_contrasts import (

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.planning.optuna_study import Study
-from whale_ray.sweep.planning.trial_settings import Point, exists, grid_points
+from whale_ray.sweep.planning.trial_points import Point, exists, grid_points
 
 SPACE = """
 name: space

@@ -16,7 +16,7 @@ from whale_ray.data.synthetic.dataset import draw_dataset
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset
-from whale_ray.sweep.planning.trial_settings import epochs_of, first_settings, geometries, longest_training
+from whale_ray.sweep.planning.trial_points import epochs_of, first_settings, geometries, longest_training
 from whale_ray.sweep.run_folder.checkpoints import load_weights
 from whale_ray.sweep.trials.pseudo_labels import LABELS, check_unknown, hold_out
 from whale_ray.sweep.trials.scoring import scoring_of

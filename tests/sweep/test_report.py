@@ -24,7 +24,7 @@ from whale_ray.sweep.report.page import write_report
 from whale_ray.sweep.report.plots.objective_plots import plot_effects
 from whale_ray.sweep.report.plots.scale import Scale, scale_of
 from whale_ray.sweep.report.plots.svg import Curve, Row, plot_curves, plot_rows
-from whale_ray.sweep.report.tables.trust import trust_scores
+from whale_ray.sweep.report.tables.open_set_table import trust_scores
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import read_record, read_records, write_record, write_result

@@ -21,7 +21,7 @@ from whale_ray.sweep.config.screening_design import (
 )
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.planning.dry_run import forecast, planned_trials, trials_left
-from whale_ray.sweep.planning.trial_settings import listed_points
+from whale_ray.sweep.planning.trial_points import listed_points
 from whale_ray.sweep.run_folder.records import read_records
 
 AXES = """

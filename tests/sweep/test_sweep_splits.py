@@ -15,7 +15,7 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset
-from whale_ray.sweep.planning.trial_settings import first_settings, geometries
+from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.report.example_matches import find_examples
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import read_record

@@ -348,7 +348,7 @@ def test_weights_that_the_quota_has_dropped_are_not_looked_for_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dropped: list[Path] = []
-    monkeypatch.setattr("whale_ray.sweep.execution.trial_outcomes.drop_weights", dropped.append)
+    monkeypatch.setattr("whale_ray.sweep.execution.outcome_recorder.drop_weights", dropped.append)
     run_all(open_store(folder))
     assert len(dropped) == len(set(dropped)) == 3
 

@@ -1,4 +1,4 @@
-"""Commands on bundles and services: `submit`, `identify`, `serve`, `deploy`, `export-enrolled`."""
+"""Commands that use a bundle: `submit`, `identify`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whale_ray.commands.options import AsJson, BundleFolder, ServeSettings, exits_with_message
+from whale_ray.commands.options import AsJson, BundleFolder, exits_with_message
 from whale_ray.errors import ImageError, InputError
 from whale_ray.verbosity import is_quiet
 
@@ -23,21 +23,6 @@ Examples:
   whale-ray identify runs/quickstart/best one.jpg two.jpg --json
 
   whale-ray identify runs/quickstart/best photographs/ --csv
-"""
-SERVE_EXAMPLES = """
-Examples:
-
-  whale-ray serve runs/quickstart/best --set replicas=2
-
-  whale-ray serve small=runs/small/best large=runs/large/best --set shape=split
-"""
-DEPLOY_EXAMPLE = "Example: whale-ray deploy runs/quickstart/best --set replicas=2"
-EXPORT_EXAMPLE = """
-Example:
-
-  whale-ray export-enrolled sqlite:///enrolled.db data/train review.csv
-
-  whale-ray apply-review review.csv then adds them to a new train.csv.
 """
 
 
@@ -82,7 +67,7 @@ def identify(
         raise InputError("--csv and --json exclude each other, but both were given. Leave one out")
     answers = _answers(target, _expand_folders(images), top, encounter=encounter)
     if csv:
-        from whale_ray.serving.http.responses import results_csv
+        from whale_ray.serving.http.content_negotiation import results_csv
 
         typer.echo(results_csv(answers), nl=False)
     elif as_json:
@@ -130,51 +115,6 @@ def _answers(target: str, images: list[Path], top: int, *, encounter: bool) -> l
     if encounter:
         raise InputError("--encounter needs a service, but a bundle was named. Serve the bundle and name its URL")
     from whale_ray.inference.predictor import Bundle
-    from whale_ray.serving.http.responses import bundle_results
+    from whale_ray.serving.http.content_negotiation import bundle_results
 
     return bundle_results(Bundle.load(target), images, top=top)
-
-
-@exits_with_message
-def serve(
-    bundles: Annotated[list[str], typer.Argument(help="A bundle; several as NAME=BUNDLE, the default first.")],
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Serve other hosts without a key.")] = False,
-    set_: ServeSettings = None,
-) -> None:
-    """Serve bundles over HTTP until Ctrl-C."""
-    from whale_ray.serving.deployment.launcher import serve_models
-    from whale_ray.serving.deployment.settings import read_settings
-
-    serve_models(read_settings(bundles, set_ or []), host=host, port=port, insecure=insecure)
-
-
-@exits_with_message
-def deploy(
-    bundle: BundleFolder,
-    address: Annotated[str | None, typer.Option(help="The Ray cluster on which the service runs.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model to exchange, if there are several.")] = None,
-    shadow: Annotated[bool, typer.Option("--shadow", help="Run it silently beside the live bundle.")] = False,
-    set_: ServeSettings = None,
-) -> None:
-    """Exchange the bundle of a running service without a failed request."""
-    from whale_ray.serving.deployment import rollout
-
-    rollout.deploy(bundle, address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo)
-
-
-@exits_with_message
-def export_enrolled(
-    store: Annotated[str, typer.Argument(help="The URL of a service's database of enrolments.")],
-    folder: Annotated[Path, typer.Argument(help="The folder of training photographs.")],
-    review: Annotated[Path, typer.Argument(help="The CSV file to write.")],
-) -> None:
-    """Write the photographs enrolled in a service, with a review table, for the next training."""
-    from whale_ray.serving.gallery.export import export_enrolled as export
-    from whale_ray.serving.gallery.store import EnrolmentStore
-
-    opened = EnrolmentStore(store)
-    count = export(opened, folder, review)
-    opened.close()
-    typer.echo(f"{count} enrolled photographs are in {folder}, and a row for each in {review}")

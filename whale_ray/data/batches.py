@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from whale_ray.data.augmentations import AUGMENTATIONS, BatchRandom, apply_affine
 from whale_ray.data.image_io import Geometry, center_crop
 from whale_ray.data.samplers import UNKNOWN, pk_batches, shuffled_batches
-from whale_ray.data.transforms import AUGMENTATIONS, BatchRandom, apply_affine
 
 _CPU_CHUNK = 8
 Item = TypeVar("Item")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES
-from whale_ray.retrieval.search.retrieval_config import chosen_setting
+from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData

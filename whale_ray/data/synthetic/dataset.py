@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock
 
 from whale_ray.data.synthetic.fluke import Fluke, draw_fluke
-from whale_ray.data.synthetic.population import UNKNOWN, Photo, plan_photos
+from whale_ray.data.synthetic.photo_plan import UNKNOWN, Photo, plan_photos
 from whale_ray.data.synthetic.scene import draw_day, draw_viewpoint, photograph, vary_viewpoint
 from whale_ray.errors import DataError
 

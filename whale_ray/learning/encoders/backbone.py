@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.layers import small_network
-from whale_ray.learning.encoders.pretrained_weights import load_strictly, read_weights
+from whale_ray.learning.encoders.weight_files import load_strictly, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from whale_ray.learning.encoders.pretrained_weights import load_strictly, read_weights
+from whale_ray.learning.encoders.weight_files import load_strictly, read_weights
 
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _NORMS_AFTER_POOLING = {"ConvNext": "layernorm", "CLIPVision": "post_layernorm"}

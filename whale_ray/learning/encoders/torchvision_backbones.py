@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.backbone import Backbone, image_size_error
-from whale_ray.learning.encoders.pretrained_weights import load_strictly, read_weights
+from whale_ray.learning.encoders.weight_files import load_strictly, read_weights
 from whale_ray.suggestions import suggest
 
 

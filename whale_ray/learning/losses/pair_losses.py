@@ -36,7 +36,7 @@ def multi_similarity(
     from pytorch_metric_learning.losses import MultiSimilarityLoss
     from pytorch_metric_learning.miners import MultiSimilarityMiner
 
-    from whale_ray.learning.losses.modules import MinedPairs
+    from whale_ray.learning.losses.loss_modules import MinedPairs
 
     loss = MultiSimilarityLoss(alpha=alpha, beta=beta, base=base)
     return MinedPairs(loss, MultiSimilarityMiner(epsilon=epsilon), lone_anchors=False)
@@ -57,7 +57,7 @@ def triplet(
     from pytorch_metric_learning.losses import TripletMarginLoss
     from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
 
-    from whale_ray.learning.losses.modules import MinedPairs
+    from whale_ray.learning.losses.loss_modules import MinedPairs
 
     hardest = mining == "batch_hard"
     miner = BatchHardMiner() if hardest else TripletMarginMiner(margin=margin, type_of_triplets=mining)
@@ -74,7 +74,7 @@ def supcon(*, num_classes: int, embedding_size: int, temperature: Positive = 0.1
     """
     from pytorch_metric_learning.losses import SupConLoss
 
-    from whale_ray.learning.losses.modules import MinedPairs, all_pairs
+    from whale_ray.learning.losses.loss_modules import MinedPairs, all_pairs
 
     return MinedPairs(SupConLoss(temperature=temperature), all_pairs, lone_anchors=True)
 
@@ -92,7 +92,7 @@ def contrastive(
     """
     from pytorch_metric_learning.losses import ContrastiveLoss
 
-    from whale_ray.learning.losses.modules import MinedPairs, all_pairs
+    from whale_ray.learning.losses.loss_modules import MinedPairs, all_pairs
 
     loss = ContrastiveLoss(pos_margin=pos_margin, neg_margin=neg_margin)
     return MinedPairs(loss, all_pairs, lone_anchors=True)

@@ -26,7 +26,7 @@ def arcface(
     """
     from pytorch_metric_learning.losses import ArcFaceLoss
 
-    from whale_ray.learning.losses.modules import NamedLabelsOnly
+    from whale_ray.learning.losses.loss_modules import NamedLabelsOnly
 
     return NamedLabelsOnly(ArcFaceLoss(num_classes, embedding_size, margin=margin_degrees, scale=scale))
 
@@ -50,7 +50,7 @@ def subcenter_arcface(
     """
     from pytorch_metric_learning.losses import SubCenterArcFaceLoss
 
-    from whale_ray.learning.losses.modules import NamedLabelsOnly
+    from whale_ray.learning.losses.loss_modules import NamedLabelsOnly
 
     sizes = {"num_classes": num_classes, "embedding_size": embedding_size}
     return NamedLabelsOnly(SubCenterArcFaceLoss(margin=margin_degrees, scale=scale, sub_centers=sub_centers, **sizes))
@@ -83,7 +83,7 @@ def dynamic_arcface(
     """
     import torch
 
-    from whale_ray.learning.losses.modules import PerClassMarginArcFace
+    from whale_ray.learning.losses.loss_modules import PerClassMarginArcFace
 
     counts = torch.as_tensor(class_counts, dtype=torch.float32)
     margins = margin_degrees_low + (margin_degrees_high - margin_degrees_low) * counts.pow(-power)
@@ -105,7 +105,7 @@ def cosface(
     """
     from pytorch_metric_learning.losses import CosFaceLoss
 
-    from whale_ray.learning.losses.modules import NamedLabelsOnly
+    from whale_ray.learning.losses.loss_modules import NamedLabelsOnly
 
     return NamedLabelsOnly(CosFaceLoss(num_classes, embedding_size, margin=margin, scale=scale))
 
@@ -121,7 +121,7 @@ def proxy_anchor(
         margin: Margin on the cosine.
         alpha: Scale of the exponents.
     """
-    from whale_ray.learning.losses.modules import ProxyAnchor
+    from whale_ray.learning.losses.loss_modules import ProxyAnchor
 
     return ProxyAnchor(num_classes, embedding_size, margin=margin, alpha=alpha)
 
@@ -136,6 +136,6 @@ def proxy_nca(*, num_classes: int, embedding_size: int, softmax_scale: Positive 
     """
     from pytorch_metric_learning.losses import ProxyNCALoss
 
-    from whale_ray.learning.losses.modules import NamedLabelsOnly
+    from whale_ray.learning.losses.loss_modules import NamedLabelsOnly
 
     return NamedLabelsOnly(ProxyNCALoss(num_classes, embedding_size, softmax_scale=softmax_scale))

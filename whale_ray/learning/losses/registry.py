@@ -151,7 +151,7 @@ def _checked_counts(name: str, counts: Sequence[int] | None, num_classes: int) -
 
 
 def _remembering(loss: nn.Module, memory: int, embedding_size: int) -> nn.Module:
-    from whale_ray.learning.losses.modules import CrossBatchMemory, MinedPairs
+    from whale_ray.learning.losses.loss_modules import CrossBatchMemory, MinedPairs
 
     assert isinstance(loss, MinedPairs)
     return CrossBatchMemory(loss, size=memory, embedding_size=embedding_size)

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from whale_ray.errors import TrainingError
 from whale_ray.learning.encoders.layers import settled_norms
 from whale_ray.learning.encoders.registry import Encoder
-from whale_ray.learning.training.amp import training_dtype
 from whale_ray.learning.training.ema import ExponentialMovingAverage
 from whale_ray.learning.training.optim import SCHEDULES, Rates, Schedule, build_optimizer, set_rates
+from whale_ray.learning.training.precision import training_dtype
 from whale_ray.learning.training.state import Training
 
 if TYPE_CHECKING:

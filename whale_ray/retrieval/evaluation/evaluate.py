@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation.bootstrap import query_clusters, query_folds
 from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
 from whale_ray.retrieval.evaluation.metrics import find_ranks, recall_at
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
+from whale_ray.retrieval.evaluation.query_clusters import query_clusters, query_folds
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
-from whale_ray.retrieval.evaluation.score_table import scores_with_intervals
+from whale_ray.retrieval.evaluation.scores_with_intervals import scores_with_intervals
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import (
     CrossFittedOutcome,
@@ -28,15 +28,15 @@ from whale_ray.retrieval.evaluation.selection import (
     pool_cross_fitted,
 )
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views, normalize_rows
-from whale_ray.retrieval.search.neighbors import find_neighbors
+from whale_ray.retrieval.search.neighbor_search import find_neighbors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
-from whale_ray.retrieval.search.retrieval_config import (
+from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, effective_values
+from whale_ray.retrieval.search.retrieval_settings import (
     SETTING_FIELDS,
     RetrievalSetting,
     distinct_settings,
     without_classifier,
 )
-from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, effective_values
 
 __all__ = [
     "Evaluation",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.bootstrap import (
+from whale_ray.retrieval.evaluation.query_clusters import (
     cluster_draws,
     has_enough_clusters,
     means_with_intervals,

@@ -12,9 +12,9 @@ from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, join_outcomes, join_queries, read_outcome
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.search.gallery_index import combine_views, normalize_rows, required_views
-from whale_ray.retrieval.search.neighbors import Neighbors
+from whale_ray.retrieval.search.neighbor_search import Neighbors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, SearchMode, VectorTransform
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, SearchMode, VectorTransform
 from whale_ray.retrieval.search.searcher import GallerySearcher
 from whale_ray.retrieval.search.voting import VOTES, rank_individuals
 from whale_ray.retrieval.search.whitening import Whitening, fit_whitening

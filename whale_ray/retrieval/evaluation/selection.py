@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation.bootstrap import FOLDS
 from whale_ray.retrieval.evaluation.calibration import fit_calibration
 from whale_ray.retrieval.evaluation.metrics import (
     are_hits,
@@ -17,6 +16,7 @@ from whale_ray.retrieval.evaluation.metrics import (
     recall_at,
 )
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
+from whale_ray.retrieval.evaluation.query_clusters import FOLDS
 from whale_ray.retrieval.evaluation.score_names import (
     CUTOFFS,
     INDIVIDUAL_SCORES,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.label_quality.match_likelihood import (
+from whale_ray.retrieval.label_quality.match_confidence import (
     FEWEST,
     UNKNOWN,
     LabelledVectors,

@@ -13,7 +13,7 @@ from scipy import sparse
 from whale_ray.retrieval.search.exact_search import decode_positions, encode_keys, largest_keys
 from whale_ray.retrieval.search.gallery_index import STEPS, GalleryIndex
 from whale_ray.retrieval.search.query_expansion import find_others
-from whale_ray.retrieval.search.retrieval_config import Rerank
+from whale_ray.retrieval.search.retrieval_settings import Rerank
 
 _ROWS = 64  # queries whose overlaps are added up together
 _NUMBERS = 2**22  # held at once where vectors are multiplied pair by pair

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
-from whale_ray.retrieval.search.neighbors import find_images
+from whale_ray.retrieval.search.neighbor_search import find_images
 
 ALPHA = 3.0  # the value of Radenović et al.
 

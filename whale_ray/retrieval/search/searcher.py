@@ -8,10 +8,10 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.search.exact_search import Rescore
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
-from whale_ray.retrieval.search.neighbors import Neighbors, find_by_centroid, find_neighbors, nearest_images
+from whale_ray.retrieval.search.neighbor_search import Neighbors, find_by_centroid, find_neighbors, nearest_images
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies, ProxyClassifier
 from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries
-from whale_ray.retrieval.search.retrieval_config import Rerank, RetrievalSetting, SearchMode
+from whale_ray.retrieval.search.retrieval_settings import Rerank, RetrievalSetting, SearchMode
 from whale_ray.retrieval.search.voting import VOTES, Ranking, rank_individuals
 
 

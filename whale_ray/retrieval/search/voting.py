@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.neighbors import Neighbors
+from whale_ray.retrieval.search.neighbor_search import Neighbors
 from whale_ray.retrieval.search.retrieval_options import has_effect
 
 

@@ -9,9 +9,11 @@ import ipaddress
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whale_ray.serving.problem_details import RefusalError
 
+_HEALTH = "/healthz"  # probes of load balancers send any Host
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -78,3 +80,24 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+class HostOriginMiddleware:
+    """Refuses calls with a foreign Host, and changes that a page of another site sends."""
+
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str]) -> None:
+        """Wrap an application.
+
+        Args:
+            app: The application that gets the accepted calls.
+            hosts: Lower-case host names that are accepted beside IP addresses and localhost.
+        """
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a call that is accepted; raise RefusalError 403 or 421 otherwise."""
+        if scope["type"] == "http" and scope["path"] != _HEALTH:
+            headers = Headers(scope=scope)
+            check_host(headers, self._hosts)
+            check_origin(scope["method"], headers)
+        await self._app(scope, receive, send)

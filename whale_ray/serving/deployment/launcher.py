@@ -24,7 +24,7 @@ from whale_ray.serving.deployment.application import build_application
 from whale_ray.serving.deployment.network import KEY_VARIABLE, LOOPBACK, check_exposure, check_port_is_free
 from whale_ray.serving.deployment.rollout import check_gpus, run_application
 from whale_ray.serving.deployment.settings import NO_STORE, ServeSettings
-from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
 

@@ -13,8 +13,8 @@ from whale_ray.serving.deployment.settings import NO_STORE, STORE_VARIABLE, Serv
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
 from whale_ray.serving.engine.recognizer import Recognizer
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.live_gallery import LiveGallery
-from whale_ray.serving.gallery.store import EnrolmentStore
 
 
 def load_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, LocalEncoder]:

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from whale_ray.errors import InputError
+from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import ApiKeys
-from whale_ray.serving.auth.scopes import AccessPolicy
 from whale_ray.serving.http.uploads import Limits
 
 ONLY = "default"

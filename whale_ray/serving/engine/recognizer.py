@@ -17,8 +17,8 @@ from whale_ray.retrieval.search.exact_search import use_threads
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
 from whale_ray.serving.engine.micro_batcher import MicroBatcher, StallDetector
+from whale_ray.serving.gallery.enrolment_store import Entry
 from whale_ray.serving.gallery.live_gallery import GallerySnapshot, LiveGallery
-from whale_ray.serving.gallery.store import Entry
 from whale_ray.serving.metrics import observe, time_stage
 
 _STORE_TIMEOUT = 2.0

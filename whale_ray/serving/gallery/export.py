@@ -9,7 +9,7 @@ from pathlib import Path
 from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell
 from whale_ray.errors import StoreError
-from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
 # As `whale-ray apply-review` reads them.
 COLUMNS = ("kind", "image", "individual", "other_image", "other_individual", "suggested", "confidence", "confirm")

@@ -14,7 +14,7 @@ import numpy as np
 
 from whale_ray.inference.predictor import Bundle, Gallery
 from whale_ray.retrieval.search.gallery_index import normalize_rows
-from whale_ray.serving.gallery.store import EnrolmentStore, Entry, StoreState
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore, Entry, StoreState
 
 
 @dataclass(frozen=True)

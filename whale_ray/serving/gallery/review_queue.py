@@ -10,7 +10,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError
 
 from whale_ray.serving.gallery.database import QUERIES, erase_leftovers, translated_errors
-from whale_ray.serving.gallery.store import EnrolmentStore
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
 REVIEW_FRACTION = 0.75  # of the distance from which on an animal is taken for a new one
 MAX_ITEMS = 1000

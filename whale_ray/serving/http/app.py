@@ -11,13 +11,12 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from whale_ray.serving.auth.middleware import HostOriginMiddleware, ProblemMiddleware
-from whale_ray.serving.auth.problems import add_problem_handlers
-from whale_ray.serving.auth.scopes import AccessControl, AccessPolicy, check_declared_scopes
-from whale_ray.serving.http import openapi, routes_gallery, routes_session
+from whale_ray.serving.auth.access_control import AccessControl, AccessPolicy, check_declared_scopes
+from whale_ray.serving.auth.host_origin import HostOriginMiddleware
+from whale_ray.serving.http import openapi, routes_catalog, routes_gallery, routes_identify, routes_session
 from whale_ray.serving.http.access_log import AccessLogMiddleware, open_access_log
 from whale_ray.serving.http.model_service import ModelService
-from whale_ray.serving.http.routes_identify import router
+from whale_ray.serving.http.problems import ProblemMiddleware, add_problem_handlers
 from whale_ray.serving.page import routes_page
 
 
@@ -66,7 +65,14 @@ def build_app(
     app.state.access_control, app.state.access_log = AccessControl(policy), open_access_log(policy.access_log)
     limits = next(iter(services.values())).limits
     root = routes_page.page_router(image_bytes=limits.image_bytes) if page else routes_page.DOCS_ONLY
-    routers = (router, routes_gallery.router, routes_session.router, openapi.router, root)
+    routers = (
+        routes_identify.router,
+        routes_catalog.router,
+        routes_gallery.router,
+        routes_session.router,
+        openapi.router,
+        root,
+    )
     for one in routers:
         app.include_router(one)
     check_declared_scopes(app)

@@ -9,8 +9,8 @@ from fastapi import APIRouter, FastAPI, Request, Response, Security
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse
 
+from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import IDENTIFY
-from whale_ray.serving.auth.scopes import authorize
 from whale_ray.serving.problem_details import PROBLEM_TYPE, Problem, RefusalError
 
 _POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"

@@ -15,11 +15,11 @@ from fastapi import APIRouter, Path, Query, Request, Response, Security
 
 from whale_ray.data.decoding.image_formats import EXTENSIONS, recognize_format
 from whale_ray.errors import ImageError
+from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
-from whale_ray.serving.auth.scopes import authorize
 from whale_ray.serving.gallery import review_queue
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.review_queue import ReviewQueue
-from whale_ray.serving.gallery.store import EnrolmentStore
 from whale_ray.serving.gallery.transactions import EnrolledPicture
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response, Security
 
-from whale_ray.serving.auth.scopes import authorize
+from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.sessions import COOKIE, SESSION_SECONDS, create_session
 from whale_ray.serving.http import openapi
 

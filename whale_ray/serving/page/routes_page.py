@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response, Security
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment
 
-from whale_ray.serving.auth.scopes import allow_anonymous
+from whale_ray.serving.auth.access_control import allow_anonymous
 from whale_ray.serving.page.languages import ASSETS, LANGUAGES, preferred_language
 from whale_ray.serving.problem_details import RefusalError
 

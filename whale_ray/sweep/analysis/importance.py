@@ -15,8 +15,8 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
 from whale_ray.retrieval.search.retrieval_options import effective_values
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.fanova import FEWEST_TRIALS, explain
 from whale_ray.sweep.analysis.paired_contrasts import (
     Contrast,

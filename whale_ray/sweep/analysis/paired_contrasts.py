@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.bootstrap import bootstrap_interval
+from whale_ray.retrieval.evaluation.query_clusters import bootstrap_interval
 
 Point = Mapping[str, Any]
 

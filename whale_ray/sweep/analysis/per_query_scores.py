@@ -13,7 +13,7 @@ from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries
 from whale_ray.retrieval.evaluation.score_names import MAP, averages_individuals, query_score
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import plain_scores, query_values
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import proxies_to_score
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings

@@ -10,7 +10,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
-from whale_ray.learning.losses.class_proxies import PROXY_LOSSES
+from whale_ray.learning.losses.proxy_extraction import PROXY_LOSSES
 from whale_ray.retrieval.evaluation.evaluate import Evaluation, RetrievalSetting
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.run_folder.leaderboard import leaderboard, write_leaderboard

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.bootstrap import bootstrap_interval
+from whale_ray.retrieval.evaluation.query_clusters import bootstrap_interval
 from whale_ray.sweep.analysis.per_query_scores import of_trials
 from whale_ray.sweep.run_folder.records import Record
 

@@ -21,8 +21,8 @@ from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.constraints import find_conflicts
 from whale_ray.sweep.config.fields import Setting
 from whale_ray.sweep.config.loss_schema import loss_settings
-from whale_ray.sweep.config.parser import expand_short_forms, read_settings
 from whale_ray.sweep.config.schema import SELECTORS, SETTINGS, TRIAL_SECTIONS
+from whale_ray.sweep.config.settings_reader import expand_short_forms, read_settings
 from whale_ray.sweep.config.value_kinds import WEIGHTS_WORDS
 from whale_ray.sweep.config.yaml_nodes import Node, dump_document, lay_over, nest_keys, parse_document, slug, write_at
 

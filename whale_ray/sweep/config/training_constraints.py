@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from whale_ray.learning.losses.registry import ACCEPTS_NEGATIVES, LOSSES, PAIR_LOSSES
-from whale_ray.sweep.config.parser import Reading
 from whale_ray.sweep.config.schema import NO_LOSS, section_settings
+from whale_ray.sweep.config.settings_reader import Reading
 from whale_ray.sweep.config.yaml_nodes import slug
 
 

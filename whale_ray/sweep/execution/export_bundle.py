@@ -26,7 +26,7 @@ from whale_ray.learning.encoders.registry import add_whitening
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
-from whale_ray.retrieval.search.retrieval_config import chosen_setting
+from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import Record

@@ -23,7 +23,7 @@ from whale_ray.sweep.analysis.rescoring import rescore_for_good
 from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.planning.search_space import fits
-from whale_ray.sweep.planning.trial_settings import Point, Settings, baselines
+from whale_ray.sweep.planning.trial_points import Point, Settings, baselines
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import read_record, write_record, write_result
 from whale_ray.sweep.trials.embeddings_io import read_embeddings

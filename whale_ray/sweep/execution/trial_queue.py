@@ -11,7 +11,7 @@ from whale_ray.sweep.planning.dry_run import trials_left
 from whale_ray.sweep.planning.optuna_study import Proposal, Study
 from whale_ray.sweep.planning.resume import copy_state, find_shorter_trial
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
-from whale_ray.sweep.planning.trial_settings import Point, Settings, baselines, grid_points, listed_points
+from whale_ray.sweep.planning.trial_points import Point, Settings, baselines, grid_points, listed_points
 from whale_ray.sweep.run_folder.leaderboard import goodness, sweep_leaderboard
 from whale_ray.sweep.run_folder.record_index import RecordIndex
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU

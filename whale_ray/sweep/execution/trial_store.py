@@ -9,13 +9,13 @@ from typing import Any
 
 from whale_ray.sweep.analysis.rescoring import rescore_for_good
 from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
-from whale_ray.sweep.execution.trial_outcomes import TrialOutcomes
+from whale_ray.sweep.execution.outcome_recorder import TrialOutcomes
 from whale_ray.sweep.execution.trial_queue import TrialQueue
 from whale_ray.sweep.planning.early_stopping import EarlyStopping
 from whale_ray.sweep.planning.optuna_study import Study
 from whale_ray.sweep.planning.resume import notes_on_epochs, refuse_other_data
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
-from whale_ray.sweep.planning.trial_settings import first_settings
+from whale_ray.sweep.planning.trial_points import first_settings
 from whale_ray.sweep.run_folder.record_index import RecordIndex
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.run_folder.sweep_clock import SweepClock

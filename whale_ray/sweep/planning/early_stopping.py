@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from whale_ray.sweep.config.sweep_spec import Sweep
-from whale_ray.sweep.planning.trial_settings import epochs_of
+from whale_ray.sweep.planning.trial_points import epochs_of
 from whale_ray.sweep.run_folder.records import Record, read_curve
 
 # Column of epochs.csv that measures `search.resource`.

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.search_space import fits, suggest_point
-from whale_ray.sweep.planning.trial_settings import Point, listed_points
+from whale_ray.sweep.planning.trial_points import Point, listed_points
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

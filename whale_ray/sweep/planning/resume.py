@@ -12,7 +12,7 @@ from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.config.sweep_spec import Sweep
-from whale_ray.sweep.planning.trial_settings import Settings
+from whale_ray.sweep.planning.trial_points import Settings
 from whale_ray.sweep.run_folder.checkpoints import STATES
 from whale_ray.sweep.run_folder.records import Record
 

@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from whale_ray.sweep.config.axes import Axis
-from whale_ray.sweep.planning.trial_settings import Point, exists
+from whale_ray.sweep.planning.trial_points import Point, exists
 
 
 def axis_distribution(axis: Axis) -> BaseDistribution:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whale_ray.retrieval.search.retrieval_config import SETTING_FIELDS
+from whale_ray.retrieval.search.retrieval_settings import SETTING_FIELDS
 from whale_ray.sweep.planning.optuna_study import Study
 from whale_ray.sweep.run_folder.records import Record, read_curve
 

@@ -13,7 +13,7 @@ import numpy as np
 from whale_ray.device import available_device
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.dataset import catalog_of, geometry_of
-from whale_ray.sweep.planning.trial_settings import (
+from whale_ray.sweep.planning.trial_points import (
     Settings,
     baselines,
     corner_points,

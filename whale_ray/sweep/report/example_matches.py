@@ -14,8 +14,8 @@ import pandas as pd
 
 from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
 from whale_ray.retrieval.search.gallery_index import normalize_rows
-from whale_ray.retrieval.search.retrieval_config import chosen_setting
-from whale_ray.sweep.report.saliency import MatchMap, Pair
+from whale_ray.retrieval.search.retrieval_settings import chosen_setting
+from whale_ray.sweep.report.match_maps import MatchMap, Pair
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings

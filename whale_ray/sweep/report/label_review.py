@@ -23,7 +23,7 @@ from whale_ray.data.review.apply_review import COLUMNS
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
 from whale_ray.retrieval.label_quality.label_errors import LabelErrors, find_label_errors
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting, VectorTransform, chosen_setting
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, VectorTransform, chosen_setting
 from whale_ray.sweep.config.sweep_spec import data_settings, load_sweep
 from whale_ray.sweep.report.example_matches import Picture
 from whale_ray.sweep.report.near_identical import find_near_identical, twins_of

@@ -14,21 +14,21 @@ from typing import Any
 import pandas as pd
 
 from whale_ray.errors import DataError
-from whale_ray.retrieval.search.retrieval_config import chosen_setting
+from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.sweep.analysis.importance import judge_importance, write_importance
 from whale_ray.sweep.planning.dataset import catalog_of
 from whale_ray.sweep.report.context import ReportContext
 from whale_ray.sweep.report.example_matches import Examples, find_examples, missing_files, with_maps
 from whale_ray.sweep.report.label_review import REVIEW, Shown, show_review, write_review
+from whale_ray.sweep.report.match_maps import MatchMaps, map_matches
 from whale_ray.sweep.report.plots.curves import Plot, describe, looks_of, plot_learning, plot_recall
 from whale_ray.sweep.report.plots.objective_plots import plot_effects
-from whale_ray.sweep.report.saliency import MatchMaps, map_matches
 from whale_ray.sweep.report.tables.gallery_mix import describe_mix
 from whale_ray.sweep.report.tables.headline import Headline, write_headline
 from whale_ray.sweep.report.tables.importance_table import ImportanceTable, importance_table
 from whale_ray.sweep.report.tables.leaderboard_table import build_leaderboard
+from whale_ray.sweep.report.tables.open_set_table import TrustScores, trust_scores
 from whale_ray.sweep.report.tables.retrieval_table import SettingRow, best_settings
-from whale_ray.sweep.report.tables.trust import TrustScores, trust_scores
 
 MAX_AUDIT_ROWS = 50
 

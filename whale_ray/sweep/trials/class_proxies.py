@@ -31,7 +31,7 @@ def learned_proxies(
             they are left out.
         unknown_label: Label of unknown individuals.
     """
-    from whale_ray.learning.losses.class_proxies import class_proxies
+    from whale_ray.learning.losses.proxy_extraction import class_proxies
 
     vectors = class_proxies(loss, num_classes=num_classes)
     if vectors is None:

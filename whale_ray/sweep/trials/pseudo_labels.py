@@ -16,7 +16,7 @@ from whale_ray.retrieval.label_quality.pseudo_labels import propose_labels
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.dataset import Dataset
-from whale_ray.sweep.planning.trial_settings import corner_points
+from whale_ray.sweep.planning.trial_points import corner_points
 
 LABELS = "pseudo_labels.csv"
 HELD_SHARE = 0.2

@@ -14,7 +14,7 @@ from whale_ray.data.split import plays_unknown
 from whale_ray.retrieval.evaluation.evaluate import Evaluation, RetrievalSetting, evaluate, score_setting, study_recall
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.sweep_spec import Sweep
-from whale_ray.sweep.planning.trial_settings import Settings, retrieval_settings
+from whale_ray.sweep.planning.trial_points import Settings, retrieval_settings
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views

@@ -11,9 +11,9 @@ import numpy as np
 
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
-from whale_ray.retrieval.search.retrieval_config import RetrievalSetting
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.planning.dataset import Dataset
-from whale_ray.sweep.planning.trial_settings import Settings, encoder_of, epochs_of
+from whale_ray.sweep.planning.trial_points import Settings, encoder_of, epochs_of
 from whale_ray.sweep.run_folder.checkpoints import SECOND, Checkpoint, drop_state, keep_weights
 from whale_ray.sweep.trials.class_proxies import learned_proxies
 from whale_ray.sweep.trials.embedder import TrialEmbedder

@@ -20,7 +20,7 @@ from whale_ray.device import reserved_device
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
-from whale_ray.sweep.planning.trial_settings import Settings
+from whale_ray.sweep.planning.trial_points import Settings
 from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views, write_embeddings
 from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, study_figures, write_scores

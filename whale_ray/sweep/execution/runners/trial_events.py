@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.trial_store import TrialStore
-from whale_ray.sweep.planning.trial_settings import epochs_of, label
+from whale_ray.sweep.planning.trial_points import epochs_of, label
 from whale_ray.sweep.report.live import LiveReport
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
-from whale_ray.sweep.planning.trial_settings import label
+from whale_ray.sweep.planning.trial_points import label
 from whale_ray.sweep.report.plots.scale import Scale, scale_of
 from whale_ray.sweep.report.plots.svg import Curve, plot_curves
 from whale_ray.sweep.run_folder.records import Record

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from whale_ray.retrieval.search.retrieval_config import SETTING_FIELDS
+from whale_ray.retrieval.search.retrieval_settings import SETTING_FIELDS
 from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.report.plots.curves import Plot, describe, is_finite, is_share, show_value
 from whale_ray.sweep.report.plots.scale import Scale, scale_of

@@ -8,7 +8,7 @@ from typing import Any
 
 from whale_ray.retrieval.search.retrieval_options import describe_setting
 from whale_ray.sweep.analysis.trial_comparison import Difference
-from whale_ray.sweep.planning.trial_settings import epochs_of
+from whale_ray.sweep.planning.trial_points import epochs_of
 from whale_ray.sweep.report.context import ReportContext
 from whale_ray.sweep.report.plots.curves import Plot
 from whale_ray.sweep.report.plots.objective_plots import front_of, plot_tradeoff

@@ -1,7 +1,12 @@
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.retrieval_config import Rerank, RetrievalSetting, distinct_settings, without_classifier
+from whale_ray.retrieval.search.retrieval_settings import (
+    Rerank,
+    RetrievalSetting,
+    distinct_settings,
+    without_classifier,
+)
 
 RERANK = {"rerank": "k_reciprocal", "rerank_k1": 20, "rerank_k2": 6, "rerank_lambda": 0.3}
 

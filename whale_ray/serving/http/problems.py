@@ -8,10 +8,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whale_ray.errors import ImageError, StoreError
-from whale_ray.serving.auth.scopes import authorize_unmatched
+from whale_ray.serving.auth.access_control import authorize_unmatched
 from whale_ray.serving.problem_details import PROBLEM_TYPE, Problem, RefusalError, problem, refused_image
 
 _log = logging.getLogger(__name__)
@@ -82,3 +84,34 @@ def _framework_problem(error: HTTPException) -> Problem:
         405: f"this address accepts only {Headers(error.headers).get('allow', 'other methods')}. See /docs",
     }
     return problem(error.status_code, remedies.get(error.status_code, f"{error.detail}. See /docs"))
+
+
+class ProblemMiddleware:
+    """Answers each exception with a problem document (RFC 9457) and sets X-Content-Type-Options on each answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on the call; log an unexpected exception and answer it with 503."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_started = False
+
+        async def send_with_header(message: Message) -> None:
+            nonlocal is_started
+            if message["type"] == "http.response.start":
+                is_started = True
+                message["headers"] = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_header)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if not isinstance(error, RefusalError):
+                _log.exception("%s %s failed (%s)", scope["method"], scope["path"], scope.get("request_id"))
+            if not is_started:
+                await problem_response(error)(scope, receive, send_with_header)

@@ -18,9 +18,9 @@ from whale_ray.errors import BundleError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.occlusion_maps import cells_of, embed_occluded
 from whale_ray.sweep.planning.dataset import catalog_of
-from whale_ray.sweep.report import saliency
+from whale_ray.sweep.report import match_maps
+from whale_ray.sweep.report.match_maps import map_matches
 from whale_ray.sweep.report.page import write_report
-from whale_ray.sweep.report.saliency import map_matches
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import Record, read_record
 
@@ -179,7 +179,7 @@ def test_maps_missing_at_the_time_limit_are_made_by_the_next_report(run: Path, m
     record = winner(run)
     catalog = catalog_of(record.settings["data"])
     (run / "maps.json").unlink(missing_ok=True)
-    monkeypatch.setattr(saliency, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(match_maps, "MOST_SECONDS", 0.0)
     stopped = map_matches(run, record, pairs_of(record), catalog)
     assert len(stopped.found) < 2
     assert "maps are left" in stopped.reason

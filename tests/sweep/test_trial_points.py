@@ -12,7 +12,7 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
-from whale_ray.sweep.planning.trial_settings import (
+from whale_ray.sweep.planning.trial_points import (
     baselines,
     check_encoders,
     encoder_of,

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.evaluation.bootstrap import bootstrap_interval, paired_interval, query_clusters, query_folds
+from whale_ray.retrieval.evaluation.query_clusters import (
+    bootstrap_interval,
+    paired_interval,
+    query_clusters,
+    query_folds,
+)
 
 NAMES = np.array(["w_1", "w_1", "w_2", "new", "new", "new", "w_3"])
 IMAGES = np.array(list("abcdefg"))

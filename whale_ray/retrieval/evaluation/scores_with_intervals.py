@@ -8,12 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.bootstrap import (
-    FEWEST_CLUSTERS,
-    has_enough_clusters,
-    means_with_intervals,
-    nan_to_none,
-)
 from whale_ray.retrieval.evaluation.metrics import (
     are_hits,
     chance_of_image_recall,
@@ -22,6 +16,12 @@ from whale_ray.retrieval.evaluation.metrics import (
 )
 from whale_ray.retrieval.evaluation.open_set_metrics import open_set_references, open_set_scores
 from whale_ray.retrieval.evaluation.outcomes import Queries, first_column, weights_over_individuals
+from whale_ray.retrieval.evaluation.query_clusters import (
+    FEWEST_CLUSTERS,
+    has_enough_clusters,
+    means_with_intervals,
+    nan_to_none,
+)
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS, INDIVIDUAL_SCORES, MAP, OBJECTIVES
 from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome
 

@@ -14,8 +14,8 @@ from services import plain_server, teachable_server, web_service
 from starlette.routing import Mount
 from test_routes_identify import check_problem
 
+from whale_ray.serving.auth.access_control import AccessPolicy, allow_anonymous, authorize, check_declared_scopes
 from whale_ray.serving.auth.api_keys import IDENTIFY, read_keys
-from whale_ray.serving.auth.scopes import AccessPolicy, allow_anonymous, authorize, check_declared_scopes
 from whale_ray.serving.http import app as app_module
 from whale_ray.serving.http.app import build_app
 

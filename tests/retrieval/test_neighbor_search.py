@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
-from whale_ray.retrieval.search.neighbors import find_by_centroid, find_neighbors
+from whale_ray.retrieval.search.neighbor_search import find_by_centroid, find_neighbors
 
 
 def reference(queries, gallery, labels, *, images, individuals):
