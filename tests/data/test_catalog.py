@@ -30,11 +30,17 @@ def fault_of(root: Path, **settings: object) -> str:
 
 def test_the_kaggle_layout_is_read_in_table_order(tmp_path: Path) -> None:
     catalog = read_catalog(write_data(tmp_path))
-    assert catalog.table.to_dict("list") == {
+    assert catalog.table.drop(columns=["x0", "y0", "x1", "y1"]).to_dict("list") == {
         "image": ["a.jpg", "b.jpg", "c.jpg"],
+        "file": ["a.jpg", "b.jpg", "c.jpg"],
         "individual": ["w_1", "w_1", "new_whale"],
         "group": ["", "", ""],
+        "date": ["", "", ""],
+        "view": ["", "", ""],
+        "species": ["", "", ""],
     }
+    assert catalog.table[["x0", "y0", "x1", "y1"]].isna().all(axis=None)
+    assert not catalog.has_boxes
     assert list(catalog.table.index) == [0, 1, 2]
     assert catalog.path("a.jpg") == tmp_path / "train" / "a.jpg"
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from whale_ray.data.catalog import Catalog
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
@@ -108,6 +109,22 @@ def test_thumbnails_are_small_jpegs_of_the_gallery_and_examples_of_validation(
     assert not (without / "thumbnails").exists()
     assert not (without / "examples").exists()
     assert Bundle.load(without).contents.thumbnails == {}
+
+
+def test_of_rows_with_boxes_the_gallery_names_the_box_and_pictures_show_it(
+    record: Record, dataset: Dataset, tmp_path: Path
+) -> None:
+    plain = read_bundle(make_bundle(record, dataset, run=tmp_path, **OPTIONS)).table
+    assert list(plain) == ["image", "individual"]
+    table = dataset.catalog.table.assign(x0=8.0, y0=4.0, x1=40.0, y1=28.0)
+    table.loc[table.index[-1], ["x0", "y0", "x1", "y1"]] = np.nan
+    boxed = dataclasses.replace(dataset, catalog=Catalog(table, dataset.catalog.folder, "new_whale"))
+    contents = read_bundle(make_bundle(record, boxed, run=tmp_path / "boxed", **OPTIONS))
+    assert list(contents.table) == ["image", "individual", "file", "x0", "y0", "x1", "y1"]
+    assert contents.table.loc[0, ["x0", "y0", "x1", "y1"]].tolist() == ["8.0", "4.0", "40.0", "28.0"]
+    for data in (contents.thumbnails[0], contents.golden[0], contents.examples[0].data):
+        with Image.open(io.BytesIO(data)) as picture:
+            assert picture.size == (32, 24)
 
 
 def test_the_bundle_contains_no_path_of_the_photographs(record: Record, dataset: Dataset, tmp_path: Path) -> None:

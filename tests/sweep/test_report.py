@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
+from whale_ray.data.catalog import Catalog
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import Evaluation, distinct_settings, evaluate
 from whale_ray.sweep.analysis.trial_comparison import compare_trials
@@ -365,6 +366,15 @@ def test_a_photograph_outside_the_folder_is_not_read(tmp_path: Path) -> None:
     data, reason = Photographs(tmp_path / "train").thumbnail("../secret.jpg")
     assert not data
     assert "outside" in reason
+
+
+def test_the_thumbnail_of_an_animal_is_its_box(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "pair.png")
+    rows = {"file": ["pair.png"] * 2, "individual": ["a", "b"], "x0": [0, 40], "y0": [0, 0], "x1": [40, 80], "y1": 30}
+    photographs = Photographs(tmp_path, Catalog(pd.DataFrame(rows), tmp_path, "new_whale"))
+    picture, reason = photographs.open("pair.png#40,0,80,30")
+    assert (picture.size if picture else None, reason) == ((40, 30), "")
+    assert photographs.thumbnail("pair.png#0,0,40,30")[0].startswith("data:image/jpeg")
 
 
 def test_two_equal_trials_are_not_told_apart_and_a_far_worse_one_is(run: Run) -> None:

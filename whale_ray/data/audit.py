@@ -74,9 +74,12 @@ class Audit:
 
 def _summary_line(found: dict[str, Any]) -> str:
     aside = len(found["set_aside"])
-    named = found["photographs"] - aside - found["unknown"]
+    named = found["animals"] - aside - found["unknown"]
+    rows = f"{found['photographs']} photographs"
+    if found["animals"] > found["photographs"]:
+        rows = f"{found['animals']} animals in {rows}"
     return (
-        f"{found['photographs']} photographs: {named} of {found['individuals']} named individuals "
+        f"{rows}: {named} of {found['individuals']} named individuals "
         f"({found['singletons']} with one photograph), {found['unknown']} of unknown ones"
         + (f", {aside} unusable" if aside else "")
         + (f"; {found['groups']} encounters" if found["groups"] else "")
@@ -113,7 +116,7 @@ def audit_photographs(catalog: Catalog, pixels: DecodedImages, *, on_bad_image: 
             f"every photograph must be readable, but {len(bad)} of {len(table)} are not:\n{rows}{more}\n"
             "  Mend them, or say data.on_bad_image: set_aside to go on without them"
         )
-    twins = _twin_groups(pixels, usable.to_numpy())
+    twins = _twin_groups(pixels, usable.to_numpy(), pd.factorize(table["file"])[0])
     return Audit(usable, twins, _findings(catalog, health, usable, twins, bad))
 
 
@@ -125,11 +128,13 @@ def _findings(
     counts = named["individual"].value_counts()
     everyone = set(catalog.table["individual"]) - {catalog.unknown_label}
     groups = [catalog.table.loc[rows] for rows in twins[twins != ""].groupby(twins).groups.values()]
-    identical = health.loc[usable].groupby("sha256")["image"].agg(list)
+    files = health.loc[usable].assign(file=table["file"]).drop_duplicates("file")
+    identical = files.groupby("sha256")["file"].agg(list)
     conflicts = [group for group in groups if group["individual"].nunique() > 1]
     sizes = health.loc[usable, ["width", "height"]]
     return {
-        "photographs": len(catalog.table),
+        "photographs": int(catalog.table["file"].nunique()),
+        "animals": len(catalog.table),
         "individuals": len(counts),
         "singletons": int((counts == 1).sum()),
         "unknown": len(table) - len(named),
@@ -153,10 +158,14 @@ def _size_range(values: pd.Series) -> dict[str, int]:
     return {"smallest": int(values.min()), "median": int(values.median()), "largest": int(values.max())}
 
 
-def _twin_groups(pixels: DecodedImages, usable: np.ndarray) -> pd.Series:
-    """Return the twin group of each row, named after its first row; "" for rows without a twin."""
+def _twin_groups(pixels: DecodedImages, usable: np.ndarray, files: np.ndarray) -> pd.Series:
+    """Return the twin group of each row, named after its first row; "" for rows without a twin.
+
+    Two animals in one photograph are no twins, even if their boxes overlap.
+    """
     small = pixels.small.astype(np.float32)
     near = np.array(list(_pairs_by_hash(pixels.health["phash"], usable)), dtype=np.int64).reshape(-1, 2)
+    near = near[files[near[:, 0]] != files[near[:, 1]]]
     differences = [np.abs(small[one] - small[other]).mean() for one, other in near]
     first = components_by_pairs(len(usable), near[np.array(differences, dtype=np.float32) <= PIXEL_DISTANCE])
     counts = np.bincount(first, minlength=len(first))

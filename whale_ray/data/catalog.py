@@ -1,4 +1,4 @@
-"""Dataset index: image file, individual, encounter and box of every photograph.
+"""Dataset index: image file, box, individual and encounter of every animal in the photographs.
 
 Reads the training table and opens no image. All faults of the table are reported in one message.
 """
@@ -8,27 +8,29 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
+from PIL import Image
 
 from whale_ray.data.delimited_table import read_table
-from whale_ray.data.image_io import MAX_BYTES
+from whale_ray.data.formats.animal_rows import BOX, complete_rows, row_ids
+from whale_ray.data.image_io import MAX_BYTES, Box, decode_image
 from whale_ray.errors import DataError
 
-BOX = ("x0", "y0", "x1", "y1")
 _MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The photographs of a data set.
+    """The animals in the photographs of a data set.
 
     Attributes:
-        table: One row per photograph: `image` (file name below `folder`), `individual`, `group` (encounter, "" if
-            unknown) and, with boxes, `x0`, `y0`, `x1`, `y1` in pixels of the image (NaN: the whole image).
+        table: One row per animal in a photograph, with the columns of `animal_rows.COLUMNS`. `image` identifies the
+            row: the file name where the photograph has one row, otherwise the file name with the box.
         folder: Folder of the image files.
-        unknown_label: Label of photographs whose individual is unknown.
+        unknown_label: Label of animals whose individual is unknown.
         image_bytes: Largest accepted file in bytes.
     """
 
@@ -37,9 +39,38 @@ class Catalog:
     unknown_label: str
     image_bytes: int = MAX_BYTES
 
+    def __post_init__(self) -> None:
+        """Add the columns that the table lacks, with their neutral values."""
+        object.__setattr__(self, "table", complete_rows(self.table))
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[str, Box | None]]:
+        columns = [self.table[name].tolist() for name in ("image", "file", *BOX)]
+        return {
+            image: (file, None if pd.isna(x0) else (float(x0), float(y0), float(x1), float(y1)))
+            for image, file, x0, y0, x1, y1 in zip(*columns, strict=True)
+        }
+
+    @property
+    def has_boxes(self) -> bool:
+        """True if any row has a box."""
+        return bool(self.table[BOX[0]].notna().any())
+
     def path(self, image: str) -> Path:
-        """Return the path of an image file."""
-        return self.folder / image
+        """Return the path of the image file of a row."""
+        return self.folder / self._places.get(image, (image, None))[0]
+
+    def box(self, image: str) -> Box | None:
+        """Return the box of a row in pixels of the upright image; None for the whole image."""
+        return self._places.get(image, (image, None))[1]
+
+    def decode(self, image: str) -> Image.Image:
+        """Return the whole upright photograph of a row.
+
+        Raises:
+            ImageError: If the file is too large or cannot be decoded.
+        """
+        return decode_image(self.path(image), max_bytes=self.image_bytes)
 
 
 def read_catalog(
@@ -77,18 +108,17 @@ def read_catalog(
     """
     path, folder = root / table, root / image_folder
     _require_layout(root, path, folder if check_files else root)
-    columns = {"image": image_column, "individual": label_column}
+    columns = {"file": image_column, "individual": label_column}
     if group_column is not None:
         columns["group"] = group_column
-    rows = _read_table(path, columns)
-    if group_column is None:
-        rows["group"] = ""
-    faults = _table_faults(rows, unknown_label)
+    read = _read_table(path, columns, optional=BOX if boxes is None else ())
+    rows, faults = complete_rows(read), _box_faults(read, path)
     if boxes is not None:
-        rows, found = _with_boxes(rows, boxes)
-        faults += found
+        rows, faults = _with_boxes(rows, boxes)
+    rows["image"] = row_ids(rows)
+    faults = _table_faults(rows, unknown_label) + faults
     if check_files:
-        faults += _link_faults(rows["image"], folder)
+        faults += _link_faults(rows["file"].drop_duplicates(), folder)
     if faults:
         raise DataError(
             "\n".join([f"{path} cannot be used, nothing was started:", *(f"  {fault}" for fault in faults)])
@@ -111,24 +141,28 @@ def _require_layout(root: Path, table: Path, folder: Path) -> None:
         )
 
 
-def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+def _read_table(path: Path, columns: dict[str, str], *, optional: Iterable[str] = ()) -> pd.DataFrame:
     """Return the columns under their new names; the index is the line of each row in the file."""
     table = read_table(path, columns=columns.values())
     table.require(columns.values(), remedy="Name them with data.image_column, data.label_column, data.group_column")
+    if set(optional) <= set(table.columns):
+        columns = columns | {name: name for name in optional}
     return pd.DataFrame({name: table.column(column) for name, column in columns.items()}).set_axis(table.lines)
 
 
 def _table_faults(rows: pd.DataFrame, unknown_label: str) -> list[str]:
     """Return the faults of the table itself."""
-    image, individual = rows["image"], rows["individual"]
+    image, file, individual = rows["image"], rows["file"], rows["individual"]
     faults = [
-        *_fault_with_names(rows.index[image == ""], "a row must name its photograph, but {} {} does not", "line"),
+        *_fault_with_names(rows.index[file == ""], "a row must name its photograph, but {} {} does not", "line"),
         *_fault_with_names(rows.index[individual == ""], "a row must name its individual, but {} {} does not", "line"),
         *_fault_with_names(
-            image[image.duplicated() & (image != "")], "a photograph has one row, but {} {} has more", "photograph"
+            image[image.duplicated() & (file != "")],
+            "a photograph has one row, or for each animal one with its own box (x0, y0, x1, y1), but {} {} has more",
+            "photograph",
         ),
         *_fault_with_names(
-            image[image.map(_leaves_folder)],
+            file[file.map(_leaves_folder)].drop_duplicates(),
             "a photograph lies inside the folder, but the path of {} {} leaves it",
             "photograph",
         ),
@@ -164,20 +198,36 @@ def _link_faults(images: pd.Series, folder: Path) -> list[str]:
     return _fault_with_names(links, "a photograph lies inside the folder, but {} {} links out of it", "photograph")
 
 
+def _box_faults(table: pd.DataFrame, path: Path) -> list[str]:
+    """Return a fault for boxes of the training table that are none; a row without any side has no box."""
+    if BOX[0] not in table:
+        return []
+    given = (table[list(BOX)] != "").any(axis=1)
+    wrong = given & _is_wrong(table[list(BOX)].apply(pd.to_numeric, errors="coerce"))
+    return _fault_with_names(
+        table.index[wrong],
+        "`x0 < x1` and `y0 < y1` must hold for every box, but they do not for {} {} of " + str(path),
+        "line",
+    )
+
+
+def _is_wrong(sides: pd.DataFrame) -> pd.Series:
+    return sides[list(BOX)].isna().any(axis=1) | (sides["x0"] >= sides["x1"]) | (sides["y0"] >= sides["y1"])
+
+
 def _with_boxes(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows with their boxes, and the faults of the boxes."""
-    table = _read_table(path, {"image": "Image", **{side: side for side in BOX}})
-    table = table[table["image"].isin(rows["image"])]
-    sides = table[list(BOX)].apply(pd.to_numeric, errors="coerce")
-    boxes = sides.assign(image=table["image"])
-    wrong = sides.isna().any(axis=1) | (sides["x0"] >= sides["x1"]) | (sides["y0"] >= sides["y1"])
+    table = _read_table(path, {"file": "Image", **{side: side for side in BOX}})
+    table = table[table["file"].isin(rows["file"])]
+    boxes = table[list(BOX)].apply(pd.to_numeric, errors="coerce").assign(file=table["file"])
     faults = _fault_with_names(
-        boxes.loc[wrong, "image"],
+        boxes.loc[_is_wrong(boxes), "file"],
         "`x0 < x1` and `y0 < y1` must hold for every box, but they do not for {} {} in " + str(path),
         "photograph",
     )
-    twice = boxes.loc[boxes["image"].duplicated(), "image"]
+    twice = boxes.loc[boxes["file"].duplicated(), "file"]
     faults += _fault_with_names(twice, "a photograph has one box, but {} {} has more in " + str(path), "photograph")
     if boxes.empty:
         faults.append(f"{path} must name photographs of the table, but none of its rows does")
-    return rows.merge(boxes.drop_duplicates("image"), on="image", how="left", sort=False), faults
+    merged = rows.drop(columns=list(BOX)).merge(boxes.drop_duplicates("file"), on="file", how="left", sort=False)
+    return complete_rows(merged).set_axis(rows.index), faults

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,6 +157,22 @@ def fit_image(image: Image.Image, geometry: Geometry, *, box: Box | None = None)
     fitted = image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=inside, reducing_gap=3.0)
     canvas[y0:y1, x0:x1] = np.asarray(fitted)
     return canvas
+
+
+def crop_to_box(image: Image.Image, box: Box | None) -> Image.Image:
+    """Return the part of an image inside a box, rounded outwards to whole pixels; the image itself without a box.
+
+    Args:
+        image: The upright image.
+        box: x0, y0, x1, y1 in pixels, clipped to the image.
+
+    Raises:
+        DataError: If less than one pixel of the box lies inside the image.
+    """
+    if box is None:
+        return image
+    x0, y0, x1, y1 = _clip_box(box, image.size)
+    return image.crop((math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)))
 
 
 def visible_box(size: tuple[int, int], geometry: Geometry, *, box: Box | None = None) -> Box:

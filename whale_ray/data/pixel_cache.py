@@ -25,8 +25,9 @@ from filelock import FileLock
 from PIL import Image
 from rich.progress import track
 
-from whale_ray.data.catalog import BOX, Catalog
-from whale_ray.data.image_io import VERSION, Box, Geometry, decode_image, fit_image, read_file
+from whale_ray.data.catalog import Catalog
+from whale_ray.data.formats.animal_rows import BOX, DETAILS, shared_photographs
+from whale_ray.data.image_io import VERSION, Geometry, crop_to_box, decode_image, fit_image, read_file
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
 _THUMBNAIL_SIDE = 16
@@ -41,7 +42,8 @@ class DecodedImages:
 
     Attributes:
         array: Memory map, uint8, shape (N, H', W', 3); zero where an image is not ok.
-        small: Each whole image in grey, uint8, shape (N, 16, 16), independent of the geometry.
+        small: Each whole image in grey, uint8, shape (N, 16, 16), independent of the geometry; in a
+            photograph with several rows, the box of the row.
         geometry: Geometry of `array`.
         health: Columns image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box),
             reason, width, height, sha256 of the file, phash (16 hex digits), remark (warnings of the decoder).
@@ -124,7 +126,7 @@ def _fingerprint(catalog: Catalog, geometry: Geometry) -> str:
             usable = os.access(path, os.R_OK) and facts.st_size <= catalog.image_bytes
             digest.update(f"{facts.st_size} {facts.st_mtime_ns} {usable} ".encode())
         digest.update(image.encode() + b"\0")
-    if BOX[0] in catalog.table:
+    if catalog.has_boxes:
         digest.update(catalog.table[list(BOX)].to_csv().encode())
     return digest.hexdigest()[:16]
 
@@ -136,8 +138,12 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
     try:
         array = _new_array(draft / "pixels.npy", (len(catalog.table), *geometry.stored, 3))
         small = np.zeros((len(catalog.table), _THUMBNAIL_SIDE, _THUMBNAIL_SIDE), np.uint8)
+        shared = shared_photographs(catalog.table).to_numpy()
         with ThreadPoolExecutor(workers) as pool:
-            rows = pool.map(lambda row: _decode_row(catalog, geometry, array, small, row), range(len(catalog.table)))
+            rows = pool.map(
+                lambda row: _decode_row(catalog, geometry, array, small, row, is_shared=bool(shared[row])),
+                range(len(catalog.table)),
+            )
             health = list(
                 track(rows, "decoding photographs", total=len(catalog.table), disable=not progress, transient=True)
             )
@@ -166,23 +172,29 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
 
 
 def _decode_row(
-    catalog: Catalog, geometry: Geometry, array: np.ndarray, small: np.ndarray, row: int
+    catalog: Catalog, geometry: Geometry, array: np.ndarray, small: np.ndarray, row: int, *, is_shared: bool
 ) -> dict[str, object]:
-    """Decode one image into its row of both arrays and return its health."""
-    photograph = catalog.table.iloc[row]
-    health: dict[str, object] = {"image": photograph["image"], "status": "ok", "reason": "", "width": 0, "height": 0}
+    """Decode one image into its row of both arrays and return its health.
+
+    The perceptual hash of an animal in a shared photograph is that of its box, which tells it from the others.
+    """
+    name = str(catalog.table["image"].iat[row])
+    box = catalog.box(name)
+    health: dict[str, object] = {"image": name, "status": "ok", "reason": "", "width": 0, "height": 0}
     health |= {"sha256": "", "phash": "", "remark": ""}
     remarks: list[str] = []
     try:
-        data = read_file(catalog.path(str(photograph["image"])), catalog.image_bytes)
+        data = read_file(catalog.path(name), catalog.image_bytes)
         health["sha256"] = hashlib.sha256(data).hexdigest()
         image = decode_image(data, max_bytes=catalog.image_bytes, on_warning=remarks.append)
-        health |= {"width": image.width, "height": image.height, "phash": _perceptual_hash(image)}
+        health |= {"width": image.width, "height": image.height}
         health["remark"] = "; ".join(remarks)
-        small[row] = image.convert("L").resize(
+        seen = crop_to_box(image, box) if is_shared else image
+        health["phash"] = _perceptual_hash(seen)
+        small[row] = seen.convert("L").resize(
             (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX, reducing_gap=2.0
         )
-        array[row] = fit_image(image, geometry, box=_box(photograph))
+        array[row] = fit_image(image, geometry, box=box)
     except FileNotFoundError:
         health |= {"status": "missing", "reason": "there is no such file"}
     except OSError as error:
@@ -198,20 +210,15 @@ def _perceptual_hash(image: Image.Image) -> str:
     return str(imagehash.phash(image.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0)))
 
 
-def _box(photograph: pd.Series) -> Box | None:
-    if BOX[0] not in photograph or pd.isna(photograph[BOX[0]]):
-        return None
-    x0, y0, x1, y1 = (float(photograph[side]) for side in BOX)
-    return x0, y0, x1, y1
-
-
 def data_fingerprint(catalog: Catalog, pixels: DecodedImages) -> str:
-    """Return 16 hex digits that identify image contents, labels, groups and boxes.
+    """Return 16 hex digits that identify image contents, labels, groups and boxes, and dates, views and species if any.
 
     Args:
         catalog: The photographs.
         pixels: Their decoded images, which know the hash of every file.
     """
-    columns = [column for column in catalog.table if column != "image"]
-    table = catalog.table[["image", *columns]].assign(sha256=pixels.health["sha256"]).sort_values("image")
+    # Columns without content do not count: data sets of earlier versions keep their fingerprint.
+    details = [name for name in DETAILS if (catalog.table[name] != "").any()]
+    columns = ["image", "individual", "group", *(BOX if catalog.has_boxes else ()), *details]
+    table = catalog.table[columns].assign(sha256=pixels.health["sha256"]).sort_values("image")
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]

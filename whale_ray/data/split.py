@@ -1,7 +1,7 @@
 """Deterministic split into training and validation images.
 
-Images of one group (encounter, twins) stay together. The same seed gives the same split on any machine. Works on the
-table alone and opens no image.
+Images of one group (encounter, twins, animals in one photograph) stay together. The same seed gives the same split on
+any machine. Works on the table alone and opens no image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from whale_ray.data.components import components_by_keys
+from whale_ray.data.components import conflicting_groups, connected_groups, is_in_shared_group
 from whale_ray.errors import DataError
 
 TRAIN, VALIDATION = "train", "val"
@@ -67,12 +67,15 @@ def split_photographs(
     `by_group` gives whole groups to validation, regardless of individuals, until `val_fraction` of all images is
     reached.
 
+    A group that several animals of one photograph join may hold several individuals. If an individual would have no
+    training row in a fold in which it validates, one of its groups always trains.
+
     `open_set` holds out whole individuals with at least two images. So do the other kinds except `by_group` if no image
     has the unknown label and at least ten individuals are eligible. With k folds, each of them is held out in one fold
     and in the gallery of the others.
 
     Args:
-        table: Columns image, individual, group.
+        table: Columns image, individual, group; optional file: rows of one file are animals in one photograph.
         twins: Twin group of each row, "" for none. Twin groups that span two individuals only train.
         kind: A key of `SPLITS`.
         val_fraction: Share of each individual's images that validates, between 0 and 1.
@@ -94,6 +97,8 @@ def split_photographs(
         )
     else:
         found = _as_single_fold(photographs, _first_groups(photographs, val_fraction))
+    if chosen.by_individual:
+        found = _with_gallery(photographs, found, unknown_label)
     everyone_named = not (photographs["individual"] == unknown_label).any()
     if chosen.holds_out or (chosen.by_individual and everyone_named):
         fewest = 2 if chosen.holds_out else _FEWEST_TO_HOLD_OUT
@@ -114,16 +119,32 @@ def _photographs(rows: pd.DataFrame, twins: pd.Series | None, seed: int, *, by_i
         {
             "individual": rows["individual"],
             "stratum": rows["individual"] if by_individual else "",
-            "group": _connected_groups(rows, twins, by_individual=by_individual),
+            "group": connected_groups(rows, twins, by_individual=by_individual),
             "order": [_order_hash(seed, image) for image in rows["image"]],
         }
     )
-    return photographs.assign(fixed=photographs["group"].isin(_conflicting_groups(photographs, rows, twins)))
+    fixed = conflicting_groups(photographs["group"], rows, twins)
+    return photographs.assign(fixed=photographs["group"].isin(fixed))
 
 
 def _as_single_fold(photographs: pd.DataFrame, groups: pd.Series) -> pd.Series[int]:
     """Return fold 0 for rows of these groups, -1 for all others."""
     return pd.Series(photographs["group"].isin(groups).astype(int) + NEVER_VALIDATES)
+
+
+def _with_gallery(photographs: pd.DataFrame, folds: pd.Series, unknown_label: str) -> pd.Series[int]:
+    """Return the folds with one group fewer for each individual whose rows all validate in one fold.
+
+    That happens only where photographs of several individuals join their groups.
+    """
+    joined = photographs.loc[is_in_shared_group(photographs), "individual"].unique()
+    folds = folds.copy()
+    for individual in sorted(set(joined) - {unknown_label}):
+        own = photographs["individual"] == individual
+        if folds[own].nunique() == 1 and folds[own].iloc[0] != NEVER_VALIDATES:
+            last = photographs[own].groupby("group")["order"].min().idxmax()
+            folds[photographs["group"] == last] = NEVER_VALIDATES
+    return folds
 
 
 def parts_of(folds: pd.Series, fold: int | None = None) -> pd.Series:
@@ -197,33 +218,13 @@ def _order_hash(seed: int, image: str) -> str:
     return hashlib.sha256(f"{seed}/{image}".encode()).hexdigest()
 
 
-def _connected_groups(rows: pd.DataFrame, twins: pd.Series | None, *, by_individual: bool) -> pd.Series:
-    """Return one id per row: rows that share a group (per individual) or a twin group have the same id."""
-    named = rows["group"].where(rows["group"] != "", None)
-    keys = [rows["individual"].str.cat(named, sep="\0") if by_individual else named]
-    if twins is not None:
-        keys.append(_named_twins(twins))
-    return pd.Series(components_by_keys([pd.factorize(key)[0] for key in keys]))
-
-
-def _named_twins(twins: pd.Series) -> pd.Series:
-    return twins.reset_index(drop=True).replace("", None)
-
-
-def _conflicting_groups(photographs: pd.DataFrame, rows: pd.DataFrame, twins: pd.Series | None) -> pd.Series:
-    """Return the groups with a picture that is labelled with two individuals."""
-    if twins is None:
-        return photographs["group"].iloc[:0]
-    shown = rows["individual"].groupby(_named_twins(twins)).transform("nunique")
-    return photographs.loc[shown > 1, "group"]
-
-
 def _held_out_individuals(
     photographs: pd.DataFrame, seed: int, *, share: float, fewest: int, unknown_label: str
 ) -> dict[str, int]:
     """Return the individuals that are held out whole, numbered from 0; empty if fewer than `fewest` are eligible."""
-    by_individual = photographs.groupby("individual")
-    able = (by_individual.size() >= 2) & ~by_individual["fixed"].any()
+    barred = photographs["fixed"] | is_in_shared_group(photographs)
+    by_individual = photographs.assign(barred=barred).groupby("individual")
+    able = (by_individual.size() >= 2) & ~by_individual["barred"].any()
     eligible = [name for name in able[able].index if name != unknown_label]
     if len(eligible) < fewest:
         return {}

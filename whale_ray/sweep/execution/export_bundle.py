@@ -15,7 +15,8 @@ import pandas as pd
 from PIL import Image
 
 from whale_ray.atomic_files import replace_symlink
-from whale_ray.data.image_io import decode_image
+from whale_ray.data.formats.animal_rows import BOX
+from whale_ray.data.image_io import Geometry, crop_to_box, fit_image
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
@@ -116,7 +117,7 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
     if whitening := held.whitening(setting.transform):
         recipe, weights = add_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.dense_matrix())
-    table = rows.loc[named, ["image", "individual"]].reset_index(drop=True)
+    table = _gallery_table(rows.loc[named, ["image", "individual"]].reset_index(drop=True), dataset)
     manifest = _manifest(record, dataset, setting, table, recipe)
     manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies)}"
     return BundleContents(
@@ -130,6 +131,14 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
         examples=_examples(dataset, examples),
         proxies=proxies,
     )
+
+
+def _gallery_table(rows: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """Return the rows of gallery.csv, with file and box if the data set has boxes."""
+    if not dataset.catalog.has_boxes:
+        return rows
+    places = dataset.catalog.table.set_index("image")[["file", *BOX]]
+    return rows.join(places, on="image")
 
 
 def _manifest(
@@ -191,7 +200,7 @@ def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
     known = table[(table["part"] == "val") & table["individual"].isin(training["individual"])][:MOST_QUERIES]
     bundle = Bundle(contents)
     queries = BenchmarkQueries(
-        [bundle.prepare(dataset.catalog.path(image)) for image in known["image"]],
+        [_fitted(dataset, image, bundle.geometry) for image in known["image"]],
         known["individual"].tolist(),
         np.flatnonzero(contents.table["image"].isin(training["image"])),
     )
@@ -222,8 +231,13 @@ def _examples(dataset: Dataset, count: int) -> tuple[ExamplePhoto, ...]:
     )
 
 
+def _fitted(dataset: Dataset, image: str, geometry: Geometry) -> np.ndarray:
+    return fit_image(dataset.catalog.decode(image), geometry, box=dataset.catalog.box(image))
+
+
 def _picture(dataset: Dataset, image: str, side: int) -> Image.Image:
-    picture = decode_image(dataset.catalog.path(image), max_bytes=dataset.catalog.image_bytes)
+    """Return the photograph of a row, cropped to its box: a service without boxes needs what was trained on."""
+    picture = crop_to_box(dataset.catalog.decode(image), dataset.catalog.box(image))
     picture.thumbnail((side, side))
     return picture
 

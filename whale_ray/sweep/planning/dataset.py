@@ -30,7 +30,7 @@ class Dataset:
 
     Attributes:
         catalog: The training table as it was read.
-        table: One row per photograph of the catalog: image, individual, group, fold (in which it validates, -1: none),
+        table: One row per row of the catalog: image, individual, group, fold (in which it validates, -1: none),
             part (`train`, `val` or `set_aside`; with several folds `val` if it validates in any).
         audit: Findings about the photographs.
         cache: Folder of decoded images on this node.
@@ -160,7 +160,7 @@ def open_dataset(
     usable = audit.usable.to_numpy()
     table = catalog.table[["image", "individual", "group"]].assign(fold=NEVER_VALIDATES, part="set_aside")
     table.loc[usable, "fold"] = split_photographs(
-        table[usable],
+        catalog.table[usable],
         twins=audit.twins[usable],
         val_fraction=data["val_fraction"],
         unknown_label=catalog.unknown_label,

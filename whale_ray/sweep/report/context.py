@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from whale_ray.errors import DataError
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES
 from whale_ray.sweep.analysis.trial_comparison import Comparison, compare_trials
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.planning.dataset import catalog_of
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file
@@ -61,8 +63,12 @@ class ReportContext:
     @cached_property
     def photographs(self) -> Photographs:
         """The photographs that the sweep was run on."""
-        data = self.sweep.fixed
-        return Photographs(Path(data["data.root"]) / data["data.image_folder"], image_bytes=data["data.image_bytes"])
+        settings = {key.removeprefix("data."): value for key, value in self.sweep.fixed.items()}
+        try:
+            catalog = catalog_of(settings)
+        except DataError:  # the data set was moved or changed; the report says so for each photograph
+            return Photographs(Path(settings["root"]) / settings["image_folder"], image_bytes=settings["image_bytes"])
+        return Photographs(catalog.folder, catalog)
 
 
 def read_context(run: Path, *, live: bool = False) -> ReportContext:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whale_ray.atomic_files import write_atomically
-from whale_ray.data.catalog import BOX, Catalog
-from whale_ray.data.image_io import Box, decode_image, fit_image, visible_box
+from whale_ray.data.catalog import Catalog
+from whale_ray.data.image_io import Box, fit_image, visible_box
 from whale_ray.errors import WhaleRayError
 from whale_ray.retrieval.occlusion_maps import OcclusionVectors, embed_occluded
 from whale_ray.sweep.run_folder.records import Record
@@ -65,7 +65,7 @@ def map_matches(run: Path, record: Record, pairs: Iterable[Pair], catalog: Catal
     Args:
         run: The run folder.
         record: The trial.
-        pairs: Pairs of file names.
+        pairs: Pairs of rows, by their identifiers.
         catalog: The photographs.
     """
     wanted = list(dict.fromkeys(pairs))
@@ -108,7 +108,6 @@ class _Sight:
 
     def __init__(self, bundle: Bundle, catalog: Catalog) -> None:
         self.bundle, self.catalog = bundle, catalog
-        self._rows = catalog.table.set_index("image")
         self.covered = lru_cache(maxsize=8)(self._covered)
 
     def map_of(self, image: str, other: str) -> MatchMap:
@@ -117,19 +116,9 @@ class _Sight:
         return MatchMap(float(seen.whole @ against.whole), seen.losses(against.whole), frame)
 
     def _covered(self, image: str) -> tuple[OcclusionVectors, Box]:
-        picture, box, geometry = (
-            decode_image(self.catalog.path(image), max_bytes=self.catalog.image_bytes),
-            self._box(image),
-            self.bundle.geometry,
-        )
+        picture, box, geometry = self.catalog.decode(image), self.catalog.box(image), self.bundle.geometry
         covered = embed_occluded(fit_image(picture, geometry, box=box), geometry, self.bundle.embed)
         return covered, visible_box(picture.size, geometry, box=box)
-
-    def _box(self, image: str) -> Box | None:
-        if BOX[0] not in self._rows:
-            return None
-        x0, y0, x1, y1 = [float(side) for side in self._rows[list(BOX)].loc[image].to_numpy()]
-        return None if np.isnan(x0) else (x0, y0, x1, y1)
 
 
 class _Kept:

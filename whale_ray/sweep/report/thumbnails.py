@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from whale_ray.data.image_io import MAX_BYTES, Box, decode_image
-from whale_ray.errors import ImageError
+from whale_ray.data.catalog import Catalog
+from whale_ray.data.image_io import MAX_BYTES, Box, crop_to_box, decode_image
+from whale_ray.errors import DataError, ImageError
 
 SIDE = 220
 _QUALITY = 72
@@ -20,31 +21,40 @@ _THICKEST = 0.72
 
 
 class Photographs:
-    """The folder of photographs, read as thumbnails.
+    """The photographs of a data set, read as thumbnails.
 
     Args:
         folder: Folder of the image files.
-        image_bytes: Largest accepted file in bytes.
+        catalog: File and box of each row; None if each row is a whole file.
+        image_bytes: Largest accepted file in bytes, without a catalog.
     """
 
-    def __init__(self, folder: Path, *, image_bytes: int = MAX_BYTES) -> None:
-        self.folder = folder
-        self._image_bytes = image_bytes
+    def __init__(self, folder: Path, catalog: Catalog | None = None, *, image_bytes: int = MAX_BYTES) -> None:
+        self.folder, self.catalog = folder, catalog
+        self._image_bytes = catalog.image_bytes if catalog else image_bytes
+
+    def _path(self, image: str) -> Path:
+        return self.catalog.path(image) if self.catalog else self.folder / image
 
     def open(self, image: str) -> tuple[Image.Image | None, str]:
-        """Return the photograph and "", or None and the reason why it cannot be shown."""
-        path = self.folder / image
+        """Return the photograph, cropped to the box of the row, and "", or None and why it cannot be shown.
+
+        Args:
+            image: Identifier of the row.
+        """
+        path = self._path(image)
         if not path.resolve().is_relative_to(self.folder.resolve()):
             return None, "lies outside the folder of photographs"
         if not path.is_file():
             return None, "photograph not found"
         try:
-            return decode_image(path, max_bytes=self._image_bytes), ""
-        except (ImageError, OSError) as error:
+            picture = decode_image(path, max_bytes=self._image_bytes)
+            return crop_to_box(picture, self.catalog.box(image) if self.catalog else None), ""
+        except (ImageError, DataError, OSError) as error:
             return None, f"cannot be shown: {error}"
 
     def thumbnail(self, image: str) -> tuple[str, str]:
-        """Return a data URI and "", or "" and the reason why the photograph cannot be shown."""
+        """Return a data URI and "", or "" and why the row cannot be shown."""
         picture, reason = self.open(image)
         if picture is None:
             return "", reason
@@ -55,11 +65,11 @@ class Photographs:
         """Return a data URI of the photograph in grey, orange for positive strengths and blue for negative ones.
 
         Args:
-            image: File name.
+            image: Identifier of the row.
             strengths: Strength of each cell, -1 to 1, shape (rows, columns).
             frame: The area that the cells divide, in pixels.
         """
-        picture = decode_image(self.folder / image, max_bytes=self._image_bytes)
+        picture = decode_image(self._path(image), max_bytes=self._image_bytes)
         before = picture.width
         picture.thumbnail((SIDE, SIDE))
         left, top, right, bottom = (side * picture.width / before for side in frame)
