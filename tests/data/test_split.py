@@ -191,7 +191,7 @@ def test_an_open_set_holds_a_share_of_the_individuals_out_whole_beside_the_unkno
 
 
 def test_an_open_set_without_individuals_to_hold_out_is_refused() -> None:
-    with pytest.raises(DataError, match="fewer than two have two photographs of their own"):
+    with pytest.raises(DataError, match="fewer than two have two photographs"):
         split_photographs(table_of({"w": 5, "v": 1, "new_whale": 3}), kind="open_set")
 
 

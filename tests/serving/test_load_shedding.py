@@ -86,7 +86,7 @@ def test_stalled_callers_are_dropped_when_the_limit_is_reached(bundle: Path, mon
         until = time.monotonic() + 10
         while (full := httpx.post(f"{address}/v1/identify", content=b"x")).status_code != 503:
             assert time.monotonic() < until  # they are still coming
-        assert "16 bodies are arriving already" in full.json()["detail"]
+        assert "16 request bodies are in transfer already" in full.json()["detail"]
         monkeypatch.setattr(load_shedding, "_GUARANTEED_SECONDS", 0.0)
         with load(address, clients=1) as seen:
             seen.wait_for(10)
@@ -182,7 +182,7 @@ def test_bodies_in_flight_have_a_common_memory_limit() -> None:
         async with mailbox.receive_upload() as first, mailbox.receive_upload() as second:
             first(60)
             second(40)
-            with pytest.raises(RefusalError, match="100 bytes of photographs are arriving already"):
+            with pytest.raises(RefusalError, match="100 bytes of request bodies are in transfer already"):
                 second(1)
         async with mailbox.receive_upload() as third:
             third(100)

@@ -138,7 +138,9 @@ def test_a_photograph_of_another_individual_is_a_409_problem_and_nothing_is_enro
 
 def test_an_unusable_photograph_is_named_and_nothing_is_enrolled(pair: Pair) -> None:
     client, _ = pair
-    check_problem(enrol(client, "w_40", photograph(40), b"a text"), 415, "photograph 2 (1.png)", "Nothing of this call")
+    check_problem(
+        enrol(client, "w_40", photograph(40), b"a text"), 415, "photograph 2 (1.png)", "No photograph of this call"
+    )
     check_problem(enrol(client, "w_40", photograph(40)[:200]), 422, "photograph 1 (0.png)")
     assert client.get("/v1/versions").json() == {"current": 0, "versions": []}
 

@@ -121,7 +121,7 @@ def test_an_interval_from_three_queries(sweeping: Sweeping, drawn: pd.DataFrame)
         assert result["recall@1"] is not None
         assert result["recall@1_low"] is None
     assert "an interval needs 4" in found.page
-    assert "Which trial is the best cannot be told" in found.page
+    assert "The best trial cannot be determined" in found.page
     assert "not told apart" not in found.page.replace("<dt>", "")
     importance = found.page[found.page.index('id="axes"') :]
     assert "beyond noise</strong>" not in importance

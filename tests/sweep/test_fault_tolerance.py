@@ -94,8 +94,8 @@ def test_a_trial_that_hangs_twice_fails_with_its_reason_and_the_sweep_continues(
     assert result.bundle
     failed = result.table[result.table["status"] == "failed"].iloc[0]
     assert failed["loss.name"] == "supcon"
-    assert failed["error"] == "no sign of life for 0.15 minutes, 2 times"
-    assert "no sign of life" in (result.folder / "trials" / failed["trial"] / "traceback.txt").read_text()
+    assert failed["error"] == "no heartbeat for 0.15 minutes, 2 times"
+    assert "no heartbeat" in (result.folder / "trials" / failed["trial"] / "traceback.txt").read_text()
     assert result.table["status"].tolist().count("finished") == 2
 
 
@@ -125,7 +125,7 @@ def test_no_trial_starts_while_the_disk_is_too_full(write_sweep: WriteSweep, clu
     class Waiting(RecordingProgress):
         def say(self, text: str) -> None:
             said.append(text)
-            if "no trial starts until there is room" in text:
+            if "no trial starts until space is free" in text:
                 threading.Timer(1.0, stopping.set).start()
 
     progress = Waiting()
@@ -195,7 +195,7 @@ def test_a_worker_that_does_not_end_a_pruned_trial_loses_no_other(photographs: P
         timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "lost its worker before it began" in done.stdout
+    assert "lost its worker before it started" in done.stdout
     board = pd.read_csv(tmp_path / "little" / "leaderboard.csv")
     assert len(board) == 7
     assert set(board["status"]) == {"finished", "pruned"}

@@ -222,6 +222,6 @@ def test_the_report_shows_what_importance_csv_holds(finished: SweepResult, tmp_p
     page = write_report(run).read_text()
     table = pd.read_csv(run / "importance.csv")
     assert {"loss.name", "retrieval.vote", "retrieval.neighbours", "retrieval.flip"} == set(table["axis"])
-    assert "Which axis moved the score beyond noise?" in page
+    assert "Effects beyond noise" in page
     for row in table.itertuples():
         assert f"{100 * row.value:+.1f}" in page

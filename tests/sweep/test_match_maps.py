@@ -133,7 +133,7 @@ def test_a_second_report_makes_no_map_again(run: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Bundle, "load", refuse)
     second = write_report(run).read_text()
-    assert first.count("what its match with") == second.count("what its match with") > 0
+    assert first.count("occlusion map of the") == second.count("occlusion map of the") > 0
 
 
 def test_maps_of_another_bundle_are_deleted(run: Path) -> None:
@@ -154,8 +154,8 @@ def test_a_damaged_map_file_is_rewritten(run: Path) -> None:
 def test_without_a_bundle_the_report_says_why_there_are_no_maps(run: Path) -> None:
     (run / "best").unlink()
     page = write_report(run).read_text()
-    assert "Maps of the matches: the bundle, which they are made with, is made when the sweep ends" in page
-    assert "what its match with" not in page
+    assert "Occlusion maps: the bundle, which they are made with, is made when the sweep ends" in page
+    assert "occlusion map of the" not in page
 
 
 def test_a_bundle_of_another_trial_makes_no_maps(run: Path) -> None:

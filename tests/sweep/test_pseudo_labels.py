@@ -169,7 +169,7 @@ def test_a_damaged_second_round_restarts_from_the_end_of_the_first(
     seen: list[dict[str, Any]] = []
     epochs = trainer_of(sweep, dataset, tmp_path).train(seen.append)
     assert [row["epoch"] for row in seen] == [2, 3]
-    assert "begins anew" in seen[0]["note"]
+    assert "starts again" in seen[0]["note"]
     assert [row["loss"] for row in epochs] == [row["loss"] for row in trained.epochs]
 
 

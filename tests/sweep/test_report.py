@@ -266,7 +266,7 @@ def test_a_trial_without_a_known_query_has_a_report(run: Run) -> None:
 def test_a_data_set_without_unknown_individuals_has_a_report(run: Run) -> None:
     named = replace(run, table=run.table[run.table["individual"] != UNKNOWN].reset_index(drop=True))
     named.finish(named.begin("eeee0001", {"model.embedding_size": 16}), noise=0.5)
-    assert "Unknown animals taken for a known one" not in run.page()
+    assert "Unknown animals identified as known individuals" not in run.page()
 
 
 def test_every_state_of_a_trial_is_named(full: Run) -> None:

@@ -52,11 +52,11 @@ def _row(setting: Setting) -> tuple[str, ...]:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 110) -> str:
     lines = [tuple(head), *map(tuple, rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(head) - 1)]
-    room = width - sum(widths) - 2 * len(widths)
-    return "\n".join(part for line in lines for part in _lines(line, widths, room))
+    available = width - sum(widths) - 2 * len(widths)
+    return "\n".join(part for line in lines for part in _lines(line, widths, available))
 
 
-def _lines(cells: Sequence[Any], widths: Sequence[int], room: int) -> list[str]:
+def _lines(cells: Sequence[Any], widths: Sequence[int], available: int) -> list[str]:
     left = "".join(f"{cell:<{wide}}  " for cell, wide in zip(cells, widths, strict=False))
-    first, *rest = textwrap.wrap(cells[-1], room) or [""]
+    first, *rest = textwrap.wrap(cells[-1], available) or [""]
     return [left + first, *(" " * len(left) + more for more in rest)]

@@ -35,7 +35,7 @@ class Batches:
         images_per_individual: K of P x K sampling; None shuffles all rows.
         evenly: P x K sampling draws every individual equally often.
         negatives_share: Share of unknown individuals per batch; None keeps their share of the data.
-        flip: `none`; `augment` mirrors half of the images; `new_individual` gives mirrored images labels of their own,
+        flip: `none`; `augment` mirrors half of the images; `new_individual` gives mirrored images separate labels,
             C to 2C - 1, and mirrors whole groups of K.
         affine: Strength of the affine augmentation, 0 (off) to 1.
         colour: Strength of the color jitter, 0 to 1.

@@ -107,7 +107,7 @@ def split_photographs(
         found = found.where(held.isna(), held % folds if chosen.in_folds else 0)
         if chosen.holds_out and not places:
             raise DataError(
-                "`split: open_set` holds whole individuals out, but fewer than two have two photographs of their own. "
+                "`split: open_set` holds whole individuals out, but fewer than two have two photographs. "
                 "Take `split: stratified`"
             )
     return pd.Series(found.to_numpy(dtype=int), index=table.index, name="fold")

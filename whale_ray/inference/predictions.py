@@ -32,7 +32,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class NewIndividual:
-    """Whether the animal is probably not in the gallery."""
+    """Probability and decision that the animal is not in the gallery."""
 
     probability: float | None
     decision: str

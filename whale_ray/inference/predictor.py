@@ -178,8 +178,8 @@ class Bundle:
         ranking = gallery.searcher.rank(vectors, self.setting, individuals=MOST_CANDIDATES, ready=True)
         mode = self.setting.search_mode
         nearest = gallery.searcher.nearest_images(vectors, ranking, mode, first=top, ready=True)
-        said = (self.calibration.of_match(ranking.cosines), self.calibration.of_new(ranking.cosines))
-        rows = zip(ranking.individuals, ranking.cosines, *nearest, *said, strict=True)
+        probabilities = (self.calibration.of_match(ranking.cosines), self.calibration.of_new(ranking.cosines))
+        rows = zip(ranking.individuals, ranking.cosines, *nearest, *probabilities, strict=True)
         return [self._answer(gallery, *row, top=top) for row in rows]
 
     def _answer(

@@ -1,4 +1,4 @@
 """Encoders, losses and the training loop on PyTorch.
 
-It works on tensors and integer labels and knows neither photographs on disk nor sweeps.
+It works on tensors and integer labels and depends neither on photographs on disk nor on sweeps.
 """

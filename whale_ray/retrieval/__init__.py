@@ -1,4 +1,4 @@
 """From embeddings to ranked individuals and their scores.
 
-It knows nothing of training, sweeps or services.
+It does not depend on training, sweeps or services.
 """

@@ -18,64 +18,64 @@ class ModelQuery(BaseModel):
     """Model that answers, if there are several."""
 
     model_config = ConfigDict(extra="forbid")
-    model: str = Field("", description="A name from `/v1/model`; without it, the default answers.")
+    model: str = Field("", description="Name of a model in `/v1/model`; default: the default model.")
 
 
 class IdentifyQuery(ModelQuery):
     """Query parameters of `/v1/identify`."""
 
-    top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="How many individuals each photograph gets.")
-    encounter: bool = Field(False, description="The photographs are views of one animal and get one answer together.")
+    top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="Number of candidates per photograph.")
+    encounter: bool = Field(False, description="All photographs show one animal; they get one result.")
 
 
 class PageQuery(ModelQuery):
-    """Part of a list in the order of the names."""
+    """Query parameters of lists that are sorted by name."""
 
-    after: str = Field("", description="The last name of the page before.")
-    limit: int = Field(100, ge=1, le=MAX_PER_PAGE, description="How many names a page holds.")
+    after: str = Field("", description="Last name of the previous page.")
+    limit: int = Field(100, ge=1, le=MAX_PER_PAGE, description="Maximum number of names on the page.")
 
 
 class ConfirmQuery(ModelQuery):
     """Individual that a person saw in a photograph."""
 
-    individual: str = Field(description="An individual of the gallery, or a new one.")
+    individual: str = Field(description="Name of an individual of the gallery, or of a new one.")
 
 
 Distance = Annotated[float, AfterValidator(lambda distance: round(distance, DISTANCE_DECIMALS))]
-"""A cosine distance as it is written in an answer; what is decided is decided by all of its digits."""
+"""Cosine distance, rounded for the answer. Decisions use the value before rounding."""
 
 
 Probability = Annotated[float, AfterValidator(lambda probability: round(probability, 4))]
 
 
 class NewIndividual(BaseModel):
-    """Whether the animal is probably not in the gallery."""
+    """Probability and decision that the animal is not in the gallery."""
 
     probability: Probability | None = Field(
-        description="That no individual of the gallery is shown, where new ones are as frequent as in validation; "
-        "null where validation held too few to learn it from."
+        description="Probability that the animal is not in the gallery, if new animals are as frequent as in "
+        "validation; null without calibration."
     )
     decision: Literal["new", "known"]
 
 
 class Candidate(BaseModel):
-    """One individual that the photograph may show."""
+    """An individual that the photograph may show."""
 
-    rank: int = Field(description="From 1, in the order of the bundle's vote.")
+    rank: int = Field(description="Place in the ranking of the bundle, from 1.")
     individual: str
-    distance: Distance = Field(description="The smallest cosine distance to a photograph of it, 0 to 2.")
+    distance: Distance = Field(description="Smallest cosine distance to a gallery photograph of it, 0 to 2.")
     probability: Probability | None = Field(
-        description="That it is this individual; null where validation held too few answers to learn it from."
+        description="Probability that the photograph shows this individual; null without calibration."
     )
-    image: str = Field(description="The gallery photograph of that distance.")
-    thumbnail: str | None = Field(description="The address of its thumbnail; null where the bundle has none.")
+    image: str = Field(description="Gallery photograph at this distance.")
+    thumbnail: str | None = Field(description="URL path of its thumbnail; null if the bundle has none.")
 
 
 class Identified(BaseModel):
     """Answer for one photograph; with `encounter`, for all usable ones and without a filename."""
 
     filename: str | None
-    views: int = Field(1, description="How many photographs are behind this answer.")
+    views: int = Field(1, description="Number of photographs behind this result.")
     new_individual: NewIndividual
     candidates: list[Candidate]
 
@@ -95,14 +95,14 @@ class Answer(BaseModel):
 
 
 class Agreement(BaseModel):
-    """How often a shadow bundle gives the same first answer as the default bundle."""
+    """Agreement of a shadow bundle with the default bundle on the first candidate."""
 
-    id: str | None = Field(description="The shadow's id; null where it does not answer.")
+    id: str | None = Field(description="Id of the shadow bundle; null if it does not answer.")
     compared: int
     agreed: int
-    failed: int = Field(description="Photographs for which the shadow had no answer.")
-    agreement: float | None = Field(description="agreed / compared.")
-    left_out: int = Field(description="Photographs that the shadow was too slow for, in this process.")
+    failed: int = Field(description="Photographs that the shadow failed to answer.")
+    agreement: float | None = Field(description="Share of the compared photographs: agreed / compared.")
+    left_out: int = Field(description="Photographs that this process did not compare because the shadow was busy.")
 
 
 class ModelCard(BaseModel):
@@ -114,17 +114,17 @@ class ModelCard(BaseModel):
     individuals: int = Field(description="Named individuals in the gallery.")
     images: int = Field(description="Photographs in the gallery.")
     threshold: float | None = Field(
-        description="Below this cosine, or what `retrieval` ranks by in its place, an animal is taken for new."
+        description="An animal is decided as new if its first score is below; cosine, or the score of `retrieval`."
     )
     new_distance: Distance | None = Field(
-        description="The same as a distance: above it, an animal is taken for new. Null where cosines do not rank."
+        description="The threshold as a cosine distance; null if the score is no cosine."
     )
     retrieval: dict[str, Any]
-    scores: dict[str, Any] = Field(description="Measured on validation photographs, with their intervals.")
+    scores: dict[str, Any] = Field(description="Scores on validation photographs, with 95 % intervals.")
     data_fingerprint: str
-    runtime: str = Field(description="What runs the encoder here: torch, or what was measured to be faster.")
-    default: str = Field(description="The name of the model that answers where a call chooses none.")
-    models: dict[str, str] = Field(description="Name → id of the models that `?model=` chooses from.")
+    runtime: str = Field(description="Runtime of the encoder, such as torch or onnxruntime.")
+    default: str = Field(description="Name of the model that answers calls without `?model=`.")
+    models: dict[str, str] = Field(description="Name → bundle id of every model; names are the values of `?model=`.")
     shadow: Agreement | None
 
 
@@ -136,7 +136,7 @@ class IndividualSummary(BaseModel):
 
 
 class IndividualsPage(BaseModel):
-    """Part of the list of individuals, in the order of the names; `next` leads to the following part."""
+    """A page of the individuals, sorted by name; `next` is the URL path of the following page."""
 
     total: int
     individuals: list[IndividualSummary]
@@ -144,7 +144,7 @@ class IndividualsPage(BaseModel):
 
 
 class IndividualPage(BaseModel):
-    """An individual and part of its gallery photographs; `next` leads to the following part."""
+    """An individual and a page of its gallery photographs; `next` is the URL path of the following page."""
 
     id: str
     total: int
@@ -169,7 +169,7 @@ class EnrolledImage(BaseModel):
     """A photograph that is in the gallery."""
 
     filename: str | None
-    image: str = Field(description="What it is called here; see `/v1/images/{image}`.")
+    image: str = Field(description="Name of the photograph in `/v1/images/{image}`.")
     status: Literal["enrolled", "already"]
 
 
@@ -177,12 +177,12 @@ class Enrolment(BaseModel):
     """The enrolled photographs in the order of the request, durable and visible to every later call."""
 
     individual: str
-    version: int = Field(description="Of the gallery; see `/v1/versions`.")
+    version: int = Field(description="Version of the gallery; see `/v1/versions`.")
     images: list[EnrolledImage]
 
 
 class Forgotten(BaseModel):
-    """What was forgotten: erased from every version or, in the bundle's own gallery, hidden for good."""
+    """Number of forgotten photographs: erased from every version or, if the bundle has them, hidden permanently."""
 
     photographs: int
     version: int
@@ -194,7 +194,7 @@ class GalleryVersion(BaseModel):
     number: int
     at: datetime
     kind: Literal["enrol", "forget", "restore"]
-    photographs: int = Field(description="How many it added, removed or hid.")
+    photographs: int = Field(description="Number of photographs added, erased or hidden.")
 
 
 class GalleryVersions(BaseModel):
@@ -216,14 +216,14 @@ class KeptQuery(BaseModel):
     id: str
     at: datetime
     model: str
-    nearest: str = Field(description="The individual that it is nearest to.")
+    nearest: str = Field(description="Nearest individual of the gallery.")
     distance: Distance
     decision: Literal["new", "known"]
-    thumbnail: str = Field(description="The address of a small JPEG.")
+    thumbnail: str = Field(description="URL path of a small JPEG.")
 
 
 class KeptQueriesPage(BaseModel):
-    """Part of the photographs that wait for review, the last one first; `next` leads to the following part."""
+    """A page of the photographs that wait for review, newest first; `next` is the URL path of the following page."""
 
     total: int
     queries: list[KeptQuery]

@@ -108,26 +108,27 @@ class LabelEdits:
             line: Line that asks for it.
         """
         decided: dict[str, tuple[str, int]] = getattr(self, kind)
-        said, before = decided.setdefault(key, (value, line))
-        if said == value:
+        decided_value, before = decided.setdefault(key, (value, line))
+        if decided_value == value:
             return
         if kind == "dropped":  # three copies of one picture: each is a copy of both others
-            one, other = _chain_end(said, decided), _chain_end(value, decided)
+            one, other = _chain_end(decided_value, decided), _chain_end(value, decided)
             if one and other and one != other:
                 decided[other] = (one, line)
             return
         self.fault(
-            line, f"one thing can become of {key}, but line {before} wants {said} and this one {value}. Empty one"
+            line,
+            f"one thing can become of {key}, but line {before} wants {decided_value} and this one {value}. Empty one",
         )
 
     def settle(self) -> None:
         """Follow chains of names and of copies to their ends; a cyclic chain is a fault."""
-        for decided, said in ((self.renamed, "names"), (self.dropped, "copies")):
+        for decided, kind in ((self.renamed, "names"), (self.dropped, "copies")):
             ends = {key: _chain_end(key, decided) for key in decided}
             for key, end in ends.items():
                 if end is None:
                     line = decided[key][1]
-                    self.fault(line, f"a chain of {said} must end, but that of {key} comes back to it. Empty one line")
+                    self.fault(line, f"a chain of {kind} must end, but that of {key} comes back to it. Empty one line")
                 else:
                     decided[key] = (end, decided[key][1])
         for image in sorted(self.relabelled.keys() & self.dropped.keys()):  # who a copy shows is who the picture shows

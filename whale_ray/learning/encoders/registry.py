@@ -85,7 +85,7 @@ class Encoder(nn.Module):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the backbone and the pooling are frozen."""
+        """True if the backbone and the pooling are frozen."""
         return bool(self.recipe["freeze"] == "trunk")
 
     def forward(self, images: Tensor) -> Tensor:

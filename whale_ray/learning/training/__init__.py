@@ -1,4 +1,4 @@
 """The training loop: a generator that yields after each epoch; optimiser, mixed precision, EMA and resumable state.
 
-It knows neither Ray nor retrieval metrics.
+It depends neither on Ray nor on retrieval metrics.
 """

@@ -75,7 +75,7 @@ def start_training(
         epochs: Number of epochs that the schedule spans.
         steps: Batches per epoch.
         warmup_epochs: Epochs in which the rates rise linearly from zero.
-        head_epochs: First epochs in which the backbone is frozen; it has a warm-up of its own afterwards.
+        head_epochs: First epochs in which the backbone is frozen; a separate warm-up follows.
         schedule: `cosine` falls to zero at the last step, `constant` stays.
         ema: Decay of the moving average, which is then the `outcome`; 0 for none.
         clip: Largest gradient norm, of the encoder and of the proxies separately; None or 0 for no limit.

@@ -38,13 +38,13 @@ class Queries:
 
     @property
     def known(self) -> np.ndarray:
-        """Whether the individual has a gallery image, bool, shape (Q,)."""
+        """True if the individual has a gallery image; bool, shape (Q,)."""
         known: np.ndarray = self.truth >= 0
         return known
 
     @property
     def asked(self) -> np.ndarray:
-        """Whether recall counts the query: known, and the gallery has another individual. bool, shape (Q,)."""
+        """True if recall counts the query: it is known, and the gallery has another individual; bool, shape (Q,)."""
         asked: np.ndarray = self.known & (self.individuals > 1)
         return asked
 
@@ -56,7 +56,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one retrieval setting gives each query.
+    """Ranks and cosines of each query with one retrieval setting.
 
     Attributes:
         ranks: Rank of the right individual, shape (Q,).

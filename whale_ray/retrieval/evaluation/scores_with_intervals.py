@@ -75,9 +75,9 @@ def _briers(
 ) -> dict[str, float | None]:
     """brier/match and brier/new of the cross-fitted probabilities; trivial/: of always saying how frequent it is."""
     outcomes = np.stack([pooled.ranks == 1, ~queries.known], axis=1).astype(np.float64)
-    said = np.stack([pooled.match, pooled.new], axis=1)
-    given = ~np.isnan(said)
-    scores = means_with_intervals(BRIERS, np.where(given, said - outcomes, 0.0) ** 2, given, clusters, seed=seed)
+    predicted = np.stack([pooled.match, pooled.new], axis=1)
+    given = ~np.isnan(predicted)
+    scores = means_with_intervals(BRIERS, np.where(given, predicted - outcomes, 0.0) ** 2, given, clusters, seed=seed)
     shares = [outcomes[mask, place].mean() if mask.any() else np.nan for place, mask in enumerate(given.T)]
     trivial = {f"trivial/{name}": nan_to_none(share * (1 - share)) for name, share in zip(BRIERS, shares, strict=True)}
     return scores | trivial

@@ -150,7 +150,7 @@ def _others(folds: np.ndarray, fold: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CrossFittedOutcome:
-    """What each query gets from the choice made without its fold; arrays of shape (Q,), NaN without a threshold.
+    """Outcome of each query with the setting chosen without its fold; arrays of shape (Q,), NaN without a threshold.
 
     Attributes:
         place: Index of the chosen setting.
@@ -197,8 +197,8 @@ def pool_cross_fitted(
         cosines = outcome.cosines[here]
         others = _others(folds, fold)
         calibration = fit_calibration(outcome.cosines[others], outcome.ranks[others], ~queries.known[others])
-        said = (first_column(calibration.of_match(cosines), np.nan), calibration.of_new(cosines))
-        parts.append((np.full(len(here), choice.place), *kept, cosines, np.full(len(here), threshold), *said))
+        probabilities = (first_column(calibration.of_match(cosines), np.nan), calibration.of_new(cosines))
+        parts.append((np.full(len(here), choice.place), *kept, cosines, np.full(len(here), threshold), *probabilities))
         rows.append(here)
     back = np.argsort(np.concatenate(rows))
     return CrossFittedOutcome(*(np.concatenate(each)[back] for each in zip(*parts, strict=True)))

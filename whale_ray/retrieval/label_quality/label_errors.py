@@ -52,9 +52,9 @@ def find_label_errors(
 ) -> LabelErrors:
     """Return the findings with a confidence of at least `least`.
 
-    Kinds: `mislabelled`, two photographs of another individual are nearer than any of its own; `recognised`, the same
-    for a photograph of an unknown animal; `same_individual`, two individuals whose photographs are nearest to one
-    another; `new_individual`, two photographs of unknown animals that are.
+    Kinds: `mislabelled`, two photographs of another individual are nearer than any other of the labelled one;
+    `recognised`, the same for a photograph of an unknown animal; `same_individual`, two individuals whose photographs
+    are nearest to one another; `new_individual`, two photographs of unknown animals that are nearest to one another.
 
     Args:
         vectors: Shape (N, D).
@@ -89,8 +89,8 @@ def find_label_errors(
         if frozenset((row["individual"], row["suggested"])) not in explained
     ]
     found += [*doubles, *_new_individual(rows, seen, scale, least)]
-    nobody = dict.fromkeys(("recognised", "new_individual"), "no photograph is of an unknown animal")
-    return LabelErrors(_table(found), nobody if named.all() else {})
+    nothing_to_find = dict.fromkeys(("recognised", "new_individual"), "no photograph is of an unknown animal")
+    return LabelErrors(_table(found), nothing_to_find if named.all() else {})
 
 
 def _why_not(names: np.ndarray, named: np.ndarray) -> str:

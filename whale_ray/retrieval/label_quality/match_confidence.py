@@ -37,7 +37,7 @@ class NeighborEvidence:
 
     Attributes:
         index: The gallery.
-        own: Cosine to the nearest photograph of its own individual.
+        own: Cosine to the nearest other photograph of the same individual.
         own_score: Mean of the two nearest.
         best: Code of the other individual with the largest score, the mean of its two nearest.
         score: That score.

@@ -63,5 +63,5 @@ class ProxyClassifier:
             return scores
         cosines = queries @ self._proxies.vectors.astype(np.float64).T
         largest = np.maximum.reduceat(cosines, self._proxies.starts, axis=1)
-        said = np.where(self._places >= 0, largest[:, self._places], np.nan)[:, self._codes]
-        return np.where(np.isnan(said), scores, (1.0 - weight) * scores + weight * said)
+        proxy_scores = np.where(self._places >= 0, largest[:, self._places], np.nan)[:, self._codes]
+        return np.where(np.isnan(proxy_scores), scores, (1.0 - weight) * scores + weight * proxy_scores)

@@ -46,7 +46,7 @@ class Rerank:
 
 @dataclass(frozen=True)
 class SearchMode:
-    """How the gallery is searched.
+    """Options of the search in the gallery.
 
     Attributes:
         expand_query: Gallery vectors added to each query.
@@ -62,13 +62,13 @@ class SearchMode:
 
     @property
     def plain(self) -> bool:
-        """Whether scores are cosines of the vectors themselves."""
+        """True if scores are cosines of the unchanged vectors."""
         return self == SearchMode()
 
 
 @dataclass(frozen=True)
 class RetrievalSetting:
-    """How embeddings become ranked individuals. Changing it needs no training.
+    """Retrieval setting: turns embeddings into ranked individuals. Changing it needs no training.
 
     Attributes:
         vote: `nearest`, `majority`, `softmax` or `centroid`.

@@ -83,7 +83,7 @@ class AccessControl:
         request.scope["key"], request.scope["key_name"] = key, key.name
         _check_scopes(key, scopes)
         if wait := self._rate_limiter.wait_seconds(key.name):
-            detail = "this key has reached its limit of calls a minute. Wait for the seconds of Retry-After"
+            detail = "this key has reached its rate limit. Wait the number of seconds in Retry-After"
             raise RefusalError(429, detail, {"Retry-After": str(math.ceil(wait))})
 
 
@@ -119,7 +119,7 @@ async def authorize(
 
 
 async def authorize_unmatched(request: Request) -> None:
-    """Refuse a call without a key to an address that no route has: its answer would list the service's addresses.
+    """Refuse a call without a key to an unknown path, so that 404 and 405 do not reveal the routes.
 
     Raises:
         RefusalError: 401 or 429, as `AccessControl.check`.

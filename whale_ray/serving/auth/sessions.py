@@ -14,7 +14,7 @@ _PAYLOAD = "session"
 
 
 def create_session(key: ApiKey) -> str:
-    """Return a token that stands for this key during the next `SESSION_SECONDS`.
+    """Return a token that authenticates as this key for `SESSION_SECONDS`.
 
     It is signed with the digest of the key, so every replica can verify it and a revoked key ends its sessions.
     """

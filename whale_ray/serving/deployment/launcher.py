@@ -126,7 +126,7 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
             print(_welcome(names, host, port, ray_address=ray.get_runtime_context().gcs_address), flush=True)
             threading.Event().wait()
         finally:
-            print("stopping: calls under way are answered", flush=True)
+            print("stopping: calls in progress are completed", flush=True)
             with redirect_stdout(io.StringIO()):  # Ray reports the end of its own controller as a failure
                 serve.shutdown()
 

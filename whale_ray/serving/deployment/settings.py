@@ -192,4 +192,6 @@ def _validated(settings: dict[str, object], options: Sequence[str]) -> ServeSett
         return ServeSettings.model_validate({**settings, **dict(option.partition("=")[::2] for option in options)})
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors())
-        raise InputError(f"a service's settings must be those of deploy/serve.yaml, but {'; '.join(faults)}") from None
+        raise InputError(
+            f"serve settings must be valid, but {'; '.join(faults)}. See deploy/serve.yaml. See deploy/serve.yaml"
+        ) from None

@@ -75,7 +75,7 @@ class DecoderPool:
         task = asyncio.create_task(self._decode(process, data, thumbnail))
         self._at_work.add(task)
         task.add_done_callback(self._at_work.discard)
-        return await asyncio.shield(task)  # whoever goes away leaves no answer half read
+        return await asyncio.shield(task)  # a cancelled caller must not leave a half-read answer
 
     async def _decode(self, process: _DecoderProcess, data: bytes, thumbnail: bool) -> DecodedImage:
         try:
@@ -107,7 +107,7 @@ class _DecoderProcess:
 
     def start(self) -> None:
         """Starts the process."""
-        # Nothing that the service knows, its keys above all, is to be had in there.
+        # The decoder handles untrusted files, so its environment has no secrets such as API keys.
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LD_LIBRARY_PATH")}
         environment = {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
         self.socket, its = socket.socketpair()
@@ -138,7 +138,7 @@ class _DecoderProcess:
                 return await self._exchange(data, shape, thumbnail=thumbnail)
         except (OSError, EOFError) as error:
             late = isinstance(error, TimeoutError)
-            reason = f"took longer than {self._seconds:g} s" if late else "made its decoder fall"
+            reason = f"took longer than {self._seconds:g} s" if late else "crashed its decoder"
             _log.warning("a photograph of %d bytes %s: the decoder is started again", len(data), reason)
             await asyncio.to_thread(self.end)
             self.start()

@@ -28,13 +28,13 @@ class StallDetector:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the running batch has passed its time limit."""
+        """True if the running batch has passed its time limit."""
         until = self._until
         return until is not None and time.monotonic() > until
 
     @property
     def is_failing(self) -> bool:
-        """Whether at least three batches failed since the last success."""
+        """True if at least three batches have failed since the last success."""
         return self._failed >= _MAX_FAILURES
 
     @contextmanager

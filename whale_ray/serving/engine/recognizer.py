@@ -22,7 +22,7 @@ from whale_ray.serving.gallery.live_gallery import GallerySnapshot, LiveGallery
 from whale_ray.serving.metrics import observe, time_stage
 
 _STORE_TIMEOUT = 2.0
-_EMBED_CHUNK = 256  # enrolled pictures embedded before the gallery is made anew
+_EMBED_CHUNK = 256  # enrolled pictures that are embedded before the gallery is rebuilt
 _log = logging.getLogger(__name__)
 
 
@@ -153,13 +153,13 @@ class Recognizer:
         Raises:
             StoreError: If the store does not answer.
         """
-        standing = await asyncio.to_thread(self.live_gallery.snapshot)
-        if not standing.missing:
-            return standing
+        snapshot = await asyncio.to_thread(self.live_gallery.snapshot)
+        if not snapshot.missing:
+            return snapshot
         async with self._catching_up:
-            standing = await asyncio.to_thread(self.live_gallery.snapshot)
-            for start in range(0, len(standing.missing), _EMBED_CHUNK):
-                await self._catch_up(standing.missing[start : start + _EMBED_CHUNK])
+            snapshot = await asyncio.to_thread(self.live_gallery.snapshot)
+            for start in range(0, len(snapshot.missing), _EMBED_CHUNK):
+                await self._catch_up(snapshot.missing[start : start + _EMBED_CHUNK])
         return await asyncio.to_thread(self.live_gallery.snapshot)
 
     async def _catch_up(self, entries: Sequence[Entry]) -> None:
@@ -176,7 +176,7 @@ class Recognizer:
         try:
             decoded = await self.decoders.decode(data)
         except ImageError:
-            _log.warning("%s was enrolled, but cannot be decoded here: it is left out", entry.image, exc_info=True)
+            _log.warning("%s is enrolled but cannot be decoded, and is left out", entry.image, exc_info=True)
             await asyncio.to_thread(self.live_gallery.exclude, entry)
             return None
         return await self.encoder.embed(decoded.array)
@@ -187,10 +187,10 @@ class Recognizer:
         observe("whale_ray_batch_size", len(asked), stage="search")
         vectors, tops = zip(*asked, strict=True)
         with self._pace.running(len(asked)):
-            standing = self.live_gallery.snapshot()
-            found = self.live_gallery.bundle.rank(np.stack(vectors), top=max(tops), gallery=standing.gallery)
+            snapshot = self.live_gallery.snapshot()
+            found = self.live_gallery.bundle.rank(np.stack(vectors), top=max(tops), gallery=snapshot.gallery)
         return [
-            _SearchResult(one.first(top), not standing.missing, vector, began)
+            _SearchResult(one.first(top), not snapshot.missing, vector, began)
             for one, top, vector in zip(found, tops, vectors, strict=True)
         ]
 

@@ -147,7 +147,7 @@ def _engine(url: str) -> sql.Engine:
             f"PostgreSQL needs psycopg, which is missing ({error}). pip install 'psycopg[binary]'"
         ) from None
     raise StoreError(
-        "a store is a URL as sqlite:///enrolled.db or postgresql://user@host/name, but got another. Name one of these"
+        "a store must be a URL such as sqlite:///enrolled.db or postgresql://user@host/name, but is neither. Use one"
     )
 
 
@@ -226,5 +226,5 @@ def _store_error(error: BaseException) -> StoreError:
     error = error.orig or error if isinstance(error, DBAPIError) else error  # without the statement and its values
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return StoreError(
-        f"the database of enrolments must answer, but: {reason}. Try again; look after the database if it lasts"
+        f"the database of enrolments must answer, but: {reason}. Try again; check the database if this does not pass"
     )

@@ -100,7 +100,7 @@ class AccessLogMiddleware:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = self._find_route(scope)
-        # An unknown method must not create a label of its own.
+        # An unknown method must not create a new label.
         method = scope["method"] if scope["method"] in _METHODS else "other"
         count("whale_ray_requests", method=method, route=route, status=str(status))
         observe("whale_ray_stage_seconds", seconds, stage=self._stage)

@@ -1,6 +1,6 @@
-"""The service as a web application: the routes of the contract over one or more models.
+"""Web application of the service: builds the FastAPI application that serves one or more models.
 
-Knows FastAPI, the contract and its services; knows no Ray. What changes the gallery is in `routes_gallery`.
+It adds the routers, middleware, access control and problem handlers, and does not depend on Ray.
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ def prefers_csv(accept: str) -> bool:
 
 def _parse_media_range(part: str) -> tuple[str, float]:
     kind, *parameters = (piece.strip() for piece in part.split(";"))
-    said = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
+    quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
     try:
-        return kind, float(said)
+        return kind, float(quality)
     except ValueError:
         return kind, 0.0
 

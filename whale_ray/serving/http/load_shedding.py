@@ -26,7 +26,7 @@ class AdmissionController:
     def check_capacity(self, photographs: int = 1) -> None:
         """Raise RefusalError 503 if there is no capacity for a call with this number of images."""
         if self._inside and self._inside + photographs > self._most:
-            detail = f"at most {self._most} photographs are looked at once, and there are as many"
+            detail = f"at most {self._most} photographs are processed at once, and this limit is reached"
             raise _overloaded(detail)
 
     @contextmanager
@@ -70,12 +70,12 @@ class UploadBudget:
             RefusalError: 503 without budget, 408 if the body takes too long.
         """
         if len(self._arriving) >= self._most:
-            self._end_oldest(f"{self._most} bodies are arriving already")
+            self._end_oldest(f"{self._most} request bodies are in transfer already")
         deadline, arrival = asyncio.timeout(self._seconds), _ActiveUpload(time.monotonic())
 
         def take(count: int) -> None:
             while self._arrived + count > self._most_bytes:
-                detail = f"{self._most_bytes:,} bytes of photographs are arriving already"
+                detail = f"{self._most_bytes:,} bytes of request bodies are in transfer already"
                 self._end_oldest(detail, besides=deadline)
             arrival.bytes += count
 

@@ -73,7 +73,7 @@ class ModelService:
         """
         if len(uploads) == 1:
             return [await self._identify(uploads[0], top)]
-        return list(await asyncio.gather(*(self._identify_or_say_why(upload, top) for upload in uploads)))
+        return list(await asyncio.gather(*(self._identify_or_problem(upload, top) for upload in uploads)))
 
     async def answer_encounter(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
         """Return one result for all usable images of an encounter and a problem for each other image.
@@ -111,7 +111,7 @@ class ModelService:
         self.on_answer(upload.data, found)
         return self._identified(upload.filename, found)
 
-    async def _identify_or_say_why(self, upload: Upload, top: int) -> Identified | Unidentified:
+    async def _identify_or_problem(self, upload: Upload, top: int) -> Identified | Unidentified:
         try:
             return await self._identify(upload, top)
         except ImageError as error:
@@ -129,12 +129,12 @@ class ModelService:
 
     async def examples(self) -> dict[int, ExamplePhoto]:
         """Return number → example image of the bundle, without examples of forgotten individuals or images."""
-        standing, catalogue = await self.recognizer.snapshot(), self.live_gallery
+        snapshot, gallery = await self.recognizer.snapshot(), self.live_gallery
         return {
             place: one
             for place, one in enumerate(self.bundle.contents.examples)
-            if (one.individual not in catalogue.names or one.individual in standing.individuals)
-            and (one.image not in catalogue.rows or one.image in standing.images)
+            if (one.individual not in gallery.names or one.individual in snapshot.individuals)
+            and (one.image not in gallery.rows or one.image in snapshot.images)
         }
 
     def _thumbnail(self, image: str) -> str | None:
@@ -160,7 +160,10 @@ class ModelService:
         if self.review_queue is None or not seems:
             return
         if len(self._keeping) >= MAX_PENDING_REVIEWS:
-            _log.warning("a photograph that seems new was not kept: %d are being kept already", MAX_PENDING_REVIEWS)
+            _log.warning(
+                "a photograph of a probably new animal was not queued for review: %d are being written",
+                MAX_PENDING_REVIEWS,
+            )
             return
         query = KeptQuery(
             digest=hashlib.sha256(data).hexdigest(),
@@ -179,7 +182,7 @@ class ModelService:
         try:
             await asyncio.to_thread(kept.keep, query, data=data, thumbnail=decoded.thumbnail)
         except StoreError:
-            _log.warning("a photograph that seems new could not be kept", exc_info=True)
+            _log.warning("a photograph of a probably new animal could not be queued for review", exc_info=True)
 
 
 def _problem_result(upload: Upload, error: ImageError) -> Unidentified:

@@ -51,7 +51,7 @@ def problem_response(error: Exception) -> Response:
         return _response(problem(400, "; ".join(map(_validation_fault, error.errors())) + ". See /docs"))
     if isinstance(error, HTTPException):
         return _response(_framework_problem(error), dict(error.headers or {}))
-    detail = "the service could not answer this call; its log has the reason. Try again; tell the operator if it recurs"
+    detail = "the service failed to answer this call; its log has the reason. Try again; tell the operator if it recurs"
     return _response(problem(503, detail), {"Retry-After": "5"})
 
 
@@ -80,8 +80,8 @@ def _validation_fault(error: dict[str, object]) -> str:
 
 def _framework_problem(error: HTTPException) -> Problem:
     remedies = {
-        404: "no route has this address. See /docs for the addresses of the service",
-        405: f"this address accepts only {Headers(error.headers).get('allow', 'other methods')}. See /docs",
+        404: "no route has this path. See /docs",
+        405: f"this path accepts only {Headers(error.headers).get('allow', 'other methods')}. See /docs",
     }
     return problem(error.status_code, remedies.get(error.status_code, f"{error.detail}. See /docs"))
 

@@ -36,13 +36,13 @@ router = APIRouter()
 )
 async def model(request: Request, query: ModelParameter, service: SelectedModel) -> ModelCard:
     """Return the model card."""
-    card, standing, state = service.bundle.card, await service.recognizer.snapshot(), request.app.state
+    card, snapshot, state = service.bundle.card, await service.recognizer.snapshot(), request.app.state
     return ModelCard(
         id=service.bundle.id,
         encoder=card["settings"]["model"]["encoder"],
         embedding_size=card["embedding_size"],
-        individuals=len(standing.individuals),
-        images=len(standing.gallery.images),
+        individuals=len(snapshot.individuals),
+        images=len(snapshot.gallery.images),
         threshold=service.bundle.threshold,
         new_distance=service.bundle.new_distance,
         retrieval=card["retrieval"],
@@ -75,7 +75,7 @@ async def individual(id: str, page: PageParameters, service: SelectedModel) -> I
     """Return one individual and its gallery photographs."""
     everything = (await service.recognizer.snapshot()).individuals.get(id)
     if everything is None:
-        raise RefusalError(404, f"{id!r} is no individual of this gallery. See /v1/individuals for who is in it")
+        raise RefusalError(404, f"{id!r} is not an individual of this gallery. See /v1/individuals")
     images, following = _paginate(everything, page, service, f"/v1/individuals/{quote(id, safe='')}")
     return IndividualPage(id=id, total=len(everything), images=images, next=following)
 
@@ -96,13 +96,13 @@ def _paginate(names: Sequence[str], page: PageQuery, service: ModelService, path
 )
 async def thumbnail(image: str, query: ModelParameter, service: SelectedModel) -> Response:
     """Return the thumbnail of a gallery photograph."""
-    standing, catalogue = await service.recognizer.snapshot(), service.live_gallery
-    if image in standing.enrolled and catalogue.store:
-        data = await asyncio.to_thread(catalogue.store.thumbnail, image)
-    elif image in standing.images:
-        data = service.bundle.contents.thumbnails.get(catalogue.rows[image])
+    snapshot, gallery = await service.recognizer.snapshot(), service.live_gallery
+    if image in snapshot.enrolled and gallery.store:
+        data = await asyncio.to_thread(gallery.store.thumbnail, image)
+    elif image in snapshot.images:
+        data = service.bundle.contents.thumbnails.get(gallery.rows[image])
     else:
-        raise RefusalError(404, f"{image!r} is no photograph of this gallery. See /v1/individuals for what is in it")
+        raise RefusalError(404, f"{image!r} is not a photograph of this gallery. See /v1/individuals")
     if data is None:
         raise RefusalError(
             404, f"this bundle has no thumbnail of {image!r}. Make it with `bundle: {{thumbnails: true}}`"
@@ -133,7 +133,7 @@ async def example(place: ExampleNumber, query: ModelParameter, service: Selected
     """Return an example photograph."""
     found = await service.examples()
     if place not in found:
-        raise RefusalError(404, f"there are {len(found)} examples, but none of number {place}. See /v1/examples")
+        raise RefusalError(404, f"there is no example {place}. See /v1/examples for the {len(found)} that exist")
     return Response(found[place].data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
@@ -141,5 +141,5 @@ async def example(place: ExampleNumber, query: ModelParameter, service: Selected
 async def healthz(query: ModelParameter, service: SelectedModel) -> Health:
     """Report that the service is ready; it is not if an encoder or the database does not answer."""
     if reason := await service.recognizer.fault():
-        raise RefusalError(503, f"{reason}. Wait until it does", {"Retry-After": "1"})
+        raise RefusalError(503, f"{reason}. Retry; restart the service if this does not pass", {"Retry-After": "1"})
     return Health(model=service.bundle.id)

@@ -88,7 +88,7 @@ async def forget_image(
     hide = any(one.live_gallery.is_bundle_image(image, id) for one in request.app.state.services.values())
     count = 0 if "\0" in id + image else await asyncio.to_thread(store.forget_image, id, image, hide=hide)
     if not count:
-        raise RefusalError(404, f"{id!r} has no photograph {image!r}. See /v1/individuals/{{id}} for those that it has")
+        raise RefusalError(404, f"{id!r} has no photograph {image!r}. See /v1/individuals/{{id}} for its photographs")
     return Forgotten(photographs=count, version=await asyncio.to_thread(store.version))
 
 
@@ -106,7 +106,7 @@ async def forget_individual(id: str, request: Request, query: ModelParameter, se
     own = any(id in one.live_gallery.names for one in request.app.state.services.values())
     count = 0 if "\0" in id else await asyncio.to_thread(store.forget_individual, id, hide=own)
     if not count:
-        raise RefusalError(404, f"{id!r} is no individual of this gallery. See /v1/individuals for who is in it")
+        raise RefusalError(404, f"{id!r} is not an individual of this gallery. See /v1/individuals")
     return Forgotten(photographs=count, version=await asyncio.to_thread(store.version))
 
 
@@ -169,14 +169,14 @@ async def query_thumbnail(id: str, query: ModelParameter, service: SelectedModel
     dependencies=[Security(authorize, scopes=[ENROL])],
     responses=openapi.problem_responses(403, 404, 409, 422, 503),
 )
-async def confirm(id: str, said: Annotated[ConfirmQuery, Query()], service: SelectedModel) -> Enrolment:
+async def confirm(id: str, query: Annotated[ConfirmQuery, Query()], service: SelectedModel) -> Enrolment:
     """Enrol a photograph that waits for review under an individual."""
     kept = _require_queue(service)
-    await _check_name(said.individual, service)
+    await _check_name(query.individual, service)
     data = await asyncio.to_thread(kept.photograph, _digest(id))
     if data is None:
         raise _unknown_query(id)
-    answer = await _enrol(said.individual, [Upload(None, data)], service)
+    answer = await _enrol(query.individual, [Upload(None, data)], service)
     await asyncio.to_thread(kept.drop, _digest(id))
     return answer
 
@@ -204,7 +204,7 @@ def _digest(id: str) -> str:
 
 
 def _unknown_query(id: str) -> RefusalError:
-    return RefusalError(404, f"no photograph {id!r} waits here. See /v1/queries for those that do")
+    return RefusalError(404, f"no photograph {id!r} waits for review. See /v1/queries")
 
 
 def _kept_query(query: review_queue.ReviewItem) -> KeptQuery:
@@ -215,22 +215,26 @@ def _kept_query(query: review_queue.ReviewItem) -> KeptQuery:
 
 def _require_store(service: ModelService) -> EnrolmentStore:
     if service.live_gallery.store is None:
-        raise RefusalError(403, "this service takes no enrolments: it was started without a store. Start it with one")
+        raise RefusalError(
+            403, "this service accepts no enrolments: it was started without a store. Set store to a database URL"
+        )
     return service.live_gallery.store
 
 
 async def _check_name(name: str, service: ModelService) -> None:
     """Raises RefusalError 400 unless this is an individual of the gallery or a good name of a new one."""
     if name == service.bundle.unknown_label:
-        raise RefusalError(400, f"{name!r} marks animals that nobody knows, and cannot be enrolled. Name an individual")
+        raise RefusalError(
+            400, f"{name!r} is the label of unknown individuals and cannot be enrolled. Name an individual"
+        )
     if name in (await service.recognizer.snapshot()).individuals:
         return
     plain = name.isprintable() and "/" not in name and name == unicodedata.normalize("NFC", name.strip())
     if not (plain and 0 < len(name) <= MAX_NAME_LENGTH and name not in (".", "..")):
         raise RefusalError(
             400,
-            f"a new individual has a name of 1 to {MAX_NAME_LENGTH} printable characters (NFC), without a slash and "
-            f"without spaces around it, but got {name[:MAX_NAME_LENGTH]!r}. Choose such a name",
+            f"the name of a new individual must have 1 to {MAX_NAME_LENGTH} printable characters (NFC), no slash "
+            f"and no space at either end, but got {name[:MAX_NAME_LENGTH]!r}. Choose another name",
         )
 
 
@@ -240,7 +244,7 @@ async def _prepare_picture(place: int, upload: Upload, service: ModelService) ->
         decoded = await recognizer.decoders.decode(upload.data, thumbnail=True)
     except ImageError as error:
         name = f" ({upload.filename})" if upload.filename else ""
-        raise type(error)(f"photograph {place + 1}{name}: {error}. Nothing of this call was enrolled") from error
+        raise type(error)(f"photograph {place + 1}{name}: {error}. No photograph of this call was enrolled") from error
     digest = hashlib.sha256(upload.data).hexdigest()
     extension = EXTENSIONS[recognize_format(upload.data) or "JPEG"]
     vector = await recognizer.encoder.embed(decoded.array)

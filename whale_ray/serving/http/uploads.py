@@ -56,7 +56,8 @@ async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int]
         most, read = limits.image_bytes, _read_body
     else:
         raise RefusalError(
-            415, f"the body must be a photograph or a form with photographs, but came as {kind!r}. {_REMEDY}"
+            415,
+            f"the body must be a photograph or a form with photographs, but its Content-Type is {kind!r}. {_REMEDY}",
         )
     _check_length(request, most)
     return await read(Request(request.scope, _limit_body(request, most, take)), limits)
@@ -66,7 +67,7 @@ def _check_length(request: Request, most: int) -> None:
     declared = request.headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()):
         raise RefusalError(
-            400, f"Content-Length must be a number of bytes, but is {declared!r}. Leave it to your client"
+            400, f"Content-Length must be a number of bytes, but is {declared!r}. Let the HTTP client set it"
         )
     if int(declared) > most:
         raise _too_many_bytes(most)

@@ -36,7 +36,7 @@ def proxies_to_score(record: Record, settings: Sequence[RetrievalSetting]) -> Sp
     if not proxies and record.kind in ("trial", "repeat") and record.settings["loss"]["name"] in PROXY_LOSSES:
         raise InputError(
             f"classifier_weight needs the proxies of the loss, but trial {record.trial} kept none: an earlier version "
-            "trained it. Take classifier_weight: 0, or train anew with --fresh"
+            "trained it. Take classifier_weight: 0, or train again with --fresh"
         )
     return proxies
 

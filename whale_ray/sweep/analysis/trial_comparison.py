@@ -22,7 +22,7 @@ class Difference:
 
     @property
     def told_apart(self) -> bool:
-        """Whether the interval excludes zero; False without an interval."""
+        """True if the interval excludes zero; False without an interval."""
         return self.low > 0 or self.high < 0
 
 
@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def judged(self) -> bool:
-        """Whether there are enough individuals to tell trials apart."""
+        """True if there are enough individuals to compare trials."""
         return not np.isnan(self.low)
 
     @property

@@ -116,8 +116,8 @@ def _range(setting: Setting, node: Node, faults: list[Fault], name: str) -> Axis
         faults.append(node.fault(message))
         return None
     for key in [key for key in node.value if key not in RANGE_KEYS]:
-        said = suggest(key, RANGE_KEYS)
-        message = f"`{name}` has no key `{key}`; a range is low, high and, if wanted, log or step. {said}".rstrip()
+        hint = suggest(key, RANGE_KEYS)
+        message = f"`{name}` has no key `{key}`; a range is low, high and optionally log or step. {hint}".rstrip()
         faults.append(node.value[key].fault(message))
     ends = {key: _end(setting, node, key, faults, name) for key in ("low", "high")}
     step, log = _step(setting, node, faults, name), _log(node, faults, name)

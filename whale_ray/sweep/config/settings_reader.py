@@ -223,8 +223,8 @@ def _keep(reading: Reading, setting: Setting, name: str, value: Any) -> None:
 def _unknown_keys(reading: Reading, node: Node, known: Iterable[str], lead: str) -> None:
     names = list(known)
     for key in [key for key in node.value if key not in names]:
-        said = _elsewhere(key) or suggest(key, names)
-        reading.faults.append(node.value[key].fault(f"{lead.format(key)} {said}".rstrip()))
+        hint = _elsewhere(key) or suggest(key, names)
+        reading.faults.append(node.value[key].fault(f"{lead.format(key)} {hint}".rstrip()))
 
 
 def _elsewhere(key: str) -> str:

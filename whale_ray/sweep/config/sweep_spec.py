@@ -203,8 +203,8 @@ def _read_text(path: Path) -> str:
         raise SettingsError(str(path), [Fault(message)]) from None
     except OSError as error:
         names = [other.name for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        said = suggest(path.name, names) or "Give the path of a YAML file, as sweeps/quickstart.yaml."
-        message = f"the sweep file cannot be read ({error.strerror or error}). {said}"
+        hint = suggest(path.name, names) or "Give the path of a YAML file, as sweeps/quickstart.yaml."
+        message = f"the sweep file cannot be read ({error.strerror or error}). {hint}"
         raise SettingsError(str(path), [Fault(message)]) from None
 
 

@@ -101,8 +101,8 @@ def _syntax_fault(error: yaml.MarkedYAMLError, origin: str) -> Fault:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else None
     place = f" at column {mark.column + 1}" if mark else ""
-    said = " ".join(part for part in (error.context, error.problem) if part)
-    return Node(None, None if origin else line, origin).fault(f"this is not valid YAML{place}: {said}")
+    reason = " ".join(part for part in (error.context, error.problem) if part)
+    return Node(None, None if origin else line, origin).fault(f"this is not valid YAML{place}: {reason}")
 
 
 def _node(tree: Any, faults: list[Fault], origin: str) -> Node:

@@ -106,8 +106,8 @@ def _with_confirmed(found: pd.DataFrame, run: Path) -> pd.DataFrame:
     if not {*COLUMNS} <= {*old}:
         return found
     written = old[old["confirm"].str.strip() != ""]
-    said = {tuple(row[name] for name in _KEY): str(row["confirm"]) for row in written.to_dict("records")}
-    found = found.assign(confirm=[said.get(tuple(key), "") for key in found[_KEY].to_numpy()])
+    entered = {tuple(row[name] for name in _KEY): str(row["confirm"]) for row in written.to_dict("records")}
+    found = found.assign(confirm=[entered.get(tuple(key), "") for key in found[_KEY].to_numpy()])
     there = {tuple(key) for key in found[_KEY].to_numpy()}
     gone = written[[tuple(key) not in there for key in written[_KEY].to_numpy()]]
     return pd.concat([found, gone.assign(confidence=0.0)[list(COLUMNS)]], ignore_index=True) if len(gone) else found

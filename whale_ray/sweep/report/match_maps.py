@@ -111,7 +111,12 @@ class _Sight:
         self.covered = lru_cache(maxsize=8)(self._covered)
 
     def map_of(self, image: str, other: str) -> MatchMap:
-        """Return the map of one photograph with another."""
+        """Return the occlusion map of a photograph for its match with another one.
+
+        Args:
+            image: Photograph that is covered region by region.
+            other: Photograph whose cosine to it is measured.
+        """
         (seen, frame), (against, _) = self.covered(image), self.covered(other)
         return MatchMap(float(seen.whole @ against.whole), seen.losses(against.whole), frame)
 

@@ -219,7 +219,7 @@ SECTIONS = (
     Section("data", "Photographs", build_data),
     Section("leaderboard", "Leaderboard", build_leaderboard),
     Section("recall", "Recall", lambda page: RecallSection(plot_recall(page.records, looks_of(page.records)))),
-    Section("trust", "Trust", lambda page: TrustSection(trust_scores(page.best) if page.best else None)),
+    Section("trust", "Calibration", lambda page: TrustSection(trust_scores(page.best) if page.best else None)),
     Section(
         "learning",
         "Learning",
@@ -229,6 +229,6 @@ SECTIONS = (
     Section("retrieval", "Retrieval", build_retrieval),
     Section("gallery", "Examples", build_examples),
     Section("review", "Review", build_review),
-    Section("use", "Use it", build_use),
+    Section("use", "Bundle", build_use),
     Section("words", "Glossary", lambda page: GlossarySection()),
 )

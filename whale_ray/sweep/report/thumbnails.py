@@ -15,7 +15,7 @@ from whale_ray.errors import DataError, ImageError
 
 SIDE = 220
 _QUALITY = 72
-# What the match rests on, and what speaks against it: told apart without colour vision too.
+# Regions that support the match and regions that contradict it, in colors that color-blind readers distinguish.
 _FOR, _AGAINST = (255, 120, 0), (40, 110, 255)
 _THICKEST = 0.72
 

@@ -42,7 +42,7 @@ class Checkpoint:
 
     @property
     def exists(self) -> bool:
-        """Whether a state was saved."""
+        """True if a state was saved."""
         return self._state.exists()
 
     def load(self, training: Training) -> list[dict[str, Any]]:

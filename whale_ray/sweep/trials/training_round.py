@@ -36,7 +36,7 @@ def resume_training(
         return training, checkpoint.load(training), {}
     except CheckpointError as error:
         rebuild()
-        return begin(), [], {"note": f"{error}; it begins anew"}
+        return begin(), [], {"note": f"{error}; it starts again"}
 
 
 def train_round(

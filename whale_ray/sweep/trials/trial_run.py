@@ -210,7 +210,12 @@ class _TrainingCurve:
         self._report(numbered)
 
     def add_training(self, epochs: list[EpochRow], fold: int | None = None) -> None:
-        """Add the rows of a training that has ended."""
+        """Add the rows of a training that has ended.
+
+        Args:
+            epochs: Rows of the training, epochs from 1.
+            fold: Fold of a k-fold split, whose epochs follow those of earlier folds; None replaces all rows.
+        """
         if fold is None:
             self.epochs = epochs
             return

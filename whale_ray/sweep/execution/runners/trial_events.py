@@ -65,7 +65,7 @@ class TrialEvents:
         """
         if reason := figures.get("no_room"):
             self._stopping.set()
-            self._progress.say(f"trial {trial} has nowhere to write to: {reason}")
+            self._progress.say(f"trial {trial} cannot write to its disk: {reason}")
         if note := figures.get("note"):
             self._progress.say(f"trial {trial}: {note.splitlines()[0]}")
         self._progress.epoch(trial, figures)
@@ -75,7 +75,7 @@ class TrialEvents:
     def ended(self, trial: str) -> None:
         """Record a trial that ended by itself or was stopped."""
         if self._store.queue.requeue_alone(trial):
-            self._progress.say(f"trial {trial} did not fit beside others, and will run alone on a whole GPU")
+            self._progress.say(f"trial {trial} did not fit beside others, and will run again alone on a whole GPU")
         elif self._store.index.reload(trial).status != "running" or not self._stopping.is_set():
             self._settle(trial, status="pruned")
 

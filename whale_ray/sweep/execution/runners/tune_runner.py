@@ -51,7 +51,7 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
     max_running = count_trial_slots(share)
     check_gpu(share["GPU"], say=progress.say, stopping=stopping)
     trainable = tune.with_parameters(run_trial_on_ray, context=job)
-    trainable.__name__ = f"{store.sweep.name}: a trial at a time"  # name of the actors in Ray's dashboard
+    trainable.__name__ = f"{store.sweep.name}: one trial at a time"  # name of the actors in Ray's dashboard
     with (
         tempfile.TemporaryDirectory(prefix="whale_ray_tune_") as scratch,
         LiveReport(store.folder, say=progress.say) as report,
@@ -185,7 +185,7 @@ class _EventCallback(NoTuneState, tune.Callback):
     def _run_again(self, trial: str) -> None:
         if self._store.index.reload(trial).status == "running":
             self._store.queue.run_again(trial)
-            self._progress.say(f"trial {trial} lost its worker before it began, and will get another")
+            self._progress.say(f"trial {trial} lost its worker before it started, and gets another one")
 
     def _end_stalled(self, trial: str) -> None:
         folder = self._store.index.trial_folder(trial)
@@ -193,8 +193,8 @@ class _EventCallback(NoTuneState, tune.Callback):
         if place is None:
             return
         self._stall_counts[trial] = self._stall_counts.get(trial, 0) + 1
-        silence = f"no sign of life for {self._minutes:g} minutes"
-        self._progress.say(f"trial {trial} is ended: {silence}")
+        silence = f"no heartbeat for {self._minutes:g} minutes"
+        self._progress.say(f"trial {trial} is stopped: {silence}")
         if self._stall_counts[trial] == _MAX_STALLS:
             write_atomically(folder / "traceback.txt", f"{silence}, {_MAX_STALLS} times; process {place['pid']}\n")
             self._store.outcomes.fail(trial, f"{silence}, {_MAX_STALLS} times")

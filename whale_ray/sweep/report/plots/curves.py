@@ -72,12 +72,12 @@ def plot_recall(records: Sequence[Record], looks: Mapping[str, str]) -> Plot | N
     if not curves:
         return None
     best = finished[0].result
-    for name, said in (("ceiling", "ceiling: the most that is possible"), ("chance", "chance: a random order")):
+    for name, title in (("ceiling", "ceiling: highest possible score"), ("chance", "chance: a random order")):
         points = tuple(
             (float(k), best[f"{name}/recall@{k}"]) for k in CUTOFFS if is_finite(best.get(f"{name}/recall@{k}"))
         )
-        curves += [Curve(said, "limit", points)] if points else []
-    x = Scale(CUTOFFS[0], CUTOFFS[-1], "K: individuals in the answer", log=True, marks=tuple(map(float, CUTOFFS)))
+        curves += [Curve(title, "limit", points)] if points else []
+    x = Scale(CUTOFFS[0], CUTOFFS[-1], "K: number of candidates", log=True, marks=tuple(map(float, CUTOFFS)))
     svg = plot_curves(
         curves, x=x, y=Scale(0, 1, "recall@K", percent=True), alt=_alt_of_recall(curves[0], len(finished))
     )

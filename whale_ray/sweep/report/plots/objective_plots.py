@@ -77,8 +77,8 @@ def _effect(name: str, points: Sequence[Point], axis: Axis | None, objective: st
 
 
 def _row(value: Any, points: Sequence[Point]) -> Row:
-    own = [(score, said) for at, score, said in points if at == value]
-    return Row(show_value(value), tuple(score for score, _ in own), tuple(said for _, said in own))
+    own = [(score, label) for at, score, label in points if at == value]
+    return Row(show_value(value), tuple(score for score, _ in own), tuple(label for _, label in own))
 
 
 def _scatter(name: str, points: Sequence[Point], axis: Axis | None, scores: Scale) -> tuple[float, Plot]:
@@ -92,7 +92,7 @@ def _scatter(name: str, points: Sequence[Point], axis: Axis | None, scores: Scal
     note = f"Mean of the lowest third {scores.text(low)}, of the highest third {scores.text(high)}; best at {best:.3g}."
     note += _where(axis)
     svg = plot_dots(
-        Row(name, values, tuple(said for _, _, said in points)),
+        Row(name, values, tuple(label for _, _, label in points)),
         places,
         x=x,
         y=scores,
@@ -158,10 +158,10 @@ def plot_tradeoff(records: Sequence[Record], *, score: str, cost: str) -> Plot |
     others = [Curve(describe(one), "c1", (place[one.trial],)) for one in known if one.trial not in best]
     x = scale_of([cost for cost, _ in place.values()], _SAID.get(cost, cost), zero=True)
     y = scale_of([score for _, score in place.values()], score, percent=is_share(score))
-    said = "; ".join(
+    front_text = "; ".join(
         f"{describe(one)}: {y.text(place[one.trial][1])} at {x.text(place[one.trial][0])}" for one in front
     )
-    svg = plot_curves([line, *others], x=x, y=y, alt=f"{score} against {x.label}. On the front: {said}.")
+    svg = plot_curves([line, *others], x=x, y=y, alt=f"{score} against {x.label}. On the front: {front_text}.")
     legend = (("c0", line.name), *((("c1", "other trials"),) if others else ()))
     return Plot(f"{score} against {x.label}", svg, legend, "Measured as the trial embedded its photographs.")
 

@@ -15,7 +15,7 @@ ROW_HEIGHT = 40
 LABEL_WIDTH = 168
 _LETTERS = 21
 
-# Shapes around (0, 0), so that curves are told apart without colour.
+# Shapes around (0, 0), so that curves can be distinguished without color.
 MARKERS = {
     "c0": "M0-4.2A4.2 4.2 0 1 1 0 4.2A4.2 4.2 0 1 1 0-4.2Z",
     "c1": "M-3.6-3.6H3.6V3.6H-3.6Z",
@@ -58,10 +58,12 @@ def _curve(curve: Curve, frame: _Frame) -> Iterable[Markup]:
         curve.look, frame.path(curve.points), curve.name
     )
     if curve.look in MARKERS or len(curve.points) == 1:
-        yield from (frame.marker(curve.look, *point, said=f"{curve.name}: {y}") for point, y in _said(curve, frame))
+        yield from (
+            frame.marker(curve.look, *point, label=f"{curve.name}: {y}") for point, y in _point_labels(curve, frame)
+        )
 
 
-def _said(curve: Curve, frame: _Frame) -> Iterable[tuple[tuple[float, float], str]]:
+def _point_labels(curve: Curve, frame: _Frame) -> Iterable[tuple[tuple[float, float], str]]:
     return ((point, f"{frame.y.text(point[1])} at {frame.x.text(point[0])}") for point in curve.points)
 
 
@@ -101,7 +103,7 @@ def _row(row: Row, place: int, frame: _Frame) -> Iterable[Markup]:
     )
     for number, (value, name) in enumerate(zip(row.values, row.names, strict=True)):
         spread = 0.22 * ((number * 0.618) % 1.0 - 0.5) if len(row.values) > 1 else 0.0
-        yield frame.marker("dot", value, middle + spread, said=f"{name}: {frame.x.text(value)}")
+        yield frame.marker("dot", value, middle + spread, label=f"{name}: {frame.x.text(value)}")
     across, _ = frame.at(mean, middle)
     yield Markup('<path class="mean" d="M{:.1f} {:.1f}v22"/>').format(across, down - 11)
 
@@ -128,7 +130,7 @@ def plot_dots(dots: Row, places: Sequence[float], *, x: Scale, y: Scale, alt: st
     """
     frame = _Frame(x, y, WIDTH, HEIGHT, LEFT)
     marks = [
-        frame.marker("dot", place, value, said=f"{name}: {y.text(value)} at {x.text(place)}")
+        frame.marker("dot", place, value, label=f"{name}: {y.text(value)} at {x.text(place)}")
         for place, value, name in zip(places, dots.values, dots.names, strict=True)
     ]
     return frame.svg(alt, [*frame.vertical_axis(), *frame.horizontal_axis(), *marks])
@@ -145,7 +147,12 @@ class _Frame:
     left: int
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Return the position of a point in SVG units."""
+        """Return the position of a point in SVG units.
+
+        Args:
+            x: Value on the horizontal axis.
+            y: Value on the vertical axis.
+        """
         across = self.left + self.x.share(x) * (self.width - self.left - RIGHT)
         return across, self.height - BOTTOM - self.y.share(y) * (self.height - TOP - BOTTOM)
 
@@ -153,12 +160,19 @@ class _Frame:
         """Return an SVG path through the points."""
         return "M" + "L".join("{:.1f} {:.1f}".format(*self.at(*point)) for point in points)
 
-    def marker(self, look: str, x: float, y: float, *, said: str) -> Markup:
-        """Return the marker of a point with its tooltip."""
+    def marker(self, look: str, x: float, y: float, *, label: str) -> Markup:
+        """Return the marker of a point with its tooltip.
+
+        Args:
+            look: CSS class, a key of `MARKERS`; others get the marker of `c0`.
+            x: Value on the horizontal axis.
+            y: Value on the vertical axis.
+            label: Text of the tooltip.
+        """
         across, down = self.at(x, y)
         return Markup(
             '<path class="mark {}" transform="translate({:.1f} {:.1f})" d="{}"><title>{}</title></path>'
-        ).format(look, across, down, MARKERS.get(look, MARKERS["c0"]), said)
+        ).format(look, across, down, MARKERS.get(look, MARKERS["c0"]), label)
 
     def horizontal_axis(self) -> Iterable[Markup]:
         """Grid lines, numbers and name of x."""
@@ -180,7 +194,12 @@ class _Frame:
             yield Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(self.left - 7, down + 4, text)
 
     def svg(self, alt: str, parts: Iterable[Markup]) -> Markup:
-        """Return the whole SVG."""
+        """Return the whole SVG.
+
+        Args:
+            alt: Text alternative for screen readers.
+            parts: Elements in drawing order.
+        """
         inside = Markup("").join(parts)
         return Markup('<svg class="plot" role="img" aria-label="{}" viewBox="0 0 {} {}">{}</svg>').format(
             alt, self.width, self.height, inside

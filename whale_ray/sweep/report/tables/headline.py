@@ -71,9 +71,9 @@ def write_headline(
         because = f"{result.get('reason') or 'it was not measured'}. The trials are in no order"
         return Headline(f"There is no figure for {objective}:", "", f"{because}.", "", scores, tuple(lines))
     beside = _beside(records, best, objective)
-    joined = " Which trials it joins was chosen by all of these queries, which flatters a little."
-    said = f"{after}{interval}.{joined if best.kind == 'ensemble' else ''}"
-    return Headline(before, show_score(value, objective), said, beside, scores, tuple(lines))
+    joined = " Which trials it joins was chosen by all of these queries, so the score is slightly too high."
+    ending = f"{after}{interval}.{joined if best.kind == 'ensemble' else ''}"
+    return Headline(before, show_score(value, objective), ending, beside, scores, tuple(lines))
 
 
 def _sentence(objective: str) -> tuple[str, str]:
@@ -84,10 +84,10 @@ def _sentence(objective: str) -> tuple[str, str]:
         return "Over all validation photographs, unknown individuals included, its MAP@5 (1 is perfect) is", ""
     if name == "image_recall":
         place = "the nearest photograph shows" if cutoff == "1" else f"one of the {cutoff} nearest photographs shows"
-        return f"Given a photograph of an individual it knows, {place} the same individual in", "of cases"
+        return f"Given a photograph of an individual in the gallery, {place} the same individual in", "of cases"
     place = "first" if cutoff == "1" else f"among its first {cutoff} answers"
     cases = "of cases, each individual counting once" if averages_individuals(objective) else "of cases"
-    return f"Given a photograph of an individual it knows, it names the right one {place} in", cases
+    return f"Given a photograph of an individual in the gallery, it names the right one {place} in", cases
 
 
 def _beside(records: Sequence[Record], best: Record, objective: str) -> str:
@@ -98,10 +98,10 @@ def _beside(records: Sequence[Record], best: Record, objective: str) -> str:
         ("the frozen encoder without any training reaches", max(known, default=None)),
         ("a random order", best.result.get(f"chance/{objective}")),
         ("the same answer for every photograph", best.result.get(f"trivial/{objective}")),
-        ("the most that is possible is", best.result.get(f"ceiling/{objective}")),
+        ("the highest possible score is", best.result.get(f"ceiling/{objective}")),
     )
-    said = [f"{words} {show_score(value, objective)}" for words, value in sides if is_number(value)]
-    return f"To compare: {', '.join(said)}." if said else ""
+    comparisons = [f"{words} {show_score(value, objective)}" for words, value in sides if is_number(value)]
+    return f"To compare: {', '.join(comparisons)}." if comparisons else ""
 
 
 def _frozen(records: Sequence[Record], best: Record) -> list[Record]:
@@ -118,7 +118,7 @@ def _baselines(records: Sequence[Record], best: Record, scores: Sequence[str]) -
 
 def _limits(result: Mapping[str, Any], scores: Sequence[str], unknown_label: str) -> list[Line]:
     rows = (
-        ("Ceiling", "ceiling", "a perfect recogniser with this gallery"),
+        ("Ceiling", "ceiling", "a perfect model with this gallery"),
         ("Trivial answer", "trivial", f"“{unknown_label}” for every photograph"),
         ("Chance", "chance", "the gallery in a random order"),
     )

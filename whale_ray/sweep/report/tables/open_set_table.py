@@ -27,7 +27,7 @@ _LOOKS = {"match_probability": ("c0", "the first answer is right"), "new_probabi
 
 @dataclass(frozen=True)
 class TrustScores:
-    """How far the answers of a trial can be trusted.
+    """Calibration and open-set scores of a trial.
 
     Attributes:
         scores: Rows with name, meaning, value, low, high, trivial.
@@ -66,16 +66,16 @@ def _reliability(record: Record) -> Plot | None:
         return None
     outcomes = {"match_probability": queries["rank"] == 1, "new_probability": ~queries["known"].astype(bool)}
     curves = [
-        Curve(said, look, tuple((one["said"], one["happened"]) for one in points))
-        for name, (look, said) in _LOOKS.items()
+        Curve(label, look, tuple((one["said"], one["happened"]) for one in points))
+        for name, (look, label) in _LOOKS.items()
         if (points := reliability(queries[name].to_numpy(float), outcomes[name].to_numpy(dtype=np.float64)))
     ]
     if not curves:
         return None
-    diagonal = Curve("perfect: it happens as often as is said", "limit", ((0.0, 0.0), (1.0, 1.0)))
-    x, y = Scale(0, 1, "probability said", percent=True), Scale(0, 1, "share that happened", percent=True)
+    diagonal = Curve("perfect calibration", "limit", ((0.0, 0.0), (1.0, 1.0)))
+    x, y = Scale(0, 1, "predicted probability", percent=True), Scale(0, 1, "observed share", percent=True)
     alt = "Reliability curves: " + "; ".join(
-        f"{curve.name}: " + ", ".join(f"said {x.text(at)}, happened {y.text(value)}" for at, value in curve.points)
+        f"{curve.name}: " + ", ".join(f"predicted {x.text(at)}, observed {y.text(value)}" for at, value in curve.points)
         for curve in curves
     )
     svg = plot_curves([*curves, diagonal], x=x, y=y, alt=alt)

@@ -1,4 +1,4 @@
-// Sorts a table by the column whose heading is pressed; pressed again, the other way round. Empty cells stay last.
+// Sorts a table by the clicked column; a second click reverses the order. Empty cells stay last.
 const compare = (a, b) => (isNaN(a) || isNaN(b) ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
 
 for (const table of document.querySelectorAll("table.sortable")) {
