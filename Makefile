@@ -1,4 +1,4 @@
-# One word per task, for people and CI alike. Every target can be repeated: nothing is installed or drawn twice.
+# The same targets for people and CI. Every target can be repeated: nothing is installed or drawn twice.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -37,14 +37,14 @@ lint: $(INSTALLED)  ## formatting, lint, types, import contracts, spelling
 	$(BIN)/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 	$(BIN)/typos
 
-check: lint  ## lint and the quick tests: after each edit
+check: lint  ## lint and the quick tests; run it after each edit
 	$(BIN)/pytest -m 'not slow' $(PARALLEL)
 
 docs: $(INSTALLED)  ## build the documentation into docs/_build, warnings are errors
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo open docs/_build/html/index.html
 
-# Two Debian programs that some tests need. Tests whose program cannot be installed are skipped.
+# Two Debian programs that some tests need. If one cannot be installed, its tests are skipped.
 prometheus chromium:  ## install it from Debian if it is missing
 	@command -v $@ >/dev/null || timeout 300 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $@' >/dev/null 2>&1 \
 	  || echo "$@ is missing and cannot be installed here: its tests are skipped"

@@ -1,6 +1,6 @@
-"""Clients of a service: each asks again as soon as it is answered; how many answers a second, how long each took.
+"""HTTP clients that load a service: each sends its next call when it has an answer; counts answers and latencies.
 
-Knows HTTP/1.1 as bytes on a socket, so that asking costs little beside answering; knows nothing of who answers.
+They write HTTP/1.1 to a socket themselves, so that the clients need little CPU time beside the service.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass
 class Answers:
-    """What the clients saw: seconds of each answer by its status (0: the connection broke), and the bundles named.
+    """Results of the clients: seconds of each answer by status (0: broken connection), and the bundles that answered.
 
     failures: when (`time.perf_counter`) a call ended otherwise than with 200, and its status.
     """
@@ -30,16 +30,16 @@ class Answers:
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
+        """Return the successful answers per second."""
         return len(self.seconds.get(200, [])) / self.lasted
 
     @property
     def failed(self) -> dict[int, int]:
-        """Status → how many, of all that was not 200."""
+        """Return status → number of answers, for every status but 200."""
         return {status: len(each) for status, each in self.seconds.items() if status != 200}
 
     def milliseconds(self, percent: int) -> float:
-        """The percentile of the good answers' milliseconds."""
+        """Return a percentile of the latency of successful answers in milliseconds."""
         each = self.seconds.get(200, [])
         if len(each) < 2:
             return 1000 * each[0] if each else float("nan")
@@ -47,7 +47,7 @@ class Answers:
 
 
 def photograph_request(body: bytes, path: str = "/v1/identify") -> bytes:
-    """The bytes of one call."""
+    """Return the bytes of one call."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
     )
@@ -55,7 +55,7 @@ def photograph_request(body: bytes, path: str = "/v1/identify") -> bytes:
 
 
 def ask_for(seconds: float, port: int, requests: list[bytes], *, clients: int, pause: float = 0.0) -> Answers:
-    """What so many clients saw in so many seconds. pause: of each between an answer and the next call, in seconds."""
+    """Return the results of `clients` clients after `seconds`; each waits `pause` seconds between its calls."""
     until = time.perf_counter() + seconds
     return asyncio.run(ask_while(lambda: time.perf_counter() < until, port, requests, clients=clients, pause=pause))
 
@@ -63,7 +63,7 @@ def ask_for(seconds: float, port: int, requests: list[bytes], *, clients: int, p
 async def ask_while(
     go_on: Callable[[], bool], port: int, requests: list[bytes], *, clients: int, pause: float = 0.0
 ) -> Answers:
-    """What so many clients saw while `go_on` says so."""
+    """Return the results of the clients, which call while `go_on` returns True."""
     answers, started = Answers(), time.perf_counter()
     each = [_ask(go_on, port, requests[number:] + requests[:number], pause, answers) for number in range(clients)]
     await asyncio.gather(*each)
@@ -99,7 +99,7 @@ async def _ask(go_on: Callable[[], bool], port: int, requests: list[bytes], paus
 async def _call(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
 ) -> tuple[int, dict[str, Any], bool]:
-    """Status, JSON body, and whether the connection may be used again."""
+    """Return status, JSON body, and True if the connection can be reused."""
     writer.write(request)
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

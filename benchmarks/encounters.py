@@ -1,10 +1,10 @@
-"""Whether several photographs of one encounter, pooled as the service pools them, find an individual more surely.
+"""Benchmark of encounters: recall with the mean embedding of several photographs, compared with one photograph.
 
 python benchmarks/encounters.py RUN      a finished run whose photographs have encounters (data.group_column)
 
-Nothing is trained: from the stored embeddings of the best trial, each encounter with several validation photographs
-of an individual of the gallery is asked once by its first photograph, once by the embeddings' mean, brought to unit
-length. The interval is of the difference, by individuals.
+Nothing is trained. The stored embeddings of the best trial are used: each encounter with several validation
+photographs of a gallery individual is a query twice, with its first photograph and with the L2-normalised mean of its
+embeddings, as the service does. The interval of the difference comes from resampling individuals.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from whale_ray.retrieval.search.searcher import GallerySearcher
 from whale_ray.sweep.run_folder.records import read_record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
-VIEWS = (2, 3, 4, 8)  # at most so many photographs of an encounter
+VIEWS = (2, 3, 4, 8)  # maximum number of photographs per encounter
 
 
 def encounters_of(table: pd.DataFrame, wanted: np.ndarray) -> list[np.ndarray]:
-    """The rows of each encounter with several validation photographs, of those wanted, of one individual."""
+    """Return the rows of each encounter that has several wanted validation photographs of one individual."""
     asked = table[(table["part"] == "val") & wanted & (table["group"] != "")]
     return [np.asarray(rows) for rows in asked.groupby(["individual", "group"]).groups.values() if len(rows) > 1]
 
 
 def pooled(vectors: np.ndarray, encounters: list[np.ndarray], most: int) -> np.ndarray:
-    """The unit mean (E, D) of at most so many photographs of each encounter."""
+    """Return the L2-normalised mean embedding (E, D) of the first photographs of each encounter."""
     return np.stack([normalize_rows(vectors[rows[:most]].sum(axis=0)[None])[0] for rows in encounters])
 
 
@@ -57,8 +57,8 @@ def main() -> None:
     print(
         f"{len(known)} encounters of {len(set(truth))} individuals, {np.mean([*map(len, known)]):.1f} photographs each;"
     )
-    print(f"{len(strangers)} encounters of animals that nobody knows")
-    print("| photographs | recall@1 | more than one gives (95 %) | called new, known | called new, unknown |")
+    print(f"{len(strangers)} encounters of unknown animals")
+    print("| photographs | recall@1 | gain over one (95 %) | decided new, known | decided new, unknown |")
     print("|---|---|---|---|---|")
     hits: dict[int, np.ndarray] = {}
     for most in (1, *VIEWS):

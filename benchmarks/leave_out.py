@@ -1,9 +1,10 @@
-"""What each part of a recipe of joined, frozen encoders adds: the recipe without it, on the same queries.
+"""Ablation of a recipe of joined, frozen encoders: map@5 without each part, on the same queries.
 
 python benchmarks/leave_out.py RUN       a finished run of sweeps/photos_best.yaml
 
 Nothing is trained: the recipe is scored again from stored embeddings, each time without one part. Settings and
-thresholds are chosen with cross-fitting, as in the sweep; the interval is of the difference of map@5, by individuals.
+thresholds are chosen with cross-fitting, as in the sweep. The interval of the difference of map@5 comes from
+resampling individuals.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SCORE = "average_precision@5"
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the recipe: which trials and retrieval settings there are without it, and how many are joined."""
+    """A part of the recipe, with the trials, retrieval settings and ensemble size that remain without it."""
 
     name: str
     trials: Callable[[Record], bool] = lambda record: True
@@ -52,7 +53,7 @@ PARTS = (
 
 
 def queries_without(part: Part, records: Sequence[Record], run: Path) -> pd.DataFrame:
-    """The queries of the recipe without the part, by image: score and cluster."""
+    """Return score and cluster of each query, by image, for the recipe without the part."""
     sweep = load_sweep(sweep_file(run))
     kept = [record for record in records if record.kind == "trial" and part.trials(record)]
     table = leaderboard(kept, axes=[axis.name for axis in sweep.axes], objective=sweep.objective)
@@ -74,15 +75,15 @@ def main() -> None:
     whole = queries_without(PARTS[0], records, run)
     known = whole["known"].to_numpy(dtype=bool)
     print(f"{len(whole)} queries, {known.sum()} of them known")
-    print("| without | map@5 | recall@1 | the part adds (95 %) | |\n|---|---|---|---|---|")
+    print("| without | map@5 | recall@1 | gain of the part (95 %) | |\n|---|---|---|---|---|")
     for part in PARTS:
         queries = whole if part is PARTS[0] else queries_without(part, records, run)
         scores, recall = queries[SCORE].to_numpy(), (queries["rank"].to_numpy() == 1)[known].mean()
         added = whole[SCORE].to_numpy() - scores
         low, high = paired_interval(whole[SCORE].to_numpy(), scores, whole["cluster"].to_numpy(dtype=str))
-        said = "" if part is PARTS[0] else f"{added.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+        gain = "" if part is PARTS[0] else f"{added.mean():+.3f} ({low:+.3f} to {high:+.3f})"
         verdict = "" if part is PARTS[0] else "noise" if low <= 0 <= high else "beyond noise"
-        print(f"| {part.name} | {scores.mean():.3f} | {recall:.3f} | {said} | {verdict} |", flush=True)
+        print(f"| {part.name} | {scores.mean():.3f} | {recall:.3f} | {gain} | {verdict} |", flush=True)
 
 
 if __name__ == "__main__":

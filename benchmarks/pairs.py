@@ -1,6 +1,6 @@
-"""Pairs of measurements, taken in turns (A B A B ...), so that a busy machine slows both alike.
+"""Paired timings: two functions are timed in alternation (A B A B ...), so that other load slows both alike.
 
-Knows functions and seconds; knows nothing of what is timed. Import it before NumPy and torch: it settles on one thread.
+Import this module before NumPy and torch: it limits them to one thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 @dataclass(frozen=True)
 class Pair:
-    """One function's seconds beside another's, round by round: by the clock, and of the processor."""
+    """Wall-clock and CPU seconds of two functions, round by round."""
 
     first: list[float]
     second: list[float]
@@ -27,17 +27,17 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """The median over the rounds of first / second, by the clock."""
+        """Return the median over the rounds of first / second in wall-clock time."""
         return median(a / b for a, b in zip(self.first, self.second, strict=True))
 
     @property
     def cpu_ratio(self) -> float:
-        """As `ratio`, in seconds of the processor: what it would be if nobody else were at work here."""
+        """Return the median ratio in CPU time, which other load affects less."""
         return median(a / b for a, b in zip(self.first_cpu, self.second_cpu, strict=True))
 
 
 def take_turns(first: Callable[[], object], second: Callable[[], object], *, rounds: int) -> Pair:
-    """Seconds of `rounds` rounds of both functions, each called once before to warm up."""
+    """Return the seconds of `rounds` rounds of both functions after one warm-up call of each."""
     for function in (first, second):
         function()
     taken = [(seconds(first), seconds(second)) for _ in range(rounds)]
@@ -46,14 +46,14 @@ def take_turns(first: Callable[[], object], second: Callable[[], object], *, rou
 
 
 def seconds(function: Callable[[], object]) -> tuple[float, float]:
-    """Seconds that one call takes, by the clock and of the processor."""
+    """Return the wall-clock and CPU seconds of one call."""
     clock, cpu = time.perf_counter(), time.process_time()
     function()
     return time.perf_counter() - clock, time.process_time() - cpu
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows under a head, columns aligned, the first to the left."""
+    """Print an aligned table, its first column to the left."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -61,7 +61,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_verdict(name: str, ratio: float, *, at_least: float | None = None, at_most: float | None = None) -> None:
-    """Prints one line: the ratio, its goal, and whether it is reached."""
+    """Print the ratio, its goal and the verdict in one line."""
     reached = ratio >= at_least if at_least is not None else at_most is None or ratio <= at_most
     goal = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
     print(f"{name}: ratio {ratio:.3g}, goal {goal}: {'reached' if reached else 'MISSED'}", flush=True)

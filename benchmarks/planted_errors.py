@@ -1,8 +1,9 @@
-"""Errors planted among photographs whose labels are known: what the audit finds of them, and what else it lists.
+"""Benchmark of the label review: precision and recall on label errors and copies that the script plants.
 
-A sweep is run on a copy of the data set with wrong labels, named photographs called unknown, individuals under two
-names, and copies that were cropped, brightened and saved again; its review.csv is held against what was planted.
-Without --data, on drawn flukes; with it, on a copy of those photographs, by the features of a frozen MobileNetV2.
+The script copies a data set and plants wrong labels, named photographs labelled as unknown, individuals with two
+names, and cropped, brightened and re-encoded copies. It runs a sweep on the copy and compares review.csv with the
+planted errors. Without --data it uses drawn flukes; with --data a copy of those photographs and the features of a
+frozen MobileNetV2.
 """
 
 from __future__ import annotations
@@ -49,8 +50,14 @@ search: {strategy: grid, objective: map@5}
 
 @dataclass
 class Planted:
-    """The truth. wrong, hidden: the right individual of each photograph under another name, or called unknown.
-    doubles: the name that each second name stands for. copies: the original of each copy."""
+    """The planted errors.
+
+    Attributes:
+        wrong: Photograph with a wrong label → right individual.
+        hidden: Photograph labelled as unknown → right individual.
+        doubles: Second name → first name of the same individual.
+        copies: Copy → original.
+    """
 
     wrong: dict[str, str] = field(default_factory=dict)
     hidden: dict[str, str] = field(default_factory=dict)
@@ -58,12 +65,12 @@ class Planted:
     copies: dict[str, str] = field(default_factory=dict)
 
     def name(self, individual: str) -> str:
-        """The one name of an individual that may have two."""
+        """Return the first name of an individual that may have two names."""
         return self.doubles.get(individual, individual)
 
 
 def plant_errors(source: Path, root: Path, *, share: float, seed: int) -> Planted:
-    """Copies a folder in the Kaggle layout to `root` and plants errors there; `share` scales them, 0 for none."""
+    """Copy a folder in the Kaggle layout to `root` and plant errors there; `share` scales them, 0 plants none."""
     shutil.copytree(source / "train", root / "train")
     table = pd.read_csv(source / "train.csv", dtype=str, keep_default_na=False)
     rng, planted = np.random.default_rng(seed), Planted()
@@ -78,7 +85,7 @@ def _drawn(rows: pd.DataFrame, share: float, rng: np.random.Generator) -> pd.Ind
 
 
 def _seen_often(table: pd.DataFrame, least: int) -> pd.DataFrame:
-    """The rows of named individuals with so many photographs."""
+    """Return the rows of named individuals with at least this number of photographs."""
     counts = table["Id"].map(table["Id"].value_counts())
     return table[(table["Id"] != UNKNOWN) & (counts >= least)]
 
@@ -86,7 +93,7 @@ def _seen_often(table: pd.DataFrame, least: int) -> pd.DataFrame:
 def _split_individuals(
     table: pd.DataFrame, planted: Planted, rng: np.random.Generator, share: float, folder: Path
 ) -> pd.DataFrame:
-    """Half of the encounters (photographs, where there are none) of some individuals get a second name."""
+    """Give a second name to half of the encounters, or of the photographs, of some individuals."""
     names = sorted(set(_seen_often(table, 4)["Id"]))
     for name in rng.permutation(names)[: round(share * len(names))]:
         rows = table[table["Id"] == name]
@@ -101,7 +108,7 @@ def _split_individuals(
 def _mislabel(
     table: pd.DataFrame, planted: Planted, rng: np.random.Generator, share: float, folder: Path
 ) -> pd.DataFrame:
-    """Some photographs get the name of somebody else, drawn as often as it has photographs."""
+    """Give some photographs the label of another individual, drawn in proportion to its photographs."""
     rows = _seen_often(table, 2)
     names = table.loc[table["Id"] != UNKNOWN, "Id"].to_numpy()
     for row in _drawn(rows, share, rng):
@@ -113,7 +120,7 @@ def _mislabel(
 
 
 def _hide(table: pd.DataFrame, planted: Planted, rng: np.random.Generator, share: float, folder: Path) -> pd.DataFrame:
-    """Some photographs of named individuals are called unknown."""
+    """Label some photographs of named individuals as unknown."""
     rows = _seen_often(table, 3)
     rows = rows[~rows["Image"].isin(list(planted.wrong))]
     for row in _drawn(rows, 0.6 * share, rng):
@@ -125,7 +132,7 @@ def _hide(table: pd.DataFrame, planted: Planted, rng: np.random.Generator, share
 def _copy_photographs(
     table: pd.DataFrame, planted: Planted, rng: np.random.Generator, share: float, folder: Path
 ) -> pd.DataFrame:
-    """Some photographs are there again: cropped by 2 to 8 % at each side, brighter or darker, saved again."""
+    """Add copies of some photographs, cropped by 2 to 8 % at each side, brighter or darker, and re-encoded."""
     rows = table[(table["Id"] != UNKNOWN) & ~table["Image"].isin(list(planted.wrong))]
     copies: list[dict[str, object]] = []
     for row in _drawn(rows, 0.6 * share, rng):
@@ -148,7 +155,7 @@ def _save_again(original: Path, copy: Path, rng: np.random.Generator) -> None:
 
 
 def judge(run: Path, planted: Planted, animals: dict[str, int]) -> pd.DataFrame:
-    """A row a kind: how many were planted, listed, rightly listed, and found of the planted ones."""
+    """Return a row per kind: planted, listed, correctly listed, and planted errors that were found."""
     found = read_review(run)
     split = pd.read_csv(run / "split.csv", index_col="Image")["part"]
     copies = {frozenset(pair) for pair in planted.copies.items()}
@@ -184,11 +191,15 @@ def judge(run: Path, planted: Planted, animals: dict[str, int]) -> pd.DataFrame:
 def main(
     data: Annotated[Path | None, typer.Option(help="Photographs in the Kaggle layout; left out: drawn flukes.")] = None,
     weights: Annotated[Path | None, typer.Option(help="With --data: ImageNet weights of mobilenet_v2.")] = None,
-    share: Annotated[float, typer.Option(help="The share of labels that are made wrong; 0 plants nothing.")] = 0.05,
-    seeds: Annotated[int, typer.Option(help="How many times, each with other errors (and other flukes).", min=1)] = 2,
-    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 1,
+    share: Annotated[
+        float, typer.Option(help="Share of labels that are replaced by wrong ones; 0 plants nothing.")
+    ] = 0.05,
+    seeds: Annotated[
+        int, typer.Option(help="Number of repetitions, each with other errors (and other flukes).", min=1)
+    ] = 2,
+    first_seed: Annotated[int, typer.Option(help="First seed.")] = 1,
 ) -> None:
-    """Prints precision and recall of each kind of finding; about a minute and a half for each seed on two cores."""
+    """Print precision and recall of each kind of finding; about a minute and a half per seed on two cores."""
     total = pd.DataFrame()
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(first_seed, first_seed + seeds):

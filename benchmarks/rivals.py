@@ -1,7 +1,7 @@
-"""What the service is measured beside, over the same bundle: a bare loop, Ray Serve's minimal app, plain FastAPI.
+"""Baselines of the service benchmark on the same bundle: a bare loop, Ray Serve's minimal app and plain FastAPI.
 
-Run by `benchmarks/serving.py` in processes of their own: `rivals.py NAME BUNDLE PORT THREADS DECODERS DEVICE`.
-Its annotations are no strings: FastAPI reads those of a function inside a function.
+`benchmarks/serving.py` runs each in its own process: `rivals.py NAME BUNDLE PORT THREADS DECODERS DEVICE`. The module
+has no `from __future__ import annotations`: FastAPI must read the annotations of a nested function.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def bare_loop(path: Path, pictures: list[bytes], *, threads: int, device: str, seconds: float) -> float:
-    """Photographs a second: decoded, encoded and searched in batches of 32, one after the other, without HTTP."""
+    """Return photographs per second of a loop without HTTP: decode, encode and search in batches of 32."""
     import torch
 
     from whale_ray.inference.predictor import Bundle
@@ -33,7 +33,7 @@ def bare_loop(path: Path, pictures: list[bytes], *, threads: int, device: str, s
 
 
 def serve_minimally(path: Path, port: int, threads: int, decoders: int, device: str) -> None:
-    """Ray Serve's documented minimal application: a class with `__call__`, its defaults everywhere."""
+    """Serve with the minimal application of Ray Serve's documentation: a class with `__call__` and default options."""
     import ray
     from ray import serve
     from starlette.requests import Request
@@ -66,7 +66,7 @@ def serve_minimally(path: Path, port: int, threads: int, decoders: int, device: 
 
 
 def serve_plainly(path: Path, port: int, threads: int, decoders: int, device: str) -> None:
-    """FastAPI on uvicorn, which decodes on `decoders` threads and encodes all that wait on another."""
+    """Serve with FastAPI on uvicorn: `decoders` threads decode, one thread encodes all waiting photographs."""
     import torch
     import uvicorn
     from fastapi import FastAPI, Request

@@ -1,13 +1,13 @@
-"""Seconds to score 100 retrieval settings over those of one training epoch; goal 0.05.
+"""Benchmark of scoring: seconds for 100 retrieval settings divided by those of one training epoch; goal 0.05.
 
-Two sizes: 15,000 photographs with the competition's balance of individuals, 512 dimensions, against resnet18 at
-224 px; and the quickstart as its file says, with 100 settings and with its own. Embeddings are drawn and ready. The
-epoch is that of the photographs which train, taken from a measured number of steps.
+Two sizes: 15,000 photographs with the class balance of the competition and 512 dimensions, against resnet18 at 224 px;
+and the quickstart sweep, with 100 settings and with its own. Embeddings are drawn beforehand. The time of an epoch is
+extrapolated from a measured number of steps.
 """
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # one thread, settled before NumPy and torch are loaded
+import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +45,7 @@ HUNDRED = distinct_settings(
 
 @dataclass(frozen=True)
 class Case:
-    """A data set, an encoder and how many of its training steps are timed."""
+    """A data set, an encoder and the number of timed training steps."""
 
     name: str
     images: int
@@ -59,7 +59,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """The realistic case, then the quickstart's encoders with 100 settings and with its own."""
+    """Return the realistic case, then the encoders of the quickstart with 100 settings and with its own."""
     large = Case("15,000 photographs", 15_000, 2_960, "torchvision:resnet18", (224, 224), 32, 512, 3, HUNDRED)
     sweep = load_sweep(QUICKSTART)
     axes = {axis.name: axis.values or () for axis in sweep.axes}
@@ -78,7 +78,7 @@ def cases() -> list[Case]:
 
 
 def photographs(case: Case) -> tuple[pd.DataFrame, np.ndarray]:
-    """The case's table (image, individual, group, part), and the animal on each photograph."""
+    """Return the table of the case (image, individual, group, part) and the animal in each photograph."""
     planned = plan_photos(individuals=case.individuals, images=case.images, seed=0)
     photos = [photo for photo in planned if photo.part == "train"]
     table = pd.DataFrame(
@@ -93,7 +93,7 @@ def photographs(case: Case) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def scoring(case: Case, table: pd.DataFrame, animals: np.ndarray) -> Callable[[], object]:
-    """A function that scores every setting on drawn embeddings."""
+    """Return a function that scores every setting on drawn embeddings."""
     random = np.random.default_rng(0)
     directions = random.standard_normal((animals.max() + 1, case.embedding_size))
     views = {view: _embeddings(directions[animals], random) for view in ("plain", "flip")}
@@ -116,7 +116,7 @@ def _embeddings(directions: np.ndarray, random: np.random.Generator) -> np.ndarr
 
 
 def training(case: Case, individuals: int, *, rounds: int) -> Callable[[], object]:
-    """A function that trains `steps` steps as a trial does."""
+    """Return a function that trains `steps` steps as a trial does."""
     geometry, count = Geometry(*case.size), case.steps * case.batch
     pictures = np.random.default_rng(0).integers(0, 256, (count, *geometry.stored, 3), dtype=np.uint8)
     labels = np.arange(count) // 4
@@ -130,7 +130,7 @@ def training(case: Case, individuals: int, *, rounds: int) -> Callable[[], objec
 
 
 def measure(case: Case, *, rounds: int) -> tuple[list[str], float]:
-    """A row of the table, and the ratio of scoring to one epoch."""
+    """Return a row of the table and the ratio of scoring to one epoch."""
     table, animals = photographs(case)
     known = (table["part"] == "train") & (table["individual"] != UNKNOWN)
     individuals = table["individual"][known].nunique()
@@ -151,8 +151,8 @@ def measure(case: Case, *, rounds: int) -> tuple[list[str], float]:
     return row, pair.ratio / scale
 
 
-def main(rounds: Annotated[int, typer.Option(help="Rounds of both, in turns.", min=1)] = 5) -> None:
-    """Divides the time to score retrieval settings by one training epoch's; about two minutes on one thread."""
+def main(rounds: Annotated[int, typer.Option(help="Rounds of both, in alternation.", min=1)] = 5) -> None:
+    """Print the time to score retrieval settings divided by that of one epoch; about two minutes on one thread."""
     torch.set_num_threads(pairs.THREADS)
     rows, verdicts = [], []
     for case in cases():

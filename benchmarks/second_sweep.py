@@ -1,12 +1,12 @@
-"""Photographs that a second sweep on the same data decodes; goal 0. Beside it the seconds of the first and the second.
+"""Benchmark of the pixel cache: photographs that a second sweep on the same data decodes (goal 0), and both times.
 
-Each sweep opens the data set as all do before their first trial: the table, then decode_images. The two have nothing
-in common but the data and the cache on the disk.
+Each sweep opens the data set as every sweep does before its first trial: the table, then decode_images. The two share
+only the data and the cache on disk.
 """
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # one thread, settled before NumPy is loaded
+import pairs  # isort: skip  # sets one thread; must precede NumPy
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -25,7 +25,7 @@ GEOMETRIES = (Geometry(64, 64, margin=MARGIN), Geometry(224, 224, margin=MARGIN)
 
 
 def open_photographs(root: Path, cache: Path, geometry: Geometry) -> tuple[int, float]:
-    """How many photographs one sweep decodes, and the seconds until it has them all."""
+    """Return the number of photographs that one sweep decodes and the seconds until all are ready."""
     counts: list[int] = []
 
     def opened() -> None:
@@ -36,14 +36,14 @@ def open_photographs(root: Path, cache: Path, geometry: Geometry) -> tuple[int, 
 
 
 def main(rounds: Annotated[int, typer.Option(help="Rounds, each with a new cache.", min=1)] = 5) -> None:
-    """Counts what the second of two sweeps on the same data decodes; about a minute, most of it drawing the data."""
+    """Print the photographs that the second of two sweeps decodes; about a minute, most of it for drawing the data."""
     rows, again = [], 0
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "synthetic"
         draw_dataset(root, individuals=INDIVIDUALS, images=IMAGES, difficulty=0.4)
         for geometry in GEOMETRIES:
             caches = [Path(scratch) / f"cache_{geometry.height}_{number}" for number in range(rounds)]
-            # in turns: first and second sweep on one cache, then on the next
+            # alternate: first and second sweep on one cache, then on the next
             taken = [[open_photographs(root, cache, geometry) for _ in range(2)] for cache in caches]
             again += sum(second for _, (second, _) in taken)
             for sweep, each in zip(("first", "second"), zip(*taken, strict=True), strict=True):

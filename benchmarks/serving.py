@@ -1,10 +1,11 @@
-"""The service beside a bare loop, Ray Serve's minimal app and plain FastAPI: the same bytes, bundle and threads.
+"""Benchmark of the service against a bare loop, Ray Serve's minimal app and plain FastAPI: same bundle and threads.
 
-ResNet-18 with random weights, 512 dimensions, a gallery of 17,000 photographs, at 64 and at 224 pixels; the runtime
-is the one that the bundle names on this machine. All servers run at once and are asked in turns, each once the machine
-is quiet. A ratio of two servers is the median over the rounds of the two that stand beside each other; the bare loop
-runs before them. The clients share the machine with the servers. The service runs behind HAProxy. With `--gpus` all
-encode on a GPU, and the service is there twice: joined, and split into four ingresses before one encoder.
+ResNet-18 with random weights, 512 dimensions and a gallery of 17,000 photographs, at 64 and at 224 pixels, with the
+runtime that the bundle names on this machine. All servers run at once and are measured in alternation, each when the
+machine is idle. The ratio of two servers is the median over the rounds of their neighbouring measurements; the bare
+loop runs before the servers. The clients share the machine with the servers. The service runs behind HAProxy. With
+`--gpus` every server encodes on a GPU, and the service runs twice: joined, and split into four ingresses in front of
+one encoder.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ HERE = Path(__file__).parent
 CLIENTS = (1, 8, 32, 128)
 GALLERY = 17_000
 INGRESSES = 4  # of the split service
-QUIET_PERCENT = 15.0  # of all cores; Ray's own processes take half of it
+QUIET_PERCENT = 15.0  # of all cores; idle Ray processes take half of it
 
 
 def pictures(count: int, *, jitter: int = 0) -> list[bytes]:
-    """JPEGs of about 12 KB, each its own coarse pattern, with other noise for another jitter."""
+    """Return JPEGs of about 12 KB with different coarse patterns; `jitter` seeds their noise."""
     import numpy as np
     from PIL import Image
 
@@ -56,9 +57,14 @@ def pictures(count: int, *, jitter: int = 0) -> list[bytes]:
 def make_bundle(
     folder: Path, size: int, *, seed: int = 0, encoder_name: str = "torchvision:resnet18", on_gpu: bool = False
 ) -> Path:
-    """A bundle of an encoder at this size whose gallery also holds the pictures, with its fastest runtime.
+    """Write a bundle of an encoder at this size, with the pictures in its gallery and its fastest runtime.
 
-    on_gpu: with torch, which is what runs an encoder there.
+    Args:
+        folder: Folder of the bundle.
+        size: Side of the images in pixels.
+        seed: Seed of the weights.
+        encoder_name: Name of the encoder, as in a sweep file.
+        on_gpu: Use the runtime torch, the only one on a GPU.
     """
     import dataclasses
 
@@ -118,7 +124,7 @@ def make_bundle(
 
 @contextlib.contextmanager
 def server(command: list[str], *, ready: str, **variables: str) -> Iterator[tuple[list[str], int]]:
-    """The lines that a server has printed until it was ready, and its process; it is ended with the block."""
+    """Start a server; yield the lines that it printed until it was ready, and its process. The block ends it."""
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **variables}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout
@@ -135,27 +141,27 @@ def server(command: list[str], *, ready: str, **variables: str) -> Iterator[tupl
         process.send_signal(signal.SIGINT)
         try:
             process.wait(timeout=60)
-        except subprocess.TimeoutExpired:  # Ray's minimal app, which still has calls of clients that are gone
+        except subprocess.TimeoutExpired:  # Ray's minimal app still answers calls of closed connections
             process.kill()
             process.wait()
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def service_command(bundles: list[str], port: int, *settings: str) -> list[str]:
-    """The command that serves these bundles."""
+    """Return the command that serves these bundles."""
     options = [word for setting in settings for word in ("--set", setting)]
     entry = "from whale_ray.cli import main; main()"
     return [sys.executable, "-c", entry, "serve", *bundles, "--port", str(port), *options]
 
 
 def behind_haproxy() -> dict[str, str]:
-    """The environment in which Ray Serve puts HAProxy before its replicas."""
+    """Return the environment in which Ray Serve puts HAProxy in front of its replicas."""
     ports = {"STATS": free_port(), "METRICS": free_port()}
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -165,7 +171,7 @@ def behind_haproxy() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Means:
-    """What each server may use: threads of its encoder, processes or threads that decode, a share of the GPU."""
+    """Resources of each server: threads of its encoder, processes or threads that decode, a share of the GPU."""
 
     threads: int = 1
     decoders: int = 2
@@ -173,11 +179,11 @@ class Means:
 
     @property
     def device(self) -> str:
-        """Where the encoders run."""
+        """Return the device of the encoders."""
         return "cuda" if self.gpus else "cpu"
 
     def settings(self, *others: str) -> list[str]:
-        """As the service takes them."""
+        """Return the resources as serve settings."""
         page = ["page=off"] if self.gpus else []
         return [
             f"threads={self.threads}",
@@ -191,7 +197,7 @@ class Means:
 
 @contextlib.contextmanager
 def all_servers(bundle: Path, means: Means) -> Iterator[dict[str, int]]:
-    """Name → port of the servers, all of them running."""
+    """Start all servers; yield name → port."""
     services = {"service": means.settings()}
     if means.gpus:
         services["split"] = means.settings("shape=split", f"replicas={INGRESSES}")
@@ -211,7 +217,7 @@ def all_servers(bundle: Path, means: Means) -> Iterator[dict[str, int]]:
 def measure(
     bundle: Path, means: Means, *, seconds: float, rounds: int
 ) -> tuple[float, dict[tuple[str, int], list[Answers]]]:
-    """The bare loop's photographs a second, and for each server and number of clients its rounds."""
+    """Return the photographs per second of the bare loop, and the rounds of each server and number of clients."""
     from rivals import bare_loop
 
     shown = pictures(32)
@@ -233,16 +239,16 @@ def measure(
 
 
 def wait_for_quiet(seconds: float = 60.0) -> None:
-    """Waits until hardly anybody works on this machine, so many seconds at most."""
+    """Wait until this machine is nearly idle, for at most `seconds`."""
     until = time.monotonic() + seconds
     while psutil.cpu_percent(interval=1.0) > QUIET_PERCENT:
         if time.monotonic() > until:
-            print(f"the machine is not quiet after {seconds:g} s: what follows is measured all the same", flush=True)
+            print(f"the machine is not quiet after {seconds:g} s: measuring nevertheless", flush=True)
             return
 
 
 def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) -> None:
-    """Prints the table of one size, and its ratios beside their goals."""
+    """Print the table of one size, and its ratios with their goals."""
 
     def figures_of(name: str, clients: int, figure: str) -> list[float]:
         rounds = found[name, clients]
@@ -282,16 +288,16 @@ def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) 
 
 
 def main(
-    seconds: Annotated[float, typer.Option(help="Seconds of each point.", min=0.5)] = 8.0,
-    rounds: Annotated[int, typer.Option(help="Rounds, the servers in turns.", min=1)] = 3,
+    seconds: Annotated[float, typer.Option(help="Seconds per measurement.", min=0.5)] = 8.0,
+    rounds: Annotated[int, typer.Option(help="Rounds, with the servers in alternation.", min=1)] = 3,
     threads: Annotated[int, typer.Option(help="Threads of each encoder.", min=1)] = 1,
-    decoders: Annotated[int, typer.Option(help="What decodes in each.", min=1)] = 2,
-    gpus: Annotated[float, typer.Option(help="The share of the GPU of each encoder; 0: on processors.", min=0.0)] = 0.0,
+    decoders: Annotated[int, typer.Option(help="Decoding processes or threads of each server.", min=1)] = 2,
+    gpus: Annotated[float, typer.Option(help="GPU share of each encoder; 0: CPU.", min=0.0)] = 0.0,
     encoder: Annotated[str, typer.Option(help="The encoder's name.")] = "torchvision:resnet18",
     sizes: Annotated[str, typer.Option(help="64, 224 or both.")] = "64,224",
-    short: Annotated[bool, typer.Option("--short", help="One round of 2 s: does it work at all?")] = False,
+    short: Annotated[bool, typer.Option("--short", help="One round of 2 s, as a smoke test.")] = False,
 ) -> None:
-    """Times all of them; about half an hour on two cores."""
+    """Time all servers; about half an hour on two cores."""
     from whale_ray.inference.bundle import read_bundle
 
     seconds, rounds = (2.0, 1) if short else (seconds, rounds)

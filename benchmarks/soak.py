@@ -1,7 +1,7 @@
-"""A service over many minutes: 70 % load, photographs enrolled, a replica killed, two bundles exchanged.
+"""Soak test of a service: minutes at 70 % load with enrolments, a killed replica and two exchanged bundles.
 
-What failed and when, which bundles answered, and how the memory of all its processes grew. Two replicas behind
-HAProxy, ResNet-18 at 64 pixels. Photographs are enrolled where the service has the call for it.
+It reports the failed calls with their times, the bundles that answered, and the memory of all processes. The service
+has two replicas behind HAProxy and ResNet-18 at 64 pixels. Enrolment is skipped if the service does not offer it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ MIB = 2**20
 
 
 class Memory:
-    """The memory of a process and all below it, every ten seconds: (seconds since the start, MiB)."""
+    """Memory of a process and its descendants every ten seconds: (seconds since the start, MiB)."""
 
     def __init__(self, pid: int) -> None:
         self._process, self._started = psutil.Process(pid), time.perf_counter()
         self.seen: list[tuple[float, float]] = []
 
     def look(self, number: int) -> None:
-        """Adds what is used now: proportional to what processes share."""
+        """Add the memory in use now; shared memory counts in proportion (PSS)."""
         used = 0
         for process in (self._process, *self._process.children(recursive=True)):
             try:
@@ -52,7 +52,7 @@ class Memory:
 
 
 class Enrolments:
-    """Photographs of new individuals, enrolled one after the other; statuses by how often they came."""
+    """Enrols photographs of new individuals one after the other and counts the statuses."""
 
     def __init__(self, port: int) -> None:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0)
@@ -61,7 +61,7 @@ class Enrolments:
         self.statuses: dict[int, int] = {}
 
     def enrol(self, number: int) -> None:
-        """Enrols one photograph of an individual that has none."""
+        """Enrol one photograph of a new individual."""
         (body,) = pictures(1, jitter=10_000 + number)
         try:
             status = self._client.post(f"/v1/individuals/soak_{number}/images", files={"image": body}).status_code
@@ -72,7 +72,7 @@ class Enrolments:
 
 @contextmanager
 def repeating(seconds: float, work: Callable[[int], None]) -> Iterator[None]:
-    """Calls `work` with 0, 1, 2 … every so many seconds, on a thread, until the block ends."""
+    """Call `work` with 0, 1, 2 … at a fixed interval on a thread until the block ends."""
     ending = threading.Event()
 
     def run() -> None:
@@ -91,7 +91,7 @@ def repeating(seconds: float, work: Callable[[int], None]) -> Iterator[None]:
 
 
 def kill_replica(pid: int) -> None:
-    """Ends one process that takes calls, at once."""
+    """Kill one ingress replica."""
     for process in psutil.Process(pid).children(recursive=True):
         if "ServeReplica:whale_ray:whale_ray" in " ".join(process.cmdline()):
             os.kill(process.pid, signal.SIGKILL)
@@ -100,13 +100,13 @@ def kill_replica(pid: int) -> None:
 
 
 def exchange(bundle: Path, address: str) -> None:
-    """Brings another bundle into the service. Raises: CalledProcessError where that fails."""
+    """Exchange the bundle of the service; raise CalledProcessError if that fails."""
     entry = "from whale_ray.cli import main; main()"
     subprocess.run([sys.executable, "-c", entry, "deploy", str(bundle), "--address", address], check=True)
 
 
 def pause_for(port: int, requests: list[bytes]) -> float:
-    """Seconds that each client must wait between its calls, so that all of them are 70 % of what can be answered."""
+    """Return the seconds that each client waits between calls, so that all together cause 70 % load."""
     most = ask_for(8.0, port, requests, clients=CLIENTS)
     alone = ask_for(3.0, port, requests, clients=1)
     print(f"{most.rate:.0f} answers/s at most, {alone.milliseconds(50):.0f} ms alone", flush=True)
@@ -114,7 +114,7 @@ def pause_for(port: int, requests: list[bytes]) -> float:
 
 
 def disturb(seconds: float, pid: int, bundles: list[Path], address: str) -> float:
-    """Exchanges a bundle after a quarter of the time and after three quarters, kills a replica between them.
+    """Exchange a bundle after a quarter and three quarters of the time, and kill a replica in between.
 
     Returns: when the replica was killed, by `time.perf_counter`.
     """
@@ -130,7 +130,7 @@ def disturb(seconds: float, pid: int, bundles: list[Path], address: str) -> floa
 
 
 def soak(minutes: float, port: int, pid: int, bundles: list[Path], address: str) -> None:
-    """Runs the load and everything that disturbs it, and prints what came of it."""
+    """Run the load and the disturbances, and print the results."""
     requests = [photograph_request(body) for body in pictures(32)]
     pause = pause_for(port, requests)
     memory, enrolments, ended = Memory(pid), Enrolments(port), threading.Event()
@@ -153,23 +153,23 @@ def soak(minutes: float, port: int, pid: int, bundles: list[Path], address: str)
 
 
 def report(answers: Answers, killed: float, memory: Memory, enrolments: Enrolments) -> None:
-    """Prints what failed, which bundles answered, and how memory grew."""
+    """Print the failed calls, the bundles that answered and the growth of memory."""
     cut = [one for one in answers.failures if killed - 1.0 <= one[0] <= killed + AFTER_KILL]
     other = [one for one in answers.failures if one not in cut]
     good = len(answers.seconds.get(200, []))
     print(f"{good} answers in {answers.lasted:.0f} s, {answers.rate:.0f}/s; by bundle {answers.bundles}")
     print(f"p50 {answers.milliseconds(50):.0f} ms, p99 {answers.milliseconds(99):.0f} ms")
     print(f"cut by the kill: {len(cut)}; failed otherwise: {len(other)} {sorted({status for _, status in other})}")
-    print(f"enrolments by status: {enrolments.statuses if enrolments.possible else 'the service has no such call'}")
+    print(f"enrolments by status: {enrolments.statuses if enrolments.possible else 'the service offers no enrolment'}")
     rows = [[f"{seconds / 60:.1f}", f"{used:.0f}"] for seconds, used in memory.seen[:: max(1, len(memory.seen) // 12)]]
     pairs.print_table(["minutes", "MiB"], rows)
-    pairs.print_verdict("calls that failed but for those cut by the kill", float(len(other)), at_most=0.0)
+    pairs.print_verdict("failed calls, except those cut by the kill", float(len(other)), at_most=0.0)
 
 
 def main(
-    minutes: Annotated[float, typer.Argument(help="How long; an exchange takes about a minute and a half.")] = 20.0,
+    minutes: Annotated[float, typer.Argument(help="Duration; an exchange takes about a minute and a half.")] = 20.0,
 ) -> None:
-    """Runs the service so long under load."""
+    """Run the soak test for the given time."""
     with tempfile.TemporaryDirectory() as scratch:
         first, *others = (make_bundle(Path(scratch), 64, seed=seed) for seed in range(3))
         port = free_port()

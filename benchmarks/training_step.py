@@ -1,13 +1,13 @@
-"""Images/s of a real trial over those of the bare training step on tensors that are ready; goal 0.9.
+"""Benchmark of a trial: its images/s divided by those of the bare training step on prepared tensors; goal 0.9.
 
-On one thread of the processor, or with `--device cuda` on a GPU, with that thread beside it. The trial: Batches (PxK,
-the default augmentation) from a memory map, into train_epochs. The bare step: torchvision's own model, forward, the
-same loss, backward, AdamW, in whichever number format and memory format is the fastest here.
+It runs on one CPU thread, or with `--device cuda` on a GPU beside that thread. The trial: Batches (PxK, the default
+augmentation) from a memory map into the training loop. The bare step: torchvision's own model, forward, the same
+loss, backward and AdamW, in the number format and memory format that is fastest on this machine.
 """
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # one thread, settled before NumPy and torch are loaded
+import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -41,7 +41,7 @@ FORMATS = [
 
 @dataclass(frozen=True)
 class Case:
-    """One model of torchvision at one picture size."""
+    """A torchvision model at one image size."""
 
     model: str
     size: tuple[int, int]
@@ -49,24 +49,24 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As the table calls it."""
+        """Return the name in the table."""
         return f"{self.model} at {self.size[0]}x{self.size[1]}"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where both sides work, on which cases, and how many steps make a round."""
+    """A device, its cases and the number of steps per round."""
 
     device: str
     steps: int
     cases: tuple[Case, ...]
 
     def individuals(self, case: Case) -> int:
-        """How many individuals the epoch's photographs show."""
+        """Return the number of individuals of an epoch."""
         return case.batch * self.steps // PER_INDIVIDUAL
 
     def wait(self) -> None:
-        """Returns when the device has nothing left to do."""
+        """Wait until the device is idle."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
@@ -91,11 +91,11 @@ PLACES = {
 
 
 def bare_step(place: Place, case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
-    """A function that does one bare training step on a batch that is ready."""
+    """Return a function that does one bare training step on a prepared batch."""
     import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
     from torchvision import models
 
-    model = models.get_model(case.model, num_classes=EMBEDDING).to(place.device)  # its last layer embeds
+    model = models.get_model(case.model, num_classes=EMBEDDING).to(place.device)  # its last layer gives the embedding
     model = model.to(memory_format=layout)
     loss = build_loss("proxy_anchor", num_classes=place.individuals(case), embedding_size=EMBEDDING).to(place.device)
     optimiser = torch.optim.AdamW([*model.parameters(), *loss.parameters()], fused=True)
@@ -115,7 +115,7 @@ def bare_step(place: Place, case: Case, dtype: torch.dtype, layout: torch.memory
 
 
 def fastest_format(place: Place, case: Case) -> tuple[Callable[[], None], str]:
-    """A round of bare steps in the format that is the fastest here, of three turns each, and what it is called."""
+    """Return a round of bare steps in the fastest format (median of three timings), and the name of that format."""
     steps = [bare_step(place, case, dtype, layout) for dtype, layout in FORMATS]
     once = [partial(_repeat, place, step, 1) for step in steps]
     taken = [[pairs.seconds(one)[0] for one in once] for _ in range(4)][1:]  # the first warms up
@@ -132,7 +132,7 @@ def _repeat(place: Place, step: Callable[[], None], times: int) -> None:
 
 
 def trial_round(place: Place, case: Case, folder: Path, *, rounds: int) -> Callable[[], object]:
-    """A function that trains the next epoch, a round of steps, as a trial does, from the memory map."""
+    """Return a function that trains the next epoch (a round of steps) from the memory map, as a trial does."""
     geometry = Geometry(*case.size, margin=MARGIN)
     batches = _batches(place, case, geometry, folder / f"{case.model}_{case.size[0]}.npy")
     encoder = build_encoder(
@@ -168,10 +168,10 @@ def _batches(place: Place, case: Case, geometry: Geometry, path: Path) -> Batche
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Rounds of both, in turns.", min=1)] = 7,
+    rounds: Annotated[int, typer.Option(help="Rounds of both, in alternation.", min=1)] = 7,
     device: Annotated[str, typer.Option(help=f"{' or '.join(PLACES)}.")] = "cpu",
 ) -> None:
-    """Divides a real trial's images/s by the bare training step's; some minutes on one thread."""
+    """Print images/s of a trial divided by those of the bare training step; some minutes on one thread."""
     torch.set_num_threads(pairs.THREADS)
     place = PLACES[device]
     rows, ratios = [], {}

@@ -1,7 +1,7 @@
-"""A sweep of 8 trials from the command to the written bundle, beside the same trainings back to back without Ray.
+"""Benchmark of a sweep of 8 trials, from the command to the bundle, against the same trainings in sequence without Ray.
 
 Both read the same cache of decoded photographs and end with the same leaderboard and bundle. The sweep runs as many
-trials at once as there are cores, a thread each; the plain process one after the other, with all cores.
+trials at once as there are cores, one thread each; the plain process trains in sequence with all cores.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GOAL = 1.1
 
 
 def run_plainly(file: Path, runs: Path) -> None:
-    """The trainings of the sweep in this process, one after the other, and its bundle: no Ray anywhere."""
+    """Run the trainings of the sweep in sequence in this process, without Ray, and write its bundle."""
     from whale_ray.sweep.config.sweep_spec import load_sweep
     from whale_ray.sweep.execution import driver
     from whale_ray.sweep.run_folder.records import write_result
@@ -59,17 +59,19 @@ def run_plainly(file: Path, runs: Path) -> None:
 
 
 def seconds_of(command: list[str]) -> float:
-    """Seconds of a command, from its start to its end. Raises: CalledProcessError where it fails."""
+    """Return the seconds of a command; raise CalledProcessError if it fails."""
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Rounds, the sweep and the plain process in turns.", min=1)] = 3,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds, with the sweep and the plain process in alternation.", min=1)
+    ] = 3,
     plain: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Times both; about five minutes a round on two cores."""
+    """Time both; about five minutes per round on two cores."""
     if plain is not None:
         run_plainly(plain, plain.parent / "plain_runs")
         return

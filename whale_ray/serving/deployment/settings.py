@@ -51,7 +51,7 @@ class ServeSettings(BaseModel):
         default=None, ge=1, description="As max_replicas, for encoder deployments."
     )
     busy: float = Field(
-        default=16.0, gt=0.0, description="Calls under way in a process from which autoscaling adds one."
+        default=16.0, gt=0.0, description="Calls in progress in a process above which autoscaling adds one."
     )
     upscale_delay: float = Field(default=30.0, ge=0.0, description="Seconds of high load before a process is added.")
     downscale_delay: float = Field(
@@ -64,11 +64,11 @@ class ServeSettings(BaseModel):
     surge: int = Field(
         default=1,
         ge=0,
-        description="Extra processes during an exchange of bundles; 0 if the cluster has no room for one.",
+        description="Extra processes during an exchange of bundles; 0 if the cluster has no resources for one.",
     )
     decoders: int = Field(default=2, ge=1, description="Processes of a model that decode images.")
     batch: int = Field(default=32, ge=1, description="Most images that are encoded together.")
-    calls: int = Field(default=96, ge=1, description="Most images under way in a replica; further calls get 503.")
+    calls: int = Field(default=96, ge=1, description="Most images in progress in a replica; further calls get 503.")
     patience: float = Field(
         default=30.0, gt=0.0, description="Seconds for which calls of an encoder whose process died are repeated."
     )
