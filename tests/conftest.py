@@ -1,4 +1,4 @@
-"""What many tests share and none may change: a small drawn data set, one Ray, one finished sweep."""
+"""Session fixtures that no test may change: a small drawn data set, one Ray cluster, one finished sweep."""
 
 from __future__ import annotations
 

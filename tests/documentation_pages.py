@@ -1,4 +1,4 @@
-"""The pages that people read: README, contributing guide and documentation, without the generated reference."""
+"""Text of the README, the contributing guide and the docs, without the generated reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sweep that most tests run: two trials of `tiny` on a few drawn photographs."""
+"""The sweep of most tests: two trials of `tiny` on a few drawn photographs."""
 
 SWEEP = """
 name: little

@@ -1,4 +1,4 @@
-"""A file written by `durable` is the old one or the new one, never something between."""
+"""Atomic writes: a file is the old one or the new one after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle is whole, as it was made, and executes nothing; anything else is refused before it is used."""
+"""Bundle: read as written; missing, damaged and forged files are refused and execute nothing."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_all_faults_are_in_one_message(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "has none. Name a bundle's folder"),
         ("{", "is not JSON"),
@@ -139,11 +139,11 @@ def test_all_faults_are_in_one_message(copied: Path) -> None:
         ('{"format": 1}', "must hold id, .*, files, but does not"),
     ],
 )
-def test_a_folder_with_another_manifest_is_no_bundle(copied: Path, text: str | None, said: str) -> None:
+def test_a_folder_with_another_manifest_is_no_bundle(copied: Path, text: str | None, message: str) -> None:
     (copied / MANIFEST).unlink()
     if text is not None:
         (copied / MANIFEST).write_text(text)
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=message):
         Bundle.load(copied)
 
 

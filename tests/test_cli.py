@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints, and the exit code."""
+"""Command line: output and exit codes."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_a_second_driver_is_refused(file: Path, finished: SweepResult, tmp_path:
     assert "one driver at a time" in result.stderr
 
 
-def watched(command: list[str], *, folder: Path, until: str, number: int) -> tuple[int, str]:
+def run_and_signal(command: list[str], *, folder: Path, until: str, number: int) -> tuple[int, str]:
     """Exit code and output of a command that gets the signal when it has printed `until`."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, start_new_session=True
@@ -238,7 +238,7 @@ def test_an_interrupted_sweep_prints_the_resume_command_which_works(
     (tmp_path / "little.yaml").write_text(SWEEP.replace("ROOT", "drawn"))
     command = [sys.executable, "-m", "whale_ray.sweep", "little.yaml", "--set", f"train.epochs={epochs}"]
     command += ["--set", "loss.name=arcface"] + ([] if own_ray else ["--address", cluster])
-    code, output = watched(command, folder=tmp_path, until="epoch 2", number=number)
+    code, output = run_and_signal(command, folder=tmp_path, until="epoch 2", number=number)
     assert code == 130, output
     assert "stopping: trials keep their last checkpoint" in output
     assert "Run the same command again to resume" in output
@@ -246,7 +246,7 @@ def test_an_interrupted_sweep_prints_the_resume_command_which_works(
     folder = tmp_path / "runs" / "little"
     before = pd.read_csv(folder / "leaderboard.csv").set_index("trial")["status"]
     assert "running" in set(before)
-    code, output = watched(command, folder=tmp_path, until="$^", number=0)
+    code, output = run_and_signal(command, folder=tmp_path, until="$^", number=0)
     assert code == 0, output
     assert "epoch 1," not in output
     for part in ("Leaderboard", "report       ", "best bundle  ", "serve it     whale-ray serve runs/little/best"):

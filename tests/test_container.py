@@ -1,4 +1,4 @@
-"""Dockerfile and compose file: parsed, and held against the project; no container runs in the tests."""
+"""Dockerfile and compose file: parsed and compared with the project; no container runs in the tests."""
 
 from __future__ import annotations
 

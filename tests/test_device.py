@@ -1,4 +1,4 @@
-"""A share of a GPU that torch cannot use is refused before any work: nothing runs many times slower, unnoticed."""
+"""GPU share: refused before any work if torch cannot use it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_share_that_torch_cannot_use_is_refused() -> None:
 @WITHOUT_GPU
 @pytest.mark.slow
 def test_a_sweep_on_a_cluster_whose_gpus_torch_cannot_use_starts_no_trial(photographs: Path, tmp_path: Path) -> None:
-    """As where torch's build for processors stands on a machine with a GPU, which Ray finds all the same."""
+    """As with a CPU build of torch on a machine with a GPU, which Ray finds."""
     (tmp_path / "little.yaml").write_text(SWEEP.replace("ROOT", str(photographs)) + "resources: {gpus: 0.5}\n")
     sees_a_gpu = "import ray; init = ray.init; ray.init = lambda **options: init(num_gpus=1, num_cpus=1, **options); "
     code = f"{sees_a_gpu}from whale_ray.sweep.command import main; main()"
@@ -48,24 +48,24 @@ def test_a_sweep_on_a_cluster_whose_gpus_torch_cannot_use_starts_no_trial(photog
 
 
 def test_a_gpu_that_no_trial_uses_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     for resources in ({"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}):
         monkeypatch.setattr(ray, "cluster_resources", lambda resources=resources: resources)
-        check_gpu(0.0, say=said.append, stopping=threading.Event())
-    assert said == ["no trial uses the GPU that is there: with resources.gpus=0.5, two trials share one"]
+        check_gpu(0.0, say=messages.append, stopping=threading.Event())
+    assert messages == ["no trial uses the GPU that is there: with resources.gpus=0.5, two trials share one"]
 
 
 @WITHOUT_GPU
 def test_waiting_for_a_gpu_is_reported_and_can_be_interrupted(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whale_ray.sweep.execution.runners.ray_cluster._GPU_SECONDS", 0.0)
-    said, stopping = [], threading.Event()
+    messages, stopping = [], threading.Event()
 
     def say(text: str) -> None:
-        said.append(text)
+        messages.append(text)
         stopping.set()
 
     check_gpu(0.5, say=say, stopping=stopping)
-    assert said == ["waiting for 0.5 GPU of the cluster, which others hold"]
+    assert messages == ["waiting for 0.5 GPU of the cluster, which others hold"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_encoders_fit_where_each_share_lies_on_one_gpu(
 
 
 @pytest.mark.parametrize(
-    ("said", "again"),
+    ("message", "again"),
     [
         ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
         ("CUDA error: out of memory", True),
@@ -100,9 +100,9 @@ def test_encoders_fit_where_each_share_lies_on_one_gpu(
         ("mat1 and mat2 shapes cannot be multiplied", False),
     ],
 )
-def test_out_of_memory_errors_of_every_cuda_library_retry_the_trial_alone(said: str, again: bool) -> None:
-    error = RuntimeError(said)
+def test_out_of_memory_errors_of_every_cuda_library_retry_the_trial_alone(message: str, again: bool) -> None:
+    error = RuntimeError(message)
     assert may_fit_alone(error, gpus=0.5) is again
     assert not may_fit_alone(error, gpus=1.0)
     assert not may_fit_alone(error, gpus=0.0)
-    assert not may_fit_alone(ValueError(said), gpus=0.5)
+    assert not may_fit_alone(ValueError(message), gpus=0.5)

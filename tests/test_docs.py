@@ -1,4 +1,4 @@
-"""README and docs are true: commands, examples, answers, routes, links and pictures are checked against the project."""
+"""README and docs: commands, examples, answers, routes, links and pictures are checked against the project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CSV that goes to Kaggle."""
+"""Kaggle submission file."""
 
 from __future__ import annotations
 

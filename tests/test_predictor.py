@@ -1,4 +1,4 @@
-"""The one way from photographs to ranked individuals."""
+"""Predictor: from photographs to ranked individuals."""
 
 from __future__ import annotations
 

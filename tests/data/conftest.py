@@ -1,4 +1,4 @@
-"""Pictures that the tests of this floor share: good ones, drawn from noise, and hostile ones."""
+"""Images for the tests of `data`: valid ones, drawn from noise, and unusable ones."""
 
 from __future__ import annotations
 

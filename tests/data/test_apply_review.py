@@ -1,4 +1,4 @@
-"""What a person confirmed becomes a new table; what cannot be done is refused with its line, and nothing is written."""
+"""`apply_review`: confirmed rows become a new table; invalid rows are refused and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit finds: what cannot be used, what is there twice, what contradicts itself."""
+"""Audit: unusable photographs, duplicates and contradictory labels."""
 
 from __future__ import annotations
 

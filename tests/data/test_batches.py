@@ -1,4 +1,4 @@
-"""Which photographs come together in a batch, and how each is varied."""
+"""Batches: sampling, augmentation and prefetching."""
 
 from __future__ import annotations
 

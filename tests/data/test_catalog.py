@@ -1,4 +1,4 @@
-"""The table of photographs: what is read, and every fault that is said before anything starts."""
+"""The table of photographs: what is read, and every fault is reported before the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One picture: what is accepted, what it becomes, and which part of it is kept."""
+"""Decoding and fitting of one image: formats, limits, boxes and geometry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies are told from other photographs by their pixels, through crops, brightness and compression."""
+"""Near-duplicates: copies differ from other photographs through crops, brightness and compression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of decoded photographs: once, whole, shared, and every photograph's health."""
+"""Cache of decoded photographs: decoded once, complete, shared, with the health of each photograph."""
 
 from __future__ import annotations
 

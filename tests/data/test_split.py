@@ -1,4 +1,4 @@
-"""Who trains and who validates; expectations are worked out by hand from the definition."""
+"""Split into training and validation; expectations are computed by hand from the definition."""
 
 from __future__ import annotations
 
@@ -213,6 +213,6 @@ def test_by_group_one_group_trains_and_one_group_alone_is_refused() -> None:
 
 def test_held_out_individuals_depend_on_split_kind_and_labels() -> None:
     labelled, named = pd.Series(["w", "new_whale"]), pd.Series(["w", "v"])
-    said = {kind: plays_unknown(kind, labelled, unknown_label="new_whale") for kind in SPLITS}
-    assert said == {"stratified": False, "kfold": False, "open_set": True, "by_group": True, "halves": False}
+    found = {kind: plays_unknown(kind, labelled, unknown_label="new_whale") for kind in SPLITS}
+    assert found == {"stratified": False, "kfold": False, "open_set": True, "by_group": True, "halves": False}
     assert plays_unknown("stratified", named, unknown_label="new_whale")

@@ -211,7 +211,7 @@ def test_a_batch_of_one_image_is_trained_on(neck: str, loss: str) -> None:
     assert all(layer.training for layer in training.encoder.modules())
 
 
-class Spoiled(nn.Module):
+class NonFiniteLoss(nn.Module):
     """A loss whose value or gradient stops being finite at the given call."""
 
     def __init__(self, at: int, kind: str) -> None:
@@ -231,7 +231,7 @@ class Spoiled(nn.Module):
 def test_a_loss_or_gradient_that_is_not_finite_ends_the_training(kind: str, at: int, where: str) -> None:
     encoder = build_encoder("tiny", embedding_size=16, image_size=(32, 32))
     settings = {"epochs": 4, "steps": 3, "learning_rate": 1e-3, "precision": "fp32", "seed": 5}
-    training = start_training(encoder, Spoiled(at, kind), **settings)
+    training = start_training(encoder, NonFiniteLoss(at, kind), **settings)
     with pytest.raises(TrainingError, match=rf"must be finite, but at {where}.*Lower train.learning_rate"):
         list(train_epochs(training, stripes()))
 
@@ -341,7 +341,7 @@ def test_each_block_learns_at_a_share_of_the_rate_of_the_block_after_it() -> Non
     found = {name: {rates[id(p)] for p in stage.parameters()} for name, stage in stages}
     assert found == {"stem": {1e-3 / 8}, "stage1": {1e-3 / 4}, "stage2": {1e-3 / 2}, "stage3": {1e-3}}
     assert {rates[id(p)] for p in training.encoder.head.parameters()} == {7e-4}
-    assert next(train_epochs(training, stripes())).learning_rate == 1e-3  # what is told is the last block's
+    assert next(train_epochs(training, stripes())).learning_rate == 1e-3  # the reported rate is that of the last block
 
 
 def test_the_average_is_the_recursion_over_the_weights_of_each_step() -> None:
@@ -352,11 +352,11 @@ def test_the_average_is_the_recursion_over_the_weights_of_each_step() -> None:
     expected = {name: value.clone() for name, value in training.encoder.state_dict().items()}
     update = training.average.update
 
-    def watched(encoder: Encoder, step: int) -> None:
+    def recorded(encoder: Encoder, step: int) -> None:
         seen.append({name: value.clone() for name, value in encoder.state_dict().items()})
         update(encoder, step)
 
-    training.average.update = watched  # type: ignore[method-assign]
+    training.average.update = recorded  # type: ignore[method-assign]
     list(train_epochs(training, stripes()))
     assert len(seen) == 6
     for step, present in enumerate(seen):

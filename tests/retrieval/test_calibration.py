@@ -24,22 +24,22 @@ def test_fitted_probabilities_equal_those_of_the_simulated_answers():
     cosines, ranks, new = answers()
     calibration = fit_calibration(cosines, ranks, new)
     fresh, fresh_ranks, fresh_new = answers(seed=1)
-    for said, happened in (
+    for predicted, happened in (
         (calibration.of_match(fresh)[:, 0], fresh_ranks == 1),
         (calibration.of_new(fresh), fresh_new),
     ):
-        for group in reliability(said, happened):
+        for group in reliability(predicted, happened):
             assert group["said"] == pytest.approx(group["happened"], abs=0.09)
-        assert np.mean((said - happened) ** 2) < happened.mean() * (1 - happened.mean())
+        assert np.mean((predicted - happened) ** 2) < happened.mean() * (1 - happened.mean())
 
 
 def test_candidates_beyond_the_first_have_a_probability_of_their_own():
     cosines, ranks, new = answers()
-    said = fit_calibration(cosines, ranks, new).of_match(np.array([[0.85, 0.5, 0.4, 0.4, 0.3, 0.29, np.nan]]))
-    assert said.shape == (1, 7)
-    assert said[0, 0] > 0.5 > said[0, 1]
-    assert (np.diff(said[0, :6]) <= 0).all()
-    assert np.isnan(said[0, 6])
+    predicted = fit_calibration(cosines, ranks, new).of_match(np.array([[0.85, 0.5, 0.4, 0.4, 0.3, 0.29, np.nan]]))
+    assert predicted.shape == (1, 7)
+    assert predicted[0, 0] > 0.5 > predicted[0, 1]
+    assert (np.diff(predicted[0, :6]) <= 0).all()
+    assert np.isnan(predicted[0, 6])
 
 
 def test_a_lead_is_over_the_other_first_candidates():
@@ -67,12 +67,12 @@ def test_too_few_queries_give_no_probability(kind):
 def test_a_gallery_of_one_individual_has_probabilities_from_its_cosine():
     cosines, ranks, new = answers(500)
     calibration = fit_calibration(cosines[:, :1], ranks, new)
-    said = calibration.of_match(np.array([[0.3], [0.9]]))[:, 0]
-    assert 0 <= said[0] < said[1] <= 1
+    predicted = calibration.of_match(np.array([[0.3], [0.9]]))[:, 0]
+    assert 0 <= predicted[0] < predicted[1] <= 1
 
 
 def test_cosines_that_hardly_differ_still_give_finite_probabilities():
     cosines, ranks, new = answers()
     squeezed = 1 - (1 - cosines) * 1e-4
-    said, plain = fit_calibration(squeezed, ranks, new).of_match(squeezed), fit_calibration(cosines, ranks, new)
-    assert said == pytest.approx(plain.of_match(cosines), abs=1e-3)
+    predicted, plain = fit_calibration(squeezed, ranks, new).of_match(squeezed), fit_calibration(cosines, ranks, new)
+    assert predicted == pytest.approx(plain.of_match(cosines), abs=1e-3)

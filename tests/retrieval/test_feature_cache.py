@@ -1,4 +1,4 @@
-"""Features of frozen encoders: what they are, that they are computed once, that a head learns from them."""
+"""Feature cache of frozen encoders: equal to the features, computed once, and used to train a head."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_batches_of_features_are_those_of_their_pictures(tmp_path: Path, flip: s
     options = {"batch_size": 4, "images_per_individual": 2, "flip": flip, "seed": 3}
     pictured = Batches(pixels.array, GEOMETRY, rows, labels, **options)  # type: ignore[arg-type]
     known = FeatureBatches(plain, mirrored, GEOMETRY, rows, labels, **options)
-    for (pictures, said), (features, names) in zip(pictured.epoch(1), known.epoch(1), strict=True):
-        assert torch.equal(said, names)
+    for (pictures, labels), (features, names) in zip(pictured.epoch(1), known.epoch(1), strict=True):
+        assert torch.equal(labels, names)
         with torch.inference_mode():
             torch.testing.assert_close(encoder.eval().features(pictures), features, atol=1e-4, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""Labels in doubt: planted errors are found, sound labels are left alone, and where nothing can be said it says why."""
+"""Label errors: planted errors are found, correct labels are not listed, and an empty result has a reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEW = "new_whale"
 
 
 @dataclass(frozen=True)
-class Set:
+class LabelledSet:
     """Vectors of drawn animals: 20 with 5 photographs, 40 unknown ones with one."""
 
     vectors: np.ndarray
@@ -33,7 +33,7 @@ class Set:
             **options,
         )
 
-    def relabelled(self, **names: str) -> Set:
+    def relabelled(self, **names: str) -> LabelledSet:
         individuals = self.individuals.copy()
         for image, name in names.items():
             individuals[self.images == image] = name
@@ -41,11 +41,11 @@ class Set:
 
 
 @pytest.fixture
-def sound() -> Set:
+def correct() -> LabelledSet:
     return drawn(noise=0.1)
 
 
-def drawn(noise: float, scale: float = 1.0) -> Set:
+def drawn(noise: float, scale: float = 1.0) -> LabelledSet:
     """scale: how much of a vector is its own; the rest is common to all, so that all cosines are near to 1."""
     random = np.random.default_rng(0)
     animals = np.repeat(np.arange(60), [5] * 20 + [1] * 40)
@@ -55,7 +55,7 @@ def drawn(noise: float, scale: float = 1.0) -> Set:
     images = np.array([f"{'w' if animal < 20 else 'n'}{animal:02}_{row}" for row, animal in enumerate(animals)])
     individuals = np.array([f"w{animal:02}" if animal < 20 else NEW for animal in animals])
     parts = np.where(np.arange(len(animals)) % 5 == 4, "val", "train")
-    return Set(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), images, individuals, parts)
+    return LabelledSet(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), images, individuals, parts)
 
 
 def found(doubts: LabelErrors, kind: str) -> list[tuple[str, str, str]]:
@@ -63,8 +63,8 @@ def found(doubts: LabelErrors, kind: str) -> list[tuple[str, str, str]]:
     return [(row["image"], row["other_image"], row["suggested"]) for row in rows.to_dict("records")]
 
 
-def test_correct_labels_give_no_finding(sound: Set) -> None:
-    doubts = sound.doubts()
+def test_correct_labels_give_no_finding(correct: LabelledSet) -> None:
+    doubts = correct.doubts()
     assert doubts.table.empty
     assert doubts.reasons == {}
 
@@ -87,20 +87,20 @@ def test_an_encoder_that_separates_no_individuals_gives_no_confident_finding() -
     assert noise.doubts().table.empty
 
 
-def test_an_unknown_photograph_of_a_named_individual_is_found(sound: Set) -> None:
-    assert [row[::2] for row in found(sound.relabelled(w05_27=NEW).doubts(), "recognised")] == [("w05_27", "w05")]
+def test_an_unknown_photograph_of_a_named_individual_is_found(correct: LabelledSet) -> None:
+    assert [row[::2] for row in found(correct.relabelled(w05_27=NEW).doubts(), "recognised")] == [("w05_27", "w05")]
 
 
-def test_one_animal_under_two_names_is_found(sound: Set) -> None:
-    doubts = sound.relabelled(w05_25="again", w05_26="again").doubts()
+def test_one_animal_under_two_names_is_found(correct: LabelledSet) -> None:
+    doubts = correct.relabelled(w05_25="again", w05_26="again").doubts()
     (row,) = doubts.table[doubts.table["kind"] == "same_individual"].to_dict("records")
     assert (row["individual"], row["other_individual"], row["suggested"]) == ("again", "w05", "w05")
     assert row["image"] in ("w05_25", "w05_26")
     assert row["other_image"].startswith("w05_")
 
 
-def test_two_photographs_of_an_unknown_animal_are_found_and_get_an_unused_name(sound: Set) -> None:
-    twice = sound.relabelled(
+def test_two_photographs_of_an_unknown_animal_are_found_and_get_an_unused_name(correct: LabelledSet) -> None:
+    twice = correct.relabelled(
         **{f"w09_{row}": NEW for row in range(45, 50)}, **{f"w01_{row}": "new_0001" for row in range(5, 10)}
     )
     rows = found(twice.doubts(), "new_individual")
@@ -109,7 +109,7 @@ def test_two_photographs_of_an_unknown_animal_are_found_and_get_an_unused_name(s
     assert "new_0001" not in {name for *_, name in rows}
 
 
-def test_a_higher_confidence_lists_fewer_findings_the_surest_first(sound: Set) -> None:
+def test_a_higher_confidence_lists_fewer_findings_the_surest_first(correct: LabelledSet) -> None:
     wrong = drawn(noise=1.2).relabelled(w03_15="w07", w11_59="w02", w12_60="w01")
     all_of_them, few = (wrong.doubts(least=least).table for least in (0.3, 0.99))
     assert len(few) < len(all_of_them)
@@ -131,13 +131,17 @@ def test_a_review_without_findings_gives_the_reason(names: list[str], reason: st
     doubts = find_label_errors(np.eye(4), individuals=np.array(names), unknown_label=NEW, **columns)
     assert doubts.table.empty
     assert set(doubts.reasons) == set(KINDS)
-    assert all(re.search(reason, said) for said in doubts.reasons.values())
+    assert all(re.search(reason, found) for found in doubts.reasons.values())
 
 
-def test_without_unknown_animals_the_reason_says_so(sound: Set) -> None:
-    named = sound.individuals != NEW
-    columns = {"images": sound.images[named], "individuals": sound.individuals[named], "parts": sound.parts[named]}
-    doubts = find_label_errors(sound.vectors[named], **columns, unknown_label=NEW)
+def test_without_unknown_animals_the_reason_says_so(correct: LabelledSet) -> None:
+    named = correct.individuals != NEW
+    columns = {
+        "images": correct.images[named],
+        "individuals": correct.individuals[named],
+        "parts": correct.parts[named],
+    }
+    doubts = find_label_errors(correct.vectors[named], **columns, unknown_label=NEW)
     assert set(doubts.reasons) == {"recognised", "new_individual"}
 
 

@@ -1,4 +1,4 @@
-"""Guesses at unknown photographs: how right they are, and how honest their probabilities."""
+"""Pseudo-labels of unknown photographs: accuracy and calibration of their probabilities."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_the_pseudo_label_is_the_nearest_individual() -> None:
 
 
 def test_probabilities_are_calibrated_although_most_unknown_animals_are_new() -> None:
-    said, happened = [], []
+    predicted, happened = [], []
     for seed in range(6):
         parts = clusters(seed)
         guesses = guessed(parts)
         sure = guesses.probabilities >= 0.8
-        said += guesses.probabilities[sure].tolist()
+        predicted += guesses.probabilities[sure].tolist()
         happened += (guesses.individuals == parts["truth"])[sure].tolist()
-    assert len(said) > 30
-    assert abs(np.mean(happened) - np.mean(said)) < 0.1
+    assert len(predicted) > 30
+    assert abs(np.mean(happened) - np.mean(predicted)) < 0.1
 
 
 @pytest.mark.parametrize("held", [0, 4])

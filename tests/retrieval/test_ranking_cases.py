@@ -1,4 +1,4 @@
-"""The hand-checked cases of the architecture's definitions: rankings by name, scores to 1e-6."""
+"""Hand-checked cases of the definitions: rankings by name, scores to 1e-6."""
 
 import json
 from pathlib import Path

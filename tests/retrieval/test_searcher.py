@@ -1,4 +1,4 @@
-"""One gallery searched in several manners: what is scored with many queries is what one query is answered."""
+"""Searcher: a single query is ranked as in the batch of the evaluation, in every search mode."""
 
 import numpy as np
 import pytest

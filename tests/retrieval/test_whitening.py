@@ -145,7 +145,7 @@ def test_more_dimensions_than_available_keeps_all():
 
 
 @pytest.mark.parametrize(
-    ("kind", "names", "said"),
+    ("kind", "names", "message"),
     [
         ("zca", ["a", "a"], "one of none, pca, learned, but got 'zca'"),
         ("pca", ["a"], "there are 1"),
@@ -153,9 +153,9 @@ def test_more_dimensions_than_available_keeps_all():
         ("learned", ["new_whale", "new_whale"], "individuals with two training photographs"),
     ],
 )
-def test_whitening_that_cannot_be_learned_is_refused_with_the_reason(kind, names, said):
+def test_whitening_that_cannot_be_learned_is_refused_with_the_reason(kind, names, message):
     vectors = np.eye(2)[: len(names)]
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         fit_whitening(vectors, np.array(names), kind=kind, unknown_label="new_whale")
 
 

@@ -1,4 +1,4 @@
-"""The fixtures of the service's tests; what they are made of is in `services` and `databases`."""
+"""Fixtures of the service's tests, made of the helpers in `services` and `databases`."""
 
 from databases import postgresql, url
 from services import bundle, client, on_ray, plain, ray_service

@@ -1,4 +1,4 @@
-"""The databases that the tests of enrolment run on: a file of SQLite, and a real PostgreSQL that a wheel brings."""
+"""Databases of the enrolment tests: an SQLite file and a real PostgreSQL from a wheel."""
 
 from __future__ import annotations
 

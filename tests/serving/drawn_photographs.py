@@ -1,4 +1,4 @@
-"""Photographs for the tests of the service: drawn, small, each individual with a look of its own."""
+"""Small drawn photographs, one pattern per individual, for the tests of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constant load on a service: clients that each ask again as soon as they are answered, and all that they saw."""
+"""Constant load on a service: clients that send the next call after each answer, and the record of all calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PHOTOGRAPHS = [encode(draw(number, 9), "JPEG") for number in range(len(INDIVIDUA
 
 
 @dataclass
-class Seen:
+class CallRecord:
     """One call: when it ended, how long it took, what came (status 0: no answer), and which bundle answered."""
 
     ended: float
@@ -33,10 +33,10 @@ class Load:
     """What the clients have seen so far."""
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[CallRecord] = []
 
     @property
-    def failed(self) -> list[Seen]:
+    def failed(self) -> list[CallRecord]:
         return [one for one in self.seen if one.status != 200]
 
     def wait_for(self, count: int, *, seconds: float = 30.0) -> None:
@@ -60,11 +60,11 @@ def load(address: str, *, clients: int = 8, pause: float = 0.0, path: str = "/v1
                 try:
                     answer = client.post(path, content=body, headers={"Content-Type": "image/jpeg"})
                 except httpx.TransportError:
-                    found.seen.append(Seen(time.monotonic(), time.monotonic() - started, 0))
+                    found.seen.append(CallRecord(time.monotonic(), time.monotonic() - started, 0))
                     continue
                 seconds, headers = time.monotonic() - started, dict(answer.headers)
-                said = answer.json() if "json" in headers.get("content-type", "") else {}  # not what Ray itself says
-                found.seen.append(Seen(time.monotonic(), seconds, answer.status_code, said, headers))
+                body = answer.json() if "json" in headers.get("content-type", "") else {}  # not what Ray itself says
+                found.seen.append(CallRecord(time.monotonic(), seconds, answer.status_code, body, headers))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
     for thread in threads:

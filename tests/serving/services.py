@@ -101,7 +101,7 @@ def locked(**others: Any) -> AccessPolicy:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that the system gives to nobody by itself, as Ray lets it do."""
+    """Return a free port outside the range from which the system assigns ports."""
     while True:
         port = random.randrange(21_000, 32_000)
         with socket.socket() as probe, suppress(OSError):
@@ -157,7 +157,7 @@ def plain_server(service: ModelService, policy: AccessPolicy | None = None, **ot
 
 
 @contextmanager
-def teachable_server(bundle: Path, folder: Path, policy: AccessPolicy | None = None) -> Iterator[str]:
+def enrolment_server(bundle: Path, folder: Path, policy: AccessPolicy | None = None) -> Iterator[str]:
     """As `plain_server`, with a store in this folder that also keeps photographs for a person."""
     store = EnrolmentStore(f"sqlite:///{folder}/enrolled.db")
     with plain_server(web_service(bundle, store=store, keep=True), policy) as address:
@@ -167,9 +167,9 @@ def teachable_server(bundle: Path, folder: Path, policy: AccessPolicy | None = N
 
 @contextmanager
 def process(
-    *command: str, ready: str, said: list[str] | None = None, **variables: str
+    *command: str, ready: str, output: list[str] | None = None, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that has printed `ready`, ended by SIGTERM when the block ends. said: gets its lines until then."""
+    """A process that has printed `ready`; SIGTERM ends it with the block. `output` receives its lines until then."""
     settings = {
         **os.environ,
         "WHALE_RAY_STORE": "none",
@@ -181,7 +181,7 @@ def process(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TOP, env=settings
     )
     assert running.stdout
-    lines = [] if said is None else said
+    lines = [] if output is None else output
     while not any(ready in line for line in lines):
         line = running.stdout.readline()
         assert line, "".join(lines)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.testclient import TestClient
-from services import plain_server, teachable_server, web_service
+from services import enrolment_server, plain_server, web_service
 from starlette.routing import Mount
 from test_routes_identify import check_problem
 
@@ -60,7 +60,7 @@ def client(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[h
     file.write_text("".join(f"key{number} {scopes} {key}\n" for number, (scopes, key) in enumerate(KEYS.items())))
     file.chmod(0o600)
     policy = AccessPolicy(read_keys(file, None))
-    with teachable_server(bundle, folder, policy) as address, httpx.Client(base_url=address) as caller:
+    with enrolment_server(bundle, folder, policy) as address, httpx.Client(base_url=address) as caller:
         yield caller
 
 

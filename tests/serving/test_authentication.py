@@ -1,4 +1,4 @@
-"""Who may come in: keys and what each allows, sessions, rates, and calls that a page of another site makes."""
+"""Authentication and access log: keys, scopes, sessions, rate limits, hosts, origins and request IDs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from itsdangerous import TimestampSigner
-from services import KEY, plain_server, teachable_server, web_service
+from services import KEY, enrolment_server, plain_server, web_service
 from test_routes_gallery import enrol, photograph
 from test_routes_identify import check_problem
 
@@ -23,14 +23,16 @@ from whale_ray.serving.auth.sessions import COOKIE, SESSION_SECONDS, create_sess
 from whale_ray.serving.deployment.network import check_exposure
 from whale_ray.serving.http.access_log import open_access_log
 
-ASKS, TEACHES, BOTH = "asks-asks-asks-asks", "teaches-teaches-teaches", "both-both-both-both"
+IDENTIFY_KEY, ENROL_KEY, BOTH_KEY = "identify-identify-identify", "enrol-enrol-enrol-enrol", "both-both-both-both"
 HERE = "http://127.0.0.1"
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("keys") / "keys"
-    file.write_text(f"# who, what, key\nboat identify {ASKS}\n\noffice enrol {TEACHES}\nlead identify,enrol {BOTH}\n")
+    file.write_text(
+        f"# who, what, key\nboat identify {IDENTIFY_KEY}\n\noffice enrol {ENROL_KEY}\nlead identify,enrol {BOTH_KEY}\n"
+    )
     file.chmod(0o600)
     return file
 
@@ -43,7 +45,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(bundle: Path, keys: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     policy = AccessPolicy(read_keys(keys, None), frozenset({"whales.example"}), 0, str(log))
-    with teachable_server(bundle, tmp_path_factory.mktemp("store"), policy) as address:
+    with enrolment_server(bundle, tmp_path_factory.mktemp("store"), policy) as address:
         yield address
 
 
@@ -63,29 +65,29 @@ def identify(client: httpx.Client, **headers: str) -> httpx.Response:
 
 
 def test_a_key_allows_the_calls_of_its_scopes_only(client: httpx.Client) -> None:
-    client.headers = httpx.Headers(bearer(ASKS))
+    client.headers = httpx.Headers(bearer(IDENTIFY_KEY))
     assert identify(client).status_code == 200
     assert client.get("/v1/versions").status_code == 200
     check_problem(enrol(client, "w_40", photograph(40)), 403, "scope `enrol`")
     check_problem(client.delete("/v1/individuals/w_01"), 403, "scope `enrol`")
     check_problem(client.post("/v1/versions/0/restore"), 403, "scope `enrol`")
     check_problem(client.get("/v1/queries"), 403, "scope `enrol`")
-    client.headers = httpx.Headers(bearer(TEACHES))
+    client.headers = httpx.Headers(bearer(ENROL_KEY))
     check_problem(identify(client), 403, "scope `identify`")
     assert client.get("/v1/queries").status_code == 200
     assert enrol(client, "w_40", photograph(40)).status_code == 200
-    client.headers = httpx.Headers(bearer(BOTH))
+    client.headers = httpx.Headers(bearer(BOTH_KEY))
     assert identify(client).status_code == 200
     assert client.delete("/v1/individuals/w_40").status_code == 200
 
 
 def test_a_session_cookie_is_http_only_and_same_site(client: httpx.Client) -> None:
     check_problem(client.post("/v1/session"), 401, "Authorization: Bearer")
-    answer = client.post("/v1/session", headers=bearer(ASKS))
+    answer = client.post("/v1/session", headers=bearer(IDENTIFY_KEY))
     assert answer.status_code == 204
     cookie = answer.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=strict", "Path=/", f"Max-Age={SESSION_SECONDS}"} <= set(cookie.split("; "))
-    assert ASKS not in cookie
+    assert IDENTIFY_KEY not in cookie
     assert identify(client).status_code == 200
     check_problem(client.delete("/v1/individuals/w_01"), 403, "scope `enrol`")
     assert client.delete("/v1/session").status_code == 204
@@ -96,7 +98,7 @@ def test_a_session_expires_and_cannot_be_forged(
     client: httpx.Client, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = read_keys(keys, None)
-    key = known.find(ASKS)
+    key = known.find(IDENTIFY_KEY)
     assert key is not None
     now = 1_000_000
     with monkeypatch.context() as clock:
@@ -131,7 +133,7 @@ def test_a_session_expires_and_cannot_be_forged(
     ["null", "https://evil.example", "http://127.0.0.1.evil.example", "http://localhost", "http://127.0.0.1:1"],
 )
 def test_cross_origin_calls_are_refused_whatever_their_key(client: httpx.Client, plain: str, origin: str) -> None:
-    client.headers = httpx.Headers({**bearer(BOTH), "Origin": origin})
+    client.headers = httpx.Headers({**bearer(BOTH_KEY), "Origin": origin})
     for answer in (
         enrol(client, "w_40", photograph(40)),
         client.delete("/v1/individuals/w_01"),
@@ -146,7 +148,7 @@ def test_cross_origin_calls_are_refused_whatever_their_key(client: httpx.Client,
 
 
 def test_same_origin_calls_are_accepted_behind_a_proxy(client: httpx.Client) -> None:
-    client.headers = httpx.Headers(bearer(BOTH))
+    client.headers = httpx.Headers(bearer(BOTH_KEY))
     port = client.base_url.port
     assert identify(client, Origin=f"{HERE}:{port}").status_code == 200
     assert identify(client, Origin="https://whales.example", Host="whales.example").status_code == 200
@@ -154,7 +156,7 @@ def test_same_origin_calls_are_accepted_behind_a_proxy(client: httpx.Client) -> 
 
 
 def test_an_unknown_host_is_refused_against_dns_rebinding(client: httpx.Client) -> None:
-    client.headers = httpx.Headers(bearer(BOTH))
+    client.headers = httpx.Headers(bearer(BOTH_KEY))
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
         check_problem(client.get("/v1/model", headers={"Host": host}), 421, "hosts=NAME")
     for host in ("localhost:8000", "[::1]:8000", "192.0.2.7", "WHALES.example"):
@@ -163,14 +165,14 @@ def test_an_unknown_host_is_refused_against_dns_rebinding(client: httpx.Client) 
 
 
 def test_responses_have_no_cors_headers(client: httpx.Client) -> None:
-    headers = {**bearer(BOTH), "Origin": "https://evil.example"}
+    headers = {**bearer(BOTH_KEY), "Origin": "https://evil.example"}
     asked = client.options("/v1/identify", headers={**headers, "Access-Control-Request-Method": "POST"})
     for answer in (asked, client.get("/v1/model", headers=headers)):
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 def test_a_valid_request_id_is_kept_and_others_are_replaced(client: httpx.Client) -> None:
-    client.headers = httpx.Headers(bearer(BOTH))
+    client.headers = httpx.Headers(bearer(BOTH_KEY))
     assert client.get("/v1/model", headers={"X-Request-Id": "boat-7.a_B"}).headers["x-request-id"] == "boat-7.a_B"
     made = set()
     for strange in (None, "", "a b", "x" * 65, "a;b", "é", '"}{"'):
@@ -203,7 +205,7 @@ def test_an_access_log_that_cannot_be_written_is_refused_at_startup(tmp_path: Pa
 
 
 def test_the_access_log_has_one_line_per_call_without_keys_or_content(client: httpx.Client, log: Path) -> None:
-    client.headers = httpx.Headers({**bearer(BOTH), "X-Request-Id": "of-the-log"})
+    client.headers = httpx.Headers({**bearer(BOTH_KEY), "X-Request-Id": "of-the-log"})
     identify(client)
     client.get("/v1/images/nothing%09here?secret=1")
     client.post("/v1/session")
@@ -215,7 +217,7 @@ def test_the_access_log_has_one_line_per_call_without_keys_or_content(client: ht
     assert (asked["method"], asked["path"], asked["status"], asked["key"]) == ("POST", "/v1/identify", 200, "lead")
     assert (refused["route"], refused["status"]) == ("/v1/images/{image:path}", 400)
     text = log.read_text()
-    for secret in (ASKS, TEACHES, BOTH, "secret=1", "PNG", COOKIE):
+    for secret in (IDENTIFY_KEY, ENROL_KEY, BOTH_KEY, "secret=1", "PNG", COOKIE):
         assert secret not in text
 
 
@@ -237,11 +239,11 @@ def test_an_unauthorized_call_is_logged_with_its_route(client: httpx.Client, log
 def test_calls_above_the_rate_get_429_with_retry_after(bundle: Path, keys: Path) -> None:
     policy = AccessPolicy(read_keys(keys, None), calls_per_minute=3)
     with plain_server(web_service(bundle), policy) as address, httpx.Client(base_url=address) as client:
-        answers = [client.get("/v1/model", headers=bearer(ASKS)) for _ in range(4)]
+        answers = [client.get("/v1/model", headers=bearer(IDENTIFY_KEY)) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
         check_problem(answers[-1], 429, "Retry-After")
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
-        assert client.get("/v1/model", headers=bearer(BOTH)).status_code == 200
+        assert client.get("/v1/model", headers=bearer(BOTH_KEY)).status_code == 200
         assert client.get("/healthz").status_code == 200
 
 
@@ -265,7 +267,7 @@ def test_the_rate_limit_refills_with_time() -> None:
         ("# none\n", r"the file has no key"),
         (f"boat read {KEY.replace(' ', '')}", r"scope must be one of identify, enrol"),
         ("boat identify short", r"line 1: the key of boat must have at least 16"),
-        (f"a identify {ASKS}\na enrol {BOTH}", r"the name 'a' occurs twice"),
+        (f"a identify {IDENTIFY_KEY}\na enrol {BOTH_KEY}", r"the name 'a' occurs twice"),
     ],
 )
 def test_an_invalid_keys_file_is_refused_without_a_key_in_the_message(tmp_path: Path, text: str, fault: str) -> None:
@@ -274,12 +276,12 @@ def test_an_invalid_keys_file_is_refused_without_a_key_in_the_message(tmp_path: 
     file.chmod(0o600)
     with pytest.raises(InputError, match=fault) as caught:
         read_keys(file, None)
-    assert not any(key in str(caught.value) for key in (ASKS, BOTH, KEY.replace(" ", ""), "short"))
+    assert not any(key in str(caught.value) for key in (IDENTIFY_KEY, BOTH_KEY, KEY.replace(" ", ""), "short"))
 
 
 def test_a_keys_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"a identify {ASKS}")
+    file.write_text(f"a identify {IDENTIFY_KEY}")
     file.chmod(0o644)
     with pytest.raises(InputError, match=r"chmod 600"):
         read_keys(file, None)

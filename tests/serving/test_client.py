@@ -1,4 +1,4 @@
-"""`whale-ray identify URL`: a running service is asked, and each answer says which photograph it is of."""
+"""Client of a running service (`whale-ray identify URL`): results, retries and errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_answers_are_printed_as_rows_for_a_spreadsheet(plain: str, bundle: Path,
     ]
 
 
-class Moody:
+class ScriptedService:
     """A service that answers each call by the next of these statuses; 0 cuts the connection."""
 
     def __init__(self, statuses: list[int]) -> None:
@@ -79,7 +79,7 @@ class Moody:
 def test_interrupted_and_rejected_calls_are_retried(
     monkeypatch: pytest.MonkeyPatch, photographs: list[Path], statuses: list[int]
 ) -> None:
-    service = Moody(statuses)
+    service = ScriptedService(statuses)
     original = httpx.Client
     monkeypatch.setattr(httpx, "Client", lambda **options: original(transport=httpx.MockTransport(service), **options))
     assert ask_service("http://whales", photographs[:1])[0]["filename"] == "one.jpg"
@@ -107,7 +107,7 @@ def test_the_last_error_of_the_service_is_reported_when_retries_end(
     monkeypatch: pytest.MonkeyPatch, photographs: list[Path]
 ) -> None:
     monkeypatch.setattr(client, "_RETRY_SECONDS", 1.0)
-    service = Moody([503] * 9)
+    service = ScriptedService([503] * 9)
     original = httpx.Client
     monkeypatch.setattr(httpx, "Client", lambda **options: original(transport=httpx.MockTransport(service), **options))
     with pytest.raises(InputError, match=r"refuses .*one\.jpg: too many"):
@@ -116,7 +116,7 @@ def test_the_last_error_of_the_service_is_reported_when_retries_end(
 
 
 @pytest.fixture
-def teachable(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def enrolling_service(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A service that takes enrolments, and a folder with the photographs that the pages name."""
     for name in ("fluke", "one", "two", "left", "right"):
         Image.new("RGB", (64, 48), (len(name) * 40, 90, 120)).save(tmp_path / f"{name}.jpg")
@@ -128,27 +128,29 @@ def teachable(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     store.close()
 
 
-def test_the_curl_lines_of_the_pages_run(teachable: str) -> None:
+def test_the_curl_lines_of_the_pages_run(enrolling_service: str) -> None:
     lines = [line for line in commands() if line.startswith("curl ")]
     lines = [line for line in lines if "synthetic/" not in line]
     assert len(lines) >= 8
     for line in lines:
-        command = line.replace("http://127.0.0.1:8000", teachable).replace("curl ", "curl --fail-with-body -sS ", 1)
+        command = line.replace("http://127.0.0.1:8000", enrolling_service).replace(
+            "curl ", "curl --fail-with-body -sS ", 1
+        )
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, f"{line}: {done.stdout} {done.stderr}"
 
 
-def test_the_python_lines_of_the_pages_run(teachable: str) -> None:
+def test_the_python_lines_of_the_pages_run(enrolling_service: str) -> None:
     (code,) = blocks("python", holding="httpx")
-    command = [sys.executable, "-c", code.replace("http://127.0.0.1:8000", teachable)]
+    command = [sys.executable, "-c", code.replace("http://127.0.0.1:8000", enrolling_service)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"], done.stderr
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="JavaScript needs node")
-def test_the_javascript_lines_of_the_pages_run(teachable: str) -> None:
+def test_the_javascript_lines_of_the_pages_run(enrolling_service: str) -> None:
     (code,) = blocks("javascript", holding="fetch")
-    command = ["node", "--input-type=module", "-e", code.replace("http://127.0.0.1:8000", teachable)]
+    command = ["node", "--input-type=module", "-e", code.replace("http://127.0.0.1:8000", enrolling_service)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"], done.stderr
 

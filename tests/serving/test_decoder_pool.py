@@ -1,4 +1,4 @@
-"""Photographs that break, hold up or deceive a decoder: refused, and nothing else is the worse for it."""
+"""Decoder processes: damaged, slow and malicious files are refused without effect on other calls."""
 
 from __future__ import annotations
 

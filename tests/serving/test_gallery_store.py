@@ -1,4 +1,4 @@
-"""The store of what was enrolled, on SQLite and on a real PostgreSQL."""
+"""Enrolment store on SQLite and on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_older_and_newer_versions_are_restored(store: EnrolmentStore) -> None:
     assert store.restore(1) == 3
     assert gallery(store) == [("w_1", "enrolled-a.jpg")]
     assert store.picture("enrolled-b.jpg") is None
-    store.enrol("w_3", [picture("b")], bundle="b1")  # nobody holds it now
+    store.enrol("w_3", [picture("b")], bundle="b1")  # no individual has it now
     assert store.restore(2) == 5
     assert gallery(store) == [("w_1", "enrolled-a.jpg"), ("w_2", "enrolled-b.jpg")]
     assert store.restore(0) == 6
@@ -217,15 +217,15 @@ def test_acknowledged_writes_survive_a_kill_and_others_are_atomic(url: str, open
     )
     assert writer.stdout
     with writer.stdout:
-        said = [writer.stdout.readline() for _ in range(15)]
+        lines = [writer.stdout.readline() for _ in range(15)]
         writer.send_signal(signal.SIGKILL)
-        said += writer.stdout.readlines()
+        lines += writer.stdout.readlines()
     writer.wait()
     store = opened()
     kept: dict[str, int] = {}
     for individual, _ in gallery(store):
         kept[individual] = kept.get(individual, 0) + 1
-    answered = {f"w_{int(line)}" for line in said if line.endswith("\n")}
+    answered = {f"w_{int(line)}" for line in lines if line.endswith("\n")}
     assert len(answered) >= 15
     assert answered <= set(kept)
     assert set(kept.values()) == {2}

@@ -1,4 +1,4 @@
-"""Every call but identify, as a caller meets it, without Ray and, marked slow, on a real Ray Serve."""
+"""HTTP application: every call but identify, without Ray and, marked slow, on a real Ray Serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers as callers want them: several views of one animal, rows for a spreadsheet, thumbnails; and their figures."""
+"""Options of identify: encounters, CSV, thumbnails and probabilities; and the metrics of calls."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_metrics_count_calls_refusals_batches_stages_and_decisions(bundle: Path,
         ask(client, ("a.png", photograph(2, 5)), ("b.png", photograph(3, 5)))
         ask(client, ("b.txt", b"text"))
         client.request("BREW", "/v1/individuals/w_01")
-        client.get("/v1/individuals/nobody")
+        client.get("/v1/individuals/unknown")
     assert heard.counts["whale_ray_requests POST /v1/identify 200"] == 1
     assert heard.counts["whale_ray_requests POST /v1/identify 415"] == 1
     assert heard.counts["whale_ray_requests GET /v1/individuals/{id:path} 404"] == 1

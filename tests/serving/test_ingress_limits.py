@@ -22,16 +22,16 @@ from whale_ray.serving.http.uploads import Limits
 def test_an_unhandled_exception_is_a_503_problem_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
     add_problem_handlers(app)
-    app.add_middleware(HostOriginMiddleware, hosts=frozenset({"house"}))
+    app.add_middleware(HostOriginMiddleware, hosts=frozenset({"host"}))
     app.add_middleware(ProblemMiddleware)
 
     @app.get("/broken")
     async def broken() -> None:
-        raise RuntimeError("the secret of the house")
+        raise RuntimeError("the secret of the service")
 
     async def call() -> httpx.Response:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://house") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
             return await client.get("/broken")
 
     with caplog.at_level(logging.ERROR):
@@ -39,7 +39,7 @@ def test_an_unhandled_exception_is_a_503_problem_without_a_traceback(caplog: pyt
     check_problem(answer, 503, "Try again")
     assert "secret" not in answer.text
     assert answer.headers["retry-after"] == "5"
-    assert "the secret of the house" in caplog.text
+    assert "the secret of the service" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""More callers than can be answered, and callers that do not go on: the others are answered as if alone."""
+"""Load shedding: overload and stalled callers do not delay accepted calls; health under stuck stages."""
 
 from __future__ import annotations
 
@@ -160,31 +160,31 @@ def test_an_overload_is_refused_before_the_body_is_read(bundle: Path) -> None:
             caller.sendall(b"POST /v1/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n")
             assert caller.recv(100).startswith(b"HTTP/1.1 503")
         assert httpx.post(f"{address}/v1/identify?model=default", content=b"x").status_code == 503
-        assert httpx.post(f"{address}/v1/identify?model=nobody", content=b"x").status_code == 404
+        assert httpx.post(f"{address}/v1/identify?model=unknown", content=b"x").status_code == 404
         assert httpx.get(f"{address}/v1/model").status_code == 200
 
 
 def test_a_call_occupies_one_place_per_photograph() -> None:
-    door = AdmissionController(4)
-    with door.admit(3), pytest.raises(RefusalError, match="at most 4 photographs"), door.admit(2):
+    admission = AdmissionController(4)
+    with admission.admit(3), pytest.raises(RefusalError, match="at most 4 photographs"), admission.admit(2):
         pass
-    with door.admit(3), door.admit(1):
+    with admission.admit(3), admission.admit(1):
         pass
-    with door.admit(9), pytest.raises(RefusalError), door.admit(1):
+    with admission.admit(9), pytest.raises(RefusalError), admission.admit(1):
         pass
-    with door.admit(4):
+    with admission.admit(4):
         pass
 
 
 def test_bodies_in_flight_have_a_common_memory_limit() -> None:
     async def scene() -> None:
-        mailbox = UploadBudget(4, most_bytes=100, seconds=10.0)
-        async with mailbox.receive_upload() as first, mailbox.receive_upload() as second:
+        budget = UploadBudget(4, most_bytes=100, seconds=10.0)
+        async with budget.receive_upload() as first, budget.receive_upload() as second:
             first(60)
             second(40)
             with pytest.raises(RefusalError, match="100 bytes of request bodies are in transfer already"):
                 second(1)
-        async with mailbox.receive_upload() as third:
+        async with budget.receive_upload() as third:
             third(100)
 
     asyncio.run(scene())
@@ -194,18 +194,18 @@ def test_slow_bodies_release_their_memory_after_the_time_limit(monkeypatch: pyte
     monkeypatch.setattr(load_shedding, "_GUARANTEED_SECONDS", 0.05)
     ended: list[int] = []
 
-    async def stalled(mailbox: UploadBudget, number: int) -> None:
+    async def stalled(budget: UploadBudget, number: int) -> None:
         with suppress(RefusalError):
-            async with mailbox.receive_upload() as take:
+            async with budget.receive_upload() as take:
                 take(50)
                 await asyncio.sleep(30)
         ended.append(number)
 
     async def scene() -> None:
-        mailbox = UploadBudget(10, most_bytes=100, seconds=10.0)
-        callers = [asyncio.create_task(stalled(mailbox, number)) for number in range(2)]
+        budget = UploadBudget(10, most_bytes=100, seconds=10.0)
+        callers = [asyncio.create_task(stalled(budget, number)) for number in range(2)]
         await asyncio.sleep(0.1)
-        async with mailbox.receive_upload() as take:
+        async with budget.receive_upload() as take:
             take(40)  # one of them goes for it, the older
             await asyncio.sleep(0.01)
             assert ended == [0]

@@ -1,4 +1,4 @@
-"""Calls that nobody means well with: made up from /openapi.json, malformed, endless, misleading. None is a 5xx."""
+"""Malicious and malformed requests, some generated from /openapi.json: none gets a 5xx."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from services import LIMITS, free_port, process, serving, teachable_server
+from services import LIMITS, enrolment_server, free_port, process, serving
 from test_routes_identify import check_problem
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -37,7 +37,7 @@ def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory, request: pyt
         with process(*command, ready="/v1/identify", WHALE_RAY_STORE=f"sqlite:///{folder}/enrolled.db"):
             yield f"http://127.0.0.1:{port}"
         return
-    with teachable_server(bundle, folder) as address:
+    with enrolment_server(bundle, folder) as address:
         yield address
 
 

@@ -1,4 +1,4 @@
-"""Routes and files of the web page: both languages complete, a strict policy, public, and nothing else there."""
+"""Routes and files of the web page: texts of both languages, content policy and public access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recognizer searches where it has embedded, or on a thread of its own: the answers are the same."""
+"""Recognizer: equal results when it searches on the embedding thread or on a separate one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from whale_ray.serving.engine.encoder import LocalEncoder
 from whale_ray.serving.engine.recognizer import Recognizer
 
 
-class Elsewhere:
+class RemoteEncoder:
     """An encoder that is not to be searched beside, as one in another process."""
 
     def __init__(self, encoder: LocalEncoder) -> None:
@@ -54,7 +54,7 @@ def test_the_search_runs_on_the_embedding_thread_or_on_its_own(
         device.setattr(service.bundle, "device", "cuda" if place == "cuda" else "cpu")
         recognizer = Recognizer(
             service.live_gallery,
-            Elsewhere(encoder) if place == "elsewhere" else encoder,
+            RemoteEncoder(encoder) if place == "elsewhere" else encoder,
             service.recognizer.decoders,
             threads=1,
             batch=4,

@@ -1,4 +1,4 @@
-"""Photographs that wait for a person, and what people said on its way to the next training."""
+"""Review queue of probably new animals, and the export of confirmed photographs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Enrolling and forgetting over HTTP, on two services that share a store, as two replicas do."""
+"""Enrolling and forgetting over HTTP, on two services that share a store as replicas do."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def best(client: httpx.Client, data: bytes) -> tuple[str, str, float]:
 @pytest.mark.parametrize("pair", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_an_enrolled_photograph_is_found_by_the_next_call_on_every_replica(pair: Pair) -> None:
     client, other = pair
-    stranger = photograph(40)
-    assert best(client, stranger)[2] > 1e-5
-    answer = enrol(client, "w_40", stranger, photograph(40, 1))
+    new_animal = photograph(40)
+    assert best(client, new_animal)[2] > 1e-5
+    answer = enrol(client, "w_40", new_animal, photograph(40, 1))
     assert answer.status_code == 200
     body = answer.json()
     assert (body["individual"], body["version"]) == ("w_40", 1)
@@ -80,7 +80,7 @@ def test_an_enrolled_photograph_is_found_by_the_next_call_on_every_replica(pair:
     ]
     image = body["images"][0]["image"]
     for replica in (other, client):
-        individual, matched, distance = best(replica, stranger)
+        individual, matched, distance = best(replica, new_animal)
         assert (individual, matched) == ("w_40", image)
         assert distance < 1e-5
         assert replica.get("/v1/model").json()["images"] == 20
@@ -294,7 +294,7 @@ def test_acknowledged_enrolments_survive_a_kill_of_the_service(bundle: Path, tmp
     server, client = started(bundle, url)
     answered: list[str] = []
 
-    def teach(number: int) -> None:
+    def enrol_one(number: int) -> None:
         for view in range(1000):
             try:
                 answer = enrol(client, f"w_{number}", photograph(number, view))
@@ -302,7 +302,7 @@ def test_acknowledged_enrolments_survive_a_kill_of_the_service(bundle: Path, tmp
                 return
             answered.append(answer.json()["images"][0]["image"])
 
-    writers = [threading.Thread(target=teach, args=(number,)) for number in (50, 51, 52)]
+    writers = [threading.Thread(target=enrol_one, args=(number,)) for number in (50, 51, 52)]
     for writer in writers:
         writer.start()
     while len(answered) < 12:

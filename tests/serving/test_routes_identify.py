@@ -1,4 +1,4 @@
-"""`POST /v1/identify` as a caller meets it, without Ray and, marked slow, on a real Ray Serve."""
+"""`POST /v1/identify` without Ray and, marked slow, on a real Ray Serve."""
 
 from __future__ import annotations
 

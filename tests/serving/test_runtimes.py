@@ -1,4 +1,4 @@
-"""What runs the encoder: another library gives the same embeddings, and a bundle names the fastest that does."""
+"""Encoder runtimes: equal embeddings, and the choice of the fastest one for a bundle."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_runtime_with_a_lower_recall_is_not_chosen(
 ) -> None:
     fooled = dataclasses.replace(whole, golden=whole.golden[:1], golden_vectors=whole.golden_vectors[:1])
 
-    class Confused(torch.nn.Module):
+    class FirstImageOnly(torch.nn.Module):
         """Right for one photograph alone, as the golden ones are; of several it gives each the first one's."""
 
         def __init__(self, encoder: torch.nn.Module) -> None:
@@ -110,7 +110,7 @@ def test_a_runtime_with_a_lower_recall_is_not_chosen(
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.encoder(images[:1]).expand(len(images), -1)
 
-    monkeypatch.setitem(RUNTIMES, "openvino-bf16", lambda encoder, size, threads: Confused(encoder))
+    monkeypatch.setitem(RUNTIMES, "openvino-bf16", lambda encoder, size, threads: FirstImageOnly(encoder))
     named = with_fastest_runtime(fooled, queries).manifest["runtime"]
     assert named["name"] != "openvino-bf16"
     assert "its recall@1 is" in named["passed_over"]["openvino-bf16"]

@@ -1,4 +1,4 @@
-"""The service on Ray Serve as it is meant to be put in front of people: models apart, exchanged, killed, under load."""
+"""The service on Ray Serve: several models, exchange, killed processes, autoscaling and load."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Running:
 
 
 def serve(*arguments: str) -> Iterator[Running]:
-    said: list[str] = []
+    output: list[str] = []
     port = free_port()
-    with process(*COMMAND, "serve", *arguments, "--port", str(port), ready="/v1/identify", said=said) as running:
-        (address,) = re.findall(r"--address (\S+)", "".join(said))
+    with process(*COMMAND, "serve", *arguments, "--port", str(port), ready="/v1/identify", output=output) as running:
+        (address,) = re.findall(r"--address (\S+)", "".join(output))
         yield Running(f"http://127.0.0.1:{port}", address, running.pid)
 
 
@@ -256,4 +256,4 @@ def test_keys_added_by_a_deployment_fail_only_calls_without_a_key(
     assert answer.status_code == 401  # the old key of the same file
     assert key not in deployed.stdout + deployed.stderr
     new = {"Authorization": f"Bearer {'n' * 40}"}
-    assert httpx.get(f"{pair.url}/page/en/", headers=new).status_code == 404  # nobody asked for the page again
+    assert httpx.get(f"{pair.url}/page/en/", headers=new).status_code == 404  # `page` stays off

@@ -87,9 +87,9 @@ def test_the_bundle_answers_as_the_trial_was_scored(
             continue
         assert answer.candidates[0].score == pytest.approx(query["cosine"], abs=0.02)
         assert answer.candidates[0].image == query["nearest_image"]
-        said = [candidate.individual for candidate in answer.candidates]
+        ranked = [candidate.individual for candidate in answer.candidates]
         if query["known"]:
-            assert abs(said.index(query["individual"]) + 1 - query["rank"]) <= 1
+            assert abs(ranked.index(query["individual"]) + 1 - query["rank"]) <= 1
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
@@ -105,8 +105,8 @@ def test_from_equal_vectors_the_ranking_is_equal_to_the_last_place(
     answers = on_training_photographs(bundle, dataset).rank(vectors, top=50)
     assert len(answers) > 10
     for answer, query in zip(answers, asked.to_dict("records"), strict=True):
-        said = [candidate.individual for candidate in answer.candidates]
-        assert said.index(query["individual"]) + 1 == query["rank"]
+        ranked = [candidate.individual for candidate in answer.candidates]
+        assert ranked.index(query["individual"]) + 1 == query["rank"]
         assert answer.candidates[0].score == pytest.approx(query["cosine"], abs=2e-6)
         assert answer.candidates[0].image == query["nearest_image"]
 
@@ -127,9 +127,9 @@ def test_the_distance_is_plain_and_the_threshold_applies_to_the_score(
     assert score != pytest.approx(1 - answer.candidates[0].distance, abs=1e-3)
     for threshold, decision in ((score - 1e-6, "known"), (score + 1e-6, "new")):
         other = Bundle(dataclasses.replace(bundle.contents, manifest=bundle.card | {"threshold": threshold}))
-        (said,) = other.identify([photograph], top=3)
-        assert said.new_individual.decision == decision
-        labels = said.labels(unknown_label="new_whale", threshold=threshold)
+        (identified,) = other.identify([photograph], top=3)
+        assert identified.new_individual.decision == decision
+        labels = identified.labels(unknown_label="new_whale", threshold=threshold)
         assert (labels[0] == "new_whale") == (decision == "new")
         assert other.new_distance is None
     assert "here no plain cosine, is below" in (tmp_path / "best" / "README.md").read_text()

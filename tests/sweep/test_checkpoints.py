@@ -1,4 +1,4 @@
-"""What a trial keeps: enough to go on as if it had never stopped, and nothing that executes when it is read."""
+"""Checkpoints: resumed training equals uninterrupted training, and loading executes no code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are cut, foreign or spoiled in a run folder: a clear message, and nothing lost."""
+"""Truncated, foreign and damaged files in a run folder: a clear message, and nothing lost."""
 
 from __future__ import annotations
 

@@ -352,7 +352,7 @@ def test_asha_compares_evaluated_epochs_only(write_sweep: WriteSweep, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("model.encoder=torchvision:resnet19",), "resnet18"),
         (("model.encoder=hf:nowhere/at-all", "model.weights=pretrained"), "nowhere/at-all"),
@@ -363,7 +363,7 @@ def test_asha_compares_evaluated_epochs_only(write_sweep: WriteSweep, tmp_path: 
     ],
 )
 def test_invalid_input_is_refused_before_anything_starts(
-    write_sweep: WriteSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
+    write_sweep: WriteSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
 ) -> None:
     import torch
 
@@ -372,16 +372,16 @@ def test_invalid_input_is_refused_before_anything_starts(
     places = {"WEIGHTS": str(tmp_path / "other.pth"), "NOWHERE": str(tmp_path / "nowhere")}
     for name, place in places.items():
         options = tuple(option.replace(name, place) for option in options)
-    with pytest.raises(InputError, match=rf"(?s){said}"):
+    with pytest.raises(InputError, match=rf"(?s){message}"):
         run_sweep(write_sweep(*options), runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("resource", "said"), [("cpus=64", "64 CPU where the cluster has 2"), ("gpus=1", "1 GPU")])
+@pytest.mark.parametrize(("resource", "message"), [("cpus=64", "64 CPU where the cluster has 2"), ("gpus=1", "1 GPU")])
 def test_a_trial_that_does_not_fit_on_the_cluster_is_refused(
-    write_sweep: WriteSweep, cluster: str, tmp_path: Path, resource: str, said: str
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path, resource: str, message: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         run_sweep(write_sweep(f"resources.{resource}"), runs=tmp_path)
     assert list(tmp_path.glob("little/trials/*")) == []
 

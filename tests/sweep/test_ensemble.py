@@ -1,4 +1,4 @@
-"""The best trials of a sweep, joined: chosen, scored, bundled, answering like any other."""
+"""Ensembles: choice of members, scores, bundle and identification."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ def test_the_headline_of_a_leading_ensemble_tells_how_its_members_were_chosen(to
     records = read_records(together.folder)
     (joined,) = (record for record in records if record.kind == "ensemble")
     (other, *_) = (record for record in records if record.kind == "trial")
-    said = [
+    headlines = [
         write_headline(records, best, "map@5", comparison=None, unknown_label="new_whale").after
         for best in (joined, other)
     ]
-    assert ["chosen by all of these queries" in one for one in said] == [True, False]
+    assert ["chosen by all of these queries" in one for one in headlines] == [True, False]
     assert describe(joined) == f"{' and '.join(joined.settings['members'])} joined ({joined.trial})"
 
 

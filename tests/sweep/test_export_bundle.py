@@ -1,4 +1,4 @@
-"""The winner's bundle: what the trial scored is what the service will use."""
+"""Export of the best trial: the bundle ranks as the trial was scored."""
 
 from __future__ import annotations
 
@@ -148,14 +148,14 @@ def test_the_next_trial_becomes_the_bundle_if_the_best_cannot_with_a_notice(
 ) -> None:
     shutil.rmtree(record.folder / "checkpoint")
     second = read_record(finished.folder / "trials" / finished_trials(finished.table)[1])
-    said: list[str] = []
-    found = make_best_bundle([record, second], dataset, run=tmp_path, say=said.append, **OPTIONS)
+    messages: list[str] = []
+    found = make_best_bundle([record, second], dataset, run=tmp_path, say=messages.append, **OPTIONS)
     assert found
     assert Bundle.load(found).card["trial"] == second.trial
-    (line,) = said
+    (line,) = messages
     assert f"trial {record.trial} cannot become a bundle" in line
     assert "keep_checkpoints" in line
-    assert make_best_bundle([record], dataset, run=tmp_path, say=said.append, **OPTIONS) is None
+    assert make_best_bundle([record], dataset, run=tmp_path, say=messages.append, **OPTIONS) is None
 
 
 def test_the_ranking_in_service_is_the_ranking_that_was_scored(

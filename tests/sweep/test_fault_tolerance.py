@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 SECONDS = "resources.stall_minutes=0.15"
 
 
-class Sabotage(RecordingProgress):
+class WorkerSignals(RecordingProgress):
     """Acts on the worker of a trial with a given learning rate after its first epoch."""
 
     def __init__(self, deeds: Mapping[str, Callable[[int], None]]) -> None:
@@ -58,7 +58,7 @@ def test_one_nan_one_killed_worker_and_one_that_stalls_leave_a_bundle_and_exit_t
 ) -> None:
     rates = "train.learning_rate=[1.0e-3, 2.0e-3, 3.0e-3, 1.0e+30]"
     sweep = write_sweep("loss.name=arcface", rates, "train.epochs=3", SECONDS)
-    progress = Sabotage({"0.001": kill, "0.002": freeze})
+    progress = WorkerSignals({"0.001": kill, "0.002": freeze})
     result = run_sweep(sweep, runs=tmp_path, progress=progress)
     assert result.exit_code == 3
     assert result.bundle
@@ -120,11 +120,11 @@ def test_a_trial_that_keeps_losing_its_worker_fails_with_its_reason(
 
 def test_no_trial_starts_while_the_disk_is_too_full(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
     stopping = threading.Event()
-    said: list[str] = []
+    messages: list[str] = []
 
     class Waiting(RecordingProgress):
         def say(self, text: str) -> None:
-            said.append(text)
+            messages.append(text)
             if "no trial starts until space is free" in text:
                 threading.Timer(1.0, stopping.set).start()
 
@@ -132,8 +132,8 @@ def test_no_trial_starts_while_the_disk_is_too_full(write_sweep: WriteSweep, clu
     result = run_sweep(write_sweep("resources.min_free_gb=1.0e+9"), runs=tmp_path, progress=progress, stopping=stopping)
     assert result.exit_code == 130
     assert progress.begun == []
-    assert [line for line in said if "min_free_gb" in line] == [
-        said[[("min_free_gb" in one) for one in said].index(True)]
+    assert [line for line in messages if "min_free_gb" in line] == [
+        messages[[("min_free_gb" in one) for one in messages].index(True)]
     ]
 
 

@@ -1,4 +1,4 @@
-"""A sweep that trains nothing: frozen encoders, whitened, from the command to the answer."""
+"""Sweeps of frozen encoders with whitening, from the command to the answer."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ SHARED = ("resources.gpus=0.5", "resources.cpus=1")
 
 
 @contextmanager
-def watched() -> Iterator[list[int]]:
+def free_memory() -> Iterator[list[int]]:
     """The GPU's free memory in bytes, read every 20 ms while the block runs."""
     free, ending = [torch.cuda.mem_get_info()[0]], threading.Event()
 
@@ -42,7 +42,7 @@ def watched() -> Iterator[list[int]]:
 def test_two_trials_share_a_gpu_and_their_bundle_answers_there_as_on_a_processor(
     cluster: str, write_sweep: Any, photographs: Path, tmp_path: Path
 ) -> None:
-    with watched() as free:
+    with free_memory() as free:
         result = run_sweep(write_sweep(*SHARED, "train.epochs=8"), runs=tmp_path)
     assert result.exit_code == 0
     assert set(result.table["status"]) == {"finished"}
@@ -76,13 +76,13 @@ def test_a_trial_that_does_not_fit_beside_another_gpu_user_runs_again_alone(
         held.clear()
         torch.cuda.empty_cache()
 
-    watching = threading.Thread(target=make_room)
-    watching.start()
+    thread = threading.Thread(target=make_room)
+    thread.start()
     options = ("data.image_size=512x512", "train.batch_size=64", "loss.name=arcface")
     try:
         result = run_sweep(write_sweep(*SHARED, *options), runs=tmp_path)
     finally:
         ended.set()
-        watching.join()
+        thread.join()
     assert list(tmp_path.glob("little/trials/*/alone")) != []
     assert set(result.table["status"]) == {"finished"}, result.table["error"].tolist()

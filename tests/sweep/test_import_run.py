@@ -1,4 +1,4 @@
-"""Import of finished trials: fitting trials are scored again, and nothing in the folder is trusted."""
+"""Import of finished trials: valid trials are scored again, and no file of the folder is trusted."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def test_an_imported_run_has_nothing_left_to_train_and_the_same_leaderboard(
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
     sweep = write_sweep("name=other")
     result = run_sweep(sweep, runs=tmp_path, import_from=finished.folder, address="127.0.0.1:1")
-    said = capsys.readouterr().out
-    assert f"3 trials imported from {finished.folder}" in said
-    assert "nothing is left to train" in said
+    output = capsys.readouterr().out
+    assert f"3 trials imported from {finished.folder}" in output
+    assert "nothing is left to train" in output
     pd.testing.assert_frame_equal(result.table, finished.table)
     assert result.bundle is not None
     assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
     run_sweep(sweep, runs=tmp_path, import_from=finished.folder, address="127.0.0.1:1")
-    assert "0 trials imported" in (said := capsys.readouterr().out)
-    assert "3 were here already" in said
+    assert "0 trials imported" in (output := capsys.readouterr().out)
+    assert "3 were here already" in output
 
 
 def test_an_inflated_result_is_scored_again(source: Path, write_sweep: WriteSweep, dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Which axis moved the score: differences and shares against independent computations, and what is called noise."""
+"""Axis importance: differences, shares and noise against independent computations."""
 
 from __future__ import annotations
 

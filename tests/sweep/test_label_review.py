@@ -1,4 +1,4 @@
-"""review.csv lists what looks wrong to the best trial, keeps what a person wrote, and the page shows the surest."""
+"""Label review: findings of the best trial, preserved entries, and the section of the report."""
 
 from __future__ import annotations
 

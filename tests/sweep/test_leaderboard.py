@@ -1,4 +1,4 @@
-"""The leaderboard: what the folders of the trials say, best first, safe to open in a spreadsheet."""
+"""Leaderboard: order, columns and escaped cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The map of a match: what its cosine loses where a part is covered, for the recogniser that is deployed."""
+"""Occlusion maps of matches, made with the encoder of the bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A second round of training, on photographs that nobody knew: which they are, and that no validation label is seen."""
+"""Second training round on pseudo-labels: photographs used, schedule, resuming, no leak of validation labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report is right at every moment of a sweep, stands alone, and escapes what it is given."""
+"""Report: correct in every state of a sweep, self-contained, and escaped."""
 
 from __future__ import annotations
 
@@ -503,14 +503,14 @@ def test_the_report_says_how_far_the_best_trial_can_be_trusted(run: Run) -> None
     assert found.scores["brier/match"] < found.scores["trivial/brier/match"]
     assert [(row["images"], row["queries"]) for row in trust.by_images] == [("2-3", 120)]
     assert trust.reliability is not None
-    assert "Reliability curves: the first answer is right: said" in trust.reliability.svg
+    assert "Reliability curves: the first answer is right: predicted" in trust.reliability.svg
 
 
 def test_the_report_has_open_set_scores(full: Run) -> None:
     page = full.page()
     section = page[page.index('<section id="trust">') : page.index('<section id="learning">')]
-    for said in ("<td>auroc</td>", "<td>baks</td>", "<td>baus</td>", "By photographs of the individual"):
-        assert said in section, said
+    for words in ("<td>auroc</td>", "<td>baks</td>", "<td>baus</td>", "By photographs of the individual"):
+        assert words in section, words
 
 
 def test_a_search_shows_what_each_axis_explains_and_the_noise_floor_of_seeds(run: Run) -> None:

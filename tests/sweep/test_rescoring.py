@@ -1,4 +1,4 @@
-"""Scores from stored embeddings: the leaderboard's own for old settings, new ones for new settings."""
+"""Rescoring from stored embeddings: equal to the leaderboard for the same settings."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_the_command_prints_the_table_and_its_path(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [("vote=[nearby]", "nearest"), ("votes=[nearest]", "vote"), ("neighbours={low: 1, high: 5}", "neighbours")],
 )
-def test_a_setting_that_does_not_exist_is_refused_with_the_nearest_one(run: Path, option: str, said: str) -> None:
+def test_a_setting_that_does_not_exist_is_refused_with_the_nearest_one(run: Path, option: str, message: str) -> None:
     result = CliRunner().invoke(application, ["report", str(run), "--retrieval", option])
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
     assert not (run / "rescored").exists()
 
 

@@ -122,7 +122,7 @@ def test_a_search_killed_at_random_moments_trains_no_trial_twice_and_loses_none(
     searched = [trial for trial in trials if not trial.startswith("baseline")]
     assert len(searched) == 6
     study = optuna.load_study(study_name="little", storage=f"sqlite:///{folder / 'study.db'}")
-    told = [one.user_attrs["trial"] for one in study.trials if "trial" in one.user_attrs]
-    assert sorted(told) == sorted(searched)
+    reported = [one.user_attrs["trial"] for one in study.trials if "trial" in one.user_attrs]
+    assert sorted(reported) == sorted(searched)
     for trial in searched:
         assert pd.read_csv(folder / "trials" / trial / "epochs.csv")["epoch"].tolist() == list(range(1, 21))

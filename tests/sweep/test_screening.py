@@ -1,4 +1,4 @@
-"""A screen tells the main effects of many two-valued axes apart in few trials, says what it cannot, and grows."""
+"""Screening designs: main effects, confounding, and growth to a fold-over."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ def test_the_first_trial_has_the_first_value_of_each_axis(tmp_path: Path) -> Non
 
 
 def test_a_screen_lists_confounded_effects_before_the_start(tmp_path: Path) -> None:
-    said = "\n".join(forecast(sweep_of(tmp_path), tmp_path / "runs"))
-    assert "screen search, 4 trials" in said
-    assert "resolution III" in said
-    assert "model.embedding_size is mixed with model.pool x loss.scale" in said
-    assert "search.trials=8 keeps these trials and adds as many" in said
+    plan = "\n".join(forecast(sweep_of(tmp_path), tmp_path / "runs"))
+    assert "screen search, 4 trials" in plan
+    assert "resolution III" in plan
+    assert "model.embedding_size is mixed with model.pool x loss.scale" in plan
+    assert "search.trials=8 keeps these trials and adds as many" in plan
     whole = "\n".join(forecast(sweep_of(tmp_path, "search.trials=8"), tmp_path / "runs"))
     assert "every combination" in whole
     assert "mixed with" not in whole

@@ -276,7 +276,7 @@ def test_a_fault_has_its_line_rule_and_remedy(tmp_path: Path, line: str, message
 
 
 @pytest.mark.parametrize(
-    ("encoder", "said"),
+    ("encoder", "expected"),
     [
         ("resnet18", r"Did you mean `torchvision:resnet18`\?"),
         ("torchvison:resnet18", r"Did you mean `torchvision`\?"),
@@ -284,10 +284,10 @@ def test_a_fault_has_its_line_rule_and_remedy(tmp_path: Path, line: str, message
         ("'hf:'", r"`tiny` takes no name, every other family needs one"),
     ],
 )
-def test_an_encoder_of_an_unknown_family_is_refused(tmp_path: Path, encoder: str, said: str) -> None:
+def test_an_encoder_of_an_unknown_family_is_refused(tmp_path: Path, encoder: str, expected: str) -> None:
     ((_, message),) = faults(tmp_path, PLAIN, [f"model.encoder={encoder}"])
     assert "`model.encoder` must be tiny, torchvision:NAME or hf:NAME" in message
-    assert re.search(said, message)
+    assert re.search(expected, message)
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "-x", "a b", "été", "x" * 65, ".hidden", "end.", ""])
@@ -438,9 +438,9 @@ def test_all_faults_are_reported_at_once_in_the_order_of_their_lines(tmp_path: P
     ],
 )
 def test_invalid_yaml_is_refused_with_its_position(tmp_path: Path, text: str, line: int | None, message: str) -> None:
-    ((found, said),) = faults(tmp_path, text)
+    ((found, found_message),) = faults(tmp_path, text)
     assert found == line
-    assert re.search(message, said), said
+    assert re.search(message, found_message), found_message
 
 
 def test_an_unreadable_file_is_reported_with_the_nearest_name(tmp_path: Path) -> None:
@@ -490,10 +490,10 @@ def test_an_option_reaches_the_alternative_that_it_names(tmp_path: Path) -> None
     ],
 )
 def test_a_fault_in_an_option_names_the_option(tmp_path: Path, option: str, message: str) -> None:
-    ((line, said),) = faults(tmp_path, CONDITIONAL, [option])
+    ((line, found_message),) = faults(tmp_path, CONDITIONAL, [option])
     assert line is None
-    assert said.startswith(f"option --set {option}: ")
-    assert re.search(message, said), said
+    assert found_message.startswith(f"option --set {option}: ")
+    assert re.search(message, found_message), found_message
 
 
 def test_the_data_option_replaces_the_folder(tmp_path: Path) -> None:
@@ -625,7 +625,7 @@ BARE = ["loss.name=none", "train.epochs=0", "model.neck=none", "model.embedding_
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["train.epochs=0"], "goes with `loss: {name: none}` alone"),
         (["loss.name=none"], "goes with `loss: {name: none}` alone"),
@@ -638,9 +638,9 @@ BARE = ["loss.name=none", "train.epochs=0", "model.neck=none", "model.embedding_
     ],
 )
 def test_settings_that_need_training_are_refused_without_training(
-    tmp_path: Path, options: list[str], said: str
+    tmp_path: Path, options: list[str], expected: str
 ) -> None:
-    assert any(said in message for _, message in faults(tmp_path, PLAIN, options))
+    assert any(expected in message for _, message in faults(tmp_path, PLAIN, options))
 
 
 def test_model_rules_hold_for_each_of_several_models(tmp_path: Path) -> None:
@@ -652,16 +652,16 @@ def test_model_rules_hold_for_each_of_several_models(tmp_path: Path) -> None:
     bare = frozen.replace("MORE", "neck: none, embedding_size: null")
     untrained = ["loss.name=none", "train.epochs=0"]
     read(tmp_path, bare, untrained)
-    for model, options, said in (
+    for model, options, expected in (
         (both.replace("MORE", "neck: none, embedding_size: null"), untrained, "but got model.tiny.neck bnneck"),
         (both.replace("MORE", "neck: none, embedding_size: 8"), [], "Write `embedding_size: null`"),
         (both.replace("MORE", "freeze: trunk"), ["train.epochs=5", "train.head_epochs=1"], "but got `freeze: trunk`"),
     ):
-        assert any(said in message for _, message in faults(tmp_path, model, options)), said
+        assert any(expected in message for _, message in faults(tmp_path, model, options)), expected
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (
             ["retrieval.whitened_size=[8, 16]"],
@@ -677,9 +677,9 @@ def test_model_rules_hold_for_each_of_several_models(tmp_path: Path) -> None:
         (["train.keep=best", "bundle.retrain_on_all=true"], "but the bundle of `bundle.retrain_on_all` has none"),
     ],
 )
-def test_an_axis_without_effect_is_refused(tmp_path: Path, options: list[str], said: str) -> None:
+def test_an_axis_without_effect_is_refused(tmp_path: Path, options: list[str], expected: str) -> None:
     found = [message for _, message in faults(tmp_path, PLAIN, options)]
-    assert any(said in message for message in found), found
+    assert any(expected in message for message in found), found
 
 
 @pytest.mark.parametrize("gpus", ["2", "1.5", "8.0"])
@@ -699,7 +699,10 @@ def test_an_axis_with_an_effect_under_some_values_is_accepted(tmp_path: Path) ->
 def test_reranking_for_class_means_alone_is_refused(tmp_path: Path) -> None:
     options = ["retrieval.rerank=[none, k_reciprocal]"]
     found = faults(tmp_path, PLAIN, [*options, "retrieval.vote=centroid"])
-    assert any("`rerank: k_reciprocal` scores images, but `vote: centroid` scores none" in said for _, said in found)
+    assert any(
+        "`rerank: k_reciprocal` scores images, but `vote: centroid` scores none" in found_message
+        for _, found_message in found
+    )
     read(tmp_path, PLAIN, [*options, "retrieval.vote=[centroid, nearest]"])
 
 
@@ -707,9 +710,14 @@ def test_a_classifier_needs_a_proxy_loss_and_an_image_vote(tmp_path: Path) -> No
     options = ["retrieval.classifier_weight=[0, 0.3]"]
     for losses in ("triplet", "[supcon, contrastive]"):
         found = faults(tmp_path, PLAIN, [*options, f"loss.name={losses}"])
-        assert any("`classifier_weight` needs a loss with proxies (arcface, " in said for _, said in found)
+        assert any(
+            "`classifier_weight` needs a loss with proxies (arcface, " in found_message for _, found_message in found
+        )
     found = faults(tmp_path, PLAIN, [*options, "loss.name=arcface", "retrieval.vote=centroid"])
-    assert any("`classifier_weight` scores images, but `vote: centroid` scores none" in said for _, said in found)
+    assert any(
+        "`classifier_weight` scores images, but `vote: centroid` scores none" in found_message
+        for _, found_message in found
+    )
     read(tmp_path, PLAIN, [*options, "loss.name=[triplet, arcface]"])
     read(tmp_path, PLAIN, ["retrieval.classifier_weight=0", "loss.name=triplet"])
 

@@ -1,4 +1,4 @@
-"""Sweeps on other splits than the usual one: k folds, held-out individuals, whole encounters."""
+"""Sweeps on k folds, held-out individuals and whole encounters."""
 
 from __future__ import annotations
 

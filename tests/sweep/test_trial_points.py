@@ -151,7 +151,7 @@ def test_first_settings_have_the_first_value_of_each_axis(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         ("{encoder: [tiny, 'torchvision:resnet19'], weights: random}", "resnet19"),
         ("{encoder: tiny, pool: [avg, cls], weights: random}", "no class token"),
@@ -159,11 +159,11 @@ def test_first_settings_have_the_first_value_of_each_axis(tmp_path: Path) -> Non
         ("{encoder: tiny, weights: FOLDER/nowhere.safetensors}", "there is no"),
     ],
 )
-def test_an_encoder_that_cannot_be_built_is_found_before_the_start(tmp_path: Path, model: str, said: str) -> None:
+def test_an_encoder_that_cannot_be_built_is_found_before_the_start(tmp_path: Path, model: str, message: str) -> None:
     import torch
     from safetensors.torch import save_file
 
     save_file({"stem.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     text = f"name: wrong\nmodel: {model.replace('FOLDER', str(tmp_path))}\nloss: {{name: arcface}}\n"
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         check_encoders(sweep_of(tmp_path, text))

@@ -1,4 +1,4 @@
-"""Trial store: which trials are left to run, how outcomes are recorded, which weights are kept."""
+"""Trial store: pending trials, recorded outcomes and kept weights."""
 
 from __future__ import annotations
 

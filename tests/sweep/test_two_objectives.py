@@ -1,4 +1,4 @@
-"""Two objectives: how they are written, what is on the front, which bundle is made."""
+"""Two objectives: settings, Pareto front and choice of the bundle."""
 
 from __future__ import annotations
 
