@@ -206,7 +206,7 @@ def test_many_writers_at_once_lose_nothing(opened: Open) -> None:
 
 def test_acknowledged_writes_survive_a_kill_and_others_are_atomic(url: str, opened: Open) -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); from test_enrolment import *\n"
+        "import sys; sys.path.insert(0, sys.argv[2]); from test_gallery_store import *\n"
         "store = EnrolmentStore(sys.argv[1])\n"
         "for turn in range(10**6):\n"
         "    store.enrol(f'w_{turn}', [picture(f'{turn}-{side}') for side in 'lr'], bundle='b1')\n"
