@@ -100,9 +100,11 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     held = SearchRuns(views, settings, splits=splits, proxies=proxies, **roles(table, record.settings))
     columns = [_scores(held.outcome(setting), held.queries, objective) for setting in settings]
     counted = np.ones(len(held.rows), dtype=bool) if objective == MAP else held.queries.known
-    unit = "individual" if averages_individuals(objective) else "image"
-    rows = table[unit].to_numpy(dtype=str)[held.rows][counted]
-    means = pd.DataFrame(np.column_stack(columns)[counted], index=rows).groupby(level=0).mean()
+    scores = np.column_stack(columns)[counted]
+    rows = table.iloc[held.rows[counted]]
+    if not averages_individuals(objective):
+        return pd.Index(rows["image"].to_numpy(dtype=str)), scores
+    means = pd.DataFrame(scores).groupby(rows["individual"].to_numpy(dtype=str)).mean()
     return means.index, means.to_numpy()
 
 
