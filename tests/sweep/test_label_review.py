@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from whale_ray.data.catalog import Catalog
+from whale_ray.data.formats.animal_rows import complete_rows
+from whale_ray.data.image_io import Geometry
+from whale_ray.data.pixel_cache import decode_images
 from whale_ray.data.review.apply_review import COLUMNS
+from whale_ray.sweep.planning.dataset import pixel_cache
+from whale_ray.sweep.report import near_identical
 from whale_ray.sweep.report.label_review import QUESTIONS, read_review, show_review, write_review
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import Record
@@ -24,6 +31,12 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(noise).resize((160, 90), Image.Resampling.BICUBIC)
 
 
+def photographs_in(folder: Path) -> Photographs:
+    """Photographs of a table with the 116 files of `record`, in any folder."""
+    rows = complete_rows(pd.DataFrame({"image": [f"{row:03}.png" for row in range(116)], "individual": "w"}))
+    return Photographs(folder, Catalog(rows, folder, "new_whale"))
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Photographs:
     """20 individuals with 5 photographs, 15 unknown animals; the first photograph is there again, cropped."""
@@ -32,7 +45,7 @@ def photographs(tmp_path: Path) -> Photographs:
     for row in range(115):
         picture(row).save(folder / f"{row:03}.png")
     picture(0).crop((6, 5, 156, 86)).save(folder / "115.png")
-    return Photographs(folder)
+    return photographs_in(folder)
 
 
 @pytest.fixture
@@ -136,8 +149,37 @@ def test_copies_that_the_audit_found_are_listed_too(record: Record, photographs:
 
 def test_without_photographs_the_review_notes_that_copies_are_not_checked(record: Record, tmp_path: Path) -> None:
     run = record.folder.parents[1]
-    nowhere = Photographs(tmp_path / "nowhere")
+    nowhere = photographs_in(tmp_path / "nowhere")
     write_review(record, run, nowhere)
     shown = show_review(run, nowhere)
-    assert "none of the photographs can be read" in shown["near_identical"].reason
+    assert f"none of the photographs can be read in {tmp_path / 'nowhere'}" in shown["near_identical"].reason
     assert shown["mislabelled"].count == 1
+
+
+def test_without_the_table_of_photographs_the_review_notes_it(record: Record, tmp_path: Path) -> None:
+    run = record.folder.parents[1]
+    write_review(record, run, Photographs(tmp_path))
+    assert "their table cannot be read" in show_review(run, Photographs(tmp_path))["near_identical"].reason
+
+
+def test_copies_are_found_in_the_pixel_cache_without_a_photograph(
+    record: Record, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert photographs.catalog is not None
+    decode_images(photographs.catalog, Geometry(32, 48), cache=pixel_cache())
+    monkeypatch.setattr(near_identical, "decode_images", None)
+    settings = {"data": {"image_size": "32x48", "resize": "pad"}, "train": {"affine": 0.0}}
+    cached = dataclasses.replace(record, settings=settings)
+    write_review(cached, record.folder.parents[1], photographs)
+    assert "near_identical" in read_review(record.folder.parents[1])["kind"].tolist()
+
+
+def test_the_number_of_compared_pairs_is_bounded(
+    record: Record, photographs: Photographs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = record.folder.parents[1]
+    (run / "audit.json").write_text(json.dumps({"twins": [["020.png", "050.png"]]}))
+    monkeypatch.setattr(near_identical, "_MAX_PAIRS", 1)
+    write_review(record, run, photographs)
+    assert read_review(run).query("kind == 'near_identical'")["image"].tolist() == ["050.png"]
+    assert "copies are sought among the 1 most similar of" in caplog.text

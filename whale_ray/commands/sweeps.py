@@ -13,6 +13,7 @@ import typer
 
 from whale_ray.commands.options import AsJson, exits_with_message
 from whale_ray.errors import InputError
+from whale_ray.verbosity import is_quiet
 
 INIT_EXAMPLES = """
 Examples:
@@ -93,7 +94,7 @@ def report(
 
     if retrieval:
         _score_again(run, retrieval, as_json=as_json)
-    path = write_report(run)
+    path = write_report(run, progress=not (is_quiet() or as_json))
     typer.echo(json.dumps(_as_json(run, path), indent=1) if as_json else path)
 
 

@@ -17,23 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import imagehash
 import joblib
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from PIL import Image
 from rich.progress import track
 
 from whale_ray.data.catalog import Catalog
+from whale_ray.data.decoding.decode_row import SMALL_SIDE, RowArrays, decode_row
 from whale_ray.data.formats.animal_rows import BOX, DETAILS, shared_photographs
-from whale_ray.data.image_io import VERSION, Geometry, crop_to_box, decode_image, fit_image, read_file
-from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+from whale_ray.data.image_io import VERSION, Geometry
+from whale_ray.data.near_duplicates import GREY_SIDE
+from whale_ray.errors import DataError
 
-_THUMBNAIL_SIDE = 16
 _TEXTS = ("image", "status", "reason", "sha256", "phash", "remark")
-_STATUS = {ImageTypeError: "wrong_type", ImageTooLargeError: "too_large", ImageDecodeError: "damaged"}
-_EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,8 @@ class DecodedImages:
         array: Memory map, uint8, shape (N, H', W', 3); zero where an image is not ok.
         small: Each whole image in grey, uint8, shape (N, 16, 16), independent of the geometry; in a
             photograph with several rows, the box of the row.
+        grey: The same in grey with its aspect ratio, memory map, uint8, shape (N, 64, 64): see `grey_image`.
+        grey_sizes: Height and width of each image in `grey`, uint8, shape (N, 2); 0 where it cannot be read.
         geometry: Geometry of `array`.
         health: Columns image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box),
             reason, width, height, sha256 of the file, phash (16 hex digits), remark (warnings of the decoder).
@@ -53,10 +52,17 @@ class DecodedImages:
 
     array: np.ndarray
     small: np.ndarray
+    grey: np.ndarray
+    grey_sizes: np.ndarray
     geometry: Geometry
     health: pd.DataFrame
     decoded: int
     fingerprint: str
+
+    def grey_image(self, row: int) -> np.ndarray:
+        """Return a whole image in grey, uint8, its longer side 64 pixels; empty if it cannot be read."""
+        height, width = self.grey_sizes[row].tolist()
+        return np.asarray(self.grey[row, :height, :width])
 
 
 def decode_images(
@@ -98,11 +104,23 @@ def open_decoded(folder: Path, geometry: Geometry) -> DecodedImages | None:
     return _read_decoded(folder, geometry, 0) if folder.is_dir() else None
 
 
+def find_decoded(catalog: Catalog, geometry: Geometry, *, cache: Path) -> DecodedImages | None:
+    """Return the decoded images of a catalog if the cache has them; None if they would have to be decoded.
+
+    Args:
+        catalog: The photographs.
+        geometry: Geometry of the decoded images.
+        cache: Cache folder of this machine.
+    """
+    return open_decoded(cache / _fingerprint(catalog, geometry), geometry)
+
+
 def _read_decoded(folder: Path, geometry: Geometry, decoded: int) -> DecodedImages:
     health = pd.read_csv(folder / "health.csv", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
     small = np.load(folder / "small.npy", allow_pickle=False)
-    array = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-    return DecodedImages(array, small, geometry, health, decoded, folder.name)
+    grey_sizes = np.load(folder / "grey_sizes.npy", allow_pickle=False)
+    array, grey = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("pixels", "grey"))
+    return DecodedImages(array, small, grey, grey_sizes, geometry, health, decoded, folder.name)
 
 
 def cache_size(catalog: Catalog, geometry: Geometry, *, cache: Path) -> tuple[int, bool]:
@@ -136,19 +154,22 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        array = _new_array(draft / "pixels.npy", (len(catalog.table), *geometry.stored, 3))
-        small = np.zeros((len(catalog.table), _THUMBNAIL_SIDE, _THUMBNAIL_SIDE), np.uint8)
+        count = len(catalog.table)
+        arrays = RowArrays(
+            _new_array(draft / "pixels.npy", (count, *geometry.stored, 3)),
+            np.zeros((count, SMALL_SIDE, SMALL_SIDE), np.uint8),
+            _new_array(draft / "grey.npy", (count, GREY_SIDE, GREY_SIDE)),
+            np.zeros((count, 2), np.uint8),
+        )
         shared = shared_photographs(catalog.table).to_numpy()
         with ThreadPoolExecutor(workers) as pool:
             rows = pool.map(
-                lambda row: _decode_row(catalog, geometry, array, small, row, is_shared=bool(shared[row])),
-                range(len(catalog.table)),
+                lambda row: decode_row(catalog, geometry, arrays, row, is_shared=bool(shared[row])),
+                range(count),
             )
-            health = list(
-                track(rows, "decoding photographs", total=len(catalog.table), disable=not progress, transient=True)
-            )
-        array.flush()
-        np.save(draft / "small.npy", small, allow_pickle=False)
+            health = list(track(rows, "decoding photographs", total=count, disable=not progress, transient=True))
+        np.save(draft / "small.npy", arrays.small, allow_pickle=False)
+        np.save(draft / "grey_sizes.npy", arrays.grey_sizes, allow_pickle=False)
         pd.DataFrame(health).to_csv(draft / "health.csv", index=False)
         os.sync()
         draft.rename(folder)
@@ -169,45 +190,6 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
             f"{error.strerror}. Make room, or name another folder in WHALE_RAY_CACHE"
         ) from error
     return array
-
-
-def _decode_row(
-    catalog: Catalog, geometry: Geometry, array: np.ndarray, small: np.ndarray, row: int, *, is_shared: bool
-) -> dict[str, object]:
-    """Decode one image into its row of both arrays and return its health.
-
-    The perceptual hash of an animal in a shared photograph is that of its box, which tells it from the others.
-    """
-    name = str(catalog.table["image"].iat[row])
-    box = catalog.box(name)
-    health: dict[str, object] = {"image": name, "status": "ok", "reason": "", "width": 0, "height": 0}
-    health |= {"sha256": "", "phash": "", "remark": ""}
-    remarks: list[str] = []
-    try:
-        data = read_file(catalog.path(name), catalog.image_bytes)
-        health["sha256"] = hashlib.sha256(data).hexdigest()
-        image = decode_image(data, max_bytes=catalog.image_bytes, on_warning=remarks.append)
-        health |= {"width": image.width, "height": image.height}
-        health["remark"] = "; ".join(remarks)
-        seen = crop_to_box(image, box) if is_shared else image
-        health["phash"] = _perceptual_hash(seen)
-        small[row] = seen.convert("L").resize(
-            (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX, reducing_gap=2.0
-        )
-        array[row] = fit_image(image, geometry, box=box)
-    except FileNotFoundError:
-        health |= {"status": "missing", "reason": "there is no such file"}
-    except OSError as error:
-        health |= {"status": "unreadable", "reason": str(error.strerror or error)}
-    except DataError as error:
-        health |= {"status": "wrong_box", "reason": str(error)}
-    except ImageError as error:
-        health |= {"status": _STATUS[type(error)] if health["sha256"] != _EMPTY else "empty", "reason": str(error)}
-    return health
-
-
-def _perceptual_hash(image: Image.Image) -> str:
-    return str(imagehash.phash(image.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0)))
 
 
 def data_fingerprint(catalog: Catalog, pixels: DecodedImages) -> str:

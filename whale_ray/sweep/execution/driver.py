@@ -25,6 +25,7 @@ from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trackers import log_outcome
 from whale_ray.sweep.trials.trial_run import SweepContext
 from whale_ray.sweep.trials.worker import retrain_on_all
+from whale_ray.verbosity import is_quiet
 
 
 @dataclass(frozen=True)
@@ -166,4 +167,6 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
         thumbnails=fixed["bundle.thumbnails"],
         runtime=fixed["bundle.runtime"],
     )
-    return SweepResult(store.folder, table, bundle, write_report(store.folder), interrupted)
+    say("writing the report: photographs that look alike are compared")
+    report = write_report(store.folder, progress=not is_quiet())
+    return SweepResult(store.folder, table, bundle, report, interrupted)

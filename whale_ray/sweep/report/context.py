@@ -28,12 +28,14 @@ class ReportContext:
         sweep: Its sweep.
         records: Its trials, best first; trials repeated over seeds have `over_seeds` in their result.
         live: The sweep is running.
+        progress: Progress bars are shown while photographs are compared.
     """
 
     run: Path
     sweep: Sweep
     records: tuple[Record, ...]
     live: bool
+    progress: bool = False
 
     @property
     def objective(self) -> str:
@@ -71,18 +73,19 @@ class ReportContext:
         return Photographs(catalog.folder, catalog)
 
 
-def read_context(run: Path, *, live: bool = False) -> ReportContext:
+def read_context(run: Path, *, live: bool = False, progress: bool = False) -> ReportContext:
     """Read a run folder.
 
     Args:
         run: The run folder.
         live: The sweep is running.
+        progress: Show progress bars while photographs are compared.
 
     Raises:
         InputError: If the folder is not that of a sweep.
     """
     sweep = load_sweep(sweep_file(run), is_recorded=True)
-    return ReportContext(run, sweep, tuple(_in_leaderboard_order(read_records(run), sweep)), live)
+    return ReportContext(run, sweep, tuple(_in_leaderboard_order(read_records(run), sweep)), live, progress)
 
 
 def _in_leaderboard_order(records: Sequence[Record], sweep: Sweep) -> list[Record]:

@@ -19,12 +19,14 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell, from_cell
 from whale_ray.data.delimited_table import read_table
+from whale_ray.data.image_io import Geometry
 from whale_ray.data.review.apply_review import COLUMNS
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
 from whale_ray.retrieval.label_quality.label_errors import LabelErrors, find_label_errors
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, VectorTransform, chosen_setting
 from whale_ray.sweep.config.sweep_spec import data_settings, load_sweep
+from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.report.example_matches import Picture
 from whale_ray.sweep.report.near_identical import find_near_identical, twins_of
 from whale_ray.sweep.report.thumbnails import Photographs
@@ -65,7 +67,7 @@ class Shown:
     reason: str
 
 
-def write_review(record: Record, run: Path, photographs: Photographs) -> None:
+def write_review(record: Record, run: Path, photographs: Photographs, *, progress: bool = False) -> None:
     """Write review.csv of a finished trial, unless it exists for the same trial and setting.
 
     A row with a filled `confirm` cell stays, even if the finding no longer occurs.
@@ -74,11 +76,12 @@ def write_review(record: Record, run: Path, photographs: Photographs) -> None:
         record: The trial.
         run: The run folder.
         photographs: The photographs.
+        progress: Show progress bars.
     """
     made_of = {"trial": record.trial, "setting": str(chosen_setting(record.result))}
     if (run / REVIEW).exists() and {key: _notes(run).get(key) for key in made_of} == made_of:
         return
-    doubts = _review_trial(record, run, photographs)
+    doubts = _review_trial(record, run, photographs, progress=progress)
     write_atomically(run / REVIEW, _with_confirmed(doubts.table, run).map(_cell).to_csv(index=False))
     write_atomically(run / _NOTES, json.dumps({**made_of, "reasons": doubts.reasons}, indent=1))
 
@@ -113,7 +116,7 @@ def _with_confirmed(found: pd.DataFrame, run: Path) -> pd.DataFrame:
     return pd.concat([found, gone.assign(confidence=0.0)[list(COLUMNS)]], ignore_index=True) if len(gone) else found
 
 
-def _review_trial(record: Record, run: Path, photographs: Photographs) -> LabelErrors:
+def _review_trial(record: Record, run: Path, photographs: Photographs, *, progress: bool) -> LabelErrors:
     views, table = read_embeddings(record.folder)
     first = (table["split"] == 0).to_numpy()  # of several folds one is enough: each has every photograph
     views = {name: view[first] for name, view in views.items()}
@@ -124,7 +127,9 @@ def _review_trial(record: Record, run: Path, photographs: Photographs) -> LabelE
     vectors = held.seen(_view(chosen_setting(record.result), taught))
     doubts = find_label_errors(vectors, images=images, individuals=individuals, parts=parts, unknown_label=unknown)
     columns = pd.DataFrame({"individual": individuals, "part": parts}, index=images).astype(str)
-    copies, reason = find_near_identical(vectors, columns, twins_of(run), photographs)
+    copies, reason = find_near_identical(
+        vectors, columns, twins_of(run), photographs.catalog, geometry=_geometry(record), progress=progress
+    )
     pairs = {frozenset((row["image"], row["other_image"])) for row in copies}
     labels = [
         row
@@ -135,6 +140,12 @@ def _review_trial(record: Record, run: Path, photographs: Photographs) -> LabelE
     part = columns["part"]
     table["parts"] = table["image"].map(part) + ", " + table["other_image"].map(part)
     return LabelErrors(table.assign(confirm=""), doubts.reasons | ({"near_identical": reason} if reason else {}))
+
+
+def _geometry(record: Record) -> Geometry | None:
+    """Return the geometry of the trial's photographs; None if its settings do not have it, as those of an ensemble."""
+    data, train = record.settings["data"], record.settings.get("train", {})
+    return geometry_of(data, train) if {"image_size", "resize"} <= data.keys() and "affine" in train else None
 
 
 def _view(setting: RetrievalSetting, taught: np.ndarray) -> VectorTransform:

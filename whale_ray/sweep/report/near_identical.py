@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from whale_ray.data.near_duplicates import MIN_CORRELATION, GreyPair, coarse_vectors, find_copies, shrink_picture
+from whale_ray.data.catalog import Catalog
+from whale_ray.data.image_io import Geometry
+from whale_ray.data.near_duplicates import MIN_CORRELATION, coarse_vectors, find_copies
+from whale_ray.data.pixel_cache import decode_images, find_decoded
 from whale_ray.retrieval.label_quality.nearest_pairs import nearest_pairs
-from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.planning.dataset import pixel_cache
 
 _LOOKS_ALIKE = 2  # neighbors of a photograph by its pixels that are compared with it
+_MAX_PAIRS = 40_000  # of photographs that are compared pixel by pixel, about a millisecond each
+_SMALL = Geometry(64, 64)  # of the audit, for a photograph that the cache does not have
+_log = logging.getLogger(__name__)
 
 
 def twins_of(run: Path) -> list[tuple[str, str]]:
@@ -24,7 +32,13 @@ def twins_of(run: Path) -> list[tuple[str, str]]:
 
 
 def find_near_identical(
-    vectors: np.ndarray, columns: pd.DataFrame, twins: list[tuple[str, str]], photographs: Photographs
+    vectors: np.ndarray,
+    columns: pd.DataFrame,
+    twins: list[tuple[str, str]],
+    catalog: Catalog | None,
+    *,
+    geometry: Geometry | None = None,
+    progress: bool = False,
 ) -> tuple[list[dict[str, Any]], str]:
     """Return findings of near-identical pictures, those across the split first, and the reason for having none.
 
@@ -32,34 +46,52 @@ def find_near_identical(
         vectors: Unit embeddings, float32, shape (N, D).
         columns: N rows with the columns individual and part, indexed by image name.
         twins: Pairs of image names whose files or pixels are equal.
-        photographs: The photographs, for the comparison of pixels.
+        catalog: The photographs, for the comparison of pixels; None if their table cannot be read.
+        geometry: Geometry at which the pixel cache probably has them; None: unknown.
+        progress: Show a progress bar.
     """
     images = columns.index
     place = {image: row for row, image in enumerate(images)}
     known = np.array([[place[one], place[other]] for one, other in twins if {one, other} <= place.keys()], dtype=int)
-    pictures = _small_pictures(images, photographs)
-    rows = np.array([*pictures], dtype=int)
-    alike = rows[nearest_pairs(coarse_vectors(pictures.values()), depth=_LOOKS_ALIKE)]
-    pairs = np.concatenate([np.sort(known.reshape(-1, 2), axis=1), nearest_pairs(vectors), alike])
-    pairs = pairs[np.sort(np.unique(pairs, axis=0, return_index=True)[1])]
-    surely = {tuple(pair) for pair in np.sort(known.reshape(-1, 2), axis=1).tolist()}
-    found = find_copies(pairs, pictures, least=-1.0)
+    known = np.sort(known.reshape(-1, 2), axis=1)
+    grey = _grey_images(images, catalog, geometry, progress=progress)
+    pairs = _candidate_pairs(known, vectors, grey)
+    surely = {tuple(pair) for pair in known.tolist()}
+    found = find_copies(pairs, grey, least=-1.0, progress=progress)
     findings = [
         _copy(columns, one, other, correlation)
         for one, other, correlation in found
         if correlation >= MIN_CORRELATION or (one, other) in surely
     ]
-    reason = "" if pictures or not len(pairs) else f"none of the photographs can be read in {photographs.folder}"
+    folder = f" in {catalog.folder}" if catalog else ": their table cannot be read"
+    reason = "" if grey or not len(pairs) else f"none of the photographs can be read{folder}"
     parts = columns["part"]
     return sorted(
         findings, key=lambda row: (parts[row["image"]] == parts[row["other_image"]], -row["confidence"])
     ), reason
 
 
-def _small_pictures(images: pd.Index, photographs: Photographs) -> dict[int, GreyPair]:
-    """Return the readable photographs as small grey images, by row."""
-    opened = ((row, photographs.open(str(image))[0]) for row, image in enumerate(images))
-    return {row: shrink_picture(picture) for row, picture in opened if picture is not None}
+def _candidate_pairs(known: np.ndarray, vectors: np.ndarray, grey: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Return at most `_MAX_PAIRS` pairs of rows, int, shape (P, 2): known, near by pixels, near by embeddings."""
+    rows = np.array([*grey], dtype=int)
+    alike = rows[nearest_pairs(coarse_vectors(grey.values()), depth=_LOOKS_ALIKE)]
+    pairs = np.concatenate([known, alike, nearest_pairs(vectors)])
+    pairs = pairs[np.sort(np.unique(pairs, axis=0, return_index=True)[1])]
+    if len(pairs) > _MAX_PAIRS:
+        _log.warning("copies are sought among the %d most similar of %d pairs of photographs", _MAX_PAIRS, len(pairs))
+    return np.asarray(pairs[:_MAX_PAIRS])
+
+
+def _grey_images(
+    images: pd.Index, catalog: Catalog | None, geometry: Geometry | None, *, progress: bool
+) -> dict[int, np.ndarray]:
+    """Return the readable photographs as small grey images, by row: from the pixel cache, or decoded into it."""
+    if catalog is None:
+        return {}
+    decoded = find_decoded(catalog, geometry, cache=pixel_cache()) if geometry else None
+    decoded = decoded or decode_images(catalog, _SMALL, cache=pixel_cache(), progress=progress)
+    rows = {image: row for row, image in enumerate(decoded.health["image"]) if decoded.grey_sizes[row].any()}
+    return {place: decoded.grey_image(rows[image]) for place, image in enumerate(images) if image in rows}
 
 
 def _copy(columns: pd.DataFrame, one: int, other: int, correlation: float) -> dict[str, Any]:

@@ -25,17 +25,18 @@ from whale_ray.sweep.report.tables.importance_table import show_points
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(run: Path, *, live: bool = False) -> Path:
+def write_report(run: Path, *, live: bool = False, progress: bool = False) -> Path:
     """Write report.html of a run folder from its present content and return its path.
 
     Args:
         run: The run folder.
         live: The sweep is running, so that the page reloads itself.
+        progress: Show progress bars while photographs are compared.
 
     Raises:
         InputError: If the folder is not that of a sweep.
     """
-    context, environment = read_context(run, live=live), _environment()
+    context, environment = read_context(run, live=live, progress=progress), _environment()
     rendered = [
         Markup(environment.get_template(f"{section.id}.html.j2").render(vars(section.build(context)), page=context))
         for section in SECTIONS

@@ -175,7 +175,7 @@ class ReviewSection:
 def build_review(page: ReportContext) -> ReviewSection:
     """Return the review section. Writes review.csv unless the sweep is running."""
     if page.best and not page.live and not missing_files(page.best):
-        write_review(page.best, page.run, page.photographs)
+        write_review(page.best, page.run, page.photographs, progress=page.progress)
     return ReviewSection(show_review(page.run, page.photographs), shlex.quote(f"{page.run}/{REVIEW}"))
 
 

@@ -1,0 +1,87 @@
+"""Decoding of one catalog row: fitted pixels, small grey images, and the health of its file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from whale_ray.data.catalog import Catalog
+from whale_ray.data.image_io import Geometry, crop_to_box, decode_image, fit_image, read_file
+from whale_ray.data.near_duplicates import shrink_to_grey
+from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+
+SMALL_SIDE = 16
+"""Pixels of each side of `RowArrays.small`."""
+_STATUS = {ImageTypeError: "wrong_type", ImageTooLargeError: "too_large", ImageDecodeError: "damaged"}
+_EMPTY = hashlib.sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True)
+class RowArrays:
+    """Arrays of decoded images, row by row.
+
+    Attributes:
+        pixels: uint8, shape (N, H', W', 3).
+        small: Whole images in grey, uint8, shape (N, 16, 16).
+        grey: Whole images in grey with their aspect ratio, uint8, shape (N, 64, 64).
+        grey_sizes: Height and width of each image in `grey`, uint8, shape (N, 2).
+    """
+
+    pixels: np.ndarray
+    small: np.ndarray
+    grey: np.ndarray
+    grey_sizes: np.ndarray
+
+
+def decode_row(
+    catalog: Catalog, geometry: Geometry, arrays: RowArrays, row: int, *, is_shared: bool
+) -> dict[str, object]:
+    """Decode one image into its row of the arrays and return its health.
+
+    The perceptual hash of an animal in a shared photograph is that of its box, which tells it from the others.
+
+    Args:
+        catalog: The photographs.
+        geometry: Target size and fitting.
+        arrays: Arrays whose row is written.
+        row: Row of the catalog.
+        is_shared: Whether the photograph has several rows.
+
+    Returns:
+        Image, status, reason, width, height, sha256, phash and remark, as in `DecodedImages.health`.
+    """
+    name = str(catalog.table["image"].iat[row])
+    box = catalog.box(name)
+    health: dict[str, object] = {"image": name, "status": "ok", "reason": "", "width": 0, "height": 0}
+    health |= {"sha256": "", "phash": "", "remark": ""}
+    remarks: list[str] = []
+    try:
+        data = read_file(catalog.path(name), catalog.image_bytes)
+        health["sha256"] = hashlib.sha256(data).hexdigest()
+        image = decode_image(data, max_bytes=catalog.image_bytes, on_warning=remarks.append)
+        health |= {"width": image.width, "height": image.height}
+        health["remark"] = "; ".join(remarks)
+        seen = crop_to_box(image, box) if is_shared else image
+        health["phash"] = _perceptual_hash(seen)
+        grey = shrink_to_grey(seen)
+        arrays.grey_sizes[row] = grey.shape
+        arrays.grey[row, : grey.shape[0], : grey.shape[1]] = grey
+        arrays.small[row] = seen.convert("L").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+        arrays.pixels[row] = fit_image(image, geometry, box=box)
+    except FileNotFoundError:
+        health |= {"status": "missing", "reason": "there is no such file"}
+    except OSError as error:
+        health |= {"status": "unreadable", "reason": str(error.strerror or error)}
+    except DataError as error:
+        health |= {"status": "wrong_box", "reason": str(error)}
+    except ImageError as error:
+        health |= {"status": _STATUS[type(error)] if health["sha256"] != _EMPTY else "empty", "reason": str(error)}
+    return health
+
+
+def _perceptual_hash(image: Image.Image) -> str:
+    return str(imagehash.phash(image.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0)))
