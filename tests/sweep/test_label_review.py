@@ -118,6 +118,16 @@ def test_entries_saved_with_semicolons_survive_a_rewritten_review(record: Record
     assert (read_review(run)["confirm"] == "yes").all()
 
 
+def test_a_review_that_a_person_has_edited_is_shown(record: Record, photographs: Photographs) -> None:
+    """With a decimal comma, without some columns, and with empty last cells left out."""
+    run = record.folder.parents[1]
+    (run / "review.csv").write_text("kind;image;individual;confidence;confirm\nmislabelled;016.png;w;0,75\n")
+    (finding,) = show_review(run, photographs)["mislabelled"].findings
+    assert (finding["confidence"], finding["confirm"]) == (0.75, "")
+    (run / "review.csv").write_text("image,kind\n016.png,mislabelled\n")
+    assert show_review(run, photographs)["mislabelled"].findings[0]["confidence"] == 0.0
+
+
 def test_the_review_of_the_same_trial_is_not_made_twice(record: Record, photographs: Photographs) -> None:
     run = record.folder.parents[1]
     write_review(record, run, photographs)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from whale_ray.errors import WhaleRayError
+from whale_ray.file_errors import explain_file_error
 
 DataSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A `data` setting, as in a sweep file.")
@@ -22,7 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 
 def exits_with_message(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with every `WhaleRayError` printed as one message and exit code 2."""
+    """Return the command with every error that the user can mend printed as one message, with exit code 2."""
 
     @wraps(command)
     def guarded(*args: Any, **options: Any) -> None:
@@ -30,6 +31,11 @@ def exits_with_message(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **options)
         except WhaleRayError as error:
             typer.echo(f"whale_ray: {error}", err=True)
+            raise typer.Exit(2) from None
+        except OSError as error:
+            if (message := explain_file_error(error)) is None:
+                raise
+            typer.echo(f"whale_ray: {message}", err=True)
             raise typer.Exit(2) from None
 
     return guarded

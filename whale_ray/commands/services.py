@@ -65,7 +65,7 @@ def export_enrolled(
     from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
     from whale_ray.serving.gallery.export import export_enrolled as export
 
-    opened = EnrolmentStore(store)
+    opened = EnrolmentStore(store, create=False)
     count = export(opened, folder, review)
     opened.close()
     typer.echo(f"{count} enrolled photographs are in {folder}, and a row for each in {review}")

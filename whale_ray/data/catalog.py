@@ -6,7 +6,7 @@ Reads the training table and opens no image. All faults of the table are reporte
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from whale_ray.data.delimited_table import read_table
 from whale_ray.data.formats.animal_rows import BOX, complete_rows, row_ids
 from whale_ray.data.image_io import MAX_BYTES, Box, decode_image
 from whale_ray.errors import DataError
+from whale_ray.file_errors import is_inside
 
 _MAX_LISTED = 5
 
@@ -192,9 +193,7 @@ def _leaves_folder(image: str) -> bool:
 
 def _link_faults(images: pd.Series, folder: Path) -> list[str]:
     """Return a fault for images that are links to a place outside the folder."""
-    real = folder.resolve()
-    inside: Callable[[Path], bool] = lambda path: path.resolve().is_relative_to(real)  # noqa: E731
-    links = [image for image in images if not _leaves_folder(image) and not inside(folder / image)]
+    links = [image for image in images if not _leaves_folder(image) and not is_inside(folder / image, folder)]
     return _fault_with_names(links, "a photograph lies inside the folder, but {} {} links out of it", "photograph")
 
 

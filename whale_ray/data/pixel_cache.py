@@ -81,17 +81,29 @@ def decode_images(
         progress: Show a progress bar.
 
     Raises:
-        DataError: If the disk is full.
+        DataError: If the disk is full or the cache folder cannot be written to.
     """
     folder = cache / _fingerprint(catalog, geometry)
     decoded = 0
     if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
+        _require_writable(cache)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 _build(catalog, geometry, folder, workers or joblib.cpu_count(), progress)
                 decoded = len(catalog.table)
     return _read_decoded(folder, geometry, decoded)
+
+
+def _require_writable(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"decoded photographs are kept in a folder that can be written to, but {cache}: {error.strerror}. "
+            "Change its permissions, or name another folder in WHALE_RAY_CACHE"
+        ) from None
 
 
 def open_decoded(folder: Path, geometry: Geometry) -> DecodedImages | None:

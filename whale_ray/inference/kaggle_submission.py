@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,4 +101,4 @@ def _check_labels(labels: list[str]) -> None:
 
 def kaggle_command(path: Path) -> str:
     """Return the command that sends a submission to the competition."""
-    return f'kaggle competitions submit -c humpback-whale-identification -f {path} -m "whale_ray"'
+    return f'kaggle competitions submit -c humpback-whale-identification -f {shlex.quote(str(path))} -m "whale_ray"'

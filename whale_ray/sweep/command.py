@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from whale_ray.errors import InputError
+from whale_ray.file_errors import explain_file_error
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.verbosity import set_verbosity
@@ -67,7 +69,10 @@ def sweep(
         raise typer.Exit(2) from None
     except OSError as error:
         if not is_disk_full(error):
-            raise
+            if (message := explain_file_error(error)) is None:
+                raise
+            typer.echo(f"whale_ray: {message}", err=True)
+            raise typer.Exit(2) from None
         rule = f"a sweep needs a writable disk with free space, but: {error}"
         typer.echo(
             f"whale_ray: {rule}. Finished trials are kept: free some space and run the same command again", err=True
@@ -100,7 +105,7 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
             progress.result("the best trial is a baseline, the pretrained encoder: no trained trial has a higher score")
         so_far = " (so far)" if result.interrupted else ""
         progress.result(f"best bundle  {result.folder / 'best'} -> {result.bundle}{so_far}")
-        progress.result(f"serve it     whale-ray serve {result.folder / 'best'}")
+        progress.result(f"serve it     whale-ray serve {shlex.quote(str(result.folder / 'best'))}")
     if result.interrupted:
         progress.result("interrupted: finished trials are kept. Run the same command again to resume")
     return result.exit_code

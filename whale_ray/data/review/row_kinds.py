@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whale_ray.data.review.label_edits import LabelEdits, ReviewRow
+from whale_ray.file_errors import is_inside
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _check_addition(decisions: LabelEdits, row: ReviewRow) -> list[str]:
     path = decisions.folder / image
     if image in decisions.labels:
         return [f"a confirmed photograph is new to the table, but {image} is there, of {decisions.labels[image]}"]
-    if not image or not path.resolve().is_relative_to(decisions.folder.resolve()) or not path.is_file():
+    if not image or not is_inside(path, decisions.folder) or not path.is_file():
         return [f"a confirmed photograph must lie in {decisions.folder}, but {image!r} does not. Copy it there"]
     return [] if name else ["a confirmed photograph needs its individual, but the row names none"]
 

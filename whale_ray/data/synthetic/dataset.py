@@ -103,7 +103,7 @@ def _whole_folder(root: Path) -> Iterator[Path]:
 
     A lock makes a second process wait until `root` is complete.
     """
-    root = root.resolve()
+    root = Path(os.path.realpath(root))
     _refuse_occupied(root)
     partial, lock = (root.with_name(f".{root.name}.{kind}") for kind in ("partial", "lock"))
     root.parent.mkdir(parents=True, exist_ok=True)

@@ -152,9 +152,9 @@ class ServeSettings(BaseModel):
 
     def resolved(self) -> Self:
         """Return a copy with absolute paths: replicas have another working directory, and `best` may be replaced."""
-        paths = {name: path and path.resolve() for name, path in vars(self).items() if name in _PATHS}
-        models = {name: path.resolve() for name, path in self.models.items()}
-        log = self.access_log if self.access_log in ("-", "none") else str(Path(self.access_log).resolve())
+        paths = {name: path and Path(os.path.realpath(path)) for name, path in vars(self).items() if name in _PATHS}
+        models = {name: Path(os.path.realpath(path)) for name, path in self.models.items()}
+        log = self.access_log if self.access_log in ("-", "none") else os.path.realpath(self.access_log)
         return self.model_copy(update={**paths, "models": models, "access_log": log})
 
 

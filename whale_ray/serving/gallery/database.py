@@ -109,7 +109,9 @@ def connect(url: str) -> sql.Engine:
     Raises:
         StoreError: If the URL is invalid or unsupported, or another version wrote the database.
     """
-    engine = _engine(url)
+    engine = open_engine(url)
+    if engine.dialect.name == "sqlite":
+        Path(str(engine.url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
         _check_tables(engine)
     except BaseException:
@@ -130,7 +132,12 @@ def _check_tables(engine: sql.Engine) -> None:
         raise StoreError(f"this version reads stores of format {FORMAT_VERSION}, but {engine.url} has format {found}")
 
 
-def _engine(url: str) -> sql.Engine:
+def open_engine(url: str) -> sql.Engine:
+    """Return an engine on a database, whose content is not looked at.
+
+    Raises:
+        StoreError: If the URL is invalid or unsupported.
+    """
     try:
         address = sql.make_url(url)
         backend = address.get_backend_name()
@@ -152,7 +159,6 @@ def _engine(url: str) -> sql.Engine:
 
 
 def _sqlite(address: sql.URL) -> sql.Engine:
-    Path(str(address.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = sql.create_engine(address, connect_args={"timeout": _TIMEOUT_SECONDS})
     sql.event.listen(engine, "connect", _prepare_sqlite)
     sql.event.listen(engine, "begin", _begin_sqlite)

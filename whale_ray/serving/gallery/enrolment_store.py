@@ -31,6 +31,7 @@ from whale_ray.serving.gallery.database import (
     read_version,
     translated_errors,
 )
+from whale_ray.serving.gallery.existing_store import require_existing_store
 from whale_ray.serving.gallery.transactions import EnrolledPicture, chunk_names, gallery_transaction, vector_bytes
 
 _Row = TypeVarTuple("_Row")
@@ -71,12 +72,15 @@ class EnrolmentStore:
 
     Args:
         url: SQLAlchemy URL of a SQLite or PostgreSQL database.
+        create: Make the database and its tables if they do not exist; False refuses such a database.
 
     Raises:
         StoreError: If the database cannot be used; every method raises it when the database does not answer.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        if not create:
+            require_existing_store(url)
         self.engine = connect(url)
         erase_leftovers(self.engine)  # of a process that was killed while it forgot
 

@@ -96,18 +96,17 @@ def _notes(run: Path) -> dict[str, Any]:
 
 
 def read_review(run: Path) -> pd.DataFrame:
-    """Return review.csv with every cell as text; empty if it does not exist."""
+    """Return the columns `COLUMNS` of review.csv, all text, "" for a column it lacks; empty if it does not exist."""
     path = run / REVIEW
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS), dtype=str)
-    return read_table(path, columns=COLUMNS, fill_short_rows=True).cells.map(from_cell)
+    cells = read_table(path, columns=COLUMNS, fill_short_rows=True).cells.map(from_cell)
+    return cells.loc[:, ~cells.columns.duplicated()].reindex(columns=list(COLUMNS), fill_value="")
 
 
 def _with_confirmed(found: pd.DataFrame, run: Path) -> pd.DataFrame:
     """Return the findings with earlier `confirm` cells."""
     old = read_review(run)
-    if not {*COLUMNS} <= {*old}:
-        return found
     written = old[old["confirm"].str.strip() != ""]
     entered = {tuple(row[name] for name in _KEY): str(row["confirm"]) for row in written.to_dict("records")}
     found = found.assign(confirm=[entered.get(tuple(key), "") for key in found[_KEY].to_numpy()])
@@ -175,7 +174,7 @@ def _shown(rows: pd.DataFrame, kind: str, reasons: Mapping[str, str], photograph
 
 def _finding(row: Mapping[Any, Any], photographs: Photographs) -> dict[str, Any]:
     pictures = []
-    for start, part in zip(("", "other_"), str(row["parts"]).split(", "), strict=True):
+    for start, part in zip(("", "other_"), str(row["parts"]).partition(", ")[::2], strict=True):
         data, reason = photographs.thumbnail(str(row[f"{start}image"]))
         individual = str(row[f"{start}individual"])
         pictures.append(
@@ -190,10 +189,18 @@ def _finding(row: Mapping[Any, Any], photographs: Photographs) -> dict[str, Any]
         )
     return {
         "pictures": pictures,
-        "confidence": float(row["confidence"]),
+        "confidence": _number(str(row["confidence"])),
         "suggested": row["suggested"],
         "confirm": row["confirm"],
     }
+
+
+def _number(cell: str) -> float:
+    """Return the number of a cell that a spreadsheet may have saved with a decimal comma; 0 if it is none."""
+    try:
+        return float(cell.replace(",", "."))
+    except ValueError:
+        return 0.0
 
 
 def reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tuple[dict[str, Any], str]:
@@ -208,15 +215,20 @@ def reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tupl
         InputError: If neither a sweep beside the review nor `data` names the table.
     """
     file = review.parent / "sweep.yaml"
+    given = [*([] if data is None else ["--data", str(data)]), *(part for one in overrides for part in ("--set", one))]
     if file.is_file():
         sweep = load_sweep(file, overrides, data=data, is_recorded=True)
         found = {key.removeprefix("data."): value for key, value in sweep.fixed.items()}
-        again = f"{shlex.quote(str(file))} --set name={sweep.name}_reviewed"
+        runs = file.parent.parent
+        elsewhere = [] if runs == Path("runs") else ["--runs", str(runs)]
+        again = [str(file), *given, *elsewhere, "--set", f"name={sweep.name}_reviewed"]
     elif data is not None:
-        found, again = data_settings(data, overrides), f"SWEEP.yaml --data {shlex.quote(str(data))}"
+        found, again = data_settings(data, overrides), ["SWEEP.yaml", *given]
     else:
         raise InputError(
             f"the table of a review must be known, but beside {review} is no sweep.yaml. Name its folder with --data"
         )
     names = ("table", "image_folder", "image_column", "label_column", "group_column", "unknown_label")
-    return {"root": Path(found["root"]), **{name: found[name] for name in names}}, f"whale-ray sweep {again}"
+    return {"root": Path(found["root"]), **{name: found[name] for name in names}}, shlex.join(
+        ["whale-ray", "sweep", *again]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def _make(run: Path, missing: Sequence[Pair], catalog: Catalog, kept: _Kept) -> 
     kept.write()
     if not left:
         return ""
-    return f"{left} maps are left, since making them took {MOST_SECONDS:.0f} s: `whale-ray report {run}` makes the next"
+    command = f"whale-ray report {shlex.quote(str(run))}"
+    return f"{left} maps are left, since making them took {MOST_SECONDS:.0f} s: `{command}` makes the next"
 
 
 class _Sight:

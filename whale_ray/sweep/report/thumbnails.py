@@ -12,6 +12,7 @@ from PIL import Image
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.image_io import MAX_BYTES, Box, crop_to_box, decode_image
 from whale_ray.errors import DataError, ImageError
+from whale_ray.file_errors import is_inside
 
 SIDE = 220
 _QUALITY = 72
@@ -43,7 +44,7 @@ class Photographs:
             image: Identifier of the row.
         """
         path = self._path(image)
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        if not is_inside(path, self.folder):
             return None, "lies outside the folder of photographs"
         if not path.is_file():
             return None, "photograph not found"

@@ -1,0 +1,49 @@
+"""Messages for errors of the file system that a user can mend."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+# The remedy of each error that is no fault of the program.
+_REMEDIES = {
+    errno.EACCES: "Change its permissions, or name another place",
+    errno.EPERM: "Change its permissions, or name another place",
+    errno.EROFS: "Name a place on a disk that can be written to",
+    errno.ENOENT: "Check the spelling, or create it",
+    errno.ENOTDIR: "A part of the path is a file: name a folder",
+    errno.EISDIR: "Name a file",
+    errno.EEXIST: "Something else lies there: name another place, or remove it",
+    errno.ENOTEMPTY: "Name an empty folder",
+    errno.ELOOP: "Its symbolic links lead in a circle: remove one of them",
+    errno.ENAMETOOLONG: "Shorten the name",
+    errno.ENOSPC: "Free some space, or name a place on another disk",
+    errno.EDQUOT: "Free some space, or name a place on another disk",
+    errno.EINVAL: "The file system does not accept this name: name another",
+    errno.ENODEV: "Name a place on a local disk",
+    errno.EBUSY: "Another program uses it: end that program, or name another place",
+    errno.ESTALE: "The network disk has lost it: mount the disk again",
+    errno.EIO: "The disk does not answer as it should: check it",
+}
+
+
+def explain_file_error(error: OSError) -> str | None:
+    """Return one message about a path that cannot be used; None if the error names no path or has no remedy."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    if remedy is None or error.filename is None:
+        return None
+    paths = [os.fsdecode(path) for path in (error.filename, error.filename2) if isinstance(path, str | bytes)]
+    if not paths:
+        return None
+    return f"{' and '.join(paths)} must be usable, but: {error.strerror}. {remedy}"
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether a path lies in a folder after following symbolic links; links in a circle are not followed.
+
+    Args:
+        path: The path; it need not exist.
+        folder: The folder.
+    """
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
