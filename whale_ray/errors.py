@@ -13,7 +13,7 @@
     ├── StoreError                 the database of enrolments; has the HTTP status of its refusal   (503)
     │   ├── EnrolledElsewhereError the picture is enrolled as another individual (409)
     │   └── NoSuchVersionError     the gallery never had this version      (404)
-    └── TrainingError              a loss that is not finite; the trial fails and the sweep goes on
+    └── TrainingError              a loss that is not finite; the trial fails and the sweep continues
 
 Messages have one form: the rule, the value, the remedy.
 """
@@ -146,4 +146,4 @@ class NoSuchVersionError(StoreError):
 
 
 class TrainingError(WhaleRayError):
-    """Training cannot go on, as when the loss is not finite."""
+    """Training cannot continue, for example because the loss is not finite."""

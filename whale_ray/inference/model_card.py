@@ -28,8 +28,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
 def card_metadata(manifest: Mapping[str, Any]) -> ModelCardData:
     """Return the metadata that the Hugging Face Hub reads from a model card.
 
-    A license is not among them: whoever publishes a bundle must name the one of its photographs and pretrained
-    weights, which the bundle does not know. The data set is named by its fingerprint.
+    The metadata has no license: the publisher of a bundle must add the license of its photographs and pretrained
+    weights, which the bundle does not record. The data set is named by its fingerprint.
     """
     from huggingface_hub import EvalResult, ModelCardData
 

@@ -113,7 +113,7 @@ class GallerySearcher:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the largest cosine and its gallery row for the first individuals of a ranking.
 
-        Computed on the plain vectors, neither expanded nor re-ranked: it is what people see beside an answer.
+        Computed on the plain vectors, neither expanded nor re-ranked: it is the distance shown in an answer.
 
         Args:
             queries: Vectors, shape (Q, D).

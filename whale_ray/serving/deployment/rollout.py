@@ -28,7 +28,7 @@ def run_application(application: serve.Application) -> None:
     """Deploy the application; return once all its replicas answer and no older one does.
 
     Raises:
-        BundleError: If a bundle fails its check in a replica; the older replicas go on.
+        BundleError: If a bundle fails its check in a replica; the older replicas continue.
     """
     try:
         serve.run_many([serve.RunTarget(application, NAME, "/")])

@@ -22,7 +22,7 @@ def check_kind(kind: str, value: Any, *, choices: Sequence[str] = ()) -> Any:
         choices: Allowed values of the kind `choice`.
 
     Raises:
-        ValueError: If the value is not of this kind; with a remedy, or empty where the rule says enough.
+        ValueError: If the value is not of this kind; with a remedy, or empty if the rule is sufficient.
     """
     if kind != "choice":
         return _CHECKS[kind](value)

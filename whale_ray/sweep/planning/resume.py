@@ -43,7 +43,7 @@ def refuse_other_data(records: Sequence[Record], settings: Settings, *, fingerpr
 
 
 def scoring_basis(settings: Settings, fingerprint: str) -> dict[str, Any]:
-    """Return everything that a trial's scores were measured on, by the name of the setting.
+    """Return the data, split and scoring settings behind the scores of a trial, by name.
 
     Args:
         settings: Settings of the trial.

@@ -1,4 +1,4 @@
 """The files of a run: trial records, leaderboard, checkpoints, lock and heartbeats.
 
-Everything a run says can be read from here without Ray.
+It reads and writes all files of a run without Ray.
 """

@@ -80,7 +80,7 @@ class TrialEvents:
             self._settle(trial, status="pruned")
 
     def failed(self, trial: str, *, error: str, details: str) -> None:
-        """Record a trial that failed without a result of its own.
+        """Record a failed trial whose worker wrote no result.
 
         Args:
             trial: ID of the trial.
