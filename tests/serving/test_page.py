@@ -172,7 +172,7 @@ def test_a_rejected_candidate_is_removed_and_the_gallery_is_unchanged(page: Page
     ask(page, photograph(tmp_path, individual=1))
     page.get_by_role("button", name=f"No, not {INDIVIDUALS[1]}").click()
     wait_for_status(page, f"{INDIVIDUALS[1]} is removed from this list")
-    page.get_by_role("heading", name=f"You say: not {INDIVIDUALS[1]}").wait_for()
+    page.get_by_role("heading", name=f"You rejected: {INDIVIDUALS[1]}").wait_for()
     assert page.locator(".match").count() == 4
     for _ in range(4):
         page.get_by_role("button", name="No, not").first.click()
@@ -362,7 +362,7 @@ def test_the_key_is_exchanged_for_a_cookie_that_no_script_can_read(page: Page, l
     for wrong in ("another key", "ключ"):
         page.get_by_label("Key").fill(wrong)
         page.get_by_role("button", name="Sign in").click()
-        page.get_by_text("This key is not valid here").wait_for()
+        page.get_by_text("This key is unknown").wait_for()
         page.locator("#sign-in-problem").evaluate("problem => { problem.textContent = '' }")
     assert page.get_by_role("button", name="Identify").count() == 0
     page.get_by_label("Key").fill(KEY)
@@ -403,7 +403,7 @@ def test_a_key_that_may_not_identify_is_refused_by_the_sign_in(page: Page, bundl
         page.get_by_text("This service needs a key").wait_for()
         page.get_by_label("Key").fill("0123456789abcdef0123")
         page.keyboard.press("Enter")
-        page.get_by_text("may not identify").wait_for()
+        page.get_by_text("does not allow identification").wait_for()
         assert page.get_by_role("button", name="Identify").count() == 0
 
 

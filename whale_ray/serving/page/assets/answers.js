@@ -3,9 +3,9 @@
 import {element, preview, problemText} from './dom.js';
 import {fill, percent, words} from './texts.js';
 
-/** The answer for one photograph, and the reader's confirmation or rejections. */
+/** Result of one photograph, with the confirmation or the rejections of the user. */
 export class Answer {
-  /** model: the name that was asked, '' for the default. result: of /v1/identify; null with `problem`. */
+  /** model: the requested name, '' for the default. result: of /v1/identify; null with `problem`. */
   constructor(photograph, model, {result = null, problem = null}) {
     Object.assign(this, {photograph, model, result, problem});
     this.rejected = [];  // individuals
@@ -16,7 +16,7 @@ export class Answer {
     return this.result.candidates.filter(one => !this.rejected.includes(one.individual));
   }
 
-  /** Whether the decision is at least as probable as not, or its probability unknown: the threshold alone decides. */
+  /** True if the decision is at least as probable as not, or its probability is unknown. */
   get isLikely() {
     const {decision, probability} = this.result.new_individual;
     const own = decision === 'new' ? probability : this.candidates[0]?.probability ?? null;

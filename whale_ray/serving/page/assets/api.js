@@ -4,7 +4,7 @@ const TRIES = 4;
 const FIRST_PAUSE_MS = 500;  // doubled after each try
 const TIME_LIMIT_MS = 120_000;  // the service itself waits up to 60 s for a body
 
-/** A refusal: HTTP status and the `detail` of the service's problem; detail is '' where no service answered. */
+/** A refusal: HTTP status and the `detail` of the service's problem; detail is '' if no service answered. */
 export class Problem extends Error {
   constructor(status, detail) {
     super(detail);
@@ -34,7 +34,7 @@ export async function call(method, address, {model = '', photograph = null, head
   }
 }
 
-/** Return the response, or null where the connection was cut. */
+/** Return the response, or null if the connection was cut. */
 async function send(url, options) {
   const controller = new AbortController();
   const timer = setTimeout(() => controller.abort(), TIME_LIMIT_MS);
@@ -65,13 +65,13 @@ export async function examplesOf(model) {
   return (await (await call('GET', '/v1/examples', {model})).json()).examples;
 }
 
-/** Return the bundle's id and the result of one photograph; throw Problem where it cannot be used. */
+/** Return the bundle's id and the result of one photograph; throw Problem if it cannot be used. */
 export async function identify(photograph, model) {
   const answer = await (await call('POST', '/v1/identify', {model, photograph})).json();
   return {bundle: answer.model, result: answer.results[0]};
 }
 
-/** Return true where the photograph was enrolled, false where it was enrolled under this individual already. */
+/** Return true if the photograph was enrolled now, false if it was enrolled under this individual before. */
 export async function enrol(photograph, individual, model) {
   const address = `/v1/individuals/${encodeURIComponent(individual)}/images`;
   const answer = await (await call('POST', address, {model, photograph})).json();

@@ -4,14 +4,14 @@ import {words} from './texts.js';
 
 export const find = id => document.getElementById(id);
 
-/** Return an element. Text of people reaches the page as text nodes and attributes only, never as HTML. */
+/** Return an element. User text is inserted as text nodes and attributes only, never as HTML. */
 export function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
 }
 
-/** Return an <img> of a file; its text is shown where the browser cannot show the format. */
+/** Return an <img> of a file; its text is shown if the browser does not support the format. */
 export function preview(file, alt) {
   const src = URL.createObjectURL(file);
   const image = element('img', {src, alt});
@@ -34,7 +34,7 @@ export function noteProblem(...content) {
   find('note').className = 'problem';
 }
 
-/** Return the reason of a refusal: a sentence in the page's language, and the service's own words in English. */
+/** Return the reason of a refusal: a sentence in the page's language, and the detail of the service in English. */
 export function problemText(problem) {
   const summary = words.refusals[problem.status];
   if (!problem.detail) return [summary ?? words.no_answer];

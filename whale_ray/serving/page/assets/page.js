@@ -6,9 +6,9 @@ import {element, find, note, noteProblem, problemText} from './dom.js';
 import {choose, chosenPhotographs} from './photographs.js';
 import {fill, words} from './texts.js';
 
-const AT_ONCE = 2;  // photographs under way: one is uploaded while the service works on the other
+const AT_ONCE = 2;  // photographs in progress: one is uploaded while the service processes the other
 
-/** Say why the service refused; ask for the key where there is no session. */
+/** Show the reason of a refusal; ask for the key if there is no session. */
 function showRefusal(error) {
   if (!(error instanceof Problem)) throw error;
   if (error.status === 401) showSignIn(find('service').hidden ? '' : words.session_over);
@@ -35,7 +35,7 @@ find('sign-in').addEventListener('submit', async event => {
   }
 });
 
-/** Show what the service offers: models and examples. Throw Problem where it refuses. */
+/** Show what the service offers: models and examples. Throw Problem if it refuses. */
 async function showService() {
   const model = await modelCard();
   find('sign-in').hidden = true;
@@ -102,7 +102,7 @@ find('identify').addEventListener('click', async () => {
   }
 });
 
-/** Identify each photograph in a call of its own: a problem or a limit of one does not concern the others. */
+/** Identify each photograph in a separate call, so that a problem or a limit of one does not affect the others. */
 async function identifyAll(photographs, model) {
   const places = photographs.map(() => element('div'));
   const waiting = photographs.keys();  // shared by all workers
@@ -134,7 +134,7 @@ async function answerFor(photograph, model) {
   }
 }
 
-/** Show the card of an answer, and again whenever its reader has confirmed or rejected a candidate. */
+/** Show the card of an answer, and update it when the user confirms or rejects a candidate. */
 function showAnswer(answer, place) {
   const showAgain = text => {
     note(text);

@@ -1,9 +1,9 @@
-// The photographs that the reader has chosen, dropped or pasted, or taken from the examples.
+// Photographs that the user has chosen, dropped, pasted, or taken from the examples.
 
 import {element, find, note, noteProblem, preview} from './dom.js';
 import {fill, language, words} from './texts.js';
 
-const imageBytes = Number(document.documentElement.dataset.imageBytes);  // more than this the service refuses
+const imageBytes = Number(document.documentElement.dataset.imageBytes);  // upper limit of the service
 let photographs = [];
 
 /** Return the chosen photographs: File objects in their order. */
@@ -17,7 +17,7 @@ export function choose(files) {
   add(files);
 }
 
-/** Add files to the chosen photographs, except those that the service would refuse for their size. */
+/** Add files to the chosen photographs, except those above the size limit of the service. */
 function add(files) {
   note();
   for (const file of files) {

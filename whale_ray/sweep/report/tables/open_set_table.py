@@ -16,11 +16,11 @@ from whale_ray.sweep.report.tables.headline import is_number
 from whale_ray.sweep.run_folder.records import Record
 
 _MEANINGS = {
-    "auroc": "how often a known query's first cosine is above a new one's (0.5 is chance)",
-    "baks": "known individuals' share of right answers, each individual counting once",
-    "baus": "new individuals' share called new, each counting once",
-    "brier/match": "mean squared fault of the probability that the first answer is right (0 is perfect)",
-    "brier/new": "mean squared fault of the probability that the animal is new",
+    "auroc": "probability that a known query has a larger first cosine than a new one (0.5 is chance)",
+    "baks": "share of known queries answered correctly, averaged over individuals",
+    "baus": "share of new queries decided as new, averaged over individuals",
+    "brier/match": "mean squared error of the probability that the first answer is right (0 is perfect)",
+    "brier/new": "mean squared error of the probability that the animal is new",
 }
 _LOOKS = {"match_probability": ("c0", "the first answer is right"), "new_probability": ("c1", "the animal is new")}
 
