@@ -402,3 +402,7 @@ def test_report_prints_the_leaderboard_as_json(finished: SweepResult) -> None:
     answer = json.loads(run("report", finished.folder, "--json").output)
     assert [row["trial"] for row in answer["trials"]] == finished.table["trial"].tolist()
     assert Path(answer["best_bundle"]) == (finished.folder / "best").resolve()
+    for row, result in zip(answer["trials"], finished.table.to_dict("records"), strict=True):
+        for name in ("map@5_individuals", "recall@1_individuals"):
+            ends = [f"{name}{end}" for end in ("", "_low", "_high")]
+            assert [row[end] for end in ends] == pytest.approx([result[end] for end in ends])

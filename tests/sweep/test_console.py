@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.console import Progress, leaderboard_table
+from whale_ray.sweep.run_folder.leaderboard import leaderboard
+from whale_ray.sweep.run_folder.records import Record
 
 
 @pytest.fixture
@@ -52,3 +55,22 @@ def test_a_failed_trial_that_never_started_is_printed_with_its_error(progress: P
 def test_the_trials_of_earlier_sessions_are_counted(progress: Progress, count: int, lines: list[str]) -> None:
     progress.earlier(count)
     assert printed(progress) == lines
+
+
+@pytest.mark.parametrize(
+    ("objective", "columns"),
+    [
+        ("recall@1", ["recall@1", "95 %", "map@5"]),
+        ("map@5", ["recall@1", "95 %", "map@5"]),
+        ("map@5_individuals", ["map@5_individuals", "recall@1", "95 %", "map@5"]),
+        ("recall@4", ["recall@4", "recall@1", "95 %", "map@5"]),
+    ],
+)
+def test_the_table_has_a_column_of_the_objective(objective: str, columns: list[str]) -> None:
+    result = {"status": "finished", "recall@1": 0.5, "map@5": 0.25, "map@5_individuals": 0.125, "recall@4": 0.75}
+    record = Record("a1", Path("a1"), "trial", {}, {}, "", result)
+    table = leaderboard_table(leaderboard([record], axes=[], objective=objective), axes=[], objective=objective)
+    assert [str(column.header) for column in table.columns][2:-3] == columns
+    shown = [next(iter(column.cells)) for column in table.columns][2 : 2 + len(columns)]
+    values = {name: f"{value:.3f}" for name, value in result.items() if name != "status"}
+    assert shown == [values.get(name, "-") for name in columns]

@@ -260,7 +260,10 @@ def test_trials_of_an_earlier_version_without_embeddings_keep_their_scores(folde
     (folder / "trials" / first / "embeddings.npz").unlink()
     store = open_store(folder)
     assert store.rescored == 0
-    assert any("1 trials keep the scores of an earlier version" in note for note in store.notes)
+    assert any(
+        note == "trials that keep the scores of an earlier version, since they have no embeddings: 1"
+        for note in store.notes
+    )
     board = store.outcomes.leaderboard().set_index("trial")
     assert board["recall@1"].notna().all()
     assert pd.isna(board.loc[first, "map@5_individuals"])

@@ -100,7 +100,7 @@ def run_sweep(
         progress.earlier(sum(record.status != "running" for record in store.index.records()))
         if store.rescored:
             reason = "the sweep has other settings, or this version has other scores"
-            progress.say(f"{store.rescored} trials were scored again from their embeddings: {reason}")
+            progress.say(f"trials scored again from their embeddings: {store.rescored} ({reason})")
         for note in store.notes:
             progress.say(note)
         write_inputs(sweep, dataset, folder)

@@ -87,9 +87,7 @@ def open_trial_store(sweep: Sweep, folder: Path, *, data_fingerprint: str) -> Tr
     rescored, kept = _rescore(sweep, index)
     notes = [*notes_on_epochs(sweep, index.records())]
     if kept:
-        notes.append(
-            f"{kept} trials keep the scores of an earlier version, without the newer ones: their embeddings are missing"
-        )
+        notes.append(f"trials that keep the scores of an earlier version, since they have no embeddings: {kept}")
 
     def is_known(point: Mapping[str, Any]) -> bool:
         return trial_identity(sweep.settings(dict(point)), data_fingerprint=data_fingerprint) in index

@@ -1,4 +1,4 @@
-"""The mix of animals beside the headline, and per-query scores of objectives averaged over individuals."""
+"""Scores over individuals in a run: per-query scores, comparison of trials, the mix in headline and model card."""
 
 from __future__ import annotations
 
