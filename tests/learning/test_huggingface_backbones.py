@@ -188,3 +188,88 @@ def test_the_blocks_of_a_hub_model_are_its_embeddings_and_layers(folder: Path, n
         assert inside
         assert all("norm" in key for key in block - set(inside))  # only what follows the last layer
         assert block == set(inside) or block is layers[-1]
+
+
+def saved(root: Path, model: transformers.PreTrainedModel, **processor: object) -> str:
+    model.save_pretrained(root)
+    if processor:
+        (root / "preprocessor_config.json").write_text(json.dumps(processor))
+    return f"hf:{root}"
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48)])
+def test_a_masked_autoencoder_sees_every_patch_in_order(tmp_path: Path, size: tuple[int, int]) -> None:
+    config = transformers.ViTMAEConfig(**SMALL, intermediate_size=64, image_size=32, patch_size=8, mask_ratio=0.75)
+    name = saved(tmp_path, transformers.ViTMAEModel(config))
+    encoder = build_encoder(name, embedding_size=8, image_size=size).eval()
+    again = rebuild_encoder(json.loads(json.dumps(encoder.recipe))).eval()
+    again.load_state_dict(encoder.state_dict())
+    assert encoder.recipe["config"]["mask_ratio"] == 0
+    assert encoder.trunk((pictures(*size) - encoder.mean) / encoder.std).shape[1] == 1 + size[0] // 8 * (size[1] // 8)
+    for other in (encoder, again):
+        assert torch.equal(other(pictures(*size)), encoder(pictures(*size)))
+
+
+def test_channels_in_opencv_order_are_in_the_recipe_and_in_the_rebuilt_encoder(tmp_path: Path) -> None:
+    kind = {"image_processor_type": "MobileViTImageProcessor"}
+    encoder = build_encoder(saved(tmp_path, vit(), **kind), embedding_size=8, image_size=(32, 32)).eval()
+    plain = build_encoder(
+        saved(tmp_path, vit(), **kind, do_flip_channel_order=False), embedding_size=8, image_size=(32, 32)
+    ).eval()
+    again = rebuild_encoder(json.loads(json.dumps(encoder.recipe))).eval()
+    for other in (plain, again):
+        other.load_state_dict(encoder.state_dict())
+    seen = pictures(32, 32)
+    assert encoder.recipe["channels"] == "BGR"
+    assert "channels" not in plain.recipe
+    assert torch.equal(encoder(seen), plain(seen.flip(1)))
+    assert torch.equal(encoder(seen), again(seen))
+
+
+def test_a_gray_model_is_given_gray_pictures(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(**SMALL, intermediate_size=64, image_size=32, patch_size=8, num_channels=1)
+    kind = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.4], "image_std": [0.2]}
+    name = saved(tmp_path, transformers.ViTModel(config), **kind)
+    encoder = build_encoder(name, embedding_size=None, neck="none", image_size=(32, 32)).eval()
+    again = rebuild_encoder(json.loads(json.dumps(encoder.recipe))).eval()
+    again.load_state_dict(encoder.state_dict())
+    seen = pictures(32, 32)
+    gray = (seen * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    expected = transformers.AutoModel.from_pretrained(tmp_path).eval()(pixel_values=(gray - 0.4) / 0.2)
+    torch.testing.assert_close(encoder(seen), expected.last_hidden_state[:, 0])
+    assert torch.equal(encoder(seen), again(seen))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 64)])
+def test_a_model_whose_code_fails_at_this_size_is_one_message_with_the_size_that_passes(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    config = transformers.ViTConfig(**SMALL, intermediate_size=64, image_size=[32, 64], patch_size=[8, 16])
+    name = saved(tmp_path, transformers.ViTModel(config))
+    if size == (32, 64):
+        assert build_encoder(name, embedding_size=8, image_size=size).embedding_size == 8
+        return
+    with pytest.raises(
+        EncoderError, match=r"cannot take pictures of 64x64: TypeError: .*data.image_size, such as 32x64"
+    ):
+        build_encoder(name, embedding_size=8, image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("hidden_size", "32"), ("num_attention_heads", 0), ("hidden_act", 3), ("patch_size", "8")]
+)
+def test_a_config_that_the_model_code_cannot_use_is_one_message(tmp_path: Path, field: str, value: object) -> None:
+    name = saved(tmp_path, vit())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(EncoderError, match=r"hf:.* (cannot be|fails).*Error: "):
+        build_encoder(name, embedding_size=8, image_size=(32, 32))
+
+
+def test_a_processor_of_unknown_class_is_read_by_its_fields_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    kind = {"image_processor_type": "OurImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 0.5]}
+    name = saved(tmp_path, vit(), **kind)
+    assert build_encoder(name, embedding_size=8, image_size=(32, 32)).recipe["mean"] == pytest.approx([0.1, 0.2, 0.3])
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(EncoderError, match=r"cannot be loaded.*preprocessor_config.json"):
+        build_encoder(name, embedding_size=8, image_size=(32, 32))

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
+from whale_ray.learning.encoders.layers import CHANNELS
 from whale_ray.learning.encoders.registry import Encoder
 from whale_ray.retrieval.embed import evaluation_mode, finite_unit_vectors, image_batch
 
@@ -78,6 +79,7 @@ def embed_features(encoder: Encoder, features: np.ndarray, *, device: torch.devi
 
 def _fingerprint(encoder: Encoder, pixels: DecodedImages, *, flipped: bool) -> str:
     recipe = {name: encoder.recipe.get(name) for name in _DECIDING}
+    recipe |= {CHANNELS: encoder.recipe[CHANNELS]} if CHANNELS in encoder.recipe else {}
     digest = hashlib.sha256(json.dumps([_VERSION, recipe, pixels.fingerprint, flipped]).encode())
     for part in (encoder.trunk, encoder.head.pool):
         for name, tensor in part.state_dict().items():

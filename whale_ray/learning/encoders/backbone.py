@@ -13,21 +13,24 @@ from torch import Tensor, nn
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.layers import small_network
+from whale_ray.learning.encoders.model_errors import describe_error
 from whale_ray.learning.encoders.weight_files import load_strictly, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """A network without its classifier: normalised images (B, 3, H, W) to a map (B, C, h, w) or tokens (B, T, C).
+    """A network without its classifier: normalised images (B, C', H, W) to a map (B, C, h, w) or tokens (B, T, C).
 
     Args:
         body: The network.
         norm: The normalisation that the original classifier applies after pooling (ConvNeXt, MaxViT); None for none.
         class_token: The first token is a class token.
         patch: Height and width of a patch in pixels, for networks with tokens.
-        mean: Mean of the training images, RGB from 0 to 1.
+        mean: Mean of the training images, by channel, from 0 to 1.
         std: Standard deviation of the training images.
+        channels: Planes of the input, see `select_channels`.
+        trained_size: Height and width of the training images; named if another size fails.
         origin: What the recipe records about the weights.
 
     Attributes:
@@ -45,13 +48,16 @@ class Backbone(nn.Module):
         patch: tuple[int, int] | None = None,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
+        channels: str = "RGB",
+        trained_size: tuple[int, int] = (224, 224),
         origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.body = body
         self.norm = norm or nn.Identity()
         self.class_token = class_token
-        self.mean, self.std = mean, std
+        self.mean, self.std, self.channels = mean, std, channels
+        self.trained_size = trained_size
         self.origin = origin or {}
         self.features, self.prefix, self.layers = 0, 0, 1
         self._patch = patch
@@ -82,15 +88,19 @@ class Backbone(nn.Module):
             layers: Number of maps to pool.
 
         Raises:
-            EncoderError: If images of that size do not pass, or the network has fewer maps.
+            EncoderError: If images of that size do not pass, or the network gives something else or fewer maps.
         """
         self.layers = layers
         try:
-            with torch.no_grad():
-                maps = self.eval().maps(torch.zeros(1, 3, *image_size))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            raise image_size_error(name, image_size, error) from error
+            maps = self._maps_of_black(image_size)
+        except Exception as error:
+            raise self._explain_failure(name, image_size, error) from error
         features = maps[0]
+        if features.ndim not in (3, 4) or len(features) != 1:
+            raise EncoderError(
+                f"an encoder gives a map (1, C, h, w) or tokens (1, T, C) for a picture, but {name} gives "
+                f"{tuple(features.shape)}. Choose another encoder"
+            )
         if len(maps) < layers or (layers > 1 and features.ndim != 4):
             sizes = len(maps) if features.ndim == 4 else 1
             raise EncoderError(
@@ -102,6 +112,24 @@ class Backbone(nn.Module):
         if self.class_token:
             self.prefix = features.shape[1] - self._places(image_size) if self._patch else 1
         self.train()
+
+    def _maps_of_black(self, image_size: tuple[int, int]) -> list[Tensor]:
+        if isinstance(self.body, ResizableBody):
+            self.body.adapt_to(image_size)
+        with torch.no_grad():
+            return self.eval().maps(torch.zeros(1, len(self.channels), *image_size))
+
+    def _explain_failure(self, name: str, image_size: tuple[int, int], error: Exception) -> EncoderError:
+        """Return the error for a size that fails: another size is the remedy only if it passes."""
+        sizes = [size for size in (self.trained_size, (224, 224)) if size != image_size]
+        for size in dict.fromkeys(sizes):
+            try:
+                self._maps_of_black(size)
+            except Exception:  # the first failure is the one to report
+                continue
+            return image_size_error(name, image_size, error, such_as=size)
+        tried = " and ".join("{}x{}".format(*size) for size in dict.fromkeys((image_size, *sizes)))
+        return EncoderError(f"{name} fails on pictures of {tried}: {describe_error(error)}. Choose another encoder")
 
     def _places(self, image_size: tuple[int, int]) -> int:
         height, width = self._patch or image_size
@@ -115,18 +143,29 @@ def flatten_sequential(body: nn.Module) -> list[nn.Module]:
     return [layer for child in body for layer in flatten_sequential(child)]
 
 
-def image_size_error(name: str, image_size: tuple[int, int], error: Exception) -> EncoderError:
+class ResizableBody(nn.Module):
+    """A network that is told the size of its images."""
+
+    def adapt_to(self, image_size: tuple[int, int]) -> None:
+        """Prepare for images of this height and width in pixels."""
+
+
+def image_size_error(
+    name: str, image_size: tuple[int, int], error: Exception, *, such_as: tuple[int, int] = (224, 224)
+) -> EncoderError:
     """Return the error for an image size that a network cannot process.
 
     Args:
         name: Name of the encoder.
         image_size: Height and width in pixels.
         error: What the network raised.
+        such_as: A size that it can process.
     """
     height, width = image_size
-    reason = str(error).strip().partition("\n")[0]
+    size = str(such_as[0]) if such_as[0] == such_as[1] else f"{such_as[0]}x{such_as[1]}"
     return EncoderError(
-        f"{name} cannot take pictures of {height}x{width}: {reason}. Choose another data.image_size, such as 224."
+        f"{name} cannot take pictures of {height}x{width}: {describe_error(error)}. Choose another data.image_size, "
+        f"such as {size}."
     )
 
 

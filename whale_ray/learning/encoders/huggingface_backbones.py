@@ -5,7 +5,6 @@ Code from a model repository is never run (`trust_remote_code` is off), and weig
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import socket
@@ -17,36 +16,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from whale_ray.learning.encoders.huggingface_body import HuggingFaceBody, as_pair, trained_size
+from whale_ray.learning.encoders.image_processors import NO_PROCESSOR, PixelFormat, as_channels, pixel_format
+from whale_ray.learning.encoders.layers import CHANNELS
+from whale_ray.learning.encoders.model_errors import named_model_errors
 from whale_ray.learning.encoders.weight_files import load_strictly, read_weights
 
+PROCESSOR_FILE = "preprocessor_config.json"
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _NORMS_AFTER_POOLING = {"ConvNext": "layernorm", "CLIPVision": "post_layernorm"}
-
-
-class HuggingFaceBody(nn.Module):
-    """A vision model of transformers: images (B, 3, H, W) to its last hidden state, a map or tokens.
-
-    Args:
-        model: The transformers model.
-        image_size: Height and width in pixels.
-    """
-
-    def __init__(self, model: Any, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.model = model
-        takes_other_sizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
-        trained = _pair(getattr(model.config, "image_size", None) or image_size)
-        other = takes_other_sizes and trained != tuple(image_size)
-        self.options: dict[str, Any] = {"interpolate_pos_encoding": True} if other else {}
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the last hidden state. Position embeddings are interpolated for another size than the trained one."""
-        features: Tensor = self.model(pixel_values=images, return_dict=True, **self.options).last_hidden_state
-        return features
 
 
 def huggingface_backbone(
@@ -66,22 +48,25 @@ def huggingface_backbone(
     if config is not None:
         return _as_backbone(_from_config(name, _config_from(config)), image_size, origin={"config": config})
     source, revision = _locate(name)
-    with _quiet_transformers(), _named_errors(name):
+    with _quiet_transformers(), named_model_errors(f"hf:{name}", "cannot be loaded"):
         settings = _fetch(_transformers().AutoConfig, source, revision=revision)
         found = getattr(settings, "_commit_hash", None)
         # one revision for all parts of a model, even if the hub's own changes meanwhile
         revision = found or revision
         model = _from_config(name, settings) if weights != "pretrained" else _pretrained(source, revision)
-        statistics = _statistics(source, revision)
+        pixels = _pixel_format(source, revision, name=f"hf:{name}")
     if weights not in ("pretrained", "random"):
         load_strictly(model, read_weights(Path(weights)), source=weights, target=f"hf:{name}")
     origin = {
         "weights": weights,
         "config": _plain(model.config),
         "revision": found,
-        "preprocessing": statistics[2],
+        "preprocessing": pixels.source,
     }
-    return _as_backbone(model, image_size, origin=origin, mean=statistics[0], std=statistics[1])
+    pixels = as_channels(pixels, getattr(model.config, "num_channels", None) or 3, name=f"hf:{name}")
+    origin |= {} if pixels.channels == "RGB" else {CHANNELS: pixels.channels}
+    facts = {"mean": pixels.mean, "std": pixels.std, "channels": pixels.channels}
+    return _as_backbone(model, image_size, origin=origin, **facts)
 
 
 def _as_backbone(model: Any, image_size: tuple[int, int], **facts: Any) -> Backbone:
@@ -95,7 +80,8 @@ def _as_backbone(model: Any, image_size: tuple[int, int], **facts: Any) -> Backb
         HuggingFaceBody(model, image_size),
         norm=norm,
         class_token=_has_class_token(model),
-        patch=_pair(patch) if patch is not None else None,
+        patch=as_pair(patch) if patch is not None else None,
+        trained_size=trained_size(model, (224, 224)),
         **facts,
     )
 
@@ -114,11 +100,6 @@ def _norm_after_pooling(model: Any) -> nn.Module | None:
             setattr(model, name, nn.Identity())
             return norm
     return None
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    values = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-    return int(values[0]), int(values[-1])
 
 
 def _locate(name: str) -> tuple[str, str | None]:
@@ -153,15 +134,6 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-@contextmanager
-def _named_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise EncoderError(f"hf:{name} cannot be loaded: {reason}") from error
 
 
 def _fetch(kind: Any, source: str, **options: Any) -> Any:
@@ -207,8 +179,15 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _from_config(name: str, config: Any) -> Any:
-    with _quiet_transformers(), _named_errors(name):
+    with _quiet_transformers(), named_model_errors(f"hf:{name}", "cannot be loaded"):
         model = _transformers().AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    return _vision_part(model)
+
+
+def _vision_part(model: Any) -> Any:
+    """Return the part that takes images, without the random masks of a masked autoencoder."""
+    if getattr(model.config, "mask_ratio", None):
+        model.config.mask_ratio = 0.0
     return getattr(model, "vision_model", model)
 
 
@@ -219,20 +198,18 @@ def _pretrained(source: str, revision: str | None) -> Any:
     if lacking:
         shown = ", ".join(lacking[:4])
         raise EncoderError(f"the weights of hf:{source} lack {len(lacking)} tensors of its own config ({shown}, …)")
-    return getattr(model, "vision_model", model)
+    return _vision_part(model)
 
 
-def _statistics(source: str, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Return mean and standard deviation of the training images (0 to 1) and the source of these numbers."""
+def _pixel_format(source: str, revision: str | None, *, name: str) -> PixelFormat:
+    """Return the pixel format of the model's image processor; that of ImageNet if it brings none."""
     try:
         processor = _fetch(_transformers().AutoImageProcessor, source, revision=revision)
-    except (OSError, ValueError):
-        return IMAGENET_MEAN, IMAGENET_STD, "ImageNet (the model brings no preprocessor_config.json)"
-    factor = 255 * processor.rescale_factor if processor.do_rescale else 255.0
-    mean = processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0)
-    std = processor.image_std if processor.do_normalize else (1.0, 1.0, 1.0)
-    return (
-        tuple(value / factor for value in mean),
-        tuple(value / factor for value in std),
-        "preprocessor_config.json",
-    )
+    except OSError:
+        if (Path(source) / PROCESSOR_FILE).is_file():
+            raise
+        return PixelFormat(IMAGENET_MEAN, IMAGENET_STD, NO_PROCESSOR)
+    except ValueError:  # a class that transformers does not have
+        processor = _fetch(_transformers().ViTImageProcessor, source, revision=revision)
+    written, _ = processor.get_image_processor_dict(source, revision=revision, local_files_only=True)
+    return pixel_format(processor, written, name=name)

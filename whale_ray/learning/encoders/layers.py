@@ -99,6 +99,26 @@ def batch_norm_neck(features: int, embedding_size: int) -> nn.Module:
 NECKS: dict[str, Callable[[int, int], nn.Module]] = {"linear": linear_neck, "bnneck": batch_norm_neck}
 
 
+CHANNELS = "channels"
+"""A recipe's key for the planes of the encoder's input, such as BGR; absent for RGB."""
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode L
+
+
+def select_channels(images: Tensor, channels: str) -> Tensor:
+    """Return RGB images, (B, 3, H, W), as (B, C, H, W) with other channels.
+
+    Args:
+        images: RGB images.
+        channels: The C planes in their order: R, G, B, or L for gray; "BGR" for models trained with OpenCV.
+    """
+    if channels == "RGB":
+        return images
+    red, green, blue = (images[:, plane : plane + 1] for plane in range(3))
+    gray = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    planes = {"R": red, "G": green, "B": blue, "L": gray}
+    return torch.cat([planes[plane] for plane in channels], dim=1)
+
+
 class Whiten(nn.Module):
     """Linear map of unit vectors, (B, D) to (B, d); the result is not normalised.
 

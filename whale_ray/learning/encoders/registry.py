@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.backbone import Backbone, tiny_backbone
-from whale_ray.learning.encoders.layers import NECKS, POOLS, Whiten
+from whale_ray.learning.encoders.encoder_checks import check_embeddings
+from whale_ray.learning.encoders.layers import CHANNELS, NECKS, POOLS, Whiten, select_channels
+from whale_ray.learning.encoders.model_errors import named_model_errors
 from whale_ray.learning.encoders.torchvision_backbones import torchvision_backbone, torchvision_names
 from whale_ray.suggestions import suggest
 
@@ -76,8 +78,8 @@ class Encoder(nn.Module):
         self.whitening: nn.Module = nn.Identity()
         self.embedding_size = embedding_size
         self.recipe = recipe
-        self.register_buffer("mean", torch.tensor(recipe["mean"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(recipe["std"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(recipe["mean"]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(recipe["std"]).view(1, -1, 1, 1), persistent=False)
         if self.is_frozen:
             self.trunk.requires_grad_(False)
             self.head.pool.requires_grad_(False)
@@ -99,7 +101,8 @@ class Encoder(nn.Module):
 
         With several layers, their unit vectors are concatenated.
         """
-        maps = self.trunk.maps((images - self.mean) / self.std)
+        channels = select_channels(images, self.trunk.channels)
+        maps = self.trunk.maps((channels - self.mean) / self.std)
         last, *others = [self.head.pool(one, self.trunk.prefix) for one in maps]
         if not others:
             pooled: Tensor = self.trunk.norm(last)
@@ -138,18 +141,22 @@ def build_encoder(
         image_size: Height and width in pixels.
 
     Raises:
-        EncoderError: If a name or option is unknown, weights cannot be loaded or do not fit, or the images are too
-            small.
+        EncoderError: If a name or option is unknown, weights cannot be loaded or do not fit, the model's code fails,
+            the images are too small, or a picture has not always the same embedding.
     """
     _check_choice("pool", pool, ("auto", *POOLS))
     _check_choice("neck", neck, ("none", *NECKS))
     _check_choice("freeze", freeze, ("none", "trunk"))
     family, model = _split_name(name)
     height, width = image_size
-    trunk = ENCODERS[family](model, weights=weights, image_size=(height, width))
+    with named_model_errors(name, "cannot be built", remedy="Choose another encoder"):
+        trunk = ENCODERS[family](model, weights=weights, image_size=(height, width))
     options = {"pool": pool, "neck": neck, "freeze": freeze, "layers": layers, "image_size": [height, width]}
     statistics = {"mean": list(trunk.mean), "std": list(trunk.std)}
-    return _assemble(trunk, {"name": name, "embedding_size": embedding_size, **options, **statistics, **trunk.origin})
+    recipe = {"name": name, "embedding_size": embedding_size, **options, **statistics, **trunk.origin}
+    encoder = _assemble(trunk, recipe)
+    check_embeddings(encoder)
+    return encoder
 
 
 def rebuild_encoder(recipe: dict[str, Any]) -> Encoder:
@@ -161,7 +168,9 @@ def rebuild_encoder(recipe: dict[str, Any]) -> Encoder:
     family, model = _split_name(recipe["name"])
     height, width = recipe["image_size"]
     known = {"config": recipe["config"]} if "config" in recipe else {}
-    trunk = ENCODERS[family](model, weights="random", image_size=(height, width), **known)
+    with named_model_errors(recipe["name"], "cannot be built from its recipe"):
+        trunk = ENCODERS[family](model, weights="random", image_size=(height, width), **known)
+    trunk.channels = recipe.get(CHANNELS, "RGB")
     encoder = _assemble(trunk, {key: value for key, value in recipe.items() if key != WHITENED})
     if WHITENED in recipe:
         encoder.whitening = Whiten(encoder.embedding_size, recipe[WHITENED])

@@ -16,6 +16,7 @@ from whale_ray.sweep.planning.dataset import catalog_of, geometry_of
 from whale_ray.sweep.planning.trial_points import (
     Settings,
     baselines,
+    check_encoder,
     corner_points,
     encoder_of,
     epochs_of,
@@ -86,6 +87,9 @@ def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step
         settings: Settings of a trial.
         threads: Threads of torch.
         gpus: GPU share of a trial; more than 0 measures on the GPU if this machine has one.
+
+    Raises:
+        EncoderError: If the encoder cannot be built, or its code fails.
     """
     import torch
 
@@ -93,6 +97,7 @@ def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step
 
     torch.set_num_threads(threads)
     device = torch.device(available_device(gpus))
+    check_encoder(settings)
     encoder = encoder_of(settings).to(device)
     geometry = geometry_of(settings["data"], settings["train"])
     pixels = np.random.default_rng(0).integers(0, 256, (_PICTURES, *geometry.stored, 3), dtype=np.uint8)

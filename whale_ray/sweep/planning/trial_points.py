@@ -153,14 +153,27 @@ def baselines(sweep: Sweep) -> list[tuple[Point, Settings]]:
 
 
 def check_encoders(sweep: Sweep) -> None:
-    """Build every encoder of the sweep once.
+    """Build every encoder of the sweep once, and run a training step if the sweep trains.
 
     Raises:
-        EncoderError: If an encoder cannot be built.
+        EncoderError: If an encoder cannot be built, or its code fails.
     """
     names = ("encoder", "pool", "neck", "weights")
     for point in corner_points(sweep, "data.image_size", *(f"model.{name}" for name in names)):
-        encoder_of(sweep.settings(point))
+        check_encoder(sweep.settings(point))
+
+
+def check_encoder(settings: Settings) -> None:
+    """Build the encoder of a trial's settings, and run a training step if the trial trains.
+
+    Raises:
+        EncoderError: If it cannot be built, or its code fails.
+    """
+    from whale_ray.learning.encoders.encoder_checks import check_training_step
+
+    encoder = encoder_of(settings)
+    if settings["train"]["epochs"]:
+        check_training_step(encoder)
 
 
 def encoder_of(settings: Settings) -> Encoder:
