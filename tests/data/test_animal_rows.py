@@ -107,7 +107,7 @@ def test_two_rows_with_one_box_are_refused(tmp_path: Path) -> None:
 def test_a_wrong_box_of_the_table_names_its_line(tmp_path: Path, box: str) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train.csv").write_text(TWO_ANIMALS + f"last.png,calf,{box}\n")
-    with pytest.raises(DataError, match="do not for line 8 of"):
+    with pytest.raises(DataError, match=r"do not for last\.png \(line 8\)"):
         read_catalog(tmp_path)
 
 

@@ -284,3 +284,23 @@ def test_a_table_without_an_individual_of_two_photographs_is_not_written(root: P
     with pytest.raises(DataError, match="at least one individual must have two photographs"):
         apply_review(review(root, pair("near_identical", "a2.png ann", "a1.png ann")), root=root)
     assert [path.name for path in root.iterdir() if path.is_file()] == ["train.csv"]
+
+
+def test_of_two_animals_in_a_photograph_the_named_one_is_corrected(root: Path) -> None:
+    table = root / "train.csv"
+    boxed = pd.read_csv(table, dtype=str).assign(x0="", y0="", x1="", y1="")
+    pair = pd.DataFrame([["pair.png", "ann", "0", "0", "9", "9"], ["pair.png", "ann", "9", "0", "20", "9"]])
+    pair.columns = pd.Index(["Image", "Id", "x0", "y0", "x1", "y1"])
+    pd.concat([boxed, pair]).fillna("").to_csv(table, index=False)
+    new = applied(root, wrong("pair.png#9,0,20,9", "ann", "bob"))
+    assert new.loc[new["Image"] == "pair.png", "Id"].tolist() == ["ann", "bob"]
+
+
+def test_a_data_set_without_a_table_is_not_corrected(tmp_path: Path) -> None:
+    for name in ("Ada/a.jpg", "Ada/b.jpg", "Bo/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    review = tmp_path / "review.csv"
+    review.write_text("kind,image,individual,confirm\nmislabelled,Ada/a.jpg,Ada,Bo\n")
+    with pytest.raises(DataError, match="of the format folders"):
+        apply_review(review, root=tmp_path)

@@ -175,17 +175,18 @@ def test_boxes_go_to_their_photographs_and_the_others_have_none(tmp_path: Path) 
 @pytest.mark.parametrize("box", ["10,0,10,5", "0,9,5,3", "0,0,,5", "0,0,wide,5"])
 def test_a_box_without_area_or_with_a_side_that_is_no_number_is_refused(tmp_path: Path, box: str) -> None:
     message = fault_of(write_data(tmp_path), boxes=boxes_file(tmp_path, f"a.jpg,{box}\n"))
-    assert "`x0 < x1` and `y0 < y1` must hold for every box, but they do not for photograph a.jpg" in message
+    assert "`x0 < x1` and `y0 < y1` must hold for every box, in pixels, but they do not for a.jpg (line 2)" in message
+    assert "boxes.csv cannot be used" in message
 
 
 def test_a_second_box_of_a_photograph_is_refused(tmp_path: Path) -> None:
     boxes = boxes_file(tmp_path, "a.jpg,0,0,1,1\na.jpg,0,0,2,2\n")
-    assert "photograph a.jpg has more" in fault_of(write_data(tmp_path), boxes=boxes)
+    assert "a.jpg (line 3) has more" in fault_of(write_data(tmp_path), boxes=boxes)
 
 
 def test_boxes_of_other_photographs_only_are_refused(tmp_path: Path) -> None:
     message = fault_of(write_data(tmp_path), boxes=boxes_file(tmp_path, "z.jpg,0,0,1,1\n"))
-    assert "none of its rows does" in message
+    assert "but none is" in message
 
 
 def test_a_missing_boxes_file_is_refused(tmp_path: Path) -> None:

@@ -51,18 +51,25 @@ def synth(
 
 @exits_with_message
 def audit(
-    folder: Annotated[Path, typer.Argument(help="The folder with train.csv and train/.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of the data set, or the table or JSON file in it.")],
     set_: DataSettings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Report what is wrong with a folder of photographs. Changes nothing."""
+    """Report how a data set is understood and what is wrong with it. Changes nothing."""
     from whale_ray.data.audit import audit_photographs
+    from whale_ray.data.formats.understanding import understanding_lines, understood
     from whale_ray.data.image_io import Geometry
     from whale_ray.data.pixel_cache import decode_images
     from whale_ray.sweep.config.sweep_spec import data_settings
     from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
 
-    catalog = catalog_of(data_settings(folder, set_ or []))
+    chosen = set_ or []
+    if folder.is_file():
+        folder, chosen = folder.parent, [*chosen, f"data.table={json.dumps(folder.name)}"]
+    catalog = catalog_of(data_settings(folder, chosen))
+    if not as_json:
+        for line in understanding_lines(understood(catalog)):
+            typer.echo(line)
     pixels = decode_images(catalog, Geometry(64, 64), cache=pixel_cache(), progress=not (is_quiet() or as_json))
     found = audit_photographs(catalog, pixels)
     if as_json:

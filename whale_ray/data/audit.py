@@ -17,6 +17,7 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.components import components_by_pairs
+from whale_ray.data.formats.understanding import understood
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
 
@@ -133,6 +134,7 @@ def _findings(
     conflicts = [group for group in groups if group["individual"].nunique() > 1]
     sizes = health.loc[usable, ["width", "height"]]
     return {
+        "understood": understood(catalog),
         "photographs": int(catalog.table["file"].nunique()),
         "animals": len(catalog.table),
         "individuals": len(counts),

@@ -1,12 +1,13 @@
 """Dataset index: image file, box, individual and encounter of every animal in the photographs.
 
-Reads the training table and opens no image. All faults of the table are reported in one message.
+Reads the data set in one of the formats of `formats.registry` and decodes no image. All faults are reported in one
+message.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,13 +15,34 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from PIL import Image
 
-from whale_ray.data.delimited_table import read_table
 from whale_ray.data.formats.animal_rows import BOX, complete_rows, row_ids
+from whale_ray.data.formats.boxes import with_boxes
+from whale_ray.data.formats.data_layout import DataLayout
+from whale_ray.data.formats.registry import AUTO, FORMATS, choose_format
 from whale_ray.data.image_io import MAX_BYTES, Box, decode_image
 from whale_ray.errors import DataError
 from whale_ray.file_errors import is_inside
 
 _MAX_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """How a data set was read.
+
+    Attributes:
+        format_name: A key of `FORMATS`.
+        reason: Why this format was taken.
+        source: The file, or the folder, that was read.
+        recognized: Separator and encoding of a table; "" otherwise.
+        notes: Remarks, one sentence each.
+    """
+
+    format_name: str
+    reason: str
+    source: Path
+    recognized: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,12 +55,14 @@ class Catalog:
         folder: Folder of the image files.
         unknown_label: Label of animals whose individual is unknown.
         image_bytes: Largest accepted file in bytes.
+        recognition: How the data set was read; None if it was not read from files.
     """
 
     table: pd.DataFrame
     folder: Path
     unknown_label: str
     image_bytes: int = MAX_BYTES
+    recognition: Recognition | None = None
 
     def __post_init__(self) -> None:
         """Add the columns that the table lacks, with their neutral values."""
@@ -77,6 +101,7 @@ class Catalog:
 def read_catalog(
     root: Path,
     *,
+    format_name: str = AUTO,
     table: str = "train.csv",
     image_folder: str = "train",
     image_column: str = "Image",
@@ -87,76 +112,71 @@ def read_catalog(
     image_bytes: int = MAX_BYTES,
     check_files: bool = True,
 ) -> Catalog:
-    """Read the training table of a data set.
+    """Read the rows of a data set.
 
     Args:
         root: Folder of the data set.
+        format_name: A key of `FORMATS`, or `auto`.
         table: File name of the table below `root`.
         image_folder: Folder of the image files below `root`.
         image_column: Column of file names.
         label_column: Column of individuals.
         group_column: Column of encounters or days; None if there is no such column.
-        boxes: CSV file with the columns Image, x0, y0, x1, y1 in pixels; images are cropped to their box.
-        unknown_label: Label of photographs whose individual is unknown.
+        boxes: File of boxes that images are cropped to: a table with the columns Image, x0, y0, x1, y1 in pixels, COCO
+            JSON or MegaDetector's JSON.
+        unknown_label: Label of animals whose individual is unknown.
         image_bytes: Largest accepted image file in bytes.
         check_files: Require the image folder to exist. False reads the table alone.
 
     Returns:
-        The catalog, in the row order of the table.
+        The catalog, in the row order of the source.
 
     Raises:
-        DataError: With every fault of the table, its columns and its boxes.
+        DataError: With every fault of the source and of the boxes.
     """
-    path, folder = root / table, root / image_folder
-    _require_layout(root, path, folder if check_files else root)
-    columns = {"file": image_column, "individual": label_column}
-    if group_column is not None:
-        columns["group"] = group_column
-    read = _read_table(path, columns, optional=BOX if boxes is None else ())
-    rows, faults = complete_rows(read), _box_faults(read, path)
+    layout = DataLayout(
+        root,
+        table,
+        image_folder,
+        image_column,
+        label_column,
+        group_column,
+        unknown_label=unknown_label,
+        check_files=check_files,
+    )
+    chosen, reason = choose_format(format_name, layout)
+    read = FORMATS[chosen].read(layout)
+    rows, found = complete_rows(read.rows), None
     if boxes is not None:
-        rows, faults = _with_boxes(rows, boxes)
+        rows, found = with_boxes(rows, boxes, folder=read.folder, label_column=label_column)
     rows["image"] = row_ids(rows)
-    faults = _table_faults(rows, unknown_label) + faults
+    faults = [*_table_faults(rows, unknown_label, read.unit), *read.faults]
     if check_files:
-        faults += _link_faults(rows["file"].drop_duplicates(), folder)
-    if faults:
-        raise DataError(
-            "\n".join([f"{path} cannot be used, nothing was started:", *(f"  {fault}" for fault in faults)])
-        )
-    return Catalog(rows.reset_index(drop=True), folder, unknown_label, image_bytes)
+        faults += _link_faults(rows["file"].drop_duplicates(), read.folder)
+    _raise_faults({read.source: faults, boxes: found.faults if found else ()})
+    notes = (*read.notes, *(found.notes if found else ()))
+    recognition = Recognition(chosen, reason, read.source, read.recognized, notes)
+    return Catalog(rows.reset_index(drop=True), read.folder, unknown_label, image_bytes, recognition)
 
 
-def _require_layout(root: Path, table: Path, folder: Path) -> None:
-    missing = [path for path, there in ((table, table.is_file()), (folder, folder.is_dir())) if not there]
-    if missing:
-        raise DataError(
-            f"the photographs must lie in {root}, but {' and '.join(map(str, missing))} "
-            f"{'is' if len(missing) == 1 else 'are'} not there.\n"
-            f"  How it must lie: {table} with the columns Image,Id and the pictures in {root}/train/; another place is "
-            "named with --data DIR.\n"
-            "  Where to get it: https://www.kaggle.com/competitions/humpback-whale-identification/data "
-            "(or your own photographs in that form).\n"
-            "  Meanwhile: `make sweep` draws synthetic flukes and runs a sweep on them; "
-            "`whale-ray synth synthetic` only draws them, for --data synthetic."
-        )
+def _raise_faults(faults: Mapping[Path | None, Sequence[str]]) -> None:
+    """Raise one error with the faults of all files, if there is any."""
+    lines = [
+        line
+        for path, found in faults.items()
+        if found
+        for line in (f"{path} cannot be used, nothing was started:", *(f"  {fault}" for fault in found))
+    ]
+    if lines:
+        raise DataError("\n".join(lines))
 
 
-def _read_table(path: Path, columns: dict[str, str], *, optional: Iterable[str] = ()) -> pd.DataFrame:
-    """Return the columns under their new names; the index is the line of each row in the file."""
-    table = read_table(path, columns=columns.values())
-    table.require(columns.values(), remedy="Name them with data.image_column, data.label_column, data.group_column")
-    if set(optional) <= set(table.columns):
-        columns = columns | {name: name for name in optional}
-    return pd.DataFrame({name: table.column(column) for name, column in columns.items()}).set_axis(table.lines)
-
-
-def _table_faults(rows: pd.DataFrame, unknown_label: str) -> list[str]:
-    """Return the faults of the table itself."""
+def _table_faults(rows: pd.DataFrame, unknown_label: str, unit: str) -> list[str]:
+    """Return the faults of the rows, whose index is their position in the source."""
     image, file, individual = rows["image"], rows["file"], rows["individual"]
     faults = [
-        *_fault_with_names(rows.index[file == ""], "a row must name its photograph, but {} {} does not", "line"),
-        *_fault_with_names(rows.index[individual == ""], "a row must name its individual, but {} {} does not", "line"),
+        *_fault_with_names(rows.index[file == ""], "a row must name its photograph, but {} {} does not", unit),
+        *_fault_with_names(rows.index[individual == ""], "a row must name its individual, but {} {} does not", unit),
         *_fault_with_names(
             image[image.duplicated() & (file != "")],
             "a photograph has one row, or for each animal one with its own box (x0, y0, x1, y1), but {} {} has more",
@@ -195,38 +215,3 @@ def _link_faults(images: pd.Series, folder: Path) -> list[str]:
     """Return a fault for images that are links to a place outside the folder."""
     links = [image for image in images if not _leaves_folder(image) and not is_inside(folder / image, folder)]
     return _fault_with_names(links, "a photograph lies inside the folder, but {} {} links out of it", "photograph")
-
-
-def _box_faults(table: pd.DataFrame, path: Path) -> list[str]:
-    """Return a fault for boxes of the training table that are none; a row without any side has no box."""
-    if BOX[0] not in table:
-        return []
-    given = (table[list(BOX)] != "").any(axis=1)
-    wrong = given & _is_wrong(table[list(BOX)].apply(pd.to_numeric, errors="coerce"))
-    return _fault_with_names(
-        table.index[wrong],
-        "`x0 < x1` and `y0 < y1` must hold for every box, but they do not for {} {} of " + str(path),
-        "line",
-    )
-
-
-def _is_wrong(sides: pd.DataFrame) -> pd.Series:
-    return sides[list(BOX)].isna().any(axis=1) | (sides["x0"] >= sides["x1"]) | (sides["y0"] >= sides["y1"])
-
-
-def _with_boxes(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows with their boxes, and the faults of the boxes."""
-    table = _read_table(path, {"file": "Image", **{side: side for side in BOX}})
-    table = table[table["file"].isin(rows["file"])]
-    boxes = table[list(BOX)].apply(pd.to_numeric, errors="coerce").assign(file=table["file"])
-    faults = _fault_with_names(
-        boxes.loc[_is_wrong(boxes), "file"],
-        "`x0 < x1` and `y0 < y1` must hold for every box, but they do not for {} {} in " + str(path),
-        "photograph",
-    )
-    twice = boxes.loc[boxes["file"].duplicated(), "file"]
-    faults += _fault_with_names(twice, "a photograph has one box, but {} {} has more in " + str(path), "photograph")
-    if boxes.empty:
-        faults.append(f"{path} must name photographs of the table, but none of its rows does")
-    merged = rows.drop(columns=list(BOX)).merge(boxes.drop_duplicates("file"), on="file", how="left", sort=False)
-    return complete_rows(merged).set_axis(rows.index), faults

@@ -52,6 +52,11 @@ def find_images(folder: Path) -> ImageFiles:
     return ImageFiles(tuple(sorted(images)), dict(sorted(others.items())))
 
 
+def holds_image(folder: Path) -> bool:
+    """Return whether the folder or one of its sub-folders has an image file; stops at the first."""
+    return any(not reason for _, reason in _iterate_files(folder))
+
+
 def _count(others: dict[str, str]) -> str:
     if not others:
         return "it is empty"

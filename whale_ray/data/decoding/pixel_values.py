@@ -36,10 +36,10 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
     """
     _scale_png_transparency(image)
     image.load()
-    return _turn_upright(_to_rgb(image), _read_orientation(image))
+    return _turn_upright(_to_rgb(image), read_orientation(image))
 
 
-def _read_orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 if it is absent or unreadable. Other tags are not touched."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.csv_cells import from_cell
-from whale_ray.data.catalog import read_catalog
+from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.delimited_table import DelimitedTable, read_table
+from whale_ray.data.formats.registry import AUTO
 from whale_ray.data.review.label_edits import LabelEdits, ReviewRow
 from whale_ray.data.review.row_kinds import collect_edits
 from whale_ray.errors import DataError
@@ -50,6 +51,7 @@ def apply_review(
     review: Path,
     *,
     root: Path,
+    format_name: str = AUTO,
     table: str = "train.csv",
     image_folder: str = "train",
     image_column: str = "Image",
@@ -73,6 +75,7 @@ def apply_review(
     Args:
         review: The review table.
         root: Folder of the data set.
+        format_name: Format of the data set; corrections are written in the format `kaggle` only.
         table: File name of the training table below `root`.
         image_folder: Folder of the image files below `root`.
         image_column: Column of file names.
@@ -81,7 +84,8 @@ def apply_review(
         unknown_label: Label of unknown individuals.
 
     Raises:
-        DataError: With every row that cannot be applied, by line number; or if no row is confirmed.
+        DataError: With every row that cannot be applied, by line number; if no row is confirmed; or if the data set has
+            another format.
     """
     rows = read_review_rows(review)
     read = partial(
@@ -93,7 +97,8 @@ def apply_review(
         group_column=group_column,
         unknown_label=unknown_label,
     )
-    catalog = read(table=table)
+    catalog = read(table=table, format_name=format_name)
+    _require_kaggle(catalog)
     labels = dict(zip(catalog.table["image"], catalog.table["individual"], strict=True))
     decisions = collect_edits(rows, labels, folder=catalog.folder, unknown_label=unknown_label)
     if decisions.faults:
@@ -108,8 +113,16 @@ def apply_review(
     path = _next_free_path(root / table)
     with replaced_atomically(path) as draft:
         _write_edited(old, draft, decisions, image_column=image_column, label_column=label_column)
-        read(table=str(Path(table).with_name(draft.name)))
+        read(table=str(Path(table).with_name(draft.name)), format_name="kaggle")
     return ReviewResult(path, str(Path(table).with_name(path.name)), tuple(decisions.lines()))
+
+
+def _require_kaggle(catalog: Catalog) -> None:
+    if catalog.recognition is not None and catalog.recognition.format_name != "kaggle":
+        raise DataError(
+            f"corrections are written into a table of the format kaggle, but {catalog.recognition.source} is of the "
+            f"format {catalog.recognition.format_name}. Correct the labels there, following the rows of the review"
+        )
 
 
 def read_review_rows(path: Path) -> list[ReviewRow]:

@@ -148,11 +148,11 @@ class LabelEdits:
         """Return the table with all edits applied.
 
         Args:
-            table: The training table.
+            table: The training table, whose rows are those of `labels` in their order.
             image_column: Column of file names.
             label_column: Column of individuals.
         """
-        images = table[image_column].str.strip()
+        images = pd.Series(list(self.labels), index=table.index)
         changed = table.copy()
         for place, image in zip(table.index, images, strict=True):
             before = self.labels[image]

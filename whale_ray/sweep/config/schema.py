@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from whale_ray.data.formats.registry import AUTO, FORMATS
 from whale_ray.data.image_io import MAX_BYTES
 from whale_ray.learning.losses.registry import LOSSES
 from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
@@ -32,12 +33,23 @@ SETTINGS: tuple[Setting, ...] = (
     _axis("seed", "int >= 0 <= 4294967295", 0, "seed of weights, batches and augmentation; as an axis: repeats"),
     brief("keep_checkpoints", "int >= 1", 3, "number of finished trials, the best, whose weights are kept"),
     brief("data.root", "text", "data", "folder of the table and the photographs (option --data)"),
-    brief("data.table", "text", "train.csv", "the table inside it"),
+    brief(
+        "data.format",
+        " ".join(("choice", AUTO, *FORMATS)),
+        AUTO,
+        "format of the data set; auto: the first of these that is recognised. `whale-ray audit` says which and why",
+    ),
+    brief("data.table", "text", "train.csv", "the table or JSON file inside it (kaggle, wildlife, coco)"),
     brief("data.image_folder", "text", "train", "the folder of photographs inside it"),
     brief("data.image_column", "text", "Image", "column of file names"),
     brief("data.label_column", "text", "Id", "column of individuals"),
     brief("data.group_column", "text or null", None, "column of encounters or days, kept together by the split"),
-    brief("data.boxes", "text or null", None, "CSV file Image,x0,y0,x1,y1: photographs are cropped to it"),
+    brief(
+        "data.boxes",
+        "text or null",
+        None,
+        "file of boxes to crop to: Image,x0,y0,x1,y1, COCO, MegaDetector",
+    ),
     _part("data.unknown_label", "text", "new_whale", "label of unknown individuals"),
     _axis("data.image_size", "size", 224, "256, or '256x512' as height x width, in pixels"),
     _axis("data.resize", "choice pad stretch", "pad", "pad keeps the aspect, stretch does not"),

@@ -15,6 +15,7 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
+from whale_ray.data.formats.registry import AUTO
 from whale_ray.data.image_io import MAX_BYTES, Geometry
 from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images, open_decoded
 from whale_ray.data.split import NEVER_VALIDATES, SPLITS, parts_of, split_photographs
@@ -121,6 +122,7 @@ def catalog_of(data: Mapping[str, Any]) -> Catalog:
     """
     return read_catalog(
         Path(data["root"]),
+        format_name=data.get("format", AUTO),
         table=data["table"],
         image_folder=data["image_folder"],
         image_column=data["image_column"],

@@ -229,6 +229,5 @@ def reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tupl
             f"the table of a review must be known, but beside {review} is no sweep.yaml. Name its folder with --data"
         )
     names = ("table", "image_folder", "image_column", "label_column", "group_column", "unknown_label")
-    return {"root": Path(found["root"]), **{name: found[name] for name in names}}, shlex.join(
-        ["whale-ray", "sweep", *again]
-    )
+    settings = {"root": Path(found["root"]), "format_name": found["format"], **{name: found[name] for name in names}}
+    return settings, shlex.join(["whale-ray", "sweep", *again])

@@ -1,0 +1,93 @@
+"""Values in the cells of tables and JSON files: boxes, dates and unknown individuals."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from whale_ray.data.image_io import Box
+
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_PARTIAL_DATE = re.compile(r"\d{4}(-\d{2})?")
+_EXIF_DATE = re.compile(r"(\d{4}):(\d{2}):(\d{2})\b")
+_MISSING = {"", "nan", "none", "null", "na", "nat"}
+_UNKNOWN = {"unknown", "____"}  # of wildlife-datasets and of Wildbook's image analysis
+
+
+def is_missing(text: str) -> bool:
+    """Return whether a cell has no value, as pandas writes it."""
+    return text.strip().casefold() in _MISSING
+
+
+def is_unknown(name: str) -> bool:
+    """Return whether a name marks an unknown individual in wildlife-datasets or Wildbook."""
+    return is_missing(name) or name.strip().casefold() in _UNKNOWN
+
+
+def parse_box(text: str) -> Box | None:
+    """Return the box in a cell such as `[10, 20, 300, 200]`: x, y, width, height become x0, y0, x1, y1.
+
+    Returns:
+        The box in pixels; None for an empty cell.
+
+    Raises:
+        ValueError: If the cell is no box; the message is the second half of a sentence.
+    """
+    if is_missing(text):
+        return None
+    if re.search(r"[^\d\s\[\](),.eE+-]", text):
+        raise ValueError(f"is {text!r}")
+    return box_of_sides([float(number) for number in _NUMBER.findall(text)])
+
+
+def box_of_sides(sides: Sequence[object]) -> Box:
+    """Return x0, y0, x1, y1 of x, y, width, height.
+
+    Raises:
+        ValueError: If there are not four finite numbers, or width or height is not positive.
+    """
+    numbers = [float(side) for side in sides if isinstance(side, int | float) and not isinstance(side, bool)]
+    if len(numbers) != 4 or len(sides) != 4 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"is {list(sides)!r}")
+    x, y, width, height = numbers
+    if width <= 0 or height <= 0:
+        raise ValueError(f"has width {width:g} and height {height:g}")
+    return x, y, x + width, y + height
+
+
+def box_columns(boxes: Sequence[Box | None]) -> dict[str, list[float]]:
+    """Return the columns x0, y0, x1, y1 of boxes, NaN for None."""
+    sides = [(math.nan,) * 4 if box is None else box for box in boxes]
+    return {name: [float(side[place]) for side in sides] for place, name in enumerate(("x0", "y0", "x1", "y1"))}
+
+
+def iso_dates(cells: pd.Series) -> tuple[pd.Series, list[str]]:
+    """Return dates as ISO 8601 text, "" where there is none, and the cells that are no date.
+
+    `2019-05-03 10:11:12`, `2019:05:03 10:11:12` (EXIF) and what pandas can parse become `2019-05-03T10:11:12`. Dates
+    without a time keep none; years and months stay as they are.
+
+    Args:
+        cells: Dates as text.
+    """
+    found = {text: _iso_date(text) for text in cells.unique()}
+    wrong = [str(text) for text, date in found.items() if date is None]
+    return cells.map(lambda text: found[text] or ""), wrong
+
+
+def _iso_date(text: str) -> str | None:
+    """Return a date as ISO 8601 text; None if it is none."""
+    text = text.strip()
+    if is_missing(text):
+        return ""
+    if _PARTIAL_DATE.fullmatch(text):
+        return text
+    try:
+        time = pd.Timestamp(_EXIF_DATE.sub(r"\1-\2-\3", text))
+    except (ValueError, OverflowError):
+        return None
+    has_time = ":" in text[10:] or "T" in text
+    return time.isoformat(timespec="seconds") if has_time else time.date().isoformat()

@@ -1,0 +1,100 @@
+"""Format `kaggle`: a table of file names and individuals beside a folder of photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import pandas as pd
+
+from whale_ray.data.delimited_table import DelimitedTable, read_table
+from whale_ray.data.formats.animal_rows import BOX
+from whale_ray.data.formats.cell_values import iso_dates
+from whale_ray.data.formats.data_layout import AnimalTable, DataLayout, list_names
+from whale_ray.errors import DataError
+
+_REMEDY = "Name them with data.image_column, data.label_column, data.group_column"
+
+
+def recognize_kaggle(layout: DataLayout) -> str | None:
+    """Return why the folder has the Kaggle layout; None if it has not."""
+    path = layout.root / layout.table
+    if not path.is_file() or path.suffix.casefold() == ".json":
+        return None
+    if layout.chosen("table"):
+        columns = set(read_table(path, columns=(layout.image_column, layout.label_column)).columns)
+        if layout.image_column not in columns and {"path", "identity"} <= columns:
+            return None
+    return f"{path} is there"
+
+
+def read_kaggle(layout: DataLayout) -> AnimalTable:
+    """Return the rows of a table in the Kaggle layout. Optional columns x0, y0, x1, y1 are the box in pixels.
+
+    Raises:
+        DataError: If the table or the image folder is missing, or the table cannot be read.
+    """
+    path, folder = layout.root / layout.table, layout.root / layout.image_folder
+    require_kaggle_layout(layout)
+    names = {"file": layout.image_column, "individual": layout.label_column, "group": layout.group_column}
+    names |= {"date": layout.date_column, "view": layout.view_column, "species": layout.species_column}
+    columns = {name: column for name, column in names.items() if column is not None}
+    table = read_table(path, columns=columns.values())
+    table.require(columns.values(), remedy=_REMEDY)
+    rows = pd.DataFrame({name: table.column(column) for name, column in columns.items()})
+    notes = list(table.notes)
+    if "date" in rows:
+        rows["date"], wrong = iso_dates(rows["date"])
+        notes += [f"{len(wrong)} dates cannot be read: {list_names(wrong)}"] if wrong else []
+    faults: list[str] = []
+    if set(BOX) <= set(table.columns):
+        sides, faults = box_sides(table, rows["file"])
+        rows = rows.join(sides)
+    return AnimalTable(rows.set_axis(table.lines), folder, path, "line", table.recognized, tuple(notes), tuple(faults))
+
+
+def box_sides(
+    table: DelimitedTable, files: pd.Series, listed: Container[str] | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the columns x0, y0, x1, y1 of a table, NaN in rows without a box, and a fault for boxes that are none.
+
+    Args:
+        table: A table with these columns; four empty cells are no box.
+        files: Image file of each row.
+        listed: Files whose boxes count; None for all.
+    """
+    sides = pd.DataFrame({side: table.numbers(side) for side in BOX})
+    given = pd.DataFrame({side: table.column(side) for side in BOX}) != ""
+    is_box = sides.notna().all(axis=1) & (sides["x0"] < sides["x1"]) & (sides["y0"] < sides["y1"])
+    counts = files.map(lambda file: listed is None or file in listed)
+    rows = zip(files, table.lines, given.any(axis=1) & ~is_box & counts, strict=True)
+    wrong = [f"{file} (line {line})" for file, line, is_wrong in rows if is_wrong]
+    if not wrong:
+        return sides, []
+    rule = "`x0 < x1` and `y0 < y1` must hold for every box, in pixels"
+    return sides, [f"{rule}, but they do not for {list_names(wrong)}. Correct them, or empty all four cells"]
+
+
+def require_kaggle_layout(layout: DataLayout, looked_for: str = "") -> None:
+    """Check that table and image folder of the Kaggle layout exist.
+
+    Args:
+        layout: The data set.
+        looked_for: Sentence about the other formats that were looked for.
+
+    Raises:
+        DataError: With what is missing and how it must lie.
+    """
+    table, root = layout.root / layout.table, layout.root
+    folder = root / layout.image_folder if layout.check_files else root
+    missing = [path for path, there in ((table, table.is_file()), (folder, folder.is_dir())) if not there]
+    if missing:
+        raise DataError(
+            f"the photographs must lie in {root}, but {' and '.join(map(str, missing))} "
+            f"{'is' if len(missing) == 1 else 'are'} not there.{looked_for}\n"
+            f"  How it must lie: {table} with the columns {layout.image_column},{layout.label_column} and the pictures "
+            f"in {root / layout.image_folder}/; another place is named with --data DIR.\n"
+            "  Where to get it: https://www.kaggle.com/competitions/humpback-whale-identification/data "
+            "(or your own photographs in that form, or in another one: data.format).\n"
+            "  Meanwhile: `make sweep` draws synthetic flukes and runs a sweep on them; "
+            "`whale-ray synth synthetic` only draws them, for --data synthetic."
+        )
