@@ -17,7 +17,7 @@ from services import KEY, plain_server, web_service
 from test_routes_identify import check_problem
 
 from whale_ray.inference import predictor
-from whale_ray.serving import schemas
+from whale_ray.serving import query_parameters
 from whale_ray.serving.http.app import build_app
 
 
@@ -185,7 +185,7 @@ def test_readiness_and_the_page_need_no_key(locked: httpx.Client) -> None:
 
 
 def test_the_contract_allows_as_many_candidates_as_a_bundle_ranks() -> None:
-    assert schemas.MOST_CANDIDATES == predictor.MOST_CANDIDATES
+    assert query_parameters.MOST_CANDIDATES == predictor.MOST_CANDIDATES
 
 
 def test_an_answer_has_one_request_id_wherever_the_service_runs(client: httpx.Client) -> None:

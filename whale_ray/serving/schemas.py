@@ -1,45 +1,15 @@
-"""Schemas of the HTTP API: query parameters and answers."""
+"""Schemas of the answers of the HTTP API."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from whale_ray.inference.predictions import MOST_CANDIDATES
 from whale_ray.serving.problem_details import Problem
 
-MAX_PER_PAGE = 1000
 DISTANCE_DECIMALS = 7  # of a distance, as it is written
-
-
-class ModelQuery(BaseModel):
-    """Model that answers, if there are several."""
-
-    model_config = ConfigDict(extra="forbid")
-    model: str = Field("", description="Name of a model in `/v1/model`; default: the default model.")
-
-
-class IdentifyQuery(ModelQuery):
-    """Query parameters of `/v1/identify`."""
-
-    top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="Number of candidates per photograph.")
-    encounter: bool = Field(False, description="All photographs show one animal; they get one result.")
-
-
-class PageQuery(ModelQuery):
-    """Query parameters of lists that are sorted by name."""
-
-    after: str = Field("", description="Last name of the previous page.")
-    limit: int = Field(100, ge=1, le=MAX_PER_PAGE, description="Maximum number of names on the page.")
-
-
-class ConfirmQuery(ModelQuery):
-    """Individual that a person saw in a photograph."""
-
-    individual: str = Field(description="Name of an individual of the gallery, or of a new one.")
-
 
 Distance = Annotated[float, AfterValidator(lambda distance: round(distance, DISTANCE_DECIMALS))]
 """Cosine distance, rounded for the answer. Decisions use the value before rounding."""

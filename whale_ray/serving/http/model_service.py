@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import numpy as np
 from fastapi import Depends, Query, Request
@@ -26,7 +26,9 @@ from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudg
 from whale_ray.serving.http.uploads import Limits, Upload
 from whale_ray.serving.metrics import count
 from whale_ray.serving.problem_details import RefusalError, refused_image
-from whale_ray.serving.schemas import Identified, ModelQuery, Unidentified
+from whale_ray.serving.query_parameters import ModelQuery
+from whale_ray.serving.resource_names import thumbnail_path
+from whale_ray.serving.schemas import Identified, Unidentified
 
 MAX_PENDING_REVIEWS = 8
 _UPLOADS_PER_CALL = 4  # bodies that arrive at once, for each call that is answered at once
@@ -140,7 +142,10 @@ class ModelService:
     def _thumbnail(self, image: str) -> str | None:
         row = self.live_gallery.rows.get(image)
         has_none = row is not None and row not in self.bundle.contents.thumbnails
-        return None if has_none else self.address(f"/v1/images/{quote(image, safe='')}")
+        if has_none:
+            return None
+        path, query = thumbnail_path(image)
+        return self.address(path, **query)
 
     def address(self, path: str, **query: object) -> str:
         """Return the URL path of a resource of this model.

@@ -6,7 +6,6 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query, Request, Response, Security
 
@@ -15,6 +14,8 @@ from whale_ray.serving.auth.api_keys import IDENTIFY
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
 from whale_ray.serving.problem_details import RefusalError
+from whale_ray.serving.query_parameters import ImageQuery, IndividualPageQuery, PageQuery
+from whale_ray.serving.resource_names import individual_path, resolve_name
 from whale_ray.serving.schemas import (
     Example,
     Examples,
@@ -23,7 +24,6 @@ from whale_ray.serving.schemas import (
     IndividualsPage,
     IndividualSummary,
     ModelCard,
-    PageQuery,
 )
 
 PageParameters = Annotated[PageQuery, Query()]
@@ -71,21 +71,25 @@ async def individuals(page: PageParameters, service: SelectedModel) -> Individua
     dependencies=[Security(authorize, scopes=[IDENTIFY])],
     responses=openapi.problem_responses(404),
 )
-async def individual(id: str, page: PageParameters, service: SelectedModel) -> IndividualPage:
+async def individual(id: str, page: Annotated[IndividualPageQuery, Query()], service: SelectedModel) -> IndividualPage:
     """Return one individual and its gallery photographs."""
+    id = resolve_name(id, page.individual, parameter="individual")
     everything = (await service.recognizer.snapshot()).individuals.get(id)
     if everything is None:
         raise RefusalError(404, f"{id!r} is not an individual of this gallery. See /v1/individuals")
-    images, following = _paginate(everything, page, service, f"/v1/individuals/{quote(id, safe='')}")
+    path, query = individual_path(id)
+    images, following = _paginate(everything, page, service, path, **query)
     return IndividualPage(id=id, total=len(everything), images=images, next=following)
 
 
-def _paginate(names: Sequence[str], page: PageQuery, service: ModelService, path: str) -> tuple[list[str], str | None]:
+def _paginate(
+    names: Sequence[str], page: PageQuery, service: ModelService, path: str, **query: str
+) -> tuple[list[str], str | None]:
     """Return the names of this page and the address of the next one."""
     start = bisect_right(names, page.after) if page.after else 0
     part = list(names[start : start + page.limit])
     last = start + page.limit >= len(names)
-    return part, None if last else service.address(path, after=part[-1], limit=page.limit)
+    return part, None if last else service.address(path, **query, after=part[-1], limit=page.limit)
 
 
 @router.get(
@@ -94,8 +98,9 @@ def _paginate(names: Sequence[str], page: PageQuery, service: ModelService, path
     response_class=Response,
     responses={**openapi.JPEG_RESPONSE, **openapi.problem_responses(404)},
 )
-async def thumbnail(image: str, query: ModelParameter, service: SelectedModel) -> Response:
+async def thumbnail(image: str, query: Annotated[ImageQuery, Query()], service: SelectedModel) -> Response:
     """Return the thumbnail of a gallery photograph."""
+    image = resolve_name(image, query.image, parameter="image")
     snapshot, gallery = await service.recognizer.snapshot(), service.live_gallery
     if image in snapshot.enrolled and gallery.store:
         data = await asyncio.to_thread(gallery.store.thumbnail, image)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import unicodedata
 from dataclasses import asdict
 from typing import Annotated
 
@@ -25,8 +24,9 @@ from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
 from whale_ray.serving.http.uploads import Upload, read_uploads
 from whale_ray.serving.problem_details import RefusalError
+from whale_ray.serving.query_parameters import ConfirmQuery, IndividualImageQuery, IndividualQuery, PageQuery
+from whale_ray.serving.resource_names import check_new_name, resolve_name
 from whale_ray.serving.schemas import (
-    ConfirmQuery,
     EnrolledImage,
     Enrolment,
     Forgotten,
@@ -34,11 +34,9 @@ from whale_ray.serving.schemas import (
     GalleryVersions,
     KeptQueriesPage,
     KeptQuery,
-    PageQuery,
     Restored,
 )
 
-MAX_NAME_LENGTH = 100
 router = APIRouter()
 
 
@@ -48,12 +46,15 @@ router = APIRouter()
     openapi_extra=openapi.IMAGE_BODY,
     responses=openapi.problem_responses(403, 404, 408, 409, 413, 415, 422, 503),
 )
-async def enrol(id: str, request: Request, query: ModelParameter, service: SelectedModel) -> Enrolment:
+async def enrol(
+    id: str, request: Request, query: Annotated[IndividualQuery, Query()], service: SelectedModel
+) -> Enrolment:
     """Add photographs to a new or existing individual, all or none.
 
     They are durable when the call is answered. Photographs that are already enrolled stay as they are.
     """
     _require_store(service)
+    id = resolve_name(id, query.individual, parameter="individual")
     async with service.upload_budget.receive_upload() as take:  # as of `identify`
         await _check_name(id, service)
         uploads = await read_uploads(request, service.limits, take=take)
@@ -78,13 +79,15 @@ async def _enrol(individual: str, uploads: list[Upload], service: ModelService) 
     responses=openapi.problem_responses(403, 404, 503),
 )
 async def forget_image(
-    id: str, image: str, request: Request, query: ModelParameter, service: SelectedModel
+    id: str, image: str, request: Request, query: Annotated[IndividualImageQuery, Query()], service: SelectedModel
 ) -> Forgotten:
     """Forget a photograph: an enrolled one is erased from every version, one of the bundle is hidden for good.
 
     It is hidden in every model.
     """
     store = _require_store(service)
+    id = resolve_name(id, query.individual, parameter="individual")
+    image = resolve_name(image, query.image, parameter="image")
     hide = any(one.live_gallery.is_bundle_image(image, id) for one in request.app.state.services.values())
     count = 0 if "\0" in id + image else await asyncio.to_thread(store.forget_image, id, image, hide=hide)
     if not count:
@@ -97,12 +100,15 @@ async def forget_image(
     dependencies=[Security(authorize, scopes=[ENROL])],
     responses=openapi.problem_responses(403, 404, 503),
 )
-async def forget_individual(id: str, request: Request, query: ModelParameter, service: SelectedModel) -> Forgotten:
+async def forget_individual(
+    id: str, request: Request, query: Annotated[IndividualQuery, Query()], service: SelectedModel
+) -> Forgotten:
     """Forget an individual: enrolled photographs are erased from every version, those of the bundle hidden for good.
 
     They are hidden in every model.
     """
     store = _require_store(service)
+    id = resolve_name(id, query.individual, parameter="individual")
     own = any(id in one.live_gallery.names for one in request.app.state.services.values())
     count = 0 if "\0" in id else await asyncio.to_thread(store.forget_individual, id, hide=own)
     if not count:
@@ -227,15 +233,8 @@ async def _check_name(name: str, service: ModelService) -> None:
         raise RefusalError(
             400, f"{name!r} is the label of unknown individuals and cannot be enrolled. Name an individual"
         )
-    if name in (await service.recognizer.snapshot()).individuals:
-        return
-    plain = name.isprintable() and "/" not in name and name == unicodedata.normalize("NFC", name.strip())
-    if not (plain and 0 < len(name) <= MAX_NAME_LENGTH and name not in (".", "..")):
-        raise RefusalError(
-            400,
-            f"the name of a new individual must have 1 to {MAX_NAME_LENGTH} printable characters (NFC), no slash "
-            f"and no space at either end, but got {name[:MAX_NAME_LENGTH]!r}. Choose another name",
-        )
+    if name not in (await service.recognizer.snapshot()).individuals:
+        check_new_name(name)
 
 
 async def _prepare_picture(place: int, upload: Upload, service: ModelService) -> EnrolledPicture:

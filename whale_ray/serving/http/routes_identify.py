@@ -12,11 +12,8 @@ from whale_ray.serving.http import openapi
 from whale_ray.serving.http.content_negotiation import negotiate_response
 from whale_ray.serving.http.model_service import SelectedModel
 from whale_ray.serving.http.uploads import read_uploads
-from whale_ray.serving.schemas import (
-    Answer,
-    IdentifyQuery,
-    PageQuery,
-)
+from whale_ray.serving.query_parameters import IdentifyQuery, PageQuery
+from whale_ray.serving.schemas import Answer
 
 PageParameters = Annotated[PageQuery, Query()]
 ExampleNumber = Annotated[int, Path(ge=0, le=10**9)]

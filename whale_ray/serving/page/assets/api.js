@@ -73,7 +73,10 @@ export async function identify(photograph, model) {
 
 /** Return true if the photograph was enrolled now, false if it was enrolled under this individual before. */
 export async function enrol(photograph, individual, model) {
-  const address = `/v1/individuals/${encodeURIComponent(individual)}/images`;
+  const name = encodeURIComponent(individual);
+  // a browser resolves . and .. in a path
+  const inQuery = individual.includes('/') || ['.', '..'].includes(individual);
+  const address = inQuery ? `/v1/individuals/-/images?individual=${name}` : `/v1/individuals/${name}/images`;
   const answer = await (await call('POST', address, {model, photograph})).json();
   return answer.images[0].status === 'enrolled';
 }

@@ -1,0 +1,64 @@
+"""Schemas of the query parameters of the HTTP API."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from whale_ray.inference.predictions import MOST_CANDIDATES
+
+MAX_PER_PAGE = 1000
+
+
+class ModelQuery(BaseModel):
+    """Model that answers, if there are several."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str = Field("", description="Name of a model in `/v1/model`; default: the default model.")
+
+
+class IdentifyQuery(ModelQuery):
+    """Query parameters of `/v1/identify`."""
+
+    top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="Number of candidates per photograph.")
+    encounter: bool = Field(False, description="All photographs show one animal; they get one result.")
+
+
+class PageQuery(ModelQuery):
+    """Query parameters of lists that are sorted by name."""
+
+    after: str = Field("", description="Last name of the previous page.")
+    limit: int = Field(100, ge=1, le=MAX_PER_PAGE, description="Maximum number of names on the page.")
+
+
+_INDIVIDUAL = Field(None, description="Name of the individual, if the path has `-` for it: any name, such as `..`.")
+_IMAGE = Field(None, description="Name of the photograph, if the path has `-` for it.")
+
+
+class IndividualQuery(ModelQuery):
+    """Individual that a path cannot name."""
+
+    individual: str | None = _INDIVIDUAL
+
+
+class IndividualPageQuery(PageQuery):
+    """Page of an individual that a path may be unable to name."""
+
+    individual: str | None = _INDIVIDUAL
+
+
+class ImageQuery(ModelQuery):
+    """Photograph that a path cannot name."""
+
+    image: str | None = _IMAGE
+
+
+class IndividualImageQuery(IndividualQuery):
+    """Photograph and individual that a path cannot name."""
+
+    image: str | None = _IMAGE
+
+
+class ConfirmQuery(ModelQuery):
+    """Individual that a person saw in a photograph."""
+
+    individual: str = Field(description="Name of an individual of the gallery, or of a new one.")
