@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from tiff_files import Page, write_tiff
 
 from whale_ray.data.audit import audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
+from whale_ray.data.decoding.thumbnails import THUMBNAIL_SIDE, shrink_to_jpeg
 from whale_ray.data.image_io import Geometry, center_crop, fit_image
 from whale_ray.data.pixel_cache import data_fingerprint, decode_images
 from whale_ray.errors import DataError
@@ -81,6 +83,29 @@ def test_the_second_call_decodes_nothing_and_gives_the_same(three: Catalog, tmp_
     assert (first.decoded, second.decoded) == (3, 0)
     assert np.array_equal(first.array, second.array)
     pd.testing.assert_frame_equal(first.health, second.health)
+
+
+def test_thumbnails_are_made_while_decoding(data_folder: DataFolder, tmp_path: Path) -> None:
+    large = drawn(1, (400, 200))
+    catalog = data_folder({"a.png": ("w", large), "b.jpg": ("w", b"no image"), "c.png": ("v", drawn(3))})
+    for _ in ("decoded", "from the cache"):
+        thumbnails = decode_images(catalog, GEOMETRY, cache=tmp_path / "cache").thumbnails
+        assert thumbnails is not None
+        assert [thumbnails[row] for row in range(3)] == [shrink_to_jpeg(large.copy()), b"", shrink_to_jpeg(drawn(3))]
+    with Image.open(io.BytesIO(thumbnails[0])) as picture:
+        assert picture.size == (THUMBNAIL_SIDE, THUMBNAIL_SIDE // 2)
+
+
+def test_a_cache_without_a_decoded_image_or_of_an_earlier_version_is_read(
+    data_folder: DataFolder, tmp_path: Path
+) -> None:
+    catalog = data_folder({"a.png": ("w", b"no image"), "b.png": ("w", b"nor this")})
+    thumbnails = decode_images(catalog, GEOMETRY, cache=tmp_path / "cache").thumbnails
+    assert thumbnails is not None
+    assert thumbnails[0] == thumbnails[1] == b""
+    for path in (tmp_path / "cache").glob("*/thumbnail*.npy"):
+        path.unlink()
+    assert decode_images(catalog, GEOMETRY, cache=tmp_path / "cache").thumbnails is None
 
 
 def test_the_array_is_read_only(three: Catalog, tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from whale_ray.data.catalog import Catalog
+from whale_ray.data.decoding.thumbnails import THUMBNAIL_SIDE
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
-from whale_ray.sweep.execution.export_bundle import THUMBNAIL_SIDE, make_best_bundle, make_bundle
+from whale_ray.sweep.execution.bundle_pictures import gallery_thumbnails
+from whale_ray.sweep.execution.export_bundle import make_best_bundle, make_bundle
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
@@ -111,6 +113,16 @@ def test_thumbnails_are_small_jpegs_of_the_gallery_and_examples_of_validation(
     assert Bundle.load(without).contents.thumbnails == {}
 
 
+def test_thumbnails_come_from_the_pixel_cache_and_equal_those_of_the_photographs(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = dataset.table["image"].tolist()[::-3]
+    afresh = gallery_thumbnails(dataclasses.replace(dataset, decoded={}), images)
+    monkeypatch.setattr(Catalog, "decode", lambda *_: pytest.fail("a photograph is decoded again"))
+    assert gallery_thumbnails(dataset, images) == afresh
+    assert list(afresh) == list(range(len(images)))
+
+
 def test_of_rows_with_boxes_the_gallery_names_the_box_and_pictures_show_it(
     record: Record, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -118,7 +130,7 @@ def test_of_rows_with_boxes_the_gallery_names_the_box_and_pictures_show_it(
     assert list(plain) == ["image", "individual"]
     table = dataset.catalog.table.assign(x0=8.0, y0=4.0, x1=40.0, y1=28.0)
     table.loc[table.index[-1], ["x0", "y0", "x1", "y1"]] = np.nan
-    boxed = dataclasses.replace(dataset, catalog=Catalog(table, dataset.catalog.folder, "new_whale"))
+    boxed = dataclasses.replace(dataset, catalog=Catalog(table, dataset.catalog.folder, "new_whale"), decoded={})
     contents = read_bundle(make_bundle(record, boxed, run=tmp_path / "boxed", **OPTIONS))
     assert list(contents.table) == ["image", "individual", "file", "x0", "y0", "x1", "y1"]
     assert contents.table.loc[0, ["x0", "y0", "x1", "y1"]].tolist() == ["8.0", "4.0", "40.0", "28.0"]

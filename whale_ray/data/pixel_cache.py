@@ -25,6 +25,7 @@ from rich.progress import track
 
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.decoding.decode_row import SMALL_SIDE, RowArrays, decode_row
+from whale_ray.data.decoding.thumbnails import StoredThumbnails, read_thumbnails, write_thumbnails
 from whale_ray.data.formats.animal_rows import BOX, DETAILS, shared_photographs
 from whale_ray.data.image_io import VERSION, Geometry
 from whale_ray.data.near_duplicates import GREY_SIDE
@@ -48,6 +49,7 @@ class DecodedImages:
             reason, width, height, sha256 of the file, phash (16 hex digits), remark (warnings of the decoder).
         decoded: Number of images that this call decoded; 0 if the cache had them.
         fingerprint: Hash of the image files and the geometry.
+        thumbnails: Small JPEGs of the boxes or whole images; None in a cache of an earlier version.
     """
 
     array: np.ndarray
@@ -58,6 +60,7 @@ class DecodedImages:
     health: pd.DataFrame
     decoded: int
     fingerprint: str
+    thumbnails: StoredThumbnails | None = None
 
     def grey_image(self, row: int) -> np.ndarray:
         """Return a whole image in grey, uint8, its longer side 64 pixels; empty if it cannot be read."""
@@ -132,7 +135,9 @@ def _read_decoded(folder: Path, geometry: Geometry, decoded: int) -> DecodedImag
     small = np.load(folder / "small.npy", allow_pickle=False)
     grey_sizes = np.load(folder / "grey_sizes.npy", allow_pickle=False)
     array, grey = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("pixels", "grey"))
-    return DecodedImages(array, small, grey, grey_sizes, geometry, health, decoded, folder.name)
+    return DecodedImages(
+        array, small, grey, grey_sizes, geometry, health, decoded, folder.name, read_thumbnails(folder)
+    )
 
 
 def cache_size(catalog: Catalog, geometry: Geometry, *, cache: Path) -> tuple[int, bool]:
@@ -172,6 +177,7 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
             np.zeros((count, SMALL_SIDE, SMALL_SIDE), np.uint8),
             _new_array(draft / "grey.npy", (count, GREY_SIDE, GREY_SIDE)),
             np.zeros((count, 2), np.uint8),
+            [b""] * count,
         )
         shared = shared_photographs(catalog.table).to_numpy()
         with ThreadPoolExecutor(workers) as pool:
@@ -181,6 +187,7 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
             )
             health = list(track(rows, "decoding photographs", total=count, disable=not progress, transient=True))
         np.save(draft / "small.npy", arrays.small, allow_pickle=False)
+        write_thumbnails(draft, arrays.thumbnails)
         np.save(draft / "grey_sizes.npy", arrays.grey_sizes, allow_pickle=False)
         pd.DataFrame(health).to_csv(draft / "health.csv", index=False)
         os.sync()

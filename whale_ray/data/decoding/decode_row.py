@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from whale_ray.data.catalog import Catalog
+from whale_ray.data.decoding.thumbnails import shrink_to_jpeg
 from whale_ray.data.image_io import Geometry, crop_to_box, decode_image, fit_image, read_file
 from whale_ray.data.near_duplicates import shrink_to_grey
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
@@ -22,19 +23,21 @@ _EMPTY = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True)
 class RowArrays:
-    """Arrays of decoded images, row by row.
+    """Decoded images, row by row.
 
     Attributes:
         pixels: uint8, shape (N, H', W', 3).
         small: Whole images in grey, uint8, shape (N, 16, 16).
         grey: Whole images in grey with their aspect ratio, uint8, shape (N, 64, 64).
         grey_sizes: Height and width of each image in `grey`, uint8, shape (N, 2).
+        thumbnails: JPEG of the box or the whole image; empty where it cannot be decoded.
     """
 
     pixels: np.ndarray
     small: np.ndarray
     grey: np.ndarray
     grey_sizes: np.ndarray
+    thumbnails: list[bytes]
 
 
 def decode_row(
@@ -72,6 +75,7 @@ def decode_row(
         arrays.grey[row, : grey.shape[0], : grey.shape[1]] = grey
         arrays.small[row] = seen.convert("L").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
         arrays.pixels[row] = fit_image(image, geometry, box=box)
+        arrays.thumbnails[row] = shrink_to_jpeg(crop_to_box(image, box))
     except FileNotFoundError:
         health |= {"status": "missing", "reason": "there is no such file"}
     except OSError as error:

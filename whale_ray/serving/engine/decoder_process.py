@@ -7,7 +7,6 @@ length) and the thumbnail, or by a message (its length, 0, 0).
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import signal
@@ -17,15 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
-
+from whale_ray.data.decoding.thumbnails import shrink_to_jpeg
 from whale_ray.data.image_io import Geometry, decode_image, fit_image
 from whale_ray.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
 REQUEST_HEADER, ANSWER_HEADER = struct.Struct("<?I"), struct.Struct("<BIII")
 DECODED = 0
 REFUSALS: dict[int, type[ImageError]] = {1: ImageTypeError, 2: ImageTooLargeError, 3: ImageDecodeError}
-THUMBNAIL_SIDE = 160
 _BYTES_PER_PIXEL = 24  # of the greediest picture, a large TIFF of whole numbers
 _BASE_BYTES = 2**30
 _MAX_SECONDS = 120
@@ -60,7 +57,7 @@ def _answer(
     try:
         image = decode_image(data, max_bytes=most_bytes, max_pixels=most_pixels)
         array = fit_image(image, geometry)
-        small = _make_thumbnail(image) if thumbnail else b""
+        small = shrink_to_jpeg(image, quality=80) if thumbnail else b""
     except Exception as error:
         kind = next((kind for kind, type_ in REFUSALS.items() if isinstance(error, type_)), 3)
         known = isinstance(error, ImageError)
@@ -68,13 +65,6 @@ def _answer(
         answers.write(ANSWER_HEADER.pack(kind, len(message), 0, 0) + message)
         return
     answers.write(ANSWER_HEADER.pack(DECODED, array.shape[0], array.shape[1], len(small)) + array.tobytes() + small)
-
-
-def _make_thumbnail(image: Image.Image) -> bytes:
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    written = io.BytesIO()
-    image.save(written, "JPEG", quality=80)
-    return written.getvalue()
 
 
 if __name__ == "__main__":

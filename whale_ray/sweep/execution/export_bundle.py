@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from whale_ray.atomic_files import replace_symlink
 from whale_ray.data.formats.animal_rows import BOX
-from whale_ray.data.image_io import Geometry, crop_to_box, fit_image
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import write_bundle
-from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
+from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.golden_images import largest_tolerance
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
@@ -28,6 +25,12 @@ from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.evaluation.search_runs import TransformedVectors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
+from whale_ray.sweep.execution.bundle_pictures import (
+    example_photographs,
+    fitted_photograph,
+    gallery_thumbnails,
+    golden_pictures,
+)
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import Record
@@ -35,10 +38,7 @@ from whale_ray.sweep.trials.class_proxies import join_proxies
 from whale_ray.sweep.trials.embeddings_io import read_embeddings, read_proxies
 
 GOLDEN_IMAGES = 6
-GOLDEN_SIDE = 512
 MOST_QUERIES = 200
-THUMBNAIL_SIDE = 160
-EXAMPLE_SIDE = 640
 _NOT_SCORES = ("seconds", "status", "error", "scored_with", "calibration")
 
 
@@ -127,8 +127,8 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
         table=table,
         golden=(),
         golden_vectors=np.zeros((0, gallery.shape[1]), dtype=np.float32),
-        thumbnails=_thumbnails(dataset, table) if thumbnails else {},
-        examples=_examples(dataset, examples),
+        thumbnails=gallery_thumbnails(dataset, table["image"]) if thumbnails else {},
+        examples=example_photographs(dataset, examples),
         proxies=proxies,
     )
 
@@ -176,7 +176,7 @@ def _digest(manifest: dict[str, Any], gallery: np.ndarray, proxies: ClassProxies
 def _with_golden(contents: BundleContents, dataset: Dataset) -> BundleContents:
     """Return the contents with golden images and their measured tolerance; refuse an encoder that has collapsed."""
     rows = _far_apart(contents.gallery.astype(np.float32), GOLDEN_IMAGES)
-    golden = tuple(_encode(_picture(dataset, contents.table["image"].iloc[row], GOLDEN_SIDE), "PNG") for row in rows)
+    golden = golden_pictures(dataset, contents.table["image"].iloc[rows])
     bundle = Bundle(dataclasses.replace(contents, golden=golden))
     together = bundle.embed([bundle.prepare(picture) for picture in golden])
     noise = bundle.golden_difference(together)
@@ -200,7 +200,7 @@ def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
     known = table[(table["part"] == "val") & table["individual"].isin(training["individual"])][:MOST_QUERIES]
     bundle = Bundle(contents)
     queries = BenchmarkQueries(
-        [_fitted(dataset, image, bundle.geometry) for image in known["image"]],
+        [fitted_photograph(dataset, image, bundle.geometry) for image in known["image"]],
         known["individual"].tolist(),
         np.flatnonzero(contents.table["image"].isin(training["image"])),
     )
@@ -215,34 +215,3 @@ def _far_apart(vectors: np.ndarray, count: int) -> list[int]:
         chosen.append(int(np.argmin(nearest)))
         nearest = np.maximum(nearest, vectors @ vectors[chosen[-1]])
     return chosen
-
-
-def _thumbnails(dataset: Dataset, table: pd.DataFrame) -> dict[int, bytes]:
-    return {row: _encode(_picture(dataset, image, THUMBNAIL_SIDE), "JPEG") for row, image in enumerate(table["image"])}
-
-
-def _examples(dataset: Dataset, count: int) -> tuple[ExamplePhoto, ...]:
-    """Return validation photographs, evenly spread over the table, with their labels."""
-    validation = dataset.table[dataset.table["part"] == "val"]
-    rows = np.unique(np.linspace(0, len(validation) - 1, min(count, len(validation)), dtype=int))
-    return tuple(
-        ExamplePhoto(_encode(_picture(dataset, image, EXAMPLE_SIDE), "JPEG"), individual, image)
-        for image, individual in validation.iloc[rows][["image", "individual"]].itertuples(index=False)
-    )
-
-
-def _fitted(dataset: Dataset, image: str, geometry: Geometry) -> np.ndarray:
-    return fit_image(dataset.catalog.decode(image), geometry, box=dataset.catalog.box(image))
-
-
-def _picture(dataset: Dataset, image: str, side: int) -> Image.Image:
-    """Return the photograph of a row, cropped to its box: a service without boxes needs what was trained on."""
-    picture = crop_to_box(dataset.catalog.decode(image), dataset.catalog.box(image))
-    picture.thumbnail((side, side))
-    return picture
-
-
-def _encode(picture: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=85)
-    return buffer.getvalue()

@@ -15,6 +15,7 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
+from whale_ray.data.decoding.thumbnails import StoredThumbnails
 from whale_ray.data.formats.registry import AUTO
 from whale_ray.data.image_io import MAX_BYTES, Geometry
 from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images, open_decoded
@@ -86,6 +87,12 @@ class Dataset:
         if geometry in self.decoded and (found := open_decoded(self.cache / self.decoded[geometry], geometry)):
             return found
         return decode_images(self.catalog, geometry, cache=self.cache, progress=progress)
+
+    @property
+    def thumbnails(self) -> StoredThumbnails | None:
+        """Small JPEGs by row of `table`, made when the photographs were decoded; None if this node has none."""
+        opened = (open_decoded(self.cache / name, geometry) for geometry, name in self.decoded.items())
+        return next((one.thumbnails for one in opened if one and one.thumbnails), None)
 
     @property
     def unknown_label(self) -> str:
