@@ -79,7 +79,7 @@ def test_unusable_photographs_are_set_aside_and_listed(
 
 def test_unusable_photographs_are_an_error_on_request(hostile: dict[str, bytes], audited: Callable[..., Audit]) -> None:
     photographs = {"a.png": ("w", drawn(1)), "b.png": ("w", drawn(2)), "text.jpg": ("w", hostile["text.jpg"])}
-    with pytest.raises(DataError, match=r"1 of 3 are not:\n  text\.jpg: wrong_type.*\n.*set_aside to go on"):
+    with pytest.raises(DataError, match=r"1 of 3 are not:\n  text\.jpg: wrong_type.*\n.*set_aside to continue"):
         audited(photographs, on_bad_image="error")
 
 
@@ -133,6 +133,35 @@ def test_counts_are_of_usable_photographs_and_no_individual_is_lost(audited: Cal
         == "4 photographs: 2 of 2 named individuals (2 with one photograph), 0 of unknown ones, 2 unusable"
     )
     assert audit.lines()[-2:] == ["1 individuals have no photograph that can be used:", "  v"]
+
+
+def test_a_near_name_of_missing_files_is_a_hint(data_folder: DataFolder, tmp_path: Path) -> None:
+    catalog = data_folder({f"{number}.png": ("w", drawn(number)) for number in range(3)})
+    for name in ("0.png", "1.png"):
+        (catalog.folder / name).rename(catalog.folder / name.replace(".png", ".PNG"))
+    audit = audit_photographs(catalog, decode_images(catalog, Geometry(64, 64), cache=tmp_path / "cache"))
+    hint = "all 2 missing files are there under another name, as 0.png at train/0.PNG: write .PNG for .png"
+    assert audit.findings["hints"] == [f"{hint} in the image column"]
+    assert audit.lines()[-1] == f"hint: {hint} in the image column"
+
+
+def test_if_all_files_are_missing_the_error_names_the_near_ones(data_folder: DataFolder, tmp_path: Path) -> None:
+    catalog = data_folder({f"{number}.png": ("w", drawn(number)) for number in range(3)})
+    catalog.folder.rename(tmp_path / "data" / "pictures")
+    catalog.folder.mkdir()
+    pixels = decode_images(catalog, Geometry(64, 64), cache=tmp_path / "cache")
+    with pytest.raises(DataError, match="some photograph must be readable, but 3 of 3 are not") as caught:
+        audit_photographs(catalog, pixels)
+    assert str(caught.value).endswith("as 0.png at pictures/0.png: add --set data.image_folder=pictures")
+    assert "set_aside" not in str(caught.value)
+
+
+def test_another_label_of_unknown_animals_is_a_hint(audited: Callable[..., Audit]) -> None:
+    names = ["w", "w", "New_Whale", "New_Whale", "New_Whale"]
+    audit = audited({f"{place}.png": (name, drawn(place)) for place, name in enumerate(names)})
+    (hint,) = audit.findings["hints"]
+    assert "'New_Whale' in 3 rows" in hint
+    assert audit.lines()[1:] == [f"hint: {hint}"]
 
 
 def test_a_long_list_is_cut_only_where_audit_json_has_the_rest(audited: Callable[..., Audit]) -> None:

@@ -6,7 +6,8 @@ Changes nothing; every finding is reported and written to audit.json.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.components import components_by_pairs
 from whale_ray.data.formats.understanding import understood
+from whale_ray.data.hints.missing_files import explain_missing_files
+from whale_ray.data.hints.unknown_labels import explain_unknown_labels
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
 
@@ -66,6 +69,7 @@ class Audit:
         )
         remarks = [f"{row['image']}: {row['remark']}" for row in found["remarks"]]
         lines += _section("photographs were read, but the decoder warns", remarks, most)
+        lines += [f"hint: {hint}" for hint in found["hints"]]
         return lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
 
     def write(self, path: Path) -> None:
@@ -110,19 +114,39 @@ def audit_photographs(catalog: Catalog, pixels: DecodedImages, *, on_bad_image: 
     table, health = catalog.table, pixels.health
     usable = health["status"].eq("ok")
     bad = health.loc[~usable, ["image", "status", "reason"]].to_dict("records")
+    hints = _missing_hints(catalog, health)
     if bad and (on_bad_image == "error" or not usable.any()):
-        rows = "\n".join(f"  {row['image']}: {row['status']}, {row['reason']}" for row in bad[:_MAX_LISTED])
-        more = f"\n  and {len(bad) - _MAX_LISTED} more" if len(bad) > _MAX_LISTED else ""
-        raise DataError(
-            f"every photograph must be readable, but {len(bad)} of {len(table)} are not:\n{rows}{more}\n"
-            "  Mend them, or say data.on_bad_image: set_aside to go on without them"
-        )
+        raise DataError(_refusal(bad, len(table), hints, on_bad_image=on_bad_image))
     twins = _twin_groups(pixels, usable.to_numpy(), pd.factorize(table["file"])[0])
-    return Audit(usable, twins, _findings(catalog, health, usable, twins, bad))
+    return Audit(usable, twins, _findings(catalog, health, usable, twins, bad, hints))
+
+
+def _refusal(bad: Sequence[Mapping[Hashable, Any]], count: int, hints: Sequence[str], *, on_bad_image: str) -> str:
+    must = "every photograph" if on_bad_image == "error" else "some photograph"
+    lines = [f"{must} must be readable, but {len(bad)} of {count} are not:"]
+    lines += [f"  {row['image']}: {row['status']}, {row['reason']}" for row in bad[:_MAX_LISTED]]
+    lines += [f"  and {len(bad) - _MAX_LISTED} more"] if len(bad) > _MAX_LISTED else []
+    lines += [f"  {hint}" for hint in hints]
+    if on_bad_image == "error":
+        lines.append("  Correct them, or set data.on_bad_image to set_aside to continue without them")
+    elif not hints:
+        lines.append("  Correct them, or name another folder with --data")
+    return "\n".join(lines)
+
+
+def _missing_hints(catalog: Catalog, health: pd.DataFrame) -> list[str]:
+    """Return how the missing files can be found, if there are any."""
+    missing = catalog.table.loc[health["status"].eq("missing"), "file"].drop_duplicates()
+    return explain_missing_files(missing.tolist(), catalog.folder) if len(missing) else []
 
 
 def _findings(
-    catalog: Catalog, health: pd.DataFrame, usable: pd.Series, twins: pd.Series, bad: list[dict[Hashable, Any]]
+    catalog: Catalog,
+    health: pd.DataFrame,
+    usable: pd.Series,
+    twins: pd.Series,
+    bad: list[dict[Hashable, Any]],
+    missing_hints: list[str],
 ) -> dict[str, Any]:
     table = catalog.table[usable]
     named = table[table["individual"] != catalog.unknown_label]
@@ -133,6 +157,8 @@ def _findings(
     identical = files.groupby("sha256")["file"].agg(list)
     conflicts = [group for group in groups if group["individual"].nunique() > 1]
     sizes = health.loc[usable, ["width", "height"]]
+    labels = Counter(map(str, catalog.table["individual"]))
+    unknown_hint = explain_unknown_labels(labels, catalog.unknown_label)
     return {
         "understood": understood(catalog),
         "photographs": int(catalog.table["file"].nunique()),
@@ -150,6 +176,7 @@ def _findings(
             {"images": group["image"].tolist(), "individuals": sorted(group["individual"].unique())}
             for group in conflicts
         ],
+        "hints": [*missing_hints, *([unknown_hint] if unknown_hint else [])],
         "widths": _size_range(sizes["width"]),
         "heights": _size_range(sizes["height"]),
         "images_per_individual": {str(size): int(n) for size, n in counts.value_counts().sort_index().items()},
