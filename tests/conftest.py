@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 from small_sweep import SWEEP
 
 if TYPE_CHECKING:
@@ -49,9 +51,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cache(shared_folder: Path) -> Iterator[Path]:
     """The folder of decoded photographs: never the user's own. In the environment, for workers inherit that."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = shared_folder / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WHALE_RAY_CACHE", str(folder))
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -59,12 +62,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of this test session that all processes of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs(shared_folder: Path) -> Path:
     """A drawn data set: 8 named individuals and unknown ones on 72 photographs, 14 more in test/."""
     from whale_ray.data.synthetic.dataset import draw_dataset
 
-    root = tmp_path_factory.mktemp("photographs") / "drawn"
-    draw_dataset(root, individuals=8, images=72, difficulty=0.2, size=(32, 64), workers=1)
+    root = shared_folder / "drawn"
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            draw_dataset(root, individuals=8, images=72, difficulty=0.2, size=(32, 64), workers=1)
     return root
 
 
@@ -98,8 +112,14 @@ def write_sweep(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def finished(cache: Path, write_sweep: WriteSweep, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """The small sweep when all of it has run. To be read only."""
+def finished(cache: Path, write_sweep: WriteSweep, shared_folder: Path) -> SweepResult:
+    """The small sweep when all of it has run; the processes of pytest-xdist run it once. To be read only."""
     from whale_ray.sweep.execution.driver import run_sweep
 
-    return run_sweep(write_sweep(), runs=tmp_path_factory.mktemp("runs"), in_process=True)
+    kept = shared_folder / "finished.pickle"
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            result = run_sweep(write_sweep(), runs=shared_folder / "runs", in_process=True)
+            kept.write_bytes(pickle.dumps(result))
+    found: SweepResult = pickle.loads(kept.read_bytes())
+    return found

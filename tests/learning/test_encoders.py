@@ -110,9 +110,19 @@ def _before_the_classifier(model: nn.Module, images: torch.Tensor) -> torch.Tens
     return seen[0]
 
 
-FAST = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5"]
-FAST += ["regnet_y_400mf", "efficientnet_b0", "densenet121", "googlenet"]
-SLOW = ["convnext_tiny", "swin_t", "swin_v2_t", "vit_b_32", "inception_v3", "alexnet", "vgg11_bn", "maxvit_t"]
+FAST = ["resnet18", "mobilenet_v2", "squeezenet1_1"]
+SLOW = ["mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf", "efficientnet_b0", "densenet121"]
+SLOW += [
+    "googlenet",
+    "convnext_tiny",
+    "swin_t",
+    "swin_v2_t",
+    "vit_b_32",
+    "inception_v3",
+    "alexnet",
+    "vgg11_bn",
+    "maxvit_t",
+]
 
 
 @pytest.mark.parametrize("name", FAST + [pytest.param(name, marks=pytest.mark.slow) for name in SLOW])
@@ -151,6 +161,7 @@ def test_a_normalisation_after_the_pooling_is_kept(name: str, tmp_path: Path) ->
         torch.testing.assert_close(encoder(pictures(224, 224)), seen[0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_torchvision_classifier_is_stripped_of_its_head() -> None:
     """On the meta device, which has shapes only: no weights are drawn. RegNets compute their widths with tensors."""
     from whale_ray.learning.encoders.torchvision_backbones import torchvision_names

@@ -139,6 +139,7 @@ def test_a_screen_lists_confounded_effects_before_the_start(tmp_path: Path) -> N
     assert "mixed with" not in whole
 
 
+@pytest.mark.slow
 def test_a_screen_runs_resumes_and_grows_to_its_fold_over(photographs: Path, tmp_path: Path) -> None:
     from whale_ray.sweep.execution.driver import run_sweep
 

@@ -6,6 +6,7 @@ Reads the run folder and the photographs that its sweep names. `SECTIONS` in `se
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import time
 from pathlib import Path
@@ -48,6 +49,7 @@ def write_report(run: Path, *, live: bool = False, progress: bool = False) -> Pa
     return run / "report.html"
 
 
+@functools.cache  # compiling the templates takes longer than filling them
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
