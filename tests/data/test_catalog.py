@@ -142,6 +142,42 @@ def test_a_fault_names_the_line_of_the_file_after_blank_lines_and_line_breaks_in
     assert "must name its photograph, but line 7 does not" in message
 
 
+def test_unknown_animals_with_an_empty_label_are_faults_that_name_the_label_to_write(tmp_path: Path) -> None:
+    root = write_data(tmp_path, "Image,Id\na.jpg,w_1\nb.jpg,w_1\nc.jpg,\nd.jpg,\n")
+    message = fault_of(root, unknown_label="{nobody}")
+    assert "but lines 4, 5 do not. Write its name, or {nobody} for an unknown animal" in message
+
+
+def test_a_file_in_the_place_of_a_folder_and_the_reverse_are_named(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").mkdir()
+    (tmp_path / "train").write_text("no folder")
+    assert f"{tmp_path / 'train.csv'} is a folder and {tmp_path / 'train'} is a file" in fault_of(tmp_path)
+
+
+@pytest.mark.parametrize("box", [",,,", "NA,NA,NA,NA", " , , , ", "NaN,nan,,"])
+def test_an_empty_box_is_the_whole_photograph(tmp_path: Path, box: str) -> None:
+    boxes = boxes_file(tmp_path, f"a.jpg,{box}\nb.jpg,1,2,3,4\n")
+    table = read_catalog(write_data(tmp_path), boxes=boxes).table
+    assert table["x0"].isna().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_boxes_may_have_another_separator_and_decimal_commas(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "boxes.csv"
+    rows = ["Image x0 y0 x1 y1 ", "a.jpg 1,5 2 30 40,5 "]
+    path.write_text("\n".join(row.replace(" ", separator) for row in rows) + "\n")
+    table = read_catalog(write_data(tmp_path), boxes=path).table
+    assert table.loc[0, ["x0", "y0", "x1", "y1"]].tolist() == [1.5, 2, 30, 40.5]
+
+
+def test_faults_of_boxes_come_under_their_own_file_with_lines(tmp_path: Path) -> None:
+    boxes = boxes_file(tmp_path, "\na.jpg,1,2,3,4\n\nb.jpg,5,5,5,9\n")
+    message = fault_of(write_data(tmp_path), boxes=boxes)
+    assert message.startswith(f"{boxes} cannot be used")
+    assert "b.jpg (line 5)" in message
+    assert "train.csv" not in message
+
+
 def test_of_many_faults_of_a_kind_five_are_shown_and_the_others_counted(tmp_path: Path) -> None:
     rows = "".join(f"../{number}.jpg,w_1\n" for number in range(12))
     assert "../4.jpg and 7 more" in fault_of(write_data(tmp_path, "Image,Id\n" + rows))

@@ -66,6 +66,12 @@ def test_files_in_many_folders_have_one_remedy(tmp_path: Path) -> None:
     assert "write the folder of each file" in line or "data.image_folder" in line
 
 
+def test_the_setting_counts_from_the_root_of_the_data_set(tmp_path: Path) -> None:
+    files(tmp_path / "data", "pictures/1.jpg")
+    (line,) = explain_missing_files(["1.jpg"], tmp_path / "data", root=tmp_path / "data")
+    assert line.endswith("add --set data.image_folder=pictures")
+
+
 def test_names_without_a_near_file_are_counted(tmp_path: Path) -> None:
     folder = files(tmp_path, "train/1.jpg", "train/2.jpg")
     assert explain_missing_files(["1.png", "x.jpg", "y.jpg"], folder)[-1] == "2 missing files have no near name"

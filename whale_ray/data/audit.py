@@ -137,7 +137,8 @@ def _refusal(bad: Sequence[Mapping[Hashable, Any]], count: int, hints: Sequence[
 def _missing_hints(catalog: Catalog, health: pd.DataFrame) -> list[str]:
     """Return how the missing files can be found, if there are any."""
     missing = catalog.table.loc[health["status"].eq("missing"), "file"].drop_duplicates()
-    return explain_missing_files(missing.tolist(), catalog.folder) if len(missing) else []
+    root = catalog.recognition.root if catalog.recognition else None
+    return explain_missing_files(missing.tolist(), catalog.folder, root=root) if len(missing) else []
 
 
 def _findings(

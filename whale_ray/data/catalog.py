@@ -24,6 +24,7 @@ from whale_ray.errors import DataError
 from whale_ray.file_errors import is_inside
 
 _MAX_LISTED = 5
+_DO = ("does", "do")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Recognition:
         source: The file, or the folder, that was read.
         recognized: Separator and encoding of a table; "" otherwise.
         notes: Remarks, one sentence each.
+        root: Folder of the data set; None if unknown.
     """
 
     format_name: str
@@ -43,6 +45,7 @@ class Recognition:
     source: Path
     recognized: str = ""
     notes: tuple[str, ...] = ()
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def read_catalog(
         faults += _link_faults(rows["file"].drop_duplicates(), read.folder)
     _raise_faults({read.source: faults, boxes: found.faults if found else ()})
     notes = (*read.notes, *(found.notes if found else ()))
-    recognition = Recognition(chosen, reason, read.source, read.recognized, notes)
+    recognition = Recognition(chosen, reason, read.source, read.recognized, notes, root)
     return Catalog(rows.reset_index(drop=True), read.folder, unknown_label, image_bytes, recognition)
 
 
@@ -175,17 +178,24 @@ def _table_faults(rows: pd.DataFrame, unknown_label: str, unit: str) -> list[str
     """Return the faults of the rows, whose index is their position in the source."""
     image, file, individual = rows["image"], rows["file"], rows["individual"]
     faults = [
-        *_fault_with_names(rows.index[file == ""], "a row must name its photograph, but {} {} does not", unit),
-        *_fault_with_names(rows.index[individual == ""], "a row must name its individual, but {} {} does not", unit),
+        *_fault_with_names(rows.index[file == ""], "a row must name its photograph, but {} {} not", unit, _DO),
+        *(
+            f"{fault}. Write its name, or {unknown_label} for an unknown animal"
+            for fault in _fault_with_names(
+                rows.index[individual == ""], "a row must name its individual, but {} {} not", unit, _DO
+            )
+        ),
         *_fault_with_names(
             image[image.duplicated() & (file != "")],
-            "a photograph has one row, or for each animal one with its own box (x0, y0, x1, y1), but {} {} has more",
+            "a photograph has one row, or for each animal one with its own box (x0, y0, x1, y1), but {} {} more",
             "photograph",
+            ("has", "have"),
         ),
         *_fault_with_names(
             file[file.map(_leaves_folder)].drop_duplicates(),
-            "a photograph lies inside the folder, but the path of {} {} leaves it",
+            "a photograph lies inside the folder, but the path of {} {} it. Write names below the image folder",
             "photograph",
+            ("leaves", "leave"),
         ),
     ]
     counts = individual[individual != unknown_label].value_counts()
@@ -197,12 +207,15 @@ def _table_faults(rows: pd.DataFrame, unknown_label: str, unit: str) -> list[str
     return faults
 
 
-def _fault_with_names(values: Iterable[object], message: str, noun: str) -> list[str]:
+def _fault_with_names(values: Iterable[object], message: str, noun: str, verbs: tuple[str, str]) -> list[str]:
+    """Return the message with noun and names, and verb, for one or several names; nothing if there are no names."""
     shown = [str(value) for value in values]
     if not shown:
         return []
+    several = len(shown) > 1
     more = f" and {len(shown) - _MAX_LISTED} more" if len(shown) > _MAX_LISTED else ""
-    return [message.format(noun + ("s" if len(shown) > 1 else ""), ", ".join(shown[:_MAX_LISTED]) + more)]
+    names = f"{noun}{'s' * several} {', '.join(shown[:_MAX_LISTED])}{more}"
+    return [message.format(names, verbs[several])]
 
 
 def _leaves_folder(image: str) -> bool:
@@ -214,4 +227,6 @@ def _leaves_folder(image: str) -> bool:
 def _link_faults(images: pd.Series, folder: Path) -> list[str]:
     """Return a fault for images that are links to a place outside the folder."""
     links = [image for image in images if not _leaves_folder(image) and not is_inside(folder / image, folder)]
-    return _fault_with_names(links, "a photograph lies inside the folder, but {} {} links out of it", "photograph")
+    return _fault_with_names(
+        links, "a photograph lies inside the folder, but {} {} out of it", "photograph", ("links", "link")
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from pathlib import Path
 
 import pandas as pd
 
 from whale_ray.data.delimited_table import DelimitedTable, read_table
 from whale_ray.data.formats.animal_rows import BOX
-from whale_ray.data.formats.cell_values import iso_dates
+from whale_ray.data.formats.cell_values import is_missing, iso_dates
 from whale_ray.data.formats.data_layout import AnimalTable, DataLayout, list_names
 from whale_ray.errors import DataError
 
@@ -49,7 +50,15 @@ def read_kaggle(layout: DataLayout) -> AnimalTable:
     if set(BOX) <= set(table.columns):
         sides, faults = box_sides(table, rows["file"])
         rows = rows.join(sides)
-    return AnimalTable(rows.set_axis(table.lines), folder, path, "line", table.recognized, tuple(notes), tuple(faults))
+    return AnimalTable(
+        rows.set_axis(table.lines),
+        folder,
+        path,
+        "line",
+        f"{table.recognized}; columns {', '.join(columns.values())}",
+        tuple(notes),
+        tuple(faults),
+    )
 
 
 def box_sides(
@@ -63,7 +72,7 @@ def box_sides(
         listed: Files whose boxes count; None for all.
     """
     sides = pd.DataFrame({side: table.numbers(side) for side in BOX})
-    given = pd.DataFrame({side: table.column(side) for side in BOX}) != ""
+    given = pd.DataFrame({side: ~table.column(side).map(is_missing) for side in BOX})  # R writes NA
     is_box = sides.notna().all(axis=1) & (sides["x0"] < sides["x1"]) & (sides["y0"] < sides["y1"])
     counts = files.map(lambda file: listed is None or file in listed)
     rows = zip(files, table.lines, given.any(axis=1) & ~is_box & counts, strict=True)
@@ -72,6 +81,11 @@ def box_sides(
         return sides, []
     rule = "`x0 < x1` and `y0 < y1` must hold for every box, in pixels"
     return sides, [f"{rule}, but they do not for {list_names(wrong)}. Correct them, or empty all four cells"]
+
+
+def _absence(path: Path) -> str:
+    kind = "is not there" if not path.exists() else "is a folder" if path.is_dir() else "is a file"
+    return f"{path} {kind}"
 
 
 def require_kaggle_layout(layout: DataLayout, looked_for: str = "") -> None:
@@ -86,11 +100,13 @@ def require_kaggle_layout(layout: DataLayout, looked_for: str = "") -> None:
     """
     table, root = layout.root / layout.table, layout.root
     folder = root / layout.image_folder if layout.check_files else root
-    missing = [path for path, there in ((table, table.is_file()), (folder, folder.is_dir())) if not there]
+    missing = [
+        *([] if table.is_file() else [_absence(table)]),
+        *([] if folder.is_dir() else [_absence(folder)]),
+    ]
     if missing:
         raise DataError(
-            f"the photographs must lie in {root}, but {' and '.join(map(str, missing))} "
-            f"{'is' if len(missing) == 1 else 'are'} not there.{looked_for}\n"
+            f"the photographs must lie in {root}, but {' and '.join(missing)}.{looked_for}\n"
             f"  How it must lie: {table} with the columns {layout.image_column},{layout.label_column} and the pictures "
             f"in {root / layout.image_folder}/; another place is named with --data DIR.\n"
             "  Where to get it: https://www.kaggle.com/competitions/humpback-whale-identification/data "

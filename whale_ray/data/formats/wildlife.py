@@ -71,7 +71,7 @@ def read_wildlife(layout: DataLayout) -> AnimalTable:
         _image_folder(layout, rows["file"]),
         path,
         "line",
-        table.recognized,
+        f"{table.recognized}; columns {', '.join(columns.values())}",
         tuple(notes),
         tuple(faults),
     )
