@@ -122,7 +122,7 @@ def test_the_examples_of_the_bundle_are_served(client: httpx.Client) -> None:
     picture = client.get(first["address"])
     assert picture.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(picture.content)).format == "JPEG"
-    check_problem(client.get("/v1/examples/2"), 404, "there are 2 examples")
+    check_problem(client.get("/v1/examples/2"), 404, "for the 2 that exist")
 
 
 def test_openapi_announces_problems_and_never_the_frameworks_own_refusals(client: httpx.Client) -> None:

@@ -49,7 +49,7 @@ def write_thumbnails(folder: Path, thumbnails: Sequence[bytes]) -> None:
 
     Args:
         folder: The folder.
-        thumbnails: JPEG of each row; empty where there is none.
+        thumbnails: JPEG of each row; empty for an image without one.
     """
     np.save(folder / _BYTES, np.frombuffer(b"".join(thumbnails), np.uint8), allow_pickle=False)
     np.save(folder / _ENDS, np.cumsum([len(one) for one in thumbnails], dtype=np.int64), allow_pickle=False)
