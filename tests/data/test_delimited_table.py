@@ -129,6 +129,10 @@ def test_a_table_of_one_column_and_one_without_rows_are_read(tmp_path: Path) -> 
         ("Image,Id,Day\na.jpg,w_1,3\nb.jpg,w_1\n", r"but 1 of 2 have not:\n  line 3 has 2: b.jpg,w_1"),
         ("Image,Id,\na.jpg,w_1,\nb.jpg,Smith,John,\n", "line 3 has 3: b.jpg,Smith,John"),
         ("Image;Id\na.jpg;w_1\nb.jpg;w;2\n", r"line 3 has 3(.*\n)+.*contains a semicolon in double quotes"),
+        (
+            '"Image" "Id"\n' + "".join(f'"{n}" "{n}.jpg" "w 1"\n' for n in range(20)) + '"20" "w" "x" "y"\n',
+            "line 22 has 4",
+        ),
         ("Image,Id\na.jpg,Smith,J\nb.jpg,Smith,A\n", "line 2 has 3(.*\n)+  line 3 has 3"),
         ('Image,Id\na.jpg,w_1\nb.jpg,"w_2\nc.jpg,w_3\n', "the row that starts on line 3"),
         ('Image,Id\na.jpg,"w_1" x\n', "the row that starts on line 2"),

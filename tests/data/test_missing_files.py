@@ -59,6 +59,16 @@ def test_the_file_in_the_named_folder_is_nearest(tmp_path: Path) -> None:
     assert "as b/1.JPG at train/b/1.jpg: " in line
 
 
+def test_names_of_several_spellings_have_one_remedy(tmp_path: Path) -> None:
+    folder = files(tmp_path, "train/1.jpg", "train/2a.jpg", "train/3.jpg", "train/4.png")
+    (line,) = explain_missing_files(["1.JPG", "2A.JPG", "3.JPG"], folder)
+    assert line.endswith("write capital and small letters as the files have them in the image column")
+    (line,) = explain_missing_files(["1", "3", "4"], folder)
+    assert line.endswith("write the ending of each file in the image column")
+    (line,) = explain_missing_files(["1.gif", "4.gif"], folder)
+    assert line.endswith("write the ending of each file in the image column")
+
+
 def test_files_in_many_folders_have_one_remedy(tmp_path: Path) -> None:
     folder = files(tmp_path, *(f"train/{number}/{number}.jpg" for number in range(9)))
     (line,) = explain_missing_files([f"{number}.jpg" for number in range(9)], folder)

@@ -22,6 +22,7 @@ from whale_ray.suggestions import did_you_mean, nearest_names
 _ENCODINGS = {"utf-8-sig": "UTF-8 with a byte order mark", "cp1252": "Windows-1252"}
 _SAMPLE = 65_536  # characters in which the separator is recognized
 _MAX_LISTED = 5
+_ROW_NAMES_SHARE = 0.9  # of the rows must be longer than the header; the others are faults
 _SHOWN = 80  # characters of a wrong row
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t ])"?[ \t]*(?:\r\n|\r|\n)')  # Excel's first line
 _IMAGE_NAME = re.compile(r"\.(jpe?g|png|tiff?|webp|heic|bmp|gif)$", re.IGNORECASE)
@@ -175,7 +176,7 @@ def _aligned(records: list[list[str]], *, is_quoted: bool) -> tuple[list[str], l
     header, rows = records[0], records[1:]
     width = len(header)
     names = [row[0] for row in rows if len(row) > width and len(trimmed(row)) <= width + 1]
-    is_longer = bool(rows) and len(names) == len(rows) and any(row[width] for row in rows)
+    is_longer = len(names) > _ROW_NAMES_SHARE * len(rows) and any(row[width] for row in rows if len(row) > width)
     if is_longer and len(set(names)) == len(names) and (is_quoted or all(map(str.isdecimal, names))):
         return ["", *header], rows, True
     return header, rows, False

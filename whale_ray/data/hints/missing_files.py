@@ -8,13 +8,15 @@ import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 _Form = Literal["NFC", "NFD"]
 _MOST_REMEDIES = 3
+_MAIN_SHARE = 0.9  # of the missing files: a remedy that mends so many is named rather than a more general one
+_CASE = "write capital and small letters as the files have them"
 _FORMS: tuple[tuple[_Form, _Form], ...] = (("NFC", "NFD"), ("NFD", "NFC"))
 _MOST_FILES = 500_000
 _ANY_FOLDER = "write the folder of each file, below the image folder, before its name in the image column"
@@ -26,12 +28,11 @@ _IMAGE_ENDINGS = {
 
 @dataclass(frozen=True)
 class _Near:
-    """A missing name, the path of the file that it nearly names, the remedy, and one that fits more names."""
+    """A missing name, the path of the file that it nearly names, and remedies, each of which fits more names."""
 
     name: str
-    path: str
-    remedy: str
-    general: str
+    path: Path
+    remedies: tuple[str, ...]
 
 
 def explain_missing_files(names: Sequence[str], folder: Path, *, root: Path | None = None) -> list[str]:
@@ -46,19 +47,21 @@ def explain_missing_files(names: Sequence[str], folder: Path, *, root: Path | No
     found = _near_files(names, folder, root)
     if not found:
         return [_describe_folder(folder, len(names))]
-    remedies = Counter(near.remedy for near in found)
-    if len(remedies) > _MOST_REMEDIES:
-        found = [replace(near, remedy=near.general) for near in found]
-        remedies = Counter(near.remedy for near in found)
-    lines = [_line(remedy, found, len(names)) for remedy, _ in remedies.most_common(_MOST_REMEDIES)]
+    counted = [Counter(near.remedies[step] for near in found) for step in range(len(found[0].remedies))]
+    shares = [remedies.most_common(1)[0][1] / len(found) for remedies in counted]
+    step = next((step for step, share in enumerate(shares) if share >= _MAIN_SHARE), shares.index(max(shares)))
+    main = [remedy for remedy, _ in counted[step].most_common(_MOST_REMEDIES)]
+    lines = [
+        _line(remedy, [near for near in found if near.remedies[step] == remedy], len(names), root) for remedy in main
+    ]
     unlike = len(names) - len(found)
     return [*lines, f"{unlike} missing files have no near name"] if unlike else lines
 
 
-def _line(remedy: str, found: Sequence[_Near], count: int) -> str:
-    mended = [near for near in found if near.remedy == remedy]
+def _line(remedy: str, mended: Sequence[_Near], count: int, root: Path) -> str:
     share = f"all {count}" if len(mended) == count else f"{len(mended)} of {count}"
-    return f"{share} missing files are there under another name, as {mended[0].name} at {mended[0].path}: {remedy}"
+    example = f"{mended[0].name} at {os.path.relpath(mended[0].path, root)}"
+    return f"{share} missing files are there under another name, as {example}: {remedy}"
 
 
 def _describe_folder(folder: Path, count: int) -> str:
@@ -117,11 +120,12 @@ def _nearest(name: str, index: Mapping[str, list[str]], folder: Path, root: Path
         return None
     wanted = given.parts[:-1]
     path = Path(max(paths, key=lambda path: _shared_end(PurePosixPath(path).parts[:-1], wanted)))  # the first of equals
-    edits, moved, general = _edits(name, given, path), *_moves(given, path, folder, root)
-    remedies = [", and ".join(part for part in (move, edits) if part) for move in (moved, general)]
-    return _Near(
-        name, os.path.relpath(path, root), *(remedy or "compare both names sign by sign" for remedy in remedies)
-    )
+    moved, anywhere = _moves(given, path, folder, root)
+    edits, in_general = _edits(name, given, path), _edits(name, given, path, any_ending=True)
+    steps = ((moved, edits), (moved, in_general), (anywhere, in_general))
+    remedies = (", and ".join(part for part in parts if part) for parts in steps)
+    same = "compare both names sign by sign"
+    return _Near(name, path, tuple(remedy or same for remedy in remedies))
 
 
 def _is_image(path: str) -> bool:
@@ -139,12 +143,15 @@ def _slashes(name: str) -> str:
     return re.sub(r"^(?:[A-Za-z]:)?/+|^(?:\./)+", "", name.replace("\\", "/"))
 
 
-def _edits(name: str, given: PurePosixPath, path: Path) -> str:
-    """Return the edit of the image column that gives the file its name; "" if only the folder is another."""
+def _edits(name: str, given: PurePosixPath, path: Path, *, any_ending: bool = False) -> str:
+    """Return the edit of the image column that gives the file its name; "" if only the folder is another.
+
+    With `any_ending` it names no ending, so that it also fits names with other ones.
+    """
     edits = [
         *(["write / for \\"] if "\\" in name else []),
         *(["leave out the start of absolute paths"] if re.match(r"/|[A-Za-z]:", name) else []),
-        *_file_edits(given.name, path.name),
+        *(_any_file_edit if any_ending else _file_edits)(given.name, path.name),
     ]
     return f"{' and '.join(edits)} in the image column" if edits else ""
 
@@ -165,6 +172,18 @@ def _moves(given: PurePosixPath, path: Path, folder: Path, root: Path) -> tuple[
     return f"write {there}/ {instead} in the image column", _ANY_FOLDER
 
 
+def _any_file_edit(given: str, found: str) -> list[str]:
+    """Return the edit of a file name that names no ending."""
+    if given == found:
+        return []
+    if given.casefold() == found.casefold():
+        return [_CASE]
+    stem = os.path.splitext(found)[0]
+    return (
+        ["write the ending of each file"] if {given, os.path.splitext(given)[0]} & {stem} else _file_edits(given, found)
+    )
+
+
 def _file_edits(given: str, found: str) -> list[str]:
     if given == found:
         return []
@@ -178,9 +197,7 @@ def _file_edits(given: str, found: str) -> list[str]:
         if unicodedata.normalize(form, given) == found:
             return [f"write accents in the Unicode form {form}, as the files have them, not in {other}"]
     if given.casefold() == found.casefold():
-        return ["write capital and small letters as the files have them"]
-    if re.sub(r"^0+", "", stem) == re.sub(r"^0+", "", os.path.splitext(found)[0]) or given.lstrip("0") == found.lstrip(
-        "0"
-    ):
+        return [_CASE]
+    if given.lstrip("0") == found.lstrip("0"):
         return ["write the zeros at the start of the name, which a spreadsheet has left out"]
     return ["write each name as its file has it"]
