@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from small_sweep import SWEEP
 from typer.testing import CliRunner, Result
 
 from whale_ray.cli import application
+from whale_ray.data.exports.registry import EXPORTS
 
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
@@ -135,6 +137,39 @@ def test_audit_takes_the_data_settings_that_its_messages_name(photographs: Path,
     assert "72 photographs" in result.output
     assert f"; {table['Encounter'].nunique()} encounters" in result.output
     assert "only settings of `data`" in run("audit", root, "--set", "train.epochs=2").stderr
+
+
+def test_audit_prints_how_a_data_set_was_understood(photographs: Path) -> None:
+    for path in (photographs, photographs / "train.csv"):
+        result = run("audit", path)
+        assert "format          kaggle\n" in result.output
+        assert "rows            72\n" in result.output
+    understood = json.loads(run("audit", photographs, "--json").output)["understood"]
+    assert (understood["format"], understood["rows"], understood["individuals"]) == ("kaggle", 72, 8)
+
+
+@pytest.mark.parametrize("target", ["run", "bundle", "data"])
+def test_export_writes_what_can_be_read_again(
+    target: str, finished: SweepResult, photographs: Path, tmp_path: Path
+) -> None:
+    source = {"run": finished.folder, "bundle": finished.folder / "best", "data": photographs}[target]
+    out = tmp_path / "an export"
+    result = run("export", source, out, "--format", "wildlife")
+    assert result.exit_code == 0, result.output
+    command = shlex.split(result.output.splitlines()[-1])
+    assert command[:3] == ["whale-ray", "audit", str(out)]
+    table = pd.read_csv(photographs / "train.csv")
+    expected = len(table) if target != "bundle" else (table["Id"] != "new_whale").sum()
+    assert f"{expected} rows of {expected} photographs" in result.output
+    if target != "bundle":
+        again = json.loads(run(*command[1:], "--json").output)["understood"]
+        assert (again["format"], again["rows"], again["individuals"]) == ("wildlife", expected, 8)
+    assert run("export", source, out, "--format", "wildlife").exit_code == 2
+
+
+def test_the_help_of_export_names_every_format() -> None:
+    text = run("export", "--help").output
+    assert all(name in text for name in EXPORTS)
 
 
 # The sweep

@@ -29,7 +29,7 @@ _DO = ("does", "do")
 
 @dataclass(frozen=True)
 class Recognition:
-    """How a data set was read.
+    """Format and source that a data set was read from.
 
     Attributes:
         format_name: A key of `FORMATS`.

@@ -103,10 +103,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_gallery_table(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Return bundle.json and gallery.csv of the bundle at `folder`, without reading the weights.
+
+    Raises:
+        BundleError: Naming each file that is missing, damaged or foreign.
+    """
+    return read_manifest(folder), _gallery_table(folder)
+
+
+def _gallery_table(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "gallery.csv", dtype=str, keep_default_na=False)
+
+
 def _contents(folder: Path, manifest: dict[str, Any]) -> BundleContents:
     from safetensors.torch import load_file
 
-    table = pd.read_csv(folder / "gallery.csv", dtype=str, keep_default_na=False)
+    table = _gallery_table(folder)
     gallery = np.load(folder / "gallery.npy", allow_pickle=False)
     wanted = (len(table), manifest["embedding_size"])
     if gallery.shape != wanted:

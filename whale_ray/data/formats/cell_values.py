@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _PARTIAL_DATE = re.compile(r"\d{4}(-\d{2})?")
 _EXIF_DATE = re.compile(r"(\d{4}):(\d{2}):(\d{2})\b")
 _MISSING = {"", "nan", "none", "null", "na", "nat"}
-_UNKNOWN = {"unknown", "____"}  # of wildlife-datasets and of Wildbook's image analysis
+_UNKNOWN = {"", "unknown", "____"}  # of wildlife-datasets and of Wildbook's image analysis
 
 
 def is_missing(text: str) -> bool:
@@ -24,7 +24,7 @@ def is_missing(text: str) -> bool:
 
 def is_unknown(name: str) -> bool:
     """Return whether a name marks an unknown individual in wildlife-datasets or Wildbook."""
-    return is_missing(name) or name.strip().casefold() in _UNKNOWN
+    return name.strip().casefold() in _UNKNOWN
 
 
 def parse_box(text: str) -> Box | None:
@@ -65,7 +65,7 @@ def box_columns(boxes: Sequence[Box | None]) -> dict[str, list[float]]:
 
 
 def iso_dates(cells: pd.Series) -> tuple[pd.Series, list[str]]:
-    """Return dates as ISO 8601 text, "" where there is none, and the cells that are no date.
+    """Return dates as ISO 8601 text, "" for missing ones, and the cells that are no date.
 
     `2019-05-03 10:11:12`, `2019:05:03 10:11:12` (EXIF) and what pandas can parse become `2019-05-03T10:11:12`. Dates
     without a time keep none; years and months stay as they are.

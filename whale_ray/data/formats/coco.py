@@ -19,6 +19,9 @@ INDIVIDUAL = ("name", "individual_id", "individual_uuid", "individual", "identit
 FILE = ("file_name", "image_path", "path")
 _VIEW = ("viewpoint", "orientation", "view")
 _GROUP = ("encounter", "encounter_id", "encounter_uuid", "seq_id")
+WHOLE_IMAGE = "whole_image"
+"""Key of annotations whose box is that of the whole image, in files that whale_ray exported."""
+_NO_SPECIES = {"animal", "unknown"}
 _DATE = ("date_captured", "datetime", "date")
 
 
@@ -139,7 +142,8 @@ def _animals(
         category = categories.get(text_of(entry, "category_id"), "")
         name = text_of(entry, *INDIVIDUAL) if has_names else category
         found.append((position, _row(entry, image, box, unknown_label if is_unknown(name) else name)))
-        found[-1][1]["species"] = (text_of(entry, "species") or category) if has_names else text_of(entry, "species")
+        kind = category if has_names and category.casefold() not in _NO_SPECIES else ""
+        found[-1][1]["species"] = text_of(entry, "species") or kind
     return found, [rule.format(list_names(positions)) for rule, positions in wrong.items()]
 
 
@@ -166,7 +170,7 @@ def annotation_box(entry: Mapping[str, Any], image: Mapping[str, Any]) -> Box | 
         ValueError: If the box has no size or lies outside the image; the message is the second half of a sentence.
     """
     sides = entry.get("bbox")
-    if sides is None or sides == []:
+    if sides is None or sides == [] or entry.get(WHOLE_IMAGE) is True:
         return None
     box = box_of_sides(sides if isinstance(sides, list) else [sides])
     width, height = image.get("width"), image.get("height")

@@ -64,6 +64,7 @@ def text_of(entry: Mapping[str, Any], *keys: str) -> str:
     """
     for key in keys:
         value = entry.get(key)
-        if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
+        is_text = isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
+        if is_text and str(value).strip():
             return str(value).strip()
     return ""

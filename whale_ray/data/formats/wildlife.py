@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from whale_ray.data.delimited_table import DelimitedTable, read_table
-from whale_ray.data.formats.cell_values import box_columns, is_unknown, iso_dates, parse_box
+from whale_ray.data.formats.cell_values import box_columns, is_missing, is_unknown, iso_dates, parse_box
 from whale_ray.data.formats.data_layout import AnimalTable, DataLayout, list_names
 from whale_ray.data.image_io import Box
 from whale_ray.errors import DataError
@@ -58,7 +58,7 @@ def read_wildlife(layout: DataLayout) -> AnimalTable:
     notes = list(table.notes)
     for name in ("group", "view", "species"):
         if name in rows:
-            rows[name] = rows[name].where(~rows[name].map(is_unknown), "")
+            rows[name] = rows[name].where(~rows[name].map(is_missing) & ~rows[name].map(is_unknown), "")
     if "date" in rows:
         rows["date"], wrong = iso_dates(rows["date"])
         notes += [f"{len(wrong)} dates cannot be read: {list_names(wrong)}"] if wrong else []

@@ -1,0 +1,1 @@
+"""Export of a data set in formats of other programs, one writer for each."""
