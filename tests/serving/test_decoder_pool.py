@@ -51,6 +51,15 @@ def test_a_decoder_returns_the_pixels_used_in_training(decoders: DecoderPool) ->
     assert decode(decoders, GOOD)[1] == b""
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_decoded_in_the_process_under_its_limits(decoders: DecoderPool, kind: str) -> None:
+    register_decoders()
+    data = encode(draw(1, 0), kind)
+    assert (decode(decoders, data)[0] == fit_image(decode_image(data), GEOMETRY)).all()
+    with pytest.raises(ImageTooLargeError):
+        decode(decoders, encode(Image.new("RGB", (2001, 2000)), kind))
+
+
 def test_a_decoder_process_refuses_as_the_function_does(decoders: DecoderPool) -> None:
     for data, kind in (
         (b"text", ImageTypeError),

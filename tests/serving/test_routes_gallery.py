@@ -21,6 +21,7 @@ from services import TOP, contents, free_port, plain_server, web_service
 from starlette.testclient import TestClient
 from test_routes_identify import check_problem
 
+from whale_ray.data.decoding.image_formats import register_decoders
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
@@ -169,6 +170,16 @@ def test_a_forgotten_photograph_is_not_found_and_cannot_be_restored(pair: Pair) 
     assert other.post("/v1/versions/1/restore").json() == {"version": 2}
     assert client.get("/v1/individuals/w_40").json()["total"] == 1
     check_problem(client.delete(f"/v1/individuals/w_40/images/{image}"), 404, "has no photograph")
+
+
+@pytest.mark.parametrize(
+    ("kind", "extension"), [("HEIF", "heic"), ("AVIF", "avif"), ("TIFF", "tif"), ("WEBP", "webp"), ("BMP", "bmp")]
+)
+def test_an_enrolled_photograph_keeps_the_extension_of_its_format(pair: Pair, kind: str, extension: str) -> None:
+    register_decoders()
+    (image,) = enrol(pair[0], "w_40", encode(draw(40, 0), kind)).json()["images"]
+    assert image["image"].endswith(f".{extension}")
+    assert pair[1].get(f"/v1/images/{image['image']}").headers["content-type"] == "image/jpeg"
 
 
 def test_a_forgotten_photograph_is_removed_from_the_examples(pair: Pair) -> None:

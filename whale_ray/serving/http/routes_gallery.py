@@ -18,7 +18,6 @@ from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
 from whale_ray.serving.gallery import review_queue
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
-from whale_ray.serving.gallery.review_queue import ReviewQueue
 from whale_ray.serving.gallery.transactions import EnrolledPicture
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
@@ -199,7 +198,7 @@ async def reject(id: str, query: ModelParameter, service: SelectedModel) -> Forg
     return Forgotten(photographs=1, version=await asyncio.to_thread(_require_store(service).version))
 
 
-def _require_queue(service: ModelService) -> ReviewQueue:
+def _require_queue(service: ModelService) -> review_queue.ReviewQueue:
     if service.review_queue is None:
         raise RefusalError(403, "this service keeps no photographs for review. Start it with keep_queries=on")
     return service.review_queue
