@@ -36,6 +36,7 @@ def test_the_kaggle_layout_is_read_in_table_order(tmp_path: Path) -> None:
         "individual": ["w_1", "w_1", "new_whale"],
         "group": ["", "", ""],
         "date": ["", "", ""],
+        "place": ["", "", ""],
         "view": ["", "", ""],
         "species": ["", "", ""],
     }

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from whale_ray.data.catalog import Catalog, read_catalog
-from whale_ray.data.formats.cell_values import iso_dates, parse_box
+from whale_ray.data.formats.cell_values import parse_box
 from whale_ray.data.formats.registry import FORMATS
 from whale_ray.data.formats.understanding import understood
 from whale_ray.errors import DataError
@@ -349,11 +349,3 @@ def test_what_was_understood_is_a_table(tmp_path: Path) -> None:
 )
 def test_boxes_as_pandas_and_numpy_write_them(text: str, expected: object) -> None:
     assert parse_box(text) == expected
-
-
-def test_dates_become_iso_text() -> None:
-    given = ["2019-05-03", "2019:05:03 10:11:12", "2019-05-03T10:11:12", "2019", "2019-05", "", "NaT", "soon"]
-    found, wrong = iso_dates(pd.Series(given))
-    day = "2019-05-03"
-    assert found.tolist() == [day, f"{day}T10:11:12", f"{day}T10:11:12", "2019", "2019-05", "", "", ""]
-    assert wrong == ["soon"]

@@ -5,6 +5,7 @@ Changes nothing; every finding is reported and written to audit.json.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.components import components_by_pairs
+from whale_ray.data.encounters.same_day import describe_same_day
 from whale_ray.data.formats.understanding import understood
 from whale_ray.data.hints.missing_files import explain_missing_files
 from whale_ray.data.hints.unknown_labels import explain_unknown_labels
@@ -70,7 +72,17 @@ class Audit:
         remarks = [f"{row['image']}: {row['remark']}" for row in found["remarks"]]
         lines += _section("photographs were read, but the decoder warns", remarks, most)
         lines += [f"hint: {hint}" for hint in found["hints"]]
-        return lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
+        lines = lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
+        same_day = describe_same_day(found.get("same_day", {}))
+        return [*lines, same_day] if same_day else lines
+
+    def with_findings(self, **more: Any) -> Audit:
+        """Return the audit with more findings.
+
+        Args:
+            **more: JSON value by name.
+        """
+        return dataclasses.replace(self, findings={**self.findings, **more})
 
     def write(self, path: Path) -> None:
         """Write audit.json."""

@@ -110,6 +110,10 @@ def read_catalog(
     image_column: str = "Image",
     label_column: str = "Id",
     group_column: str | None = None,
+    date_column: str | None = None,
+    place_column: str | None = None,
+    view_column: str | None = None,
+    species_column: str | None = None,
     boxes: Path | None = None,
     unknown_label: str = "new_whale",
     image_bytes: int = MAX_BYTES,
@@ -125,6 +129,10 @@ def read_catalog(
         image_column: Column of file names.
         label_column: Column of individuals.
         group_column: Column of encounters or days; None if there is no such column.
+        date_column: Column of dates; None for the EXIF dates.
+        place_column: Column of places; None if there is no such column.
+        view_column: Column of views such as left or dorsal; None if there is no such column.
+        species_column: Column of species; None if there is no such column.
         boxes: File of boxes that images are cropped to: a table with the columns Image, x0, y0, x1, y1 in pixels, COCO
             JSON or MegaDetector's JSON.
         unknown_label: Label of animals whose individual is unknown.
@@ -144,6 +152,10 @@ def read_catalog(
         image_column,
         label_column,
         group_column,
+        date_column,
+        place_column,
+        view_column,
+        species_column,
         unknown_label=unknown_label,
         check_files=check_files,
     )

@@ -31,7 +31,7 @@ from whale_ray.data.image_io import VERSION, Geometry
 from whale_ray.data.near_duplicates import GREY_SIDE
 from whale_ray.errors import DataError
 
-_TEXTS = ("image", "status", "reason", "sha256", "phash", "remark")
+_TEXTS = ("image", "status", "reason", "sha256", "phash", "taken", "remark")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class DecodedImages:
         grey_sizes: Height and width of each image in `grey`, uint8, shape (N, 2); 0 where it cannot be read.
         geometry: Geometry of `array`.
         health: Columns image, status (ok, missing, unreadable, empty, wrong_type, too_large, damaged, wrong_box),
-            reason, width, height, sha256 of the file, phash (16 hex digits), remark (warnings of the decoder).
+            reason, width, height, sha256 of the file, phash (16 hex digits), taken (EXIF date, ISO 8601 text), remark
+            (warnings of the decoder).
         decoded: Number of images that this call decoded; 0 if the cache had them.
         fingerprint: Hash of the image files and the geometry.
         thumbnails: Small JPEGs of the boxes or whole images; None in a cache of an earlier version.

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.data.components import conflicting_groups, connected_groups, is_in_shared_group
+from whale_ray.data.encounters.time_split import latest_groups
 from whale_ray.errors import DataError
 
 TRAIN, VALIDATION = "train", "val"
@@ -31,12 +32,14 @@ class SplitKind:
             on them.
         in_folds: Every group validates in one of several folds.
         holds_out: Whole individuals always play the unknown; otherwise only if no image has the unknown label.
+        by_time: Groups validate by their date.
     """
 
     fraction: Callable[[float], float] = float
     by_individual: bool = True
     in_folds: bool = False
     holds_out: bool = False
+    by_time: bool = False
 
 
 SPLITS = {
@@ -44,6 +47,7 @@ SPLITS = {
     "kfold": SplitKind(in_folds=True),
     "open_set": SplitKind(holds_out=True),
     "by_group": SplitKind(by_individual=False),
+    "by_time": SplitKind(by_individual=False, by_time=True),
     "halves": SplitKind(fraction=lambda val_fraction: 0.5),
 }
 
@@ -65,17 +69,19 @@ def split_photographs(
     whole groups at a time, in the order of sha256(seed, image). With one group it only trains. `kfold` distributes the
     groups of each individual with at least two groups over `folds` folds in that order; every other kind has one fold.
     `by_group` gives whole groups to validation, regardless of individuals, until `val_fraction` of all images is
-    reached.
+    reached. `by_time` gives the groups that begin on the latest days, see `latest_groups`; individuals that appear only
+    then are unknown.
 
     A group that several animals of one photograph join may hold several individuals. If an individual would have no
     training row in a fold in which it validates, one of its groups always trains.
 
-    `open_set` holds out whole individuals with at least two images. So do the other kinds except `by_group` if no image
-    has the unknown label and at least ten individuals are eligible. With k folds, each of them is held out in one fold
-    and in the gallery of the others.
+    `open_set` holds out whole individuals with at least two images. So do the other kinds except `by_group` and
+    `by_time` if no image has the unknown label and at least ten individuals are eligible. With k folds, each of them is
+    held out in one fold and in the gallery of the others.
 
     Args:
-        table: Columns image, individual, group; optional file: rows of one file are animals in one photograph.
+        table: Columns image, individual, group; optional file: rows of one file are animals in one photograph;
+            optional date, ISO 8601 text or "".
         twins: Twin group of each row, "" for none. Twin groups that span two individuals only train.
         kind: A key of `SPLITS`.
         val_fraction: Share of each individual's images that validates, between 0 and 1.
@@ -85,7 +91,7 @@ def split_photographs(
         unknown_label: Label of unknown individuals.
 
     Raises:
-        DataError: If `open_set` can hold out no individual, or `by_group` has a single group.
+        DataError: If `open_set` can hold out no individual, `by_group` has a single group, or `by_time` a single day.
     """
     chosen = SPLITS[kind]
     photographs = _photographs(table.reset_index(drop=True), twins, seed, by_individual=chosen.by_individual)
@@ -96,7 +102,8 @@ def split_photographs(
             photographs, _validating_groups(photographs, chosen.fraction(val_fraction), unknown_label)
         )
     else:
-        found = _as_single_fold(photographs, _first_groups(photographs, val_fraction))
+        choose = latest_groups if chosen.by_time else _first_groups
+        found = _as_single_fold(photographs, choose(photographs, val_fraction))
     if chosen.by_individual:
         found = _with_gallery(photographs, found, unknown_label)
     everyone_named = not (photographs["individual"] == unknown_label).any()
@@ -114,13 +121,14 @@ def split_photographs(
 
 
 def _photographs(rows: pd.DataFrame, twins: pd.Series | None, seed: int, *, by_individual: bool) -> pd.DataFrame:
-    """Return one row per photograph: individual, stratum (unit of the fraction), group, order (hash), fixed."""
+    """Return one row per photograph: individual, stratum (unit of the fraction), group, order (hash), day, fixed."""
     photographs = pd.DataFrame(
         {
             "individual": rows["individual"],
             "stratum": rows["individual"] if by_individual else "",
             "group": connected_groups(rows, twins, by_individual=by_individual),
             "order": [_order_hash(seed, image) for image in rows["image"]],
+            "day": rows["date"].str.slice(0, 10) if "date" in rows else "",
         }
     )
     fixed = conflicting_groups(photographs["group"], rows, twins)

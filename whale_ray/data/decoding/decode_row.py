@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from whale_ray.data.catalog import Catalog
+from whale_ray.data.decoding.exif_date import read_exif_date
 from whale_ray.data.decoding.thumbnails import shrink_to_jpeg
 from whale_ray.data.image_io import Geometry, crop_to_box, decode_image, fit_image, read_file
 from whale_ray.data.near_duplicates import shrink_to_grey
@@ -55,18 +56,18 @@ def decode_row(
         is_shared: Whether the photograph has several rows.
 
     Returns:
-        Image, status, reason, width, height, sha256, phash and remark, as in `DecodedImages.health`.
+        Image, status, reason, width, height, sha256, phash, taken and remark, as in `DecodedImages.health`.
     """
     name = str(catalog.table["image"].iat[row])
     box = catalog.box(name)
     health: dict[str, object] = {"image": name, "status": "ok", "reason": "", "width": 0, "height": 0}
-    health |= {"sha256": "", "phash": "", "remark": ""}
+    health |= {"sha256": "", "phash": "", "taken": "", "remark": ""}
     remarks: list[str] = []
     try:
         data = read_file(catalog.path(name), catalog.image_bytes)
         health["sha256"] = hashlib.sha256(data).hexdigest()
         image = decode_image(data, max_bytes=catalog.image_bytes, on_warning=remarks.append)
-        health |= {"width": image.width, "height": image.height}
+        health |= {"width": image.width, "height": image.height, "taken": read_exif_date(data)}
         health["remark"] = "; ".join(remarks)
         seen = crop_to_box(image, box) if is_shared else image
         health["phash"] = _perceptual_hash(seen)

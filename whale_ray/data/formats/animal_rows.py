@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 BOX = ("x0", "y0", "x1", "y1")
-DETAILS = ("date", "view", "species")
+DETAILS = ("date", "place", "view", "species")
 COLUMNS = ("image", "file", "individual", "group", *BOX, *DETAILS)
 """Columns of a catalog.
 
@@ -15,6 +15,7 @@ COLUMNS = ("image", "file", "individual", "group", *BOX, *DETAILS)
 - `group`: encounter; "" if unknown.
 - `x0`, `y0`, `x1`, `y1`: box in pixels of the upright image, float64; NaN for the whole image.
 - `date`: time of the photograph as ISO 8601 text; "" if unknown.
+- `place`: place of the photograph; "" if unknown.
 - `view`: side of the animal that is visible, such as left; "" if unknown.
 - `species`: species; "" if unknown.
 """

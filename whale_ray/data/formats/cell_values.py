@@ -1,4 +1,4 @@
-"""Values in the cells of tables and JSON files: boxes, dates and unknown individuals."""
+"""Values in the cells of tables and JSON files: boxes and unknown individuals."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import math
 import re
 from collections.abc import Sequence
 
-import pandas as pd
-
 from whale_ray.data.image_io import Box
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-_PARTIAL_DATE = re.compile(r"\d{4}(-\d{2})?")
-_EXIF_DATE = re.compile(r"(\d{4}):(\d{2}):(\d{2})\b")
 _MISSING = {"", "nan", "none", "null", "na", "nat"}
 _UNKNOWN = {"", "unknown", "____"}  # of wildlife-datasets and of Wildbook's image analysis
 
@@ -62,32 +58,3 @@ def box_columns(boxes: Sequence[Box | None]) -> dict[str, list[float]]:
     """Return the columns x0, y0, x1, y1 of boxes, NaN for None."""
     sides = [(math.nan,) * 4 if box is None else box for box in boxes]
     return {name: [float(side[place]) for side in sides] for place, name in enumerate(("x0", "y0", "x1", "y1"))}
-
-
-def iso_dates(cells: pd.Series) -> tuple[pd.Series, list[str]]:
-    """Return dates as ISO 8601 text, "" for missing ones, and the cells that are no date.
-
-    `2019-05-03 10:11:12`, `2019:05:03 10:11:12` (EXIF) and what pandas can parse become `2019-05-03T10:11:12`. Dates
-    without a time keep none; years and months stay as they are.
-
-    Args:
-        cells: Dates as text.
-    """
-    found = {text: _iso_date(text) for text in cells.unique()}
-    wrong = [str(text) for text, date in found.items() if date is None]
-    return cells.map(lambda text: found[text] or ""), wrong
-
-
-def _iso_date(text: str) -> str | None:
-    """Return a date as ISO 8601 text; None if it is none."""
-    text = text.strip()
-    if is_missing(text):
-        return ""
-    if _PARTIAL_DATE.fullmatch(text):
-        return text
-    try:
-        time = pd.Timestamp(_EXIF_DATE.sub(r"\1-\2-\3", text))
-    except (ValueError, OverflowError):
-        return None
-    has_time = ":" in text[10:] or "T" in text
-    return time.isoformat(timespec="seconds") if has_time else time.date().isoformat()

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from whale_ray.data.formats.cell_values import box_columns, box_of_sides, is_unknown, iso_dates
+from whale_ray.data.encounters.photo_dates import date_notes, parse_dates
+from whale_ray.data.formats.cell_values import box_columns, box_of_sides, is_unknown
 from whale_ray.data.formats.data_layout import AnimalTable, DataLayout, list_names
 from whale_ray.data.formats.json_files import described, is_coco, is_megadetector, read_json, text_of
 from whale_ray.data.image_io import Box
@@ -49,8 +50,9 @@ def read_coco(layout: DataLayout) -> AnimalTable:
     rows = pd.DataFrame([row for _, row in found], index=[position for position, _ in found], dtype=object)
     notes = _notes(content, images, rows)
     if found:
-        rows["date"], bad = iso_dates(rows["date"])
-        notes += [f"{len(bad)} dates cannot be read: {list_names(bad)}"] if bad else []
+        parsed = parse_dates(rows["date"])
+        rows["date"] = parsed.dates
+        notes += date_notes(parsed, "annotation")
     elif not wrong:
         faults.append("the file must have annotations, but the list annotations is empty. Export it with annotations")
     folder = _image_folder(layout, path, [str(image["file"]) for image in images.values()])

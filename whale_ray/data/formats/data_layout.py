@@ -20,6 +20,7 @@ class DataLayout:
         label_column: Column of individuals.
         group_column: Column of encounters or days; None if not chosen.
         date_column: Column of dates; None if not chosen.
+        place_column: Column of places; None if not chosen.
         view_column: Column of views; None if not chosen.
         species_column: Column of species; None if not chosen.
         unknown_label: Label of animals whose individual is unknown.
@@ -33,6 +34,7 @@ class DataLayout:
     label_column: str = "Id"
     group_column: str | None = None
     date_column: str | None = None
+    place_column: str | None = None
     view_column: str | None = None
     species_column: str | None = None
     unknown_label: str = "new_whale"

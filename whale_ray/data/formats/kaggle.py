@@ -8,12 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from whale_ray.data.delimited_table import DelimitedTable, read_table
-from whale_ray.data.formats.animal_rows import BOX
-from whale_ray.data.formats.cell_values import is_missing, iso_dates
+from whale_ray.data.encounters.photo_dates import date_notes, parse_dates
+from whale_ray.data.formats.animal_rows import BOX, DETAILS
+from whale_ray.data.formats.cell_values import is_missing
 from whale_ray.data.formats.data_layout import AnimalTable, DataLayout, list_names
 from whale_ray.errors import DataError
 
 _REMEDY = "Name them with data.image_column, data.label_column, data.group_column"
+_DETAILS = ("group", *DETAILS)
 
 
 def recognize_kaggle(layout: DataLayout) -> str | None:
@@ -36,16 +38,16 @@ def read_kaggle(layout: DataLayout) -> AnimalTable:
     """
     path, folder = layout.root / layout.table, layout.root / layout.image_folder
     require_kaggle_layout(layout)
-    names = {"file": layout.image_column, "individual": layout.label_column, "group": layout.group_column}
-    names |= {"date": layout.date_column, "view": layout.view_column, "species": layout.species_column}
-    columns = {name: column for name, column in names.items() if column is not None}
+    columns = {"file": layout.image_column, "individual": layout.label_column}
+    columns |= {name: column for name in _DETAILS if (column := layout.chosen(f"{name}_column")) is not None}
     table = read_table(path, columns=columns.values())
     table.require(columns.values(), remedy=_REMEDY)
     rows = pd.DataFrame({name: table.column(column) for name, column in columns.items()})
     notes = list(table.notes)
     if "date" in rows:
-        rows["date"], wrong = iso_dates(rows["date"])
-        notes += [f"{len(wrong)} dates cannot be read: {list_names(wrong)}"] if wrong else []
+        parsed = parse_dates(rows["date"].set_axis(table.lines))
+        rows["date"] = parsed.dates.to_numpy()
+        notes += date_notes(parsed, "line")
     faults: list[str] = []
     if set(BOX) <= set(table.columns):
         sides, faults = box_sides(table, rows["file"])

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from whale_ray.data.delimited_table import DelimitedTable, read_table
-from whale_ray.data.formats.cell_values import box_columns, is_missing, is_unknown, iso_dates, parse_box
+from whale_ray.data.encounters.photo_dates import date_notes, parse_dates
+from whale_ray.data.formats.cell_values import box_columns, is_missing, is_unknown, parse_box
 from whale_ray.data.formats.data_layout import AnimalTable, DataLayout, list_names
 from whale_ray.data.image_io import Box
 from whale_ray.errors import DataError
@@ -21,6 +22,7 @@ _REMEDY = "Name them with data.image_column and data.label_column"
 _DETAILS = {
     "group": ("encounter", "encounter_id"),
     "date": ("date", "datetime", "timestamp"),
+    "place": (),
     "view": ("orientation", "viewpoint", "position"),
     "species": ("species",),
 }
@@ -56,12 +58,13 @@ def read_wildlife(layout: DataLayout) -> AnimalTable:
     unknown = rows["individual"].map(is_unknown)
     rows.loc[unknown, "individual"] = layout.unknown_label
     notes = list(table.notes)
-    for name in ("group", "view", "species"):
+    for name in ("group", "place", "view", "species"):
         if name in rows:
             rows[name] = rows[name].where(~rows[name].map(is_missing) & ~rows[name].map(is_unknown), "")
     if "date" in rows:
-        rows["date"], wrong = iso_dates(rows["date"])
-        notes += [f"{len(wrong)} dates cannot be read: {list_names(wrong)}"] if wrong else []
+        parsed = parse_dates(rows["date"].set_axis(table.lines))
+        rows["date"] = parsed.dates.to_numpy()
+        notes += date_notes(parsed, "line")
     faults: list[str] = []
     if "bbox" in table.columns:
         boxes, faults = _boxes(table)

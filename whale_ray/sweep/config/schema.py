@@ -44,6 +44,10 @@ SETTINGS: tuple[Setting, ...] = (
     brief("data.image_column", "text", "Image", "column of file names"),
     brief("data.label_column", "text", "Id", "column of individuals"),
     brief("data.group_column", "text or null", None, "column of encounters or days, kept together by the split"),
+    brief("data.date_column", "text or null", None, "column of dates; null: the EXIF date of each photograph"),
+    brief(
+        "data.place_column", "text or null", None, "column of places; photographs of one day and place are an encounter"
+    ),
     brief(
         "data.boxes",
         "text or null",
@@ -68,9 +72,9 @@ SETTINGS: tuple[Setting, ...] = (
     _part("data.val_fraction", "float > 0 < 1", 0.2, "share of each individual's photographs that validates"),
     _part(
         "split.kind",
-        "choice stratified kfold open_set by_group halves",
+        "choice stratified kfold open_set by_group by_time halves",
         "stratified",
-        "`split: by_group`, `split: {kfold: 5}` and `split: {open_set: 0.2}` are short forms",
+        "`split: by_group`, `split: by_time`, `split: {kfold: 5}` and `split: {open_set: 0.2}` are short forms",
     ),
     _part("split.folds", "int >= 2 <= 20", 5, "kfold: number of folds; each trial trains once per fold"),
     _part(

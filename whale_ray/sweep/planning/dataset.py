@@ -16,6 +16,8 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.decoding.thumbnails import StoredThumbnails
+from whale_ray.data.encounters.photo_dates import day_of
+from whale_ray.data.encounters.same_day import count_same_day
 from whale_ray.data.formats.registry import AUTO
 from whale_ray.data.image_io import MAX_BYTES, Geometry
 from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images, open_decoded
@@ -24,6 +26,19 @@ from whale_ray.sweep.config.value_kinds import image_size
 
 # Border kept around the region, as a share of each side: shifts and rotations move it into the image.
 MARGIN = 0.125
+TABLE_SETTINGS = (
+    "table",
+    "image_folder",
+    "image_column",
+    "label_column",
+    "group_column",
+    "date_column",
+    "place_column",
+    "view_column",
+    "species_column",
+    "unknown_label",
+)
+"""Settings of `data` that `read_catalog` takes under the same name."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +47,9 @@ class Dataset:
 
     Attributes:
         catalog: The training table as it was read.
-        table: One row per row of the catalog: image, individual, group, fold (in which it validates, -1: none),
-            part (`train`, `val` or `set_aside`; with several folds `val` if it validates in any).
+        table: One row per row of the catalog: image, individual, group, date (of the table, else of EXIF), fold (in
+            which it validates, -1: none), part (`train`, `val` or `set_aside`; with several folds `val` if it
+            validates in any).
         audit: Findings about the photographs.
         cache: Folder of decoded images on this node.
         fingerprint: Hash of image contents, labels, groups and boxes.
@@ -71,9 +87,9 @@ class Dataset:
         return self.table["part"] != "set_aside"
 
     def scored(self) -> pd.DataFrame:
-        """Return image, individual, group, part and split (the fold), one row per photograph and fold, by fold."""
+        """Return image, individual, group, date, part and split (the fold) of each photograph, fold by fold."""
         parts = [one.table.iloc[one.rows("train", "val")].assign(split=place) for place, one in enumerate(self.splits)]
-        return pd.concat(parts, ignore_index=True)[["image", "individual", "group", "part", "split"]]
+        return pd.concat(parts, ignore_index=True)[["image", "individual", "group", "date", "part", "split"]]
 
     def pixels(self, geometry: Geometry, *, progress: bool = False) -> DecodedImages:
         """Return the decoded photographs at one geometry; row i is row i of `table`.
@@ -130,14 +146,9 @@ def catalog_of(data: Mapping[str, Any]) -> Catalog:
     return read_catalog(
         Path(data["root"]),
         format_name=data.get("format", AUTO),
-        table=data["table"],
-        image_folder=data["image_folder"],
-        image_column=data["image_column"],
-        label_column=data["label_column"],
-        group_column=data["group_column"],
         boxes=None if data["boxes"] is None else Path(data["boxes"]),
-        unknown_label=data["unknown_label"],
         image_bytes=data.get("image_bytes", MAX_BYTES),
+        **{name: data[name] for name in TABLE_SETTINGS if name in data},
     )
 
 
@@ -167,16 +178,17 @@ def open_dataset(
     pixels = decode_images(catalog, geometry, cache=cache, progress=progress)
     audit = audit_photographs(catalog, pixels, on_bad_image=data["on_bad_image"])
     usable = audit.usable.to_numpy()
-    table = catalog.table[["image", "individual", "group"]].assign(fold=NEVER_VALIDATES, part="set_aside")
+    rows = catalog.table.assign(date=catalog.table["date"].mask(catalog.table["date"] == "", pixels.health["taken"]))
+    table = rows[["image", "individual", "group", "date"]].assign(fold=NEVER_VALIDATES, part="set_aside")
     table.loc[usable, "fold"] = split_photographs(
-        catalog.table[usable],
+        rows[usable],
         twins=audit.twins[usable],
         val_fraction=data["val_fraction"],
         unknown_label=catalog.unknown_label,
         **split,
     )
     table.loc[usable, "part"] = parts_of(table.loc[usable, "fold"])
-    return Dataset(
+    dataset = Dataset(
         catalog,
         table,
         audit,
@@ -185,6 +197,9 @@ def open_dataset(
         folds=split["folds"] if SPLITS[split["kind"]].in_folds else 1,
         decoded={geometry: pixels.fingerprint},
     )
+    scored = dataset.scored()
+    same_day = count_same_day(scored.assign(day=day_of(scored["date"])), unknown_label=catalog.unknown_label)
+    return dataclasses.replace(dataset, audit=audit.with_findings(same_day=same_day))
 
 
 def pixel_cache() -> Path:

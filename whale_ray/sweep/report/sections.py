@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from whale_ray.data.encounters.same_day import describe_same_day
 from whale_ray.errors import DataError
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.sweep.analysis.importance import judge_importance, write_importance
@@ -65,6 +66,7 @@ class DataSection:
 
     audit: dict[str, Any]
     parts: dict[str, int]
+    same_day: str
     max_rows: int = MAX_AUDIT_ROWS
 
 
@@ -72,7 +74,7 @@ def build_data(page: ReportContext) -> DataSection:
     """Return the data section."""
     path = page.run / "audit.json"
     audit = dict(json.loads(path.read_text())) if path.exists() else {}
-    return DataSection(audit, _count_parts(page))
+    return DataSection(audit, _count_parts(page), describe_same_day(audit.get("same_day", {})))
 
 
 def _count_parts(page: ReportContext) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""Dates and encounters: reading dates, grouping photographs, splitting by time."""
