@@ -22,7 +22,16 @@ GEOMETRY = Geometry(32, 48, "pad", 0.125)
 
 def pixels_of(count: int = 11, fingerprint: str = "one") -> DecodedImages:
     array = np.random.default_rng(0).integers(0, 256, (count, *GEOMETRY.stored, 3), dtype=np.uint8)
-    return DecodedImages(array, np.zeros((count, 16, 16), np.uint8), GEOMETRY, pd.DataFrame(), 0, fingerprint)
+    return DecodedImages(
+        array=array,
+        small=np.zeros((count, 16, 16), np.uint8),
+        grey=np.zeros((count, 64, 64), np.uint8),
+        grey_sizes=np.zeros((count, 2), np.uint8),
+        geometry=GEOMETRY,
+        health=pd.DataFrame(),
+        decoded=0,
+        fingerprint=fingerprint,
+    )
 
 
 def frozen(pool: str = "gem", neck: str = "linear", seed: int = 0) -> Encoder:
