@@ -96,10 +96,13 @@ def test_the_headline_says_which_mix_of_individuals_it_holds_for(tmp_path: Path)
     record = trial(tmp_path, "a", noise=0.8)
     result = record.result
     mix = describe_mix(result, "map@5")
-    assert mix.startswith("The score holds for this mix of known individuals (map@5 of each class): ")
+    assert mix.startswith("The score holds for this mix of animals (map@5 of each class): ")
     for row, words in zip(result["mix"], ("1 to 3 gallery photographs", "4 to 9", "10 or more"), strict=True):
         counts = f"{row['queries']} queries of {row['individuals']} individuals with {words}: {row['map@5']:.3f}"
         assert counts in mix
+    queries = pd.read_parquet(record.folder / "queries.parquet")
+    unknown = queries[~queries["known"]]["average_precision@5"]
+    assert f"{len(unknown)} queries of individuals that are not in the gallery: {unknown.mean():.3f}." in mix
     assert f"If each individual counts once, map@5_individuals is {result['map@5_individuals']:.3f} (95 %" in mix
 
 
@@ -119,6 +122,7 @@ def test_the_mix_is_averaged_as_the_objective_and_names_the_other_average(
     mix = describe_mix(trial(tmp_path, "a", noise=0.8).result, objective)
     assert f"({shown} of each class)" in mix
     assert f"{beside} is" in mix
+    assert ("not in the gallery" in mix) == (objective == "map@5")
 
 
 @pytest.mark.parametrize("result", [{}, {"mix": []}, {"mix": [{"images": "1-3", "queries": 0}]}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES, MAP, averages_individuals, query_score
@@ -26,14 +26,25 @@ def describe_mix(result: Mapping[str, Any], objective: str) -> str:
     shown, other = over_queries, over_individuals
     if averages_individuals(objective):
         shown, other = other, shown
-    classes = "; ".join(_describe_class(row, shown) for row in rows)
-    mix = f"The score holds for this mix of known individuals ({shown} of each class): {classes}."
+    classes = [_describe_class(row, shown) for row in rows]
+    if shown == MAP:
+        classes += _unknown_queries(result, rows)
+    mix = f"The score holds for this mix of animals ({shown} of each class): {'; '.join(classes)}."
     return mix + _beside(result, other)
 
 
 def _describe_class(row: Mapping[str, Any], name: str) -> str:
     counts = f"{row['queries']} queries of {row['individuals']} individuals"
     return f"{counts} with {_SIZES[row['images']]}: {show_score(row[name], name)}"
+
+
+def _unknown_queries(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the part of map@5 that is of queries without an individual in the gallery, as text; [] without any."""
+    count = result["queries"] - sum(row["queries"] for row in rows)
+    if not count:
+        return []
+    value = (result["queries"] * result[MAP] - sum(row["queries"] * row[MAP] for row in rows)) / count
+    return [f"{count} queries of individuals that are not in the gallery: {show_score(value, MAP)}"]
 
 
 def _beside(result: Mapping[str, Any], name: str) -> str:
