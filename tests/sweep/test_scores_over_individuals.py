@@ -103,7 +103,7 @@ def test_the_headline_says_which_mix_of_individuals_it_holds_for(tmp_path: Path)
     queries = pd.read_parquet(record.folder / "queries.parquet")
     unknown = queries[~queries["known"]]["average_precision@5"]
     assert f"{len(unknown)} queries of individuals that are not in the gallery: {unknown.mean():.3f}." in mix
-    assert f"If each individual counts once, map@5_individuals is {result['map@5_individuals']:.3f} (95 %" in mix
+    assert f"If each known individual counts once, map@5_individuals is {result['map@5_individuals']:.3f} (95 %" in mix
 
 
 @pytest.mark.parametrize(

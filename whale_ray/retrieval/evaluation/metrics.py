@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from whale_ray.retrieval.evaluation.score_names import query_score
 from whale_ray.retrieval.search.gallery_index import STEPS
 from whale_ray.retrieval.search.voting import new_individual_rank
 
@@ -57,6 +58,34 @@ def recall_at(ranks: np.ndarray, known: np.ndarray, cutoff: int) -> float | None
         cutoff: K.
     """
     return float(are_hits(ranks, cutoff)[known].mean()) if known.any() else None
+
+
+def reciprocal_ranks(ranks: np.ndarray) -> np.ndarray:
+    """Return 1 / rank of the right individual among the first five individuals, else 0. Shape (Q,).
+
+    The unknown individual is not among them: this is the closed-set counterpart of `average_precisions`.
+
+    >>> reciprocal_ranks(np.array([1, 4, 6, 0])).tolist()
+    [1.0, 0.25, 0.0, 0.0]
+
+    Args:
+        ranks: Rank of the right individual, shape (Q,).
+    """
+    return np.where(are_hits(ranks, _DEPTH), 1.0 / np.maximum(ranks, 1), 0.0)
+
+
+def values_of_ranks(objective: str, ranks: np.ndarray, image_ranks: np.ndarray) -> np.ndarray:
+    """Return the value of each query that an objective averages, float64, shape (Q,). map@5 needs a threshold instead.
+
+    Args:
+        objective: A recall or image_recall, or a score averaged over individuals.
+        ranks: Rank of the right individual, shape (Q,).
+        image_ranks: Rank of the first right image, shape (Q,).
+    """
+    name, _, cutoff = query_score(objective).partition("@")
+    if name == "map":
+        return reciprocal_ranks(ranks)
+    return are_hits(image_ranks if name == "image_recall" else ranks, int(cutoff)).astype(np.float64)
 
 
 def average_precisions(

@@ -15,14 +15,14 @@ QUERY_SCORES: Final = (*RECALLS, *IMAGE_RECALLS, MAP)
 
 _OVER_INDIVIDUALS: Final = "_individuals"
 INDIVIDUAL_SCORES: Final = (f"{MAP}{_OVER_INDIVIDUALS}", f"recall@1{_OVER_INDIVIDUALS}")
-"""Scores averaged over the queries of each known individual first, then over individuals."""
+"""Scores averaged over the queries of each known individual first, then over individuals; without a threshold."""
 
 OBJECTIVES: Final = (*QUERY_SCORES, *INDIVIDUAL_SCORES)
 """The scores that a sweep may maximize."""
 
 
 def query_score(name: str) -> str:
-    """Return the score of one query that a score averages.
+    """Return the score over queries that corresponds to a score; of a score over queries itself.
 
     >>> query_score("map@5_individuals"), query_score("recall@4")
     ('map@5', 'recall@4')

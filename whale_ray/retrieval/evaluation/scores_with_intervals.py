@@ -13,6 +13,7 @@ from whale_ray.retrieval.evaluation.metrics import (
     chance_of_image_recall,
     chance_of_map,
     chance_of_recall,
+    reciprocal_ranks,
 )
 from whale_ray.retrieval.evaluation.open_set_metrics import open_set_references, open_set_scores
 from whale_ray.retrieval.evaluation.outcomes import Queries, first_column, weights_over_individuals
@@ -46,7 +47,7 @@ def scores_with_intervals(
         seed: Seed of the intervals.
     """
     hits = [are_hits(ranks, cutoff) for ranks in (pooled.ranks, pooled.image_ranks) for cutoff in CUTOFFS]
-    values = np.stack([*hits, pooled.precisions, pooled.precisions, hits[0]], axis=1).astype(np.float64)
+    values = np.stack([*hits, pooled.precisions, reciprocal_ranks(pooled.ranks), hits[0]], axis=1).astype(np.float64)
     weights = [*[queries.asked] * len(hits), np.ones(len(values)), queries.weights, queries.weights]
     scores: dict[str, Any] = {"queries": len(values), "known_queries": int(queries.known.sum())}
     if not len(values):
@@ -93,7 +94,7 @@ def _by_images(
 ) -> list[dict[str, Any]]:
     """Return the scores of the queries that a recall counts, by the number of gallery images of their individual."""
     hits = are_hits(pooled.ranks, 1)
-    values = np.stack([hits, pooled.precisions, pooled.precisions, hits], axis=1).astype(np.float64)
+    values = np.stack([hits, pooled.precisions, reciprocal_ranks(pooled.ranks), hits], axis=1).astype(np.float64)
     rows: list[dict[str, Any]] = []
     for (least, name), (beyond, _) in pairwise([*sizes, (np.inf, "")]):
         here = queries.asked & (queries.images >= least) & (queries.images < beyond)
@@ -143,7 +144,7 @@ def _reference_scores(queries: Queries) -> dict[str, float | None]:
 
 
 def _references_over_individuals(queries: Queries) -> dict[str, float | None]:
-    """Return ceiling, chance and trivial answer of the scores averaged over individuals."""
+    """Return ceiling and chance of the scores averaged over individuals."""
     named = weights_over_individuals(queries.labels, ~queries.new)
     ceiling = float(np.average(queries.known, weights=named)) if named.any() else None
     beside: dict[str, float | None] = {f"ceiling/{name}": ceiling for name in INDIVIDUAL_SCORES}
@@ -152,4 +153,4 @@ def _references_over_individuals(queries: Queries) -> dict[str, float | None]:
     individuals, weights = queries.individuals[queries.asked], queries.weights[queries.asked]
     beside["chance/map@5_individuals"] = chance_of_map(individuals, 1.0, weights=weights)
     beside["chance/recall@1_individuals"] = chance_of_recall(individuals, 1, weights=weights)
-    return beside | {"trivial/map@5_individuals": 0.0}
+    return beside

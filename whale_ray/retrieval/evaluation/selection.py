@@ -10,10 +10,10 @@ import numpy as np
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.calibration import fit_calibration
 from whale_ray.retrieval.evaluation.metrics import (
-    are_hits,
     average_precisions,
     best_thresholds,
     recall_at,
+    values_of_ranks,
 )
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
 from whale_ray.retrieval.evaluation.query_clusters import FOLDS
@@ -23,7 +23,6 @@ from whale_ray.retrieval.evaluation.score_names import (
     MAP,
     OBJECTIVES,
     averages_individuals,
-    query_score,
 )
 
 _SIXTIETHS = 60
@@ -33,7 +32,7 @@ _DIGITS = 9  # sums that differ by rounding only are equal, and the first settin
 def plain_scores(outcome: Outcome, queries: Queries) -> dict[str, float | None]:
     """Return recall@K, image_recall@K, map@5, `threshold` and the scores averaged over individuals on these queries.
 
-    map@5 at its own best threshold is optimistic. map@5_individuals uses the same threshold.
+    map@5 at its own best threshold is optimistic.
 
     Args:
         outcome: Outcome of one setting.
@@ -49,23 +48,9 @@ def plain_scores(outcome: Outcome, queries: Queries) -> dict[str, float | None]:
     scores[MAP] = float(sums[0]) / (_SIXTIETHS * len(queries.new)) if len(queries.new) else None
     scores["threshold"] = float(thresholds[0]) if queries.new.any() else None
     for name in INDIVIDUAL_SCORES:
-        values = query_values(outcome, name, threshold=scores["threshold"])
+        values = values_of_ranks(name, outcome.ranks, outcome.image_ranks)
         scores[name] = float(np.average(values, weights=queries.weights)) if queries.asked.any() else None
     return scores
-
-
-def query_values(outcome: Outcome, objective: str, *, threshold: float | None) -> np.ndarray:
-    """Return the value of each query that an objective averages, shape (Q,): a hit, or its part of map@5.
-
-    Args:
-        outcome: Outcome of one setting.
-        objective: Name of the score.
-        threshold: Threshold of the unknown individual, for map@5.
-    """
-    name, _, cutoff = query_score(objective).partition("@")
-    if name == "map":
-        return average_precisions(outcome.cosines, outcome.ranks, outcome.new, threshold=threshold)
-    return are_hits(outcome.image_ranks if name == "image_recall" else outcome.ranks, int(cutoff)).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -108,14 +93,9 @@ def choose_settings(
 
 
 def _settle(place: int, outcome: Outcome, queries: Queries, group: np.ndarray) -> Choice:
-    return Choice(place, _best_threshold(outcome, queries, group))
-
-
-def _best_threshold(outcome: Outcome, queries: Queries, group: np.ndarray) -> float | None:
-    """Return the threshold with the largest map@5 on a group of queries; None if none of them is unknown."""
     if not (group & queries.new).any():
-        return None
-    return float(best_thresholds(outcome.steps, group[None])[0][0])
+        return Choice(place, None)
+    return Choice(place, float(best_thresholds(outcome.steps, group[None])[0][0]))
 
 
 def _sums(outcome: Outcome, queries: Queries, groups: np.ndarray, objective: str) -> np.ndarray:
@@ -123,13 +103,8 @@ def _sums(outcome: Outcome, queries: Queries, groups: np.ndarray, objective: str
 
     Groups hold whole individuals, so that the largest sum has the largest mean.
     """
-    weights = queries.weights if averages_individuals(objective) else queries.asked.astype(np.float64)
-    if query_score(objective) != MAP:
-        sums = groups @ (weights * query_values(outcome, objective, threshold=None))
-    else:
-        thresholds = [_best_threshold(outcome, queries, group) for group in groups]
-        values = np.stack([query_values(outcome, objective, threshold=one) for one in thresholds])
-        sums = (groups * values) @ weights
+    weights = queries.weights if averages_individuals(objective) else queries.asked
+    sums = groups @ (weights * values_of_ranks(objective, outcome.ranks, outcome.image_ranks))
     return np.asarray(np.round(sums, _DIGITS))
 
 

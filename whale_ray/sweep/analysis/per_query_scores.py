@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.evaluation.metrics import are_hits
+from whale_ray.retrieval.evaluation.metrics import average_precisions, values_of_ranks
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries
-from whale_ray.retrieval.evaluation.score_names import MAP, averages_individuals, query_score
+from whale_ray.retrieval.evaluation.score_names import MAP, averages_individuals
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
-from whale_ray.retrieval.evaluation.selection import plain_scores, query_values
+from whale_ray.retrieval.evaluation.selection import plain_scores
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import proxies_to_score
 from whale_ray.sweep.run_folder.records import Record
@@ -48,13 +48,11 @@ def query_scores(record: Record, objective: str) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame()
     queries = pd.read_parquet(path).set_index("image").sort_index()
-    name, _, cutoff = query_score(objective).partition("@")
-    counted = queries if objective == MAP else queries[queries["known"].astype(bool)]
-    if name == "map":
-        counted = counted.assign(score=counted["average_precision@5"])
-    else:
-        ranks = counted["image_rank" if name == "image_recall" else "rank"].to_numpy()
-        counted = counted.assign(score=are_hits(ranks, int(cutoff)))
+    if objective == MAP:
+        return queries.assign(score=queries["average_precision@5"])
+    counted = queries[queries["known"].astype(bool)]
+    ranks = (counted[name].to_numpy() for name in ("rank", "image_rank"))
+    counted = counted.assign(score=values_of_ranks(objective, *ranks))
     if not averages_individuals(objective):
         return counted
     return counted.groupby("individual").agg({"fold": "first", "cluster": "first", "score": "mean"})
@@ -109,5 +107,7 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
 
 
 def _scores(outcome: Outcome, queries: Queries, objective: str) -> np.ndarray:
-    threshold = plain_scores(outcome, queries)["threshold"] if query_score(objective) == MAP else None
-    return query_values(outcome, objective, threshold=threshold)
+    if objective != MAP:
+        return values_of_ranks(objective, outcome.ranks, outcome.image_ranks)
+    threshold = plain_scores(outcome, queries)["threshold"]
+    return average_precisions(outcome.cosines, outcome.ranks, outcome.new, threshold=threshold)

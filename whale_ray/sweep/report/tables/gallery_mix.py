@@ -54,5 +54,5 @@ def _beside(result: Mapping[str, Any], name: str) -> str:
     interval = f" (95 % interval {show_score(low, name)} to {show_score(high, name)})" if is_number(low) else ""
     if averages_individuals(name):
         remark = "the better forecast if seldom photographed individuals are more frequent elsewhere"
-        return f" If each individual counts once, {name} is {show_score(value, name)}{interval}: {remark}."
+        return f" If each known individual counts once, {name} is {show_score(value, name)}{interval}: {remark}."
     return f" Averaged over queries, {name} is {show_score(value, name)}{interval}."
