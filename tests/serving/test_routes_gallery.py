@@ -155,7 +155,7 @@ def test_a_misleading_name_is_a_400_problem(pair: Pair) -> None:
     for name in MISLEADING:
         address = base.copy_with(raw_path=f"/v1/individuals/{name}/images".encode())
         answer = client.post(address, files={"image": photograph(40)})
-        check_problem(answer, 400, "Name an individual" if name == "new_whale" else "Choose such a name")
+        check_problem(answer, 400, "Name an individual" if name == "new_whale" else "Choose another name")
     assert client.get("/v1/versions").json()["current"] == 0
 
 
