@@ -13,6 +13,7 @@ from PIL import Image
 
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.formats.cell_values import parse_box
+from whale_ray.data.formats.format_names import FORMAT_NAMES
 from whale_ray.data.formats.registry import FORMATS
 from whale_ray.data.formats.understanding import understood
 from whale_ray.errors import DataError
@@ -94,6 +95,10 @@ def fault_of(root: Path, **settings: Any) -> str:
     with pytest.raises(DataError) as caught:
         read_catalog(root, **settings)
     return str(caught.value)
+
+
+def test_the_names_of_the_formats_are_those_of_their_table() -> None:
+    assert tuple(FORMATS) == FORMAT_NAMES
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -15,11 +15,13 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from PIL import Image
 
+from whale_ray.data.decoding.file_limit import MAX_BYTES
 from whale_ray.data.formats.animal_rows import BOX, complete_rows, row_ids
 from whale_ray.data.formats.boxes import with_boxes
 from whale_ray.data.formats.data_layout import DataLayout
-from whale_ray.data.formats.registry import AUTO, FORMATS, choose_format
-from whale_ray.data.image_io import MAX_BYTES, Box, decode_image
+from whale_ray.data.formats.format_names import AUTO
+from whale_ray.data.formats.registry import FORMATS, choose_format
+from whale_ray.data.image_io import Box, decode_image
 from whale_ray.errors import DataError
 from whale_ray.file_errors import is_inside
 

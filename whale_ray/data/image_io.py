@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from whale_ray.data.decoding.decoder_warnings import collect_warnings
+from whale_ray.data.decoding.file_limit import MAX_BYTES
 from whale_ray.data.decoding.image_formats import FORMATS, recognize_format, register_decoders
 from whale_ray.data.decoding.pixel_values import to_upright_rgb
 from whale_ray.data.decoding.tiff_pages import select_full_page, unreadable_page
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
-MAX_BYTES = 2**30  # of a file, for training and commands; a service has its own, smaller limit
 MAX_PIXELS = 100_000_000
 FILL = 127  # the grey of what lies beyond a picture's edge
 VERSION = 5  # of decoding, fitting and dates: pixels decoded by another version are decoded again

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from whale_ray.data.formats.coco import read_coco, recognize_coco
 from whale_ray.data.formats.data_layout import AnimalTable, DataLayout
 from whale_ray.data.formats.folders import read_folders, recognize_folders
+from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.formats.kaggle import read_kaggle, recognize_kaggle, require_kaggle_layout
 from whale_ray.data.formats.wildlife import read_wildlife, recognize_wildlife
 from whale_ray.errors import DataError
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)

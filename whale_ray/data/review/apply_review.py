@@ -13,7 +13,7 @@ from whale_ray.atomic_files import replaced_atomically
 from whale_ray.csv_cells import from_cell
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.delimited_table import DelimitedTable, read_table
-from whale_ray.data.formats.registry import AUTO
+from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.review.label_edits import LabelEdits, ReviewRow
 from whale_ray.data.review.row_kinds import collect_edits
 from whale_ray.errors import DataError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from whale_ray.data.formats.registry import AUTO, FORMATS
-from whale_ray.data.image_io import MAX_BYTES
+from whale_ray.data.decoding.file_limit import MAX_BYTES
+from whale_ray.data.formats.format_names import AUTO, FORMAT_NAMES
 from whale_ray.learning.losses.registry import LOSSES
 from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
 from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS
@@ -35,7 +35,7 @@ SETTINGS: tuple[Setting, ...] = (
     brief("data.root", "text", "data", "folder of the table and the photographs (option --data)"),
     brief(
         "data.format",
-        " ".join(("choice", AUTO, *FORMATS)),
+        " ".join(("choice", AUTO, *FORMAT_NAMES)),
         AUTO,
         "format of the data set; auto: the first of these that is recognised. `whale-ray audit` says which and why",
     ),

@@ -15,11 +15,12 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
+from whale_ray.data.decoding.file_limit import MAX_BYTES
 from whale_ray.data.decoding.thumbnails import StoredThumbnails
 from whale_ray.data.encounters.photo_dates import day_of
 from whale_ray.data.encounters.same_day import count_same_day
-from whale_ray.data.formats.registry import AUTO
-from whale_ray.data.image_io import MAX_BYTES, Geometry
+from whale_ray.data.formats.format_names import AUTO
+from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images, open_decoded
 from whale_ray.data.split import NEVER_VALIDATES, SPLITS, parts_of, split_photographs
 from whale_ray.sweep.config.value_kinds import image_size

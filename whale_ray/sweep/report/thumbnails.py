@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.image_io import MAX_BYTES, Box, crop_to_box, decode_image
+from whale_ray.data.decoding.file_limit import MAX_BYTES
+from whale_ray.data.image_io import Box, crop_to_box, decode_image
 from whale_ray.errors import DataError, ImageError
 from whale_ray.file_errors import is_inside
 
