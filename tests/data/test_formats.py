@@ -199,6 +199,14 @@ def test_coco_that_links_by_uuid(tmp_path: Path) -> None:
     assert cells(catalog, "image", "individual") == [["pair.jpg", "5"], ["a.jpg", "5"]]
 
 
+def test_half_of_a_surrogate_pair_in_a_name_can_be_written(tmp_path: Path) -> None:
+    content = coco_content()
+    content["annotations"][1]["name"] = "B\ud800o"
+    catalog = read_catalog(write_coco(tmp_path, content))
+    assert catalog.table["individual"][1] == "B?o"
+    catalog.table.to_csv(tmp_path / "table.csv")
+
+
 def test_the_category_is_the_individual_where_no_annotation_names_one(tmp_path: Path) -> None:
     content = coco_content()
     content["categories"] = [{"id": 1, "name": "Ada"}, {"id": 2, "name": "unknown"}]
@@ -219,6 +227,8 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 DOUBLE_IMAGE = coco_content()
 DOUBLE_IMAGE["images"][2]["id"] = 1
+NUL = coco_content()
+NUL["images"][1]["file_name"] = "a\0.jpg"
 NAMELESS = coco_content()
 del NAMELESS["images"][1]["file_name"]
 
@@ -238,6 +248,7 @@ del NAMELESS["images"][1]["file_name"]
         (changed(bbox=7), ["that of annotations[3] (id 10) is [7]"]),
         (DOUBLE_IMAGE, ["images[2] (id 1) was used before"]),
         (NAMELESS, ["images[1] lacks one"]),
+        (NUL, ["images[1] lacks one"]),
     ],
 )
 def test_coco_faults_name_their_position(tmp_path: Path, content: Any, parts: list[str]) -> None:

@@ -6,11 +6,10 @@ message.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 from PIL import Image
@@ -21,12 +20,9 @@ from whale_ray.data.formats.boxes import with_boxes
 from whale_ray.data.formats.data_layout import DataLayout
 from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.formats.registry import FORMATS, choose_format
+from whale_ray.data.formats.row_faults import link_faults, row_faults
 from whale_ray.data.image_io import Box, decode_image
 from whale_ray.errors import DataError
-from whale_ray.file_errors import is_inside
-
-_MAX_LISTED = 5
-_DO = ("does", "do")
 
 
 @dataclass(frozen=True)
@@ -167,9 +163,9 @@ def read_catalog(
     if boxes is not None:
         rows, found = with_boxes(rows, boxes, folder=read.folder, label_column=label_column)
     rows["image"] = row_ids(rows)
-    faults = [*_table_faults(rows, unknown_label, read.unit), *read.faults]
+    faults = [*row_faults(rows, unknown_label, read.unit), *read.faults]
     if check_files:
-        faults += _link_faults(rows["file"].drop_duplicates(), read.folder)
+        faults += link_faults(rows["file"].drop_duplicates(), read.folder)
     _raise_faults({read.source: faults, boxes: found.faults if found else ()})
     notes = (*read.notes, *(found.notes if found else ()))
     recognition = Recognition(chosen, reason, read.source, read.recognized, notes, root)
@@ -186,61 +182,3 @@ def _raise_faults(faults: Mapping[Path | None, Sequence[str]]) -> None:
     ]
     if lines:
         raise DataError("\n".join(lines))
-
-
-def _table_faults(rows: pd.DataFrame, unknown_label: str, unit: str) -> list[str]:
-    """Return the faults of the rows, whose index is their position in the source."""
-    image, file, individual = rows["image"], rows["file"], rows["individual"]
-    faults = [
-        *_fault_with_names(rows.index[file == ""], "a row must name its photograph, but {} {} not", unit, _DO),
-        *(
-            f"{fault}. Write its name, or {unknown_label} for an unknown animal"
-            for fault in _fault_with_names(
-                rows.index[individual == ""], "a row must name its individual, but {} {} not", unit, _DO
-            )
-        ),
-        *_fault_with_names(
-            image[image.duplicated() & (file != "")],
-            "a photograph has one row, or for each animal one with its own box (x0, y0, x1, y1), but {} {} more",
-            "photograph",
-            ("has", "have"),
-        ),
-        *_fault_with_names(
-            file[file.map(_leaves_folder)].drop_duplicates(),
-            "a photograph lies inside the folder, but the path of {} {} it. Write names below the image folder",
-            "photograph",
-            ("leaves", "leave"),
-        ),
-    ]
-    counts = individual[individual != unknown_label].value_counts()
-    if not faults and (counts.empty or counts.iloc[0] < 2):
-        faults.append(
-            "at least one individual must have two photographs, one to know it by and one to find, but none has. "
-            "Add photographs, or look whether the label column is the right one"
-        )
-    return faults
-
-
-def _fault_with_names(values: Iterable[object], message: str, noun: str, verbs: tuple[str, str]) -> list[str]:
-    """Return the message with noun and names, and verb, for one or several names; nothing if there are no names."""
-    shown = [str(value) for value in values]
-    if not shown:
-        return []
-    several = len(shown) > 1
-    more = f" and {len(shown) - _MAX_LISTED} more" if len(shown) > _MAX_LISTED else ""
-    names = f"{noun}{'s' * several} {', '.join(shown[:_MAX_LISTED])}{more}"
-    return [message.format(names, verbs[several])]
-
-
-def _leaves_folder(image: str) -> bool:
-    path = PurePosixPath(image.replace("\\", "/"))
-    has_drive = re.match(r"[A-Za-z]:/", str(path)) is not None  # other colons are part of the name
-    return path.is_absolute() or ".." in path.parts or has_drive
-
-
-def _link_faults(images: pd.Series, folder: Path) -> list[str]:
-    """Return a fault for images that are links to a place outside the folder."""
-    links = [image for image in images if not _leaves_folder(image) and not is_inside(folder / image, folder)]
-    return _fault_with_names(
-        links, "a photograph lies inside the folder, but {} {} out of it", "photograph", ("links", "link")
-    )

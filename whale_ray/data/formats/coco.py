@@ -98,7 +98,7 @@ def index_images(entries: list[Any]) -> tuple[dict[str, dict[str, Any]], list[st
     for place, entry in enumerate(entries):
         entry = entry if isinstance(entry, dict) else {}
         file, key = text_of(entry, *FILE).replace("\\", "/"), text_of(entry, "id", "uuid")
-        if not file or not key:
+        if not file or not key or "\0" in file:
             nameless.append(f"images[{place}]")
             continue
         if key in images:

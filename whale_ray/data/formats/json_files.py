@@ -66,5 +66,5 @@ def text_of(entry: Mapping[str, Any], *keys: str) -> str:
         value = entry.get(key)
         is_text = isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
         if is_text and str(value).strip():
-            return str(value).strip()
+            return str(value).strip().encode(errors="replace").decode()  # JSON may hold half of a surrogate pair
     return ""
