@@ -20,7 +20,7 @@ from whale_ray.data.formats.boxes import with_boxes
 from whale_ray.data.formats.data_layout import DataLayout
 from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.formats.registry import FORMATS, choose_format
-from whale_ray.data.formats.row_faults import link_faults, row_faults
+from whale_ray.data.hints.row_faults import link_faults, row_faults
 from whale_ray.data.image_io import Box, decode_image
 from whale_ray.errors import DataError
 

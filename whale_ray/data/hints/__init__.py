@@ -1,4 +1,4 @@
-"""Hints about common mistakes in a data set: file names that nearly exist, and other labels of unknown animals.
+"""Mistakes in a data set: faults of rows, file names that nearly exist, and other labels of unknown animals.
 
-The findings of the audit show them.
+Faults end the reading; the findings of the audit show the other hints.
 """
