@@ -105,6 +105,12 @@ class ImageDecodeError(ImageError):
     status = 422
 
 
+class ImageBoxError(ImageError):
+    """A box covers no pixel of its photograph."""
+
+    status = 422
+
+
 class StoreError(WhaleRayError):
     """The database of enrolments cannot be used."""
 

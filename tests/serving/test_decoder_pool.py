@@ -100,8 +100,8 @@ IN_PIECES = """
 import struct, sys, time
 def say(data):
     sys.stdout.buffer.write(data); sys.stdout.buffer.flush(); time.sleep(0.05)
-while header := sys.stdin.buffer.read(5):
-    thumbnail, length = struct.unpack("<?I", header)
+while header := sys.stdin.buffer.read(37):
+    thumbnail, length, *_ = struct.unpack("<?I4d", header)
     sys.stdin.buffer.read(length)
     if length == 1:
         refusal = b"this is no picture" * 50

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from whale_ray.commands.options import AsJson, BundleFolder, exits_with_message
 from whale_ray.errors import ImageError, InputError
 from whale_ray.verbosity import is_quiet
+
+if TYPE_CHECKING:
+    from whale_ray.data.image_io import Box
 
 SUBMIT_EXAMPLE = "Example: whale-ray submit runs/vit_proxy/best data/test submission.csv"
 IDENTIFY_EXAMPLES = """
@@ -23,6 +26,8 @@ Examples:
   whale-ray identify runs/quickstart/best one.jpg two.jpg --json
 
   whale-ray identify runs/quickstart/best photographs/ --csv
+
+  whale-ray identify runs/quickstart/best pod.jpg --box 120,80,520,360 --box 600,90,980,350
 """
 
 
@@ -59,13 +64,19 @@ def identify(
     encounter: Annotated[
         bool, typer.Option("--encounter", help="All photographs show one animal. Needs a service.")
     ] = False,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="x0,y0,x1,y1: an animal's box in pixels; repeatable: several of one photograph, or one each."
+        ),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print rows for a spreadsheet instead of JSON lines.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the individuals that each photograph may show, as JSON lines, one JSON array or CSV."""
     if csv and as_json:
         raise InputError("--csv and --json exclude each other, but both were given. Leave one out")
-    answers = _answers(target, _expand_folders(images), top, encounter=encounter)
+    answers = _answers(target, _expand_folders(images), top, encounter=encounter, boxes=_parse_boxes(box or []))
     if csv:
         from whale_ray.serving.http.content_negotiation import results_csv
 
@@ -107,14 +118,23 @@ def _decode_fault(path: Path) -> str:
     return ""
 
 
-def _answers(target: str, images: list[Path], top: int, *, encounter: bool) -> list[dict[str, Any]]:
+def _parse_boxes(texts: list[str]) -> list[Box]:
+    from whale_ray.data.decoding.box_text import parse_box
+
+    try:
+        return [parse_box(text) for text in texts]
+    except ValueError as error:
+        raise InputError(f"--box: {error}") from error
+
+
+def _answers(target: str, images: list[Path], top: int, *, encounter: bool, boxes: list[Box]) -> list[dict[str, Any]]:
     if target.startswith(("http://", "https://")):
         from whale_ray.serving.client import ask_service
 
-        return ask_service(target, images, top=top, encounter=encounter)
+        return ask_service(target, images, top=top, encounter=encounter, boxes=boxes)
     if encounter:
         raise InputError("--encounter needs a service, but a bundle was named. Serve the bundle and name its URL")
     from whale_ray.inference.predictor import Bundle
     from whale_ray.serving.http.content_negotiation import bundle_results
 
-    return bundle_results(Bundle.load(target), images, top=top)
+    return bundle_results(Bundle.load(target), images, top=top, boxes=boxes)

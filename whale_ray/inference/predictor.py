@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from whale_ray.data.image_io import Geometry
+from whale_ray.data.image_io import Box, Geometry
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import bundle_runtime, read_bundle
 from whale_ray.inference.bundle_contents import BundleContents
@@ -210,23 +210,28 @@ class Bundle:
         known = bool(candidates) and (self.threshold is None or candidates[0].score >= self.threshold)
         return Identification(NewIndividual(_share(new), "known" if known else "new"), candidates)
 
-    def identify(self, photographs: Sequence[Photograph], *, top: int = 5) -> list[Identification]:
+    def identify(
+        self, photographs: Sequence[Photograph], *, top: int = 5, boxes: Sequence[Box | None] | None = None
+    ) -> list[Identification]:
         """Return an answer for each photograph.
 
         Args:
             photographs: Paths, bytes or Pillow images.
             top: Number of individuals, 1 to 50.
+            boxes: Box of the animal in each photograph, x0, y0, x1, y1 in pixels of the upright photograph, or None
+                for all of it.
 
         Raises:
             ImageError: If a photograph cannot be decoded.
-            DataError: If a file cannot be read.
-            ValueError: If `top` is out of range.
+            DataError: If a file cannot be read, or a box covers no pixel of its photograph.
+            ValueError: If `top` is out of range, or there are not as many boxes as photographs.
         """
         if not 1 <= top <= MOST_CANDIDATES:
             raise ValueError(f"`1 <= top <= {MOST_CANDIDATES}` must hold, but got {top}")
         if not photographs:
             return []
-        return self.rank(self.embed([prepare_named(photograph, self.geometry) for photograph in photographs]), top=top)
+        pairs = zip(photographs, boxes or [None] * len(photographs), strict=True)
+        return self.rank(self.embed([prepare_named(one, self.geometry, box=box) for one, box in pairs]), top=top)
 
 
 def _share(probability: float) -> float | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import stamina
 
+from whale_ray.data.decoding.box_text import format_box, pair_boxes
+from whale_ray.data.image_io import Box
 from whale_ray.errors import InputError
 
 _RETRY_SECONDS = 45.0  # the time in which Ray Serve replaces a process that died
@@ -26,7 +29,9 @@ class _RetryableAnswerError(Exception):
         self.answer = answer
 
 
-def ask_service(url: str, images: list[Path], *, top: int = 5, encounter: bool = False) -> list[dict[str, Any]]:
+def ask_service(
+    url: str, images: list[Path], *, top: int = 5, encounter: bool = False, boxes: Sequence[Box] = ()
+) -> list[dict[str, Any]]:
     """Return the service's result for each photograph, in their order, with the `model` that gave it.
 
     The API key is read from WHALE_RAY_API_KEY. Identifying changes nothing, so failed calls are retried for 45 s.
@@ -36,20 +41,26 @@ def ask_service(url: str, images: list[Path], *, top: int = 5, encounter: bool =
         images: Image files.
         top: Number of candidates per photograph, 1 to 50.
         encounter: The photographs show one animal: one result for all of them, and a problem for each unusable one.
+        boxes: Boxes in the only photograph, or one box for each photograph; each box has its own result.
 
     Raises:
         InputError: If a file cannot be read, or the service does not answer or refuses.
     """
     key = os.environ.get("WHALE_RAY_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    calls = [images] if encounter else [[image] for image in images]
+    pairs = pair_boxes(images, boxes)
+    calls = [([image], [] if box is None else [box]) for image, box in pairs]
+    if encounter:
+        calls = [(images, list(boxes))]
     with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
-        return [result for call in calls for result in _identify(client, call, top=top, encounter=encounter)]
+        return [result for call in calls for result in _identify(client, *call, top=top, encounter=encounter)]
 
 
-def _identify(client: httpx.Client, images: list[Path], *, top: int, encounter: bool) -> list[dict[str, Any]]:
+def _identify(
+    client: httpx.Client, images: list[Path], boxes: list[Box], *, top: int, encounter: bool
+) -> list[dict[str, Any]]:
     files = [("image", (str(image), _read_image(image))) for image in images]
-    answer = _post(client, files, {"top": top, "encounter": encounter})
+    answer = _post(client, files, {"top": top, "encounter": encounter, "box": [format_box(box) for box in boxes]})
     if answer.is_redirect:
         raise InputError(f"{client.base_url} leads to {answer.headers.get('Location')}. Name the service's own address")
     if answer.is_error:

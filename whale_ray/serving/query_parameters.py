@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from whale_ray.data.decoding.box_text import parse_box
+from whale_ray.data.image_io import Box
 from whale_ray.inference.predictions import MOST_CANDIDATES
 
 MAX_PER_PAGE = 1000
+_BOX_SCHEMA = {"type": "string", "example": "120,80,520,360"}
+
+
+BoxParameter = Annotated[
+    Box, BeforeValidator(lambda text: parse_box(text) if isinstance(text, str) else text), WithJsonSchema(_BOX_SCHEMA)
+]
 
 
 class ModelQuery(BaseModel):
@@ -20,6 +30,10 @@ class IdentifyQuery(ModelQuery):
     """Query parameters of `/v1/identify`."""
 
     top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="Number of candidates per photograph.")
+    box: list[BoxParameter] = Field(
+        [],
+        description="Box of an animal, `x0,y0,x1,y1` in pixels of the upright photograph; repeatable, a result each.",
+    )
     encounter: bool = Field(False, description="All photographs show one animal; they get one result.")
 
 

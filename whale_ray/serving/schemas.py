@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
+from whale_ray.data.image_io import Box
 from whale_ray.serving.problem_details import Problem
 
 DISTANCE_DECIMALS = 7  # of a distance, as it is written
@@ -41,7 +42,20 @@ class Candidate(BaseModel):
     thumbnail: str | None = Field(description="URL path of its thumbnail; null if the bundle has none.")
 
 
-class Identified(BaseModel):
+class _ResultWithBox(BaseModel):
+    box: Box | None = Field(
+        None, description="Box that was asked for: x0, y0, x1, y1 in pixels. Left out for a whole photograph."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_missing_box(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialize(self)
+        if written.get("box", ()) is None:
+            del written["box"]
+        return written
+
+
+class Identified(_ResultWithBox):
     """Answer for one photograph; with `encounter`, for all usable ones and without a filename."""
 
     filename: str | None
@@ -50,7 +64,7 @@ class Identified(BaseModel):
     candidates: list[Candidate]
 
 
-class Unidentified(BaseModel):
+class Unidentified(_ResultWithBox):
     """A photograph of a call with several that could not be used."""
 
     filename: str | None

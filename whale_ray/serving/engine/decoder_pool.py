@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from whale_ray.data.image_io import Geometry
+from whale_ray.data.image_io import Box, Geometry
 from whale_ray.errors import ImageDecodeError
-from whale_ray.serving.engine.decoder_process import ANSWER_HEADER, DECODED, REFUSALS, REQUEST_HEADER
+from whale_ray.serving.engine.decoder_process import ANSWER_HEADER, DECODED, NO_BOX, REFUSALS, REQUEST_HEADER
 
 DECODE_SECONDS = 20.0
 _MAX_MESSAGE_BYTES = 10_000
@@ -61,26 +61,27 @@ class DecoderPool:
         self._at_work: set[asyncio.Task[DecodedImage]] = set()
         self._end = weakref.finalize(self, _kill_all, processes)
 
-    async def decode(self, data: bytes, *, thumbnail: bool = False) -> DecodedImage:
+    async def decode(self, data: bytes, *, box: Box | None = None, thumbnail: bool = False) -> DecodedImage:
         """Return the image fitted to the encoder's input size.
 
         Args:
             data: The image file.
+            box: x0, y0, x1, y1 in pixels of the upright image; None for all of it.
             thumbnail: Whether to make a thumbnail.
 
         Raises:
             ImageError: If the image cannot be used.
         """
         process = await self._idle.get()
-        task = asyncio.create_task(self._decode(process, data, thumbnail))
+        task = asyncio.create_task(self._decode(process, data, box, thumbnail))
         self._at_work.add(task)
         task.add_done_callback(self._at_work.discard)
         return await asyncio.shield(task)  # a cancelled caller must not leave a half-read answer
 
-    async def _decode(self, process: _DecoderProcess, data: bytes, thumbnail: bool) -> DecodedImage:
+    async def _decode(self, process: _DecoderProcess, data: bytes, box: Box | None, thumbnail: bool) -> DecodedImage:
         try:
             # One byte too many is enough for the decoder to refuse it.
-            return await process.decode(data[: self._most_bytes + 1], self._shape, thumbnail=thumbnail)
+            return await process.decode(data[: self._most_bytes + 1], self._shape, box=box, thumbnail=thumbnail)
         finally:
             self._idle.put_nowait(process)
 
@@ -121,12 +122,15 @@ class _DecoderProcess:
                 env=environment,
             )
 
-    async def decode(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool, again: bool = True) -> DecodedImage:
+    async def decode(
+        self, data: bytes, shape: tuple[int, ...], *, box: Box | None, thumbnail: bool, again: bool = True
+    ) -> DecodedImage:
         """Return the decoded image.
 
         Args:
             data: The image file.
             shape: Shape of the array.
+            box: Box of the animal.
             thumbnail: Also return a thumbnail.
             again: Retry once after a crash, which may have had another cause such as low memory.
 
@@ -135,7 +139,7 @@ class _DecoderProcess:
         """
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._exchange(data, shape, thumbnail=thumbnail)
+                return await self._exchange(data, shape, box=box, thumbnail=thumbnail)
         except (OSError, EOFError) as error:
             late = isinstance(error, TimeoutError)
             reason = f"took longer than {self._seconds:g} s" if late else "crashed its decoder"
@@ -144,10 +148,11 @@ class _DecoderProcess:
             self.start()
             if late or not again:
                 raise ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again") from error
-        return await self.decode(data, shape, thumbnail=thumbnail, again=False)
+        return await self.decode(data, shape, box=box, thumbnail=thumbnail, again=False)
 
-    async def _exchange(self, data: bytes, shape: tuple[int, ...], *, thumbnail: bool) -> DecodedImage:
-        await asyncio.get_running_loop().sock_sendall(self.socket, REQUEST_HEADER.pack(thumbnail, len(data)) + data)
+    async def _exchange(self, data: bytes, shape: tuple[int, ...], *, box: Box | None, thumbnail: bool) -> DecodedImage:
+        header = REQUEST_HEADER.pack(thumbnail, len(data), *(box or NO_BOX))
+        await asyncio.get_running_loop().sock_sendall(self.socket, header + data)
         pixels = math.prod(shape)
         answer = bytearray(ANSWER_HEADER.size + pixels)
         came = await self._receive(

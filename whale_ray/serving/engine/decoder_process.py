@@ -1,13 +1,14 @@
 """Decoder subprocess: decodes untrusted images outside the service, with limits on memory and time.
 
-It reads requests from stdin and writes answers to stdout until stdin ends. A request is `<?I` (thumbnail wanted,
-length) and the image. An answer is `<BIII` (kind and three numbers), followed by the pixels (height, width, thumbnail
-length) and the thumbnail, or by a message (its length, 0, 0).
+It reads requests from stdin and writes answers to stdout until stdin ends. A request is `<?I4d` (thumbnail wanted,
+length, box or four NaN) and the image. An answer is `<BIII` (kind and three numbers), followed by the pixels (height,
+width, thumbnail length) and the thumbnail, or by a message (its length, 0, 0).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import resource
 import signal
 import struct
@@ -16,13 +17,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from whale_ray.data.decoding.thumbnails import shrink_to_jpeg
-from whale_ray.data.image_io import Geometry, decode_image, fit_image
-from whale_ray.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+import numpy as np
+from PIL import Image
 
-REQUEST_HEADER, ANSWER_HEADER = struct.Struct("<?I"), struct.Struct("<BIII")
+from whale_ray.data.decoding.thumbnails import shrink_to_jpeg
+from whale_ray.data.image_io import Box, Geometry, crop_to_box, decode_image, fit_image
+from whale_ray.errors import DataError, ImageBoxError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+
+REQUEST_HEADER, ANSWER_HEADER = struct.Struct("<?I4d"), struct.Struct("<BIII")
+NO_BOX = (math.nan,) * 4
 DECODED = 0
-REFUSALS: dict[int, type[ImageError]] = {1: ImageTypeError, 2: ImageTooLargeError, 3: ImageDecodeError}
+REFUSALS: dict[int, type[ImageError]] = dict(
+    enumerate((ImageTypeError, ImageTooLargeError, ImageDecodeError, ImageBoxError), start=1)
+)
 _BYTES_PER_PIXEL = 24  # of the greediest picture, a large TIFF of whole numbers
 _BASE_BYTES = 2**30
 _MAX_SECONDS = 120
@@ -35,10 +42,11 @@ def main(settings: str) -> None:
     _limit_process(_BASE_BYTES + _BYTES_PER_PIXEL * most_pixels)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while header := requests.read(REQUEST_HEADER.size):
-        thumbnail, length = REQUEST_HEADER.unpack(header)
+        thumbnail, length, *sides = REQUEST_HEADER.unpack(header)
+        box = None if math.isnan(sides[0]) else tuple(sides)
         data = requests.read(length)
         signal.alarm(_MAX_SECONDS)  # it ends even where the service that would end it is gone
-        _answer(answers, data, geometry, most_bytes, most_pixels, thumbnail=thumbnail)
+        _answer(answers, data, geometry, most_bytes, most_pixels, box=box, thumbnail=thumbnail)
         answers.flush()
         signal.alarm(0)
 
@@ -52,12 +60,19 @@ def _limit_process(memory: int) -> None:
 
 
 def _answer(
-    answers: BinaryIO, data: bytes, geometry: Geometry, most_bytes: int, most_pixels: int, *, thumbnail: bool
+    answers: BinaryIO,
+    data: bytes,
+    geometry: Geometry,
+    most_bytes: int,
+    most_pixels: int,
+    *,
+    box: Box | None,
+    thumbnail: bool,
 ) -> None:
     try:
         image = decode_image(data, max_bytes=most_bytes, max_pixels=most_pixels)
-        array = fit_image(image, geometry)
-        small = shrink_to_jpeg(image, quality=80) if thumbnail else b""
+        array = _fit_box(image, geometry, box)
+        small = shrink_to_jpeg(crop_to_box(image, box), quality=80) if thumbnail else b""
     except Exception as error:
         kind = next((kind for kind, type_ in REFUSALS.items() if isinstance(error, type_)), 3)
         known = isinstance(error, ImageError)
@@ -65,6 +80,13 @@ def _answer(
         answers.write(ANSWER_HEADER.pack(kind, len(message), 0, 0) + message)
         return
     answers.write(ANSWER_HEADER.pack(DECODED, array.shape[0], array.shape[1], len(small)) + array.tobytes() + small)
+
+
+def _fit_box(image: Image.Image, geometry: Geometry, box: Box | None) -> np.ndarray:
+    try:
+        return fit_image(image, geometry, box=box)
+    except DataError as error:
+        raise ImageBoxError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from whale_ray.data.image_io import Box
 from whale_ray.errors import ImageError
 from whale_ray.inference.predictions import Identification
 from whale_ray.retrieval.search.exact_search import use_threads
@@ -92,39 +93,44 @@ class Recognizer:
         answered, _ = await asyncio.wait({self._asking}, timeout=_STORE_TIMEOUT)
         return None if answered and not self._asking.exception() else "the database of enrolments does not answer"
 
-    async def identify(self, data: bytes, *, top: int) -> Identification:
+    async def identify(self, data: bytes, *, top: int, box: Box | None = None) -> Identification:
         """Return the answer for one image.
 
         Args:
             data: The image file.
             top: Number of individuals.
+            box: x0, y0, x1, y1 of the animal in pixels of the upright image; None for the whole image.
 
         Raises:
             ImageError: If the image cannot be used.
             StoreError: If the store does not answer.
         """
         if self._at_once is None:
-            return await self.rank(await self.embed(data), top=top)
-        array = await self._decode(data)
+            return await self.rank(await self.embed(data, box=box), top=top)
+        array = await self._decode(data, box)
         asked = time.perf_counter()
         found = await self._at_once.submit((array, top))
         observe("whale_ray_stage_seconds", found.began - asked, stage="embed")
         observe("whale_ray_stage_seconds", time.perf_counter() - found.began, stage="search")
         return await self._completed(found, top)
 
-    async def embed(self, data: bytes) -> np.ndarray:
+    async def embed(self, data: bytes, *, box: Box | None = None) -> np.ndarray:
         """Return the unit embedding (D,) of one image.
+
+        Args:
+            data: The image file.
+            box: Box of the animal, as of `identify`.
 
         Raises:
             ImageError: If the image cannot be used.
         """
-        array = await self._decode(data)
+        array = await self._decode(data, box)
         with time_stage("embed"):
             return await self.encoder.embed(array)
 
-    async def _decode(self, data: bytes) -> np.ndarray:
+    async def _decode(self, data: bytes, box: Box | None) -> np.ndarray:
         with time_stage("decode"):
-            return (await self.decoders.decode(data)).array
+            return (await self.decoders.decode(data, box=box)).array
 
     async def rank(self, vector: np.ndarray, *, top: int) -> Identification:
         """Return the answer for one embedding.

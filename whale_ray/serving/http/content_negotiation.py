@@ -12,6 +12,8 @@ from typing import Any
 from fastapi import Response
 
 from whale_ray.csv_cells import as_cell
+from whale_ray.data.decoding.box_text import format_box, pair_boxes
+from whale_ray.data.image_io import Box
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.schemas import DISTANCE_DECIMALS, Answer
 
@@ -28,6 +30,7 @@ COLUMNS = (
     "image",
     "problem",
 )
+BOX = "box"  # a last column, if boxes were asked for
 
 
 def negotiate_response(accept: str, answer: Answer) -> Response:
@@ -73,12 +76,15 @@ def answer_csv(answer: Answer) -> str:
 
 def results_csv(results: Iterable[Mapping[str, Any]]) -> str:
     """Return the CSV text of results in their JSON form, each with the `model` that gave it."""
+    results = list(results)
+    columns = (*COLUMNS, BOX) if any(result.get(BOX) for result in results) else COLUMNS
     written = io.StringIO()
-    table = csv.DictWriter(written, COLUMNS, restval="", lineterminator="\r\n")
+    table = csv.DictWriter(written, columns, restval="", lineterminator="\r\n")
     table.writeheader()
     for result in results:
+        box = {BOX: format_box(result[BOX])} if result.get(BOX) else {}
         for row in _rows(result):
-            cells = {"filename": result["filename"], "model": result["model"], **row}
+            cells = {"filename": result["filename"], "model": result["model"], **row, **box}
             table.writerow({name: _cell(value) for name, value in cells.items()})
     return written.getvalue()
 
@@ -98,21 +104,30 @@ def _cell(value: object) -> object:
     return as_cell(value) if isinstance(value, str) else value
 
 
-def bundle_results(bundle: Bundle, images: Sequence[Path], *, top: int) -> list[dict[str, Any]]:
+def bundle_results(
+    bundle: Bundle, images: Sequence[Path], *, top: int, boxes: Sequence[Box] = ()
+) -> list[dict[str, Any]]:
     """Return a bundle's result for each image in the form of the HTTP API.
 
     Args:
         bundle: The bundle.
         images: Image files.
         top: Number of candidates per image.
+        boxes: Boxes in the only image, or one box for each image.
 
     Raises:
         ImageError: If an image cannot be used.
+        InputError: If several images do not have a box each.
     """
-    answers = [asdict(answer) for answer in bundle.identify(images, top=top)]
+    asked = pair_boxes(images, boxes)
+    found = bundle.identify([image for image, _ in asked], top=top, boxes=[box for _, box in asked])
+    answers = [asdict(answer) for answer in found]
     for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
         candidate["distance"] = round(candidate["distance"], DISTANCE_DECIMALS)
         # of this bundle's own search, which a service does not tell either
         del candidate["row"], candidate["score"]
-    named = zip(images, answers, strict=True)
-    return [{"model": bundle.id, **answer, "filename": str(image)} for image, answer in named]
+    named = zip(asked, answers, strict=True)
+    return [
+        {"model": bundle.id, **answer, "filename": str(image), **({} if box is None else {BOX: box})}
+        for (image, box), answer in named
+    ]

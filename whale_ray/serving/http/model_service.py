@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import numpy as np
 from fastapi import Depends, Query, Request
 
+from whale_ray.data.image_io import Box
 from whale_ray.errors import ImageError, StoreError
 from whale_ray.inference.bundle_contents import ExamplePhoto
 from whale_ray.inference.predictions import Identification
@@ -90,7 +91,8 @@ class ModelService:
         Raises:
             ImageError: The error of the first image, if no image can be used.
         """
-        read = await asyncio.gather(*(self.recognizer.embed(upload.data) for upload in uploads), return_exceptions=True)
+        reading = (self.recognizer.embed(upload.data, box=upload.box) for upload in uploads)
+        read = await asyncio.gather(*reading, return_exceptions=True)
         for one in read:
             if isinstance(one, BaseException) and not isinstance(one, ImageError):
                 raise one
@@ -101,17 +103,18 @@ class ModelService:
         mean = normalize_rows(np.sum([vector for _, vector in used], axis=0)[None])[0]
         found = await self.recognizer.rank(mean, top=top)
         for upload, _ in used:
-            self._keep(upload.data, found)
+            self._keep(upload, found)
         if len(used) > 1:
             found = _without_probabilities(found)
         whole = self._identified(None, found, views=len(used))
         return [whole, *(_problem_result(upload, error) for upload, error in faults)]
 
     async def _identify(self, upload: Upload, top: int) -> Identified:
-        found = await self.recognizer.identify(upload.data, top=top)
-        self._keep(upload.data, found)
-        self.on_answer(upload.data, found)
-        return self._identified(upload.filename, found)
+        found = await self.recognizer.identify(upload.data, top=top, box=upload.box)
+        self._keep(upload, found)
+        if upload.box is None:  # the shadow answers for whole photographs
+            self.on_answer(upload.data, found)
+        return self._identified(upload.filename, found, box=upload.box)
 
     async def _identify_or_problem(self, upload: Upload, top: int) -> Identified | Unidentified:
         try:
@@ -119,14 +122,16 @@ class ModelService:
         except ImageError as error:
             return _problem_result(upload, error)
 
-    def _identified(self, filename: str | None, found: Identification, *, views: int = 1) -> Identified:
+    def _identified(
+        self, filename: str | None, found: Identification, *, box: Box | None = None, views: int = 1
+    ) -> Identified:
         count("whale_ray_answers", decision=found.new_individual.decision)
         candidates = [
             {**vars(candidate), "thumbnail": self._thumbnail(candidate.image)} for candidate in found.candidates
         ]
         new = vars(found.new_individual)
         return Identified.model_validate(
-            {"filename": filename, "views": views, "new_individual": new, "candidates": candidates}
+            {"filename": filename, "box": box, "views": views, "new_individual": new, "candidates": candidates}
         )
 
     async def examples(self) -> dict[int, ExamplePhoto]:
@@ -157,12 +162,15 @@ class ModelService:
         query |= {"model": self._name} if self._name else {}
         return f"{path}?{urlencode(query)}" if query else path
 
-    def _keep(self, data: bytes, found: Identification) -> None:
-        """Add the image to the review queue in the background if the individual seems new."""
+    def _keep(self, upload: Upload, found: Identification) -> None:
+        """Add the image to the review queue in the background if the individual seems new.
+
+        Enrolled photographs have no box, so one that was asked for with a box is not queued.
+        """
         nearest = found.candidates[0] if found.candidates else None
         distance = nearest.distance if nearest else 2.0
         seems = found.new_individual.decision == "new" or needs_review(distance, self.bundle.new_distance)
-        if self.review_queue is None or not seems:
+        if self.review_queue is None or not seems or upload.box is not None:
             return
         if len(self._keeping) >= MAX_PENDING_REVIEWS:
             _log.warning(
@@ -171,14 +179,14 @@ class ModelService:
             )
             return
         query = KeptQuery(
-            digest=hashlib.sha256(data).hexdigest(),
+            digest=hashlib.sha256(upload.data).hexdigest(),
             at=datetime.now(UTC),
             bundle=self.bundle.id,
             nearest=nearest.individual if nearest else "",
             distance=distance,
             decision=found.new_individual.decision,
         )
-        task = asyncio.create_task(self._write(self.review_queue, query, data))
+        task = asyncio.create_task(self._write(self.review_queue, query, upload.data))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
@@ -191,7 +199,7 @@ class ModelService:
 
 
 def _problem_result(upload: Upload, error: ImageError) -> Unidentified:
-    return Unidentified(filename=upload.filename, problem=refused_image(error).problem)
+    return Unidentified(filename=upload.filename, box=upload.box, problem=refused_image(error).problem)
 
 
 def _without_probabilities(found: Identification) -> Identification:

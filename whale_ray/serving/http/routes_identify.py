@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response, Security
+from fastapi import APIRouter, Depends, Query, Request, Response, Security
 
 from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import IDENTIFY
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.content_negotiation import negotiate_response
 from whale_ray.serving.http.model_service import SelectedModel
-from whale_ray.serving.http.uploads import read_uploads
-from whale_ray.serving.query_parameters import IdentifyQuery, PageQuery
+from whale_ray.serving.http.uploads import read_uploads, with_boxes
+from whale_ray.serving.query_parameters import IdentifyQuery
 from whale_ray.serving.schemas import Answer
 
-PageParameters = Annotated[PageQuery, Query()]
-ExampleNumber = Annotated[int, Path(ge=0, le=10**9)]
 router = APIRouter()
 
 
@@ -36,11 +34,12 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
     """Return the individuals that each photograph may show, best first.
 
     In a call with several photographs each one has its own result or problem; for a single photograph the problem is
-    the answer. With `encounter` all photographs show one animal and get one result. The answer is JSON or, by `Accept`,
-    CSV.
+    the answer. With `box` each box has its own result: boxes of one photograph, or one box for each of several. With
+    `encounter` all photographs show one animal and get one result. The answer is JSON or, by `Accept`, CSV.
     """
     async with service.upload_budget.receive_upload() as take:  # a slow upload must not hold capacity
         uploads = await read_uploads(request, service.limits, take=take)
+    uploads = with_boxes(uploads, query.box, service.limits)
     with service.admission.admit(len(uploads)):
         found = service.answer_encounter if query.encounter else service.answer
         results = await found(uploads, top=query.top)

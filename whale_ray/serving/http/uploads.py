@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from whale_ray.data.decoding.box_text import pair_boxes
+from whale_ray.data.image_io import Box
+from whale_ray.errors import InputError
 from whale_ray.serving.problem_details import RefusalError
 
 _REMEDY = (
@@ -32,10 +35,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Upload:
-    """One image as it was sent; a raw body has no file name."""
+    """One image as it was sent, with the box of an animal in it; a raw body has no file name."""
 
     filename: str | None
     data: bytes
+    box: Box | None = None
 
 
 async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int], None]) -> list[Upload]:
@@ -61,6 +65,25 @@ async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int]
         )
     _check_length(request, most)
     return await read(Request(request.scope, _limit_body(request, most, take)), limits)
+
+
+def with_boxes(uploads: list[Upload], boxes: Sequence[Box], limits: Limits) -> list[Upload]:
+    """Return the animals to identify: one for each box, or the uploads themselves without boxes.
+
+    Args:
+        uploads: The images of a call.
+        boxes: Boxes in one image, or one box for each image, in their order.
+        limits: Limits of the call.
+
+    Raises:
+        RefusalError: 400 if several images do not have a box each, 413 if there are too many boxes.
+    """
+    if len(boxes) > limits.images:
+        raise RefusalError(413, f"a call has at most {limits.images} boxes, but this one has {len(boxes)}. Split it")
+    try:
+        return [replace(upload, box=box) for upload, box in pair_boxes(uploads, boxes)]
+    except InputError as error:
+        raise RefusalError(400, str(error)) from error
 
 
 def _check_length(request: Request, most: int) -> None:

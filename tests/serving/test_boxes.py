@@ -1,0 +1,160 @@
+"""Boxes of `identify`: several animals in one photograph, and the scores of a sweep that was trained on boxes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from drawn_photographs import draw, encode
+from PIL import Image
+from services import plain_server, web_service
+from small_sweep import SWEEP
+from test_routes_identify import check_problem
+
+from whale_ray.data.decoding.box_text import format_box, parse_box
+from whale_ray.inference.bundle import write_bundle
+from whale_ray.inference.predictor import Bundle
+from whale_ray.serving.client import ask_service
+from whale_ray.serving.http.content_negotiation import bundle_results
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.execution.driver import run_sweep
+from whale_ray.sweep.planning.dataset import catalog_of
+from whale_ray.sweep.planning.trial_points import first_settings
+
+
+def two_animals() -> tuple[bytes, list[str]]:
+    """Two photographs side by side in one picture, and the box of each."""
+    left, right = draw(1, 0), draw(2, 0)
+    picture = Image.new("RGB", (left.width + right.width, max(left.height, right.height)))
+    picture.paste(left, (0, 0))
+    picture.paste(right, (left.width, 0))
+    boxes = [f"0,0,{left.width},{left.height}", f"{left.width},0,{picture.width},{right.height}"]
+    return encode(picture, "PNG"), boxes
+
+
+def test_each_box_of_a_photograph_has_its_result(plain: str) -> None:
+    body, boxes = two_animals()
+    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes}, content=body, timeout=30)
+    results = answer.json()["results"]
+    assert [result["candidates"][0]["individual"] for result in results] == ["w_01", "w_02"]
+    assert [",".join(f"{side:g}" for side in result["box"]) for result in results] == boxes
+    assert results[0]["candidates"][0]["distance"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_several_photographs_have_a_box_each(plain: str) -> None:
+    body, boxes = two_animals()
+    files = [("image", ("a.png", body)), ("image", ("b.png", body))]
+    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes[::-1], "top": 1}, files=files, timeout=30)
+    found = [(one["filename"], one["candidates"][0]["individual"]) for one in answer.json()["results"]]
+    assert found == [("a.png", "w_02"), ("b.png", "w_01")]
+    refused = httpx.post(f"{plain}/v1/identify", params={"box": boxes * 2}, files=files, timeout=30)
+    check_problem(refused, 400, "one box each", "2 photographs have 4")
+
+
+@pytest.mark.parametrize(
+    ("box", "status", "word"),
+    [
+        ("1,2,3", 400, "x0,y0,x1,y1"),
+        ("a,b,c,d", 400, "x0,y0,x1,y1"),
+        ("", 400, "x0,y0,x1,y1"),
+        ("10,10,5,20", 400, "x0 < x1"),
+        ("nan,0,5,5", 400, "x0,y0,x1,y1"),
+        ("0,0,inf,5", 400, "x0,y0,x1,y1"),
+        ("5000,5000,5100,5100", 422, "covers none of"),
+        ("0,0,0.2,0.2", 422, "covers none of"),
+    ],
+)
+def test_a_box_without_pixels_is_a_problem(plain: str, box: str, status: int, word: str) -> None:
+    answer = httpx.post(f"{plain}/v1/identify", params={"box": box}, content=two_animals()[0], timeout=30)
+    check_problem(answer, status, word)
+
+
+def test_a_wrong_box_beside_a_right_one_is_the_problem_of_its_result(plain: str) -> None:
+    body, boxes = two_animals()
+    params = {"box": [boxes[0], "9000,9000,9100,9100"]}
+    first, second = httpx.post(f"{plain}/v1/identify", params=params, content=body, timeout=30).json()["results"]
+    assert first["candidates"][0]["individual"] == "w_01"
+    assert second["problem"]["status"] == 422
+    assert second["box"] == [9000, 9000, 9100, 9100]
+
+
+def test_more_boxes_than_images_per_call_are_refused(plain: str) -> None:
+    body, boxes = two_animals()
+    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes * 5}, content=body, timeout=30)
+    check_problem(answer, 413, "at most 8 boxes")
+
+
+def test_boxes_are_a_column_of_the_csv(plain: str) -> None:
+    body, boxes = two_animals()
+    headers = {"Accept": "text/csv"}
+    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes, "top": 1}, content=body, headers=headers)
+    table = pd.read_csv(io.StringIO(answer.text))
+    assert table["individual"].tolist() == ["w_01", "w_02"]
+    assert [[float(side) for side in box.split(",")] for box in table["box"]] == [
+        [float(side) for side in box.split(",")] for box in boxes
+    ]
+
+
+def test_the_client_and_the_bundle_answer_for_boxes_alike(plain: str, bundle: Path, tmp_path: Path) -> None:
+    body, boxes = two_animals()
+    photograph = tmp_path / "two.png"
+    photograph.write_bytes(body)
+    parsed = [parse_box(box) for box in boxes]
+    asked = ask_service(plain, [photograph], top=3, boxes=parsed)
+    own = bundle_results(Bundle.load(bundle), [photograph], top=3, boxes=parsed)
+    for remote, local in zip(asked, own, strict=True):
+        assert tuple(remote["box"]) == local["box"]
+        assert [one["individual"] for one in remote["candidates"]] == [one["individual"] for one in local["candidates"]]
+    again = ask_service(plain, [photograph, photograph], top=1, boxes=parsed)
+    assert [one["candidates"][0]["individual"] for one in again] == ["w_01", "w_02"]
+
+
+@pytest.mark.slow
+def test_boxes_over_http_give_the_recall_of_the_sweep(photographs: Path, cache: Path, tmp_path: Path) -> None:
+    """The gallery of the bundle also holds the validation photographs; here it is that of the training part."""
+    data = tmp_path / "data"
+    (data / "train").mkdir(parents=True)
+    table = pd.read_csv(photographs / "train.csv")
+    drawn = np.random.default_rng(0)
+    rows = []
+    for name in table["Image"]:
+        picture = Image.open(photographs / "train" / name).convert("RGB")
+        x, y = (int(place) for place in drawn.integers(0, 60, 2))
+        whole = Image.fromarray(drawn.integers(0, 256, (100 + picture.height, 100 + picture.width, 3), dtype=np.uint8))
+        whole.paste(picture, (x, y))
+        whole.save(data / "train" / Path(name).with_suffix(".png"))
+        rows.append((Path(name).with_suffix(".png").name, x, y, x + picture.width, y + picture.height))
+    table.assign(Image=[row[0] for row in rows]).to_csv(data / "train.csv", index=False)
+    pd.DataFrame(rows, columns=["Image", "x0", "y0", "x1", "y1"]).to_csv(data / "boxes.csv", index=False)
+    (tmp_path / "boxed.yaml").write_text(SWEEP.replace("ROOT", str(data)))
+    options = [f"data.boxes={data / 'boxes.csv'}", "loss.name=arcface", "retrieval.vote=nearest", "train.epochs=4"]
+    sweep = load_sweep(tmp_path / "boxed.yaml", [*options, "retrieval.flip=none", "retrieval.neighbours=1"])
+    result = run_sweep(sweep, runs=tmp_path / "runs", in_process=True)
+    assert result.bundle
+    catalog, best = catalog_of(first_settings(sweep)["data"]), Bundle.load(result.bundle)
+    parts = pd.read_csv(result.folder / "split.csv").set_index("Image")["part"]
+    known = catalog.table[catalog.table["individual"] != "new_whale"].set_index("image")
+    gallery = known.index[parts[known.index] == "train"]
+    individual = known["individual"]
+    queries = [name for name in known.index if parts[name] == "val" and individual[name] in set(individual[gallery])]
+    kept = best.contents.table["image"].isin(gallery).to_numpy()
+    table = best.contents.table[kept].reset_index(drop=True)
+    searched = dataclasses.replace(best.contents, gallery=best.contents.gallery[kept], table=table, thumbnails={})
+    with plain_server(web_service(write_bundle(searched, tmp_path / "searched"))) as address:
+        answers = [
+            httpx.post(
+                f"{address}/v1/identify",
+                params={"box": format_box(catalog.box(name)), "top": 1},
+                content=catalog.path(name).read_bytes(),
+                timeout=30,
+            ).json()["results"][0]
+            for name in queries
+        ]
+    named = [answer["candidates"][0]["individual"] for answer in answers]
+    right = [individual[name] == found for name, found in zip(queries, named, strict=True)]
+    assert np.mean(right) == pytest.approx(result.table.iloc[0]["recall@1"])
