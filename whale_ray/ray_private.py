@@ -7,6 +7,7 @@ import Ray.
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 RAY_VERSION = "2.60"
@@ -31,6 +32,31 @@ def enable_token_auth_if_token_exists() -> None:
     from ray._private.authentication import authentication_token_setup
 
     authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def is_ray_initialized() -> bool:
+    """Return whether this process is connected to Ray; imports nothing."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def recorded_cluster_address() -> str | None:
+    """Return the HOST:PORT that the last `ray start` on this machine left in a file; its cluster may be gone."""
+    from ray._private.utils import read_ray_address
+
+    address = read_ray_address()
+    return str(address) if address else None
+
+
+def local_cluster_address() -> str:
+    """Return the HOST:PORT of the cluster that `auto` names; it may be gone.
+
+    Raises:
+        ConnectionError: If there is none on this machine.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return str(canonicalize_bootstrap_address("auto"))
 
 
 def proxy_hosts() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import signal
-import socket
 import threading
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -17,7 +16,6 @@ from ray.tune.trainable.function_trainable import FunctionTrainable
 from whale_ray.sweep.execution.runners.ray_workarounds import (
     FailedResets,
     NoTuneState,
-    check_reachable,
     kept_sigterm_handler,
     set_ray_environment,
 )
@@ -93,18 +91,3 @@ def test_the_sigterm_handler_is_kept() -> None:
         assert signal.getsignal(signal.SIGTERM) is ours
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
-def test_an_address_without_a_listener_is_refused_at_once(form: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        with pytest.raises(ConnectionError):
-            check_reachable(form.format(probe.getsockname()[1]))
-        probe.listen()
-        check_reachable(form.format(probe.getsockname()[1]))
-
-
-@pytest.mark.parametrize("address", [None, "auto", "local"])
-def test_an_address_without_a_port_is_not_checked(address: str | None) -> None:
-    check_reachable(address)

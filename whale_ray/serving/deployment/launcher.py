@@ -18,7 +18,9 @@ import ray
 from ray import serve
 
 from whale_ray.errors import BundleError, InputError
+from whale_ray.ray_address import check_ray_address, requested_address
 from whale_ray.ray_private import set_default_http_host
+from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
 from whale_ray.serving.deployment.application import build_application
 from whale_ray.serving.deployment.network import KEY_VARIABLE, LOOPBACK, check_exposure, check_port_is_free
@@ -107,10 +109,12 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
 
     Raises:
         BundleError: If a bundle cannot be used.
-        InputError: If the service must not or cannot listen there.
+        InputError: If the service must not or cannot listen there, or RAY_ADDRESS names a cluster that is gone.
     """
     settings = settings.model_copy(update={"insecure": insecure or settings.insecure})
     keys = _keys(settings)
+    if requested_address(None):
+        check_ray_address(None)  # Ray's tools, which the service's processes use, follow RAY_ADDRESS
     check_exposure([host], keyless=not keys, insecure=settings.insecure)
     check_port_is_free(host, port)
     application = _application(settings, keys)
@@ -143,6 +147,8 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
     os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
     # Blocking work runs in our own threads; Ray's extra event loop costs 0.4 ms per call.
     os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
+    if folder := shorten_ray_folder():
+        print(f"Ray's files are in {folder}: the temporary folder is too long for its sockets", flush=True)
     ray.init(
         address="local", num_cpus=settings.cores, namespace="serve", include_dashboard=False, logging_level="ERROR"
     )

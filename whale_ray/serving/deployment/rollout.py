@@ -15,7 +15,9 @@ from ray.serve.exceptions import RayServeException
 
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_manifest
+from whale_ray.ray_address import check_ray_address
 from whale_ray.ray_private import enable_token_auth_if_token_exists
+from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.serving.auth.api_keys import ENVIRONMENT, ApiKeys, read_keys
 from whale_ray.serving.deployment.application import NAME, build_application
 from whale_ray.serving.deployment.settings import ServeSettings, with_options
@@ -174,9 +176,11 @@ def _connected(address: str | None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
+    shorten_ray_folder()
+    target = check_ray_address(address or "auto")
     enable_token_auth_if_token_exists()
     try:
-        ray.init(address=address or "auto", namespace="serve", logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(address=target, namespace="serve", logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise InputError(
             f"a Ray must answer at {address or 'this machine'}, but: {error}. Start the service first, or name its "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from whale_ray.ray_address import check_ray_address
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.export_bundle import make_best_bundle
@@ -85,10 +86,12 @@ def run_sweep(
         The outcome; interrupted if `stopping` was set.
 
     Raises:
-        InputError: If settings, data, encoders or resources cannot work, before a trial starts.
+        InputError: If settings, data, encoders, resources or the cluster's address cannot work, before a trial starts.
     """
     progress = progress or Progress(sweep=sweep.name, objective=sweep.fixed["search.objective"])
     stopping = stopping or threading.Event()
+    if not in_process:
+        check_ray_address(address)  # known now, and not when the photographs are decoded
     dataset = prepare_dataset(sweep, check_inputs(sweep), progress)
     with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
         if retry_failed:

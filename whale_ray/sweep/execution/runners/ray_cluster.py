@@ -13,8 +13,10 @@ from pathlib import Path
 
 from whale_ray.device import reserved_device
 from whale_ray.errors import InputError
+from whale_ray.ray_address import check_ray_address
 from whale_ray.ray_private import is_token_auth_enabled
-from whale_ray.sweep.execution.runners.ray_workarounds import check_reachable, kept_sigterm_handler, set_ray_environment
+from whale_ray.ray_temp_folder import shorten_ray_folder
+from whale_ray.sweep.execution.runners.ray_workarounds import kept_sigterm_handler, set_ray_environment
 from whale_ray.sweep.planning.dry_run import IDLE_GPU
 
 _GPU_SECONDS = 20.0  # in which a process starts and imports torch
@@ -25,7 +27,7 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
     """Connect to the cluster at `address` for the length of the block; None starts a local one that ends with it.
 
     Args:
-        address: HOST:PORT, ray://HOST:PORT or `auto`. RAY_ADDRESS counts if it is None.
+        address: HOST:PORT, ray://HOST:PORT or `auto`. RAY_ADDRESS counts if it is None or `auto`.
         say: Prints a line for the user.
 
     Raises:
@@ -37,14 +39,15 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
     if ray.is_initialized():
         yield
         return
+    if folder := shorten_ray_folder():
+        say(f"Ray's files are in {folder}: the temporary folder is too long for its sockets")
+    target = check_ray_address(address)
     try:
-        check_reachable(address)
         with kept_sigterm_handler():
-            context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            context = ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise InputError(
-            f"a Ray cluster must answer at {address}, but: {error}. Start one with `ray start --head`, "
-            "or leave --address out"
+            f"a Ray cluster must take this sweep at {target}, but: {error}. See `ray status --address {target}`"
         ) from error
     try:
         if context.dashboard_url:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -72,22 +71,3 @@ def kept_sigterm_handler() -> Iterator[None]:
     yield
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
-
-
-def check_reachable(address: str | None, *, timeout: float = 10.0) -> None:
-    """Connect to the HOST:PORT of a Ray cluster: `ray.init` itself tries for minutes (ray#43070, ray#47206).
-
-    Args:
-        address: HOST:PORT or ray://HOST:PORT; anything else, as `auto`, is not checked.
-        timeout: Seconds.
-
-    Raises:
-        ConnectionError: If nothing listens there.
-    """
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
-    except (OSError, OverflowError) as error:
-        raise ConnectionError(str(error)) from error

@@ -1,0 +1,168 @@
+"""Address of a Ray cluster: every form and origin, with and without a cluster behind it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import grpc
+import pytest
+
+from whale_ray import ray_address
+from whale_ray.errors import InputError
+from whale_ray.ray_address import check_ray_address, requested_address
+from whale_ray.serving.deployment.launcher import serve_models
+from whale_ray.serving.deployment.rollout import deploy
+from whale_ray.serving.deployment.settings import ServeSettings
+from whale_ray.sweep.execution.driver import run_sweep
+
+SHORT = 0.3
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has no Ray, and no address is set."""
+    monkeypatch.setattr(ray_address, "is_ray_initialized", lambda: False)
+    monkeypatch.setattr(ray_address, "SECONDS", SHORT)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def closed() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def web_server() -> Iterator[str]:
+    class Quiet(BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def remote_calls() -> Iterator[str]:
+    """A gRPC server that is none of Ray's."""
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "said"),
+    [
+        ("closed", "{}", "none can be reached .Connection refused"),
+        ("closed", "ray://{}", "none can be reached .Connection refused"),
+        ("silent", "{}", "nothing answers within 0.3 s"),
+        ("silent", "ray://{}", "nothing answers within 0.3 s"),
+        ("web_server", "{}", "none can be reached"),
+        ("web_server", "http://{}", "this is the address of a dashboard"),
+        ("remote_calls", "{}", "another program answers there"),
+    ],
+)
+@pytest.mark.parametrize("origin", ["--address", "RAY_ADDRESS"])
+def test_an_address_without_a_cluster_is_refused_with_its_origin(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, form: str, said: str, origin: str
+) -> None:
+    address = form.format(request.getfixturevalue(kind))
+    if origin == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    remedy = "unset RAY_ADDRESS" if origin == "RAY_ADDRESS" else "leave --address out"
+    with pytest.raises(InputError, match=rf"must answer at {address} \({origin}\), but {said}.*{remedy}"):
+        check_ray_address(None if origin == "RAY_ADDRESS" else address, seconds=SHORT)
+
+
+@pytest.mark.parametrize("address", ["head", "head:port", "host:1:2", "", " "])
+def test_a_text_that_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match="an address is HOST:PORT, ray://HOST:PORT, auto or local"):
+        check_ray_address(address)
+
+
+def test_a_client_server_of_ray_is_any_server_of_remote_calls(remote_calls: str) -> None:
+    assert check_ray_address(f"ray://{remote_calls}", seconds=5) == f"ray://{remote_calls}"
+
+
+def test_a_running_cluster_answers(cluster: str) -> None:
+    assert check_ray_address(cluster) == cluster
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "value", "origin"),
+    [
+        (None, "a:1", "a:1", "RAY_ADDRESS"),
+        ("auto", "a:1", "a:1", "RAY_ADDRESS"),
+        ("b:2", "a:1", "b:2", "--address"),
+        ("auto", "", "auto", "--address"),
+    ],
+)
+def test_the_variable_counts_where_ray_follows_it(
+    monkeypatch: pytest.MonkeyPatch, option: str | None, variable: str, value: str, origin: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    found = requested_address(option)
+    assert found
+    assert (found.value, found.origin) == (value, origin)
+
+
+@pytest.mark.parametrize("recorded", [None, "closed"])
+def test_without_an_address_a_ray_of_this_process_starts_also_if_the_recorded_cluster_is_gone(
+    monkeypatch: pytest.MonkeyPatch, closed: str, recorded: str | None
+) -> None:
+    monkeypatch.setattr(ray_address, "recorded_cluster_address", lambda: recorded and closed)
+    assert check_ray_address(None) == "local"
+    assert check_ray_address("local") == "local"
+
+
+def test_auto_names_the_cluster_that_is_gone(monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
+    monkeypatch.setattr(ray_address, "local_cluster_address", lambda: closed)
+    with pytest.raises(
+        InputError, match=rf"at auto \(--address\), but at {closed}, where one ran on this machine, none"
+    ):
+        check_ray_address("auto")
+
+    def none() -> str:
+        raise ConnectionError
+
+    monkeypatch.setattr(ray_address, "local_cluster_address", none)
+    with pytest.raises(InputError, match="no cluster runs on this machine"):
+        check_ray_address("auto")
+
+
+@pytest.mark.parametrize("command", ["sweep", "deploy", "serve"])
+def test_every_command_refuses_the_address_before_it_reads_or_starts_anything(
+    command: str, monkeypatch: pytest.MonkeyPatch, closed: str, write_sweep: Callable[..., object], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", closed)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("whale_ray.serving.deployment.rollout.read_manifest", lambda bundle: {})
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray was started"))
+    commands = {
+        "sweep": lambda: run_sweep(write_sweep(), runs=tmp_path),
+        "deploy": lambda: deploy(tmp_path),
+        "serve": lambda: serve_models(ServeSettings(bundle=tmp_path)),
+    }
+    with pytest.raises(InputError, match=rf"must answer at {closed} \(RAY_ADDRESS\)"):
+        commands[command]()
+    assert not list(tmp_path.iterdir())

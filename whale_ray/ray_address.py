@@ -1,0 +1,122 @@
+"""Address of a Ray cluster: where it comes from, and whether a cluster answers there within seconds.
+
+`ray.init` itself tries for minutes, then names neither the address nor its origin (ray#43070, ray#47206).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from whale_ray.errors import InputError
+from whale_ray.ray_private import is_ray_initialized, local_cluster_address, recorded_cluster_address
+
+VARIABLE: Final = "RAY_ADDRESS"
+SECONDS: Final = 8.0
+_FORM = re.compile(r"(?P<client>ray://)?(?P<target>(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):\d{1,5})/?")
+# Any gRPC server answers; only a cluster's control service has this method.
+_METHOD = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+
+
+@dataclass(frozen=True)
+class RequestedAddress:
+    """Address of a cluster as a user gave it.
+
+    Attributes:
+        value: HOST:PORT, ray://HOST:PORT, `auto` or `local`.
+        origin: `--address` or the name of an environment variable.
+    """
+
+    value: str
+    origin: str
+
+    @property
+    def remedy(self) -> str:
+        """What to do if no cluster answers."""
+        other = f"leave {self.origin} out" if self.origin.startswith("-") else f"unset {self.origin}"
+        return f"Start one with `ray start --head`, name another, or {other}"
+
+
+def requested_address(option: str | None) -> RequestedAddress | None:
+    """Return the address that Ray would use; None if there is none. RAY_ADDRESS counts before no option and `auto`."""
+    if (variable := os.environ.get(VARIABLE)) and option in (None, "auto"):
+        return RequestedAddress(variable, VARIABLE)
+    return None if option is None else RequestedAddress(option, "--address")
+
+
+def check_ray_address(option: str | None, *, seconds: float = SECONDS) -> str:
+    """Return the address for `ray.init` after checking that a cluster answers there.
+
+    Args:
+        option: Value of `--address`; None if it was not given.
+        seconds: Longest wait for an answer.
+
+    Returns:
+        The address; `local` if no cluster is named, for a Ray of this process.
+
+    Raises:
+        InputError: If the address is none, or no cluster answers within `seconds`.
+    """
+    requested = requested_address(option)
+    if is_ray_initialized():
+        return "auto" if requested is None else requested.value
+    if requested is None:
+        recorded = recorded_cluster_address()
+        return recorded if recorded and not _fault_of(recorded, seconds) else "local"
+    if requested.value == "local":
+        return "local"
+    fault = _check_auto(seconds) if requested.value == "auto" else _fault_of(requested.value, seconds)
+    if fault:
+        raise InputError(
+            f"a Ray cluster must answer at {requested.value} ({requested.origin}), but {fault}. {requested.remedy}"
+        )
+    return requested.value
+
+
+def _check_auto(seconds: float) -> str:
+    try:
+        address = local_cluster_address()
+    except ConnectionError:
+        return "no cluster runs on this machine"
+    fault = _fault_of(address, seconds)
+    return f"at {address}, where one ran on this machine, {fault}" if fault else ""
+
+
+def _fault_of(address: str, seconds: float) -> str:
+    """Return why no cluster answers at the address; empty if one does, or only Ray can know."""
+    form = _FORM.fullmatch(address)
+    if form is None:
+        if re.match(r"https?://", address):
+            return "this is the address of a dashboard; a cluster's is HOST:6379 or ray://HOST:10001"
+        return "" if "://" in address else "an address is HOST:PORT, ray://HOST:PORT, auto or local"
+    return _ask(form["target"], seconds, is_client_server=form["client"] is not None)
+
+
+def _ask(target: str, seconds: float, *, is_client_server: bool) -> str:
+    """Return why no Ray answers a remote call at HOST:PORT; empty if one does."""
+    import grpc
+
+    if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+        return ""  # this process has no certificates of the cluster
+    with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        call = channel.unary_unary(_METHOD, request_serializer=bytes, response_deserializer=bytes)
+        try:
+            call(b"", timeout=seconds)
+        except grpc.RpcError as error:
+            status = error.code().name
+            if status in _REFUSED or (is_client_server and status == "UNIMPLEMENTED"):
+                return ""
+            if status == "DEADLINE_EXCEEDED":
+                return f"nothing answers within {seconds:g} s"
+            if status == "UNAVAILABLE":
+                return f"none can be reached ({_last_reason(str(error.details()))})"
+            return "another program answers there"
+    return ""
+
+
+def _last_reason(details: str) -> str:
+    """Return the last part of gRPC's chain of reasons, such as `Connection refused`."""
+    return details.rpartition("; ")[2].rpartition(": ")[2].strip().rstrip(".")
