@@ -117,6 +117,8 @@ class MinedPairs(nn.Module):
         self.loss = loss
         self.pairs = pairs
         self.lone_anchors = lone_anchors
+        self._positives: Tensor | int = 0  # on the device of the labels: reading it would make the host wait
+        self._kept_pairs = 0
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, others: Tensor | None = None, theirs: Tensor | None = None
@@ -132,8 +134,17 @@ class MinedPairs(nn.Module):
         embeddings = embeddings.float()
         compared = () if others is None else (others, theirs)
         found = self.pairs(embeddings, labels, *compared)
-        loss: Tensor = self.loss(embeddings, labels, self._kept(found, labels, theirs), *compared)
+        kept = self._kept(found, labels, theirs)
+        self._positives += _count_positives(labels, labels if theirs is None else theirs)
+        self._kept_pairs += len(kept[0])
+        loss: Tensor = self.loss(embeddings, labels, kept, *compared)
         return loss
+
+    def take_counts(self) -> tuple[int, int]:
+        """Return the positive pairs that the batches held since the last call, and those of them that were used."""
+        counts = int(self._positives), self._kept_pairs
+        self._positives, self._kept_pairs = 0, 0
+        return counts
 
     def _kept(self, found: tuple[Tensor, ...], labels: Tensor, theirs: Tensor | None) -> tuple[Tensor, ...]:
         # found[0] == found[1] is an image with itself: it has the same place in the batch and in `others`
@@ -143,6 +154,12 @@ class MinedPairs(nn.Module):
         fellows = (labels[:, None] == (labels if theirs is None else theirs)).sum(1)
         against = (self.lone_anchors | ((fellows > 1) & (labels >= 0)))[found[2]]
         return found[0][real], found[1][real], found[2][against], found[3][against]
+
+
+def _count_positives(labels: Tensor, others: Tensor) -> Tensor:
+    """Return the number of pairs of a named image with another one of its individual; `others` begin with `labels`."""
+    fellows = (labels[:, None] == others).sum(1) - 1
+    return fellows[labels >= 0].sum()
 
 
 class CrossBatchMemory(nn.Module):

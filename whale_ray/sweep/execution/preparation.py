@@ -12,6 +12,7 @@ from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.planning.dataset import Dataset, catalog_of, open_dataset, pixel_cache, write_split
+from whale_ray.sweep.planning.pair_positives import check_positives
 from whale_ray.sweep.planning.trial_points import check_encoders, first_settings, geometries
 from whale_ray.sweep.trials.pseudo_labels import check_unknown
 from whale_ray.sweep.trials.trackers import check_tracking
@@ -68,6 +69,7 @@ def prepare_dataset(sweep: Sweep, catalog: Catalog, progress: Progress) -> Datas
         progress=watched,
     )
     check_unknown(sweep, dataset)
+    check_positives(sweep, dataset)
     decoded = {geometry: dataset.pixels(geometry, progress=watched).fingerprint for geometry in others}
     dataset = dataclasses.replace(dataset, decoded={**dataset.decoded, **decoded})
     for line in dataset.audit.lines():

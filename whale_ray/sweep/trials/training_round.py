@@ -12,6 +12,8 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.run_folder.checkpoints import Checkpoint, CheckpointError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from whale_ray.data.batches import Batches
     from whale_ray.learning.training.loop import Epoch, Training
 
@@ -70,11 +72,32 @@ def train_round(
     for epoch in train_epochs(training, batches):
         number = offset + epoch.number
         spent = sum(row["seconds"] for row in rows)
-        rows.append(_epoch_row(epoch, number, spent=spent) | score(number))
+        rows.append(_epoch_row(epoch, number, spent=spent) | note_on_pairs(training.loss) | score(number))
         checkpoint.save(training, rows, objective=objective)
         write_atomically(folder / "epochs.csv", pd.DataFrame(rows).to_csv(index=False))
         on_epoch(rows[-1])
     return rows
+
+
+def note_on_pairs(loss: nn.Module) -> EpochRow:
+    """Return a `note` if a pair loss had no positive pair since the last call; an empty row otherwise."""
+    from whale_ray.learning.losses.loss_modules import MinedPairs
+
+    for module in loss.modules():
+        if isinstance(module, MinedPairs):
+            positives, kept = module.take_counts()
+            if not positives:
+                return {
+                    "note": "no batch of this epoch held two photographs of one individual, so that the pair loss had "
+                    "no positive pair. Take train.sampler: pk with train.images_per_individual of 2 or more, or a "
+                    "larger train.batch_size"
+                }
+            if not kept:
+                return {
+                    "note": f"the loss used none of the {positives} positive pairs of this epoch: all keep its margin, "
+                    "or there are no negatives beside them"
+                }
+    return {}
 
 
 def _epoch_row(epoch: Epoch, number: int, *, spent: float) -> EpochRow:

@@ -138,6 +138,7 @@ class TrialRun:
             **figures_of(evaluation, self.scoring),
             **(study_figures(views, table) if self.settings["split"]["kind"] == "halves" else {}),
             **({} if self.pseudo_labels is None else {"pseudo_labels": self.pseudo_labels}),
+            **curve.last_note(),
             "epochs": len(curve.epochs),
             "embedding_size": views["plain"].shape[1],
             "milliseconds_per_image": 1000.0 / speed,
@@ -202,6 +203,10 @@ class _TrainingCurve:
     def __init__(self, folder: Path, report: Callable[[EpochRow], object], tracker: Tracker) -> None:
         self._path, self._report, self._tracker = folder / "epochs.csv", report, tracker
         self.epochs: list[EpochRow] = []
+
+    def last_note(self) -> EpochRow:
+        """Return the `note` of the last epoch, if it has one."""
+        return {name: value for row in self.epochs[-1:] for name, value in row.items() if name == "note" and value}
 
     def log_epoch(self, row: EpochRow) -> None:
         """Log and report an epoch that has just ended."""
