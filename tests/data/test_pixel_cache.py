@@ -24,6 +24,7 @@ from whale_ray.data.decoding.thumbnails import THUMBNAIL_SIDE, shrink_to_jpeg
 from whale_ray.data.image_io import Geometry, center_crop, fit_image
 from whale_ray.data.pixel_cache import data_fingerprint, decode_images
 from whale_ray.errors import DataError
+from whale_ray.serving.http.uploads import Limits
 
 DataFolder = Callable[[dict[str, tuple[str, bytes | Image.Image]]], Catalog]
 GEOMETRY = Geometry(24, 32)
@@ -146,6 +147,12 @@ def test_the_largest_file_is_a_setting_and_belongs_to_the_cache_key(three: Catal
     found = decode_images(read_catalog(root, image_bytes=size), GEOMETRY, cache=cache)
     assert (found.decoded, set(found.health["status"])) == (3, {"ok"})
     assert decode_images(three, GEOMETRY, cache=cache).decoded == 0
+
+
+def test_a_file_above_the_limit_of_a_service_is_read(three: Catalog, tmp_path: Path) -> None:
+    drawn(1).resize((4000, 2900)).save(three.path("a.png"), "BMP")
+    assert three.path("a.png").stat().st_size > Limits.image_bytes
+    assert decode_images(three, GEOMETRY, cache=tmp_path / "cache").health["status"].tolist() == ["ok"] * 3
 
 
 def test_warnings_of_the_decoder_are_in_the_health(three: Catalog, tmp_path: Path) -> None:
