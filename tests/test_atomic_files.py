@@ -37,6 +37,17 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_draft(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_draft_keeps_a_relative_path_and_an_error_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with replaced_atomically(Path("folder/file.csv")) as draft:
+        assert draft.parent == Path("folder")
+        draft.write_text("new")
+    with pytest.raises(OSError, match=r"File name too long: '(folder/)?x{300}'"):
+        write_atomically(Path("folder") / ("x" * 300), "text")
+
+
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, "old")

@@ -88,6 +88,41 @@ def test_a_command_of_the_pages_runs_as_printed_with_relative_paths(line: str, f
     assert (result.exit_code, result.exception) == (0, None), result.output
 
 
+# Paths that cannot be used, where a bundle or a run folder is needed
+
+
+@pytest.mark.parametrize("bad", ["nowhere/x", "data", "loop", "one.jpg/x", "x" * 300], ids=lambda bad: bad[:10])
+def test_a_path_beside_a_bundle_that_cannot_be_used_is_one_message(bad: str, folder: Path) -> None:
+    (folder / "loop").symlink_to("loop")
+    commands = [["identify", "runs/quickstart/best", bad], ["submit", "runs/quickstart/best", bad, "out.csv"]]
+    commands.append(["serve", "runs/quickstart/best", "--port", "0", "--set", f"access_log={bad}"])
+    if bad not in ("nowhere/x", "loop"):  # the folder is made, the link replaced
+        commands.append(["submit", "runs/quickstart/best", "data/test", bad])
+    for words in commands:
+        if words[-2] in ("runs/quickstart/best", "data") and bad == "data":
+            continue  # a folder of photographs
+        result = CliRunner().invoke(application, words)
+        assert isinstance(result.exception, SystemExit), (words, result.exception)
+        assert (result.exit_code, result.stderr[:11]) == (2, "whale_ray: "), words
+        assert bad.removesuffix("/x")[:50] in result.stderr
+
+
+@pytest.mark.parametrize("name", ["audit.json", "review.json", "split.csv", "review.csv", "sweep.yaml"])
+@pytest.mark.parametrize("content", [b"\x00\xff{", b"[]", None])
+def test_a_damaged_file_of_a_run_folder_is_named(name: str, content: bytes | None, folder: Path) -> None:
+    path = folder / "runs" / "quickstart" / name
+    path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    result = CliRunner().invoke(application, ["report", "runs/quickstart"])
+    if (name, content) != ("review.csv", b"[]"):  # a table of one column without a finding
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert (result.exit_code, result.stderr[:11]) == (2, "whale_ray: ")
+        assert name in result.stderr
+
+
 # Commands that the program prints itself
 
 

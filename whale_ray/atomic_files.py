@@ -24,7 +24,10 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 def replaced_atomically(path: Path) -> Iterator[Path]:
     """Yield a draft path; it replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:  # names the file that was asked for, not the draft
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.close(handle)
     draft = path.with_name(Path(name).name)  # mkstemp returns an absolute path, `path` may be relative
     try:

@@ -155,7 +155,7 @@ def read_table(path: Path, *, columns: Iterable[str] = (), fill_short_rows: bool
         lines, records = lines[1:], records[1:]
     if not records:
         raise DataError(f"a table must have a header, but {path} is empty. Name the columns in its first line")
-    header, rows, has_row_names = _aligned(records, is_quoted=text.startswith('"'))
+    header, rows, has_row_names = _aligned(records, is_quoted=text.lstrip().startswith('"'))
     if fill_short_rows:
         rows = [row + [""] * (len(header) - len(row)) for row in rows]
     if wrong := [(line, row) for line, row in zip(lines[1:], rows, strict=True) if not _fits(row, header)]:

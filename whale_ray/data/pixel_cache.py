@@ -89,7 +89,7 @@ def decode_images(
     """
     folder = cache / _fingerprint(catalog, geometry)
     decoded = 0
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False where permission is missing
         _require_writable(cache)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():

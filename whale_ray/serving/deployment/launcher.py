@@ -27,6 +27,7 @@ from whale_ray.serving.deployment.network import KEY_VARIABLE, LOOPBACK, check_e
 from whale_ray.serving.deployment.rollout import check_gpus, run_application
 from whale_ray.serving.deployment.settings import NO_STORE, ServeSettings
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
+from whale_ray.serving.http.access_log import check_access_log
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
 
@@ -73,6 +74,7 @@ def _keys(settings: ServeSettings) -> ApiKeys:
 
 
 def _application(settings: ServeSettings, keys: ApiKeys) -> serve.Application:
+    check_access_log(settings.access_log)
     application = build_application(settings, keys=keys)
     if settings.store != NO_STORE:
         EnrolmentStore(settings.store).close()  # a database that cannot be opened is reported before anything starts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy as sql
@@ -41,7 +41,11 @@ def _is_sqlite_store(path: Path) -> bool:
             f"a database of enrolments must exist, but {path} is {'a folder' if path.is_dir() else 'not there'}. Name "
             "the one that `store` of the service names; a relative path counts from this folder"
         )
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        found = database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (STATE.name,)).fetchone()
-        return found is not None
-    return False
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            found = database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (STATE.name,)).fetchone()
+    except sqlite3.OperationalError:  # it cannot be opened, which the connection reports
+        return True
+    except sqlite3.DatabaseError:
+        return False
+    return found is not None

@@ -50,6 +50,17 @@ def open_access_log(destination: str) -> logging.Logger | None:
     return logger
 
 
+def check_access_log(destination: str) -> None:
+    """Open the access log once, so that one that cannot be written is reported before anything starts.
+
+    Raises:
+        InputError: If the file cannot be opened.
+    """
+    logger = open_access_log(destination)
+    for handler in logger.handlers if logger else ():
+        handler.close()
+
+
 class AccessLogMiddleware:
     """ASGI middleware: gives each call a request ID, counts it and writes its line of the access log."""
 

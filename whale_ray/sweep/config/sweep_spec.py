@@ -202,7 +202,7 @@ def _read_text(path: Path) -> str:
         message = f"a sweep file is UTF-8 text, but byte {error.start} is not. Save it as UTF-8."
         raise SettingsError(str(path), [Fault(message)]) from None
     except OSError as error:
-        names = [other.name for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        names = {other.name for other in path.parent.glob("*.yaml")} - {path.name}
         hint = suggest(path.name, names) or "Give the path of a YAML file, as sweeps/quickstart.yaml."
         message = f"the sweep file cannot be read ({error.strerror or error}). {hint}"
         raise SettingsError(str(path), [Fault(message)]) from None

@@ -30,6 +30,7 @@ from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.report.example_matches import Picture
 from whale_ray.sweep.report.near_identical import find_near_identical, twins_of
 from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.run_folder.json_notes import read_notes
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
@@ -91,8 +92,7 @@ def _cell(value: Any) -> Any:
 
 
 def _notes(run: Path) -> dict[str, Any]:
-    path = run / _NOTES
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return read_notes(run / _NOTES)
 
 
 def read_review(run: Path) -> pd.DataFrame:

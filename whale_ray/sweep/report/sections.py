@@ -5,7 +5,6 @@ The fields of a section are the variables of its template, `templates/<id>.html.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from whale_ray.data.delimited_table import read_table
 from whale_ray.data.encounters.same_day import describe_same_day
 from whale_ray.errors import DataError
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
@@ -30,6 +30,7 @@ from whale_ray.sweep.report.tables.importance_table import ImportanceTable, impo
 from whale_ray.sweep.report.tables.leaderboard_table import build_leaderboard
 from whale_ray.sweep.report.tables.open_set_table import TrustScores, trust_scores
 from whale_ray.sweep.report.tables.retrieval_table import SettingRow, best_settings
+from whale_ray.sweep.run_folder.json_notes import read_notes
 
 MAX_AUDIT_ROWS = 50
 
@@ -72,8 +73,7 @@ class DataSection:
 
 def build_data(page: ReportContext) -> DataSection:
     """Return the data section."""
-    path = page.run / "audit.json"
-    audit = dict(json.loads(path.read_text())) if path.exists() else {}
+    audit = read_notes(page.run / "audit.json")
     return DataSection(audit, _count_parts(page), describe_same_day(audit.get("same_day", {})))
 
 
@@ -82,7 +82,8 @@ def _count_parts(page: ReportContext) -> dict[str, int]:
     path = page.run / "split.csv"
     if not path.exists():
         return {}
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    read = read_table(path, columns=("Id", "part"))
+    table = pd.DataFrame({name: read.column(name) for name in ("Id", "part")})
     named = table[table["Id"] != page.sweep.fixed["data.unknown_label"]]
     counts = {str(part): int(count) for part, count in table["part"].value_counts().items()}
     return counts | {f"{part}_named": int(rows["Id"].nunique()) for part, rows in named.groupby("part")}
