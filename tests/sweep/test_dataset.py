@@ -153,3 +153,19 @@ def test_the_cache_folder_is_the_one_of_the_environment(monkeypatch: pytest.Monk
     assert pixel_cache() == tmp_path / "pixels"
     monkeypatch.delenv("WHALE_RAY_CACHE")
     assert pixel_cache() == Path.home() / ".cache" / "whale_ray" / "pixels"
+
+
+def test_encounters_are_found_only_where_the_table_names_none(root: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(root / "train.csv")
+    table.assign(When="2019-05-03", Day=[f"day {row}" for row in range(len(table))]).to_csv(
+        root / "train.csv", index=False
+    )
+    found = opened(root, tmp_path, date_column="When")
+    named = found.table["individual"] != "new_whale"
+    assert (found.table[named].groupby("individual")["group"].nunique() == 1).all()
+    assert {one["individual"] for one in found.audit.findings["encounters"]} <= set(found.table["individual"][named])
+    assert not opened(root, tmp_path, date_column="When", group_by="twins").table["group"].any()
+    given = opened(root, tmp_path, date_column="When", group_column="Day")
+    assert given.table["group"].tolist() == [f"day {row}" for row in range(len(table))]
+    assert "encounters" not in given.audit.findings
+    assert given.audit.findings["same_day"]["same_day"] == given.audit.findings["same_day"]["known"] > 0

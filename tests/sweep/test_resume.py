@@ -1,12 +1,13 @@
-"""Resuming with more epochs: the shorter trial from which a longer one continues."""
+"""Resuming: the shorter trial from which a longer one continues, and the grouping that a run folder keeps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from whale_ray.sweep.config.sweep_spec import load_sweep
-from whale_ray.sweep.planning.resume import find_shorter_trial
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep, trial_identity
+from whale_ray.sweep.planning.resume import find_shorter_trial, keep_earlier_grouping
 from whale_ray.sweep.run_folder.records import Record
 
 
@@ -30,3 +31,27 @@ def test_a_trial_written_before_a_setting_existed_can_be_continued(tmp_path: Pat
     record = ended(tmp_path, old)
     assert find_shorter_trial(settings_of(tmp_path, epochs=5), [record]) is record
     assert find_shorter_trial(settings_of(tmp_path, epochs=5, memory=64), [record]) is None
+
+
+def test_a_run_folder_keeps_the_grouping_that_it_was_split_by(
+    write_sweep: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    sweep = write_sweep()
+    assert sweep.fixed["data.group_by"] == "auto"
+    assert keep_earlier_grouping(sweep, tmp_path / "none") == sweep
+    path = tmp_path / "sweep.yaml"
+    path.write_text("".join(line for line in sweep.to_yaml().splitlines(keepends=True) if "group_by" not in line))
+    assert keep_earlier_grouping(sweep, tmp_path).fixed["data.group_by"] == "twins"
+    path.write_text(sweep.to_yaml())
+    assert keep_earlier_grouping(write_sweep("data.group_by=twins"), tmp_path).fixed["data.group_by"] == "auto"
+
+
+def test_a_trial_without_a_grouping_has_the_identity_of_twins(write_sweep: Callable[..., Sweep]) -> None:
+    identities = [
+        trial_identity({**settings, "data": data}, data_fingerprint="f")
+        for settings in [write_sweep().settings({"loss.name": "arcface"})]
+        for data in ({**settings["data"], "group_by": "twins"}, settings["data"])
+    ]
+    old = write_sweep().settings({"loss.name": "arcface"})
+    del old["data"]["group_by"]
+    assert identities[0] == trial_identity(old, data_fingerprint="f") != identities[1]

@@ -54,9 +54,13 @@ def audit(
     folder: Annotated[Path, typer.Argument(help="The folder of the data set, or the table or JSON file in it.")],
     set_: DataSettings = None,
     as_json: AsJson = False,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of the encounters found, as FILE.jpg.")
+    ] = None,
 ) -> None:
     """Report how a data set is understood and what is wrong with it. Changes nothing."""
     from whale_ray.data.audit import audit_photographs
+    from whale_ray.data.encounters.contact_sheet import write_contact_sheet
     from whale_ray.data.formats.understanding import understanding_lines, understood
     from whale_ray.data.image_io import Geometry
     from whale_ray.data.pixel_cache import decode_images
@@ -66,12 +70,15 @@ def audit(
     chosen = set_ or []
     if folder.is_file():
         folder, chosen = folder.parent, [*chosen, f"data.table={json.dumps(folder.name)}"]
-    catalog = catalog_of(data_settings(folder, chosen))
+    settings = data_settings(folder, chosen)
+    catalog = catalog_of(settings)
     if not as_json:
         for line in understanding_lines(understood(catalog)):
             typer.echo(line)
     pixels = decode_images(catalog, Geometry(64, 64), cache=pixel_cache(), progress=not (is_quiet() or as_json))
-    found = audit_photographs(catalog, pixels)
+    found = audit_photographs(catalog, pixels, group_by=settings["group_by"])
+    if pictures is not None:
+        write_contact_sheet(pictures, catalog.table["image"], found.findings.get("encounters", []), pixels.thumbnails)
     if as_json:
         typer.echo(json.dumps(found.findings, indent=1))
         return

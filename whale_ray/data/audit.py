@@ -19,6 +19,8 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.components import components_by_pairs
+from whale_ray.data.encounters.grouping import find_encounters, list_encounters
+from whale_ray.data.encounters.photo_dates import photograph_dates
 from whale_ray.data.encounters.same_day import describe_same_day
 from whale_ray.data.formats.understanding import understood
 from whale_ray.data.hints.missing_files import explain_missing_files
@@ -40,11 +42,13 @@ class Audit:
         usable: For every catalog row, whether its image can be used.
         twins: Id of the twin group of each row, "" for none. Twins are copies of one picture, possibly re-encoded or
             resized.
+        encounters: Encounter of each row: that of the table, or one that was found; "" for none.
         findings: All findings, as written to audit.json.
     """
 
     usable: pd.Series
     twins: pd.Series
+    encounters: pd.Series
     findings: dict[str, Any]
 
     def lines(self, *, most: int | None = _MAX_LISTED) -> list[str]:
@@ -73,6 +77,9 @@ class Audit:
         lines += _section("photographs were read, but the decoder warns", remarks, most)
         lines += [f"hint: {hint}" for hint in found["hints"]]
         lines = lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
+        if joined := found.get("encounters"):
+            count = sum(len(one["images"]) for one in joined)
+            lines.append(f"{len(joined)} encounters of {count} photographs were found by pixels and dates")
         same_day = describe_same_day(found.get("same_day", {}))
         return [*lines, same_day] if same_day else lines
 
@@ -112,13 +119,16 @@ def _section(what: str, rows: Sequence[str], most: int | None) -> list[str]:
     return [*lines, f"  and {more} more in audit.json"] if more else lines
 
 
-def audit_photographs(catalog: Catalog, pixels: DecodedImages, *, on_bad_image: str = "set_aside") -> Audit:
+def audit_photographs(
+    catalog: Catalog, pixels: DecodedImages, *, on_bad_image: str = "set_aside", group_by: str = "twins"
+) -> Audit:
     """Return the audit of a catalog.
 
     Args:
         catalog: The catalog to audit.
         pixels: Its decoded images, which know the health of every file.
         on_bad_image: `set_aside` continues without unreadable images; `error` raises.
+        group_by: `auto` looks for encounters if the table names none; `twins` does not.
 
     Raises:
         DataError: If an image is unusable and `on_bad_image` is `error`, or if no image is usable.
@@ -130,7 +140,13 @@ def audit_photographs(catalog: Catalog, pixels: DecodedImages, *, on_bad_image: 
     if bad and (on_bad_image == "error" or not usable.any()):
         raise DataError(_refusal(bad, len(table), hints, on_bad_image=on_bad_image))
     twins = _twin_groups(pixels, usable.to_numpy(), pd.factorize(table["file"])[0])
-    return Audit(usable, twins, _findings(catalog, health, usable, twins, bad, hints))
+    encounters, findings = table["group"], _findings(catalog, health, usable, twins, bad, hints)
+    if group_by == "auto" and not encounters.ne("").any():
+        rows = table[usable].assign(date=photograph_dates(table["date"], health["taken"])[usable])
+        found = find_encounters(rows, pixels.small[usable.to_numpy()], unknown_label=catalog.unknown_label)
+        encounters = found.set_axis(rows.index).reindex(table.index, fill_value="")
+        findings["encounters"] = list_encounters(table, encounters)
+    return Audit(usable, twins, encounters, findings)
 
 
 def _refusal(bad: Sequence[Mapping[Hashable, Any]], count: int, hints: Sequence[str], *, on_bad_image: str) -> str:

@@ -129,8 +129,10 @@ def _stop_on_signals(progress: Any) -> threading.Event:
 def _print_forecast(plan: Sweep, run: Path, *, measure: bool, as_json: bool) -> None:
     """Print what the sweep would run and, with `measure`, how long that takes."""
     from whale_ray.sweep.planning.dry_run import forecast, planned_runs, trials_at_once, trials_left
+    from whale_ray.sweep.planning.resume import keep_earlier_grouping
     from whale_ray.sweep.run_folder.records import read_records
 
+    plan = keep_earlier_grouping(plan, run)
     lines, records = list(forecast(plan, run)), read_records(run)
     left = trials_left(plan, records) + sum(one.status == "running" and one.kind == "trial" for one in records)
     if measure:

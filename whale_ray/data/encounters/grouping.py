@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,6 @@ import pandas as pd
 from whale_ray.data.components import components_by_pairs
 from whale_ray.data.encounters.photo_dates import day_of, hours_of
 
-GROUPINGS = ("auto", "twins")
-"""Values of `data.group_by`."""
 MAX_HOURS = 1.0
 """Hours between two photographs of one encounter."""
 MIN_CORRELATION = 0.8
@@ -67,3 +66,15 @@ def _pairs_by_pixels(rows: np.ndarray, small: np.ndarray) -> np.ndarray:
     pixels /= np.where(length > 0, length, 1.0)  # an even image correlates with nothing
     one, other = np.nonzero(np.triu(pixels @ pixels.T >= MIN_CORRELATION, k=1))
     return np.stack([rows[one], rows[other]], axis=1)
+
+
+def list_encounters(rows: pd.DataFrame, encounters: pd.Series) -> list[dict[str, Any]]:
+    """Return individual and images of each encounter, the largest first, as JSON values.
+
+    Args:
+        rows: Columns image and individual.
+        encounters: Encounter of each row; "" for none.
+    """
+    named = rows.assign(encounter=encounters)[encounters != ""].groupby("encounter", sort=False)
+    found = [{"individual": str(own["individual"].iat[0]), "images": own["image"].tolist()} for _, own in named]
+    return sorted(found, key=lambda one: -len(one["images"]))

@@ -77,6 +77,16 @@ def date_notes(parsed: ParsedDates, unit: str, *, most: int = 5) -> list[str]:
     return notes
 
 
+def photograph_dates(dates: pd.Series, taken: pd.Series) -> pd.Series:
+    """Return the date of each row: that of the table, else the EXIF date.
+
+    Args:
+        dates: Dates of the table, ISO 8601 text; "" for none.
+        taken: EXIF dates likewise.
+    """
+    return dates.mask(dates == "", taken)
+
+
 def day_of(dates: pd.Series) -> pd.Series:
     """Return the day of each date as text, `2019-05-03`; "" where the day is not known."""
     return dates.str.slice(0, 10).where(dates.str.len() >= 10, "")

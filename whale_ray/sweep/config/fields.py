@@ -32,6 +32,8 @@ class Setting:
         nullable: null is allowed.
         axis: A list or a range is allowed.
         identity: A trial with another value is another trial.
+        earlier: Value that a missing key had in run folders of earlier versions; `Default.REQUIRED` if the default has
+            not changed.
     """
 
     key: str
@@ -46,6 +48,12 @@ class Setting:
     nullable: bool = False
     axis: bool = False
     identity: bool = False
+    earlier: Any = Default.REQUIRED
+
+    @property
+    def recorded_default(self) -> Any:
+        """Value of a key that a run folder does not name."""
+        return self.default if self.earlier is Default.REQUIRED else self.earlier
 
     @property
     def section(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -44,6 +45,16 @@ SETTINGS: tuple[Setting, ...] = (
     brief("data.image_column", "text", "Image", "column of file names"),
     brief("data.label_column", "text", "Id", "column of individuals"),
     brief("data.group_column", "text or null", None, "column of encounters or days, kept together by the split"),
+    replace(
+        _part(
+            "data.group_by",
+            "choice auto twins",
+            "auto",
+            "encounters where no column names them; auto: photographs of an individual with alike pixels or near times;"
+            " twins: copies of one picture only",
+        ),
+        earlier="twins",
+    ),
     brief("data.date_column", "text or null", None, "column of dates; null: the EXIF date of each photograph"),
     brief(
         "data.place_column", "text or null", None, "column of places; photographs of one day and place are an encounter"

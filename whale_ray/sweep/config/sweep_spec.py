@@ -19,7 +19,7 @@ from whale_ray.learning.losses.registry import LOSSES
 from whale_ray.suggestions import suggest
 from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.constraints import find_conflicts
-from whale_ray.sweep.config.fields import Setting
+from whale_ray.sweep.config.fields import Default, Setting
 from whale_ray.sweep.config.loss_schema import loss_settings
 from whale_ray.sweep.config.schema import SELECTORS, SETTINGS, TRIAL_SECTIONS
 from whale_ray.sweep.config.settings_reader import expand_short_forms, read_settings
@@ -144,7 +144,7 @@ def load_sweep(
         path: The YAML file.
         overrides: Settings that replace those of the file, such as "train.epochs=5".
         data: Folder that replaces `data.root`.
-        is_recorded: The file is a run folder's, so that rules that later versions introduced do not hold.
+        is_recorded: The file is a run folder's, so that rules and defaults that later versions introduced do not hold.
 
     Raises:
         SettingsError: With every fault, its line in the file and the nearest valid name.
@@ -189,6 +189,9 @@ def _read_sweep(
     if data is not None:
         write_at(root, ["data", "root"], Node(str(data), None, "option --data"))
     reading = read_settings(root, faults)
+    if is_recorded:
+        missing = [one for one in SETTINGS if one.key in reading.fixed and one.key not in reading.places]
+        reading.fixed |= {one.key: one.earlier for one in missing if one.earlier is not Default.REQUIRED}
     find_conflicts(reading, is_recorded=is_recorded)
     if faults:
         raise SettingsError(source, sorted(faults, key=lambda fault: fault.line or math.inf))
@@ -211,7 +214,8 @@ def _read_text(path: Path) -> str:
 def trial_identity(settings: Mapping[str, Any], *, data_fingerprint: str) -> str:
     """Return the id of a trial, 8 hex digits: equal for equal photographs and settings, on any machine.
 
-    It depends only on values that differ from their default, so that a new key does not change the ids of older trials.
+    It depends only on values that differ from the default that they had when they were introduced, so that a new key
+    does not change the ids of older trials.
     A weights file counts by its content.
 
     Args:
@@ -221,8 +225,8 @@ def trial_identity(settings: Mapping[str, Any], *, data_fingerprint: str) -> str
     differing: dict[str, Any] = {"data_fingerprint": data_fingerprint}
     for setting in (*(one for one in SETTINGS if one.identity), *_loss_parameters(settings)):
         holder = settings.get(setting.section, {}) if setting.section else settings
-        value = holder.get(setting.short, setting.default)
-        if value != setting.default:
+        value = holder.get(setting.short, setting.recorded_default)
+        if value != setting.recorded_default:
             differing[setting.key] = _content(value) if setting.key == "model.weights" else value
     text = json.dumps(differing, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]

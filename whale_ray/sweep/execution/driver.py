@@ -18,6 +18,7 @@ from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset,
 from whale_ray.sweep.execution.runners.in_process_runner import run_trials_in_process
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.planning.dataset import Dataset
+from whale_ray.sweep.planning.resume import keep_earlier_grouping
 from whale_ray.sweep.report.page import write_report
 from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leaderboard
 from whale_ray.sweep.run_folder.lock import claimed
@@ -92,6 +93,11 @@ def run_sweep(
     stopping = stopping or threading.Event()
     if not in_process:
         check_ray_address(address)  # known now, and not when the photographs are decoded
+    wanted = sweep.fixed["data.group_by"]
+    if not fresh:
+        sweep = keep_earlier_grouping(sweep, Path(runs) / sweep.name)
+    if (kept := sweep.fixed["data.group_by"]) != wanted:
+        progress.say(f"data.group_by stays {kept}, by which this run folder was split. For {wanted}, use --fresh")
     dataset = prepare_dataset(sweep, check_inputs(sweep), progress)
     with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
         if retry_failed:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
+from whale_ray.data.encounters.contact_sheet import write_contact_sheet
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
@@ -78,7 +79,7 @@ def prepare_dataset(sweep: Sweep, catalog: Catalog, progress: Progress) -> Datas
 
 
 def write_inputs(sweep: Sweep, dataset: Dataset, folder: Path) -> None:
-    """Write sweep.yaml, split.csv and audit.json into the run folder.
+    """Write sweep.yaml, split.csv, audit.json and encounters.jpg, if encounters were found, into the run folder.
 
     Args:
         sweep: The sweep, whose settings are written with all defaults.
@@ -88,3 +89,5 @@ def write_inputs(sweep: Sweep, dataset: Dataset, folder: Path) -> None:
     write_atomically(folder / "sweep.yaml", sweep.to_yaml())
     write_split(dataset, folder / "split.csv")
     dataset.audit.write(folder / "audit.json")
+    if encounters := dataset.audit.findings.get("encounters"):
+        write_contact_sheet(folder / "encounters.jpg", dataset.table["image"], encounters, dataset.thumbnails)

@@ -17,7 +17,7 @@ from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.decoding.file_limit import MAX_BYTES
 from whale_ray.data.decoding.thumbnails import StoredThumbnails
-from whale_ray.data.encounters.photo_dates import day_of
+from whale_ray.data.encounters.photo_dates import day_of, photograph_dates
 from whale_ray.data.encounters.same_day import count_same_day
 from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.image_io import Geometry
@@ -177,9 +177,13 @@ def open_dataset(
     """
     catalog = catalog or catalog_of(data)
     pixels = decode_images(catalog, geometry, cache=cache, progress=progress)
-    audit = audit_photographs(catalog, pixels, on_bad_image=data["on_bad_image"])
+    audit = audit_photographs(
+        catalog, pixels, on_bad_image=data["on_bad_image"], group_by=data.get("group_by", "twins")
+    )
     usable = audit.usable.to_numpy()
-    rows = catalog.table.assign(date=catalog.table["date"].mask(catalog.table["date"] == "", pixels.health["taken"]))
+    rows = catalog.table.assign(
+        group=audit.encounters, date=photograph_dates(catalog.table["date"], pixels.health["taken"])
+    )
     table = rows[["image", "individual", "group", "date"]].assign(fold=NEVER_VALIDATES, part="set_aside")
     table.loc[usable, "fold"] = split_photographs(
         rows[usable],

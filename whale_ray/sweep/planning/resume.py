@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,10 +12,26 @@ from typing import Any
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.loss_schema import completed
-from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.planning.trial_points import Settings
 from whale_ray.sweep.run_folder.checkpoints import STATES
-from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.run_folder.records import Record, sweep_file
+
+
+def keep_earlier_grouping(sweep: Sweep, folder: Path) -> Sweep:
+    """Return the sweep with the `data.group_by` of its run folder, so that the trials there keep their split.
+
+    Run folders of versions without `data.group_by` grouped by twins.
+
+    Args:
+        sweep: The sweep.
+        folder: Its run folder, which need not exist.
+    """
+    try:
+        recorded = load_sweep(sweep_file(folder), is_recorded=True).fixed["data.group_by"]
+    except InputError:
+        return sweep
+    return dataclasses.replace(sweep, fixed={**sweep.fixed, "data.group_by": recorded})
 
 
 def refuse_other_data(records: Sequence[Record], settings: Settings, *, fingerprint: str, folder: Path) -> None:
@@ -53,6 +70,7 @@ def scoring_basis(settings: Settings, fingerprint: str) -> dict[str, Any]:
     return {
         "the fingerprint of photographs and labels": fingerprint,
         "data.unknown_label": data["unknown_label"],
+        "data.group_by": data.get("group_by", "twins"),
         "data.val_fraction": data["val_fraction"],
         "split.kind": split["kind"],
         "split.folds": split.get("folds", 5) if split["kind"] == "kfold" else None,

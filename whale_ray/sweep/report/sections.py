@@ -5,6 +5,7 @@ The fields of a section are the variables of its template, `templates/<id>.html.
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,13 +69,20 @@ class DataSection:
     audit: dict[str, Any]
     parts: dict[str, int]
     same_day: str
+    encounters: str
     max_rows: int = MAX_AUDIT_ROWS
 
 
 def build_data(page: ReportContext) -> DataSection:
     """Return the data section."""
     audit = read_notes(page.run / "audit.json")
-    return DataSection(audit, _count_parts(page), describe_same_day(audit.get("same_day", {})))
+    return DataSection(audit, _count_parts(page), describe_same_day(audit.get("same_day", {})), _contact_sheet(page))
+
+
+def _contact_sheet(page: ReportContext) -> str:
+    """Return encounters.jpg as a data URI; "" if there is none."""
+    path = page.run / "encounters.jpg"
+    return f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else ""
 
 
 def _count_parts(page: ReportContext) -> dict[str, int]:
