@@ -113,8 +113,8 @@ def test_an_exception_in_training_mode_alone_is_found_by_a_training_step(
 
     encoder = build(fail)
     with pytest.raises(EncoderError, match=r"tiny cannot train: TypeError: labels are missing\. Write model.freeze"):
-        check_training_step(encoder)
-    check_training_step(build(lambda body, features: features))
+        check_training_step(encoder, name="tiny", image_size=(16, 24))
+    check_training_step(build(lambda body, features: features), name="tiny", image_size=(16, 24))
 
 
 def test_another_size_is_the_remedy_only_if_it_passes(build: Callable[[Forward], Encoder]) -> None:

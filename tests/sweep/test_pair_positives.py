@@ -25,8 +25,8 @@ def photographs(counts: list[int]) -> SimpleNamespace:
     return SimpleNamespace(splits=[SimpleNamespace(training_rows=lambda negatives: (labels, labels, len(counts)))])
 
 
-def train(sampler: str, size: int, *, batch: int = 8, memory: int = 0) -> dict[str, object]:
-    return {"sampler": sampler, "images_per_individual": size, "batch_size": batch, "memory": memory, "epochs": 1}
+def train(sampler: str, size: int, *, memory: int = 0) -> dict[str, object]:
+    return {"sampler": sampler, "images_per_individual": size, "memory": memory, "epochs": 1}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,6 @@ def train(sampler: str, size: int, *, batch: int = 8, memory: int = 0) -> dict[s
     [
         (train("shuffle", 4), 1, "every individual has one training photograph and `train.sampler` is shuffle"),
         (train("pk", 1), 1, "every individual has one training photograph and `train.sampler` is pk"),
-        (train("shuffle", 4, batch=1), 9, "`train.batch_size` is 1"),
         (train("shuffle", 4), 2, ""),
         (train("pk", 2), 1, ""),
         (train("balanced", 1), 1, ""),

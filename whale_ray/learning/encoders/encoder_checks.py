@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.model_errors import named_model_errors
 
-if TYPE_CHECKING:
-    from whale_ray.learning.encoders.registry import Encoder
-
 # Rounding in float32 depends on the size of the batch; it stays far below these.
 _SHARE, _ROUNDING = 0.01, 1e-5
 
 
-def check_embeddings(encoder: Encoder) -> None:
+def check_embeddings(
+    encoder: nn.Module, *, name: str, image_size: tuple[int, int], embedding_size: int, is_random: bool = False
+) -> None:
     """Check that an encoder in evaluation mode is a function of the picture: no randomness, no state, no neighbors.
 
     Two measuring pictures are embedded together, then alone, then the first one again. Torch's default generator and
     the mode of the encoder stay as they are.
 
+    Args:
+        encoder: RGB images from 0 to 1, (B, 3, H, W), to embeddings (B, D).
+        name: Its name, for messages.
+        image_size: Height and width in pixels.
+        embedding_size: D.
+        is_random: Its weights are random: a deep network may then overflow until its batch statistics are learned.
+
     Raises:
         EncoderError: If an embedding is not finite, or a picture has several.
     """
-    name, size = encoder.recipe["name"], encoder.recipe["image_size"]
-    pictures, was_training = measuring_pictures(*size), encoder.training
+    pictures, was_training = measuring_pictures(*image_size), encoder.training
     encoder.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), named_model_errors(name, "cannot embed two pictures"):
         together, first, second, again = (
             _unit_vectors(encoder, part) for part in (pictures, pictures[:1], pictures[1:], pictures[:1])
         )
     encoder.train(was_training)
-    if together.shape != (2, encoder.embedding_size):
+    if together.shape != (2, embedding_size):
         raise EncoderError(
-            f"an encoder gives one embedding of {encoder.embedding_size} numbers a picture, but {name} gives "
+            f"an encoder gives one embedding of {embedding_size} numbers a picture, but {name} gives "
             f"{tuple(together.shape)} for two. Choose another encoder"
         )
     if together.is_meta:
         return  # a model without weights, built for its shapes
     if not bool(torch.isfinite(torch.cat([together, first, second, again])).all()):
-        if encoder.recipe.get("weights") == "random":
-            return  # a deep network may overflow until its batch statistics are learned
+        if is_random:
+            return
         raise EncoderError(f"an embedding must be finite, but {name} gives NaN or infinity. Choose other weights")
     allowed = max(_ROUNDING, _SHARE * float((first - second).norm()))
     if (difference := float((first - again).norm())) > allowed:
@@ -53,15 +56,20 @@ def check_embeddings(encoder: Encoder) -> None:
         raise _differs(name, "beside another picture", difference, "statistics of the batch")
 
 
-def check_training_step(encoder: Encoder) -> None:
+def check_training_step(encoder: nn.Module, *, name: str, image_size: tuple[int, int]) -> None:
     """Run a forward and a backward pass in training mode. The encoder cannot be used afterwards.
+
+    Args:
+        encoder: The encoder.
+        name: Its name, for messages.
+        image_size: Height and width in pixels.
 
     Raises:
         EncoderError: If the model's code raises an exception.
     """
     remedy = "Write model.freeze: trunk, or choose another encoder"
-    pictures = measuring_pictures(*encoder.recipe["image_size"])
-    with torch.random.fork_rng(devices=[]), named_model_errors(encoder.recipe["name"], "cannot train", remedy=remedy):
+    pictures = measuring_pictures(*image_size)
+    with torch.random.fork_rng(devices=[]), named_model_errors(name, "cannot train", remedy=remedy):
         embeddings = encoder.train()(pictures)
         if embeddings.requires_grad:
             torch.autograd.backward(embeddings.sum())
@@ -74,7 +82,7 @@ def measuring_pictures(height: int, width: int) -> Tensor:
     return torch.stack([noise, ramp])
 
 
-def _unit_vectors(encoder: Encoder, pictures: Tensor) -> Tensor:
+def _unit_vectors(encoder: nn.Module, pictures: Tensor) -> Tensor:
     return F.normalize(encoder(pictures).float(), dim=-1)
 
 

@@ -155,7 +155,8 @@ def build_encoder(
     statistics = {"mean": list(trunk.mean), "std": list(trunk.std)}
     recipe = {"name": name, "embedding_size": embedding_size, **options, **statistics, **trunk.origin}
     encoder = _assemble(trunk, recipe)
-    check_embeddings(encoder)
+    size, is_random = encoder.embedding_size, recipe.get("weights") == "random"
+    check_embeddings(encoder, name=name, image_size=(height, width), embedding_size=size, is_random=is_random)
     return encoder
 
 

@@ -12,7 +12,7 @@ from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.planning.trial_points import corner_points
 
-_DECIDING = ("loss.name", "train.sampler", "train.images_per_individual", "train.batch_size", "train.memory")
+_DECIDING = ("loss.name", "train.sampler", "train.images_per_individual", "train.memory")
 
 
 def check_positives(sweep: Sweep, dataset: Dataset) -> None:
@@ -43,9 +43,7 @@ def missing_positives(train: dict[str, Any], *, most: int) -> str:
     repeats = train["sampler"] != "shuffle" and train["images_per_individual"] > 1
     if train["memory"] or repeats or train["sampler"] == "balanced":
         return ""
-    if most < 2:
-        return f"every individual has one training photograph and `train.sampler` is {train['sampler']}"
-    return "`train.batch_size` is 1" if train["batch_size"] == 1 else ""
+    return "" if most > 1 else f"every individual has one training photograph and `train.sampler` is {train['sampler']}"
 
 
 def _most_photographs(dataset: Dataset) -> int:

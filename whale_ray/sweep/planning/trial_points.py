@@ -173,7 +173,9 @@ def check_encoder(settings: Settings) -> None:
 
     encoder = encoder_of(settings)
     if settings["train"]["epochs"]:
-        check_training_step(encoder)
+        check_training_step(
+            encoder, name=settings["model"]["encoder"], image_size=image_size(settings["data"]["image_size"])
+        )
 
 
 def encoder_of(settings: Settings) -> Encoder:
