@@ -91,7 +91,7 @@ def test_the_report_of_a_sweep_in_folds_has_its_curves_and_examples(folded: Swee
     text = (folded.folder / "report.html").read_text()
     assert "<svg" in text
     assert "data:image/jpeg" in text
-    assert "In each of 3 folds the others train the recogniser" in text
+    assert "Each of 3 folds is validated by a model that is trained on the others" in text
 
 
 def test_a_query_is_shown_beside_photographs_of_its_own_splits_gallery(folded: SweepResult, photographs: Path) -> None:
