@@ -20,6 +20,7 @@ def blocks(language: str, *, holding: str = "") -> list[str]:
 
 
 def commands() -> list[str]:
-    """Return every shell command of the pages, lines joined that end with a backslash."""
+    """Return every shell command of the pages once, in their order, lines joined that end with a backslash."""
     joined = "\n".join(block.replace("\\\n", " ") for block in blocks("sh"))
-    return sorted({line.strip() for line in joined.splitlines() if line.strip() and not line.startswith("#")})
+    lines = [line.strip() for line in joined.splitlines() if not line.startswith("#")]
+    return list(dict.fromkeys(filter(None, lines)))
