@@ -515,15 +515,15 @@ def test_the_identity_does_not_depend_on_the_order_of_settings(tmp_path: Path) -
 
 
 def test_a_key_that_an_older_run_lacks_counts_as_its_default(tmp_path: Path) -> None:
-    settings = read(tmp_path, PLAIN).settings({})
+    settings = read(tmp_path, PLAIN, ["data.group_by=twins"]).settings({})  # as before there was the key
     old = {"model": {"encoder": "tiny"}, "loss": {"name": "arcface"}}
     assert trial_identity(old, data_fingerprint="") == trial_identity(settings, data_fingerprint="")
 
 
 def test_the_settings_of_an_older_run_are_completed_by_the_defaults(tmp_path: Path) -> None:
-    settings = read(tmp_path, PLAIN, ["train.epochs=3"]).settings({})
+    settings = read(tmp_path, PLAIN, ["train.epochs=3", "data.group_by=twins"]).settings({})
     old = {key: dict(part) if isinstance(part, dict) else part for key, part in settings.items()}
-    del old["train"]["ema"], old["train"]["layer_decay"], old["loss"]["scale"]
+    del old["train"]["ema"], old["train"]["layer_decay"], old["loss"]["scale"], old["data"]["group_by"]
     assert completed(old) == settings
     assert "ema" not in old["train"]
 

@@ -60,7 +60,7 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     whole = {section: dict(part) if isinstance(part, Mapping) else part for section, part in settings.items()}
     for setting in (*SETTINGS, *loss_settings(settings["loss"]["name"]).values()):
         if setting.section in whole and setting.section in TRIAL_SECTIONS:
-            whole[setting.section].setdefault(setting.short, setting.default)
+            whole[setting.section].setdefault(setting.short, setting.recorded_default)
     return whole
 
 

@@ -56,6 +56,8 @@ SETTINGS: tuple[Setting, ...] = (
         earlier="twins",
     ),
     brief("data.date_column", "text or null", None, "column of dates; null: the EXIF date of each photograph"),
+    brief("data.view_column", "text or null", None, "column of views, such as left or dorsal, for audit and export"),
+    brief("data.species_column", "text or null", None, "column of species, for audit and export"),
     brief(
         "data.place_column", "text or null", None, "column of places; photographs of one day and place are an encounter"
     ),
