@@ -79,7 +79,10 @@ class Audit:
         lines = lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
         if joined := found.get("encounters"):
             count = sum(len(one["images"]) for one in joined)
-            lines.append(f"{len(joined)} encounters of {count} photographs were found by pixels and dates")
+            encounters = "1 encounter" if len(joined) == 1 else f"{len(joined)} encounters"
+            lines.append(
+                f"found by pixels and dates: {encounters} with {count} photographs, kept together by the split"
+            )
         same_day = describe_same_day(found.get("same_day", {}))
         return [*lines, same_day] if same_day else lines
 
