@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Group tests for `--dist loadgroup`, the longest first.
 
     A file is a group, since its tests share fixtures. A slow test that shares none with its file is a group by itself.
+    The slow tests of the service are one group: two services at once would compete for the processors.
     In a single process the order of the files stays.
     """
     if not hasattr(config, "workerinput"):
@@ -36,9 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _group_of(item: pytest.Item) -> str:
+    is_slow = item.get_closest_marker("slow") is not None
+    if is_slow and item.path.parent.name == "serving":
+        return "the service"
     found = getattr(item, "_fixtureinfo", None)  # doctests have none
     shared = found and any(one[-1].scope == "module" for one in found.name2fixturedefs.values())
-    is_alone = item.get_closest_marker("slow") is not None and found is not None and not shared
+    is_alone = is_slow and found is not None and not shared
     return item.nodeid if is_alone else item.nodeid.partition("::")[0]
 
 
