@@ -91,7 +91,8 @@ def run_sweep(
     """
     progress = progress or Progress(sweep=sweep.name, objective=sweep.fixed["search.objective"])
     stopping = stopping or threading.Event()
-    if not in_process:
+    is_begun = import_from is not None or any((Path(runs) / sweep.name).glob("trials/*/result.json"))
+    if not in_process and (fresh or not is_begun):  # otherwise there may be nothing to train, which needs no cluster
         check_ray_address(address)  # known now, and not when the photographs are decoded
     wanted = sweep.fixed["data.group_by"]
     if not fresh:
