@@ -25,6 +25,7 @@ from whale_ray.data.exports.registry import EXPORTS
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+NEVER = "(?!)"  # a pattern that no line matches
 COMMANDS = ("sweep", "synth", "audit", "apply-review", "spec", "report", "submit", "identify", "serve")
 
 
@@ -253,7 +254,7 @@ def run_and_signal(command: list[str], *, folder: Path, until: str, number: int)
             lines.append(line)
             if re.search(until, line):
                 process.send_signal(number)
-                until = "$^"
+                until = NEVER
         code = process.wait()
         killer.cancel()
     return code, "".join(lines)
@@ -281,7 +282,7 @@ def test_an_interrupted_sweep_prints_the_resume_command_which_works(
     folder = tmp_path / "runs" / "little"
     before = pd.read_csv(folder / "leaderboard.csv").set_index("trial")["status"]
     assert "running" in set(before)
-    code, output = run_and_signal(command, folder=tmp_path, until="$^", number=0)
+    code, output = run_and_signal(command, folder=tmp_path, until=NEVER, number=0)
     assert code == 0, output
     assert "epoch 1," not in output
     for part in ("Leaderboard", "report       ", "best bundle  ", "serve it     whale-ray serve runs/little/best"):

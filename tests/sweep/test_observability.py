@@ -192,6 +192,6 @@ def test_the_report_is_written_while_the_sweep_runs(write_sweep: WriteSweep, clu
         if (page := tmp_path / "little" / "report.html").exists():
             seen.append(page.read_text())
 
-    result = run_sweep(write_sweep("train.epochs=4"), runs=tmp_path, progress=RecordingProgress(look))
+    result = run_sweep(write_sweep("train.epochs=80"), runs=tmp_path, progress=RecordingProgress(look))
     assert any("this page loads itself again each minute" in page and "</html>" in page for page in seen)
     assert "this page loads itself" not in result.report.read_text()

@@ -112,12 +112,13 @@ def _correlate(
     for place, (one, other) in enumerate(pairs.tolist()):
         groups[other, images[one].shape].append((place, one))
         groups[one, images[other].shape].append((place, other))
+    console = Console(stderr=True)
     shown = track(
         groups.items(),
         "comparing photographs for copies",
-        disable=not progress,
+        disable=not (progress and console.is_terminal),  # elsewhere rich prints empty lines
         transient=True,
-        console=Console(stderr=True),
+        console=console,
     )
     for (searched, _), wanted in shown:
         places = [place for place, _ in wanted]

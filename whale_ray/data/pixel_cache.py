@@ -21,6 +21,7 @@ import joblib
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from rich.console import Console
 from rich.progress import track
 
 from whale_ray.data.catalog import Catalog
@@ -181,12 +182,13 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
             [b""] * count,
         )
         shared = shared_photographs(catalog.table).to_numpy()
+        shown = progress and Console().is_terminal
         with ThreadPoolExecutor(workers) as pool:
             rows = pool.map(
                 lambda row: decode_row(catalog, geometry, arrays, row, is_shared=bool(shared[row])),
                 range(count),
             )
-            health = list(track(rows, "decoding photographs", total=count, disable=not progress, transient=True))
+            health = list(track(rows, "decoding photographs", total=count, disable=not shown, transient=True))
         np.save(draft / "small.npy", arrays.small, allow_pickle=False)
         write_thumbnails(draft, arrays.thumbnails)
         np.save(draft / "grey_sizes.npy", arrays.grey_sizes, allow_pickle=False)

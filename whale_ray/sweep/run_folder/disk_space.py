@@ -46,5 +46,5 @@ class DiskSpaceGate:
         if full != self._was_full:
             self._was_full = full
             rule = f"the disk of {self._folder} has {free:.1f} GB left, of resources.min_free_gb {self._minimum:g}"
-            self._say(f"{rule}: no trial starts until there is room" if full else f"{rule}: going on")
+            self._say(f"{rule}: no trial starts until space is free" if full else f"{rule}: going on")
         return full
