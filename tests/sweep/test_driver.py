@@ -56,6 +56,7 @@ def test_a_run_folder_has_the_documented_files(finished: SweepResult) -> None:
         "report.html",
         "clock.json",
         "importance.csv",
+        "encounters.jpg",
         "maps.json",
         "review.csv",
         "review.json",

@@ -193,5 +193,5 @@ def test_the_report_is_written_while_the_sweep_runs(write_sweep: WriteSweep, clu
             seen.append(page.read_text())
 
     result = run_sweep(write_sweep("train.epochs=80"), runs=tmp_path, progress=RecordingProgress(look))
-    assert any("this page loads itself again each minute" in page and "</html>" in page for page in seen)
-    assert "this page loads itself" not in result.report.read_text()
+    assert any("this page reloads every minute" in page and "</html>" in page for page in seen)
+    assert "this page reloads" not in result.report.read_text()

@@ -24,7 +24,7 @@ from whale_ray.sweep.trials.split_trainer import SplitTrainer
 
 PSEUDO = """
 name: pseudo
-data: {root: ROOT, image_size: 32x64}
+data: {root: ROOT, image_size: 32x64, group_by: twins}
 model: {encoder: tiny, embedding_size: 16, weights: random}
 loss: {name: proxy_anchor}
 train: {epochs: 1, batch_size: 16, learning_rate: 6.0e-3, pseudo_labels: 0.501, pseudo_epochs: 2, ema: 0.5}
