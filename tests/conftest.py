@@ -19,32 +19,18 @@ if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group tests for `--dist loadgroup`, the longest first.
+    """Begin with the longest files in the processes of pytest-xdist. In a single process the order of the files stays.
 
-    A file is a group, since its tests share fixtures. A slow test that shares none with its file is a group by itself.
-    The slow tests of the service are one group: two services at once would compete for the processors.
-    In a single process the order of the files stays.
+    `--dist loadfile` keeps the tests of a file, which share fixtures, in one process. `loadgroup` does not work: pytest
+    9.2 ignores the name that pytest-xdist 3.8 gives a test of a group.
     """
     if not hasattr(config, "workerinput"):
         return
-    minutes: Counter[str] = Counter()
-    groups = {item: _group_of(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-        minutes[group] += 300 if item.get_closest_marker("slow") else 1
-    items.sort(key=lambda item: -minutes[groups[item]])
-
-
-def _group_of(item: pytest.Item) -> str:
-    is_slow = item.get_closest_marker("slow") is not None
-    if is_slow and item.path.parent.name == "serving":
-        return "the service"
-    found = getattr(item, "_fixtureinfo", None)  # doctests have none
-    shared = found and any(one[-1].scope == "module" for one in found.name2fixturedefs.values())
-    is_alone = is_slow and found is not None and not shared
-    return item.nodeid if is_alone else item.nodeid.partition("::")[0]
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        seconds[item.path] += 300 if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
