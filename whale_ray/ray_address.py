@@ -35,7 +35,7 @@ class RequestedAddress:
 
     @property
     def remedy(self) -> str:
-        """What to do if no cluster answers."""
+        """The remedy if no cluster answers."""
         other = f"leave {self.origin} out" if self.origin.startswith("-") else f"unset {self.origin}"
         return f"Start one with `ray start --head`, name another, or {other}"
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from whale_ray.data.catalog import Catalog, read_catalog
-from whale_ray.data.formats.cell_values import parse_box
+from whale_ray.data.formats.cell_values import parse_bbox_cell
 from whale_ray.data.formats.format_names import FORMAT_NAMES
 from whale_ray.data.formats.registry import FORMATS
 from whale_ray.data.formats.understanding import understood
@@ -364,4 +364,4 @@ def test_what_was_understood_is_a_table(tmp_path: Path) -> None:
     ],
 )
 def test_boxes_as_pandas_and_numpy_write_them(text: str, expected: object) -> None:
-    assert parse_box(text) == expected
+    assert parse_bbox_cell(text) == expected

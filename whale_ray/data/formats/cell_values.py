@@ -23,7 +23,7 @@ def is_unknown(name: str) -> bool:
     return name.strip().casefold() in _UNKNOWN
 
 
-def parse_box(text: str) -> Box | None:
+def parse_bbox_cell(text: str) -> Box | None:
     """Return the box in a cell such as `[10, 20, 300, 200]`: x, y, width, height become x0, y0, x1, y1.
 
     Returns:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from whale_ray.data.delimited_table import DelimitedTable, read_table
 from whale_ray.data.encounters.photo_dates import date_notes, parse_dates
-from whale_ray.data.formats.cell_values import box_columns, is_missing, is_unknown, parse_box
+from whale_ray.data.formats.cell_values import box_columns, is_missing, is_unknown, parse_bbox_cell
 from whale_ray.data.formats.data_layout import AnimalTable, DataLayout, list_names
 from whale_ray.data.image_io import Box
 from whale_ray.errors import DataError
@@ -99,7 +99,7 @@ def _boxes(table: DelimitedTable) -> tuple[list[Box | None], list[str]]:
     wrong = []
     for line, cell in zip(table.lines, table.column("bbox"), strict=True):
         try:
-            boxes.append(parse_box(cell))
+            boxes.append(parse_bbox_cell(cell))
         except ValueError as error:
             boxes.append(None)
             wrong.append(f"that of line {line} {error}")

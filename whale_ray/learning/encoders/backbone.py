@@ -144,7 +144,7 @@ def flatten_sequential(body: nn.Module) -> list[nn.Module]:
 
 
 class ResizableBody(nn.Module):
-    """A network that is told the size of its images."""
+    """A network that adapts to the size of its images."""
 
     def adapt_to(self, image_size: tuple[int, int]) -> None:
         """Prepare for images of this height and width in pixels."""
