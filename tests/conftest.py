@@ -73,6 +73,18 @@ def photographs(shared_folder: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_files_stay(shared_folder: Path) -> Iterator[None]:
+    """Name the module whose tests change the shared photographs: other modules would fail for it."""
+
+    def state() -> list[tuple[str, int]]:
+        return sorted((str(path), path.stat().st_size) for path in (shared_folder / "drawn").glob("**/*"))
+
+    before = state()
+    yield
+    assert not before or state() == before
+
+
 @pytest.fixture(scope="session")
 def cluster(cache: Path) -> Iterator[str]:
     """The address of a Ray of this session's own, with two CPUs."""

@@ -53,7 +53,7 @@ WRITTEN = (
 def workspace(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs, a sweep file, a review and enrolments, beside paths that cannot be used."""
     root = tmp_path_factory.mktemp("bad_paths")
-    (root / "data").symlink_to(photographs)
+    shutil.copytree(photographs, root / "data")
     (root / "sweep.yaml").write_text(SWEEP.replace("ROOT", "data"))
     (root / "review.csv").write_text("kind,image,individual,confirm\n")
     store = EnrolmentStore(f"sqlite:///{root}/enrolled.db")

@@ -97,7 +97,7 @@ def test_an_endless_body_is_refused_at_the_limit(client: httpx.Client) -> None:
 
     def endless() -> Iterator[bytes]:
         nonlocal sent
-        for _ in range(10_000):
+        for _ in range(10_000):  # 655 MB; the server's and the proxy's buffers take tens of them
             sent += 2**16
             yield bytes(2**16)
 
@@ -107,7 +107,7 @@ def test_an_endless_body_is_refused_at_the_limit(client: httpx.Client) -> None:
         check_problem(answer, 413, "bytes")
     except httpx.TransportError:
         pass  # the connection was closed while this still wrote
-    assert sent < 100 * LIMITS.image_bytes
+    assert sent < 5_000 * 2**16
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 

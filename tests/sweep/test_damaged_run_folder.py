@@ -76,7 +76,7 @@ def test_a_foreign_folder_is_refused_and_unchanged(write_sweep: WriteSweep, tmp_
     folder.mkdir()
     (folder / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match=r"must be a sweep's own, but holds something else \(thesis.tex\)"):
-        run_sweep(write_sweep(), runs=tmp_path, address=NOBODY)
+        run_sweep(write_sweep(), runs=tmp_path, in_process=True)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
 
@@ -86,7 +86,7 @@ def test_the_run_folder_of_another_project_is_refused(write_sweep: WriteSweep, t
     (tmp_path / "little" / "sweep.yaml").write_text("program: train.py\n")
     (trial / "settings.json").write_text('{"lr": 0.1}')
     with pytest.raises(InputError, match="of another project: KeyError 'kind'"):
-        run_sweep(write_sweep(), runs=tmp_path, address=NOBODY)
+        run_sweep(write_sweep(), runs=tmp_path, in_process=True)
 
 
 def test_an_empty_folder_becomes_a_run_folder(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_read_only_disk_is_refused_before_the_start(run: Path, write_sweep: Wr
         subprocess.run(["mount", "-o", "remount,ro", str(run.parent / "disk")], check=True)
         for name in ("little", "other"):
             with pytest.raises(InputError, match=r"must be writable, but: .*Read-only.* Choose another with --runs"):
-                run_sweep(write_sweep(f"name={name}"), runs=run.parent / "disk", address=NOBODY)
+                run_sweep(write_sweep(f"name={name}"), runs=run.parent / "disk", in_process=True)
         assert (run.parent / "disk" / "little" / "leaderboard.csv").read_bytes()
     finally:
         subprocess.run(["umount", "--lazy", str(run.parent / "disk")], check=True)
