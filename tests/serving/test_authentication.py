@@ -20,7 +20,7 @@ from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
 from whale_ray.serving.auth.rate_limit import RateLimiter
 from whale_ray.serving.auth.sessions import COOKIE, SESSION_SECONDS, create_session, find_session_key
-from whale_ray.serving.deployment.network import check_exposure
+from whale_ray.serving.deployment.host_and_port_checks import check_exposure
 from whale_ray.serving.http.access_log import open_access_log
 
 IDENTIFY_KEY, ENROL_KEY, BOTH_KEY = "identify-identify-identify", "enrol-enrol-enrol-enrol", "both-both-both-both"

@@ -16,7 +16,7 @@ from services import plain_server, web_service
 from small_sweep import SWEEP
 from test_routes_identify import check_problem
 
-from whale_ray.data.decoding.box_text import format_box, parse_box
+from whale_ray.data.decoding.box_arguments import format_box, parse_box
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.client import ask_service

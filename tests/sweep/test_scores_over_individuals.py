@@ -15,8 +15,8 @@ from whale_ray.retrieval.evaluation.evaluate import distinct_settings, evaluate
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES, OBJECTIVES
 from whale_ray.sweep.analysis.per_query_scores import of_settings, of_trials, query_scores
 from whale_ray.sweep.analysis.trial_comparison import compare_trials
-from whale_ray.sweep.report.tables.gallery_mix import describe_mix
 from whale_ray.sweep.report.tables.headline import write_headline
+from whale_ray.sweep.report.tables.scores_by_gallery_size import describe_mix
 from whale_ray.sweep.run_folder.records import Record, read_record, write_record, write_result
 from whale_ray.sweep.trials.embeddings_io import write_embeddings
 from whale_ray.sweep.trials.scoring import write_scores

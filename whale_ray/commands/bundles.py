@@ -90,7 +90,7 @@ def identify(
 
 def _expand_folders(paths: list[Path]) -> list[Path]:
     """Return the paths with each folder replaced by its decodable photographs; print the reason for other files."""
-    from whale_ray.data.decoding.image_folder import find_images
+    from whale_ray.data.decoding.find_image_files import find_images
 
     expanded = []
     for path in paths:
@@ -119,7 +119,7 @@ def _decode_fault(path: Path) -> str:
 
 
 def _parse_boxes(texts: list[str]) -> list[Box]:
-    from whale_ray.data.decoding.box_text import parse_box
+    from whale_ray.data.decoding.box_arguments import parse_box
 
     try:
         return [parse_box(text) for text in texts]

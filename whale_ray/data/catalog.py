@@ -16,7 +16,7 @@ from PIL import Image
 
 from whale_ray.data.decoding.file_limit import MAX_BYTES
 from whale_ray.data.formats.animal_rows import BOX, complete_rows, row_ids
-from whale_ray.data.formats.boxes import with_boxes
+from whale_ray.data.formats.box_files import with_boxes
 from whale_ray.data.formats.data_layout import DataLayout
 from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.formats.registry import FORMATS, choose_format

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.progress import track
 
 from whale_ray.atomic_files import write_atomically
-from whale_ray.data.decoding.image_folder import find_images
+from whale_ray.data.decoding.find_image_files import find_images
 from whale_ray.errors import DataError, ImageError
 from whale_ray.inference.predictor import Bundle
 

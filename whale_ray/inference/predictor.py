@@ -15,8 +15,8 @@ from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import bundle_runtime, read_bundle
 from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.bundle_encoder import BundleEncoder
+from whale_ray.inference.encoder_input import Photograph, prepare_named, prepare_photograph
 from whale_ray.inference.golden_images import check_golden_images
-from whale_ray.inference.photographs import Photograph, prepare_named, prepare_photograph
 from whale_ray.inference.predictions import MOST_CANDIDATES, Candidate, Identification, NewIndividual
 from whale_ray.inference.runtimes import TORCH
 from whale_ray.retrieval.evaluation.calibration import read_calibration

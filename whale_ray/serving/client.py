@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import stamina
 
-from whale_ray.data.decoding.box_text import format_box, pair_boxes
+from whale_ray.data.decoding.box_arguments import format_box, pair_boxes
 from whale_ray.data.image_io import Box
 from whale_ray.errors import InputError
 

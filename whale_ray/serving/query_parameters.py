@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from whale_ray.data.decoding.box_text import parse_box
+from whale_ray.data.decoding.box_arguments import parse_box
 from whale_ray.data.image_io import Box
 from whale_ray.inference.predictions import MOST_CANDIDATES
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from whale_ray.data.decoding.image_folder import find_images, holds_image
+from whale_ray.data.decoding.find_image_files import find_images, holds_image
 from whale_ray.data.formats.data_layout import AnimalTable, DataLayout, list_names
 
 _FEWEST = 2  # folders with photographs by which the format is recognised

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from whale_ray.ray_private import proxy_hosts
 from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
 from whale_ray.serving.deployment.encoder_replicas import RemoteEncoder
-from whale_ray.serving.deployment.network import KEY_VARIABLE, check_exposure
+from whale_ray.serving.deployment.host_and_port_checks import KEY_VARIABLE, check_exposure
 from whale_ray.serving.deployment.ray_metrics import RayMetrics
 from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.serving.deployment.shadow import ShadowCaller

@@ -23,7 +23,7 @@ from whale_ray.ray_private import set_default_http_host
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
 from whale_ray.serving.deployment.application import build_application
-from whale_ray.serving.deployment.network import KEY_VARIABLE, LOOPBACK, check_exposure, check_port_is_free
+from whale_ray.serving.deployment.host_and_port_checks import KEY_VARIABLE, LOOPBACK, check_exposure, check_port_is_free
 from whale_ray.serving.deployment.rollout import check_gpus, run_application
 from whale_ray.serving.deployment.settings import NO_STORE, ServeSettings
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore

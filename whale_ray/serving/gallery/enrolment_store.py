@@ -17,6 +17,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError
 
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError
+from whale_ray.serving.gallery.check_database_exists import check_database_exists
 from whale_ray.serving.gallery.database import (
     ENTRIES,
     HIDDEN,
@@ -31,7 +32,6 @@ from whale_ray.serving.gallery.database import (
     read_version,
     translated_errors,
 )
-from whale_ray.serving.gallery.existing_store import require_existing_store
 from whale_ray.serving.gallery.transactions import EnrolledPicture, chunk_names, gallery_transaction, vector_bytes
 
 _Row = TypeVarTuple("_Row")
@@ -80,7 +80,7 @@ class EnrolmentStore:
 
     def __init__(self, url: str, *, create: bool = True) -> None:
         if not create:
-            require_existing_store(url)
+            check_database_exists(url)
         self.engine = connect(url)
         erase_leftovers(self.engine)  # of a process that was killed while it forgot
 

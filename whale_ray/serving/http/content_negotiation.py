@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Response
 
 from whale_ray.csv_cells import as_cell
-from whale_ray.data.decoding.box_text import format_box, pair_boxes
+from whale_ray.data.decoding.box_arguments import format_box, pair_boxes
 from whale_ray.data.image_io import Box
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.schemas import DISTANCE_DECIMALS, Answer

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from whale_ray.data.decoding.box_text import pair_boxes
+from whale_ray.data.decoding.box_arguments import pair_boxes
 from whale_ray.data.image_io import Box
 from whale_ray.errors import InputError
 from whale_ray.serving.problem_details import RefusalError

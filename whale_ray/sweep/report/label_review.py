@@ -30,7 +30,7 @@ from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.report.example_matches import Picture
 from whale_ray.sweep.report.near_identical import find_near_identical, twins_of
 from whale_ray.sweep.report.thumbnails import Photographs
-from whale_ray.sweep.run_folder.json_notes import read_notes
+from whale_ray.sweep.run_folder.optional_json import read_optional_json
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
@@ -92,7 +92,7 @@ def _cell(value: Any) -> Any:
 
 
 def _notes(run: Path) -> dict[str, Any]:
-    return read_notes(run / _NOTES)
+    return read_optional_json(run / _NOTES)
 
 
 def read_review(run: Path) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from whale_ray.data.near_duplicates import MIN_CORRELATION, coarse_vectors, find
 from whale_ray.data.pixel_cache import decode_images, find_decoded
 from whale_ray.retrieval.label_quality.nearest_pairs import nearest_pairs
 from whale_ray.sweep.planning.dataset import pixel_cache
-from whale_ray.sweep.run_folder.json_notes import read_notes
+from whale_ray.sweep.run_folder.optional_json import read_optional_json
 
 _LOOKS_ALIKE = 2  # neighbors of a photograph by its pixels that are compared with it
 _MAX_PAIRS = 40_000  # of photographs that are compared pixel by pixel, about a millisecond each
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 def twins_of(run: Path) -> list[tuple[str, str]]:
     """Return pairs of copies that the audit found by hash, each with the first of its group."""
-    groups = read_notes(run / "audit.json").get("twins", [])
+    groups = read_optional_json(run / "audit.json").get("twins", [])
     return [(group[0], other) for group in groups for other in group[1:]]
 
 

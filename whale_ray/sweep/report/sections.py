@@ -25,13 +25,13 @@ from whale_ray.sweep.report.label_review import REVIEW, Shown, show_review, writ
 from whale_ray.sweep.report.match_maps import MatchMaps, map_matches
 from whale_ray.sweep.report.plots.curves import Plot, describe, looks_of, plot_learning, plot_recall
 from whale_ray.sweep.report.plots.objective_plots import plot_effects
-from whale_ray.sweep.report.tables.gallery_mix import describe_mix
 from whale_ray.sweep.report.tables.headline import Headline, write_headline
 from whale_ray.sweep.report.tables.importance_table import ImportanceTable, importance_table
 from whale_ray.sweep.report.tables.leaderboard_table import build_leaderboard
 from whale_ray.sweep.report.tables.open_set_table import TrustScores, trust_scores
 from whale_ray.sweep.report.tables.retrieval_table import SettingRow, best_settings
-from whale_ray.sweep.run_folder.json_notes import read_notes
+from whale_ray.sweep.report.tables.scores_by_gallery_size import describe_mix
+from whale_ray.sweep.run_folder.optional_json import read_optional_json
 
 MAX_AUDIT_ROWS = 50
 
@@ -75,7 +75,7 @@ class DataSection:
 
 def build_data(page: ReportContext) -> DataSection:
     """Return the data section."""
-    audit = read_notes(page.run / "audit.json")
+    audit = read_optional_json(page.run / "audit.json")
     return DataSection(audit, _count_parts(page), describe_same_day(audit.get("same_day", {})), _contact_sheet(page))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from whale_ray.device import restored_threads
 from whale_ray.sweep.execution.console import Progress
-from whale_ray.sweep.execution.runners.trial_events import TrialEvents
+from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.report.live import LiveReport
 from whale_ray.sweep.run_folder.disk_space import DiskSpaceGate
@@ -33,7 +33,7 @@ def run_trials_in_process(store: TrialStore, job: SweepContext, progress: Progre
     """
     gate = DiskSpaceGate(store.folder, minimum=store.sweep.fixed["resources.min_free_gb"], say=progress.say)
     with LiveReport(store.folder, say=progress.say) as report, restored_threads():
-        events = TrialEvents(store, progress, stopping, report)
+        events = TrialEventHandler(store, progress, stopping, report)
         trials = store.queue.trials()
         while not stopping.is_set():
             if gate.is_full():
@@ -45,7 +45,9 @@ def run_trials_in_process(store: TrialStore, job: SweepContext, progress: Progre
             _run(trial, store, job, events, stopping)
 
 
-def _run(trial: str, store: TrialStore, job: SweepContext, events: TrialEvents, stopping: threading.Event) -> None:
+def _run(
+    trial: str, store: TrialStore, job: SweepContext, events: TrialEventHandler, stopping: threading.Event
+) -> None:
     def report(figures: dict[str, Any]) -> None:
         events.epoch(trial, figures)
         store.clock.save_if_due()

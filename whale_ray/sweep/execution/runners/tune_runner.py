@@ -20,7 +20,7 @@ from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.runners.prometheus import Metrics
 from whale_ray.sweep.execution.runners.ray_cluster import check_gpu, count_trial_slots, end_worker
 from whale_ray.sweep.execution.runners.ray_workarounds import FailedResets, NoTuneState
-from whale_ray.sweep.execution.runners.trial_events import TrialEvents
+from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.dry_run import planned_runs
 from whale_ray.sweep.report.live import LiveReport
@@ -56,7 +56,7 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
         tempfile.TemporaryDirectory(prefix="whale_ray_tune_") as scratch,
         LiveReport(store.folder, say=progress.say) as report,
     ):
-        events = TrialEvents(store, progress, stopping, report, _metrics(store))
+        events = TrialEventHandler(store, progress, stopping, report, _metrics(store))
         tune.Tuner(
             tune.with_resources(trainable, lambda config: share | ({"GPU": 1} if config["alone"] else {})),
             tune_config=tune.TuneConfig(
@@ -148,7 +148,7 @@ class _EarlyStoppingScheduler(NoTuneState, FIFOScheduler):
 class _EventCallback(NoTuneState, tune.Callback):
     """Passes Tune's events on, ends the workers of stalled trials and queues trials of failed resets again."""
 
-    def __init__(self, store: TrialStore, progress: Progress, events: TrialEvents) -> None:
+    def __init__(self, store: TrialStore, progress: Progress, events: TrialEventHandler) -> None:
         self._store, self._progress, self._events = store, progress, events
         self._minutes = store.sweep.fixed["resources.stall_minutes"]
         self._stalls = StallDetector(self._minutes)

@@ -1,4 +1,4 @@
-"""Boxes as people and programs type them: `x0,y0,x1,y1`, and the photographs that they belong to."""
+"""Boxes as arguments of commands and HTTP calls: `x0,y0,x1,y1`, and the photographs that they belong to."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from whale_ray.errors import StoreError
 from whale_ray.serving.gallery.database import STATE, open_engine, translated_errors
 
 
-def require_existing_store(url: str) -> None:
+def check_database_exists(url: str) -> None:
     """Check that a service wrote the database.
 
     Raises:

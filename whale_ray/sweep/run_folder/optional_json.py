@@ -1,4 +1,4 @@
-"""Reads the JSON files of a run folder that are written anew when they are missing."""
+"""JSON files of a run folder that may be missing, because they are made anew."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from whale_ray.errors import InputError
 
 
-def read_notes(path: Path) -> dict[str, Any]:
+def read_optional_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; empty if there is no such file.
 
     Raises:

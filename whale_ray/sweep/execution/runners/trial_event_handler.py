@@ -26,7 +26,7 @@ class MetricsExporter(Protocol):
         """Count the outcome of a trial."""
 
 
-class TrialEvents:
+class TrialEventHandler:
     """Records what trials do in the trial store and shows it.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from whale_ray.data.decoding.image_folder import find_images
+from whale_ray.data.decoding.find_image_files import find_images
 from whale_ray.data.decoding.image_formats import EXTENSIONS, FORMATS, recognize_format, register_decoders
 from whale_ray.errors import DataError
 
