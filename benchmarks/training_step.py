@@ -27,7 +27,7 @@ from whale_ray.data.image_io import Geometry
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.learning.training.loop import start_training, train_epochs
-from whale_ray.sweep.config.schema import section_settings
+from whale_ray.sweep.config.schema.all_settings import section_settings
 from whale_ray.sweep.planning.dataset import MARGIN
 
 GOAL = 0.9

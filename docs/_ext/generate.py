@@ -49,7 +49,7 @@ def version() -> str:
 
 def sweep_settings() -> Sequence[Any]:
     """Return the schema of the sweep file, one entry per key."""
-    from whale_ray.sweep.config.schema import SETTINGS
+    from whale_ray.sweep.config.schema.all_settings import SETTINGS
 
     return SETTINGS
 

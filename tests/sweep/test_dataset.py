@@ -15,7 +15,7 @@ from PIL import Image
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.image_io import Geometry
 from whale_ray.errors import DataError
-from whale_ray.sweep.config.schema import section_settings
+from whale_ray.sweep.config.schema.all_settings import section_settings
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset

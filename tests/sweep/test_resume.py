@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep, trial_identity
+from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
+from whale_ray.sweep.config.trial_identity import trial_identity
 from whale_ray.sweep.planning.resume import find_shorter_trial, keep_earlier_grouping
 from whale_ray.sweep.run_folder.records import Record
 

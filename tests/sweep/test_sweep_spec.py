@@ -14,7 +14,8 @@ from whale_ray.commands.settings_reference import reference_text
 from whale_ray.errors import SettingsError
 from whale_ray.learning.losses.registry import ACCEPTS_NEGATIVES, LOSSES
 from whale_ray.sweep.config.loss_schema import completed
-from whale_ray.sweep.config.sweep_spec import SETTINGS, Axis, Sweep, load_sweep, trial_identity
+from whale_ray.sweep.config.sweep_spec import SETTINGS, Axis, Sweep, load_sweep
+from whale_ray.sweep.config.trial_identity import trial_identity
 from whale_ray.sweep.config.value_kinds import ENCODER_FAMILIES, image_size
 
 PLAIN = """\

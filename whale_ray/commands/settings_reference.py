@@ -9,7 +9,7 @@ from typing import Any, Final
 from whale_ray.learning.losses.registry import LOSSES
 from whale_ray.sweep.config.fields import Default, Setting, shown
 from whale_ray.sweep.config.loss_schema import loss_settings
-from whale_ray.sweep.config.schema import SETTINGS
+from whale_ray.sweep.config.schema.all_settings import SETTINGS
 
 
 def reference_text() -> str:

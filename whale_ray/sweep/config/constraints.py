@@ -10,7 +10,8 @@ from whale_ray.errors import InputError
 from whale_ray.learning.losses.proxy_extraction import PROXY_LOSSES
 from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, Condition
 from whale_ray.sweep.config import training_constraints
-from whale_ray.sweep.config.schema import SPEED, section_settings
+from whale_ray.sweep.config.schema.all_settings import section_settings
+from whale_ray.sweep.config.schema.search_settings import SPEED
 from whale_ray.sweep.config.settings_reader import Reading
 from whale_ray.sweep.config.training_constraints import listed
 

@@ -9,7 +9,9 @@ from whale_ray.learning.losses.registry import LOSSES
 from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
 from whale_ray.sweep.config.fields import Default, Setting
 from whale_ray.sweep.config.loss_schema import loss_settings
-from whale_ray.sweep.config.schema import SECTIONS, SELECTORS, SPEED, SPLIT_VALUES, section_settings
+from whale_ray.sweep.config.schema.all_settings import SECTIONS, SELECTORS, section_settings
+from whale_ray.sweep.config.schema.data_settings import SPLIT_VALUES
+from whale_ray.sweep.config.schema.search_settings import SPEED
 
 Schema = dict[str, Any]
 

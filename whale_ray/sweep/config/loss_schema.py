@@ -10,7 +10,8 @@ from whale_ray.errors import Fault
 from whale_ray.learning.losses.parameters import LossParameter
 from whale_ray.learning.losses.registry import LOSSES, loss_parameters
 from whale_ray.sweep.config.fields import Setting
-from whale_ray.sweep.config.schema import NO_LOSS, SETTINGS, TRIAL_SECTIONS
+from whale_ray.sweep.config.schema.all_settings import SETTINGS, TRIAL_SECTIONS
+from whale_ray.sweep.config.schema.training_settings import NO_LOSS
 from whale_ray.sweep.config.yaml_nodes import Node
 
 

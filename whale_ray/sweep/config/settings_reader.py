@@ -11,7 +11,9 @@ from whale_ray.suggestions import did_you_mean, suggest
 from whale_ray.sweep.config.axes import Axis, read_axis
 from whale_ray.sweep.config.fields import Default, Setting
 from whale_ray.sweep.config.loss_schema import given_parameters, loss_names, loss_settings, unknown_parameter
-from whale_ray.sweep.config.schema import SECTIONS, SELECTORS, SETTINGS, SPEED, SPLIT_VALUES, section_settings
+from whale_ray.sweep.config.schema.all_settings import SECTIONS, SELECTORS, SETTINGS, section_settings
+from whale_ray.sweep.config.schema.data_settings import SPLIT_VALUES
+from whale_ray.sweep.config.schema.search_settings import SPEED
 from whale_ray.sweep.config.yaml_nodes import Node, slug
 
 NOWHERE = Node(None)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from whale_ray.learning.losses.registry import ACCEPTS_NEGATIVES, LOSSES, PAIR_LOSSES
-from whale_ray.sweep.config.schema import NO_LOSS, section_settings
+from whale_ray.sweep.config.schema.all_settings import section_settings
+from whale_ray.sweep.config.schema.training_settings import NO_LOSS
 from whale_ray.sweep.config.settings_reader import Reading
 from whale_ray.sweep.config.yaml_nodes import slug
 

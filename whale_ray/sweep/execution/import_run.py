@@ -20,7 +20,8 @@ import pandas as pd
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
 from whale_ray.sweep.analysis.rescoring import rescore_for_good
-from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.config.trial_identity import trial_identity
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.planning.search_space import fits
 from whale_ray.sweep.planning.trial_points import Point, Settings, baselines

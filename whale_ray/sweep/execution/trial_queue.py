@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator
 from itertools import islice
 
-from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.config.trial_identity import trial_identity
 from whale_ray.sweep.planning.dry_run import trials_left
 from whale_ray.sweep.planning.optuna_study import Proposal, Study
 from whale_ray.sweep.planning.resume import copy_state, find_shorter_trial

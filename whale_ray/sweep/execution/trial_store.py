@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from whale_ray.sweep.analysis.rescoring import rescore_for_good
-from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.config.trial_identity import trial_identity
 from whale_ray.sweep.execution.outcome_recorder import TrialOutcomes
 from whale_ray.sweep.execution.trial_queue import TrialQueue
 from whale_ray.sweep.planning.early_stopping import EarlyStopping

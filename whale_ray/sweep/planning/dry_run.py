@@ -16,7 +16,8 @@ import joblib
 from whale_ray.data.pixel_cache import cache_size
 from whale_ray.errors import DataError
 from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, describe_aliases, fold_over, screen
-from whale_ray.sweep.config.sweep_spec import Sweep, trial_identity
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.config.trial_identity import trial_identity
 from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
 from whale_ray.sweep.planning.trial_points import baselines, first_settings, geometries, label, listed_points
 from whale_ray.sweep.run_folder.records import Record, read_records

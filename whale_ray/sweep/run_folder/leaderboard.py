@@ -12,7 +12,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell
-from whale_ray.sweep.config.schema import SPEED
+from whale_ray.sweep.config.schema.search_settings import SPEED
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.run_folder.records import SCORES, SCORES_OVER_INDIVIDUALS, Record
 
