@@ -121,6 +121,55 @@ def test_an_added_file_is_named(copied: Path, name: str) -> None:
         Bundle.load(copied)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".gitattributes", ".gitignore", ".git/objects/ab/cdef", ".cache/huggingface/download/x.metadata"),
+        *(
+            ".huggingface/x",
+            ".DS_Store",
+            "golden/.DS_Store",
+            "thumbnails/Thumbs.db",
+            "thumbs.db",
+            "examples/desktop.ini",
+        ),
+        *("._bundle.json", "golden/._00.png", "thumbnails/._0.jpg"),
+    ],
+)
+def test_files_that_hubs_and_desktops_add_are_ignored(copied: Path, name: str) -> None:
+    before = read_bundle(copied)
+    (copied / name).parent.mkdir(parents=True, exist_ok=True)
+    (copied / name).write_bytes(b"not of this bundle")
+    contents = read_bundle(copied)
+    assert (contents.golden, contents.thumbnails) == (before.golden, before.thumbnails)
+
+
+@pytest.mark.parametrize("name", ["golden/.gitattributes", "golden/.git/config", ".gitattributes.txt", "x/Thumbs.db/y"])
+def test_files_with_a_similar_name_are_refused(copied: Path, name: str) -> None:
+    (copied / name).parent.mkdir(parents=True, exist_ok=True)
+    (copied / name).write_bytes(b"not of this bundle")
+    with pytest.raises(BundleError, match=f"{name} is not in its list"):
+        read_bundle(copied)
+
+
+def test_a_listed_file_is_checked_even_if_its_name_is_one_that_hubs_add(copied: Path) -> None:
+    (copied / ".gitattributes").write_text("* text=auto")
+    rewrite(copied, nothing)
+    read_bundle(copied)
+    (copied / ".gitattributes").write_text("* binary")
+    with pytest.raises(BundleError, match=r"\.gitattributes is damaged"):
+        read_bundle(copied)
+
+
+@pytest.mark.parametrize("names", [("encoder.safetensors",), ("gallery.npy", "golden/00.png"), (MANIFEST,)])
+def test_git_lfs_pointers_are_named_with_the_remedy(copied: Path, names: tuple[str, ...]) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123\n"
+    for name in names:
+        (copied / name).write_text(pointer)
+    with pytest.raises(BundleError, match=rf"in place of {', '.join(names)}\. Run `git lfs pull`"):
+        read_bundle(copied)
+
+
 def test_all_faults_are_in_one_message(copied: Path) -> None:
     (copied / "gallery.csv").unlink()
     (copied / "README.md").write_text("other")

@@ -6,7 +6,7 @@ executes nothing.
 
 from __future__ import annotations
 
-import hashlib
+import fnmatch
 import io
 import json
 import shutil
@@ -21,6 +21,7 @@ import pandas as pd
 
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
+from whale_ray.inference.bundle_files import check_files, file_hashes, refuse_lfs_pointers
 from whale_ray.inference.model_card import model_card
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 
@@ -66,7 +67,7 @@ def write_bundle(contents: BundleContents, folder: Path) -> Path:
             "format": FORMAT_VERSION,
             **contents.manifest,
             "libraries": {name: version(name) for name in _LIBRARIES},
-            "files": _hashes(draft),
+            "files": file_hashes(draft),
         }
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n")
         draft.chmod(0o755)
@@ -99,7 +100,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         BundleError: Naming each file that is missing, damaged or foreign.
     """
     manifest = _manifest(folder)
-    _check_files(folder, manifest["files"])
+    check_files(folder, manifest["files"])
     return manifest
 
 
@@ -129,12 +130,19 @@ def _contents(folder: Path, manifest: dict[str, Any]) -> BundleContents:
         weights=load_file(folder / "encoder.safetensors"),
         gallery=gallery,
         table=table,
-        golden=tuple(path.read_bytes() for path in sorted((folder / "golden").glob("*.png"))),
+        golden=tuple((folder / name).read_bytes() for name in _listed(manifest, "golden/*.png")),
         golden_vectors=np.load(folder / "golden" / "embeddings.npy", allow_pickle=False),
-        thumbnails={int(path.stem): path.read_bytes() for path in (folder / "thumbnails").glob("*.jpg")},
+        thumbnails={
+            int(Path(name).stem): (folder / name).read_bytes() for name in _listed(manifest, "thumbnails/*.jpg")
+        },
         examples=_examples(folder / "examples"),
         proxies=_proxies(folder, manifest),
     )
+
+
+def _listed(manifest: Mapping[str, Any], pattern: str) -> list[str]:
+    """Return the listed files that match a pattern; others, such as `._00.png` of macOS, are ignored."""
+    return sorted(fnmatch.filter(manifest["files"], pattern))
 
 
 def _proxies(folder: Path, manifest: dict[str, Any]) -> ClassProxies | None:
@@ -211,15 +219,11 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise BundleError(f"a bundle is a folder with a {MANIFEST}, but {folder} has none. Name a bundle's folder")
+    refuse_lfs_pointers(folder, [MANIFEST])
     try:
         manifest = json.loads(path.read_text())
     except ValueError as error:
@@ -231,14 +235,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if absent or not isinstance(manifest["files"], dict):
         raise BundleError(f"{path} must hold {', '.join(absent or ['the files'])}, but does not. Make the bundle again")
     return dict(manifest)
-
-
-def _check_files(folder: Path, expected: Mapping[str, str]) -> None:
-    found = {name: digest for name, digest in _hashes(folder).items() if name != MANIFEST}
-    faults = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    faults += [f"{name} is not in its list" for name in sorted(found.keys() - expected.keys())]
-    faults += [f"{name} is damaged" for name in sorted(found.keys() & expected) if found[name] != expected[name]]
-    if faults:
-        raise BundleError(
-            f"every file of {folder} must match bundle.json, but " + "; ".join(faults) + ". Copy it again"
-        )
