@@ -211,6 +211,11 @@ def test_by_group_one_group_trains_and_one_group_alone_is_refused() -> None:
         split_photographs(table.assign(group="a"), kind="by_group")
 
 
+def test_by_group_without_any_encounter_is_refused() -> None:
+    with pytest.raises(DataError, match="keeps encounters or days whole, but no photograph has one"):
+        split_photographs(table_of({"w": 4, "v": 4}), kind="by_group")
+
+
 def test_held_out_individuals_depend_on_split_kind_and_labels() -> None:
     labelled, named = pd.Series(["w", "new_whale"]), pd.Series(["w", "v"])
     found = {kind: plays_unknown(kind, labelled, unknown_label="new_whale") for kind in SPLITS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,31 @@ def opened(root: Path, tmp_path: Path, *, kind: str = "stratified", **data: Any)
     defaults = {key: setting.default for key, setting in section_settings("data").items()}
     settings = defaults | {"root": str(root), "val_fraction": 0.4} | data
     return open_dataset(settings, {"kind": kind, "seed": 0}, geometry=GEOMETRY, cache=tmp_path / "cache")
+
+
+def write_folders(table: pd.DataFrame, images: Path, root: Path) -> None:
+    for image, individual, encounter in table[["Image", "Id", "Encounter"]].itertuples(index=False):
+        (root / individual / encounter).mkdir(parents=True, exist_ok=True)
+        shutil.copy(images / image, root / individual / encounter)
+
+
+def write_wildlife(table: pd.DataFrame, images: Path, root: Path) -> None:
+    shutil.copytree(images, root / "images")
+    rows = {"path": "images/" + table["Image"], "identity": table["Id"], "encounter": table["Encounter"]}
+    pd.DataFrame(rows).to_csv(root / "metadata.csv", index=False)
+
+
+def write_coco(table: pd.DataFrame, images: Path, root: Path) -> None:
+    shutil.copytree(images, root / "images")
+    listed = [{"id": row, "file_name": image} for row, image in enumerate(table["Image"])]
+    animals = [
+        {"id": row, "image_id": row, "name": individual, "encounter_id": encounter}
+        for row, (individual, encounter) in enumerate(zip(table["Id"], table["Encounter"], strict=True))
+    ]
+    (root / "annotations.json").write_text(json.dumps({"images": listed, "annotations": animals}))
+
+
+FORMS = {"folders": write_folders, "wildlife": write_wildlife, "coco": write_coco}
 
 
 def test_a_row_of_the_table_is_a_row_of_the_pixels(root: Path, tmp_path: Path) -> None:
@@ -169,3 +195,32 @@ def test_encounters_are_found_only_where_the_table_names_none(root: Path, tmp_pa
     assert given.table["group"].tolist() == [f"day {row}" for row in range(len(table))]
     assert "encounters" not in given.audit.findings
     assert given.audit.findings["same_day"]["same_day"] == given.audit.findings["same_day"]["known"] > 0
+
+
+def test_by_group_keeps_found_encounters_whole(root: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(root / "train.csv")
+    days = table.groupby("Id").cumcount() // 2
+    table.assign(When=[f"2019-05-{day + 1:02}" for day in days]).to_csv(root / "train.csv", index=False)
+    found = opened(root, tmp_path, kind="by_group", date_column="When").table
+    joined = found[found["group"] != ""]
+    assert joined["group"].nunique() > 8
+    assert (joined.groupby("group")["part"].nunique() == 1).all()
+    assert set(joined["part"]) == {"train", "val"}
+
+
+@pytest.mark.parametrize("fmt", ["folders", "wildlife", "coco"])
+def test_by_group_keeps_the_encounters_of_a_format_whole(fmt: str, root: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(root / "train.csv")
+    table["Encounter"] = [f"visit {row // 3}" for row in range(len(table))]
+    data = tmp_path / "other"
+    FORMS[fmt](table, root / "train", data)
+    found = opened(data, tmp_path, kind="by_group").table
+    assert (found["group"] != "").all()
+    assert (found.groupby("group")["part"].nunique() == 1).all()
+    assert set(found["part"]) == {"train", "val"}
+
+
+def test_by_group_without_encounters_is_refused_before_photographs_are_decoded(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"but no photograph has one\. Name their column in data\.group_column"):
+        opened(root, tmp_path, kind="by_group", group_by="twins")
+    assert not (tmp_path / "cache").exists()

@@ -157,7 +157,6 @@ def test_held_out_individuals_are_new_to_the_gallery_and_set_the_threshold(
     ("options", "message"),
     [
         (["split={kind: stratified, folds: 3}"], r"`split.folds` belongs to `kfold`, but the split is stratified"),
-        (["split=by_group"], r"but `data.group_column` is not set. Name it"),
         (["search.scheduler=asha"], r"a trial of `split: kfold` has several. Leave the scheduler out"),
         (["split={kfold: 1}"], r"`split.folds` must be a whole number from 2 to 20"),
         (["split={kfold: 3, share: 0.2, kind: open_set}"], r"there is no key `split.kfold`"),

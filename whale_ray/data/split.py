@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.data.components import conflicting_groups, connected_groups, is_in_shared_group
+from whale_ray.data.encounters.grouping import require_encounters
 from whale_ray.data.encounters.time_split import latest_groups
 from whale_ray.errors import DataError
 
@@ -91,9 +92,12 @@ def split_photographs(
         unknown_label: Label of unknown individuals.
 
     Raises:
-        DataError: If `open_set` can hold out no individual, `by_group` has a single group, or `by_time` a single day.
+        DataError: If `open_set` can hold out no individual, `by_group` has no encounter or a single group, or `by_time`
+            a single day.
     """
     chosen = SPLITS[kind]
+    if kind == "by_group":
+        require_encounters(table["group"])
     photographs = _photographs(table.reset_index(drop=True), twins, seed, by_individual=chosen.by_individual)
     if chosen.in_folds:
         found = _assign_folds(photographs, folds, unknown_label)

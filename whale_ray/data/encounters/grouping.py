@@ -10,6 +10,7 @@ import pandas as pd
 
 from whale_ray.data.components import components_by_pairs
 from whale_ray.data.encounters.photo_dates import day_of, hours_of
+from whale_ray.errors import DataError
 
 MAX_HOURS = 1.0
 """Hours between two photographs of one encounter."""
@@ -78,3 +79,17 @@ def list_encounters(rows: pd.DataFrame, encounters: pd.Series) -> list[dict[str,
     named = rows.assign(encounter=encounters)[encounters != ""].groupby("encounter", sort=False)
     found = [{"individual": str(own["individual"].iat[0]), "images": own["image"].tolist()} for _, own in named]
     return sorted(found, key=lambda one: -len(one["images"]))
+
+
+def require_encounters(encounters: pd.Series) -> None:
+    """Check that some row has an encounter, which `by_group` keeps whole.
+
+    Raises:
+        DataError: If no row has one.
+    """
+    if not encounters.ne("").any():
+        raise DataError(
+            "`split: by_group` keeps encounters or days whole, but no photograph has one. Name their column in "
+            "data.group_column, take `data.group_by: auto`, which looks for them by dates, places and pixels, or take "
+            "`split: stratified`"
+        )

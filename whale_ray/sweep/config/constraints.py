@@ -154,9 +154,6 @@ def _check_split(reading: Reading) -> None:
     if kind != "kfold" and reading.fixed.get("split.folds", folds) != folds:
         message = f"`split.folds` belongs to `kfold`, but the split is {kind}."
         reading.fault("split.folds", f"{message} Write `split: {{kfold: 5}}`, or leave folds out.")
-    if kind == "by_group" and reading.fixed.get("data.group_column", "") is None:
-        message = "`split: by_group` keeps encounters or days whole, but `data.group_column` is not set."
-        reading.fault("split.kind", f"{message} Name it, or take another split.")
     if kind == "kfold" and reading.fixed.get("search.scheduler") == "asha":
         message = "`scheduler: asha` compares the curve of one training, but a trial of `split: kfold` has several."
         reading.fault("search.scheduler", f"{message} Leave the scheduler out, or take `split: stratified`.")

@@ -17,6 +17,7 @@ from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.decoding.file_limit import MAX_BYTES
 from whale_ray.data.decoding.thumbnails import StoredThumbnails
+from whale_ray.data.encounters.grouping import require_encounters
 from whale_ray.data.encounters.photo_dates import day_of, photograph_dates
 from whale_ray.data.encounters.same_day import count_same_day
 from whale_ray.data.formats.format_names import AUTO
@@ -153,6 +154,21 @@ def catalog_of(data: Mapping[str, Any]) -> Catalog:
     )
 
 
+def check_groups(catalog: Catalog, *, kind: str, group_by: str) -> None:
+    """Check, before photographs are decoded, that a split by encounters has some or that they are looked for.
+
+    Args:
+        catalog: The training table.
+        kind: `split.kind`.
+        group_by: `data.group_by`.
+
+    Raises:
+        DataError: If the table names no encounter and `group_by` looks for none.
+    """
+    if kind == "by_group" and group_by != "auto":
+        require_encounters(catalog.table["group"])
+
+
 def open_dataset(
     data: Mapping[str, Any],
     split: Mapping[str, Any],
@@ -176,10 +192,10 @@ def open_dataset(
         DataError: With everything in the data that cannot be used.
     """
     catalog = catalog or catalog_of(data)
+    group_by = data.get("group_by", "twins")
+    check_groups(catalog, kind=split["kind"], group_by=group_by)
     pixels = decode_images(catalog, geometry, cache=cache, progress=progress)
-    audit = audit_photographs(
-        catalog, pixels, on_bad_image=data["on_bad_image"], group_by=data.get("group_by", "twins")
-    )
+    audit = audit_photographs(catalog, pixels, on_bad_image=data["on_bad_image"], group_by=group_by)
     usable = audit.usable.to_numpy()
     rows = catalog.table.assign(
         group=audit.encounters, date=photograph_dates(catalog.table["date"], pixels.health["taken"])
@@ -193,17 +209,11 @@ def open_dataset(
         **split,
     )
     table.loc[usable, "part"] = parts_of(table.loc[usable, "fold"])
-    dataset = Dataset(
-        catalog,
-        table,
-        audit,
-        cache,
-        data_fingerprint(catalog, pixels),
-        folds=split["folds"] if SPLITS[split["kind"]].in_folds else 1,
-        decoded={geometry: pixels.fingerprint},
-    )
-    scored = dataset.scored()
-    same_day = count_same_day(scored.assign(day=day_of(scored["date"])), unknown_label=catalog.unknown_label)
+    folds = split["folds"] if SPLITS[split["kind"]].in_folds else 1
+    fingerprint, decoded = data_fingerprint(catalog, pixels), {geometry: pixels.fingerprint}
+    dataset = Dataset(catalog, table, audit, cache, fingerprint, folds=folds, decoded=decoded)
+    scored = dataset.scored().assign(day=lambda rows: day_of(rows["date"]))
+    same_day = count_same_day(scored, unknown_label=catalog.unknown_label)
     return dataclasses.replace(dataset, audit=audit.with_findings(same_day=same_day))
 
 

@@ -18,7 +18,7 @@ from whale_ray.errors import DataError
 from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, describe_aliases, fold_over, screen
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.config.trial_identity import trial_identity
-from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
+from whale_ray.sweep.planning.dataset import catalog_of, check_groups, pixel_cache
 from whale_ray.sweep.planning.trial_points import baselines, first_settings, geometries, label, listed_points
 from whale_ray.sweep.run_folder.records import Record, read_records
 
@@ -143,7 +143,9 @@ def _resources(sweep: Sweep) -> str:
 
 
 def _disk_space(sweep: Sweep, run: Path, records: list[Record]) -> str:
-    catalog = catalog_of(first_settings(sweep)["data"])
+    settings = first_settings(sweep)
+    catalog = catalog_of(settings["data"])
+    check_groups(catalog, kind=settings["split"]["kind"], group_by=settings["data"]["group_by"])
     sizes = [cache_size(catalog, geometry, cache=pixel_cache()) for geometry in geometries(sweep)]
     missing = sum(size for size, there in sizes if not there)
     decoded = f"{sum(size for size, _ in sizes) / _GB:.2f} GB of decoded photographs"
