@@ -14,6 +14,9 @@ import pytest
 from filelock import FileLock
 from small_sweep import SWEEP
 
+# Before torch is imported: threads that wait for each other cost more than the small tensors of the tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
     from whale_ray.sweep.execution.driver import SweepResult

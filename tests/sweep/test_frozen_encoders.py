@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,8 @@ def test_heads_on_a_frozen_trunk_learn_from_features_that_are_computed_once(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "heads.yaml").write_text(HEADS.replace("ROOT", str(photographs)))
-    features = Path(os.environ["WHALE_RAY_CACHE"]) / "features"
+    monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path / "cache"))  # other processes write into the shared one
+    features = tmp_path / "cache" / "features"
     before = set(features.glob("*.npy"))
     result = run_sweep(load_sweep(tmp_path / "heads.yaml"), runs=tmp_path / "runs", in_process=True)
     assert result.exit_code == 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,8 +95,8 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
     from whale_ray.sweep.planning.dry_run import planned_runs
 
     progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"], total=planned_runs(plan))
-    stopping = _stop_on_signals(progress)
-    result = run_sweep(plan, progress=progress, stopping=stopping, **options)
+    with _stop_on_signals(progress) as stopping:
+        result = run_sweep(plan, progress=progress, stopping=stopping, **options)
     axes = [axis.name for axis in plan.axes]
     progress.console.print(leaderboard_table(result.table, axes=axes, objective=plan.ranked_by))
     for row in result.table[result.table["status"] == "failed"].itertuples():
@@ -111,8 +113,12 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
     return result.exit_code
 
 
-def _stop_on_signals(progress: Any) -> threading.Event:
-    """Return an event that Ctrl-C or SIGTERM sets; the second signal ends the process at once."""
+@contextlib.contextmanager
+def _stop_on_signals(progress: Any) -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or SIGTERM sets; the second signal ends the process at once.
+
+    The earlier handlers return when the block ends.
+    """
     stopping = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
@@ -121,9 +127,12 @@ def _stop_on_signals(progress: Any) -> threading.Event:
         stopping.set()
         progress.say("stopping: trials keep their last checkpoint. A second Ctrl-C stops at once")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    return stopping
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _print_forecast(plan: Sweep, run: Path, *, measure: bool, as_json: bool) -> None:

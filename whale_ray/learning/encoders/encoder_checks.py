@@ -34,17 +34,18 @@ def check_embeddings(
     pictures, was_training = measuring_pictures(*image_size), encoder.training
     encoder.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), named_model_errors(name, "cannot embed two pictures"):
-        together, first, second, again = (
-            _unit_vectors(encoder, part) for part in (pictures, pictures[:1], pictures[1:], pictures[:1])
-        )
+        together = _unit_vectors(encoder, pictures)
+        alone = (pictures[:1], pictures[1:], pictures[:1])
+        singles = [] if together.is_meta else [_unit_vectors(encoder, part) for part in alone]
     encoder.train(was_training)
     if together.shape != (2, embedding_size):
         raise EncoderError(
             f"an encoder gives one embedding of {embedding_size} numbers a picture, but {name} gives "
             f"{tuple(together.shape)} for two. Choose another encoder"
         )
-    if together.is_meta:
+    if not singles:
         return  # a model without weights, built for its shapes
+    first, second, again = singles
     if not bool(torch.isfinite(torch.cat([together, first, second, again])).all()):
         if is_random:
             return
