@@ -92,7 +92,7 @@ PLACES = {
 
 def bare_step(place: Place, case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
     """Return a function that does one bare training step on a prepared batch."""
-    import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
+    import whale_ray.learning.encoders.backbones._torchvision_compat  # noqa: F401  # isort: skip
     from torchvision import models
 
     model = models.get_model(case.model, num_classes=EMBEDDING).to(place.device)  # its last layer gives the embedding

@@ -13,7 +13,7 @@ from torch import nn
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.registry import ENCODERS, build_encoder, check_encoder_name, rebuild_encoder
 
-import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
+import whale_ray.learning.encoders.backbones._torchvision_compat  # noqa: F401  # isort: skip
 from torchvision import models  # isort: skip
 
 SMALL = (64, 64)
@@ -164,7 +164,7 @@ def test_a_normalisation_after_the_pooling_is_kept(name: str, tmp_path: Path) ->
 @pytest.mark.slow
 def test_every_torchvision_classifier_is_stripped_of_its_head() -> None:
     """On the meta device, which has shapes only: no weights are drawn. RegNets compute their widths with tensors."""
-    from whale_ray.learning.encoders.torchvision_backbones import torchvision_names
+    from whale_ray.learning.encoders.backbones.torchvision_backbones import torchvision_names
 
     names = [name for name in torchvision_names() if not name.endswith(("128gf", "32gf"))]
     assert len(names) > 75

@@ -10,7 +10,7 @@ from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.registry import build_encoder, rebuild_encoder
 from whale_ray.learning.training.optim import layer_blocks
 
-import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
+import whale_ray.learning.encoders.backbones._torchvision_compat  # noqa: F401  # isort: skip
 import transformers  # isort: skip
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.backbone import IMAGENET_MEAN, IMAGENET_STD
-from whale_ray.learning.encoders.image_processors import NO_PROCESSOR, PixelFormat, as_channels, pixel_format
+from whale_ray.learning.encoders.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
+from whale_ray.learning.encoders.backbones.image_processors import NO_PROCESSOR, PixelFormat, as_channels, pixel_format
 from whale_ray.learning.encoders.layers import select_channels
 
-import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
+import whale_ray.learning.encoders.backbones._torchvision_compat  # noqa: F401  # isort: skip
 import transformers  # isort: skip
 
 FOREIGN = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}

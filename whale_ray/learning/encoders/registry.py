@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.backbone import Backbone, tiny_backbone
+from whale_ray.learning.encoders.backbones.backbone import Backbone, tiny_backbone
+from whale_ray.learning.encoders.backbones.torchvision_backbones import torchvision_backbone, torchvision_names
 from whale_ray.learning.encoders.encoder_checks import check_embeddings
 from whale_ray.learning.encoders.layers import CHANNELS, NECKS, POOLS, Whiten, select_channels
 from whale_ray.learning.encoders.model_errors import named_model_errors
-from whale_ray.learning.encoders.torchvision_backbones import torchvision_backbone, torchvision_names
 from whale_ray.suggestions import suggest
 
 
 def _hub_trunk(name: str, **options: Any) -> Backbone:
-    from whale_ray.learning.encoders.huggingface_backbones import huggingface_backbone
+    from whale_ray.learning.encoders.backbones.huggingface_backbones import huggingface_backbone
 
     return huggingface_backbone(name, **options)
 

@@ -1,4 +1,4 @@
-"""Backbones: networks without their classifier, from images to features. Includes the `tiny` backbone.
+"""Backbone module: a network without its classifier, from images to features. Includes the `tiny` backbone.
 
 The setting `model.freeze: trunk` freezes the backbone; saved weights call it `trunk`.
 """
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from whale_ray.errors import EncoderError
+from whale_ray.learning.encoders.backbones.weight_files import load_strictly, read_weights
 from whale_ray.learning.encoders.layers import small_network
 from whale_ray.learning.encoders.model_errors import describe_error
-from whale_ray.learning.encoders.weight_files import load_strictly, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whale_ray.learning.encoders.backbone import ResizableBody
+from whale_ray.learning.encoders.backbones.backbone import ResizableBody
 
 
 class HuggingFaceBody(ResizableBody):

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.backbone import Backbone, image_size_error
-from whale_ray.learning.encoders.weight_files import load_strictly, read_weights
+from whale_ray.learning.encoders.backbones.backbone import Backbone, image_size_error
+from whale_ray.learning.encoders.backbones.weight_files import load_strictly, read_weights
 from whale_ray.suggestions import suggest
 
 
 def torchvision_names() -> list[str]:
     """Return the names of all classification models of torchvision."""
-    import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
+    import whale_ray.learning.encoders.backbones._torchvision_compat  # noqa: F401  # isort: skip
     from torchvision import models
 
     return [str(name) for name in models.list_models(module=models)]

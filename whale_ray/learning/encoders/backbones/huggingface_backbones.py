@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from whale_ray.learning.encoders.huggingface_body import HuggingFaceBody, as_pair, trained_size
-from whale_ray.learning.encoders.image_processors import NO_PROCESSOR, PixelFormat, as_channels, pixel_format
+from whale_ray.learning.encoders.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from whale_ray.learning.encoders.backbones.huggingface_body import HuggingFaceBody, as_pair, trained_size
+from whale_ray.learning.encoders.backbones.image_processors import NO_PROCESSOR, PixelFormat, as_channels, pixel_format
+from whale_ray.learning.encoders.backbones.weight_files import load_strictly, read_weights
 from whale_ray.learning.encoders.layers import CHANNELS
 from whale_ray.learning.encoders.model_errors import named_model_errors
-from whale_ray.learning.encoders.weight_files import load_strictly, read_weights
 
 PROCESSOR_FILE = "preprocessor_config.json"
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
@@ -116,7 +116,7 @@ def _transformers() -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # without this, transformers asks a service to convert weights that are not safetensors
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    import whale_ray.learning.encoders._torchvision_compat  # noqa: F401  # isort: skip
+    import whale_ray.learning.encoders.backbones._torchvision_compat  # noqa: F401  # isort: skip
     import transformers
 
     return transformers
