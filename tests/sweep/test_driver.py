@@ -55,6 +55,7 @@ def test_a_run_folder_has_the_documented_files(finished: SweepResult) -> None:
         "leaderboard.csv",
         "report.html",
         "clock.json",
+        "identity.json",
         "importance.csv",
         "encounters.jpg",
         "maps.json",

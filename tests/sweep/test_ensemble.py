@@ -27,6 +27,7 @@ from whale_ray.sweep.run_folder.records import Record, read_record, read_records
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 from whale_ray.sweep.trials.ensemble import choose_members
 from whale_ray.sweep.trials.scoring import scoring_of
+from whale_ray.sweep.trials.trackers.tracker import Tracking
 from whale_ray.sweep.trials.trial_run import SweepContext
 from whale_ray.sweep.trials.worker import retrain_on_all
 
@@ -131,7 +132,8 @@ def test_the_bundle_of_an_ensemble_identifies(together: SweepResult, photographs
     record = read_record(together.folder / "trials" / trial)
     if dataset.folds > 1:
         # trials have a share of a GPU; the driver, which trains again, need not stand where one is
-        job = SweepContext("together", together.folder, Path.cwd(), dataset, scoring_of(sweep), 1, 0.5, "off", "")
+        tracking = Tracking(sweep="together", prefix="together")
+        job = SweepContext(together.folder, Path.cwd(), dataset, scoring_of(sweep), 1, 0.5, tracking)
         record = dataclasses.replace(record, folder=retrain_on_all(trial, job))
     bundle = Bundle.load(make_bundle(record, dataset, run=together.folder, examples=1, thumbnails=False))
     rows = range(0, len(bundle.images), 6)

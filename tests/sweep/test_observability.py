@@ -20,6 +20,7 @@ import pytest
 from recording_progress import RecordingProgress
 
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
+from whale_ray.sweep.run_folder.sweep_identity import sweep_identity
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
@@ -151,25 +152,34 @@ def test_a_resumed_sweep_continues_its_wandb_run(resumed: SweepResult) -> None:
     from wandb.proto.wandb_internal_pb2 import Record
 
     steps: list[int] = []
+    prefix = sweep_identity(resumed.folder, "little").wandb_prefix
     for log in sorted(trained(resumed).glob("wandb/offline-run-*/*.wandb")):
-        assert log.name == f"run-little-{trained(resumed).name}.wandb"
+        assert log.name == f"run-{prefix}-{trained(resumed).name}.wandb"
         for data in log_records(log.read_bytes()):
             record = Record()
             record.ParseFromString(data)
             if record.WhichOneof("record_type") == "history":
                 steps += [record.history.step.num]
             if record.WhichOneof("record_type") == "run":
-                assert record.run.run_group == "little"
+                assert record.run.run_group == prefix
     # the epoch that was logged less than a second before the worker was ended may be missing; none is there twice
     assert steps in ([1, 2, 3, 4], [1, 3, 4])
 
 
 def test_wandb_has_the_report_and_the_bundle_as_artifacts(resumed: SweepResult) -> None:
+    from wandb.proto.wandb_internal_pb2 import Record
+
     (log,) = resumed.folder.glob("wandb/offline-run-*/*.wandb")
-    assert log.name == "run-little-outcome.wandb"
-    content = log.read_bytes()
-    assert b"little-report" in content
-    assert b"little-bundle" in content
+    assert log.name == f"run-{sweep_identity(resumed.folder, 'little').wandb_prefix}-outcome.wandb"
+    artifacts = {}
+    for data in log_records(log.read_bytes()):
+        (record := Record()).ParseFromString(data)
+        if record.HasField("request") and record.request.HasField("log_artifact"):
+            artifact = record.request.log_artifact.artifact
+            artifacts[artifact.name] = artifact.type
+        if record.WhichOneof("record_type") == "artifact":
+            artifacts[record.artifact.name] = record.artifact.type
+    assert artifacts == {"little-report": "report", "little-bundle": "model"}
 
 
 def test_optuna_dashboard_shows_the_study_with_the_retrieval_choices(resumed: SweepResult, tmp_path: Path) -> None:

@@ -263,6 +263,8 @@ def test_a_stepped_range_is_listed_exactly_and_allowed_in_a_grid(tmp_path: Path)
         ("search: {trials: 5}", r"`search.trials` has no meaning in a grid"),
         ("search: {strategy: random}", r"`strategy: random` needs an axis"),
         ("resources: {cpus: 0}", r"`resources.cpus` must be a number > 0, but got 0"),
+        ("tracking: {mlflow: localhost}", r"`tracking.mlflow` must be the URL of a server, .* but got 'localhost'"),
+        ("tracking: {mlflow: 'ftp://x/y'}", r"`tracking.mlflow` must be the URL of a server, .* but got 'ftp://x/y'"),
         ("tracking: {wandb: no}", r"`tracking.wandb` must be one of off, offline, online, but got 'no'"),
         ("bundle: {thumbnails: yes}", r"`bundle.thumbnails` must be true or false, but got 'yes'"),
         ("name: again", r"`name` is given twice, first in line 1"),

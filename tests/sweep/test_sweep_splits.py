@@ -111,10 +111,12 @@ def test_the_runtime_is_chosen_by_queries_of_one_split(folded: SweepResult) -> N
 
 def test_a_fold_that_was_trained_is_not_trained_again(photographs: Path, cache: Path, tmp_path: Path) -> None:
     from whale_ray.sweep.run_folder.records import write_record
+    from whale_ray.sweep.trials.trackers.tracker import Tracking
     from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
 
     sweep = sweep_of(tmp_path, photographs)
-    job = SweepContext("folded", tmp_path, tmp_path, dataset_of(sweep, cache), scoring_of(sweep), 1, 0.0, "off", "")
+    tracking = Tracking(sweep="folded", prefix="folded")
+    job = SweepContext(tmp_path, tmp_path, dataset_of(sweep, cache), scoring_of(sweep), 1, 0.0, tracking)
     results = []
     for trial, stop in (("whole", None), ("cut", 3)):
         write_record(

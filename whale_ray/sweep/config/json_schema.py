@@ -26,6 +26,7 @@ _BASES: dict[str, Schema] = {
     "size": {
         "anyOf": [{"type": "integer", "minimum": 16, "maximum": 4096}, {"type": "string", "pattern": r"^\d+x\d+$"}]
     },
+    "server_url": {"type": "string", "pattern": "^https?://[^/]"},
     "encoder": {"type": "string", "pattern": "^(tiny|torchvision:.+|hf:.+)$"},
 }
 _BOUNDS = (("low", "minimum"), ("above", "exclusiveMinimum"), ("high", "maximum"), ("below", "exclusiveMaximum"))

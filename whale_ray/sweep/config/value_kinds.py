@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from whale_ray.suggestions import did_you_mean, suggest
 
@@ -107,6 +108,15 @@ def _weights(value: Any) -> str:
     return text
 
 
+def _server_url(value: Any) -> str:
+    url = urlsplit(_text(value))
+    if url.password is not None:
+        raise ValueError("Leave the password out: the program that asks the server reads it from its environment.")
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError
+    return str(value).rstrip("/")
+
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "int": _whole,
     "float": _number,
@@ -116,6 +126,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "size": _size,
     "encoder": _encoder,
     "weights": _weights,
+    "server_url": _server_url,
 }
 
 RULES: dict[str, str] = {
@@ -127,4 +138,5 @@ RULES: dict[str, str] = {
     "size": "a side in pixels or 'HEIGHTxWIDTH', each side from 16 to 4096",
     "encoder": "tiny, torchvision:NAME or hf:NAME (a hub id or a folder)",
     "weights": "pretrained, random or the path of a file",
+    "server_url": "the URL of a server, such as http://127.0.0.1:5000, without a password",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.export_bundle import make_best_bundle
 from whale_ray.sweep.execution.import_run import import_run
-from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset, write_inputs
+from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset, tracking_of, write_inputs
 from whale_ray.sweep.execution.runners.in_process_runner import run_trials_in_process
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.planning.dataset import Dataset
@@ -23,8 +23,10 @@ from whale_ray.sweep.report.page import write_report
 from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leaderboard
 from whale_ray.sweep.run_folder.lock import claimed
 from whale_ray.sweep.run_folder.records import forget_failed
+from whale_ray.sweep.run_folder.sweep_identity import SweepIdentity, sweep_identity
 from whale_ray.sweep.trials.scoring import scoring_of
-from whale_ray.sweep.trials.trackers import log_outcome
+from whale_ray.sweep.trials.trackers.registry import begin_trackers, end_trackers
+from whale_ray.sweep.trials.trackers.tracker import SweepOutcome
 from whale_ray.sweep.trials.trial_run import SweepContext
 from whale_ray.sweep.trials.worker import retrain_on_all
 from whale_ray.verbosity import is_quiet
@@ -101,6 +103,7 @@ def run_sweep(
         progress.say(f"data.group_by stays {kept}, by which this run folder was split. For {wanted}, use --fresh")
     dataset = prepare_dataset(sweep, check_inputs(sweep), progress)
     with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
+        identity = sweep_identity(folder, sweep.name)
         if retry_failed:
             forget_failed(folder)
         if import_from is not None:
@@ -114,8 +117,9 @@ def run_sweep(
         for note in store.notes:
             progress.say(note)
         write_inputs(sweep, dataset, folder)
-        job = _job(sweep, dataset, folder)
+        job = _job(sweep, dataset, folder, identity)
         if worked := store.queue.has_work():
+            job = replace(job, tracking=begin_trackers(job.tracking, folder, say=progress.say))
             if in_process:
                 with progress:
                     run_trials_in_process(store, job, progress, stopping)
@@ -124,10 +128,15 @@ def run_sweep(
         else:
             progress.say("nothing is left to train: every trial that this sweep asks for has ended")
         result = _conclude(job, store, interrupted=stopping.is_set(), say=progress.say)
-        if worked and not result.interrupted:
-            tracked = {"project": job.wandb_project, "sweep": job.sweep}
-            log_outcome(job.wandb, folder=folder, report=result.report, bundle=result.bundle, **tracked)
+        if worked:
+            end_trackers(job.tracking, _outcome(result), say=progress.say)
         return result
+
+
+def _outcome(result: SweepResult) -> SweepOutcome:
+    return SweepOutcome(
+        folder=result.folder, report=result.report, bundle=result.bundle, interrupted=result.interrupted
+    )
 
 
 def _run_on_ray(
@@ -140,18 +149,16 @@ def _run_on_ray(
         run_trials(store, job, progress, stopping)
 
 
-def _job(sweep: Sweep, dataset: Dataset, folder: Path) -> SweepContext:
+def _job(sweep: Sweep, dataset: Dataset, folder: Path, identity: SweepIdentity) -> SweepContext:
     fixed = sweep.fixed
     return SweepContext(
-        sweep=sweep.name,
         folder=folder.resolve(),
         working_folder=Path.cwd(),
         dataset=dataset,
         scoring=scoring_of(sweep),
         threads=max(1, int(fixed["resources.cpus"])),
         gpus=fixed["resources.gpus"],
-        wandb=fixed["tracking.wandb"],
-        wandb_project=fixed["tracking.wandb_project"],
+        tracking=tracking_of(sweep, prefix=identity.wandb_prefix),
     )
 
 

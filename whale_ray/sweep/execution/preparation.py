@@ -16,7 +16,8 @@ from whale_ray.sweep.planning.dataset import Dataset, catalog_of, open_dataset, 
 from whale_ray.sweep.planning.pair_positives import check_positives
 from whale_ray.sweep.planning.trial_points import check_encoders, first_settings, geometries
 from whale_ray.sweep.trials.pseudo_labels import check_unknown
-from whale_ray.sweep.trials.trackers import check_tracking
+from whale_ray.sweep.trials.trackers.registry import check_trackers
+from whale_ray.sweep.trials.trackers.tracker import Tracking
 
 
 def check_inputs(sweep: Sweep) -> Catalog:
@@ -29,7 +30,7 @@ def check_inputs(sweep: Sweep) -> Catalog:
     checks: tuple[Callable[[], object], ...] = (
         lambda: catalogs.append(catalog_of(first_settings(sweep)["data"])),
         lambda: check_encoders(sweep),
-        lambda: check_tracking(sweep.fixed["tracking.wandb"]),
+        lambda: check_trackers(tracking_of(sweep)),
     )
     faults = [fault for fault in map(_fault_of, checks) if fault is not None]
     if len(faults) == 1:
@@ -37,6 +38,23 @@ def check_inputs(sweep: Sweep) -> Catalog:
     if faults:
         raise InputError("\n".join(map(str, faults)))
     return catalogs[0]
+
+
+def tracking_of(sweep: Sweep, *, prefix: str = "") -> Tracking:
+    """Return the trackers that a sweep asks for.
+
+    Args:
+        sweep: The sweep.
+        prefix: Begins the ID of every W&B run.
+    """
+    return Tracking(
+        sweep=sweep.name,
+        prefix=prefix,
+        wandb=sweep.fixed["tracking.wandb"],
+        wandb_project=sweep.fixed["tracking.wandb_project"],
+        mlflow=sweep.fixed["tracking.mlflow"],
+        mlflow_experiment=sweep.fixed["tracking.mlflow_experiment"],
+    )
 
 
 def _fault_of(check: Callable[[], object]) -> InputError | None:

@@ -25,7 +25,8 @@ from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views, write_embeddings
 from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, study_figures, write_scores
 from whale_ray.sweep.trials.split_trainer import SplitTrainer
-from whale_ray.sweep.trials.trackers import Tracker, open_tracker
+from whale_ray.sweep.trials.trackers.registry import open_trackers
+from whale_ray.sweep.trials.trackers.tracker import TrackedTrial, Tracker, Tracking
 from whale_ray.sweep.trials.training_round import EpochRow
 
 FOLDS = "folds"
@@ -36,26 +37,22 @@ class SweepContext:
     """Folders, data, scoring and resources that all trials of a sweep share.
 
     Attributes:
-        sweep: Name of the sweep.
         folder: The run folder.
         working_folder: Folder that relative paths in settings start from.
         dataset: The photographs.
         scoring: Retrieval settings and objective.
         threads: Number of PyTorch threads per trial.
         gpus: GPUs per trial; a fraction is a share of one.
-        wandb: Mode of Weights & Biases: off, offline or online.
-        wandb_project: Its project.
+        tracking: Experiment trackers.
     """
 
-    sweep: str
     folder: Path
     working_folder: Path
     dataset: Dataset
     scoring: Scoring
     threads: int
     gpus: float
-    wandb: str
-    wandb_project: str
+    tracking: Tracking
 
     def trial_folder(self, trial: str) -> Path:
         """Return the folder of a trial."""
@@ -182,15 +179,9 @@ class TrialRun:
         )
 
     def _tracker(self) -> AbstractContextManager[Tracker]:
-        context = self.context
-        return open_tracker(
-            context.wandb,
-            project=context.wandb_project,
-            sweep=context.sweep,
-            trial=self.trial,
-            settings=self.settings,
-            folder=self.folder,
-        )
+        on_gpu = self.device.type == "cuda"
+        trial = TrackedTrial(trial=self.trial, settings=self.settings, folder=self.folder, on_gpu=on_gpu)
+        return open_trackers(self.context.tracking, trial)
 
 
 def _of_split(split: int, proxies: ClassProxies | None) -> dict[int, ClassProxies]:

@@ -19,6 +19,13 @@ RESOURCES_SETTINGS: tuple[Setting, ...] = (
 TRACKING_SETTINGS: tuple[Setting, ...] = (
     brief("tracking.wandb", "choice off offline online", "off", "Weights & Biases: a run for each trial"),
     brief("tracking.wandb_project", "text", "whale_ray", "W&B project"),
+    brief(
+        "tracking.mlflow",
+        "server_url or null",
+        None,
+        "URL of an MLflow server: a run for each trial, nested under a run of the sweep; null: none",
+    ),
+    brief("tracking.mlflow_experiment", "text", "whale_ray", "MLflow experiment"),
 )
 
 BUNDLE_SETTINGS: tuple[Setting, ...] = (
