@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from whale_ray.data.encounters.contact_sheet import draw_contact_sheet
-from whale_ray.data.encounters.grouping import find_encounters, list_encounters
+from whale_ray.data.encounters.grouping import describe_encounters, describe_rule, find_encounters, list_encounters
 
 
 def rows_of(*rows: tuple[str, str, str]) -> pd.DataFrame:
@@ -23,9 +23,9 @@ def noise(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 16, 16)).astype(np.uint8)
 
 
-def groups(rows: pd.DataFrame, small: np.ndarray | None = None) -> list[str]:
+def groups(rows: pd.DataFrame, small: np.ndarray | None = None, linkage: str = "average") -> list[str]:
     small = noise(len(rows)) if small is None else small
-    return find_encounters(rows, small, unknown_label="new_whale").tolist()
+    return find_encounters(rows, small, unknown_label="new_whale", linkage=linkage).tolist()
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,35 @@ def test_alike_pixels_join_photographs_of_one_named_individual() -> None:
     small[[1, 3, 5]], small[4] = blurred, small[0]
     table = rows_of(*((name, "", "") for name in ("w", "w", "w", "v", "new_whale", "new_whale")))
     assert groups(table, small) == ["0.jpg", "0.jpg", "", "", "", ""]
+
+
+def chain(count: int, step: float) -> np.ndarray:
+    """Return pictures that turn from one pattern to another; neighbors correlate by cos(step)."""
+    one, other = (noise(2)[row].astype(float) - 127.5 for row in range(2))
+    angles = np.arange(count)[:, None, None] * step
+    return np.clip(127.5 + 0.6 * (np.cos(angles) * one + np.sin(angles) * other), 0, 255).astype(np.uint8)
+
+
+def test_photographs_that_only_a_chain_connects_are_no_encounter_by_average_linkage() -> None:
+    table, small = rows_of(*[("w", "", "")] * 6), chain(6, 0.55)  # neighbors 0.85, next but one 0.45
+    assert groups(table, small, "single") == ["0.jpg"] * 6
+    found = groups(table, small)
+    assert sorted(found.count(name) for name in set(found)) == [2, 2, 2]
+
+
+def test_a_burst_beside_photographs_of_other_days_is_an_encounter_by_either_linkage() -> None:
+    burst, others = chain(4, 0.1), noise(3, seed=5)
+    table = rows_of(*[("w", "", "")] * 7)
+    for linkage in ("average", "single"):
+        assert groups(table, np.concatenate([burst, others]), linkage) == ["0.jpg"] * 4 + [""] * 3
+
+
+@pytest.mark.parametrize(("linkage", "words"), [("average", "on average"), ("single", "with one other photograph")])
+def test_the_rule_of_the_audit_names_the_linkage(linkage: str, words: str) -> None:
+    assert words in describe_encounters(
+        {"encounters": [{"individual": "w", "images": ["a", "b"]}], "encounter_rule": describe_rule(linkage)}
+    )
+    assert describe_encounters({"encounters": []}) == ""
 
 
 def test_even_pictures_are_not_alike() -> None:

@@ -76,7 +76,7 @@ def audit(
         for line in understanding_lines(understood(catalog)):
             typer.echo(line)
     pixels = decode_images(catalog, Geometry(64, 64), cache=pixel_cache(), progress=not (is_quiet() or as_json))
-    found = audit_photographs(catalog, pixels, group_by=settings["group_by"])
+    found = audit_photographs(catalog, pixels, group_by=settings["group_by"], group_linkage=settings["group_linkage"])
     if pictures is not None:
         write_contact_sheet(pictures, catalog.table["image"], found.findings.get("encounters", []), pixels.thumbnails)
     if as_json:

@@ -8,29 +8,31 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.components import components_by_pairs
-from whale_ray.data.encounters.grouping import find_encounters, list_encounters
+from whale_ray.data.encounters.grouping import (
+    AVERAGE,
+    describe_encounters,
+    describe_rule,
+    find_encounters,
+    list_encounters,
+)
 from whale_ray.data.encounters.photo_dates import photograph_dates
 from whale_ray.data.encounters.same_day import describe_same_day
+from whale_ray.data.encounters.twins import find_twins
 from whale_ray.data.formats.understanding import understood
 from whale_ray.data.hints.missing_files import explain_missing_files
 from whale_ray.data.hints.unknown_labels import explain_unknown_labels
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
 
-HASH_DISTANCE = 6  # bits of 64 in which the perceptual hashes of twins may differ
-PIXEL_DISTANCE = 5.0  # grey levels of 255 by which twins may differ on average, at 16 x 16
-_ROWS_PER_CHUNK = 2048  # photographs compared at once with all others
 _MAX_LISTED = 10
 
 
@@ -77,14 +79,8 @@ class Audit:
         lines += _section("photographs were read, but the decoder warns", remarks, most)
         lines += [f"hint: {hint}" for hint in found["hints"]]
         lines = lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
-        if joined := found.get("encounters"):
-            count = sum(len(one["images"]) for one in joined)
-            encounters = "1 encounter" if len(joined) == 1 else f"{len(joined)} encounters"
-            lines.append(
-                f"found by pixels and dates: {encounters} with {count} photographs, kept together by the split"
-            )
-        same_day = describe_same_day(found.get("same_day", {}))
-        return [*lines, same_day] if same_day else lines
+        closing = (describe_encounters(found), describe_same_day(found.get("same_day", {})))
+        return [*lines, *filter(None, closing)]
 
     def with_findings(self, **more: Any) -> Audit:
         """Return the audit with more findings.
@@ -123,7 +119,12 @@ def _section(what: str, rows: Sequence[str], most: int | None) -> list[str]:
 
 
 def audit_photographs(
-    catalog: Catalog, pixels: DecodedImages, *, on_bad_image: str = "set_aside", group_by: str = "twins"
+    catalog: Catalog,
+    pixels: DecodedImages,
+    *,
+    on_bad_image: str = "set_aside",
+    group_by: str = "twins",
+    group_linkage: str = AVERAGE,
 ) -> Audit:
     """Return the audit of a catalog.
 
@@ -132,6 +133,7 @@ def audit_photographs(
         pixels: Its decoded images, which know the health of every file.
         on_bad_image: `set_aside` continues without unreadable images; `error` raises.
         group_by: `auto` looks for encounters if the table names none; `twins` does not.
+        group_linkage: `linkage` of `find_encounters`.
 
     Raises:
         DataError: If an image is unusable and `on_bad_image` is `error`, or if no image is usable.
@@ -142,13 +144,16 @@ def audit_photographs(
     hints = _missing_hints(catalog, health)
     if bad and (on_bad_image == "error" or not usable.any()):
         raise DataError(_refusal(bad, len(table), hints, on_bad_image=on_bad_image))
-    twins = _twin_groups(pixels, usable.to_numpy(), pd.factorize(table["file"])[0])
+    twins = find_twins(pixels, usable.to_numpy(), pd.factorize(table["file"])[0])
     encounters, findings = table["group"], _findings(catalog, health, usable, twins, bad, hints)
     if group_by == "auto" and not encounters.ne("").any():
         rows = table[usable].assign(date=photograph_dates(table["date"], health["taken"])[usable])
-        found = find_encounters(rows, pixels.small[usable.to_numpy()], unknown_label=catalog.unknown_label)
+        found = find_encounters(
+            rows, pixels.small[usable.to_numpy()], unknown_label=catalog.unknown_label, linkage=group_linkage
+        )
         encounters = found.set_axis(rows.index).reindex(table.index, fill_value="")
         findings["encounters"] = list_encounters(table, encounters)
+        findings["encounter_rule"] = describe_rule(group_linkage)
     return Audit(usable, twins, encounters, findings)
 
 
@@ -217,29 +222,3 @@ def _findings(
 
 def _size_range(values: pd.Series) -> dict[str, int]:
     return {"smallest": int(values.min()), "median": int(values.median()), "largest": int(values.max())}
-
-
-def _twin_groups(pixels: DecodedImages, usable: np.ndarray, files: np.ndarray) -> pd.Series:
-    """Return the twin group of each row, named after its first row; "" for rows without a twin.
-
-    Two animals in one photograph are no twins, even if their boxes overlap.
-    """
-    small = pixels.small.astype(np.float32)
-    near = np.array(list(_pairs_by_hash(pixels.health["phash"], usable)), dtype=np.int64).reshape(-1, 2)
-    near = near[files[near[:, 0]] != files[near[:, 1]]]
-    differences = [np.abs(small[one] - small[other]).mean() for one, other in near]
-    first = components_by_pairs(len(usable), near[np.array(differences, dtype=np.float32) <= PIXEL_DISTANCE])
-    counts = np.bincount(first, minlength=len(first))
-    return pd.Series([f"twin{row}" if counts[row] > 1 else "" for row in first], index=pixels.health.index)
-
-
-def _pairs_by_hash(hashes: pd.Series, usable: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield pairs of rows with near perceptual hashes, in chunks so that no N x N matrix is held."""
-    rows = np.flatnonzero(usable)
-    codes = np.array([int(hashes.iloc[row], 16) for row in rows], dtype=np.uint64)
-    for start in range(0, len(rows), _ROWS_PER_CHUNK):
-        chunk = codes[start : start + _ROWS_PER_CHUNK]
-        near = np.bitwise_count(chunk[:, None] ^ codes[None, start:]) <= HASH_DISTANCE
-        for one, other in np.argwhere(near):
-            if one < other:
-                yield int(rows[start + one]), int(rows[start + other])

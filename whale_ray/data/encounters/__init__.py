@@ -1,1 +1,1 @@
-"""Dates and encounters: reading dates, grouping photographs, splitting by time."""
+"""Dates, encounters and twins: reading dates, grouping photographs that belong together, splitting by time."""

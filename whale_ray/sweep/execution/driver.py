@@ -18,7 +18,7 @@ from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset,
 from whale_ray.sweep.execution.runners.in_process_runner import run_trials_in_process
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.planning.dataset import Dataset
-from whale_ray.sweep.planning.resume import keep_earlier_grouping
+from whale_ray.sweep.planning.resume import keep_earlier_grouping, notes_on_grouping
 from whale_ray.sweep.report.page import write_report
 from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leaderboard
 from whale_ray.sweep.run_folder.lock import claimed
@@ -96,11 +96,10 @@ def run_sweep(
     is_begun = import_from is not None or any((Path(runs) / sweep.name).glob("trials/*/result.json"))
     if not in_process and (fresh or not is_begun):  # otherwise there may be nothing to train, which needs no cluster
         check_ray_address(address)  # known now, and not when the photographs are decoded
-    wanted = sweep.fixed["data.group_by"]
     if not fresh:
-        sweep = keep_earlier_grouping(sweep, Path(runs) / sweep.name)
-    if (kept := sweep.fixed["data.group_by"]) != wanted:
-        progress.say(f"data.group_by stays {kept}, by which this run folder was split. For {wanted}, use --fresh")
+        wanted, sweep = sweep, keep_earlier_grouping(sweep, Path(runs) / sweep.name)
+        for note in notes_on_grouping(wanted, sweep):
+            progress.say(note)
     dataset = prepare_dataset(sweep, check_inputs(sweep), progress)
     with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
         identity = sweep_identity(folder, sweep.name)

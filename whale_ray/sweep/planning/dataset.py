@@ -17,7 +17,7 @@ from whale_ray.data.audit import Audit, audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.decoding.file_limit import MAX_BYTES
 from whale_ray.data.decoding.thumbnails import StoredThumbnails
-from whale_ray.data.encounters.grouping import require_encounters
+from whale_ray.data.encounters.grouping import SINGLE, require_encounters
 from whale_ray.data.encounters.photo_dates import day_of, photograph_dates
 from whale_ray.data.encounters.same_day import count_same_day
 from whale_ray.data.formats.format_names import AUTO
@@ -195,7 +195,10 @@ def open_dataset(
     group_by = data.get("group_by", "twins")
     check_groups(catalog, kind=split["kind"], group_by=group_by)
     pixels = decode_images(catalog, geometry, cache=cache, progress=progress)
-    audit = audit_photographs(catalog, pixels, on_bad_image=data["on_bad_image"], group_by=group_by)
+    linkage = data.get("group_linkage", SINGLE)
+    audit = audit_photographs(
+        catalog, pixels, on_bad_image=data["on_bad_image"], group_by=group_by, group_linkage=linkage
+    )
     usable = audit.usable.to_numpy()
     rows = catalog.table.assign(
         group=audit.encounters, date=photograph_dates(catalog.table["date"], pixels.health["taken"])

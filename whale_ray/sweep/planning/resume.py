@@ -17,21 +17,38 @@ from whale_ray.sweep.planning.trial_points import Settings
 from whale_ray.sweep.run_folder.checkpoints import STATES
 from whale_ray.sweep.run_folder.records import Record, sweep_file
 
+GROUPING = ("data.group_by", "data.group_linkage")
+"""Settings that decide which photographs the split keeps together, and that a run folder keeps."""
+
 
 def keep_earlier_grouping(sweep: Sweep, folder: Path) -> Sweep:
-    """Return the sweep with the `data.group_by` of its run folder, so that the trials there keep their split.
+    """Return the sweep with the grouping of its run folder, so that the trials there keep their split.
 
-    Run folders of versions without `data.group_by` grouped by twins.
+    Run folders of versions without `data.group_by` grouped by twins, those without `data.group_linkage` by single
+    linkage.
 
     Args:
         sweep: The sweep.
         folder: Its run folder, which need not exist.
     """
     try:
-        recorded = load_sweep(sweep_file(folder), is_recorded=True).fixed["data.group_by"]
+        recorded = load_sweep(sweep_file(folder), is_recorded=True).fixed
     except InputError:
         return sweep
-    return dataclasses.replace(sweep, fixed={**sweep.fixed, "data.group_by": recorded})
+    return dataclasses.replace(sweep, fixed={**sweep.fixed, **{key: recorded[key] for key in GROUPING}})
+
+
+def notes_on_grouping(wanted: Sweep, kept: Sweep) -> Iterator[str]:
+    """Yield a note for the user for each grouping setting that the run folder keeps against the sweep file.
+
+    Args:
+        wanted: The sweep as its file says.
+        kept: The sweep as `keep_earlier_grouping` returns it.
+    """
+    for key in GROUPING if kept.fixed["data.group_by"] == "auto" else GROUPING[:1]:
+        value, other = kept.fixed[key], wanted.fixed[key]
+        if value != other:
+            yield f"{key} stays {value}, by which this run folder was split. For {other}, use --fresh"
 
 
 def refuse_other_data(records: Sequence[Record], settings: Settings, *, fingerprint: str, folder: Path) -> None:
@@ -71,6 +88,7 @@ def scoring_basis(settings: Settings, fingerprint: str) -> dict[str, Any]:
         "the fingerprint of photographs and labels": fingerprint,
         "data.unknown_label": data["unknown_label"],
         "data.group_by": data.get("group_by", "twins"),
+        "data.group_linkage": data.get("group_linkage", "single") if data.get("group_by") == "auto" else None,
         "data.val_fraction": data["val_fraction"],
         "split.kind": split["kind"],
         "split.folds": split.get("folds", 5) if split["kind"] == "kfold" else None,

@@ -39,6 +39,15 @@ DATA_SETTINGS: tuple[Setting, ...] = (
         ),
         earlier="twins",
     ),
+    replace(
+        brief(
+            "data.group_linkage",
+            "choice average single",
+            "average",
+            "alike pixels (group_by: auto) join photographs that correlate on average, or with a single one of a group",
+        ),
+        earlier="single",
+    ),
     brief("data.date_column", "text or null", None, "column of dates; null: the EXIF date of each photograph"),
     brief("data.view_column", "text or null", None, "column of views, such as left or dorsal, for audit and export"),
     brief("data.species_column", "text or null", None, "column of species, for audit and export"),
