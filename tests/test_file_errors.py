@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from whale_ray.cli import application
 from whale_ray.file_errors import explain_file_error, is_inside
+from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
-from whale_ray.serving.gallery.transactions import EnrolledPicture
 
 BAD = ("nowhere/x", "file", "folder", "loop", "loop/x", "file/x", "x" * 300)
 COMMANDS = (

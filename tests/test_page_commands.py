@@ -18,8 +18,8 @@ from documentation_pages import ROOT, commands
 from typer.testing import CliRunner
 
 from whale_ray.cli import application
+from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
-from whale_ray.serving.gallery.transactions import EnrolledPicture
 
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult

@@ -338,6 +338,13 @@ def test_an_empty_box_is_the_whole_photograph(tmp_path: Path) -> None:
     assert np.isnan(table["x0"]).tolist() == [True, False, True]
 
 
+def test_a_photograph_that_the_file_of_boxes_does_not_list_keeps_its_own(tmp_path: Path) -> None:
+    write_kaggle(tmp_path)
+    (tmp_path / "train.csv").write_text("Image,Id,x0,y0,x1,y1\na.jpg,Ada,1,1,9,9\nb.jpg,Ada,,,,\nc.jpg,Bo,2,2,8,8\n")
+    (tmp_path / "boxes.csv").write_text("Image,x0,y0,x1,y1\na.jpg,3,3,4,4\nb.jpg,5,5,6,6\n")
+    assert read_catalog(tmp_path, boxes=tmp_path / "boxes.csv").table["x0"].tolist() == [3.0, 5.0, 2.0]
+
+
 def test_what_was_understood_is_a_table(tmp_path: Path) -> None:
     found = understood(read_catalog(write_wildlife(tmp_path)))
     assert found["format"] == "wildlife"

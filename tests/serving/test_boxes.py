@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -12,15 +14,20 @@ import pandas as pd
 import pytest
 from drawn_photographs import draw, encode
 from PIL import Image
-from services import plain_server, web_service
+from services import enrolment_server, plain_server, web_service, write_named
 from small_sweep import SWEEP
 from test_routes_identify import check_problem
 
 from whale_ray.data.decoding.box_arguments import format_box, parse_box
+from whale_ray.data.image_io import Box
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.client import ask_service
+from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture, picture_digest, picture_name
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
+from whale_ray.serving.gallery.live_gallery import LiveGallery
 from whale_ray.serving.http.content_negotiation import bundle_results
+from whale_ray.serving.http.uploads import Upload
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.driver import run_sweep
 from whale_ray.sweep.planning.dataset import catalog_of
@@ -112,6 +119,76 @@ def test_the_client_and_the_bundle_answer_for_boxes_alike(plain: str, bundle: Pa
         assert [one["individual"] for one in remote["candidates"]] == [one["individual"] for one in local["candidates"]]
     again = ask_service(plain, [photograph, photograph], top=1, boxes=parsed)
     assert [one["candidates"][0]["individual"] for one in again] == ["w_01", "w_02"]
+
+
+def test_the_animals_of_a_photograph_are_enrolled_by_their_boxes(bundle: Path, tmp_path: Path) -> None:
+    left, right = draw(40, 0), draw(41, 0)
+    both = Image.new("RGB", (200, 64))
+    both.paste(left, (0, 0))
+    both.paste(right, (104, 0))
+    body, boxes = encode(both, "PNG"), ["0,0,96,64", "104,0,200,64"]
+    with enrolment_server(bundle, tmp_path) as address, httpx.Client(base_url=address, timeout=30) as client:
+        images = []
+        for name, box in zip(("w_40", "w_41"), boxes, strict=True):
+            answer = client.post(f"/v1/individuals/{name}/images", params={"box": box}, content=body).json()
+            assert [one["status"] for one in answer["images"]] == ["enrolled"]
+            images.append(answer["images"][0]["image"])
+        again = client.post("/v1/individuals/w_41/images", params={"box": boxes[1]}, content=body).json()
+        assert (again["images"][0]["status"], again["version"]) == ("already", 2)
+        elsewhere = client.post("/v1/individuals/w_41/images", params={"box": boxes[0]}, content=body)
+        check_problem(elsewhere, 409, "enrolled under 'w_40'")
+        outside = client.post("/v1/individuals/w_41/images", params={"box": [boxes[0], "900,0,990,9"]}, content=body)
+        check_problem(outside, 422, "box 900,0,990,9: ", "No photograph of this call was enrolled")
+        for image, expected in zip(images, (left, right), strict=True):
+            found = client.post("/v1/identify", params={"top": 1}, content=encode(expected, "PNG")).json()["results"][0]
+            (candidate,) = found["candidates"]
+            assert candidate["image"] == image
+            assert candidate["distance"] == pytest.approx(0.0, abs=1e-3)
+            with Image.open(io.BytesIO(client.get(candidate["thumbnail"]).content)) as thumbnail:
+                assert np.abs(np.asarray(thumbnail, float) - np.asarray(expected, float)).mean() < 10
+    # a bundle that embeds what another one enrolled
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    with plain_server(web_service(write_named(tmp_path, "next-0"), store=store)) as address:
+        answer = httpx.post(f"{address}/v1/identify", content=encode(right, "PNG"), timeout=30).json()
+        assert answer["results"][0]["candidates"][0]["image"] == images[1]
+        assert answer["results"][0]["candidates"][0]["distance"] == pytest.approx(0.0, abs=1e-3)
+        path = f"{address}/v1/individuals/w_41/images/{quote(images[1])}"
+        assert httpx.delete(path).json()["photographs"] == 1
+    store.close()
+
+
+def test_a_bundle_trained_with_an_enrolled_box_has_it_once(bundle: Path, tmp_path: Path) -> None:
+    """A data set names the animal by its file if the photograph has one row, and by its box otherwise."""
+    store, loaded, vector = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db"), Bundle.load(bundle), np.ones(32)
+    box, other = (0.0, 0.0, 9.0, 9.0), (9.0, 0.0, 18.0, 9.0)
+    for individual, one in (("w_00", box), ("w_40", other)):
+        digest, name = picture_digest(b"file", one), picture_name(b"file", one)
+        store.enrol(individual, [EnrolledPicture(digest, name, b"file", b"", vector, one)], bundle=loaded.id)
+    names = [picture_name(b"file", one) for one in (box, other)]
+    for trained in (picture_name(b"file"), names[0]):
+        loaded.images[0] = trained
+        images = LiveGallery(loaded, store).snapshot().gallery.images
+        assert [image for image in images if image.startswith("enrolled-")] == [trained, names[1]]
+    store.forget_image("w_00", names[0], hide=False)
+    loaded.images[0] = picture_name(b"file")
+    images = LiveGallery(loaded, store).snapshot().gallery.images
+    assert [image for image in images if image.startswith("enrolled-")] == [names[1]]
+    store.close()
+
+
+def test_the_shadow_is_asked_for_the_same_box(bundle: Path) -> None:
+    asked: list[tuple[bytes, Box | None]] = []
+    body, boxes = two_animals()
+
+    async def ask() -> None:
+        service = web_service(bundle)
+        service.on_answer = lambda data, box, found: asked.append((data, box))
+        await service.answer([Upload(None, body, parse_box(boxes[1]))], top=1)
+        await service.answer([Upload(None, body)], top=1)
+        service.recognizer.decoders.close()
+
+    asyncio.run(ask())
+    assert asked == [(body, parse_box(boxes[1])), (body, None)]
 
 
 @pytest.mark.slow

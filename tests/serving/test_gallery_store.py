@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import socket
 import subprocess
@@ -10,26 +9,34 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy as sql
 
+from whale_ray.data.formats.animal_rows import animal_name
+from whale_ray.data.image_io import Box
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError, StoreError
 from whale_ray.serving.gallery import database
+from whale_ray.serving.gallery.enrolled_pictures import (
+    EnrolledPicture,
+    StoreState,
+    picture_digest,
+    picture_name,
+    round_box,
+)
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
-from whale_ray.serving.gallery.transactions import EnrolledPicture
 
 TOP = Path(__file__).parents[2]
 
 
-def picture(word: str) -> EnrolledPicture:
+def picture(word: str, box: Box | None = None) -> EnrolledPicture:
     data = f"the picture {word} ".encode() * 2000
-    digest = hashlib.sha256(data).hexdigest()
-    return EnrolledPicture(
-        digest, f"enrolled-{word}.jpg", data, b"small " + word.encode(), np.arange(4, dtype=np.float16)
-    )
+    name = f"enrolled-{word}.jpg" if box is None else animal_name(f"enrolled-{word}.jpg", box)
+    vector = np.arange(4, dtype=np.float16)
+    return EnrolledPicture(picture_digest(data, box), name, data, b"small " + word.encode(), vector, box)
 
 
 Open = Callable[[], EnrolmentStore]
@@ -274,5 +281,52 @@ def test_a_store_of_another_format_is_refused(opened: Open) -> None:
     engine = opened().engine
     with engine.begin() as connection:
         connection.execute(sql.text("UPDATE whale_ray_store SET format = 99"))
-    with pytest.raises(StoreError, match=r"reads stores of format 1, but .* has format 99"):
+    with pytest.raises(StoreError, match=r"reads stores up to format 2, but .* has format 99"):
         opened()
+
+
+def test_a_database_without_boxes_is_upgraded_and_keeps_its_pictures(store: EnrolmentStore, opened: Open) -> None:
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    with store.engine.begin() as connection:  # as format 1 was
+        for table in ("pictures", "queries"):
+            connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN box")
+        connection.exec_driver_sql("UPDATE whale_ray_store SET format = 1")
+    with ThreadPoolExecutor(3) as pool:  # as replicas that start together
+        upgraded, *_ = pool.map(lambda _: opened(), range(3))
+    box = (1.0, 2.0, 30.5, 40.0)
+    upgraded.enrol("w_2", [picture("a", box)], bundle="b1")
+    assert [(entry.image, entry.box) for entry in opened().state().entries] == [
+        ("enrolled-a.jpg", None),
+        ("enrolled-a.jpg#1,2,30.5,40", box),
+    ]
+
+
+def test_two_boxes_of_a_photograph_are_two_pictures(store: EnrolmentStore) -> None:
+    one, other = picture("a", (0, 0, 10, 10)), picture("a", (10, 0, 20, 10))
+    assert store.enrol("w_1", [one, one], bundle="b1") == [True, True]
+    assert store.enrol("w_2", [other, picture("a")], bundle="b1") == [True, True]
+    with pytest.raises(EnrolledElsewhereError):
+        store.enrol("w_2", [one], bundle="b1")
+    assert {entry.file for entry in store.state().entries} == {"enrolled-a.jpg"}
+    assert store.forget_image("w_1", one.name, hide=False) == 1
+    assert gallery(store) == [("w_2", "enrolled-a.jpg"), ("w_2", other.name)]
+    assert store.picture(other.name) == other.data
+    state = store.state()
+    assert state.is_hidden(one.name, "w_1")
+    assert state.is_hidden("enrolled-a.jpg", "w_1")  # the name of a single row of a data set
+    assert not state.is_hidden(other.name, "w_2")
+
+
+def test_only_boxes_of_enrolled_photographs_hide_the_name_of_the_file() -> None:
+    state = StoreState(1, (), frozenset({"fluke.jpg#1,2,3,4"}), frozenset())
+    assert state.is_hidden("fluke.jpg#1,2,3,4", "w_1")
+    assert not state.is_hidden("fluke.jpg", "w_1")
+
+
+def test_a_box_is_named_by_six_digits_and_alike_boxes_are_one() -> None:
+    box = round_box((0.1234567, 10, 1234.5678, 99))
+    data = b"\xff\xd8\xff"
+    assert box == (0.123457, 10.0, 1234.57, 99.0)
+    assert picture_name(data, box) == f"enrolled-{picture_digest(data)[:32]}.jpg#0.123457,10,1234.57,99"
+    assert picture_digest(data, box) == picture_digest(data, (0.1234566, 10, 1234.5701, 99))
+    assert len({picture_digest(data), picture_digest(data, box), picture_digest(data, (0, 10, 1234.57, 99))}) == 3

@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+import pandas as pd
 import pytest
+from drawn_photographs import draw, encode
 from PIL import Image
 from services import plain_server, web_service
 from test_gallery_store import picture
@@ -19,7 +21,9 @@ from test_routes_identify import check_problem
 from typer.testing import CliRunner
 
 from whale_ray.cli import application
-from whale_ray.errors import StoreError
+from whale_ray.data.catalog import read_catalog
+from whale_ray.data.review.apply_review import apply_review
+from whale_ray.errors import DataError, StoreError
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.export import export_enrolled
 from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue
@@ -81,6 +85,26 @@ def test_a_photograph_decided_as_new_is_queued_and_confirmed(keeping: httpx.Clie
     assert waiting(keeping, 0) == []
     assert keeping.get("/v1/individuals/w_40").json()["images"] == [answer["images"][0]["image"]]
     check_problem(keeping.get(f"{address}/thumbnail"), 404, "/v1/queries")
+
+
+def test_the_box_of_a_new_animal_is_queued_and_confirmed(keeping: httpx.Client) -> None:
+    picture = draw(40, 0)
+    wide = Image.new("RGB", (200, 64))
+    wide.paste(picture, (100, 0))
+    box = {"box": "100,0,196,64"}
+    for params in (box, box, {"box": "0,0,100,64"}):
+        answer = keeping.post("/v1/identify", params=params, content=encode(wide, "PNG"))
+        assert answer.status_code == 200
+    last, first = waiting(keeping, 2)
+    assert (first["box"], last["box"]) == ([100, 0, 196, 64], [0, 0, 100, 64])
+    with Image.open(io.BytesIO(keeping.get(first["thumbnail"]).content)) as small:
+        assert small.size == (96, 64)
+    answer = keeping.post(f"/v1/queries/{first['id']}/confirm", params={"individual": "w_40"})
+    (image,) = answer.json()["images"]
+    assert image["box"] == [100, 0, 196, 64]
+    found = keeping.post("/v1/identify", params={"top": 1}, content=photograph(40)).json()["results"][0]
+    assert found["candidates"][0]["individual"] == "w_40"
+    assert found["candidates"][0]["distance"] == pytest.approx(0.0, abs=1e-3)
 
 
 def test_a_photograph_that_is_rejected_is_erased(keeping: httpx.Client, tmp_path: Path) -> None:
@@ -148,6 +172,56 @@ def test_enrolled_photographs_are_merged_into_the_training_table(tmp_path: Path)
         assert result.exit_code == 0, result.output
     table = (data / "train.reviewed.csv").read_text()
     assert table == "Image,Id\nold.jpg,w_1\nolder.jpg,w_1\nenrolled-a.jpg,w_1\nenrolled-b.jpg,=cmd()\n"
+
+
+def test_enrolled_boxes_reach_the_training_table(tmp_path: Path) -> None:
+    url, data, review = f"sqlite:///{tmp_path}/enrolled.db", tmp_path / "data", tmp_path / "review.csv"
+    boxes = [(0.0, 0.0, 10.5, 10.0), (10.5, 0.0, 20.0, 10.0)]
+    store = EnrolmentStore(url)
+    store.enrol("w_1", [picture("a", boxes[0])], bundle="b1")
+    (data / "train").mkdir(parents=True)
+    for name in ("old.jpg", "older.jpg"):
+        (data / "train" / name).write_bytes(b"old")
+    (data / "train.csv").write_text("Image,Id\nold.jpg,w_1\nolder.jpg,w_1\n")
+    export, apply = ["export-enrolled", url, data / "train", review], ["apply-review", review, "--data", data]
+
+    def run(*command: object, code: int = 0) -> str:
+        result = CliRunner().invoke(application, [str(word) for word in command])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    run(*export)
+    run(*apply)
+    (data / "train.reviewed.csv").rename(data / "train.csv")
+    assert read_catalog(data).box("enrolled-a.jpg") == boxes[0]
+    run(*export)
+    assert "box 0,0,10.5,10 of enrolled-a.jpg is there, of w_1" in run(*apply, code=2)
+    store.enrol("w_2", [picture("a", boxes[1]), picture("b")], bundle="b1")
+    run(*export)
+    table = pd.read_csv(review, dtype=str, keep_default_na=False)
+    assert table["box"].tolist() == ["0,0,10.5,10", "10.5,0,20,10", ""]
+    table.loc[0, "confirm"] = "no"
+    table.to_csv(review, index=False)
+    run(*apply)
+    catalog = read_catalog(data, table="train.reviewed.csv")
+    rows = catalog.table.iloc[2:]
+    assert [(name, catalog.box(name)) for name in rows["image"]] == [
+        ("enrolled-a.jpg#0,0,10.5,10", boxes[0]),
+        ("enrolled-a.jpg#10.5,0,20,10", boxes[1]),
+        ("enrolled-b.jpg", None),
+    ]
+    assert rows["individual"].tolist() == ["w_1", "w_2", "w_2"]
+    store.close()
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "9,0,5,5"])
+def test_a_review_row_with_a_wrong_box_is_refused(tmp_path: Path, box: str) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train.csv").write_text("Image,Id\na.jpg,w_1\nb.jpg,w_1\n")
+    (tmp_path / "train" / "c.jpg").write_bytes(b"new")
+    (tmp_path / "review.csv").write_text(f'kind,image,individual,confirm,box\nconfirmed,c.jpg,w_1,yes,"{box}"\n')
+    with pytest.raises(DataError, match="line 2: a box must be x0,y0,x1,y1"):
+        apply_review(tmp_path / "review.csv", root=tmp_path)
 
 
 def test_the_command_line_exports_a_store(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from fastapi import Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from whale_ray.data.decoding.box_arguments import parse_box
@@ -11,6 +12,7 @@ from whale_ray.data.image_io import Box
 from whale_ray.inference.predictions import MOST_CANDIDATES
 
 MAX_PER_PAGE = 1000
+_BOX_DESCRIPTION = "Box of an animal, `x0,y0,x1,y1` in pixels of the upright photograph"
 _BOX_SCHEMA = {"type": "string", "example": "120,80,520,360"}
 
 
@@ -30,10 +32,7 @@ class IdentifyQuery(ModelQuery):
     """Query parameters of `/v1/identify`."""
 
     top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="Number of candidates per photograph.")
-    box: list[BoxParameter] = Field(
-        [],
-        description="Box of an animal, `x0,y0,x1,y1` in pixels of the upright photograph; repeatable, a result each.",
-    )
+    box: list[BoxParameter] = Field([], description=f"{_BOX_DESCRIPTION}; repeatable, a result each.")
     encounter: bool = Field(False, description="All photographs show one animal; they get one result.")
 
 
@@ -52,6 +51,14 @@ class IndividualQuery(ModelQuery):
     """Individual that a path cannot name."""
 
     individual: str | None = _INDIVIDUAL
+
+
+class EnrolQuery(IndividualQuery):
+    """Query parameters of an enrolment."""
+
+    box: list[BoxParameter] = Field(
+        [], description=f"{_BOX_DESCRIPTION}; repeatable: boxes of one photograph, or one for each."
+    )
 
 
 class IndividualPageQuery(PageQuery):
@@ -76,3 +83,10 @@ class ConfirmQuery(ModelQuery):
     """Individual that a person saw in a photograph."""
 
     individual: str = Field(description="Name of an individual of the gallery, or of a new one.")
+
+
+PageParameters = Annotated[PageQuery, Query()]
+IndividualParameters = Annotated[IndividualQuery, Query()]
+IndividualImageParameters = Annotated[IndividualImageQuery, Query()]
+EnrolParameters = Annotated[EnrolQuery, Query()]
+ConfirmParameters = Annotated[ConfirmQuery, Query()]

@@ -42,9 +42,9 @@ class Candidate(BaseModel):
     thumbnail: str | None = Field(description="URL path of its thumbnail; null if the bundle has none.")
 
 
-class _ResultWithBox(BaseModel):
+class _WithBox(BaseModel):
     box: Box | None = Field(
-        None, description="Box that was asked for: x0, y0, x1, y1 in pixels. Left out for a whole photograph."
+        None, description="Box in the photograph: x0, y0, x1, y1 in pixels. Left out for a whole photograph."
     )
 
     @model_serializer(mode="wrap")
@@ -55,7 +55,7 @@ class _ResultWithBox(BaseModel):
         return written
 
 
-class Identified(_ResultWithBox):
+class Identified(_WithBox):
     """Answer for one photograph; with `encounter`, for all usable ones and without a filename."""
 
     filename: str | None
@@ -64,7 +64,7 @@ class Identified(_ResultWithBox):
     candidates: list[Candidate]
 
 
-class Unidentified(_ResultWithBox):
+class Unidentified(_WithBox):
     """A photograph of a call with several that could not be used."""
 
     filename: str | None
@@ -149,8 +149,8 @@ class Examples(BaseModel):
     examples: list[Example]
 
 
-class EnrolledImage(BaseModel):
-    """A photograph that is in the gallery."""
+class EnrolledImage(_WithBox):
+    """A photograph, or the box of an animal in it, that is in the gallery."""
 
     filename: str | None
     image: str = Field(description="Name of the photograph in `/v1/images/{image}`.")
@@ -194,7 +194,7 @@ class Restored(BaseModel):
     version: int
 
 
-class KeptQuery(BaseModel):
+class KeptQuery(_WithBox):
     """A queried photograph of a new or nearly new animal that waits for review."""
 
     id: str

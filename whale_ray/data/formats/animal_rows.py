@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from whale_ray.data.image_io import Box
+
 BOX = ("x0", "y0", "x1", "y1")
 DETAILS = ("date", "place", "view", "species")
 COLUMNS = ("image", "file", "individual", "group", *BOX, *DETAILS)
@@ -53,10 +55,27 @@ def row_ids(rows: pd.DataFrame) -> pd.Series:
     """
     several = rows["file"].duplicated(keep=False) & rows[BOX[0]].notna()
     ids = rows["file"].astype(object).copy()
-    sides = rows.loc[several, list(BOX)].to_numpy(dtype=float)
-    suffixes = ["#" + ",".join(f"{side:.6g}" for side in box) for box in sides]
-    ids[several] = ids[several] + suffixes
+    columns = [rows.loc[several, name] for name in ("file", *BOX)]
+    ids[several] = [animal_name(file, (x0, y0, x1, y1)) for file, x0, y0, x1, y1 in zip(*columns, strict=True)]
     return ids
+
+
+def animal_name(file: str, box: Box) -> str:
+    """Return the name of an animal in a photograph of several: file name and box.
+
+    >>> animal_name("fluke.jpg", (10.0, 20.0, 310.5, 220.0))
+    'fluke.jpg#10,20,310.5,220'
+
+    Args:
+        file: File name of the photograph.
+        box: x0, y0, x1, y1 in pixels of the upright image; written with up to six significant digits a side.
+    """
+    return f"{file}#{box_text(box)}"
+
+
+def box_text(box: Box) -> str:
+    """Return a box as `x0,y0,x1,y1` with up to six significant digits a side."""
+    return ",".join(f"{side:.6g}" for side in box)
 
 
 def shared_photographs(rows: pd.DataFrame) -> pd.Series:

@@ -43,7 +43,8 @@ class BoxTable:
 def with_boxes(rows: pd.DataFrame, path: Path, *, folder: Path, label_column: str) -> tuple[pd.DataFrame, BoxTable]:
     """Return the rows of a data set with the boxes of a file, and what was read.
 
-    Boxes of other photographs are left out. A photograph with several rows takes its boxes by individual.
+    Boxes of other photographs are left out. A photograph with several rows takes its boxes by individual. A photograph
+    that the file does not list keeps its own box.
 
     Args:
         rows: Columns file and individual.
@@ -69,7 +70,10 @@ def with_boxes(rows: pd.DataFrame, path: Path, *, folder: Path, label_column: st
     merged = rows.drop(columns=list(BOX), errors="ignore").merge(
         boxes.drop_duplicates(keys)[[*keys, *BOX]], on=keys, how="left", sort=False
     )
-    return complete_rows(merged).set_axis(rows.index), BoxTable(boxes, tuple(faults), found.notes)
+    merged = complete_rows(merged).set_axis(rows.index)
+    is_listed = rows["file"].isin(boxes["file"])
+    merged[list(BOX)] = merged[list(BOX)].where(is_listed, rows[list(BOX)])
+    return merged, BoxTable(boxes, tuple(faults), found.notes)
 
 
 def _read_boxes(path: Path, folder: Path, files: set[str], label_column: str) -> BoxTable:

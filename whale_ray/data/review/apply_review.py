@@ -13,6 +13,7 @@ from whale_ray.atomic_files import replaced_atomically
 from whale_ray.csv_cells import from_cell
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.delimited_table import DelimitedTable, read_table
+from whale_ray.data.formats.animal_rows import BOX, animal_name
 from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.review.label_edits import LabelEdits, ReviewRow
 from whale_ray.data.review.row_kinds import collect_edits
@@ -68,7 +69,8 @@ def apply_review(
     - new_individual: both photographs get the suggested individual.
     - same_individual: both individuals get the suggested name everywhere.
     - near_identical: `image` is removed and `other_image` stays.
-    - confirmed: the photograph, which lies in `image_folder` and is not in the table, is appended.
+    - confirmed: the photograph, which lies in `image_folder` and is not in the table, is appended. With a box in the
+      column `box` (`x0,y0,x1,y1`) it is the animal in the box; a table without the columns x0, y0, x1, y1 gets them.
 
     All other rows and columns keep their content and order; so does the separator, unless it is a space.
 
@@ -100,7 +102,12 @@ def apply_review(
     catalog = read(table=table, format_name=format_name)
     _require_kaggle(catalog)
     labels = dict(zip(catalog.table["image"], catalog.table["individual"], strict=True))
-    decisions = collect_edits(rows, labels, folder=catalog.folder, unknown_label=unknown_label)
+    boxes = {
+        animal_name(file, box): labels[image]
+        for image, file in zip(catalog.table["image"], catalog.table["file"], strict=True)
+        if (box := catalog.box(image)) is not None
+    }
+    decisions = collect_edits(rows, labels, folder=catalog.folder, unknown_label=unknown_label, boxes=boxes)
     if decisions.faults:
         faults = "\n".join(f"  {fault}" for fault in decisions.faults)
         raise DataError(f"{review} cannot be applied, nothing was written:\n{faults}")
@@ -143,10 +150,15 @@ def _write_edited(old: DelimitedTable, path: Path, edits: LabelEdits, *, image_c
     """Write the table with its edits, with the separator of the old one; a program that needs a mark gets UTF-8's."""
     names = [f"{place} {name}" for place, name in enumerate(old.columns)]  # a name may occur twice
     image, label = (names[old.columns.index(column)] for column in (image_column, label_column))
-    new = edits.applied(old.cells.set_axis(names, axis=1), image_column=image, label_column=label)
+    cells, columns = old.cells.set_axis(names, axis=1), list(old.columns)
+    for side in [side for side in BOX if side not in columns] if edits.added_boxes else []:
+        cells[f"{len(columns)} {side}"] = ""
+        columns.append(side)
+    sides = [f"{columns.index(side)} {side}" for side in BOX] if edits.added_boxes else BOX
+    new = edits.applied(cells, image_column=image, label_column=label, box_columns=sides)
     separator = old.separator if old.separator != " " else ","
     encoding = "utf-8" if old.encoding == "utf-8" else "utf-8-sig"
-    new.set_axis(old.columns, axis=1).to_csv(path, sep=separator, index=False, encoding=encoding)
+    new.set_axis(columns, axis=1).to_csv(path, sep=separator, index=False, encoding=encoding)
 
 
 def _next_free_path(table: Path) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from whale_ray.data.formats.animal_rows import BOX, animal_name, box_text
+from whale_ray.data.image_io import Box
 from whale_ray.suggestions import suggest
 
 _MAX_LISTED = 10
@@ -37,10 +39,12 @@ class LabelEdits:
         labels: Individual of each image in the table.
         folder: Folder of the images.
         unknown_label: Label of unknown individuals.
+        boxes: Individual of each box in the table, by `animal_name`.
         relabelled: New individual by image.
         dropped: Image that stays, by image that is removed.
         renamed: New name by individual.
-        added: Individual by new image.
+        added: Individual by new image, or by `animal_name` of a new box.
+        added_boxes: File name and box by `animal_name` of a new box.
         faults: Faults found so far.
         confirmed: Number of confirmed rows.
         rejected: Number of rows that say no.
@@ -50,10 +54,12 @@ class LabelEdits:
     labels: Mapping[str, str]
     folder: Path
     unknown_label: str
+    boxes: Mapping[str, str]
     relabelled: dict[str, tuple[str, int]] = field(default_factory=dict)
     dropped: dict[str, tuple[str, int]] = field(default_factory=dict)
     renamed: dict[str, tuple[str, int]] = field(default_factory=dict)
     added: dict[str, tuple[str, int]] = field(default_factory=dict)
+    added_boxes: dict[str, tuple[str, Box]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     confirmed: int = 0
     rejected: int = 0
@@ -97,6 +103,29 @@ class LabelEdits:
                 f"not of {individual!r}. Sweep again for a review of this table"
             ]
         return []
+
+    def label_of(self, file: str, box: Box | None) -> str | None:
+        """Return the individual that the table has for a photograph or a box in it; None if it has none.
+
+        Args:
+            file: File name of the photograph.
+            box: Box of the animal; None for the whole photograph.
+        """
+        return self.labels.get(file) if box is None else self.boxes.get(animal_name(file, box))
+
+    def add(self, file: str, box: Box | None, individual: str, line: int) -> None:
+        """Record a new row for a photograph, or for a box in it.
+
+        Args:
+            file: File name of the photograph.
+            box: Box of the animal; None for the whole photograph.
+            individual: Its individual.
+            line: Line that asks for it.
+        """
+        name = file if box is None else animal_name(file, box)
+        if box is not None:
+            self.added_boxes[name] = (file, box)
+        self.decide("added", name, individual, line)
 
     def decide(self, kind: str, key: str, value: str, line: int) -> None:
         """Record that `key` becomes `value`; a fault if another line asks for something else.
@@ -144,13 +173,16 @@ class LabelEdits:
         """Return the name of an individual after all edits."""
         return self.renamed.get(individual, (individual, 0))[0]
 
-    def applied(self, table: pd.DataFrame, *, image_column: str, label_column: str) -> pd.DataFrame:
+    def applied(
+        self, table: pd.DataFrame, *, image_column: str, label_column: str, box_columns: Sequence[str] = BOX
+    ) -> pd.DataFrame:
         """Return the table with all edits applied.
 
         Args:
             table: The training table, whose rows are those of `labels` in their order.
             image_column: Column of file names.
             label_column: Column of individuals.
+            box_columns: Columns of x0, y0, x1, y1, which the table has if boxes are added.
         """
         images = pd.Series(list(self.labels), index=table.index)
         changed = table.copy()
@@ -161,10 +193,11 @@ class LabelEdits:
                 changed.loc[place, label_column] = after
         kept = changed[~images.isin(self.dropped)]
         blank = dict.fromkeys(table.columns, "")
-        rows = [
-            blank | {image_column: image, label_column: self.final_name(name)}
-            for image, (name, _) in self.added.items()
-        ]
+        rows = []
+        for image, (name, _) in self.added.items():
+            file, box = self.added_boxes.get(image, (image, None))
+            sides = {} if box is None else dict(zip(box_columns, box_text(box).split(","), strict=True))
+            rows.append(blank | {image_column: file, label_column: self.final_name(name)} | sides)
         return pd.concat([kept, pd.DataFrame(rows)], ignore_index=True) if rows else kept
 
     def lines(self) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+from whale_ray.data.decoding.box_arguments import parse_box
 from whale_ray.data.review.label_edits import LabelEdits, ReviewRow
 from whale_ray.file_errors import is_inside
 
@@ -93,15 +95,21 @@ def _apply_copy(decisions: LabelEdits, row: ReviewRow) -> None:
 def _check_addition(decisions: LabelEdits, row: ReviewRow) -> list[str]:
     image, name = row["image"], _confirmed_name(row, row["individual"])
     path = decisions.folder / image
-    if image in decisions.labels:
-        return [f"a confirmed photograph is new to the table, but {image} is there, of {decisions.labels[image]}"]
+    try:
+        box = parse_box(row["box"]) if row["box"] else None
+    except ValueError as error:
+        return [f"{error}. Correct it, or empty it for the whole photograph"]
+    if label := decisions.label_of(image, box):
+        shown = image if box is None else f"box {row['box']} of {image}"
+        return [f"a confirmed photograph is new to the table, but {shown} is there, of {label}"]
     if not image or not is_inside(path, decisions.folder) or not path.is_file():
         return [f"a confirmed photograph must lie in {decisions.folder}, but {image!r} does not. Copy it there"]
     return [] if name else ["a confirmed photograph needs its individual, but the row names none"]
 
 
 def _apply_addition(decisions: LabelEdits, row: ReviewRow) -> None:
-    decisions.decide("added", row["image"], _confirmed_name(row, row["individual"]), row.line)
+    box = parse_box(row["box"]) if row["box"] else None
+    decisions.add(row["image"], box, _confirmed_name(row, row["individual"]), row.line)
 
 
 # What a person can confirm, by the word in the column `kind`.
@@ -116,7 +124,12 @@ _KINDS: dict[str, _RowKind] = {
 
 
 def collect_edits(
-    rows: Iterable[ReviewRow], labels: Mapping[str, str], *, folder: Path, unknown_label: str
+    rows: Iterable[ReviewRow],
+    labels: Mapping[str, str],
+    *,
+    folder: Path,
+    unknown_label: str,
+    boxes: Mapping[str, str] = MappingProxyType({}),
 ) -> LabelEdits:
     """Return the edits that all rows ask for together.
 
@@ -125,8 +138,9 @@ def collect_edits(
         labels: Individual of each image in the table.
         folder: Folder of the images.
         unknown_label: Label of unknown individuals.
+        boxes: Individual of each box in the table, by `animal_name`.
     """
-    decisions = LabelEdits(labels, folder, unknown_label)
+    decisions = LabelEdits(labels, folder, unknown_label, boxes)
     for row in rows:
         _apply_row(row, decisions)
     decisions.settle()

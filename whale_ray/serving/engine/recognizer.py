@@ -18,7 +18,13 @@ from whale_ray.retrieval.search.exact_search import use_threads
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
 from whale_ray.serving.engine.micro_batcher import MicroBatcher, StallDetector
-from whale_ray.serving.gallery.enrolment_store import Entry
+from whale_ray.serving.gallery.enrolled_pictures import (
+    EnrolledPicture,
+    Entry,
+    picture_digest,
+    picture_name,
+    round_box,
+)
 from whale_ray.serving.gallery.live_gallery import GallerySnapshot, LiveGallery
 from whale_ray.serving.metrics import observe, time_stage
 
@@ -180,12 +186,28 @@ class Recognizer:
         if data is None:
             return None
         try:
-            decoded = await self.decoders.decode(data)
+            decoded = await self.decoders.decode(data, box=entry.box)
         except ImageError:
             _log.warning("%s is enrolled but cannot be decoded, and is left out", entry.image, exc_info=True)
             await asyncio.to_thread(self.live_gallery.exclude, entry)
             return None
         return await self.encoder.embed(decoded.array)
+
+    async def prepare_enrolment(self, data: bytes, *, box: Box | None = None) -> EnrolledPicture:
+        """Return a picture with thumbnail and embedding, ready for the store.
+
+        Args:
+            data: The image file.
+            box: Box of the animal, as of `identify`; rounded to what a store holds.
+
+        Raises:
+            ImageError: If the image cannot be used.
+        """
+        box = box and round_box(box)
+        decoded = await self.decoders.decode(data, box=box, thumbnail=True)
+        vector = await self.encoder.embed(decoded.array)
+        digest, name = picture_digest(data, box), picture_name(data, box)
+        return EnrolledPicture(digest, name, data, decoded.thumbnail, vector, box)
 
     def _rank(self, asked: list[_SearchRequest]) -> list[_SearchResult]:
         """Return the first individuals for each vector."""

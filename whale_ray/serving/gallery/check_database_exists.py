@@ -9,7 +9,8 @@ from pathlib import Path
 import sqlalchemy as sql
 
 from whale_ray.errors import StoreError
-from whale_ray.serving.gallery.database import STATE, open_engine, translated_errors
+from whale_ray.serving.gallery.database import open_engine, translated_errors
+from whale_ray.serving.gallery.tables import STATE
 
 
 def check_database_exists(url: str) -> None:

@@ -1,10 +1,9 @@
-"""Tables of the enrolment store, and connections on which commits are durable and deletions erase."""
+"""Connections to the enrolment store on which commits are durable and deletions erase."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
 from whale_ray.errors import StoreError
+from whale_ray.serving.gallery.tables import FORMAT_VERSION, METADATA, STATE, upgrade_tables
 
-FORMAT_VERSION = 1
 _TIMEOUT_SECONDS = 10  # for another writer
 # A database that falls silent must not hold up every call for ever.
 _POSTGRESQL_TIMEOUTS = {
@@ -21,93 +20,13 @@ _POSTGRESQL_TIMEOUTS = {
     "tcp_user_timeout": 1000 * _TIMEOUT_SECONDS,
     "options": f"-c statement_timeout={1000 * _TIMEOUT_SECONDS}",
 }
-METADATA = sql.MetaData()
-_DIGEST = sql.String(64)
-
-
-class _UtcDateTime(sql.types.TypeDecorator[datetime]):
-    """A point in time in UTC; SQLite drops the zone."""
-
-    impl = sql.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_result_value(self, value: datetime | None, dialect: sql.Dialect) -> datetime | None:
-        """Return the time in UTC; SQLite returns it without a zone.
-
-        Args:
-            value: The stored time.
-            dialect: The dialect of the database.
-        """
-        return value and (value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC))
-
-
-STATE = sql.Table(
-    "whale_ray_store",
-    METADATA,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("format", sql.Integer, nullable=False),
-    sql.Column("version", sql.Integer, nullable=False),
-)
-VERSIONS = sql.Table(
-    "versions",
-    METADATA,
-    sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("at", _UtcDateTime, nullable=False),
-    sql.Column("kind", sql.String(16), nullable=False),
-    sql.Column("pictures", sql.Integer, nullable=False),
-)
-PICTURES = sql.Table(
-    "pictures",
-    METADATA,
-    sql.Column("digest", _DIGEST, primary_key=True),
-    sql.Column("name", sql.String(100), nullable=False, unique=True),
-    sql.Column("data", sql.LargeBinary, nullable=False),
-    sql.Column("thumbnail", sql.LargeBinary, nullable=False),
-)
-# A picture is in the gallery from version `since` to the one before `until`; without `until` it is there now.
-ENTRIES = sql.Table(
-    "entries",
-    METADATA,
-    sql.Column("number", sql.Integer, primary_key=True),
-    sql.Column("digest", _DIGEST, nullable=False),
-    sql.Column("individual", sql.Text, nullable=False, index=True),
-    sql.Column("since", sql.Integer, nullable=False),
-    sql.Column("until", sql.Integer),
-)
-IS_CURRENT = ENTRIES.c.until.is_(None)
-sql.Index("entries_now", ENTRIES.c.digest, unique=True, sqlite_where=IS_CURRENT, postgresql_where=IS_CURRENT)
-VECTORS = sql.Table(
-    "vectors",
-    METADATA,
-    sql.Column("digest", _DIGEST, sql.ForeignKey(PICTURES.c.digest, ondelete="CASCADE"), primary_key=True),
-    sql.Column("bundle", sql.Text, primary_key=True),
-    sql.Column("vector", sql.LargeBinary, nullable=False),
-)
-HIDDEN = sql.Table(
-    "hidden",
-    METADATA,
-    sql.Column("kind", sql.String(16), primary_key=True),
-    sql.Column("name", sql.Text, primary_key=True),
-)
-QUERIES = sql.Table(
-    "queries",
-    METADATA,
-    sql.Column("digest", _DIGEST, primary_key=True),
-    sql.Column("at", _UtcDateTime, nullable=False),
-    sql.Column("bundle", sql.Text, nullable=False),
-    sql.Column("nearest", sql.Text, nullable=False),
-    sql.Column("distance", sql.Float, nullable=False),
-    sql.Column("decision", sql.String(16), nullable=False),
-    sql.Column("data", sql.LargeBinary, nullable=False),
-    sql.Column("thumbnail", sql.LargeBinary, nullable=False),
-)
 
 
 def connect(url: str) -> sql.Engine:
-    """Return an engine on a database, with missing tables created.
+    """Return an engine on a database, with missing tables created and tables of older formats upgraded.
 
     Raises:
-        StoreError: If the URL is invalid or unsupported, or another version wrote the database.
+        StoreError: If the URL is invalid or unsupported, or a newer version wrote the database.
     """
     engine = open_engine(url)
     if engine.dialect.name == "sqlite":
@@ -126,10 +45,20 @@ def _check_tables(engine: sql.Engine) -> None:
             _make_tables(engine)
         except (IntegrityError, OperationalError, ProgrammingError):  # another replica makes them at this moment
             _make_tables(engine)
-        with engine.connect() as connection:
-            found = connection.execute(sql.select(STATE.c.format)).scalar_one()
+        found = _read_format(engine)
+        if 0 < found < FORMAT_VERSION:
+            upgrade_tables(engine)
+            found = _read_format(engine)
     if found != FORMAT_VERSION:
-        raise StoreError(f"this version reads stores of format {FORMAT_VERSION}, but {engine.url} has format {found}")
+        raise StoreError(
+            f"this version reads stores up to format {FORMAT_VERSION}, but {engine.url} has format {found}. Update "
+            "whale_ray"
+        )
+
+
+def _read_format(engine: sql.Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(sql.select(STATE.c.format)).scalar_one())
 
 
 def open_engine(url: str) -> sql.Engine:

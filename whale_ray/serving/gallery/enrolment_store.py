@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeVarTuple
 
 import numpy as np
@@ -18,53 +16,13 @@ from sqlalchemy.exc import IntegrityError
 
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError
 from whale_ray.serving.gallery.check_database_exists import check_database_exists
-from whale_ray.serving.gallery.database import (
-    ENTRIES,
-    HIDDEN,
-    IS_CURRENT,
-    PICTURES,
-    QUERIES,
-    STATE,
-    VECTORS,
-    VERSIONS,
-    connect,
-    erase_leftovers,
-    read_version,
-    translated_errors,
-)
-from whale_ray.serving.gallery.transactions import EnrolledPicture, chunk_names, gallery_transaction, vector_bytes
+from whale_ray.serving.gallery.database import connect, erase_leftovers, read_version, translated_errors
+from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture, Entry, StoreState, Version
+from whale_ray.serving.gallery.tables import ENTRIES, HIDDEN, IS_CURRENT, PICTURES, QUERIES, STATE, VECTORS, VERSIONS
+from whale_ray.serving.gallery.transactions import chunk_names, gallery_transaction, vector_bytes
 
 _Row = TypeVarTuple("_Row")
 _IMAGE, _INDIVIDUAL = "image", "individual"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A picture in the current gallery."""
-
-    digest: str
-    image: str
-    individual: str
-
-
-@dataclass(frozen=True)
-class StoreState:
-    """The enrolled pictures and the hidden ones of the bundle at one version."""
-
-    version: int
-    entries: tuple[Entry, ...]
-    hidden_images: frozenset[str]
-    hidden_individuals: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Version:
-    """A change of the gallery (`enrol`, `forget` or `restore`) and its number of pictures."""
-
-    number: int
-    at: datetime
-    kind: str
-    pictures: int
 
 
 class EnrolmentStore:
@@ -103,7 +61,7 @@ class EnrolmentStore:
             # The version first: what is changed while this reads is then read once more.
             version = connection.execute(sql.select(STATE.c.version)).scalar_one()
             hidden = connection.execute(sql.select(HIDDEN.c.kind, HIDDEN.c.name)).all()
-            columns = sql.select(PICTURES.c.digest, PICTURES.c.name, ENTRIES.c.individual)
+            columns = sql.select(PICTURES.c.digest, PICTURES.c.name, ENTRIES.c.individual, PICTURES.c.box)
             rows = connection.execute(_join_current(columns).order_by(ENTRIES.c.number)).all()
         images, individuals = (frozenset(name for of, name in hidden if of == kind) for kind in (_IMAGE, _INDIVIDUAL))
         return StoreState(version, tuple(Entry(*row) for row in rows), images, individuals)
@@ -198,7 +156,7 @@ class EnrolmentStore:
 
         Args:
             bundle: Id of the bundle.
-            digests: SHA-256 of the pictures.
+            digests: `picture_digest` of the pictures.
         """
         found: dict[str, np.ndarray] = {}
         with self._reading() as connection:

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell
+from whale_ray.data.formats.animal_rows import box_text
 from whale_ray.errors import StoreError
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
 # As `whale-ray apply-review` reads them.
 COLUMNS = ("kind", "image", "individual", "other_image", "other_individual", "suggested", "confidence", "confirm")
+BOX = "box"  # a last column, if a picture has a box
 
 
 def export_enrolled(store: EnrolmentStore, folder: Path, review: Path) -> int:
-    """Write the enrolled images and one review row for each; return their number.
+    """Write the enrolled images and one review row for each animal; return the number of rows.
 
     Args:
         store: The enrolment database.
@@ -28,20 +30,20 @@ def export_enrolled(store: EnrolmentStore, folder: Path, review: Path) -> int:
     """
     entries = store.state().entries
     written = io.StringIO()
-    rows = csv.DictWriter(written, COLUMNS, restval="", lineterminator="\n")
+    columns = (*COLUMNS, BOX) if any(entry.box for entry in entries) else COLUMNS
+    rows = csv.DictWriter(written, columns, restval="", lineterminator="\n")
     rows.writeheader()
     for entry in entries:
         data = store.picture(entry.image)
         if data is None:  # forgotten meanwhile
             continue
-        path = folder / entry.image
+        path = folder / entry.file
         if path.exists() and path.read_bytes() != data:
             raise StoreError(
                 f"{path} must not exist, or be this very photograph, but is another. Choose another folder"
             )
         write_atomically(path, data)
-        rows.writerow(
-            {"kind": "confirmed", "image": entry.image, "individual": as_cell(entry.individual), "confirm": "yes"}
-        )
+        row = {"kind": "confirmed", "image": entry.file, "individual": as_cell(entry.individual), "confirm": "yes"}
+        rows.writerow(row if entry.box is None else {**row, BOX: box_text(entry.box)})
     write_atomically(review, written.getvalue())
     return len(entries)

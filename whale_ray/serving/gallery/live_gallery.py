@@ -14,7 +14,8 @@ import numpy as np
 
 from whale_ray.inference.predictor import Bundle, Gallery
 from whale_ray.retrieval.search.gallery_index import normalize_rows
-from whale_ray.serving.gallery.enrolment_store import EnrolmentStore, Entry, StoreState
+from whale_ray.serving.gallery.enrolled_pictures import Entry, StoreState
+from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,21 @@ class LiveGallery:
             self._snapshot = self._build_snapshot(self.store, self.store.state())
 
     def _build_snapshot(self, store: EnrolmentStore, state: StoreState) -> GallerySnapshot:
-        rows = [row for row in range(len(self.rows)) if not self._is_hidden(row, state)]
-        shown = {self.bundle.images[row] for row in rows}
-        # An image that has since reached the training of this bundle is in its own gallery.
-        entries = [entry for entry in state.entries if entry.image not in shown]
+        pairs = list(zip(self.bundle.images, self.bundle.individuals, strict=True))
+        rows = [row for row, pair in enumerate(pairs) if not state.is_hidden(*pair)]
+        shown = {pairs[row] for row in rows}
+        shown_images = {image for image, _ in shown}
+        # An image that has since reached the training of this bundle is in its own gallery; a data set names an animal
+        # by its file alone if the photograph has one row.
+        entries = [
+            entry
+            for entry in state.entries
+            if entry.image not in shown_images and (entry.file, entry.individual) not in shown
+        ]
         self._fetch_vectors(store, entries)
         there = [entry for entry in entries if entry.digest in self._vectors]
-        images = [*(self.bundle.images[row] for row in rows), *(entry.image for entry in there)]
-        individuals = [*(self.bundle.individuals[row] for row in rows), *(entry.individual for entry in there)]
+        gallery = [*(pairs[row] for row in rows), *((entry.image, entry.individual) for entry in there)]
+        images, individuals = [image for image, _ in gallery], [individual for _, individual in gallery]
         added = np.reshape(
             [self._vectors[entry.digest] for entry in there], (len(there), self._bundle_vectors.shape[1])
         )
@@ -112,10 +120,6 @@ class LiveGallery:
         missing = tuple(entry for entry in entries if entry.digest not in known)
         enrolled = frozenset(entry.image for entry in there)
         return GallerySnapshot(state.version, Gallery(images, individuals, searcher), enrolled, missing)
-
-    def _is_hidden(self, row: int, state: StoreState) -> bool:
-        of_hidden = self.bundle.individuals[row] in state.hidden_individuals
-        return of_hidden or self.bundle.images[row] in state.hidden_images
 
     def _fetch_vectors(self, store: EnrolmentStore, entries: list[Entry]) -> None:
         digests = {entry.digest for entry in entries}

@@ -9,8 +9,10 @@ from datetime import datetime
 import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError
 
-from whale_ray.serving.gallery.database import QUERIES, erase_leftovers, translated_errors
+from whale_ray.data.image_io import Box
+from whale_ray.serving.gallery.database import erase_leftovers, translated_errors
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
+from whale_ray.serving.gallery.tables import QUERIES
 
 REVIEW_FRACTION = 0.75  # of the distance from which on an animal is taken for a new one
 MAX_ITEMS = 1000
@@ -18,7 +20,7 @@ MAX_ITEMS = 1000
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """A queried image; `nearest` is the nearest individual, or empty."""
+    """A queried image, or the box of an animal in it; `nearest` is the nearest individual, or empty."""
 
     digest: str
     at: datetime
@@ -26,6 +28,7 @@ class ReviewItem:
     nearest: str
     distance: float
     decision: str
+    box: Box | None = None
 
 
 def needs_review(distance: float, new_distance: float | None) -> bool:
@@ -67,17 +70,18 @@ class ReviewQueue:
         with translated_errors(), self._engine.connect() as connection:
             return [ReviewItem(*row) for row in connection.execute(sql.select(*columns).order_by(QUERIES.c.at.desc()))]
 
-    def photograph(self, digest: str) -> bytes | None:
-        """Return the image file, or None if it is not queued."""
-        return self._part(QUERIES.c.data, digest)
+    def photograph(self, digest: str) -> tuple[bytes, Box | None] | None:
+        """Return the image file and the box of the animal in it, or None if it is not queued."""
+        query = sql.select(QUERIES.c.data, QUERIES.c.box).where(QUERIES.c.digest == digest)
+        with translated_errors(), self._engine.connect() as connection:
+            found = connection.execute(query).first()
+        return None if found is None else (found.data, found.box)
 
     def thumbnail(self, digest: str) -> bytes | None:
         """Return the thumbnail (JPEG), or None if the image is not queued."""
-        return self._part(QUERIES.c.thumbnail, digest)
-
-    def _part(self, column: sql.Column[bytes], digest: str) -> bytes | None:
+        query = sql.select(QUERIES.c.thumbnail).where(QUERIES.c.digest == digest)
         with translated_errors(), self._engine.connect() as connection:
-            return connection.execute(sql.select(column).where(QUERIES.c.digest == digest)).scalar()
+            return connection.execute(query).scalar()
 
     def drop(self, digest: str) -> bool:
         """Erase an image and return whether it was queued."""

@@ -10,37 +10,11 @@ from datetime import UTC, datetime
 import numpy as np
 import sqlalchemy as sql
 
-from whale_ray.serving.gallery.database import (
-    ENTRIES,
-    HIDDEN,
-    IS_CURRENT,
-    PICTURES,
-    STATE,
-    VECTORS,
-    VERSIONS,
-    translated_errors,
-)
+from whale_ray.serving.gallery.database import translated_errors
+from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
+from whale_ray.serving.gallery.tables import ENTRIES, HIDDEN, IS_CURRENT, PICTURES, STATE, VECTORS, VERSIONS
 
 _CHUNK = 500  # names in one statement
-
-
-@dataclass(frozen=True)
-class EnrolledPicture:
-    """A picture to enrol.
-
-    Attributes:
-        digest: SHA-256 of `data` in hex.
-        name: Its name from now on.
-        data: The image file.
-        thumbnail: JPEG thumbnail.
-        vector: Its embedding.
-    """
-
-    digest: str
-    name: str
-    data: bytes
-    thumbnail: bytes
-    vector: np.ndarray
 
 
 @dataclass
@@ -77,7 +51,7 @@ class GalleryTransaction:
             picture: The picture.
             bundle: Id of the bundle that made its vector.
         """
-        row = {"digest": picture.digest, "name": picture.name, "data": picture.data, "thumbnail": picture.thumbnail}
+        row = {name: getattr(picture, name) for name in ("digest", "name", "data", "thumbnail", "box")}
         if not self._there(PICTURES, PICTURES.c.digest == picture.digest):
             self.connection.execute(PICTURES.insert().values(row))
         if not self._there(VECTORS, (VECTORS.c.digest == picture.digest) & (VECTORS.c.bundle == bundle)):

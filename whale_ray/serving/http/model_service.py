@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from whale_ray.inference.predictions import Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.engine.recognizer import Recognizer
+from whale_ray.serving.gallery.enrolled_pictures import picture_digest
 from whale_ray.serving.gallery.review_queue import ReviewItem as KeptQuery
 from whale_ray.serving.gallery.review_queue import ReviewQueue, needs_review
 from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
@@ -60,7 +60,7 @@ class ModelService:
             _UPLOADS_PER_CALL * most_calls, most_bytes=_UPLOAD_BYTES, seconds=limits.seconds
         )
         self._name = name
-        self.on_answer: Callable[[bytes, Identification], None] = lambda data, found: None
+        self.on_answer: Callable[[bytes, Box | None, Identification], None] = lambda data, box, found: None
         self.live_gallery, self.review_queue = recognizer.live_gallery, review_queue
         self._keeping: set[asyncio.Task[None]] = set()
 
@@ -112,8 +112,7 @@ class ModelService:
     async def _identify(self, upload: Upload, top: int) -> Identified:
         found = await self.recognizer.identify(upload.data, top=top, box=upload.box)
         self._keep(upload, found)
-        if upload.box is None:  # the shadow answers for whole photographs
-            self.on_answer(upload.data, found)
+        self.on_answer(upload.data, upload.box, found)
         return self._identified(upload.filename, found, box=upload.box)
 
     async def _identify_or_problem(self, upload: Upload, top: int) -> Identified | Unidentified:
@@ -163,14 +162,11 @@ class ModelService:
         return f"{path}?{urlencode(query)}" if query else path
 
     def _keep(self, upload: Upload, found: Identification) -> None:
-        """Add the image to the review queue in the background if the individual seems new.
-
-        Enrolled photographs have no box, so one that was asked for with a box is not queued.
-        """
+        """Add the image to the review queue in the background if the individual seems new."""
         nearest = found.candidates[0] if found.candidates else None
         distance = nearest.distance if nearest else 2.0
         seems = found.new_individual.decision == "new" or needs_review(distance, self.bundle.new_distance)
-        if self.review_queue is None or not seems or upload.box is not None:
+        if self.review_queue is None or not seems:
             return
         if len(self._keeping) >= MAX_PENDING_REVIEWS:
             _log.warning(
@@ -179,19 +175,20 @@ class ModelService:
             )
             return
         query = KeptQuery(
-            digest=hashlib.sha256(upload.data).hexdigest(),
+            digest=picture_digest(upload.data, upload.box),
             at=datetime.now(UTC),
             bundle=self.bundle.id,
             nearest=nearest.individual if nearest else "",
             distance=distance,
             decision=found.new_individual.decision,
+            box=upload.box,
         )
         task = asyncio.create_task(self._write(self.review_queue, query, upload.data))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
     async def _write(self, kept: ReviewQueue, query: KeptQuery, data: bytes) -> None:
-        decoded = await self.recognizer.decoders.decode(data, thumbnail=True)
+        decoded = await self.recognizer.decoders.decode(data, box=query.box, thumbnail=True)
         try:
             await asyncio.to_thread(kept.keep, query, data=data, thumbnail=decoded.thumbnail)
         except StoreError:

@@ -14,7 +14,7 @@ from whale_ray.serving.auth.api_keys import IDENTIFY
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
 from whale_ray.serving.problem_details import RefusalError
-from whale_ray.serving.query_parameters import ImageQuery, IndividualPageQuery, PageQuery
+from whale_ray.serving.query_parameters import ImageQuery, IndividualPageQuery, PageParameters, PageQuery
 from whale_ray.serving.resource_names import individual_path, resolve_name
 from whale_ray.serving.schemas import (
     Example,
@@ -26,7 +26,6 @@ from whale_ray.serving.schemas import (
     ModelCard,
 )
 
-PageParameters = Annotated[PageQuery, Query()]
 ExampleNumber = Annotated[int, Path(ge=0, le=10**9)]
 router = APIRouter()
 

@@ -6,24 +6,23 @@ A change is durable when it is answered.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response, Security
+from fastapi import APIRouter, Path, Request, Response, Security
 
-from whale_ray.data.decoding.image_formats import EXTENSIONS, recognize_format
+from whale_ray.data.formats.animal_rows import box_text
 from whale_ray.errors import ImageError
+from whale_ray.serving import query_parameters as parameters
 from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
 from whale_ray.serving.gallery import review_queue
+from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
-from whale_ray.serving.gallery.transactions import EnrolledPicture
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
-from whale_ray.serving.http.uploads import Upload, read_uploads
+from whale_ray.serving.http.uploads import Upload, read_uploads, with_boxes
 from whale_ray.serving.problem_details import RefusalError
-from whale_ray.serving.query_parameters import ConfirmQuery, IndividualImageQuery, IndividualQuery, PageQuery
 from whale_ray.serving.resource_names import check_new_name, resolve_name
 from whale_ray.serving.schemas import (
     EnrolledImage,
@@ -36,6 +35,7 @@ from whale_ray.serving.schemas import (
     Restored,
 )
 
+_STATUS: dict[bool, Literal["enrolled", "already"]] = {True: "enrolled", False: "already"}
 router = APIRouter()
 
 
@@ -45,18 +45,18 @@ router = APIRouter()
     openapi_extra=openapi.IMAGE_BODY,
     responses=openapi.problem_responses(403, 404, 408, 409, 413, 415, 422, 503),
 )
-async def enrol(
-    id: str, request: Request, query: Annotated[IndividualQuery, Query()], service: SelectedModel
-) -> Enrolment:
+async def enrol(id: str, request: Request, query: parameters.EnrolParameters, service: SelectedModel) -> Enrolment:
     """Add photographs to a new or existing individual, all or none.
 
-    They are durable when the call is answered. Photographs that are already enrolled stay as they are.
+    They are durable when the call is answered. Photographs that are already enrolled stay as they are. With `box` the
+    animal in the box is enrolled: other boxes of the photograph may be enrolled under other individuals.
     """
     _require_store(service)
     id = resolve_name(id, query.individual, parameter="individual")
     async with service.upload_budget.receive_upload() as take:  # as of `identify`
         await _check_name(id, service)
         uploads = await read_uploads(request, service.limits, take=take)
+    uploads = with_boxes(uploads, query.box, service.limits)
     with service.admission.admit(len(uploads)):
         return await _enrol(id, uploads, service)
 
@@ -66,7 +66,7 @@ async def _enrol(individual: str, uploads: list[Upload], service: ModelService) 
     pictures = [await _prepare_picture(place, upload, service) for place, upload in enumerate(uploads)]
     new = await asyncio.to_thread(store.enrol, individual, pictures, bundle=service.bundle.id)
     images = [
-        EnrolledImage(filename=upload.filename, image=picture.name, status="enrolled" if is_new else "already")
+        EnrolledImage(filename=upload.filename, image=picture.name, status=_STATUS[is_new], box=picture.box)
         for upload, picture, is_new in zip(uploads, pictures, new, strict=True)
     ]
     return Enrolment(individual=individual, version=await asyncio.to_thread(store.version), images=images)
@@ -78,7 +78,11 @@ async def _enrol(individual: str, uploads: list[Upload], service: ModelService) 
     responses=openapi.problem_responses(403, 404, 503),
 )
 async def forget_image(
-    id: str, image: str, request: Request, query: Annotated[IndividualImageQuery, Query()], service: SelectedModel
+    id: str,
+    image: str,
+    request: Request,
+    query: parameters.IndividualImageParameters,
+    service: SelectedModel,
 ) -> Forgotten:
     """Forget a photograph: an enrolled one is erased from every version, one of the bundle is hidden for good.
 
@@ -100,7 +104,7 @@ async def forget_image(
     responses=openapi.problem_responses(403, 404, 503),
 )
 async def forget_individual(
-    id: str, request: Request, query: Annotated[IndividualQuery, Query()], service: SelectedModel
+    id: str, request: Request, query: parameters.IndividualParameters, service: SelectedModel
 ) -> Forgotten:
     """Forget an individual: enrolled photographs are erased from every version, those of the bundle hidden for good.
 
@@ -145,7 +149,7 @@ async def restore(
     dependencies=[Security(authorize, scopes=[ENROL])],
     responses=openapi.problem_responses(403, 404, 503),
 )
-async def queries(page: Annotated[PageQuery, Query()], service: SelectedModel) -> KeptQueriesPage:
+async def queries(page: parameters.PageParameters, service: SelectedModel) -> KeptQueriesPage:
     """List photographs of new or nearly new animals that wait for review, the last one first."""
     waiting = await asyncio.to_thread(_require_queue(service).waiting)
     start = next((place + 1 for place, query in enumerate(waiting) if query.digest == page.after), 0)
@@ -174,14 +178,14 @@ async def query_thumbnail(id: str, query: ModelParameter, service: SelectedModel
     dependencies=[Security(authorize, scopes=[ENROL])],
     responses=openapi.problem_responses(403, 404, 409, 422, 503),
 )
-async def confirm(id: str, query: Annotated[ConfirmQuery, Query()], service: SelectedModel) -> Enrolment:
+async def confirm(id: str, query: parameters.ConfirmParameters, service: SelectedModel) -> Enrolment:
     """Enrol a photograph that waits for review under an individual."""
     kept = _require_queue(service)
     await _check_name(query.individual, service)
-    data = await asyncio.to_thread(kept.photograph, _digest(id))
-    if data is None:
+    found = await asyncio.to_thread(kept.photograph, _digest(id))
+    if found is None:
         raise _unknown_query(id)
-    answer = await _enrol(query.individual, [Upload(None, data)], service)
+    answer = await _enrol(query.individual, [Upload(None, *found)], service)
     await asyncio.to_thread(kept.drop, _digest(id))
     return answer
 
@@ -237,13 +241,9 @@ async def _check_name(name: str, service: ModelService) -> None:
 
 
 async def _prepare_picture(place: int, upload: Upload, service: ModelService) -> EnrolledPicture:
-    recognizer = service.recognizer
     try:
-        decoded = await recognizer.decoders.decode(upload.data, thumbnail=True)
+        return await service.recognizer.prepare_enrolment(upload.data, box=upload.box)
     except ImageError as error:
         name = f" ({upload.filename})" if upload.filename else ""
-        raise type(error)(f"photograph {place + 1}{name}: {error}. No photograph of this call was enrolled") from error
-    digest = hashlib.sha256(upload.data).hexdigest()
-    extension = EXTENSIONS[recognize_format(upload.data) or "JPEG"]
-    vector = await recognizer.encoder.embed(decoded.array)
-    return EnrolledPicture(digest, f"enrolled-{digest[:32]}.{extension}", upload.data, decoded.thumbnail, vector)
+        which = f"photograph {place + 1}{name}" if upload.box is None else f"box {box_text(upload.box)}{name}"
+        raise type(error)(f"{which}: {error}. No photograph of this call was enrolled") from error

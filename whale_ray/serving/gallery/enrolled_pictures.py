@@ -1,0 +1,119 @@
+"""Enrolled pictures and their identity: a photograph, or an animal's box in it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+import numpy as np
+
+from whale_ray.data.decoding.image_formats import EXTENSIONS, recognize_format
+from whale_ray.data.formats.animal_rows import animal_name, box_text
+from whale_ray.data.image_io import Box
+
+_PREFIX = "enrolled-"
+
+
+@dataclass(frozen=True)
+class EnrolledPicture:
+    """A picture to enrol.
+
+    Attributes:
+        digest: `picture_digest` of `data` and `box`.
+        name: Its name from now on.
+        data: The image file.
+        thumbnail: JPEG thumbnail.
+        vector: Its embedding.
+        box: Box of the animal; None for the whole photograph.
+    """
+
+    digest: str
+    name: str
+    data: bytes
+    thumbnail: bytes
+    vector: np.ndarray
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture in the current gallery."""
+
+    digest: str
+    image: str
+    individual: str
+    box: Box | None = None
+
+    @property
+    def file(self) -> str:
+        """File name of the photograph."""
+        return self.image if self.box is None else self.image.partition("#")[0]
+
+
+@dataclass(frozen=True)
+class StoreState:
+    """The enrolled pictures and the hidden ones of the bundle at one version."""
+
+    version: int
+    entries: tuple[Entry, ...]
+    hidden_images: frozenset[str]
+    hidden_individuals: frozenset[str]
+
+    @cached_property
+    def _files_of_hidden_boxes(self) -> frozenset[str]:
+        boxed = (name.partition("#") for name in self.hidden_images if name.startswith(_PREFIX))
+        return frozenset(file for file, mark, _ in boxed if mark)
+
+    def is_hidden(self, image: str, individual: str) -> bool:
+        """Return whether an image of a bundle is hidden.
+
+        A data set names an animal by its file alone if the photograph has one row. So a forgotten box of an enrolled
+        photograph also hides the image of that name; other boxes of it are still enrolled.
+
+        Args:
+            image: Name of the image in the bundle.
+            individual: Its individual.
+        """
+        is_image_hidden = image in self.hidden_images or image in self._files_of_hidden_boxes
+        return individual in self.hidden_individuals or is_image_hidden
+
+
+@dataclass(frozen=True)
+class Version:
+    """A change of the gallery (`enrol`, `forget` or `restore`) and its number of pictures."""
+
+    number: int
+    at: datetime
+    kind: str
+    pictures: int
+
+
+def picture_digest(data: bytes, box: Box | None = None) -> str:
+    """Return the identity of a picture, a SHA-256 in hex: of the file, or of the file's and the box.
+
+    Args:
+        data: The image file.
+        box: Box of the animal; None for the whole photograph.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    return digest if box is None else hashlib.sha256(f"{digest}#{box_text(box)}".encode()).hexdigest()
+
+
+def round_box(box: Box) -> Box:
+    """Return a box with six significant digits a side, as databases and data sets hold it."""
+    x0, y0, x1, y1 = (float(f"{side:.6g}") for side in box)
+    return x0, y0, x1, y1
+
+
+def picture_name(data: bytes, box: Box | None = None) -> str:
+    """Return the name of an enrolled picture: that of its file, followed by the box as in a data set.
+
+    Args:
+        data: The image file.
+        box: Box of the animal; None for the whole photograph.
+    """
+    extension = EXTENSIONS[recognize_format(data) or "JPEG"]
+    file = f"{_PREFIX}{picture_digest(data)[:32]}.{extension}"
+    return file if box is None else animal_name(file, box)
