@@ -132,6 +132,8 @@ def test_retrieval_settings_are_always_lists(tmp_path: Path) -> None:
         "rerank_k2": (6,),
         "rerank_lambda": (0.3,),
         "classifier_weight": (0.0,),
+        "side": ("any",),
+        "side_penalty": (0.1,),
     }
     assert sweep.axes == ()
 

@@ -6,7 +6,7 @@ One search serves all settings that use the same vectors; votes and thresholds a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,13 @@ import pandas as pd
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
+from whale_ray.retrieval.evaluation.evaluation_tables import query_table, setting_table
 from whale_ray.retrieval.evaluation.metrics import find_ranks, recall_at
-from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
 from whale_ray.retrieval.evaluation.query_clusters import query_clusters, query_folds
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.evaluation.scores_with_intervals import scores_with_intervals
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import (
-    CrossFittedOutcome,
     choose_settings,
     groups_for_choosing,
     plain_scores,
@@ -30,9 +29,7 @@ from whale_ray.retrieval.evaluation.selection import (
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views, normalize_rows
 from whale_ray.retrieval.search.neighbor_search import find_neighbors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
-from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, effective_values
 from whale_ray.retrieval.search.retrieval_settings import (
-    SETTING_FIELDS,
     RetrievalSetting,
     distinct_settings,
     without_classifier,
@@ -57,6 +54,7 @@ class Evaluation:
         table: One row per setting, scored on all queries, not cross-fitted.
         best: Setting chosen on all folds, for use.
         threshold: Threshold chosen on all folds; None if no query is unknown.
+        species_thresholds: The same for each species with enough queries.
         calibration: Calibration fitted on all folds.
         scores: Cross-fitted scores with intervals, ceiling, chance and trivial answer; None with a `reason` if a score
             cannot be computed.
@@ -66,6 +64,7 @@ class Evaluation:
     table: pd.DataFrame
     best: RetrievalSetting
     threshold: float | None
+    species_thresholds: dict[str, float]
     calibration: Calibration
     scores: dict[str, Any]
     queries: pd.DataFrame
@@ -82,6 +81,8 @@ def evaluate(
     groups: np.ndarray | None = None,
     splits: np.ndarray | None = None,
     proxies: Mapping[int, ClassProxies] | None = None,
+    viewpoints: np.ndarray | None = None,
+    species: np.ndarray | None = None,
     objective: str = "recall@1",
     held_out_as_new: bool = False,
     seed: int = 0,
@@ -99,6 +100,8 @@ def evaluate(
         groups: Encounter of each row, "" for none, shape (N,).
         splits: Split of each row, if there are several; queries are searched in the gallery of their split. Shape (N,).
         proxies: Class proxies by split; without them, the weight of the proxy classifier is 0.
+        viewpoints: Viewpoint of each row, "" for unknown, shape (N,); None if all are unknown.
+        species: Species of each row, likewise.
         objective: Name of the score that chooses.
         held_out_as_new: Named queries without a gallery image count as unknown individuals.
         seed: Seed of folds and intervals.
@@ -118,6 +121,8 @@ def evaluate(
         unknown_label=unknown_label,
         held_out_as_new=held_out_as_new,
         proxies=proxies,
+        viewpoints=viewpoints,
+        species=species,
     )
     names = np.asarray(images, dtype=str)[held.rows]
     asked_groups = None if groups is None else np.asarray(groups, dtype=str)[held.rows]
@@ -129,12 +134,13 @@ def evaluate(
     final, *choices = choose_settings(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
     pooled = pool_cross_fitted(outcomes, choices, folds, held.queries)
     return Evaluation(
-        table=_table(settings, outcomes, held.queries),
+        table=setting_table(settings, outcomes, held.queries),
         best=settings[final.place],
         threshold=final.threshold,
+        species_thresholds=dict(final.of_species),
         calibration=fit_calibration(outcomes[final.place].cosines, outcomes[final.place].ranks, ~held.queries.known),
         scores=scores_with_intervals(pooled, held.queries, clusters, seed=seed),
-        queries=_query_table(held, pooled, settings, np.asarray(images, dtype=str), clusters=clusters, folds=folds),
+        queries=query_table(held, pooled, settings, np.asarray(images, dtype=str), clusters=clusters, folds=folds),
     )
 
 
@@ -147,6 +153,8 @@ def score_setting(
     unknown_label: str,
     held_out_as_new: bool = False,
     proxies: ClassProxies | None = None,
+    viewpoints: np.ndarray | None = None,
+    species: np.ndarray | None = None,
 ) -> dict[str, float | None]:
     """Return every score that a sweep may maximize, of one setting during training, not cross-fitted.
 
@@ -158,6 +166,8 @@ def score_setting(
         unknown_label: Label of unknown individuals.
         held_out_as_new: As in `evaluate`.
         proxies: Class proxies of the only split.
+        viewpoints: As in `evaluate`.
+        species: As in `evaluate`.
 
     Returns:
         Score by name; None for a score that cannot be computed.
@@ -172,6 +182,8 @@ def score_setting(
         unknown_label=unknown_label,
         held_out_as_new=held_out_as_new,
         proxies={0: proxies} if proxies else None,
+        viewpoints=viewpoints,
+        species=species,
     )
     scores = plain_scores(held.outcome(setting), held.queries)
     del scores["threshold"]
@@ -201,48 +213,3 @@ def study_recall(vectors: np.ndarray, *, individuals: np.ndarray, parts: np.ndar
     ranks = find_ranks(codes[others], codes)
     everyone = np.ones(len(rows), dtype=bool)
     return {f"study_recall@{cutoff}": recall_at(ranks, everyone, cutoff) for cutoff in CUTOFFS}
-
-
-def _table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outcome], queries: Queries) -> pd.DataFrame:
-    rows = [plain_scores(outcome, queries) for outcome in outcomes]
-    return pd.concat([_setting_columns(settings), pd.DataFrame(rows, dtype=np.float64)], axis=1)
-
-
-def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
-    """Return one row per setting; options without effect are off or missing."""
-    rows = [effective_values(asdict(setting)) for setting in settings]
-    columns = {name: [row.get(name) for row in rows] for name in SETTING_FIELDS}
-    dtypes = {option.name: option.dtype for option in RETRIEVAL_OPTIONS}
-    return pd.DataFrame({name: pd.Series(values, dtype=dtypes[name]) for name, values in columns.items()})
-
-
-def _query_table(
-    held: SearchRuns,
-    pooled: CrossFittedOutcome,
-    settings: Sequence[RetrievalSetting],
-    images: np.ndarray,
-    *,
-    clusters: np.ndarray,
-    folds: np.ndarray,
-) -> pd.DataFrame:
-    queries = held.queries
-    columns = {
-        "image": images[held.rows],
-        "individual": held.individuals[held.rows],
-        "known": queries.known,
-        "new": queries.new,
-        "rank": pooled.ranks,
-        "image_rank": pooled.image_ranks,
-        "nearest_image": np.append(images, "")[pooled.images],  # -1, no answer, is the last
-        "nearest_individual": np.append(held.individuals, "")[pooled.images],
-        "cosine": first_column(pooled.cosines, np.nan),
-        "average_precision@5": pooled.precisions,
-        "threshold": pooled.thresholds,
-        "match_probability": pooled.match,
-        "new_probability": pooled.new,
-        "cluster": clusters,
-        "fold": folds,
-        "gallery_images": queries.images,
-    }
-    chosen = _setting_columns([settings[place] for place in pooled.place])
-    return pd.concat([pd.DataFrame(columns), chosen], axis=1)

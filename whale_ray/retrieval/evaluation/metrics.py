@@ -89,7 +89,7 @@ def values_of_ranks(objective: str, ranks: np.ndarray, image_ranks: np.ndarray) 
 
 
 def average_precisions(
-    cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray, *, threshold: float | None
+    cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray, *, threshold: float | np.ndarray | None
 ) -> np.ndarray:
     """Return the MAP@5 contribution of each query: 1 / rank of the right label among five labels, else 0. Shape (Q,).
 
@@ -101,7 +101,7 @@ def average_precisions(
         cosines: Largest cosine of the ranked individuals, shape (Q, at least 5).
         ranks: Rank of the right individual, shape (Q,).
         new: Whether the right label is the unknown individual, shape (Q,).
-        threshold: The unknown individual enters before the first cosine below it.
+        threshold: The unknown individual enters before the first cosine below it; for all or by query, shape (Q,).
     """
     entry = new_individual_rank(cosines[:, :_DEPTH], threshold)
     shifted = ranks + ((entry > 0) & (entry <= ranks))

@@ -24,9 +24,10 @@ class Queries:
         truth: Code of the individual in the query's gallery; -1 if it is not there.
         new: Whether the right answer is the unknown individual.
         images: Gallery images of the individual.
-        gallery: Images in the query's gallery.
-        individuals: Individuals in the query's gallery.
+        gallery: Images in the query's gallery that may be of its species.
+        individuals: Individuals in the query's gallery that may be of its species.
         labels: Label of the individual, str.
+        species: Species, str; "" for unknown.
     """
 
     truth: np.ndarray
@@ -35,6 +36,7 @@ class Queries:
     gallery: np.ndarray
     individuals: np.ndarray
     labels: np.ndarray
+    species: np.ndarray
 
     @property
     def known(self) -> np.ndarray:

@@ -56,6 +56,8 @@ def scores_with_intervals(
     scores |= _open_set(pooled, queries, clusters, seed=seed) | _briers(pooled, queries, clusters, seed=seed)
     for name, sizes in (("by_images", SIZES), ("mix", MIX_SIZES)):
         scores[name] = _by_images(pooled, queries, clusters, sizes, seed=seed)
+    if (queries.species != "").any():
+        scores["by_species"] = _by_species(pooled, queries, clusters, seed=seed)
     if reasons := _reasons(queries, clusters):
         scores["reason"] = "; ".join(reasons)
     return scores | _reference_scores(queries)
@@ -103,6 +105,21 @@ def _by_images(
         scores = means_with_intervals(("recall@1", MAP, *INDIVIDUAL_SCORES), values, weights, clusters, seed=seed)
         individuals = len(np.unique(queries.labels[here]))
         rows.append({"images": name, "individuals": individuals, "queries": int(here.sum()), **scores})
+    return rows
+
+
+def _by_species(
+    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, seed: int
+) -> list[dict[str, Any]]:
+    """Return recall@1 and map@5 of the queries of each species, "" for unknown ones."""
+    values = np.stack([are_hits(pooled.ranks, 1), pooled.precisions], axis=1).astype(np.float64)
+    rows: list[dict[str, Any]] = []
+    for species in np.unique(queries.species).tolist():
+        here = queries.species == species
+        weights = np.stack([here & queries.asked, here], axis=1)
+        scores = means_with_intervals(("recall@1", MAP), values, weights, clusters, seed=seed)
+        individuals = len(np.unique(queries.labels[here & queries.known]))
+        rows.append({"species": species, "individuals": individuals, "queries": int(here.sum()), **scores})
     return rows
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from whale_ray.retrieval.evaluation.score_names import (
     averages_individuals,
 )
 
+FEWEST_OF_SPECIES = 10
+"""Known and new queries, of each so many, that a species needs for a threshold of its own."""
 _SIXTIETHS = 60
 _DIGITS = 9  # sums that differ by rounding only are equal, and the first setting wins
 
@@ -60,10 +62,17 @@ class Choice:
     Attributes:
         place: Index of the chosen outcome.
         threshold: Chosen threshold; None if no query is unknown.
+        of_species: Threshold of each species with enough queries; the others have the common one.
     """
 
     place: int
     threshold: float | None
+    of_species: Mapping[str, float] = field(default_factory=dict)
+
+    def thresholds(self, species: np.ndarray) -> np.ndarray:
+        """Return the threshold of each query, float64, shape (Q,), by its species; NaN without a threshold."""
+        common = np.nan if self.threshold is None else self.threshold
+        return np.array([self.of_species.get(str(one), common) for one in species], dtype=np.float64)
 
 
 def choose_settings(
@@ -95,7 +104,11 @@ def choose_settings(
 def _settle(place: int, outcome: Outcome, queries: Queries, group: np.ndarray) -> Choice:
     if not (group & queries.new).any():
         return Choice(place, None)
-    return Choice(place, float(best_thresholds(outcome.steps, group[None])[0][0]))
+    species = sorted({*queries.species[group].tolist()} - {""})
+    groups = [group, *(group & (queries.species == one) for one in species)]
+    common, *own = best_thresholds(outcome.steps, np.stack(groups))[0].tolist()
+    enough = [min((part & queries.new).sum(), (part & queries.known).sum()) >= FEWEST_OF_SPECIES for part in groups[1:]]
+    return Choice(place, common, {one: value for one, value, has in zip(species, own, enough, strict=True) if has})
 
 
 def _sums(outcome: Outcome, queries: Queries, groups: np.ndarray, objective: str) -> np.ndarray:
@@ -134,7 +147,7 @@ class CrossFittedOutcome:
         precisions: Contribution to MAP@5.
         images: Row of the first answer's nearest image.
         cosines: Cosines of the candidates, shape (Q, at most 5).
-        thresholds: Chosen threshold.
+        thresholds: Chosen threshold of the query's species.
         match: Probability that the first candidate is right, from the other four folds; NaN without enough data.
         new: Probability that the animal is new, likewise.
     """
@@ -164,16 +177,16 @@ def pool_cross_fitted(
     parts, rows = [], []
     for fold, choice in enumerate(choices):
         here, outcome = np.flatnonzero(folds == fold), outcomes[choice.place]
-        threshold = np.nan if choice.threshold is None else choice.threshold
+        thresholds = choice.thresholds(queries.species[here])
         precisions = average_precisions(
-            outcome.cosines[here], outcome.ranks[here], queries.new[here], threshold=choice.threshold
+            outcome.cosines[here], outcome.ranks[here], queries.new[here], threshold=thresholds
         )
         kept = (outcome.ranks[here], outcome.image_ranks[here], precisions, outcome.images[here])
         cosines = outcome.cosines[here]
         others = _others(folds, fold)
         calibration = fit_calibration(outcome.cosines[others], outcome.ranks[others], ~queries.known[others])
         probabilities = (first_column(calibration.of_match(cosines), np.nan), calibration.of_new(cosines))
-        parts.append((np.full(len(here), choice.place), *kept, cosines, np.full(len(here), threshold), *probabilities))
+        parts.append((np.full(len(here), choice.place), *kept, cosines, thresholds, *probabilities))
         rows.append(here)
     back = np.argsort(np.concatenate(rows))
     return CrossFittedOutcome(*(np.concatenate(each)[back] for each in zip(*parts, strict=True)))

@@ -70,7 +70,9 @@ def find_neighbors(
     return _in_chunks(search, queries)
 
 
-def find_by_centroid(queries: np.ndarray, index: GalleryIndex, *, individuals: int = 50) -> Neighbors:
+def find_by_centroid(
+    queries: np.ndarray, index: GalleryIndex, *, individuals: int = 50, rescore: Rescore | None = None
+) -> Neighbors:
     """Return individuals by the cosine to their normalised class mean, without a list of images (K = 0).
 
     `best_cosines` and `best_indices` are those of the nearest image.
@@ -79,11 +81,16 @@ def find_by_centroid(queries: np.ndarray, index: GalleryIndex, *, individuals: i
         queries: Unit vectors from `normalize_rows`, float32, shape (Q, D).
         index: The gallery.
         individuals: Number of individuals per query.
+        rescore: Replaces the cosines by other scores for all class means; None keeps them.
     """
     distinct = min(individuals, len(index.names))
+    first = min(1, distinct)
 
     def search(vectors: np.ndarray) -> Neighbors:
-        _, means = nearest_keys(vectors, index.centroids, min(1, distinct), distinct, 2 * distinct)
+        if rescore is None:
+            _, means = nearest_keys(vectors, index.centroids, first, distinct, 2 * distinct)
+        else:
+            _, means = scan_gallery(vectors, index.centroids, first, distinct, rescore)
         return _describe(means[:, :0], best_images(vectors, index, decode_positions(means)), index)
 
     return _in_chunks(search, queries)

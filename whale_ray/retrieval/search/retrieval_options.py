@@ -172,10 +172,25 @@ RETRIEVAL_OPTIONS: Final = (
         shown="classifier {:g}",
         condition=_BY_IMAGES,
     ),
+    RetrievalOption(
+        name="side",
+        takes="choice any same weighted",
+        default="any",
+        meaning="gallery images of another viewpoint (data.view_column); same: left out; weighted: with a penalty",
+        off="any",
+        shown="side {}",
+    ),
+    RetrievalOption(
+        name="side_penalty",
+        takes="float > 0 <= 2",
+        default=0.1,
+        meaning="weighted: number subtracted from the cosine or score of gallery images of another viewpoint",
+        shown="penalty {:g}",
+        condition=Condition("side", only=("weighted",)),
+    ),
 )
 
 _BY_NAME: Final = {option.name: option for option in RETRIEVAL_OPTIONS}
-_DESCRIBED_FIRST: Final = ("vote",)
 
 
 def option_choices(name: str) -> tuple[str, ...]:
@@ -228,7 +243,7 @@ def describe_setting(values: Mapping[str, Any]) -> str:
     given = {name: value for name in _BY_NAME if (value := values.get(name)) is not None and value == value}
     if "vote" not in given:
         return ""
-    order = dict.fromkeys((*_DESCRIBED_FIRST, *_BY_NAME))
+    order = dict.fromkeys(("vote", *_BY_NAME))
     used = effective_values(given)
     return ", ".join(
         _BY_NAME[name].shown.format(used[name]) for name in order if name in used and used[name] != _BY_NAME[name].off

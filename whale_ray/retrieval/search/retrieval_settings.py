@@ -11,7 +11,7 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.search.retrieval_options import effective_values, has_effect, option_choices
 from whale_ray.retrieval.search.voting import check_vote
 
-_CHOICES = ("flip", "whiten", "rerank")
+_CHOICES = ("flip", "whiten", "rerank", "side")
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,21 @@ class SearchMode:
         augment_gallery: Gallery vectors added to each gallery vector.
         rerank: Re-ranking options; None for no re-ranking.
         classifier_weight: Weight of the proxy classifier.
+        side: `any`, `same` or `weighted`: treatment of gallery images of another viewpoint than the query's.
+        side_penalty: Subtracted from the scores of such images; 0 unless `side` is `weighted`.
     """
 
     expand_query: int = 0
     augment_gallery: int = 0
     rerank: Rerank | None = None
     classifier_weight: float = 0.0
+    side: str = "any"
+    side_penalty: float = 0.0
 
     @property
     def plain(self) -> bool:
         """True if scores are cosines of the unchanged vectors."""
-        return self == SearchMode()
+        return replace(self, side="any") == SearchMode()
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,9 @@ class RetrievalSetting:
         rerank_k2: k2 of k-reciprocal re-ranking; None without.
         rerank_lambda: Share of the cosine in the re-ranked score; None without.
         classifier_weight: Share of the cosine to the individual's proxy in each score; not with the vote `centroid`.
+        side: Gallery images of another viewpoint than the query's: `any` treats them like the others, `same` leaves
+            them out, `weighted` lowers their scores.
+        side_penalty: Number subtracted from their scores; None unless `side` is `weighted`.
 
     Raises:
         InputError: If the values exclude each other.
@@ -102,6 +109,8 @@ class RetrievalSetting:
     rerank_k2: int | None = None
     rerank_lambda: float | None = None
     classifier_weight: float = 0.0
+    side: str = "any"
+    side_penalty: float | None = None
 
     def __post_init__(self) -> None:
         check_vote(self.vote, neighbours=self.neighbours, temperature=self.temperature)
@@ -121,6 +130,10 @@ class RetrievalSetting:
                 "Take another vote"
             )
         self._check_rerank()
+        if self.side == "weighted" and not (self.side_penalty and 0 < self.side_penalty <= 2):
+            raise InputError(
+                f"`0 < side_penalty <= 2` must hold for side weighted, but got {self.side_penalty}. Give 0.1 or so"
+            )
 
     def _check_rerank(self) -> None:
         if self.rerank == "none":
@@ -147,11 +160,19 @@ class RetrievalSetting:
         rerank = None
         if self.rerank_k1 and self.rerank_k2 and self.rerank_lambda:
             rerank = Rerank(self.rerank_k1, self.rerank_k2, self.rerank_lambda)
-        return SearchMode(self.expand_query, self.augment_gallery, rerank, self.classifier_weight)
+        penalty = (self.side_penalty or 0.0) if self.side == "weighted" else 0.0
+        return SearchMode(self.expand_query, self.augment_gallery, rerank, self.classifier_weight, self.side, penalty)
 
     def baseline(self) -> RetrievalSetting:
-        """Return the same vote on the plain embeddings: no whitening, expansion, re-ranking or classifier."""
-        return RetrievalSetting(self.vote, self.neighbours, self.temperature, self.flip)
+        """Return the same vote and side on the plain embeddings: no whitening, expansion, re-ranking or classifier."""
+        return RetrievalSetting(
+            self.vote,
+            self.neighbours,
+            self.temperature,
+            self.flip,
+            side=self.side,
+            side_penalty=self.side_penalty,
+        )
 
 
 SETTING_FIELDS = tuple(field.name for field in fields(RetrievalSetting))

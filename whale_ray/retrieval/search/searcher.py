@@ -52,6 +52,7 @@ class GallerySearcher:
         *,
         individuals: int = 50,
         neighbours: int = 1,
+        penalized: np.ndarray | None = None,
         ready: bool = False,
     ) -> Neighbors:
         """Return the neighbors of queries in a search mode; the `cosines` of the result are the scores of that mode.
@@ -63,6 +64,7 @@ class GallerySearcher:
             mode: The search mode.
             individuals: Number of individuals per query.
             neighbours: Number of images per query.
+            penalized: Gallery rows whose scores the mode's `side_penalty` lowers, bool, shape (N,); None for none.
             ready: The queries come from `normalize_rows`; False normalizes them.
 
         Raises:
@@ -70,25 +72,47 @@ class GallerySearcher:
         """
         index = self._searched(mode)
         asked = expand_queries(_unit(queries, ready), index, mode.expand_query)
-        return find_neighbors(asked, index, individuals=individuals, neighbours=neighbours, rescore=self._rescore(mode))
+        rescore = self._rescore(mode)
+        if penalized is not None:
+            rescore = _lowered(rescore, mode.side_penalty * penalized[self.index.rows])
+        return find_neighbors(asked, index, individuals=individuals, neighbours=neighbours, rescore=rescore)
 
     def find_by_centroid(
-        self, queries: np.ndarray, mode: SearchMode, *, individuals: int = 50, ready: bool = False
+        self,
+        queries: np.ndarray,
+        mode: SearchMode,
+        *,
+        individuals: int = 50,
+        penalized: np.ndarray | None = None,
+        ready: bool = False,
     ) -> Neighbors:
         """Return individuals by class mean: expanded queries against the means of the augmented gallery.
+
+        The penalty falls on individuals all of whose images are penalized.
 
         Args:
             queries: Vectors, shape (Q, D).
             mode: The search mode.
             individuals: Number of individuals per query.
+            penalized: As in `find`.
             ready: The queries come from `normalize_rows`; False normalizes them.
         """
         index = self._searched(mode)
         asked = expand_queries(_unit(queries, ready), index, mode.expand_query)
-        return find_by_centroid(asked, index, individuals=individuals)
+        rescore = None
+        if penalized is not None and len(index):
+            unseen = np.logical_and.reduceat(penalized[index.rows], index.starts)
+            rescore = _lowered(None, mode.side_penalty * unseen)
+        return find_by_centroid(asked, index, individuals=individuals, rescore=rescore)
 
     def rank(
-        self, queries: np.ndarray, setting: RetrievalSetting, *, individuals: int = 50, ready: bool = False
+        self,
+        queries: np.ndarray,
+        setting: RetrievalSetting,
+        *,
+        individuals: int = 50,
+        penalized: np.ndarray | None = None,
+        ready: bool = False,
     ) -> Ranking:
         """Return the ranking of queries under a retrieval setting: search and vote.
 
@@ -96,14 +120,15 @@ class GallerySearcher:
             queries: Vectors, shape (Q, D).
             setting: The retrieval setting.
             individuals: Smallest number of individuals to rank, if the gallery has that many.
+            penalized: As in `find`.
             ready: The queries come from `normalize_rows`; False normalizes them.
         """
         mode, asked = setting.search_mode, _unit(queries, ready)
         if VOTES[setting.vote].by_centroid:
-            found = self.find_by_centroid(asked, mode, individuals=individuals, ready=True)
+            found = self.find_by_centroid(asked, mode, individuals=individuals, penalized=penalized, ready=True)
         else:
             images = setting.neighbours or 1
-            found = self.find(asked, mode, individuals=individuals, neighbours=images, ready=True)
+            found = self.find(asked, mode, individuals=individuals, neighbours=images, penalized=penalized, ready=True)
         return rank_individuals(
             found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature
         )
@@ -154,6 +179,15 @@ class GallerySearcher:
         if key not in self._reciprocal:
             self._reciprocal[key] = KReciprocalReranker(index, mode.rerank)
         return self._reciprocal[key]
+
+
+def _lowered(rescore: Rescore | None, penalties: np.ndarray) -> Rescore:
+    """Return scores lowered by the penalty of each vector of the index, shape (N,)."""
+
+    def lowered(queries: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+        return np.asarray((cosines if rescore is None else rescore(queries, cosines)) - penalties)
+
+    return lowered
 
 
 def _unit(queries: np.ndarray, ready: bool) -> np.ndarray:

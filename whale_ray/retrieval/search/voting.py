@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from whale_ray.errors import InputError
 from whale_ray.retrieval.search.neighbor_search import Neighbors
 from whale_ray.retrieval.search.retrieval_options import has_effect
+
+NO_CANDIDATE = -1.0
+"""First cosine of a query without candidates among others that have some: its animal counts as new."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,41 @@ def _reorder(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     return np.concatenate([first, values[:, order.shape[1] :]], axis=1)
 
 
+def join_rankings(rankings: Sequence[Ranking], places: Sequence[np.ndarray]) -> Ranking:
+    """Return the rankings of groups of queries as one.
+
+    Args:
+        rankings: Ranking of each group; with R = 0 its queries have no candidate.
+        places: Positions of the queries of each group, shape (q,).
+    """
+    cosines = join_rows([one.cosines for one in rankings], places, np.nan)
+    for one, queries in zip(rankings, places, strict=True):
+        if not one.cosines.shape[1]:
+            cosines[queries, :1] = NO_CANDIDATE
+    return Ranking(
+        join_rows([one.individuals for one in rankings], places, -1),
+        cosines,
+        join_rows([one.images for one in rankings], places, -1),
+    )
+
+
+def join_rows(parts: Sequence[np.ndarray], places: Sequence[np.ndarray], absent: float) -> np.ndarray:
+    """Return the rows of groups of queries in the order of the queries, shape (Q, R).
+
+    Args:
+        parts: Rows of each group, shape (q, r); R is the largest r.
+        places: Positions of the rows of each group, shape (q,).
+        absent: Value of missing columns.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    shape = (sum(map(len, places)), max(part.shape[1] for part in parts))
+    joined = np.full(shape, absent, dtype=parts[0].dtype)
+    for part, rows in zip(parts, places, strict=True):
+        joined[rows, : part.shape[1]] = part
+    return joined
+
+
 def check_vote(vote: str, *, neighbours: int | None, temperature: float) -> None:
     """Check that vote, k and temperature go together.
 
@@ -127,7 +165,7 @@ def check_vote(vote: str, *, neighbours: int | None, temperature: float) -> None
         raise InputError(f"`temperature > 0` must hold for the vote {vote}, but got {temperature}. Give 0.05 or so")
 
 
-def new_individual_rank(cosines: np.ndarray, threshold: float | None) -> np.ndarray:
+def new_individual_rank(cosines: np.ndarray, threshold: float | np.ndarray | None) -> np.ndarray:
     """Return the rank (from 1) at which an unknown individual enters each ranking; 0 if it does not.
 
     It enters before the first candidate whose cosine is below the threshold.
@@ -137,9 +175,9 @@ def new_individual_rank(cosines: np.ndarray, threshold: float | None) -> np.ndar
 
     Args:
         cosines: Largest cosine of the ranked individuals, NaN if there are no more, shape (Q, R).
-        threshold: The threshold; None never lets an unknown individual in.
+        threshold: The threshold, for all or by query, shape (Q,); None or NaN never lets an unknown individual in.
     """
     if threshold is None or not cosines.shape[1]:
         return np.zeros(len(cosines), dtype=np.int64)
-    below = cosines < threshold
+    below = cosines < np.reshape(threshold, (-1, 1))
     return np.where(below.any(axis=1), below.argmax(axis=1) + 1, 0)

@@ -49,6 +49,11 @@ def rescore(record: Record, scoring: Scoring) -> Evaluation:
         scoring: Retrieval settings and objective.
     """
     views, table = read_embeddings(record.folder)
+    if any(one.side != "any" for one in scoring.retrieval) and not table["viewpoint"].astype(bool).any():
+        raise InputError(
+            f"retrieval.side needs viewpoints, but trial {record.trial} has none: its photographs had none, or an "
+            "earlier version embedded them. Name data.view_column and run the sweep again, or take side: any"
+        )
     proxies = proxies_to_score(record, scoring.retrieval)
     return score_trial(views, table, scoring=scoring, settings=record.settings, proxies=proxies)
 

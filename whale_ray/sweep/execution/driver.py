@@ -14,7 +14,13 @@ from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.export_bundle import make_best_bundle
 from whale_ray.sweep.execution.import_run import import_run
-from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset, tracking_of, write_inputs
+from whale_ray.sweep.execution.preparation import (
+    check_inputs,
+    prepare_dataset,
+    refresh_traits,
+    tracking_of,
+    write_inputs,
+)
 from whale_ray.sweep.execution.runners.in_process_runner import run_trials_in_process
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.planning.dataset import Dataset
@@ -108,6 +114,7 @@ def run_sweep(
         if import_from is not None:
             for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
                 progress.say(line)
+        refresh_traits(dataset, folder)
         store = open_trial_store(sweep, folder, data_fingerprint=dataset.fingerprint)
         progress.earlier(sum(record.status != "running" for record in store.index.records()))
         if store.rescored:

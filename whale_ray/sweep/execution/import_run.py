@@ -27,7 +27,7 @@ from whale_ray.sweep.planning.search_space import fits
 from whale_ray.sweep.planning.trial_points import Point, Settings, baselines
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import read_record, write_record, write_result
-from whale_ray.sweep.trials.embeddings_io import read_embeddings
+from whale_ray.sweep.trials.embeddings_io import COLUMNS, read_embeddings, update_traits
 from whale_ray.sweep.trials.ensemble import KIND
 from whale_ray.sweep.trials.scoring import scoring_of
 
@@ -201,10 +201,16 @@ def _copy_embeddings(origin: Path, draft: Path, dataset: Dataset) -> None:
         raise _NotTakenError(f"embeddings.npz cannot be read: {fault}") from None
     except InputError as fault:
         raise _NotTakenError(str(fault)) from None
-    ours = dataset.scored()[list(table.columns)].astype(str)
+    ours = dataset.scored()
+    columns = [*COLUMNS, "split"]
+    same = table[columns].astype(str).equals(ours[columns].astype(str))
     shapes = {(view.ndim, len(view), view.dtype.kind) for view in views.values()}
-    if "plain" not in views or shapes != {(2, len(ours), "f")} or not table.astype(str).equals(ours):
+    if "plain" not in views or shapes != {(2, len(ours), "f")} or not same:
         raise _NotTakenError("its embeddings are of other photographs, or of another split")
+    try:
+        update_traits(draft, ours)
+    except InputError as fault:
+        raise _NotTakenError(str(fault)) from None
 
 
 def _copy_weights(origin: Path, draft: Path, settings: Settings) -> None:

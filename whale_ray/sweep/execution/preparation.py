@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from whale_ray.atomic_files import write_atomically
@@ -15,6 +16,8 @@ from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.planning.dataset import Dataset, catalog_of, open_dataset, pixel_cache, write_split
 from whale_ray.sweep.planning.pair_positives import check_positives
 from whale_ray.sweep.planning.trial_points import check_encoders, first_settings, geometries
+from whale_ray.sweep.run_folder.records import read_records, write_result
+from whale_ray.sweep.trials.embeddings_io import update_traits
 from whale_ray.sweep.trials.pseudo_labels import check_unknown
 from whale_ray.sweep.trials.trackers.registry import check_trackers
 from whale_ray.sweep.trials.trackers.tracker import Tracking
@@ -74,7 +77,7 @@ def prepare_dataset(sweep: Sweep, catalog: Catalog, progress: Progress) -> Datas
         progress: Display of the sweep; shows the findings of the audit.
 
     Raises:
-        InputError: If photographs cannot be used, or the sweep's use of unknown individuals needs some.
+        InputError: If photographs cannot be used, or the sweep needs viewpoints or unknown individuals that they lack.
     """
     settings = first_settings(sweep)
     first, *others = geometries(sweep)
@@ -89,11 +92,49 @@ def prepare_dataset(sweep: Sweep, catalog: Catalog, progress: Progress) -> Datas
     )
     check_unknown(sweep, dataset)
     check_positives(sweep, dataset)
+    check_viewpoints(sweep, dataset)
     decoded = {geometry: dataset.pixels(geometry, progress=watched).fingerprint for geometry in others}
     dataset = dataclasses.replace(dataset, decoded={**dataset.decoded, **decoded})
     for line in dataset.audit.lines():
         progress.say(line)
     return dataset
+
+
+def check_viewpoints(sweep: Sweep, dataset: Dataset) -> None:
+    """Check that the photographs have viewpoints if `retrieval.side` needs them.
+
+    Args:
+        sweep: The sweep.
+        dataset: Its photographs.
+
+    Raises:
+        InputError: If they have none.
+    """
+    sides = [side for side in sweep.retrieval["side"] if side != "any"]
+    if sides and not dataset.table["viewpoint"].astype(bool).any():
+        raise InputError(
+            f"`retrieval.side: {' and '.join(map(str, sides))}` needs the viewpoint of photographs, but none has one. "
+            "Set data.view_column to the column of viewpoints, or leave side out"
+        )
+
+
+def refresh_traits(dataset: Dataset, run: Path) -> None:
+    """Write the viewpoints and species of the data set into the finished trials of a run folder.
+
+    A trial that had others, or none, loses the mark of its scoring, so that it is scored again.
+
+    Args:
+        dataset: Photographs of the sweep.
+        run: The run folder.
+    """
+    table = dataset.scored()
+    for record in read_records(run):
+        if record.status != "finished" or not (record.folder / "embeddings.npz").exists():
+            continue
+        with suppress(InputError):  # a damaged file is an error where its vectors are needed
+            if update_traits(record.folder, table):
+                result = {name: value for name, value in record.result.items() if name != "scored_with"}
+                write_result(record.folder, result)
 
 
 def write_inputs(sweep: Sweep, dataset: Dataset, folder: Path) -> None:

@@ -49,9 +49,9 @@ class Dataset:
 
     Attributes:
         catalog: The training table as it was read.
-        table: One row per row of the catalog: image, individual, group, date (of the table, else of EXIF), fold (in
-            which it validates, -1: none), part (`train`, `val` or `set_aside`; with several folds `val` if it
-            validates in any).
+        table: One row per row of the catalog: image, individual, group, date (of the table, else of EXIF), viewpoint
+            and species ("" for unknown), fold (in which it validates, -1: none), part (`train`, `val` or `set_aside`;
+            with several folds `val` if it validates in any).
         audit: Findings about the photographs.
         cache: Folder of decoded images on this node.
         fingerprint: Hash of image contents, labels, groups and boxes.
@@ -89,9 +89,9 @@ class Dataset:
         return self.table["part"] != "set_aside"
 
     def scored(self) -> pd.DataFrame:
-        """Return image, individual, group, date, part and split (the fold) of each photograph, fold by fold."""
+        """Return the columns of `table` but `fold`, and split (the fold), of each photograph, fold by fold."""
         parts = [one.table.iloc[one.rows("train", "val")].assign(split=place) for place, one in enumerate(self.splits)]
-        return pd.concat(parts, ignore_index=True)[["image", "individual", "group", "date", "part", "split"]]
+        return pd.concat(parts, ignore_index=True).drop(columns="fold")
 
     def pixels(self, geometry: Geometry, *, progress: bool = False) -> DecodedImages:
         """Return the decoded photographs at one geometry; row i is row i of `table`.
@@ -200,10 +200,11 @@ def open_dataset(
         catalog, pixels, on_bad_image=data["on_bad_image"], group_by=group_by, group_linkage=linkage
     )
     usable = audit.usable.to_numpy()
-    rows = catalog.table.assign(
+    rows = catalog.table.rename(columns={"view": "viewpoint"}).assign(
         group=audit.encounters, date=photograph_dates(catalog.table["date"], pixels.health["taken"])
     )
-    table = rows[["image", "individual", "group", "date"]].assign(fold=NEVER_VALIDATES, part="set_aside")
+    table = rows[["image", "individual", "group", "date", "viewpoint", "species"]]
+    table = table.assign(fold=NEVER_VALIDATES, part="set_aside")
     table.loc[usable, "fold"] = split_photographs(
         rows[usable],
         twins=audit.twins[usable],

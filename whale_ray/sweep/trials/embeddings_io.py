@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from whale_ray.sweep.trials.class_proxies import SplitProxies, proxies_from_arra
 
 Views = Mapping[str, np.ndarray]
 COLUMNS = ("image", "individual", "group", "part")
+TRAITS = ("viewpoint", "species")
+"""Columns that files of earlier versions lack; "" for unknown."""
 
 
 def write_embeddings(views: Views, table: pd.DataFrame, folder: Path, proxies: SplitProxies | None = None) -> None:
@@ -22,11 +25,11 @@ def write_embeddings(views: Views, table: pd.DataFrame, folder: Path, proxies: S
 
     Args:
         views: `plain` and `flip`: embeddings, float16, shape (N, D).
-        table: A row for each embedding: image, individual, group, part, split.
+        table: A row for each embedding: image, individual, group, part, viewpoint, species, split.
         folder: The trial's folder.
         proxies: Class proxies by split.
     """
-    names = {column: table[column].to_numpy(dtype=str) for column in COLUMNS}
+    names = {column: table[column].to_numpy(dtype=str) for column in (*COLUMNS, *TRAITS)}
     splits = table["split"].to_numpy(dtype=np.int64)
     with replaced_atomically(folder / "embeddings.npz") as draft:
         np.savez(draft, allow_pickle=False, **views, **names, split=splits, **proxies_to_arrays(proxies or {}))
@@ -38,16 +41,49 @@ def read_embeddings(folder: Path) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     Raises:
         InputError: If the file cannot be read.
     """
+    with _opened(folder) as stored:
+        return {view: stored[view] for view in ("plain", "flip") if view in stored}, _table(stored)
+
+
+def _table(stored: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    table = pd.DataFrame({column: stored[column] for column in COLUMNS})
+    return table.assign(**{column: stored.get(column, "") for column in TRAITS}, split=stored.get("split", 0))
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Mapping[str, np.ndarray]]:
     try:
         with (folder / "embeddings.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            views = {view: stored[view] for view in ("plain", "flip") if view in stored}
-            table = pd.DataFrame({column: stored[column] for column in COLUMNS})
-            return views, table.assign(split=stored.get("split", 0))
+            yield stored
     except Exception as error:  # numpy and zipfile raise many types for a truncated or foreign file
         raise InputError(
             f"the embeddings of trial {folder.name} must be whole, but {folder / 'embeddings.npz'} cannot be read: "
             f"{error}. Remove the trial's folder, and the sweep trains it again"
         ) from error
+
+
+def update_traits(folder: Path, table: pd.DataFrame) -> bool:
+    """Write viewpoints and species into a trial's embeddings.npz if it has others, and return whether it had.
+
+    Files with other rows stay unchanged.
+
+    Args:
+        folder: The trial's folder.
+        table: A row for each photograph and split: image, viewpoint, species, split.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    with _opened(folder) as stored:
+        found = _table(stored)
+    rows = found[["image", "split"]].astype(str)
+    if not rows.equals(table[["image", "split"]].astype(str)):
+        return False
+    if found[[*TRAITS]].astype(str).equals(table[[*TRAITS]].astype(str)):
+        return False
+    views, _ = read_embeddings(folder)
+    write_embeddings(views, found.assign(**{name: table[name] for name in TRAITS}), folder, read_proxies(folder))
+    return True
 
 
 def read_proxies(folder: Path) -> dict[int, ClassProxies]:

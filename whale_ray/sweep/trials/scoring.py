@@ -54,10 +54,10 @@ def scoring_of(sweep: Sweep) -> Scoring:
 
 
 def roles(table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
-    """Return individuals, parts and the treatment of unknown individuals, as arguments of `evaluate`.
+    """Return individuals, parts, viewpoints, species and unknown individuals, as arguments of `evaluate`.
 
     Args:
-        table: A row for each embedding: individual, part.
+        table: A row for each embedding: individual, part, viewpoint, species.
         settings: Settings of the trial.
     """
     unknown = settings["data"]["unknown_label"]
@@ -65,6 +65,8 @@ def roles(table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
     return {
         "individuals": table["individual"].to_numpy(dtype=str),
         "parts": table["part"].to_numpy(dtype=str),
+        "viewpoints": table["viewpoint"].to_numpy(dtype=str),
+        "species": table["species"].to_numpy(dtype=str),
         "unknown_label": unknown,
         "held_out_as_new": plays_unknown(kind, table["individual"], unknown_label=unknown),
     }
@@ -102,7 +104,7 @@ def score_trial(
 
     Args:
         views: `plain` and `flip`: embeddings, float16, shape (N, D).
-        table: A row for each embedding: image, individual, group, part, split.
+        table: A row for each embedding: image, individual, group, part, viewpoint, species, split.
         scoring: Retrieval settings and objective.
         settings: Settings of the trial.
         proxies: Class proxies by split.
@@ -131,6 +133,7 @@ def figures_of(evaluation: Evaluation, scoring: Scoring) -> dict[str, Any]:
         **evaluation.scores,
         **dataclasses.asdict(best),
         "threshold": evaluation.threshold,
+        **({"species_thresholds": evaluation.species_thresholds} if evaluation.species_thresholds else {}),
         "calibration": evaluation.calibration.written(),
         "scored_with": scoring.written(),
     }

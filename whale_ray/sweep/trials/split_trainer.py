@@ -50,7 +50,7 @@ class SplitTrainer:
 
     Attributes:
         encoder: The encoder; after `train`, with the weights to keep.
-        table: A row for each photograph that is embedded: image, individual, group, part, split.
+        table: A row for each photograph that is embedded, as of `Dataset.scored`.
         earlier_seconds: Training time before this process, in seconds.
         pseudo_labels: Number of pseudo-labels; None without a second round.
     """

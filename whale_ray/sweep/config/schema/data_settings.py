@@ -49,8 +49,8 @@ DATA_SETTINGS: tuple[Setting, ...] = (
         earlier="single",
     ),
     brief("data.date_column", "text or null", None, "column of dates; null: the EXIF date of each photograph"),
-    brief("data.view_column", "text or null", None, "column of views, such as left or dorsal, for audit and export"),
-    brief("data.species_column", "text or null", None, "column of species, for audit and export"),
+    brief("data.view_column", "text or null", None, "column of viewpoints, such as left or dorsal; see retrieval.side"),
+    brief("data.species_column", "text or null", None, "column of species; another species is never a candidate"),
     brief(
         "data.place_column", "text or null", None, "column of places; photographs of one day and place are an encounter"
     ),

@@ -1,0 +1,80 @@
+"""Tables of an evaluation: one row per retrieval setting, and one row per query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
+from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome, plain_scores
+from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, effective_values
+from whale_ray.retrieval.search.retrieval_settings import SETTING_FIELDS, RetrievalSetting
+
+
+def setting_table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outcome], queries: Queries) -> pd.DataFrame:
+    """Return the scores of each setting on all queries, not cross-fitted, one row per setting.
+
+    Args:
+        settings: The settings; their options are the first columns.
+        outcomes: Outcome of each setting.
+        queries: The right answers.
+    """
+    rows = [plain_scores(outcome, queries) for outcome in outcomes]
+    return pd.concat([_setting_columns(settings), pd.DataFrame(rows, dtype=np.float64)], axis=1)
+
+
+def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:
+    """Return one row per setting; options without effect are off or missing."""
+    rows = [effective_values(asdict(setting)) for setting in settings]
+    columns = {name: [row.get(name) for row in rows] for name in SETTING_FIELDS}
+    dtypes = {option.name: option.dtype for option in RETRIEVAL_OPTIONS}
+    return pd.DataFrame({name: pd.Series(values, dtype=dtypes[name]) for name, values in columns.items()})
+
+
+def query_table(
+    held: SearchRuns,
+    pooled: CrossFittedOutcome,
+    settings: Sequence[RetrievalSetting],
+    images: np.ndarray,
+    *,
+    clusters: np.ndarray,
+    folds: np.ndarray,
+) -> pd.DataFrame:
+    """Return the cross-fitted outcome of each query, one row per query, with the options of the setting of its fold.
+
+    The columns `viewpoint` and `species` are there if photographs have some.
+
+    Args:
+        held: The searches.
+        pooled: Cross-fitted outcome of each query.
+        settings: The retrieval settings.
+        images: File name of each photograph, shape (N,).
+        clusters: Cluster of each query, shape (Q,).
+        folds: Fold of each query, shape (Q,).
+    """
+    queries = held.queries
+    columns = {
+        "image": images[held.rows],
+        "individual": held.individuals[held.rows],
+        "known": queries.known,
+        "new": queries.new,
+        "rank": pooled.ranks,
+        "image_rank": pooled.image_ranks,
+        "nearest_image": np.append(images, "")[pooled.images],  # -1, no answer, is the last
+        "nearest_individual": np.append(held.individuals, "")[pooled.images],
+        "cosine": first_column(pooled.cosines, np.nan),
+        "average_precision@5": pooled.precisions,
+        "threshold": pooled.thresholds,
+        "match_probability": pooled.match,
+        "new_probability": pooled.new,
+        "cluster": clusters,
+        "fold": folds,
+        "gallery_images": queries.images,
+    }
+    columns |= {name: values[held.rows] for name, values in held.traits.items() if (values != "").any()}
+    chosen = _setting_columns([settings[place] for place in pooled.place])
+    return pd.concat([pd.DataFrame(columns), chosen], axis=1)

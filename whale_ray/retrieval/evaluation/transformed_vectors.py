@@ -1,0 +1,77 @@
+"""Vectors of photographs after the transforms of retrieval settings: flip and whitening."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from whale_ray.retrieval.search.gallery_index import combine_views, required_views
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
+from whale_ray.retrieval.search.retrieval_settings import VectorTransform
+from whale_ray.retrieval.search.whitening import Whitening, fit_whitening
+
+
+class TransformedVectors:
+    """Vectors of N photographs after each transform; a whitening is fitted once, on the rows of `train`.
+
+    Args:
+        views: `plain` and, if a setting needs it, `flip`: float16, shape (N, D).
+        individuals: Shape (N,).
+        parts: Shape (N,).
+        unknown_label: Label of unknown individuals.
+        proxies: Class proxies, transformed like the photographs.
+    """
+
+    def __init__(
+        self,
+        views: Mapping[str, np.ndarray],
+        *,
+        individuals: np.ndarray,
+        parts: np.ndarray,
+        unknown_label: str,
+        proxies: ClassProxies | None = None,
+    ) -> None:
+        self.views = views
+        self.individuals = np.asarray(individuals, dtype=str)
+        self.training, self.asking = (np.asarray(parts) == part for part in ("train", "val"))
+        self.proxies = proxies
+        self.unknown_label = unknown_label
+        self._fitted: dict[str, Whitening] = {}
+
+    def whitening(self, view: VectorTransform) -> Whitening | None:
+        """Return the whitening of a transform; None if it has none.
+
+        Raises:
+            InputError: If it cannot be fitted.
+        """
+        if view.whiten == "none":
+            return None
+        if view.whiten not in self._fitted:
+            self._fitted[view.whiten] = fit_whitening(
+                self.views["plain"][self.training],
+                self.individuals[self.training],
+                kind=view.whiten,
+                unknown_label=self.unknown_label,
+            )
+        fitted = self._fitted[view.whiten]
+        return fitted if view.whitened_size is None else fitted.shortened(view.whitened_size)
+
+    def seen(self, view: VectorTransform) -> np.ndarray:
+        """Unit vectors, float16 (N, d): each view whitened, then combined."""
+        return self._transform(self.views, view)
+
+    def transform_proxies(self, transform: VectorTransform) -> ClassProxies | None:
+        """Return the class proxies, float16 (P, d), in the space of `seen`; None if there are none."""
+        if self.proxies is None:
+            return None
+        same_in_each_view = dict.fromkeys(self.views, self.proxies.vectors)
+        return replace(self.proxies, vectors=self._transform(same_in_each_view, transform))
+
+    def _transform(self, views: Mapping[str, np.ndarray], transform: VectorTransform) -> np.ndarray:
+        whitening = self.whitening(transform)
+        if whitening is None:
+            return combine_views(views, transform.flip)
+        white = {name: whitening.apply(views[name]) for name in required_views(transform.flip) if name in views}
+        return combine_views(white, transform.flip)
