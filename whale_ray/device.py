@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from whale_ray.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def reserved_device(gpus: float) -> str:
@@ -33,6 +37,19 @@ def available_device(gpus: float) -> str:
         return reserved_device(gpus)
     except InputError:
         return "cpu"
+
+
+def has_bfloat16(device: torch.device | str = "cpu") -> bool:
+    """Return True if the processor or GPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if kind != "cpu":
+        return False
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
 
 
 @contextlib.contextmanager

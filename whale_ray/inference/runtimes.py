@@ -87,6 +87,7 @@ RUNTIMES: dict[str, Callable[[nn.Module, tuple[int, int], int], nn.Module]] = {
     "openvino-bf16": _openvino_bf16,
 }
 """Name → (encoder in evaluation mode, on the processor; height and width; threads) → the same function of images."""
+BFLOAT16_RUNTIMES = ("torch-bf16", "openvino-bf16")
 
 
 def build_runtime(name: str, encoder: nn.Module, *, size: tuple[int, int], threads: int) -> nn.Module:
