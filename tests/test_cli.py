@@ -313,7 +313,8 @@ def test_report_rewrites_the_report(finished: SweepResult, tmp_path: Path) -> No
     (folder / "report.html").unlink()
     result = run("report", folder)
     assert result.exit_code == 0
-    assert result.output.strip() == str(folder / "report.html")
+    assert result.stdout.strip() == str(folder / "report.html")
+    assert re.findall(r"report: .*", result.stderr)
     assert (folder / "report.html").exists()
     assert run("report", tmp_path / "nowhere").exit_code == 2
 

@@ -182,6 +182,23 @@ def test_one_process_stops_after_the_epoch_and_resumes(write_sweep: WriteSweep, 
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_each_step_after_the_last_trial_is_announced(
+    write_sweep: WriteSweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("split={kfold: 2}", "search.ensemble=2", "loss.name=[arcface, supcon]", "train.epochs=1")
+    run_sweep(write_sweep(*options, "bundle.runtime=auto"), runs=tmp_path, in_process=True)
+    printed = capsys.readouterr().out
+    after = printed[printed.rindex("finished (") :]
+    steps = (
+        "joined to an ensemble",
+        "trained again on all photographs",
+        "are timed on",
+        "report:",
+    )
+    assert [step for step in steps if step not in after] == []
+
+
 def test_the_same_command_again_trains_nothing(runs: Path, finished: SweepResult, write_sweep: WriteSweep) -> None:
     before = results(runs / "little")
     progress = RecordingProgress()

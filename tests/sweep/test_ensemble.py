@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,9 @@ def test_the_bundle_of_an_ensemble_identifies(together: SweepResult, photographs
         # trials have a share of a GPU; the driver, which trains again, need not stand where one is
         tracking = Tracking(sweep="together", prefix="together")
         job = SweepContext(together.folder, Path.cwd(), dataset, scoring_of(sweep), 1, 0.5, tracking)
-        record = dataclasses.replace(record, folder=retrain_on_all(trial, job))
+        said: list[str] = []
+        record = dataclasses.replace(record, folder=retrain_on_all(trial, job, said.append))
+        assert [line for line in said if re.search("again: epoch 1, loss [0-9]", line)]
     bundle = Bundle.load(make_bundle(record, dataset, run=together.folder, examples=1, thumbnails=False))
     rows = range(0, len(bundle.images), 6)
     found = bundle.embed([bundle.prepare(photographs / "train" / bundle.images[row]) for row in rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from importlib.resources import files
@@ -94,7 +95,9 @@ def report(
 
     if retrieval:
         _score_again(run, retrieval, as_json=as_json)
-    path = write_report(run, progress=not (is_quiet() or as_json))
+    shows_progress = not (is_quiet() or as_json)
+    say = functools.partial(typer.echo, err=True) if shows_progress else lambda text: None
+    path = write_report(run, progress=shows_progress, say=say)
     typer.echo(json.dumps(_as_json(run, path), indent=1) if as_json else path)
 
 

@@ -172,6 +172,8 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
     """Write the leaderboard, the best bundle and the report."""
     fixed = store.sweep.fixed
     if not interrupted:
+        if fixed["search.ensemble"]:
+            say("the best trials are joined to an ensemble, which is scored")
         store.outcomes.make_ensemble()
     store.index.reload_all()  # interrupted trials: their last epoch
     table = store.outcomes.leaderboard()
@@ -185,11 +187,10 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
         job.dataset,
         run=store.folder,
         say=say,
-        retrain=(lambda trial: retrain_on_all(trial, job)) if retrain else None,
+        retrain=(lambda trial: retrain_on_all(trial, job, say)) if retrain else None,
         examples=fixed["bundle.examples"],
         thumbnails=fixed["bundle.thumbnails"],
         runtime=fixed["bundle.runtime"],
     )
-    say("writing the report: photographs that look alike are compared")
-    report = write_report(store.folder, progress=not is_quiet())
+    report = write_report(store.folder, progress=not is_quiet(), say=say)
     return SweepResult(store.folder, table, bundle, report, interrupted)

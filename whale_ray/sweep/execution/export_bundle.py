@@ -39,6 +39,7 @@ from whale_ray.sweep.trials.embeddings_io import read_embeddings, read_proxies
 
 GOLDEN_IMAGES = 6
 MOST_QUERIES = 200
+_TIMED = "; the runtimes of its encoder are timed on this machine"
 _NOT_SCORES = ("seconds", "status", "error", "scored_with", "calibration")
 
 
@@ -65,6 +66,7 @@ def make_best_bundle(
     for record in records:
         try:
             source = record if retrain is None else dataclasses.replace(record, folder=retrain(record.trial))
+            say(f"the bundle of trial {record.trial} is made" + _TIMED * (options.get("runtime") == "auto"))
             return make_bundle(source, dataset, run=run, **options)
         except BundleError as error:
             say(f"trial {record.trial} cannot become a bundle: {error}")

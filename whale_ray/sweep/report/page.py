@@ -9,6 +9,7 @@ import base64
 import functools
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,27 @@ from whale_ray.sweep.report.tables.importance_table import show_points
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(run: Path, *, live: bool = False, progress: bool = False) -> Path:
+def write_report(
+    run: Path, *, live: bool = False, progress: bool = False, say: Callable[[str], None] = lambda text: None
+) -> Path:
     """Write report.html of a run folder from its present content and return its path.
 
     Args:
         run: The run folder.
         live: The sweep is running, so that the page reloads itself.
         progress: Show progress bars while photographs are compared.
+        say: Prints which step begins, of those that take a while.
 
     Raises:
         InputError: If the folder is not that of a sweep.
     """
     context, environment = read_context(run, live=live, progress=progress), _environment()
-    rendered = [
-        Markup(environment.get_template(f"{section.id}.html.j2").render(vars(section.build(context)), page=context))
-        for section in SECTIONS
-    ]
+    rendered = []
+    for section in SECTIONS:
+        if section.step:
+            say(f"report: {section.step}")
+        template = environment.get_template(f"{section.id}.html.j2")
+        rendered.append(Markup(template.render(vars(section.build(context)), page=context)))
     written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     page = environment.get_template("report.html.j2")
     text = page.render(page=context, sections=SECTIONS, rendered=rendered, written=written, **_assets())

@@ -218,11 +218,13 @@ class Section:
         id: Anchor on the page and name of the template.
         title: Title in the navigation.
         build: Returns the variables of the template.
+        step: What takes a while, for progress; empty if nothing does.
     """
 
     id: str
     title: str
     build: Callable[[ReportContext], object]
+    step: str = ""
 
 
 SECTIONS = (
@@ -236,10 +238,10 @@ SECTIONS = (
         "Learning",
         lambda page: LearningSection(tuple(plot_learning(page.records, looks_of(page.records), page.objective))),
     ),
-    Section("axes", "Axes", build_axes),
+    Section("axes", "Axes", build_axes, step="the values of each axis are compared on the same queries"),
     Section("retrieval", "Retrieval", build_retrieval),
-    Section("gallery", "Examples", build_examples),
-    Section("review", "Review", build_review),
+    Section("gallery", "Examples", build_examples, step="maps of what example matches rest on are computed"),
+    Section("review", "Review", build_review, step="photographs that look alike are compared"),
     Section("use", "Bundle", build_use),
     Section("words", "Glossary", lambda page: GlossarySection()),
 )

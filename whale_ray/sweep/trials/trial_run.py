@@ -108,10 +108,14 @@ class TrialRun:
             tracker.summarise({key: value for key, value in result.items() if value is not None})
         return result
 
-    def retrain(self) -> None:
-        """Train and write the encoder and its embeddings, without scores."""
+    def retrain(self, report: Callable[[EpochRow], None]) -> None:
+        """Train and write the encoder and its embeddings, without scores.
+
+        Args:
+            report: Called with the row of each new epoch.
+        """
         trainer = self._trainer(self.context.dataset, self.folder)
-        trainer.train(lambda row: None)
+        trainer.train(report)
         views = trainer.embed_views()
         trainer.save_weights()
         write_embeddings(views, trainer.table, self.folder, _of_split(0, trainer.class_proxies()))

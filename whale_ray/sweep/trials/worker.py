@@ -126,7 +126,7 @@ def _without_none(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def retrain_on_all(trial: str, context: SweepContext) -> Path:
+def retrain_on_all(trial: str, context: SweepContext, say: Callable[[str], None] = lambda text: None) -> Path:
     """Train a finished trial's encoder again, on training and validation photographs, and return its folder.
 
     The folder holds checkpoint/ and embeddings.npz; the scores stay those of the trial. An ensemble is made of its
@@ -135,17 +135,21 @@ def retrain_on_all(trial: str, context: SweepContext) -> Path:
     Args:
         trial: ID of the trial.
         context: What all trials of the sweep share.
+        say: Prints the progress.
     """
     folder = context.trial_folder(trial) / "retrained"
     if (folder / "embeddings.npz").exists():
         return folder
     members = read_record(context.trial_folder(trial)).settings.get(MEMBERS)
     if members:
-        join_members([retrain_on_all(member, context) for member in members], folder)
+        join_members([retrain_on_all(member, context, say) for member in members], folder)
     else:
         whole = dataclasses.replace(context, dataset=context.dataset.without_validation())
+        say(f"for the bundle, trial {trial} is trained again on all photographs")
         # Runs in the driver, for which Ray reserves no GPU and whose machine may have none.
-        TrialRun(trial, whole, folder=folder, device=available_device(context.gpus)).retrain()
+        TrialRun(trial, whole, folder=folder, device=available_device(context.gpus)).retrain(
+            lambda row: say(f"trial {trial} again: epoch {row['epoch']}, loss {row['loss']:.3f}")
+        )
     return folder
 
 
