@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -162,6 +163,19 @@ def test_another_label_of_unknown_animals_is_a_hint(audited: Callable[..., Audit
     (hint,) = audit.findings["hints"]
     assert "'New_Whale' in 3 rows" in hint
     assert audit.lines()[1:] == [f"hint: {hint}"]
+
+
+def test_an_individual_of_two_species_is_listed(data_folder: DataFolder, tmp_path: Path) -> None:
+    names = ["w", "w", "v", "v", "new_whale", "new_whale"]
+    catalog = data_folder({f"{place}.png": (name, drawn(place)) for place, name in enumerate(names)})
+    table = catalog.table.assign(species=["fin", "blue", "fin", "", "fin", "blue"])
+    catalog = dataclasses.replace(catalog, table=table)
+    audit = audit_photographs(catalog, decode_images(catalog, Geometry(64, 64), cache=tmp_path / "cache"))
+    assert audit.findings["several_species"] == [{"individual": "w", "species": ["blue", "fin"]}]
+    lines = audit.lines()
+    assert (
+        lines[lines.index("1 individuals have two species or more, so that a label is wrong:") + 1] == "  w: blue, fin"
+    )
 
 
 def test_a_long_list_is_cut_only_where_audit_json_has_the_rest(audited: Callable[..., Audit]) -> None:

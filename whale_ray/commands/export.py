@@ -76,4 +76,6 @@ def _bundle_rows(folder: Path, *, copy_images: bool) -> ExportedRows:
     from whale_ray.inference.bundle import read_gallery_table
 
     manifest, gallery = read_gallery_table(folder)
-    return ExportedRows(complete_rows(gallery), str(manifest["unknown_label"]), None, copy_images)
+    return ExportedRows(
+        complete_rows(gallery.rename(columns={"viewpoint": "view"})), str(manifest["unknown_label"]), None, copy_images
+    )

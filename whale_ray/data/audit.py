@@ -75,6 +75,8 @@ class Audit:
             [f"{' and '.join(one['individuals'])}: {', '.join(one['images'])}" for one in found["conflicts"]],
             most,
         )
+        species = [f"{one['individual']}: {', '.join(one['species'])}" for one in found.get("several_species", ())]
+        lines += _section("individuals have two species or more, so that a label is wrong", species, most)
         remarks = [f"{row['image']}: {row['remark']}" for row in found["remarks"]]
         lines += _section("photographs were read, but the decoder warns", remarks, most)
         lines += [f"hint: {hint}" for hint in found["hints"]]
@@ -206,6 +208,7 @@ def _findings(
         "groups": int(table.loc[table["group"] != "", "group"].nunique()),
         "without_photograph": sorted(everyone - set(counts.index)),
         "set_aside": bad,
+        "several_species": _several_species(named),
         "remarks": health.loc[usable & health["remark"].ne(""), ["image", "remark"]].to_dict("records"),
         "identical_files": [images for images in identical if len(images) > 1],
         "twins": [group["image"].tolist() for group in groups],
@@ -218,6 +221,12 @@ def _findings(
         "heights": _size_range(sizes["height"]),
         "images_per_individual": {str(size): int(n) for size, n in counts.value_counts().sort_index().items()},
     }
+
+
+def _several_species(named: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the individuals with more than one species; a missing species counts for none."""
+    species = named[named["species"] != ""].groupby("individual")["species"].unique()
+    return [{"individual": name, "species": sorted(found)} for name, found in species.items() if len(found) > 1]
 
 
 def _size_range(values: pd.Series) -> dict[str, int]:

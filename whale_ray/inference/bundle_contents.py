@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from whale_ray.inference.predictions import QueryTraits
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class BundleContents:
         manifest: bundle.json without `format`, `libraries` and `files`, which are added on writing.
         weights: State dict of the encoder.
         gallery: Unit vectors, float16, shape (N, D).
-        table: N rows, `image` and `individual`.
+        table: N rows: image, individual and, if the data set has them, file and box, viewpoint, species.
         golden: Golden images (PNG bytes).
         golden_vectors: Their expected embeddings, float32, shape (G, D).
         thumbnails: JPEG bytes by gallery row.
@@ -54,3 +55,10 @@ class BundleContents:
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     examples: tuple[ExamplePhoto, ...] = ()
     proxies: ClassProxies | None = None
+
+    @property
+    def traits(self) -> list[QueryTraits]:
+        """Viewpoint and species of each row of the table; "" for those that a bundle of an earlier version lacks."""
+        unknown = [""] * len(self.table)
+        columns = (self.table.get(name, unknown) for name in ("viewpoint", "species"))
+        return [QueryTraits(str(viewpoint), str(species)) for viewpoint, species in zip(*columns, strict=True)]

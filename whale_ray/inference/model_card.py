@@ -99,6 +99,7 @@ def _markdown(manifest: Mapping[str, Any]) -> str:
             *rows,
             "",
             *_mix(scores),
+            *_by_species(manifest),
             "A low score on animals of another species, catalogue or camera is to be expected: measure it there first.",
             "",
         ]
@@ -121,6 +122,26 @@ def _mix(scores: Mapping[str, Any]) -> list[str]:
     ]
     return [
         "The scores hold for this mix of known individuals:",
+        "",
+        *(f"| {' | '.join(map(str, line))} |" for line in (head, ["---"] * len(head), *lines)),
+        "",
+    ]
+
+
+def _by_species(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the table of scores and thresholds by species; nothing without species."""
+    rows = [row for row in manifest["scores"].get("by_species") or () if row["species"]]
+    if not rows:
+        return []
+    own, common = manifest.get("species_thresholds", {}), manifest["threshold"]
+    lines = []
+    for row in rows:
+        values = [row["recall@1"], row["map@5"], own.get(row["species"], common)]
+        cells = ["" if value is None else f"{value:.3f}" for value in values]
+        lines.append((row["species"].replace("|", "\\|"), row["individuals"], row["queries"], *cells))
+    head = ("species", "individuals", "queries", "recall@1", "map@5", "threshold")
+    return [
+        "Each species is searched by itself:",
         "",
         *(f"| {' | '.join(map(str, line))} |" for line in (head, ["---"] * len(head), *lines)),
         "",

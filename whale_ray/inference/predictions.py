@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+
+from whale_ray.errors import InputError
+from whale_ray.retrieval.search.pools import Pool, PooledRanking, PooledSearcher
+from whale_ray.suggestions import suggest
 
 MOST_CANDIDATES = 50  # of one answer
 
@@ -39,11 +46,46 @@ class NewIndividual:
 
 
 @dataclass(frozen=True)
+class QueryTraits:
+    """Viewpoint and species of the animal in a query; "" for unknown."""
+
+    viewpoint: str = ""
+    species: str = ""
+
+
+UNKNOWN_TRAITS = QueryTraits()
+
+
+@dataclass(frozen=True)
+class SearchedPool:
+    """Part of the gallery that was searched.
+
+    Attributes:
+        view: The only viewpoint of its photographs, beside those without one; None for all.
+        species: The only species, likewise.
+        images: Number of photographs.
+        individuals: Number of individuals.
+    """
+
+    view: str | None
+    species: str | None
+    images: int
+    individuals: int
+
+
+@dataclass(frozen=True)
 class Identification:
-    """Answer for one photograph: distinct individuals, best first."""
+    """Answer for one photograph: distinct individuals, best first.
+
+    Attributes:
+        new_individual: Whether the animal is in the gallery.
+        candidates: The individuals.
+        pool: Part of the gallery that was searched; None if the gallery has neither viewpoints nor species.
+    """
 
     new_individual: NewIndividual
     candidates: tuple[Candidate, ...]
+    pool: SearchedPool | None = None
 
     def first(self, count: int) -> Identification:
         """Return the answer with at most `count` candidates."""
@@ -63,3 +105,92 @@ class Identification:
             place = next(far, len(labels))
             labels.insert(place, unknown_label)
         return labels[:count]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A gallery to compare with.
+
+    Attributes:
+        images: File name of each row.
+        individuals: Individual of each row.
+        searcher: Searcher over its vectors.
+    """
+
+    images: Sequence[str]
+    individuals: Sequence[str]
+    searcher: PooledSearcher
+
+    @property
+    def has_traits(self) -> bool:
+        """True if any image has a viewpoint or a species."""
+        return bool(self.searcher.viewpoints or self.searcher.species)
+
+    def check_traits(self, traits: QueryTraits) -> None:
+        """Check that some photograph has the viewpoint and some the species.
+
+        Raises:
+            InputError: If not; with the known values.
+        """
+        _check_trait("view", traits.viewpoint, self.searcher.viewpoints)
+        _check_trait("species", traits.species, self.searcher.species)
+
+
+@dataclass(frozen=True)
+class RankedAnswers:
+    """Rankings of Q queries, to be read as answers.
+
+    Attributes:
+        found: The rankings.
+        match: Probability that each ranked individual is right, shape (Q, R); NaN without calibration.
+        new: Probability that the animal is new, shape (Q,), likewise.
+        gallery: The gallery.
+        top: Largest number of candidates of an answer.
+    """
+
+    found: PooledRanking
+    match: np.ndarray
+    new: np.ndarray
+    gallery: Gallery
+    top: int
+
+    def read(self, query: int, *, threshold: float | None) -> Identification:
+        """Return the answer to one query.
+
+        Args:
+            query: Position of the query.
+            threshold: First score below which the animal is decided as new; None for never.
+        """
+        individuals, scores = self.found.ranking.individuals[query], self.found.ranking.cosines[query]
+        count = int(min(self.top, (individuals >= 0).sum()))
+        candidates = tuple(
+            Candidate(
+                rank=place + 1,
+                individual=str(self.gallery.searcher.index.names[individuals[place]]),
+                distance=min(max(1.0 - float(self.found.cosines[query, place]), 0.0), 2.0),
+                score=float(scores[place]),
+                probability=_share(self.match[query, place]),
+                image=self.gallery.images[self.found.images[query, place]],
+                row=int(self.found.images[query, place]),
+            )
+            for place in range(count)
+        )
+        known = bool(candidates) and (threshold is None or candidates[0].score >= threshold)
+        pool = _searched(self.found.pools[query]) if self.gallery.has_traits else None
+        return Identification(NewIndividual(_share(self.new[query]), "known" if known else "new"), candidates, pool)
+
+
+def _searched(pool: Pool) -> SearchedPool:
+    return SearchedPool(pool.viewpoint or None, pool.species or None, len(pool.rows), len(pool.codes))
+
+
+def _share(probability: float) -> float | None:
+    return None if np.isnan(probability) else float(probability)
+
+
+def _check_trait(name: str, value: str, known: Sequence[str]) -> None:
+    if value and not known:
+        raise InputError(f"the gallery has no {name}, but got {value!r}. Leave {name} out")
+    if value and value not in known:
+        hint = suggest(value, known) or "Name one of them, or leave it out"
+        raise InputError(f"{name} is one of {', '.join(known)} here, but got {value!r}. {hint}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,20 @@ from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.bundle_encoder import BundleEncoder
 from whale_ray.inference.encoder_input import Photograph, prepare_named, prepare_photograph
 from whale_ray.inference.golden_images import check_golden_images
-from whale_ray.inference.predictions import MOST_CANDIDATES, Candidate, Identification, NewIndividual
+from whale_ray.inference.predictions import (
+    MOST_CANDIDATES,
+    UNKNOWN_TRAITS,
+    Gallery,
+    Identification,
+    QueryTraits,
+    RankedAnswers,
+)
 from whale_ray.inference.runtimes import TORCH
 from whale_ray.retrieval.evaluation.calibration import read_calibration
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
-from whale_ray.retrieval.search.searcher import GallerySearcher
+from whale_ray.retrieval.search.pools import PooledSearcher
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """A gallery to compare with.
-
-    Attributes:
-        images: File name of each row.
-        individuals: Individual of each row.
-        searcher: Searcher over its vectors.
-    """
-
-    images: Sequence[str]
-    individuals: Sequence[str]
-    searcher: GallerySearcher
 
 
 class Bundle:
@@ -60,6 +52,7 @@ class Bundle:
         self.contents = contents
         self.id: str = manifest["id"]
         self.threshold: float | None = manifest["threshold"]
+        self.species_thresholds: dict[str, float] = manifest.get("species_thresholds", {})
         self.calibration = read_calibration(manifest["calibration"])
         self.unknown_label: str = manifest["unknown_label"]
         self.setting = RetrievalSetting(**manifest["retrieval"])
@@ -71,7 +64,9 @@ class Bundle:
             self._encoder = BundleEncoder(contents, self.geometry, device=device, runtime=runtime, threads=threads)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
-        self.gallery = Gallery(self.images, self.individuals, self.build_searcher(contents.gallery, self.individuals))
+        self.traits = contents.traits
+        searcher = self.build_searcher(contents.gallery, self.individuals, traits=self.traits)
+        self.gallery = Gallery(self.images, self.individuals, searcher)
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Bundle:
@@ -115,23 +110,35 @@ class Bundle:
         return cls(replace(read_bundle(Path(path)), weights={}), runtime=None)
 
     def build_searcher(
-        self, vectors: np.ndarray, individuals: Sequence[str], *, ready: bool = False
-    ) -> GallerySearcher:
+        self,
+        vectors: np.ndarray,
+        individuals: Sequence[str],
+        *,
+        traits: Sequence[QueryTraits] | None = None,
+        ready: bool = False,
+    ) -> PooledSearcher:
         """Return a searcher over another gallery, searched like the bundle's own.
 
         Args:
             vectors: Shape (N, D).
             individuals: N names.
+            traits: Viewpoint and species of each photograph; None if all are unknown.
             ready: The vectors come from `normalize_rows`.
         """
-        searcher = GallerySearcher(
+        searcher = PooledSearcher(
             vectors,
             np.array(individuals, dtype=str),
+            viewpoints=[one.viewpoint for one in traits] if traits else None,
+            species=[one.species for one in traits] if traits else None,
             proxies=self.contents.proxies,
             ready=ready,
         )
         searcher.prepare(self.setting.search_mode)
         return searcher
+
+    def threshold_of(self, traits: QueryTraits) -> float | None:
+        """Return the threshold of a query by its species; None if the bundle has no threshold."""
+        return self.species_thresholds.get(traits.species, self.threshold)
 
     @property
     def new_distance(self) -> float | None:
@@ -166,52 +173,46 @@ class Bundle:
             raise BundleError(f"{self.id} was loaded without its encoder, and cannot embed. Load it with Bundle.load")
         return self._encoder.embed(np.stack(arrays), flip=self.setting.flip)
 
-    def rank(self, vectors: np.ndarray, *, top: int = 5, gallery: Gallery | None = None) -> list[Identification]:
+    def rank(
+        self,
+        vectors: np.ndarray,
+        *,
+        top: int = 5,
+        gallery: Gallery | None = None,
+        traits: Sequence[QueryTraits] | None = None,
+    ) -> list[Identification]:
         """Return an answer for each embedding.
 
         Args:
             vectors: Unit vectors as `embed` returns them, float32, shape (N, D).
             top: Number of individuals.
             gallery: Another gallery than the bundle's own, its searcher from `build_searcher`.
+            traits: Viewpoint and species of each query; None if all are unknown.
         """
-        gallery = gallery or self.gallery
-        ranking = gallery.searcher.rank(vectors, self.setting, individuals=MOST_CANDIDATES, ready=True)
-        mode = self.setting.search_mode
-        nearest = gallery.searcher.nearest_images(vectors, ranking, mode, first=top, ready=True)
-        probabilities = (self.calibration.of_match(ranking.cosines), self.calibration.of_new(ranking.cosines))
-        rows = zip(ranking.individuals, ranking.cosines, *nearest, *probabilities, strict=True)
-        return [self._answer(gallery, *row, top=top) for row in rows]
-
-    def _answer(
-        self,
-        gallery: Gallery,
-        individuals: np.ndarray,
-        scores: np.ndarray,
-        cosines: np.ndarray,
-        images: np.ndarray,
-        match: np.ndarray,
-        new: float,
-        *,
-        top: int,
-    ) -> Identification:
-        count = int(min(top, (individuals >= 0).sum()))
-        candidates = tuple(
-            Candidate(
-                rank=place + 1,
-                individual=str(gallery.searcher.index.names[individuals[place]]),
-                distance=min(max(1.0 - float(cosines[place]), 0.0), 2.0),
-                score=float(scores[place]),
-                probability=_share(match[place]),
-                image=gallery.images[images[place]],
-                row=int(images[place]),
-            )
-            for place in range(count)
+        gallery, traits = gallery or self.gallery, traits or [UNKNOWN_TRAITS] * len(vectors)
+        found = gallery.searcher.rank(
+            vectors,
+            self.setting,
+            first=top,
+            individuals=MOST_CANDIDATES,
+            viewpoints=[one.viewpoint for one in traits],
+            species=[one.species for one in traits],
+            ready=True,
         )
-        known = bool(candidates) and (self.threshold is None or candidates[0].score >= self.threshold)
-        return Identification(NewIndividual(_share(new), "known" if known else "new"), candidates)
+        cosines = found.ranking.cosines
+        answers = RankedAnswers(
+            found, self.calibration.of_match(cosines), self.calibration.of_new(cosines), gallery, top
+        )
+        return [answers.read(place, threshold=self.threshold_of(one)) for place, one in enumerate(traits)]
 
     def identify(
-        self, photographs: Sequence[Photograph], *, top: int = 5, boxes: Sequence[Box | None] | None = None
+        self,
+        photographs: Sequence[Photograph],
+        *,
+        top: int = 5,
+        boxes: Sequence[Box | None] | None = None,
+        viewpoint: str = "",
+        species: str = "",
     ) -> list[Identification]:
         """Return an answer for each photograph.
 
@@ -220,19 +221,21 @@ class Bundle:
             top: Number of individuals, 1 to 50.
             boxes: Box of the animal in each photograph, x0, y0, x1, y1 in pixels of the upright photograph, or None
                 for all of it.
+            viewpoint: Viewpoint of the animals, as in the gallery; "" for unknown.
+            species: Species of the animals, likewise.
 
         Raises:
             ImageError: If a photograph cannot be decoded.
             DataError: If a file cannot be read, or a box covers no pixel of its photograph.
+            InputError: If the gallery has no photograph of the viewpoint or the species.
             ValueError: If `top` is out of range, or there are not as many boxes as photographs.
         """
         if not 1 <= top <= MOST_CANDIDATES:
             raise ValueError(f"`1 <= top <= {MOST_CANDIDATES}` must hold, but got {top}")
+        traits = QueryTraits(viewpoint, species)
+        self.gallery.check_traits(traits)
         if not photographs:
             return []
         pairs = zip(photographs, boxes or [None] * len(photographs), strict=True)
-        return self.rank(self.embed([prepare_named(one, self.geometry, box=box) for one, box in pairs]), top=top)
-
-
-def _share(probability: float) -> float | None:
-    return None if np.isnan(probability) else float(probability)
+        vectors = self.embed([prepare_named(one, self.geometry, box=box) for one, box in pairs])
+        return self.rank(vectors, top=top, traits=[traits] * len(vectors))

@@ -12,7 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
-from whale_ray.inference.predictor import Bundle, Gallery
+from whale_ray.inference.predictions import Gallery, QueryTraits
+from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.gallery.enrolled_pictures import Entry, StoreState
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
@@ -115,7 +116,8 @@ class LiveGallery:
             [self._vectors[entry.digest] for entry in there], (len(there), self._bundle_vectors.shape[1])
         )
         vectors = np.concatenate([self._bundle_vectors[rows], normalize_rows(added)])
-        searcher = self.bundle.build_searcher(vectors, individuals, ready=True)
+        traits = [*(self.bundle.traits[row] for row in rows), *(QueryTraits() for _ in there)]
+        searcher = self.bundle.build_searcher(vectors, individuals, traits=traits, ready=True)
         known = self._vectors.keys() | self._excluded
         missing = tuple(entry for entry in entries if entry.digest not in known)
         enrolled = frozenset(entry.image for entry in there)

@@ -35,12 +35,12 @@ from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.class_proxies import join_proxies
-from whale_ray.sweep.trials.embeddings_io import read_embeddings, read_proxies
+from whale_ray.sweep.trials.embeddings_io import TRAITS, read_embeddings, read_proxies
 
 GOLDEN_IMAGES = 6
 MOST_QUERIES = 200
 _TIMED = "; the runtimes of its encoder are timed on this machine"
-_NOT_SCORES = ("seconds", "status", "error", "scored_with", "calibration")
+_NOT_SCORES = ("seconds", "status", "error", "scored_with", "calibration", "species_thresholds")
 
 
 def make_best_bundle(
@@ -119,7 +119,7 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
     if whitening := held.whitening(setting.transform):
         recipe, weights = add_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.dense_matrix())
-    table = _gallery_table(rows.loc[named, ["image", "individual"]].reset_index(drop=True), dataset)
+    table = _gallery_table(rows[named].reset_index(drop=True), dataset)
     manifest = _manifest(record, dataset, setting, table, recipe)
     manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies)}"
     return BundleContents(
@@ -136,7 +136,8 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
 
 
 def _gallery_table(rows: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """Return the rows of gallery.csv, with file and box if the data set has boxes."""
+    """Return the rows of gallery.csv, with viewpoint, species, file and box if the data set has them."""
+    rows = rows[["image", "individual", *(name for name in TRAITS if (rows[name] != "").any())]]
     if not dataset.catalog.has_boxes:
         return rows
     places = dataset.catalog.table.set_index("image")[["file", *BOX]]
@@ -158,6 +159,7 @@ def _manifest(
         "embedding_size": recipe.get("whitened_size") or record.result["embedding_size"],
         "retrieval": dataclasses.asdict(setting),
         "threshold": record.result["threshold"],
+        **{name: record.result[name] for name in ("species_thresholds",) if name in record.result},
         "calibration": record.result["calibration"],
         "unknown_label": dataset.unknown_label,
         "scores": figures,
