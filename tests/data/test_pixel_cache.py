@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from tiff_files import Page, write_tiff
 
 from whale_ray.data.audit import audit_photographs
 from whale_ray.data.catalog import Catalog, read_catalog
+from whale_ray.data.decoding import decode_photograph
 from whale_ray.data.decoding.thumbnails import THUMBNAIL_SIDE, shrink_to_jpeg
 from whale_ray.data.image_io import Geometry, center_crop, fit_image
 from whale_ray.data.pixel_cache import data_fingerprint, decode_images
@@ -136,6 +138,38 @@ def test_boxes_are_cut_out_and_belong_to_the_cache_key(three: Catalog, tmp_path:
     assert np.array_equal(pixels.array[0], fit_image(drawn(1), GEOMETRY, box=(70, 50, 80, 60)))
     (root / "boxes.csv").write_text("Image,x0,y0,x1,y1\nc.png,10,10,43,34\n")
     assert decode_images(read_catalog(root, boxes=root / "boxes.csv"), GEOMETRY, cache=cache).decoded == 3
+
+
+def test_a_photograph_of_several_rows_is_decoded_once(
+    three: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Path] = []
+    decode_image = decode_photograph.decode_image
+
+    def count(data: bytes, **options: Any) -> Image.Image:
+        decoded.append(Path(hashlib.sha256(data).hexdigest()))
+        return decode_image(data, **options)
+
+    monkeypatch.setattr(decode_photograph, "decode_image", count)
+    rows = [
+        ("a.png", "0,0,40,30"),
+        ("b.png", ",,,"),
+        ("a.png", ",,,"),
+        ("a.png", "900,0,940,30"),
+        ("a.png", "40,0,80,60"),
+    ]
+    lines = [f"{name},w,{box}" for name, box in rows]
+    (three.folder.parent / "train.csv").write_text("\n".join(["Image,Id,x0,y0,x1,y1", *lines]))
+    pixels = decode_images(read_catalog(three.folder.parent), GEOMETRY, cache=tmp_path / "cache")
+    assert len(decoded) == 2
+    names = ["a.png#0,0,40,30", "b.png", "a.png", "a.png#900,0,940,30", "a.png#40,0,80,60"]
+    assert pixels.health["image"].tolist() == names
+    assert pixels.health["status"].tolist() == ["ok", "ok", "ok", "wrong_box", "ok"]
+    for row, box in ((0, (0, 0, 40, 30)), (2, None), (4, (40, 0, 80, 60))):
+        assert np.array_equal(pixels.array[row], fit_image(drawn(1), GEOMETRY, box=box))
+    assert pixels.thumbnails is not None
+    sizes = [Image.open(io.BytesIO(pixels.thumbnails[row])).size for row in (0, 1, 2, 4)]
+    assert sizes == [(40, 30), (50, 90), (80, 60), (40, 60)]
 
 
 def test_the_largest_file_is_a_setting_and_belongs_to_the_cache_key(three: Catalog, tmp_path: Path) -> None:

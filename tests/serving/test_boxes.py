@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,6 +24,7 @@ from whale_ray.data.image_io import Box
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.client import ask_service
+from whale_ray.serving.engine.decoder_pool import Decoded, DecoderPool
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture, picture_digest, picture_name
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.live_gallery import LiveGallery
@@ -119,6 +121,27 @@ def test_the_client_and_the_bundle_answer_for_boxes_alike(plain: str, bundle: Pa
         assert [one["individual"] for one in remote["candidates"]] == [one["individual"] for one in local["candidates"]]
     again = ask_service(plain, [photograph, photograph], top=1, boxes=parsed)
     assert [one["candidates"][0]["individual"] for one in again] == ["w_01", "w_02"]
+
+
+def test_the_boxes_of_a_photograph_are_decoded_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body, texts = two_animals()
+    boxes, requests = [*map(parse_box, texts)], []
+    whole = DecoderPool.decode_boxes
+
+    async def count(pool: DecoderPool, data: bytes, boxes: Sequence[Box | None], **options: bool) -> list[Decoded]:
+        requests.append(list(boxes))
+        return await whole(pool, data, boxes, **options)
+
+    async def ask() -> None:
+        service = web_service(bundle)
+        await service.answer([Upload("a", body, boxes[0]), Upload("a", body, boxes[1])], top=1)
+        await service.answer_encounter([Upload("a", body, boxes[0]), Upload("b", bytes(bytearray(body)))], top=1)
+        await service.prepare_pictures([Upload("a", body, boxes[0]), Upload("a", body, boxes[1])])
+        service.recognizer.decoders.close()
+
+    monkeypatch.setattr(DecoderPool, "decode_boxes", count)
+    asyncio.run(ask())
+    assert requests == [boxes, [boxes[0]], [None], boxes]
 
 
 def test_the_animals_of_a_photograph_are_enrolled_by_their_boxes(bundle: Path, tmp_path: Path) -> None:

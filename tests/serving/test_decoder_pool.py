@@ -23,8 +23,8 @@ from PIL import Image
 
 from whale_ray.data.decoding.image_formats import FORMATS, register_decoders
 from whale_ray.data.image_io import Geometry, decode_image, fit_image
-from whale_ray.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
-from whale_ray.serving.engine.decoder_pool import DecoderPool
+from whale_ray.errors import ImageBoxError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+from whale_ray.serving.engine.decoder_pool import DecodedImage, DecoderPool
 
 GEOMETRY = Geometry(48, 64, margin=0.125)
 LIMITS = {"bytes_": 400_000, "pixels": 4_000_000}
@@ -75,6 +75,25 @@ def test_a_decoder_process_refuses_as_the_function_does(decoders: DecoderPool) -
         assert str(here.value) == str(there.value)
 
 
+def test_the_boxes_of_an_image_are_decoded_in_one_request(decoders: DecoderPool) -> None:
+    boxes = [(0, 0, 40, 64), None, (500, 500, 600, 600), (40.5, 10, 96, 60)]
+    expected = [fit_image(decode_image(GOOD), GEOMETRY, box=box) for box in boxes if box != boxes[2]]
+    for thumbnail in (False, True):
+        found = asyncio.run(decoders.decode_boxes(GOOD, boxes, thumbnail=thumbnail))
+        wrong = found.pop(2)
+        assert isinstance(wrong, ImageBoxError)
+        assert "covers none of 96 x 64" in str(wrong)
+        for one, array in zip(found, expected, strict=True):
+            assert isinstance(one, DecodedImage)
+            assert (one.array == array).all()
+            assert one.size == (96, 64)
+    sizes = [Image.open(io.BytesIO(one.thumbnail)).size for one in found if isinstance(one, DecodedImage)]
+    assert sizes == [(40, 64), (96, 64), (56, 50)]
+    errors = asyncio.run(decoders.decode_boxes(GOOD[:200], boxes))
+    assert [type(error) for error in errors] == [ImageDecodeError] * 4
+    assert (decode(decoders, GOOD)[0] == expected[1]).all()
+
+
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_decoder_that_exited_loses_no_photograph(number: int) -> None:
     decoders = DecoderPool(GEOMETRY, count=1, **LIMITS)
@@ -100,15 +119,15 @@ IN_PIECES = """
 import struct, sys, time
 def say(data):
     sys.stdout.buffer.write(data); sys.stdout.buffer.flush(); time.sleep(0.05)
-while header := sys.stdin.buffer.read(37):
-    thumbnail, length, *_ = struct.unpack("<?I4d", header)
-    sys.stdin.buffer.read(length)
+while header := sys.stdin.buffer.read(7):
+    thumbnail, length, count = struct.unpack("<?IH", header)
+    sys.stdin.buffer.read(32 * count + length)
     if length == 1:
         refusal = b"this is no picture" * 50
-        head = struct.pack("<BIII", 1, len(refusal), 0, 0)
+        head = struct.pack("<B5I", 1, len(refusal), 0, 0, 0, 0)
         say(head + refusal[:100]); say(refusal[100:])
         continue
-    head = struct.pack("<BIII", 0, 4, 4, 3)
+    head = struct.pack("<B5I", 0, 4, 4, 3, 9, 8)
     say(head[:5]); say(head[5:] + bytes(range(20))); say(bytes(range(20, 48)) + b"th"); say(b"u")
 """
 
@@ -124,12 +143,39 @@ def test_a_fragmented_answer_is_assembled_and_an_error_may_be_longer_than_the_pi
     decoders.close()
 
 
+ANSWERS_IN_PIECES = """
+import struct, sys, time
+head = sys.stdin.buffer.read(7)
+thumbnail, length, count = struct.unpack("<?IH", head)
+sys.stdin.buffer.read(32 * count + length)
+picture = struct.pack("<B5I", 0, 4, 4, 3, 9, 8) + bytes(range(48)) + b"thu"
+refusal = struct.pack("<B5I", 4, 4, 0, 0, 0, 0) + b"text"
+answers = refusal + picture + refusal + picture
+for start in range(0, len(answers), SIZE):
+    sys.stdout.buffer.write(answers[start : start + SIZE]); sys.stdout.buffer.flush(); time.sleep(0.001)
+time.sleep(10)
+"""
+
+
+@pytest.mark.parametrize("size", [1, 30, 75, 1000])
+def test_answers_of_several_boxes_are_told_apart(size: int) -> None:
+    code = ANSWERS_IN_PIECES.replace("SIZE", str(size))
+    decoders = DecoderPool(Geometry(4, 4), count=1, command=(sys.executable, "-c", code), **LIMITS)
+    found = asyncio.run(decoders.decode_boxes(GOOD, [None] * 4, thumbnail=True))
+    decoders.close()
+    for one in found[1::2]:
+        assert isinstance(one, DecodedImage)
+        assert (one.array.ravel() == np.arange(48)).all()
+        assert (one.thumbnail, one.size) == (b"thu", (9, 8))
+    assert [str(one) for one in found[::2] if isinstance(one, ImageBoxError)] == ["text", "text"]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(b"\x01\x02" + b"\0" * 11 + b"x" * 1000, id="a refusal longer than it says"),
-        pytest.param(b"\x01" + b"\xff" * 12 + b"x" * 10**6, id="a refusal without an end"),
-        pytest.param(b"\x00" + b"\xff" * 12 + b"x" * 10**6, id="a picture of another shape"),
+        pytest.param(b"\x01\x02" + b"\0" * 19 + b"x" * 1000, id="a refusal longer than it says"),
+        pytest.param(b"\x01" + b"\xff" * 20 + b"x" * 10**6, id="a refusal without an end"),
+        pytest.param(b"\x00" + b"\xff" * 20 + b"x" * 10**6, id="a picture of another shape"),
     ],
 )
 def test_a_forged_answer_of_a_decoder_is_refused(answer: bytes, tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.progress import track
 
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.decoding.decode_row import SMALL_SIDE, RowArrays, decode_row
+from whale_ray.data.decoding.decode_photograph import SMALL_SIDE, RowArrays, decode_photograph
 from whale_ray.data.decoding.thumbnails import StoredThumbnails, read_thumbnails, write_thumbnails
-from whale_ray.data.formats.animal_rows import BOX, DETAILS, shared_photographs
+from whale_ray.data.formats.animal_rows import BOX, DETAILS
 from whale_ray.data.image_io import VERSION, Geometry
 from whale_ray.data.near_duplicates import GREY_SIDE
 from whale_ray.errors import DataError
@@ -181,14 +181,14 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
             np.zeros((count, 2), np.uint8),
             [b""] * count,
         )
-        shared = shared_photographs(catalog.table).to_numpy()
+        groups = [rows.index.tolist() for _, rows in catalog.table.groupby("file", sort=False)]
         shown = progress and Console().is_terminal
+        health: list[dict[str, object]] = [{}] * count
         with ThreadPoolExecutor(workers) as pool:
-            rows = pool.map(
-                lambda row: decode_row(catalog, geometry, arrays, row, is_shared=bool(shared[row])),
-                range(count),
-            )
-            health = list(track(rows, "decoding photographs", total=count, disable=not shown, transient=True))
+            decoded = pool.map(lambda rows: decode_photograph(catalog, geometry, arrays, rows), groups)
+            for found in track(decoded, "decoding photographs", total=len(groups), disable=not shown, transient=True):
+                for row, facts in found.items():
+                    health[row] = facts
         np.save(draft / "small.npy", arrays.small, allow_pickle=False)
         write_thumbnails(draft, arrays.thumbnails)
         np.save(draft / "grey_sizes.npy", arrays.grey_sizes, allow_pickle=False)

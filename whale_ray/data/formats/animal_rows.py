@@ -76,8 +76,3 @@ def animal_name(file: str, box: Box) -> str:
 def box_text(box: Box) -> str:
     """Return a box as `x0,y0,x1,y1` with up to six significant digits a side."""
     return ",".join(f"{side:.6g}" for side in box)
-
-
-def shared_photographs(rows: pd.DataFrame) -> pd.Series:
-    """Return True for each row whose photograph has several rows; bool, index of `rows`."""
-    return rows["file"].duplicated(keep=False)

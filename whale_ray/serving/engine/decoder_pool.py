@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from whale_ray.data.image_io import Box, Geometry
-from whale_ray.errors import ImageDecodeError
-from whale_ray.serving.engine.decoder_process import ANSWER_HEADER, DECODED, NO_BOX, REFUSALS, REQUEST_HEADER
+from whale_ray.errors import ImageDecodeError, ImageError
+from whale_ray.serving.engine.decoder_process import ANSWER_HEADER, BOX, DECODED, NO_BOX, REFUSALS, REQUEST_HEADER
 
 DECODE_SECONDS = 20.0
 _MAX_MESSAGE_BYTES = 10_000
@@ -33,10 +33,16 @@ class DecodedImage:
     Attributes:
         array: uint8, shape (H, W, 3), margin included.
         thumbnail: A small JPEG; empty if none was requested.
+        size: Width and height of the upright image in pixels.
     """
 
     array: np.ndarray
     thumbnail: bytes
+    size: tuple[int, int]
+
+
+Decoded = DecodedImage | ImageError
+"""A decoded image, or the reason why it cannot be used."""
 
 
 class DecoderPool:
@@ -58,7 +64,7 @@ class DecoderPool:
         self._idle: asyncio.LifoQueue[_DecoderProcess] = asyncio.LifoQueue()  # the last one is warm
         for process in processes:
             self._idle.put_nowait(process)
-        self._at_work: set[asyncio.Task[DecodedImage]] = set()
+        self._at_work: set[asyncio.Task[list[Decoded]]] = set()
         self._end = weakref.finalize(self, _kill_all, processes)
 
     async def decode(self, data: bytes, *, box: Box | None = None, thumbnail: bool = False) -> DecodedImage:
@@ -72,16 +78,34 @@ class DecoderPool:
         Raises:
             ImageError: If the image cannot be used.
         """
+        (found,) = await self.decode_boxes(data, [box], thumbnail=thumbnail)
+        if isinstance(found, ImageError):
+            raise found
+        return found
+
+    async def decode_boxes(self, data: bytes, boxes: Sequence[Box | None], *, thumbnail: bool = False) -> list[Decoded]:
+        """Return each box of an image fitted to the encoder's input size; the image is decoded once.
+
+        Args:
+            data: The image file.
+            boxes: As in `decode`.
+            thumbnail: Whether to make thumbnails.
+
+        Returns:
+            For each box the decoded image, or the error if it cannot be used.
+        """
         process = await self._idle.get()
-        task = asyncio.create_task(self._decode(process, data, box, thumbnail))
+        task = asyncio.create_task(self._decode(process, data, boxes, thumbnail))
         self._at_work.add(task)
         task.add_done_callback(self._at_work.discard)
         return await asyncio.shield(task)  # a cancelled caller must not leave a half-read answer
 
-    async def _decode(self, process: _DecoderProcess, data: bytes, box: Box | None, thumbnail: bool) -> DecodedImage:
+    async def _decode(
+        self, process: _DecoderProcess, data: bytes, boxes: Sequence[Box | None], thumbnail: bool
+    ) -> list[Decoded]:
         try:
             # One byte too many is enough for the decoder to refuse it.
-            return await process.decode(data[: self._most_bytes + 1], self._shape, box=box, thumbnail=thumbnail)
+            return await process.decode(data[: self._most_bytes + 1], self._shape, boxes=boxes, thumbnail=thumbnail)
         finally:
             self._idle.put_nowait(process)
 
@@ -123,23 +147,26 @@ class _DecoderProcess:
             )
 
     async def decode(
-        self, data: bytes, shape: tuple[int, ...], *, box: Box | None, thumbnail: bool, again: bool = True
-    ) -> DecodedImage:
-        """Return the decoded image.
+        self,
+        data: bytes,
+        shape: tuple[int, ...],
+        *,
+        boxes: Sequence[Box | None],
+        thumbnail: bool,
+        again: bool = True,
+    ) -> list[Decoded]:
+        """Return the decoded image, or the error, of each box.
 
         Args:
             data: The image file.
             shape: Shape of the array.
-            box: Box of the animal.
-            thumbnail: Also return a thumbnail.
+            boxes: Boxes of the animals.
+            thumbnail: Also return thumbnails.
             again: Retry once after a crash, which may have had another cause such as low memory.
-
-        Raises:
-            ImageError: If the image cannot be used, takes too long or crashes the decoder.
         """
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._exchange(data, shape, box=box, thumbnail=thumbnail)
+                return await self._exchange(data, shape, boxes=boxes, thumbnail=thumbnail)
         except (OSError, EOFError) as error:
             late = isinstance(error, TimeoutError)
             reason = f"took longer than {self._seconds:g} s" if late else "crashed its decoder"
@@ -147,26 +174,40 @@ class _DecoderProcess:
             await asyncio.to_thread(self.end)
             self.start()
             if late or not again:
-                raise ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again") from error
-        return await self.decode(data, shape, box=box, thumbnail=thumbnail, again=False)
+                fault = ImageDecodeError(f"the picture is damaged: it {reason}. Copy or save it again")
+                return [fault] * len(boxes)
+        return await self.decode(data, shape, boxes=boxes, thumbnail=thumbnail, again=False)
 
-    async def _exchange(self, data: bytes, shape: tuple[int, ...], *, box: Box | None, thumbnail: bool) -> DecodedImage:
-        header = REQUEST_HEADER.pack(thumbnail, len(data), *(box or NO_BOX))
-        await asyncio.get_running_loop().sock_sendall(self.socket, header + data)
+    async def _exchange(
+        self, data: bytes, shape: tuple[int, ...], *, boxes: Sequence[Box | None], thumbnail: bool
+    ) -> list[Decoded]:
+        head = REQUEST_HEADER.pack(thumbnail, len(data), len(boxes))
+        head += b"".join(BOX.pack(*(box or NO_BOX)) for box in boxes)
+        await asyncio.get_running_loop().sock_sendall(self.socket, head + data)
+        found, rest = [], b""
+        for _ in boxes:
+            one, rest = await self._read_answer(shape, rest)
+            found.append(one)
+        if rest:
+            raise EOFError("an answer longer than it says")
+        return found
+
+    async def _read_answer(self, shape: tuple[int, ...], received: bytes) -> tuple[Decoded, bytes]:
+        """Return the next answer, and what was received of the one after it."""
         pixels = math.prod(shape)
-        answer = bytearray(ANSWER_HEADER.size + pixels)
-        came = await self._receive(
-            answer, 0, ANSWER_HEADER.size
-        )  # mostly all of it: each turn of the loop has its price
+        answer = bytearray(max(ANSWER_HEADER.size + pixels, len(received)))
+        answer[: len(received)] = received
+        # Mostly all of it comes at once: each turn of the loop has its price.
+        came = await self._receive(answer, len(received), ANSWER_HEADER.size)
         kind, *numbers = ANSWER_HEADER.unpack_from(answer)
         length = ANSWER_HEADER.size + _body_length(kind, numbers, shape)
         answer.extend(bytes(max(0, length - len(answer))))
-        if await self._receive(answer, came, length) > length:
-            raise EOFError("an answer longer than it says")
-        body = memoryview(answer)[ANSWER_HEADER.size : length]
+        came = await self._receive(answer, came, length)
+        body, rest = memoryview(answer)[ANSWER_HEADER.size : length], bytes(answer[length:came])
         if kind != DECODED:
-            raise REFUSALS.get(kind, ImageDecodeError)(str(body, "utf-8", "replace"))
-        return DecodedImage(np.frombuffer(body, np.uint8, pixels).reshape(shape), bytes(body[pixels:]))
+            return REFUSALS.get(kind, ImageDecodeError)(str(body, "utf-8", "replace")), rest
+        array = np.frombuffer(body, np.uint8, pixels).reshape(shape)
+        return DecodedImage(array, bytes(body[pixels:]), (numbers[3], numbers[4])), rest
 
     async def _receive(self, answer: bytearray, came: int, least: int) -> int:
         """Receive until `least` bytes of the answer are there; return how many there are."""

@@ -1,8 +1,9 @@
 """Decoder subprocess: decodes untrusted images outside the service, with limits on memory and time.
 
-It reads requests from stdin and writes answers to stdout until stdin ends. A request is `<?I4d` (thumbnail wanted,
-length, box or four NaN) and the image. An answer is `<BIII` (kind and three numbers), followed by the pixels (height,
-width, thumbnail length) and the thumbnail, or by a message (its length, 0, 0).
+It reads requests from stdin and writes answers to stdout until stdin ends. A request is `<?IH` (thumbnail wanted,
+length, number of boxes), the boxes (`<4d` each, four NaN for the whole image) and the image. Each box has an answer:
+`<B5I` (kind and five numbers), followed by the pixels (height, width, thumbnail length, width and height of the image)
+and the thumbnail, or by a message (its length and four zeros).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ from whale_ray.data.decoding.thumbnails import shrink_to_jpeg
 from whale_ray.data.image_io import Box, Geometry, crop_to_box, decode_image, fit_image
 from whale_ray.errors import DataError, ImageBoxError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
-REQUEST_HEADER, ANSWER_HEADER = struct.Struct("<?I4d"), struct.Struct("<BIII")
+REQUEST_HEADER, BOX, ANSWER_HEADER = struct.Struct("<?IH"), struct.Struct("<4d"), struct.Struct("<B5I")
 NO_BOX = (math.nan,) * 4
 DECODED = 0
 REFUSALS: dict[int, type[ImageError]] = dict(
@@ -42,11 +43,13 @@ def main(settings: str) -> None:
     _limit_process(_BASE_BYTES + _BYTES_PER_PIXEL * most_pixels)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while header := requests.read(REQUEST_HEADER.size):
-        thumbnail, length, *sides = REQUEST_HEADER.unpack(header)
-        box = None if math.isnan(sides[0]) else tuple(sides)
+        thumbnail, length, count = REQUEST_HEADER.unpack(header)
+        sides = [BOX.unpack(requests.read(BOX.size)) for _ in range(count)]
+        boxes = [None if math.isnan(box[0]) else box for box in sides]
         data = requests.read(length)
         signal.alarm(_MAX_SECONDS)  # it ends even where the service that would end it is gone
-        _answer(answers, data, geometry, most_bytes, most_pixels, box=box, thumbnail=thumbnail)
+        for answer in _answers(data, boxes, geometry, most_bytes, most_pixels, thumbnail=thumbnail):
+            answers.write(answer)
         answers.flush()
         signal.alarm(0)
 
@@ -59,27 +62,35 @@ def _limit_process(memory: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _answer(
-    answers: BinaryIO,
-    data: bytes,
-    geometry: Geometry,
-    most_bytes: int,
-    most_pixels: int,
-    *,
-    box: Box | None,
-    thumbnail: bool,
-) -> None:
+def _answers(
+    data: bytes, boxes: Sequence[Box | None], geometry: Geometry, most_bytes: int, most_pixels: int, *, thumbnail: bool
+) -> Iterator[bytes]:
+    """Yield an answer for each box; the image is decoded once."""
     try:
         image = decode_image(data, max_bytes=most_bytes, max_pixels=most_pixels)
-        array = _fit_box(image, geometry, box)
-        small = shrink_to_jpeg(crop_to_box(image, box), quality=80) if thumbnail else b""
     except Exception as error:
-        kind = next((kind for kind, type_ in REFUSALS.items() if isinstance(error, type_)), 3)
-        known = isinstance(error, ImageError)
-        message = str(error if known else "the picture is damaged. Copy or save it again").encode("utf-8", "replace")
-        answers.write(ANSWER_HEADER.pack(kind, len(message), 0, 0) + message)
+        yield from [_refusal(error)] * len(boxes)
         return
-    answers.write(ANSWER_HEADER.pack(DECODED, array.shape[0], array.shape[1], len(small)) + array.tobytes() + small)
+    for box in boxes:
+        try:
+            yield _answer(image, box, geometry, thumbnail=thumbnail)
+        except Exception as error:
+            yield _refusal(error)
+
+
+def _answer(image: Image.Image, box: Box | None, geometry: Geometry, *, thumbnail: bool) -> bytes:
+    array, size = _fit_box(image, geometry, box), image.size
+    # A thumbnail of the whole image would be made in place.
+    small = shrink_to_jpeg(image.copy() if box is None else crop_to_box(image, box), quality=80) if thumbnail else b""
+    header = ANSWER_HEADER.pack(DECODED, array.shape[0], array.shape[1], len(small), *size)
+    return header + array.tobytes() + small
+
+
+def _refusal(error: Exception) -> bytes:
+    kind = next((kind for kind, type_ in REFUSALS.items() if isinstance(error, type_)), 3)
+    known = isinstance(error, ImageError)
+    message = str(error if known else "the picture is damaged. Copy or save it again").encode("utf-8", "replace")
+    return ANSWER_HEADER.pack(kind, len(message), 0, 0, 0, 0) + message
 
 
 def _fit_box(image: Image.Image, geometry: Geometry, box: Box | None) -> np.ndarray:

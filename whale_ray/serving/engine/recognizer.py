@@ -15,7 +15,7 @@ from whale_ray.data.image_io import Box
 from whale_ray.errors import ImageError
 from whale_ray.inference.predictions import Identification
 from whale_ray.retrieval.search.exact_search import use_threads
-from whale_ray.serving.engine.decoder_pool import DecoderPool
+from whale_ray.serving.engine.decoder_pool import Decoded, DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
 from whale_ray.serving.engine.micro_batcher import MicroBatcher, StallDetector
 from whale_ray.serving.gallery.enrolled_pictures import (
@@ -111,32 +111,44 @@ class Recognizer:
             ImageError: If the image cannot be used.
             StoreError: If the store does not answer.
         """
+        (array,) = await self.decode(data, [box])
+        if isinstance(array, ImageError):
+            raise array
+        return await self.identify_decoded(array, top=top)
+
+    async def identify_decoded(self, array: np.ndarray, *, top: int) -> Identification:
+        """Return the answer for one decoded image.
+
+        Args:
+            array: Encoder input as `decode` returns it, uint8, shape (H, W, 3).
+            top: Number of individuals.
+
+        Raises:
+            StoreError: If the store does not answer.
+        """
         if self._at_once is None:
-            return await self.rank(await self.embed(data, box=box), top=top)
-        array = await self._decode(data, box)
+            return await self.rank(await self.embed(array), top=top)
         asked = time.perf_counter()
         found = await self._at_once.submit((array, top))
         observe("whale_ray_stage_seconds", found.began - asked, stage="embed")
         observe("whale_ray_stage_seconds", time.perf_counter() - found.began, stage="search")
         return await self._completed(found, top)
 
-    async def embed(self, data: bytes, *, box: Box | None = None) -> np.ndarray:
-        """Return the unit embedding (D,) of one image.
+    async def decode(self, data: bytes, boxes: Sequence[Box | None]) -> list[np.ndarray | ImageError]:
+        """Return the encoder input of each box, uint8, shape (H, W, 3), or the error if it cannot be used.
 
         Args:
-            data: The image file.
-            box: Box of the animal, as of `identify`.
-
-        Raises:
-            ImageError: If the image cannot be used.
+            data: The image file, which is decoded once.
+            boxes: Boxes of the animals, as of `identify`.
         """
-        array = await self._decode(data, box)
+        with time_stage("decode"):
+            found = await self.decoders.decode_boxes(data, boxes)
+        return [one if isinstance(one, ImageError) else one.array for one in found]
+
+    async def embed(self, array: np.ndarray) -> np.ndarray:
+        """Return the unit embedding (D,) of one decoded image, uint8, shape (H, W, 3)."""
         with time_stage("embed"):
             return await self.encoder.embed(array)
-
-    async def _decode(self, data: bytes, box: Box | None) -> np.ndarray:
-        with time_stage("decode"):
-            return (await self.decoders.decode(data, box=box)).array
 
     async def rank(self, vector: np.ndarray, *, top: int) -> Identification:
         """Return the answer for one embedding.
@@ -193,18 +205,20 @@ class Recognizer:
             return None
         return await self.encoder.embed(decoded.array)
 
-    async def prepare_enrolment(self, data: bytes, *, box: Box | None = None) -> EnrolledPicture:
-        """Return a picture with thumbnail and embedding, ready for the store.
+    async def prepare_enrolments(self, data: bytes, boxes: Sequence[Box | None]) -> list[EnrolledPicture | ImageError]:
+        """Return the picture of each box with thumbnail and embedding, ready for the store, or the error.
 
         Args:
             data: The image file.
-            box: Box of the animal, as of `identify`; rounded to what a store holds.
-
-        Raises:
-            ImageError: If the image cannot be used.
+            boxes: Boxes of the animals, as of `identify`; rounded to what a store holds.
         """
-        box = box and round_box(box)
-        decoded = await self.decoders.decode(data, box=box, thumbnail=True)
+        boxes = [box and round_box(box) for box in boxes]
+        decoded = await self.decoders.decode_boxes(data, boxes, thumbnail=True)
+        return [await self._enrolled(data, box, one) for box, one in zip(boxes, decoded, strict=True)]
+
+    async def _enrolled(self, data: bytes, box: Box | None, decoded: Decoded) -> EnrolledPicture | ImageError:
+        if isinstance(decoded, ImageError):
+            return decoded
         vector = await self.encoder.embed(decoded.array)
         digest, name = picture_digest(data, box), picture_name(data, box)
         return EnrolledPicture(digest, name, data, decoded.thumbnail, vector, box)

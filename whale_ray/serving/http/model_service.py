@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import urlencode
 
 import numpy as np
 from fastapi import Depends, Query, Request
 
+from whale_ray.data.formats.animal_rows import box_text
 from whale_ray.data.image_io import Box
-from whale_ray.errors import ImageError, StoreError
+from whale_ray.errors import ImageError
 from whale_ray.inference.bundle_contents import ExamplePhoto
 from whale_ray.inference.predictions import Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.engine.recognizer import Recognizer
-from whale_ray.serving.gallery.enrolled_pictures import picture_digest
-from whale_ray.serving.gallery.review_queue import ReviewItem as KeptQuery
-from whale_ray.serving.gallery.review_queue import ReviewQueue, needs_review
+from whale_ray.serving.engine.review_writer import ReviewWriter
+from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
+from whale_ray.serving.gallery.review_queue import ReviewQueue
 from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
-from whale_ray.serving.http.uploads import Limits, Upload
+from whale_ray.serving.http.uploads import Limits, Upload, group_boxes
 from whale_ray.serving.metrics import count
 from whale_ray.serving.problem_details import RefusalError, refused_image
 from whale_ray.serving.query_parameters import ModelQuery
 from whale_ray.serving.resource_names import thumbnail_path
 from whale_ray.serving.schemas import Identified, Unidentified
 
-MAX_PENDING_REVIEWS = 8
 _UPLOADS_PER_CALL = 4  # bodies that arrive at once, for each call that is answered at once
 _UPLOAD_BYTES = 2**30  # of them together
-_log = logging.getLogger(__name__)
 
 
 class ModelService:
@@ -62,7 +59,9 @@ class ModelService:
         self._name = name
         self.on_answer: Callable[[bytes, Box | None, Identification], None] = lambda data, box, found: None
         self.live_gallery, self.review_queue = recognizer.live_gallery, review_queue
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._review_writer = None
+        if review_queue is not None:
+            self._review_writer = ReviewWriter(review_queue, recognizer.decoders, bundle)
 
     async def answer(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
         """Return a result for each image.
@@ -74,9 +73,14 @@ class ModelService:
         Raises:
             ImageError: If the only image cannot be used.
         """
-        if len(uploads) == 1:
-            return [await self._identify(uploads[0], top)]
-        return list(await asyncio.gather(*(self._identify_or_problem(upload, top) for upload in uploads)))
+        groups = await asyncio.gather(*(self._identify_boxes(group, top) for group in group_boxes(uploads)))
+        found = [one for group in groups for one in group]
+        if len(found) == 1 and isinstance(found[0], ImageError):
+            raise found[0]
+        return [
+            _problem_result(upload, one) if isinstance(one, ImageError) else one
+            for upload, one in zip(uploads, found, strict=True)
+        ]
 
     async def answer_encounter(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
         """Return one result for all usable images of an encounter and a problem for each other image.
@@ -91,11 +95,8 @@ class ModelService:
         Raises:
             ImageError: The error of the first image, if no image can be used.
         """
-        reading = (self.recognizer.embed(upload.data, box=upload.box) for upload in uploads)
-        read = await asyncio.gather(*reading, return_exceptions=True)
-        for one in read:
-            if isinstance(one, BaseException) and not isinstance(one, ImageError):
-                raise one
+        groups = await asyncio.gather(*(self._embed_boxes(group) for group in group_boxes(uploads)))
+        read = [one for group in groups for one in group]
         used = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, np.ndarray)]
         faults = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, ImageError)]
         if not used:
@@ -103,23 +104,38 @@ class ModelService:
         mean = normalize_rows(np.sum([vector for _, vector in used], axis=0)[None])[0]
         found = await self.recognizer.rank(mean, top=top)
         for upload, _ in used:
-            self._keep(upload, found)
+            self._queue_for_review(upload, found)
         if len(used) > 1:
             found = _without_probabilities(found)
         whole = self._identified(None, found, views=len(used))
         return [whole, *(_problem_result(upload, error) for upload, error in faults)]
 
-    async def _identify(self, upload: Upload, top: int) -> Identified:
-        found = await self.recognizer.identify(upload.data, top=top, box=upload.box)
-        self._keep(upload, found)
+    async def _identify_boxes(self, group: list[Upload], top: int) -> list[Identified | ImageError]:
+        """Return a result, or the error, for each box of one image."""
+        arrays = await self.recognizer.decode(group[0].data, [upload.box for upload in group])
+        pairs = zip(group, arrays, strict=True)
+        return list(await asyncio.gather(*(self._identify(upload, array, top) for upload, array in pairs)))
+
+    async def _identify(self, upload: Upload, array: np.ndarray | ImageError, top: int) -> Identified | ImageError:
+        if isinstance(array, ImageError):
+            return array
+        found = await self.recognizer.identify_decoded(array, top=top)
+        self._queue_for_review(upload, found)
         self.on_answer(upload.data, upload.box, found)
         return self._identified(upload.filename, found, box=upload.box)
 
-    async def _identify_or_problem(self, upload: Upload, top: int) -> Identified | Unidentified:
-        try:
-            return await self._identify(upload, top)
-        except ImageError as error:
-            return _problem_result(upload, error)
+    def _queue_for_review(self, upload: Upload, found: Identification) -> None:
+        if self._review_writer is not None:
+            self._review_writer.offer(upload.data, upload.box, found)
+
+    async def _embed_boxes(self, group: list[Upload]) -> list[np.ndarray | ImageError]:
+        """Return the embedding (D,), or the error, of each box of one image."""
+
+        async def embed(array: np.ndarray | ImageError) -> np.ndarray | ImageError:
+            return array if isinstance(array, ImageError) else await self.recognizer.embed(array)
+
+        arrays = await self.recognizer.decode(group[0].data, [upload.box for upload in group])
+        return list(await asyncio.gather(*map(embed, arrays)))
 
     def _identified(
         self, filename: str | None, found: Identification, *, box: Box | None = None, views: int = 1
@@ -132,6 +148,26 @@ class ModelService:
         return Identified.model_validate(
             {"filename": filename, "box": box, "views": views, "new_individual": new, "candidates": candidates}
         )
+
+    async def prepare_pictures(self, uploads: list[Upload]) -> list[EnrolledPicture]:
+        """Return the pictures to enrol.
+
+        Args:
+            uploads: Images of the call.
+
+        Raises:
+            ImageError: If one of them cannot be used, with its name.
+        """
+        pictures: list[EnrolledPicture] = []
+        for group in group_boxes(uploads):
+            found = await self.recognizer.prepare_enrolments(group[0].data, [upload.box for upload in group])
+            for upload, one in zip(group, found, strict=True):
+                if isinstance(one, ImageError):
+                    name = f" ({upload.filename})" if upload.filename else ""
+                    place = f"photograph {len(pictures) + 1}" if upload.box is None else f"box {box_text(upload.box)}"
+                    raise type(one)(f"{place}{name}: {one}. No photograph of this call was enrolled") from one
+                pictures.append(one)
+        return pictures
 
     async def examples(self) -> dict[int, ExamplePhoto]:
         """Return number → example image of the bundle, without examples of forgotten individuals or images."""
@@ -160,39 +196,6 @@ class ModelService:
         """
         query |= {"model": self._name} if self._name else {}
         return f"{path}?{urlencode(query)}" if query else path
-
-    def _keep(self, upload: Upload, found: Identification) -> None:
-        """Add the image to the review queue in the background if the individual seems new."""
-        nearest = found.candidates[0] if found.candidates else None
-        distance = nearest.distance if nearest else 2.0
-        seems = found.new_individual.decision == "new" or needs_review(distance, self.bundle.new_distance)
-        if self.review_queue is None or not seems:
-            return
-        if len(self._keeping) >= MAX_PENDING_REVIEWS:
-            _log.warning(
-                "a photograph of a probably new animal was not queued for review: %d are being written",
-                MAX_PENDING_REVIEWS,
-            )
-            return
-        query = KeptQuery(
-            digest=picture_digest(upload.data, upload.box),
-            at=datetime.now(UTC),
-            bundle=self.bundle.id,
-            nearest=nearest.individual if nearest else "",
-            distance=distance,
-            decision=found.new_individual.decision,
-            box=upload.box,
-        )
-        task = asyncio.create_task(self._write(self.review_queue, query, upload.data))
-        self._keeping.add(task)
-        task.add_done_callback(self._keeping.discard)
-
-    async def _write(self, kept: ReviewQueue, query: KeptQuery, data: bytes) -> None:
-        decoded = await self.recognizer.decoders.decode(data, box=query.box, thumbnail=True)
-        try:
-            await asyncio.to_thread(kept.keep, query, data=data, thumbnail=decoded.thumbnail)
-        except StoreError:
-            _log.warning("a photograph of a probably new animal could not be queued for review", exc_info=True)
 
 
 def _problem_result(upload: Upload, error: ImageError) -> Unidentified:

@@ -11,13 +11,10 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Request, Response, Security
 
-from whale_ray.data.formats.animal_rows import box_text
-from whale_ray.errors import ImageError
 from whale_ray.serving import query_parameters as parameters
 from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
 from whale_ray.serving.gallery import review_queue
-from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
@@ -63,7 +60,7 @@ async def enrol(id: str, request: Request, query: parameters.EnrolParameters, se
 
 async def _enrol(individual: str, uploads: list[Upload], service: ModelService) -> Enrolment:
     store = _require_store(service)
-    pictures = [await _prepare_picture(place, upload, service) for place, upload in enumerate(uploads)]
+    pictures = await service.prepare_pictures(uploads)
     new = await asyncio.to_thread(store.enrol, individual, pictures, bundle=service.bundle.id)
     images = [
         EnrolledImage(filename=upload.filename, image=picture.name, status=_STATUS[is_new], box=picture.box)
@@ -238,12 +235,3 @@ async def _check_name(name: str, service: ModelService) -> None:
         )
     if name not in (await service.recognizer.snapshot()).individuals:
         check_new_name(name)
-
-
-async def _prepare_picture(place: int, upload: Upload, service: ModelService) -> EnrolledPicture:
-    try:
-        return await service.recognizer.prepare_enrolment(upload.data, box=upload.box)
-    except ImageError as error:
-        name = f" ({upload.filename})" if upload.filename else ""
-        which = f"photograph {place + 1}{name}" if upload.box is None else f"box {box_text(upload.box)}{name}"
-        raise type(error)(f"{which}: {error}. No photograph of this call was enrolled") from error

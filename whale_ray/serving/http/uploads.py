@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -84,6 +85,11 @@ def with_boxes(uploads: list[Upload], boxes: Sequence[Box], limits: Limits) -> l
         return [replace(upload, box=box) for upload, box in pair_boxes(uploads, boxes)]
     except InputError as error:
         raise RefusalError(400, str(error)) from error
+
+
+def group_boxes(uploads: Sequence[Upload]) -> list[list[Upload]]:
+    """Return the uploads grouped by image, in their order; a group holds the boxes of one image."""
+    return [list(group) for _, group in groupby(uploads, key=lambda upload: id(upload.data))]
 
 
 def _check_length(request: Request, most: int) -> None:

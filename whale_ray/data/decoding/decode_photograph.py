@@ -1,8 +1,9 @@
-"""Decoding of one catalog row: fitted pixels, small grey images, and the health of its file."""
+"""Decoding of one photograph: fitted pixels and small grey images of its catalog rows, and the health of its file."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import imagehash
@@ -12,7 +13,7 @@ from PIL import Image
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.decoding.exif_date import read_exif_date
 from whale_ray.data.decoding.thumbnails import shrink_to_jpeg
-from whale_ray.data.image_io import Geometry, crop_to_box, decode_image, fit_image, read_file
+from whale_ray.data.image_io import Box, Geometry, crop_to_box, decode_image, fit_image, read_file
 from whale_ray.data.near_duplicates import shrink_to_grey
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
@@ -41,25 +42,36 @@ class RowArrays:
     thumbnails: list[bytes]
 
 
-def decode_row(
-    catalog: Catalog, geometry: Geometry, arrays: RowArrays, row: int, *, is_shared: bool
-) -> dict[str, object]:
-    """Decode one image into its row of the arrays and return its health.
+def decode_photograph(
+    catalog: Catalog, geometry: Geometry, arrays: RowArrays, rows: Sequence[int]
+) -> dict[int, dict[str, object]]:
+    """Decode one photograph into its rows of the arrays and return their health.
 
-    The perceptual hash of an animal in a shared photograph is that of its box, which tells it from the others.
+    The perceptual hash of an animal in a photograph of several rows is that of its box, which tells it from the others.
 
     Args:
         catalog: The photographs.
         geometry: Target size and fitting.
-        arrays: Arrays whose row is written.
-        row: Row of the catalog.
-        is_shared: Whether the photograph has several rows.
+        arrays: Arrays whose rows are written.
+        rows: The rows of the photograph in the catalog.
 
     Returns:
-        Image, status, reason, width, height, sha256, phash, taken and remark, as in `DecodedImages.health`.
+        By row: image, status, reason, width, height, sha256, phash, taken and remark, as in
+        `DecodedImages.health`.
     """
-    name = str(catalog.table["image"].iat[row])
-    box = catalog.box(name)
+    names = [str(catalog.table["image"].iat[row]) for row in rows]
+    photograph, image = _decode_file(catalog, names[0])
+    found = {}
+    for row, name in zip(rows, names, strict=True):
+        health = {**photograph, "image": name}
+        if image is not None:
+            health |= _fit_row(image, catalog.box(name), geometry, arrays, row, is_shared=len(rows) > 1)
+        found[row] = health
+    return found
+
+
+def _decode_file(catalog: Catalog, name: str) -> tuple[dict[str, object], Image.Image | None]:
+    """Return the health of a file and its image, None if it cannot be decoded."""
     health: dict[str, object] = {"image": name, "status": "ok", "reason": "", "width": 0, "height": 0}
     health |= {"sha256": "", "phash": "", "taken": "", "remark": ""}
     remarks: list[str] = []
@@ -69,23 +81,35 @@ def decode_row(
         image = decode_image(data, max_bytes=catalog.image_bytes, on_warning=remarks.append)
         health |= {"width": image.width, "height": image.height, "taken": read_exif_date(data)}
         health["remark"] = "; ".join(remarks)
+        return health, image
+    except FileNotFoundError:
+        health |= {"status": "missing", "reason": "there is no such file"}
+    except OSError as error:
+        health |= {"status": "unreadable", "reason": str(error.strerror or error)}
+    except ImageError as error:
+        health |= {"status": _STATUS[type(error)] if health["sha256"] != _EMPTY else "empty", "reason": str(error)}
+    return health, None
+
+
+def _fit_row(
+    image: Image.Image, box: Box | None, geometry: Geometry, arrays: RowArrays, row: int, *, is_shared: bool
+) -> dict[str, object]:
+    """Write one row of the arrays and return what its health adds."""
+    added: dict[str, object] = {}
+    try:
         seen = crop_to_box(image, box) if is_shared else image
-        health["phash"] = _perceptual_hash(seen)
+        added["phash"] = _perceptual_hash(seen)
         grey = shrink_to_grey(seen)
         arrays.grey_sizes[row] = grey.shape
         arrays.grey[row, : grey.shape[0], : grey.shape[1]] = grey
         arrays.small[row] = seen.convert("L").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
         arrays.pixels[row] = fit_image(image, geometry, box=box)
-        arrays.thumbnails[row] = shrink_to_jpeg(crop_to_box(image, box))
-    except FileNotFoundError:
-        health |= {"status": "missing", "reason": "there is no such file"}
-    except OSError as error:
-        health |= {"status": "unreadable", "reason": str(error.strerror or error)}
+        # A thumbnail is made in place, and other rows need the image.
+        whole = image.copy() if is_shared and box is None else image
+        arrays.thumbnails[row] = shrink_to_jpeg(crop_to_box(whole, box))
     except DataError as error:
-        health |= {"status": "wrong_box", "reason": str(error)}
-    except ImageError as error:
-        health |= {"status": _STATUS[type(error)] if health["sha256"] != _EMPTY else "empty", "reason": str(error)}
-    return health
+        added |= {"status": "wrong_box", "reason": str(error)}
+    return added
 
 
 def _perceptual_hash(image: Image.Image) -> str:
