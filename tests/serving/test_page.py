@@ -13,6 +13,7 @@ import httpx
 import pytest
 import services
 from drawn_photographs import INDIVIDUALS, draw
+from PIL import Image
 from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 from services import KEY, LIMITS, Running, plain_server, web_service
 
@@ -280,6 +281,70 @@ def test_a_photograph_is_dropped(page: Page, address: str, tmp_path: Path) -> No
     page.locator(".match").first.wait_for()
 
 
+def test_a_box_is_drawn_typed_and_cleared(page: Page, address: str, tmp_path: Path) -> None:
+    both = Image.new("RGB", (300, 64))
+    both.paste(draw(31, 0), (0, 0))
+    both.paste(draw(32, 0), (204, 0))
+    both.save(tmp_path / "pod.png")
+    page.goto(address)
+    choose(page, tmp_path / "pod.png")
+    page.get_by_role("button", name="Draw a box: pod.png").click()
+    sides = [page.get_by_label(name, exact=True) for name in ("Left", "Top", "Right", "Bottom")]
+    page.locator("#box-picture svg").wait_for()
+    image = page.locator("#box-picture img").bounding_box()
+    assert image
+    scale = min(image["width"] / 300, image["height"] / 64)  # as object-fit: contain
+    left, top = image["x"] + (image["width"] - 300 * scale) / 2, image["y"] + (image["height"] - 64 * scale) / 2
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return left + scale * x, top + scale * y
+
+    def numbers() -> list[float]:
+        return [float(side.input_value()) for side in sides]
+
+    page.mouse.move(*at(96, 63.9))  # from corner to corner, either way
+    page.mouse.down()
+    page.mouse.move(*at(40, 20))
+    page.mouse.move(left - 10, top - 10)  # beyond the photograph
+    page.mouse.up()
+    page.mouse.move(*at(60, 30))
+    assert numbers() == [0, 0, 96, 64]
+    touch = page.context.new_cdp_session(page)
+    for kind, points in (("touchStart", [(204, 1)]), ("touchMove", [(290, 60)]), ("touchEnd", [])):
+        touched = [dict(zip("xy", at(*point), strict=True)) for point in points]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touched})
+    assert numbers() == [204, 1, 290, 60]
+    page.get_by_role("button", name="Use this box").click()
+    page.get_by_role("button", name="Change the box: pod.png").wait_for()
+    assert page.evaluate("document.activeElement.innerText") == "Change the box"
+    page.keyboard.press("Enter")
+    assert numbers() == [204, 1, 290, 60]
+    for side, text in zip(sides, ("204", "0", "100", "64"), strict=True):
+        side.fill(text)
+    page.keyboard.press("Enter")
+    page.get_by_text("left smaller than right").wait_for()
+    sides[2].fill("300")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Identify").click()
+    page.get_by_text("Box 204, 0, 300, 64").wait_for()
+    rect = page.locator(".query rect")
+    assert [float(rect.get_attribute(name) or "") for name in ("x", "y", "width", "height")] == [204, 0, 96, 64]
+    page.get_by_role("textbox", name="A name for a new individual").fill("Nut")
+    page.get_by_role("button", name="Enrol as new").click()
+    wait_for_status(page, "pod.png is enrolled as Nut")
+    (image_name,) = httpx.get(f"{address}/v1/individuals/Nut").json()["images"]
+    assert image_name.endswith("#204,0,300,64")
+    draw(32, 0).save(tmp_path / "alone.png")
+    found = httpx.post(f"{address}/v1/identify", content=(tmp_path / "alone.png").read_bytes()).json()["results"][0]
+    assert found["candidates"][0]["image"] == image_name
+    page.get_by_role("button", name="Change the box: pod.png").click()
+    page.get_by_role("button", name="Clear box").click()
+    page.get_by_role("button", name="Draw a box: pod.png").wait_for()
+    page.get_by_role("button", name="Identify").click()
+    page.locator(".match").first.wait_for()
+    assert page.get_by_text("Box 204").count() == 0
+
+
 def test_the_selected_model_answers(page: Page, bundle: Path, tmp_path: Path) -> None:
     second = web_service(bundle, name="second")
     second.bundle.id = "another-00000001"
@@ -349,7 +414,7 @@ def test_a_russian_browser_gets_the_russian_page(browser: Browser, address: str,
     page.get_by_role("button", name="Определить").click()
     page.get_by_role("heading", name="Вероятно").wait_for()
     problem = page.locator(".answer .problem").inner_text()
-    assert problem.startswith("Файл повреждён или пуст.")
+    assert problem.startswith("Файл повреждён или пуст")
     assert "the picture is damaged" in problem
     assert page.evaluate("document.documentElement.lang") == "ru"
     page.get_by_role("link", name="English").click()

@@ -1,11 +1,12 @@
 // One card per photograph: verdict, candidates, and buttons to confirm, reject or name a new individual.
 
-import {element, preview, problemText} from './dom.js';
+import {boxText, framed} from './boxes.js';
+import {element, problemText} from './dom.js';
 import {fill, percent, words} from './texts.js';
 
-/** Result of one photograph, with the confirmation or the rejections of the user. */
+/** Result of one photograph or box, with the confirmation or the rejections of the user. */
 export class Answer {
-  /** model: the requested name, '' for the default. result: of /v1/identify; null with `problem`. */
+  /** photograph: {file, box}. model: the requested name, '' for the default. result: of /v1/identify, or `problem`. */
   constructor(photograph, model, {result = null, problem = null}) {
     Object.assign(this, {photograph, model, result, problem});
     this.rejected = [];  // individuals
@@ -33,8 +34,11 @@ export class Answer {
 /** Return the card of an answer. Its buttons call onEnrol(individual) and onReject(individual). */
 export function card(answer, {onEnrol, onReject}) {
   const made = element('article', {className: 'answer'});
-  const text = fill(words.your_photograph, {filename: answer.photograph.name});
-  const query = element('figure', {className: 'query'}, preview(answer.photograph, text), element('figcaption', {}, text));
+  const {file, box} = answer.photograph;
+  const text = fill(words.your_photograph, {filename: file.name});
+  const caption = element('figcaption', {}, text);
+  if (box) caption.append(element('br'), fill(words.box_of_result, {box: boxText(box)}));
+  const query = element('figure', {className: 'query'}, framed(answer.photograph, text), caption);
   if (answer.problem) {
     made.append(element('p', {className: 'problem'}, ...problemText(answer.problem)), query);
   } else if (answer.done) {

@@ -17,9 +17,10 @@ export class Problem extends Error {
  * Return the response of a call that succeeds; throw Problem otherwise.
  * Every call is idempotent, so a cut connection and 503 are tried again. A call without an answer in time is not.
  */
-export async function call(method, address, {model = '', photograph = null, headers = {}} = {}) {
+export async function call(method, address, {model = '', photograph = null, box = null, headers = {}} = {}) {
   const url = new URL(address, location.origin);
   if (model) url.searchParams.set('model', model);
+  if (box) url.searchParams.set('box', box.join(','));
   let body = null;
   if (photograph) {
     body = new FormData();
@@ -65,19 +66,19 @@ export async function examplesOf(model) {
   return (await (await call('GET', '/v1/examples', {model})).json()).examples;
 }
 
-/** Return the bundle's id and the result of one photograph; throw Problem if it cannot be used. */
-export async function identify(photograph, model) {
-  const answer = await (await call('POST', '/v1/identify', {model, photograph})).json();
-  return {bundle: answer.model, result: answer.results[0]};
+/** Return the bundle's id and the results of one photograph ({file, box}); throw Problem if it cannot be used. */
+export async function identify({file, box}, model) {
+  const answer = await (await call('POST', '/v1/identify', {model, photograph: file, box})).json();
+  return {bundle: answer.model, results: answer.results};
 }
 
-/** Return true if the photograph was enrolled now, false if it was enrolled under this individual before. */
-export async function enrol(photograph, individual, model) {
+/** Return true if the photograph ({file, box}) was enrolled now, false if it was enrolled as this individual before. */
+export async function enrol({file, box}, individual, model) {
   const name = encodeURIComponent(individual);
   // a browser resolves . and .. in a path
   const inQuery = individual.includes('/') || ['.', '..'].includes(individual);
   const address = inQuery ? `/v1/individuals/-/images?individual=${name}` : `/v1/individuals/${name}/images`;
-  const answer = await (await call('POST', address, {model, photograph})).json();
+  const answer = await (await call('POST', address, {model, photograph: file, box})).json();
   return answer.images[0].status === 'enrolled';
 }
 

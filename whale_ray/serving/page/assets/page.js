@@ -111,9 +111,9 @@ async function identifyAll(photographs, model) {
   const showProgress = () => note(fill(words.identifying, {done, count: photographs.length}));
   const work = async () => {
     for (const place of waiting) {
-      const {bundle, answer} = await answerFor(photographs[place], model);
+      const {bundle, answers} = await answersFor(photographs[place], model);
       if (bundle) bundles.add(bundle);
-      showAnswer(answer, places[place]);
+      places[place].replaceChildren(...answers.map(answer => showAnswer(answer, element('div'))));
       done += 1;
       showProgress();
     }
@@ -124,17 +124,22 @@ async function identifyAll(photographs, model) {
   note(...[...bundles].map(model => fill(words.answered_by, {model})));
 }
 
-async function answerFor(photograph, model) {
+/** Return the answers for one photograph: one for each result. */
+async function answersFor(photograph, model) {
   try {
-    const {bundle, result} = await identify(photograph, model);
-    return {bundle, answer: new Answer(photograph, model, {result})};
+    const {bundle, results} = await identify(photograph, model);
+    const answers = results.map(result => {
+      const {box = photograph.box, problem = null} = result;
+      return new Answer({...photograph, box}, model, problem ? {problem} : {result});
+    });
+    return {bundle, answers};
   } catch (error) {
     if (!(error instanceof Problem) || error.status === 401) throw error;
-    return {answer: new Answer(photograph, model, {problem: error})};
+    return {answers: [new Answer(photograph, model, {problem: error})]};
   }
 }
 
-/** Show the card of an answer, and update it when the user confirms or rejects a candidate. */
+/** Show the card of an answer in a place, and update it when the user confirms or rejects a candidate. */
 function showAnswer(answer, place) {
   const showAgain = text => {
     note(text);
@@ -151,7 +156,7 @@ function showAnswer(answer, place) {
     isEnrolling = true;
     try {
       const isNew = await enrol(answer.photograph, individual, answer.model);
-      answer.done = fill(isNew ? words.enrolled : words.already_enrolled, {filename: answer.photograph.name, individual});
+      answer.done = fill(isNew ? words.enrolled : words.already_enrolled, {filename: answer.photograph.file.name, individual});
       showAgain(answer.done);
     } catch (error) {
       showRefusal(error);
@@ -164,6 +169,7 @@ function showAnswer(answer, place) {
     showAgain(fill(words.rejected, {individual}));
   };
   place.replaceChildren(card(answer, {onEnrol, onReject}));
+  return place;
 }
 
 showService().catch(showRefusal);

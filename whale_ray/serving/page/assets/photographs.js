@@ -1,14 +1,15 @@
 // Photographs that the user has chosen, dropped, pasted, or taken from the examples.
 
-import {element, find, note, noteProblem, preview} from './dom.js';
+import {editBox, framed} from './boxes.js';
+import {element, find, note, noteProblem} from './dom.js';
 import {fill, language, words} from './texts.js';
 
 const imageBytes = Number(document.documentElement.dataset.imageBytes);  // upper limit of the service
 let photographs = [];
 
-/** Return the chosen photographs: File objects in their order. */
+/** Return the chosen photographs in their order: {file, box}; box is [x0, y0, x1, y1] in pixels, or null. */
 export function chosenPhotographs() {
-  return [...photographs];
+  return photographs.map(one => ({...one}));
 }
 
 /** Replace all chosen photographs by these files. */
@@ -25,7 +26,7 @@ function add(files) {
       const numbers = {bytes: file.size.toLocaleString(language), limit: imageBytes.toLocaleString(language)};
       noteProblem(fill(words.too_large, {filename: file.name, ...numbers}));
     } else {
-      photographs.push(file);
+      photographs.push({file, box: null});
     }
   }
   show();
@@ -33,12 +34,21 @@ function add(files) {
 
 function show() {
   find('chosen').replaceChildren(...photographs.map(photograph => {
-    const label = fill(words.remove, {filename: photograph.name});
-    const remove = element('button', {type: 'button', title: label, ariaLabel: label}, '×');
+    const filename = photograph.file.name;
+    const label = fill(words.remove, {filename});
+    const remove = element('button', {type: 'button', className: 'remove', title: label, ariaLabel: label}, '×');
     remove.addEventListener('click', () => keepOnly(photographs.filter(one => one !== photograph)));
-    return element('li', {}, preview(photograph, photograph.name), remove);
+    const text = photograph.box ? words.change_box : words.draw_box;
+    const box = element('button', {type: 'button', className: 'quiet', ariaLabel: `${text}: ${filename}`}, text);
+    box.addEventListener('click', () => editBox(photograph, () => showBox(photograph)));
+    return element('li', {}, framed(photograph, filename), remove, box);
   }));
   find('chosen').hidden = find('remove-all').hidden = !photographs.length;
+}
+
+function showBox(photograph) {
+  show();
+  find('chosen').children[photographs.indexOf(photograph)].querySelector('.quiet').focus();
 }
 
 function keepOnly(kept) {
