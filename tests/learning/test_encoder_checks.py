@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from whale_ray.errors import EncoderError
+from whale_ray.learning.encoders.backbone_families import ENCODERS
 from whale_ray.learning.encoders.backbones.backbone import Backbone
 from whale_ray.learning.encoders.encoder_checks import check_training_step
-from whale_ray.learning.encoders.registry import ENCODERS, Encoder, build_encoder, rebuild_encoder
+from whale_ray.learning.encoders.registry import Encoder, build_encoder, rebuild_encoder
 
 Forward = Callable[["Body", Tensor], Tensor]
 

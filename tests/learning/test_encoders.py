@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.registry import ENCODERS, build_encoder, check_encoder_name, rebuild_encoder
+from whale_ray.learning.encoders.backbone_families import ENCODERS, check_encoder_name
+from whale_ray.learning.encoders.registry import build_encoder, rebuild_encoder
 
 import whale_ray.learning.encoders.backbones._torchvision_compat  # noqa: F401  # isort: skip
 from torchvision import models  # isort: skip
@@ -29,10 +30,10 @@ def pictures(*size: int) -> torch.Tensor:
 
 
 def test_the_table_of_families_is_read_without_model_libraries() -> None:
-    code = "import sys, whale_ray.learning.encoders.registry as e; print(sorted(e.ENCODERS)); "
-    code += "sys.exit('torchvision' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, whale_ray.learning.encoders.backbone_families as e; print(sorted(e.ENCODERS)); "
+    code += "sys.exit(bool({'torchvision', 'transformers', 'timm'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(sorted(ENCODERS)) == "['hf', 'tiny', 'torchvision']"
+    assert done.stdout.strip() == str(sorted(ENCODERS)) == "['hf', 'timm', 'tiny', 'torchvision']"
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 96), (33, 50)])

@@ -592,8 +592,8 @@ def test_every_default_is_a_value_that_its_key_takes() -> None:
 
 def test_the_choices_of_the_schema_are_those_that_are_implemented() -> None:
     from whale_ray.data.split import SPLITS
+    from whale_ray.learning.encoders.backbone_families import ENCODERS
     from whale_ray.learning.encoders.layers import NECKS, POOLS
-    from whale_ray.learning.encoders.registry import ENCODERS
     from whale_ray.retrieval.search.voting import VOTES
 
     choices = {setting.key: set(setting.choices) for setting in SETTINGS}

@@ -1,4 +1,4 @@
 """Encoders: networks that map an image to one L2-normalised embedding.
 
-`registry` lists the families (torchvision, Hugging Face, tiny) and builds an encoder by name.
+`backbone_families` lists the families (tiny, torchvision, Hugging Face, timm); `registry` builds an encoder by name.
 """

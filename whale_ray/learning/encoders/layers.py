@@ -65,6 +65,21 @@ class ClassTokenPool(nn.Module):
         return features[:, 0]
 
 
+class OwnPool(nn.Module):
+    """Features that the network has pooled itself, unchanged: (B, C)."""
+
+    def forward(self, features: Tensor, prefix: int) -> Tensor:
+        """Return the features.
+
+        Args:
+            features: Pooled features.
+            prefix: Unused.
+        """
+        return features
+
+
+OWN_POOL = "own"
+"""What `pool: auto` becomes in the recipe of an encoder that pools its features itself."""
 POOLS: dict[str, type[nn.Module]] = {"avg": AveragePool, "gem": GeneralisedMeanPool, "cls": ClassTokenPool}
 
 

@@ -1,11 +1,8 @@
-"""Encoder registry: the families of encoders and how an encoder is built by name or rebuilt from its recipe.
-
-Reading the table imports neither torchvision nor transformers.
-"""
+"""Encoders: backbone, pooling and neck, built by name or rebuilt from a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,27 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.backbones.backbone import Backbone, tiny_backbone
-from whale_ray.learning.encoders.backbones.torchvision_backbones import torchvision_backbone, torchvision_names
+from whale_ray.learning.encoders.backbone_families import ENCODERS, split_encoder_name
+from whale_ray.learning.encoders.backbones.backbone import Backbone
 from whale_ray.learning.encoders.encoder_checks import check_embeddings
-from whale_ray.learning.encoders.layers import CHANNELS, NECKS, POOLS, Whiten, select_channels
+from whale_ray.learning.encoders.layers import CHANNELS, NECKS, OWN_POOL, POOLS, OwnPool, Whiten, select_channels
 from whale_ray.learning.encoders.model_errors import named_model_errors
-from whale_ray.suggestions import suggest
-
-
-def _hub_trunk(name: str, **options: Any) -> Backbone:
-    from whale_ray.learning.encoders.backbones.huggingface_backbones import huggingface_backbone
-
-    return huggingface_backbone(name, **options)
-
-
-ENCODERS: dict[str, Callable[..., Backbone]] = {
-    "tiny": tiny_backbone,
-    "torchvision": torchvision_backbone,
-    "hf": _hub_trunk,
-}
-"""Family → builder of its trunks. Names: `tiny`, `torchvision:<model>`, `hf:<hub id or folder>`."""
-
 
 WHITENED = "whitened_size"
 """The recipe's key for the dimensions of an encoder that whitens; absent where it does not."""
@@ -131,9 +112,9 @@ def build_encoder(
     """Build an encoder. Random initial weights come from torch's default generator.
 
     Args:
-        name: `tiny`, `torchvision:<model>`, `hf:<hub id>` or `hf:<folder>`.
+        name: `tiny`, or a family and a model such as `torchvision:resnet18`, see `backbone_families`.
         embedding_size: D; None keeps the backbone's number of features.
-        pool: `avg`, `gem`, `cls` or `auto` (class token if the backbone has one, else average).
+        pool: `avg`, `gem`, `cls` or `auto` (the model's own pooling; class token or average for families without).
         neck: `linear`, `bnneck` or `none` (the pooled features).
         weights: `pretrained`, `random` or the path of a file (.safetensors, or .pth with tensors only).
         freeze: `none` or `trunk` (the backbone).
@@ -147,7 +128,7 @@ def build_encoder(
     _check_choice("pool", pool, ("auto", *POOLS))
     _check_choice("neck", neck, ("none", *NECKS))
     _check_choice("freeze", freeze, ("none", "trunk"))
-    family, model = _split_name(name)
+    family, model = split_encoder_name(name)
     height, width = image_size
     with named_model_errors(name, "cannot be built", remedy="Choose another encoder"):
         trunk = ENCODERS[family](model, weights=weights, image_size=(height, width))
@@ -166,7 +147,7 @@ def rebuild_encoder(recipe: dict[str, Any]) -> Encoder:
     Raises:
         EncoderError: If this version cannot build what the recipe names.
     """
-    family, model = _split_name(recipe["name"])
+    family, model = split_encoder_name(recipe["name"])
     height, width = recipe["image_size"]
     known = {"config": recipe["config"]} if "config" in recipe else {}
     with named_model_errors(recipe["name"], "cannot be built from its recipe"):
@@ -196,45 +177,23 @@ def add_whitening(
     return {**recipe, WHITENED: matrix.shape[1]}, {**weights, **tensors}
 
 
-def check_encoder_name(name: str) -> None:
-    """Check that a name can be an encoder's. Hub ids and folders are looked up only when the encoder is built.
-
-    Raises:
-        EncoderError: If the family or the torchvision model is unknown; names the nearest.
-    """
-    family, model = _split_name(name)
-    if family == "torchvision" and model not in (names := torchvision_names()):
-        raise EncoderError(f"torchvision has no classification model {model!r}{_nearest(model, names)}")
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    family, colon, model = name.partition(":")
-    if family in ENCODERS and (family == "tiny") != bool(colon and model):
-        return family, model
-    names = ["tiny", *(f"torchvision:{known}" for known in torchvision_names())]
-    near = _nearest(name, names) or _nearest(f"torchvision:{name}", names) or _nearest(f"torchvision:{model}", names)
-    raise EncoderError(f"an encoder is tiny, torchvision:<model> or hf:<hub id or folder>, but got {name!r}{near}")
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    hint = suggest(name, names, count=3, cutoff=0.75)
-    return f". {hint}" if hint else ""
-
-
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise EncoderError(f"model.{key} must be one of {', '.join(choices)}, but got {value!r}")
 
 
 def _assemble(trunk: Backbone, recipe: dict[str, Any]) -> Encoder:
+    if recipe["pool"] not in ("auto", OWN_POOL):
+        trunk.leave_pooling()
     trunk.measure(tuple(recipe["image_size"]), name=recipe["name"], layers=recipe.get("layers", 1))
     if recipe["pool"] == "auto":
-        recipe["pool"] = "cls" if trunk.class_token else "avg"
+        recipe["pool"] = OWN_POOL if trunk.pools else "cls" if trunk.class_token else "avg"
     if recipe["pool"] == "cls" and not trunk.class_token:
         raise EncoderError(f"{recipe['name']} has no class token for `pool: cls`. Set model.pool to avg or gem.")
     size = recipe["embedding_size"] or trunk.features
     neck = _build_neck(recipe["neck"], trunk.features, size, name=recipe["name"])
-    head = Head(POOLS[recipe["pool"]](), neck)
+    pool = OwnPool() if recipe["pool"] == OWN_POOL else POOLS[recipe["pool"]]()
+    head = Head(pool, neck)
     return Encoder(trunk, head, embedding_size=size, recipe=recipe | {"embedding_size": size})
 
 
@@ -243,7 +202,7 @@ def _build_neck(kind: str, features: int, embedding_size: int, *, name: str) -> 
         return NECKS[kind](features, embedding_size)
     if embedding_size != features:
         raise EncoderError(
-            f"`neck: none` gives the {features} features of {name} as they come, but embedding_size is "
+            f"`neck: none` returns the {features} features of {name}, but embedding_size is "
             f"{embedding_size}. Write embedding_size: null, or choose neck linear or bnneck."
         )
     return nn.Identity()

@@ -27,7 +27,7 @@ _BASES: dict[str, Schema] = {
         "anyOf": [{"type": "integer", "minimum": 16, "maximum": 4096}, {"type": "string", "pattern": r"^\d+x\d+$"}]
     },
     "server_url": {"type": "string", "pattern": "^https?://[^/]"},
-    "encoder": {"type": "string", "pattern": "^(tiny|torchvision:.+|hf:.+)$"},
+    "encoder": {"type": "string", "pattern": "^(tiny|torchvision:.+|hf:.+|timm:.+)$"},
 }
 _BOUNDS = (("low", "minimum"), ("above", "exclusiveMinimum"), ("high", "maximum"), ("below", "exclusiveMaximum"))
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from whale_ray.suggestions import did_you_mean, suggest
 
-ENCODER_FAMILIES: Final = ("tiny", "torchvision", "hf")
+ENCODER_FAMILIES: Final = ("tiny", "torchvision", "hf", "timm")
 WEIGHTS_WORDS: Final = ("pretrained", "random")
 
 
@@ -136,7 +136,7 @@ RULES: dict[str, str] = {
     "text": "text",
     "folder_name": "1 to 64 letters, digits, . _ or -, beginning and ending with a letter or digit",
     "size": "a side in pixels or 'HEIGHTxWIDTH', each side from 16 to 4096",
-    "encoder": "tiny, torchvision:NAME or hf:NAME (a hub id or a folder)",
+    "encoder": "tiny, torchvision:NAME, hf:NAME (a hub id or a folder) or timm:NAME (also hf-hub:ID or a folder)",
     "weights": "pretrained, random or the path of a file",
     "server_url": "the URL of a server, such as http://127.0.0.1:5000, without a password",
 }

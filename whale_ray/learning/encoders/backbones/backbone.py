@@ -26,6 +26,7 @@ class Backbone(nn.Module):
         body: The network.
         norm: The normalisation that the original classifier applies after pooling (ConvNeXt, MaxViT); None for none.
         class_token: The first token is a class token.
+        prefix: Number of tokens that belong to no image patch, if the network declares it; None to count them.
         patch: Height and width of a patch in pixels, for networks with tokens.
         mean: Mean of the training images, by channel, from 0 to 1.
         std: Standard deviation of the training images.
@@ -35,7 +36,7 @@ class Backbone(nn.Module):
 
     Attributes:
         features: Number of features C, set by `measure`.
-        prefix: Number of tokens that belong to no image patch, set by `measure`.
+        prefix: Number of tokens that belong to no image patch, set by `measure` if the network does not declare it.
         layers: Number of maps that `maps` returns.
     """
 
@@ -45,6 +46,7 @@ class Backbone(nn.Module):
         *,
         norm: nn.Module | None = None,
         class_token: bool = False,
+        prefix: int | None = None,
         patch: tuple[int, int] | None = None,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
@@ -59,8 +61,18 @@ class Backbone(nn.Module):
         self.mean, self.std, self.channels = mean, std, channels
         self.trained_size = trained_size
         self.origin = origin or {}
-        self.features, self.prefix, self.layers = 0, 0, 1
-        self._patch = patch
+        self.features, self.prefix, self.layers = 0, prefix or 0, 1
+        self._patch, self._declares_prefix = patch, prefix is not None
+
+    @property
+    def pools(self) -> bool:
+        """True if the network returns features that it has pooled itself, shape (B, C)."""
+        return isinstance(self.body, PoolingBody) and self.body.pools
+
+    def leave_pooling(self) -> None:
+        """Return features before the network's own pooling from now on; its last normalisation follows the pooling."""
+        if isinstance(self.body, PoolingBody):
+            self.norm = self.body.leave_pooling() or nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of normalised images."""
@@ -93,13 +105,17 @@ class Backbone(nn.Module):
         self.layers = layers
         try:
             maps = self._maps_of_black(image_size)
+        except EncoderError:
+            raise
         except Exception as error:
             raise self._explain_failure(name, image_size, error) from error
         features = maps[0]
-        if features.ndim not in (3, 4) or len(features) != 1:
+        if features.ndim not in ((2,) if self.pools else (3, 4)) or len(features) != 1:
+            wanted = "pooled features (1, C)" if self.pools else "a map (1, C, h, w) or tokens (1, T, C)"
             raise EncoderError(
-                f"an encoder gives a map (1, C, h, w) or tokens (1, T, C) for a picture, but {name} gives "
-                f"{tuple(features.shape)}. Choose another encoder"
+                f"an encoder gives {wanted} for a picture, but {name} gives {tuple(features.shape)}. "
+                f"{'Write another model.pool, or choose' if isinstance(self.body, PoolingBody) else 'Choose'} "
+                "another encoder"
             )
         if len(maps) < layers or (layers > 1 and features.ndim != 4):
             sizes = len(maps) if features.ndim == 4 else 1
@@ -107,9 +123,14 @@ class Backbone(nn.Module):
                 f"`model.layers: {layers}` joins the last maps of {layers} sizes, but {name} gives {sizes}. "
                 "Write a smaller number, or take an encoder that is a chain of convolutions."
             )
-        self.features = sum(one.shape[1] for one in maps) if features.ndim == 4 else features.shape[2]
+        self.features = sum(one.shape[1] for one in maps) if features.ndim == 4 else features.shape[-1]
+        if isinstance(self.body, PoolingBody) and self.features != self.body.width:
+            raise EncoderError(
+                f"{name} declares {self.body.width} features, but gives {self.features}: its layout "
+                f"{tuple(features.shape)} is not the one that it declares. Choose another encoder"
+            )
         self.class_token = self.class_token and features.ndim == 3
-        if self.class_token:
+        if self.class_token and not self._declares_prefix:
             self.prefix = features.shape[1] - self._places(image_size) if self._patch else 1
         self.train()
 
@@ -148,6 +169,32 @@ class ResizableBody(nn.Module):
 
     def adapt_to(self, image_size: tuple[int, int]) -> None:
         """Prepare for images of this height and width in pixels."""
+
+
+class PoolingBody(nn.Module):
+    """A network that can pool its features itself.
+
+    Attributes:
+        pools: It returns pooled features (B, C), which it does at first; else a map or tokens.
+    """
+
+    pools = True
+
+    @property
+    def width(self) -> int:
+        """Number of features that the network declares."""
+        raise NotImplementedError
+
+    def leave_pooling(self) -> nn.Module | None:
+        """Return a map or tokens from now on; remove and return the normalisation that followed the pooling."""
+        raise NotImplementedError
+
+
+def flat_layer_norm(layer: nn.LayerNorm) -> nn.LayerNorm:
+    """Return a layer normalisation of maps as one of vectors, with the same weights."""
+    flat = nn.LayerNorm(layer.normalized_shape, eps=layer.eps)
+    flat.load_state_dict(layer.state_dict())
+    return flat
 
 
 def image_size_error(

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import nn
 
 from whale_ray.errors import EncoderError
 from whale_ray.learning.encoders.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from whale_ray.learning.encoders.backbones.hub_files import ModelSource, explain_hub_error, locate_model, require_hub
 from whale_ray.learning.encoders.backbones.huggingface_body import HuggingFaceBody, as_pair, trained_size
 from whale_ray.learning.encoders.backbones.image_processors import NO_PROCESSOR, PixelFormat, as_channels, pixel_format
+from whale_ray.learning.encoders.backbones.timm_config import model_kind
 from whale_ray.learning.encoders.backbones.weight_files import load_strictly, read_weights
 from whale_ray.learning.encoders.layers import CHANNELS
 from whale_ray.learning.encoders.model_errors import named_model_errors
@@ -47,7 +46,9 @@ def huggingface_backbone(
     """
     if config is not None:
         return _as_backbone(_from_config(name, _config_from(config)), image_size, origin={"config": config})
-    source, revision = _locate(name)
+    place = locate_model(name, label=f"hf:{name}")
+    source, revision = place.location, place.revision
+    _check_family(place, name)
     with _quiet_transformers(), named_model_errors(f"hf:{name}", "cannot be loaded"):
         settings = _fetch(_transformers().AutoConfig, source, revision=revision)
         found = getattr(settings, "_commit_hash", None)
@@ -102,16 +103,6 @@ def _norm_after_pooling(model: Any) -> nn.Module | None:
     return None
 
 
-def _locate(name: str) -> tuple[str, str | None]:
-    """Return the folder or hub id, and the requested revision."""
-    if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser()), None
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise EncoderError(f"hf:{name} must be a hub id or a folder, but there is no such folder")
-    source, _, revision = name.partition("@")
-    return source, revision or None
-
-
 def _transformers() -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # without this, transformers asks a service to convert weights that are not safetensors
@@ -144,28 +135,20 @@ def _fetch(kind: Any, source: str, **options: Any) -> Any:
     except OSError:
         if Path(source).is_dir():
             raise
-        _require_hub(source)
-    return kind.from_pretrained(source, **options)
-
-
-def _require_hub(source: str) -> None:
-    """Ask once, and quickly, whether the hub can be reached at all."""
-    from huggingface_hub import constants, is_offline_mode
-
-    address = urlsplit(constants.ENDPOINT)
-    if urllib.request.getproxies() and not is_offline_mode():
-        return
+        require_hub(source)
     try:
-        if is_offline_mode():
-            raise OSError("HF_HUB_OFFLINE is set")
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname or "", port), timeout=5).close()
+        return kind.from_pretrained(source, **options)
     except OSError as error:
-        raise EncoderError(
-            f"hf:{source} is not on this machine and the hub cannot be reached ({error}). "
-            f"Connect this machine, or fetch it elsewhere with `hf download {source} --local-dir DIR` "
-            "and name the folder: hf:DIR"
-        ) from error
+        if (refusal := explain_hub_error(error, source, options.get("revision"))) is None:
+            raise
+        raise refusal from error
+
+
+def _check_family(place: ModelSource, name: str) -> None:
+    """Refuse the config of a timm or MiewID model, which transformers would read as another network or not at all."""
+    if kind := model_kind(place.config()):
+        other = f"timm:{name}" if place.is_folder else f"timm:hf-hub:{name}"
+        raise EncoderError(f"hf:{name} must be a model of transformers, but its config is one of {kind}. Write {other}")
 
 
 def _config_from(plain: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whale_ray.errors import EncoderError
-from whale_ray.learning.encoders.backbones.backbone import Backbone, image_size_error
+from whale_ray.learning.encoders.backbones.backbone import Backbone, flat_layer_norm, image_size_error
 from whale_ray.learning.encoders.backbones.weight_files import load_strictly, read_weights
 from whale_ray.suggestions import suggest
 
@@ -157,16 +157,10 @@ def _norm_before_classifier(model: nn.Module) -> nn.Module | None:
     classifier = getattr(model, "classifier", None)
     for layer in classifier if isinstance(classifier, nn.Sequential) else ():
         if isinstance(layer, nn.LayerNorm):
-            return _flat_norm(layer)
+            return flat_layer_norm(layer)
         if not isinstance(layer, (nn.AdaptiveAvgPool2d, nn.Flatten)):
             break
     return None
-
-
-def _flat_norm(layer: nn.LayerNorm) -> nn.LayerNorm:
-    flat = nn.LayerNorm(layer.normalized_shape, eps=layer.eps)
-    flat.load_state_dict(layer.state_dict())
-    return flat
 
 
 class VisionTokens(nn.Module):

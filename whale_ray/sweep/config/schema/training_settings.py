@@ -26,7 +26,7 @@ MODEL_SETTINGS: tuple[Setting, ...] = (
         "model.pool",
         "choice auto avg gem cls",
         "auto",
-        "pooling of the features; auto: cls if the encoder has a class token, else avg",
+        "pooling of the features; auto: that of the model (timm), cls if the encoder has a class token, else avg",
     ),
     _axis(
         "model.neck", "choice linear bnneck none", "linear", "layer after the pooling; none needs embedding_size null"
