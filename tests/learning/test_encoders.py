@@ -218,7 +218,7 @@ def test_imagenet_weights_from_a_file_load_strictly(file: Path) -> None:
         ("torchvison:resnet18", "Did you mean `torchvision:resnet18`"),
         ("torchvision:resnet19", "Did you mean .*resnet18"),
         ("tinny", "Did you mean `tiny`"),
-        ("tiny:big", "an encoder is tiny, torchvision:<model> or hf"),
+        ("tiny:big", "an encoder is tiny or torchvision:NAME, hf:NAME or timm:NAME"),
         ("torchvision:", "an encoder is tiny"),
         ("hf:", "an encoder is tiny"),
     ],
