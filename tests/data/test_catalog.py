@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from whale_ray.data.catalog import read_catalog
 from whale_ray.data.split import parts_of, split_photographs
@@ -83,6 +85,25 @@ def test_a_missing_folder_of_photographs_is_named(tmp_path: Path) -> None:
     assert f"{tmp_path / 'train'} is not there" in fault_of(tmp_path)
 
 
+def test_another_folder_of_photographs_is_named_with_the_setting(tmp_path: Path) -> None:
+    write_data(tmp_path, folder="test")
+    for name in ("my photos", "notes", "test"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    for name in ("my photos", "test"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.jpg")
+    message = fault_of(tmp_path)
+    assert f"{tmp_path}/my photos holds photographs: add --set 'data.image_folder=my photos'." in message
+    assert "test holds" not in message
+
+
+@pytest.mark.parametrize("name", ["train", "train.csv"])
+def test_a_link_that_leads_to_itself_is_named(tmp_path: Path, name: str) -> None:
+    write_data(tmp_path, folder="other")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(name)
+    assert f"{tmp_path / name} is a link that leads nowhere" in fault_of(tmp_path, format_name="kaggle")
+
+
 def test_the_table_alone_can_be_read_where_no_files_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(GOOD)
     assert len(read_catalog(tmp_path, check_files=False).table) == 3
@@ -106,6 +127,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes) -> N
 def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     message = fault_of(write_data(tmp_path, GOOD + f"{name},w_2\n"))
     assert f"the path of photograph {name} leaves it" in message
+    assert "below the image folder, such as " + re.split(r"[/\\\\]", name)[-1] in message
 
 
 @pytest.mark.parametrize("name", ["3:45pm.jpg", "a:b.jpg", "T:1.jpg", "day:2/a.jpg"])
@@ -184,7 +206,11 @@ def test_of_many_faults_of_a_kind_five_are_shown_and_the_others_counted(tmp_path
     assert "../4.jpg and 7 more" in fault_of(write_data(tmp_path, "Image,Id\n" + rows))
 
 
-@pytest.mark.parametrize("rows", ["", "a.jpg,w_1\nb.jpg,w_2\n", "a.jpg,new_whale\nb.jpg,new_whale\n"])
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    assert "a table must have a row for each photograph" in fault_of(write_data(tmp_path, "Image,Id\n"))
+
+
+@pytest.mark.parametrize("rows", ["a.jpg,w_1\nb.jpg,w_2\n", "a.jpg,new_whale\nb.jpg,new_whale\n"])
 def test_some_individual_must_have_two_photographs(tmp_path: Path, rows: str) -> None:
     assert "at least one individual must have two photographs" in fault_of(write_data(tmp_path, "Image,Id\n" + rows))
 

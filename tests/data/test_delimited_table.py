@@ -165,6 +165,14 @@ def test_a_file_that_is_no_text_is_refused_with_the_reason(tmp_path: Path, data:
         read(tmp_path, data)
 
 
+@pytest.mark.parametrize(
+    ("title", "line"), [("# exported on 5 May\n", 2), ("My whales\n\n", 3), ("Whales,of,2019\n\nNotes,,\n", 4)]
+)
+def test_lines_above_the_header_are_to_be_deleted(tmp_path: Path, title: str, line: int) -> None:
+    with pytest.raises(DataError, match=rf"[Ll]ine {line} names (the columns|them)[:,] delete the lines above it"):
+        read(tmp_path, title + "Image,Id\na.jpg,w_1\nb.jpg,w_2\n").require(WANTED)
+
+
 def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere.csv", tmp_path / "zero\0byte.csv"):
         with pytest.raises(DataError, match="a table must be"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import struct
 import warnings
@@ -106,6 +107,30 @@ def test_sixteen_bits_become_eight(hostile: dict[str, bytes]) -> None:
 def test_a_dark_picture_of_sixteen_bits_stays_dark() -> None:
     dark = Image.fromarray(np.full((8, 8), 250, dtype=np.uint16))
     assert np.asarray(decode_image(encoded(dark, "PNG"))).max() == 1
+
+
+@pytest.mark.parametrize(("high", "warns"), [(0, False), (4095, True), (4096, False), (65535, False)])
+def test_sixteen_bits_that_hold_fewer_are_noticed(high: int, warns: bool) -> None:
+    picture = np.zeros((8, 8), dtype=np.uint16)
+    picture[4:] = high
+    for kind in ("PNG", "TIFF"):
+        messages: list[str] = []
+        decode_image(encoded(Image.fromarray(picture), kind), on_warning=messages.append)
+        assert [f"up to {high} of 65535" in message for message in messages] == [True] * warns
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_refused_without_waiting_for_its_content(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(OSError, match="it is a pipe"):
+        decode_image(tmp_path / "a.jpg")
+
+
+def test_the_reason_of_a_damaged_picture_is_one_line() -> None:
+    heic = encoded(Image.new("RGB", (64, 64), "red"), "HEIF")
+    with pytest.raises(ImageDecodeError) as caught:
+        decode_image(heic[: len(heic) // 2])
+    assert "\n" not in str(caught.value)
 
 
 def test_exif_orientation_is_applied(hostile: dict[str, bytes]) -> None:

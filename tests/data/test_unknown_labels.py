@@ -13,7 +13,19 @@ NAMES = {"w_1": 3, "Neuschwanstein": 2, "Nova": 4, "Newton": 2, "Unknowable": 1,
     "label",
     [
         *("New_Whale", "new whale", "newwhale", "new-whales", "NEW_WHALE ", "unidentified", "Unknown", "unknown_whale"),
-        *("Unbekannt", "inconnu", "desconocido", "неизвестно", "n/a", "NaN", "?", "--", "new_individual", "Néw whale"),
+        *(
+            "Unbekannt",
+            "inconnu",
+            "desconocido",
+            "неизвестно",
+            "n/a",
+            "NaN",
+            "?",
+            "--",
+            "new_individual",
+            "Néw whale",
+            "-1",
+        ),
     ],
 )
 def test_a_label_for_unknown_animals_is_named_with_its_count_and_the_setting(label: str) -> None:

@@ -41,6 +41,8 @@ def submit(
     from whale_ray.inference.kaggle_submission import kaggle_command, write_submission
     from whale_ray.inference.predictor import Bundle
 
+    if out.is_dir():
+        raise InputError(f"the submission is a CSV file, but {out} is a folder. Name a file")
     replaced = " again, over the older file" if out.exists() else ""
     loaded = Bundle.load(bundle)
     written = write_submission(loaded, images, out, progress=not is_quiet())

@@ -21,6 +21,7 @@ from whale_ray.suggestions import did_you_mean, nearest_names
 
 _ENCODINGS = {"utf-8-sig": "UTF-8 with a byte order mark", "cp1252": "Windows-1252"}
 _SAMPLE = 65_536  # characters in which the separator is recognized
+_MOST_TITLES = 10  # lines above the header of an exported sheet
 _MAX_LISTED = 5
 _ROW_NAMES_SHARE = 0.9  # of the rows must be longer than the header; the others are faults
 _SHOWN = 80  # characters of a wrong row
@@ -116,7 +117,10 @@ class DelimitedTable:
         found = [name for name in self.columns if name]
         hints = [did_you_mean(names, instead_of=name) for name in absent if (names := nearest_names(name, found))]
         if any(_IMAGE_NAME.search(name) for name in found):
-            hints = ["The first line must name the columns, but it seems to be a row. Add a header"]
+            hints = ["The first line must name the columns, but it seems to be a row. Add a header."]
+        for line, row in zip(self.lines[:_MOST_TITLES], self.cells.to_numpy()[:_MOST_TITLES], strict=True):
+            if set(absent) <= set(row):
+                hints = [f"Line {line} names them: delete the lines above it."]
         return " ".join(
             [
                 f"{self.path} must have the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}, "
@@ -198,7 +202,12 @@ def _width_fault(path: Path, header: list[str], wrong: list[tuple[int, list[str]
     if len(wrong) > _MAX_LISTED:
         lines.append(f"  and {len(wrong) - _MAX_LISTED} more")
     name = SEPARATORS[separator]
-    return "\n".join([*lines, f"  Put a cell that contains a {name} in double quotes; a missing cell needs its {name}"])
+    lines.append(f"  Put a cell that contains a {name} in double quotes; a missing cell needs its {name}")
+    if 1 < len(wrong) > count / 2:  # the first line may be a title or a comment
+        width = len(trimmed(wrong[-1][1]))
+        header_line = next(line for line, row in wrong if len(trimmed(row)) == width)
+        lines.append(f"  If line {header_line} names the columns, delete the lines above it")
+    return "\n".join(lines)
 
 
 def _parse(path: Path, text: str, separator: str) -> tuple[list[int], list[list[str]]]:

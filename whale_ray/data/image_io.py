@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import math
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +124,8 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
             raise unreadable_page(data) from None
         raise ImageDecodeError(f"the {kind} picture is damaged: its header cannot be read. Copy it again") from None
     except Exception as error:  # damaged files raise struct.error, TypeError, SyntaxError and more from Pillow
-        raise ImageDecodeError(f"the picture is damaged ({error}). Copy or save it again") from error
+        reason = " ".join(str(error).split())  # libheif ends its messages with a line break
+        raise ImageDecodeError(f"the picture is damaged ({reason}). Copy or save it again") from error
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
@@ -131,7 +134,13 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     Args:
         path: The file.
         max_bytes: Largest accepted size in bytes.
+
+    Raises:
+        OSError: If it cannot be read, or is a pipe or device, which might never end.
     """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe, socket or device")
     with path.open("rb") as stream:
         return stream.read(max_bytes + 1)
 

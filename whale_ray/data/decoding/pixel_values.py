@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ _TRANSPOSES = {
 }
 _GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}  # of PNG: grey level of one step, which Pillow applies to pixels only
 _FLOAT_SLACK = 0.05  # floating-point values may overshoot 0 and 1 by this much, as after resampling
+_FEWEST_LEVELS = 2**12  # 16-bit pictures below it hold numbers of 12 bits or fewer
 _UNSUPPORTED_MODES = {"LAB": "CIELAB", "HSV": "HSV"}
 _REMEDY = "Save it as JPEG or PNG, or as TIFF of 8 or 16 bits per channel"
 
@@ -77,6 +79,12 @@ def _to_grey_levels(image: Image.Image) -> np.ndarray:
         if bits == 32:
             values = values.view(np.uint32)
             _check_range(values, bits)
+        elif bits == 16 and 0 < (high := int(values.max())) < _FEWEST_LEVELS:
+            warnings.warn(
+                f"its 16-bit values go up to {high} of 65535 only, so that it is nearly black: numbers of fewer bits? "
+                "Then save it as JPEG or PNG",
+                stacklevel=2,
+            )
         shares = values.astype(np.float32) / np.float32(2**bits - 1)
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         shares = 1 - shares

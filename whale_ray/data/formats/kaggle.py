@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import shlex
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from whale_ray.data.decoding.find_image_files import holds_image
 from whale_ray.data.delimited_table import DelimitedTable, read_table
 from whale_ray.data.encounters.photo_dates import date_notes, parse_dates
 from whale_ray.data.formats.animal_rows import BOX, DETAILS
@@ -16,6 +18,7 @@ from whale_ray.errors import DataError
 
 _REMEDY = "Name them with data.image_column, data.label_column, data.group_column"
 _DETAILS = ("group", *DETAILS)
+_NOT_TRAINING = ("test",)
 
 
 def recognize_kaggle(layout: DataLayout) -> str | None:
@@ -86,8 +89,19 @@ def box_sides(
 
 
 def _absence(path: Path) -> str:
-    kind = "is not there" if not path.exists() else "is a folder" if path.is_dir() else "is a file"
-    return f"{path} {kind}"
+    if not path.exists():
+        return f"{path} is a link that leads nowhere" if path.is_symlink() else f"{path} is not there"
+    return f"{path} is a folder" if path.is_dir() else f"{path} is a file"
+
+
+def _image_folders(root: Path) -> Iterator[Path]:
+    """Yield the folders below `root` that hold an image."""
+    children = sorted(root.iterdir()) if root.is_dir() else []
+    return (child for child in children if child.is_dir() and child.name not in _NOT_TRAINING and holds_image(child))
+
+
+def _set_folder(name: str) -> str:
+    return f"--set {shlex.quote(f'data.image_folder={name}')}"
 
 
 def require_kaggle_layout(layout: DataLayout, looked_for: str = "") -> None:
@@ -107,8 +121,10 @@ def require_kaggle_layout(layout: DataLayout, looked_for: str = "") -> None:
         *([] if folder.is_dir() else [_absence(folder)]),
     ]
     if missing:
+        others = [] if folder.is_dir() else [child.name for child in _image_folders(root)]
+        hint = f" But {root / others[0]} holds photographs: add {_set_folder(others[0])}." if others else ""
         raise DataError(
-            f"the photographs must lie in {root}, but {' and '.join(missing)}.{looked_for}\n"
+            f"the photographs must lie in {root}, but {' and '.join(missing)}.{hint}{looked_for}\n"
             f"  How it must lie: {table} with the columns {layout.image_column},{layout.label_column} and the pictures "
             f"in {root / layout.image_folder}/; another place is named with --data DIR.\n"
             "  Where to get it: https://www.kaggle.com/competitions/humpback-whale-identification/data "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Literal
+from urllib.parse import unquote
 
 _Form = Literal["NFC", "NFD"]
 _MOST_REMEDIES = 3
@@ -105,11 +106,11 @@ def _index(paths: Iterable[str]) -> Mapping[str, list[str]]:
 
 
 def _key(file: str) -> str:
-    """Return what near names share: no ending of an image, no case, no Unicode form, no zeros at the start."""
-    stem = unicodedata.normalize("NFKC", file).casefold().strip()
+    """Return what near names share: no ending of an image, case, Unicode form, blanks, signs or zeros at the start."""
+    stem = unicodedata.normalize("NFKC", unquote(file)).casefold().strip()
     while (parts := os.path.splitext(stem))[1] in _IMAGE_ENDINGS:
         stem = parts[0]
-    return re.sub(r"^0+(?=\d+$)", "", stem)
+    return re.sub(r"^0+(?=\d+$)", "", _without_signs(stem) or stem)
 
 
 def _nearest(name: str, index: Mapping[str, list[str]], folder: Path, root: Path) -> _Near | None:
@@ -172,6 +173,10 @@ def _moves(given: PurePosixPath, path: Path, folder: Path, root: Path) -> tuple[
     return f"write {there}/ {instead} in the image column", _ANY_FOLDER
 
 
+def _without_signs(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name)
+
+
 def _any_file_edit(given: str, found: str) -> list[str]:
     """Return the edit of a file name that names no ending."""
     if given == found:
@@ -198,6 +203,10 @@ def _file_edits(given: str, found: str) -> list[str]:
             return [f"write accents in the Unicode form {form}, as the files have them, not in {other}"]
     if given.casefold() == found.casefold():
         return [_CASE]
+    if unquote(given) == found:
+        return ["write characters as they are, where the names have them as in a URL, as %20 for a blank"]
+    if _without_signs(given) == _without_signs(found):
+        return ["write blanks, hyphens and underscores as the files have them"]
     if given.lstrip("0") == found.lstrip("0"):
         return ["write the zeros at the start of the name, which a spreadsheet has left out"]
     return ["write each name as its file has it"]

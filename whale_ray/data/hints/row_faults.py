@@ -33,17 +33,22 @@ def row_faults(rows: pd.DataFrame, unknown_label: str, unit: str) -> list[str]:
         ),
         *_fault_with_names(
             image[image.duplicated() & (file != "")],
-            "a photograph has one row, or for each animal one with its own box (x0, y0, x1, y1), but {} {} more",
+            "a photograph has one row, or for each animal one with its own box (x0, y0, x1, y1), but {} {} more. "
+            "Delete the rows that repeat another, or give boxes",
             "photograph",
             ("has", "have"),
         ),
         *_fault_with_names(
-            file[file.map(_leaves_folder)].drop_duplicates(),
+            outside := file[file.map(_leaves_folder)].drop_duplicates().tolist(),
             "a photograph lies inside the folder, but the path of {} {} it. Write names below the image folder",
             "photograph",
             ("leaves", "leave"),
         ),
     ]
+    if outside:
+        faults[-1] += f", such as {PurePosixPath(_slashes(outside[0])).name}: leave out the start of each path"
+    if rows.empty:
+        return [*faults, "a table must have a row for each photograph, but has none. Add rows below its header"]
     counts = individual[individual != unknown_label].value_counts()
     if not faults and (counts.empty or counts.iloc[0] < 2):
         faults.append(
@@ -64,8 +69,12 @@ def _fault_with_names(values: Iterable[object], message: str, noun: str, verbs: 
     return [message.format(names, verbs[several])]
 
 
+def _slashes(image: str) -> str:
+    return image.replace("\\", "/")
+
+
 def _leaves_folder(image: str) -> bool:
-    path = PurePosixPath(image.replace("\\", "/"))
+    path = PurePosixPath(_slashes(image))
     has_drive = re.match(r"[A-Za-z]:/", str(path)) is not None  # other colons are part of the name
     return path.is_absolute() or ".." in path.parts or has_drive
 

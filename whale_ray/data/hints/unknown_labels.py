@@ -14,7 +14,7 @@ _TYPICAL = {
     *("unbekannt", "unbestimmt", "neu", "inconnu", "inconnue", "nonidentifie", "desconocido", "desconocida"),
     *("noidentificado", "noidentificada", "desconhecido", "desconhecida", "sconosciuto", "sconosciuta", "onbekend"),
     *("okand", "ukjent", "ukendt", "tuntematon", "nieznany", "neznamy", "bilinmeyen", "neopredelen"),
-    *("неизвестно", "неизвестен", "неизвестныи", "неизвестная", "неопределен", "новыи", "не определен"),
+    *("неизвестно", "неизвестен", "неизвестныи", "неизвестная", "неопределен", "новыи"),
     *("不明", "未知", "未識別", "미상", "غيرمعروف"),
 }
 _NEW = re.compile(
@@ -64,7 +64,7 @@ def _is_spelled_alike(label: str, unknown_label: str) -> bool:
 
 def _is_typical(label: str) -> bool:
     letters = _letters(label)
-    is_sign = not letters and set(label.strip()) <= set("?-_*.")
+    is_sign = label.strip() == "-1" or (not letters and set(label.strip()) <= set("?-_*."))
     return is_sign or letters in _TYPICAL or _NEW.match(letters) is not None or _UNKNOWN.match(letters) is not None
 
 
