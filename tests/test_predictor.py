@@ -106,7 +106,9 @@ def test_the_decision_is_new_below_the_threshold_and_known_from_it_on(bundle: Bu
     cosine = 1 - min(candidate.distance for candidate in answer.candidates)
     decisions = []
     for threshold in (cosine - 1e-7, cosine - 0.01, cosine + 1e-7, cosine + 0.01, None):
-        other = Bundle(dataclasses.replace(bundle.contents, manifest=bundle.card | {"threshold": threshold}))
+        other = Bundle(
+            dataclasses.replace(bundle.contents, manifest=bundle.card | {"threshold": threshold, "decision": None})
+        )
         decisions += [one.new_individual.decision for one in other.identify(test_images[:1], top=1)]
     assert decisions == ["known", "known", "new", "new", "known"]
 

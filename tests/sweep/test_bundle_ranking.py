@@ -115,6 +115,7 @@ def test_the_distance_is_plain_and_the_threshold_applies_to_the_score(
     record: Record, dataset: Dataset, photographs: Path, tmp_path: Path
 ) -> None:
     record = scored(record, SETTINGS[-1])
+    record = dataclasses.replace(record, result=record.result | {"decision": None})
     bundle = Bundle.load(make_bundle(record, dataset, run=tmp_path, examples=0, thumbnails=False))
     photograph = photographs / "train" / str(dataset.table["image"].iloc[0])
     (answer,) = bundle.identify([photograph], top=50)
@@ -196,3 +197,18 @@ def test_a_trial_without_proxies_is_scored_but_refused_for_a_classifier(record: 
     assert scored(record, plain).result == before
     with pytest.raises(InputError, match=rf"trial {record.trial} kept none: an earlier version.*classifier_weight: 0"):
         scored(record, RetrievalSetting(classifier_weight=0.5))
+
+
+def test_decision_and_probability_of_a_bundle_agree(finished: SweepResult, photographs: Path) -> None:
+    bundle = Bundle.load(finished.folder / "best")
+    assert bundle.decision is not None
+    assert bundle.decision.rule == "balanced"
+    answers = bundle.identify(sorted((photographs / "test").iterdir()))
+    said = [(answer.new_individual.decision, answer.new_individual.probability or 0.0) for answer in answers]
+    assert {decision == "new" for decision, _ in said} <= {True, False}
+    assert all((probability >= 0.5) == (decision == "new") for decision, probability in said)
+    unshifted = Bundle(dataclasses.replace(bundle.contents, manifest=bundle.card | {"decision": None}))
+    before = [
+        one.new_individual.probability or 0.0 for one in unshifted.identify(sorted((photographs / "test").iterdir()))
+    ]
+    assert np.allclose(bundle.decision.of_new(np.array(before)), [probability for _, probability in said])

@@ -680,6 +680,7 @@ def test_model_rules_hold_for_each_of_several_models(tmp_path: Path) -> None:
         ([*BARE, "train.pseudo_labels=0.9"], "trains once more, but `epochs: 0` trains nothing"),
         (["train.keep=best", "split.kind=kfold"], "but the bundle of `split: kfold` has none"),
         (["train.keep=best", "bundle.retrain_on_all=true"], "but the bundle of `bundle.retrain_on_all` has none"),
+        (["retrieval.new_share=0.1"], "is the share of `decide: cost`, but decide is balanced"),
     ],
 )
 def test_an_axis_without_effect_is_refused(tmp_path: Path, options: list[str], expected: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whale_ray.retrieval.evaluation.decisions import read_decision
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 
@@ -155,6 +156,8 @@ def _runtime_line(manifest: Mapping[str, Any]) -> list[str]:
 
 def _what_is_new(manifest: Mapping[str, Any]) -> str:
     threshold = manifest["threshold"]
+    if (decision := read_decision(manifest.get("decision"))) is not None:
+        return f"where that is more probable than not, if {decision.assumed_share:.0%} of the animals were new"
     if threshold is None:
         return "no threshold: nothing in the data was unknown"
     if chosen_setting(manifest["retrieval"]).search_mode.plain:

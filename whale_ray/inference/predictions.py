@@ -146,6 +146,7 @@ class RankedAnswers:
         new: Probability that the animal is new, shape (Q,), likewise.
         gallery: The gallery.
         top: Largest number of candidates of an answer.
+        by_probability: An animal is decided as new if that is more probable than not; otherwise the threshold decides.
     """
 
     found: PooledRanking
@@ -153,13 +154,14 @@ class RankedAnswers:
     new: np.ndarray
     gallery: Gallery
     top: int
+    by_probability: bool = False
 
     def read(self, query: int, *, threshold: float | None) -> Identification:
         """Return the answer to one query.
 
         Args:
             query: Position of the query.
-            threshold: First score below which the animal is decided as new; None for never.
+            threshold: First score below which the animal is new, unless a probability decides; None for never.
         """
         individuals, scores = self.found.ranking.individuals[query], self.found.ranking.cosines[query]
         count = int(min(self.top, (individuals >= 0).sum()))
@@ -175,9 +177,13 @@ class RankedAnswers:
             )
             for place in range(count)
         )
-        known = bool(candidates) and (threshold is None or candidates[0].score >= threshold)
+        probability = _share(self.new[query])
+        if self.by_probability and probability is not None:
+            known = bool(candidates) and probability < 0.5
+        else:
+            known = bool(candidates) and (threshold is None or candidates[0].score >= threshold)
         pool = _searched(self.found.pools[query]) if self.gallery.has_traits else None
-        return Identification(NewIndividual(_share(self.new[query]), "known" if known else "new"), candidates, pool)
+        return Identification(NewIndividual(probability, "known" if known else "new"), candidates, pool)
 
 
 def _searched(pool: Pool) -> SearchedPool:

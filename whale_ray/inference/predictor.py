@@ -27,6 +27,7 @@ from whale_ray.inference.predictions import (
 )
 from whale_ray.inference.runtimes import TORCH
 from whale_ray.retrieval.evaluation.calibration import read_calibration
+from whale_ray.retrieval.evaluation.decisions import read_decision
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.search.pools import PooledSearcher
 
@@ -54,6 +55,7 @@ class Bundle:
         self.threshold: float | None = manifest["threshold"]
         self.species_thresholds: dict[str, float] = manifest.get("species_thresholds", {})
         self.calibration = read_calibration(manifest["calibration"])
+        self.decision = read_decision(manifest.get("decision"))
         self.unknown_label: str = manifest["unknown_label"]
         self.setting = RetrievalSetting(**manifest["retrieval"])
         self.geometry = Geometry(**manifest["preprocessing"])
@@ -200,9 +202,10 @@ class Bundle:
             ready=True,
         )
         cosines = found.ranking.cosines
-        answers = RankedAnswers(
-            found, self.calibration.of_match(cosines), self.calibration.of_new(cosines), gallery, top
-        )
+        match, new = self.calibration.of_match(cosines), self.calibration.of_new(cosines)
+        if self.decision is not None:
+            match, new = self.decision.of_match(match, new), self.decision.of_new(new)
+        answers = RankedAnswers(found, match, new, gallery, top, by_probability=self.decision is not None)
         return [answers.read(place, threshold=self.threshold_of(one)) for place, one in enumerate(traits)]
 
     def identify(

@@ -89,6 +89,14 @@ class Agreement(BaseModel):
     left_out: int = Field(description="Photographs that this process did not compare because the shadow was busy.")
 
 
+class DecisionByProbability(BaseModel):
+    """The share of new animals that probabilities and decisions hold for."""
+
+    rule: str = Field(description="`balanced` or `cost`, as `retrieval.decide` of the sweep.")
+    assumed_share: float = Field(description="Share of new animals that is assumed, 0 to 1.")
+    measured_share: float = Field(description="Share of new animals among the validation photographs.")
+
+
 class ModelCard(BaseModel):
     """The answering model and its scores."""
 
@@ -98,10 +106,15 @@ class ModelCard(BaseModel):
     individuals: int = Field(description="Named individuals in the gallery.")
     images: int = Field(description="Photographs in the gallery.")
     threshold: float | None = Field(
-        description="An animal is decided as new if its first score is below; cosine, or the score of `retrieval`."
+        description="Threshold of map@5, for submissions: cosine, or the score of `retrieval`. Without `decision`, an "
+        "animal is decided as new if its first score is below."
     )
     new_distance: Distance | None = Field(
         description="The threshold as a cosine distance; null if the score is no cosine."
+    )
+    decision: DecisionByProbability | None = Field(
+        description="An animal is decided as new if its probability of being new is at least one half; null if the "
+        "threshold decides."
     )
     retrieval: dict[str, Any]
     scores: dict[str, Any] = Field(description="Scores on validation photographs, with 95 % intervals.")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
+from whale_ray.retrieval.evaluation.decisions import BALANCED, Decision, DecisionRule
 from whale_ray.retrieval.evaluation.evaluation_tables import query_table, setting_table
 from whale_ray.retrieval.evaluation.metrics import find_ranks, recall_at
 from whale_ray.retrieval.evaluation.query_clusters import query_clusters, query_folds
@@ -56,6 +57,7 @@ class Evaluation:
         threshold: Threshold chosen on all folds; None if no query is unknown.
         species_thresholds: The same for each species with enough queries.
         calibration: Calibration fitted on all folds.
+        decision: Decision between known and new by the calibration; None if the threshold decides.
         scores: Cross-fitted scores with intervals, ceiling, chance and trivial answer; None with a `reason` if a score
             cannot be computed.
         queries: One row per query, answered with the choice of its fold; `cluster` is the unit of paired intervals.
@@ -66,6 +68,7 @@ class Evaluation:
     threshold: float | None
     species_thresholds: dict[str, float]
     calibration: Calibration
+    decision: Decision | None
     scores: dict[str, Any]
     queries: pd.DataFrame
 
@@ -84,6 +87,7 @@ def evaluate(
     viewpoints: np.ndarray | None = None,
     species: np.ndarray | None = None,
     objective: str = "recall@1",
+    decide: DecisionRule = BALANCED,
     held_out_as_new: bool = False,
     seed: int = 0,
 ) -> Evaluation:
@@ -103,6 +107,7 @@ def evaluate(
         viewpoints: Viewpoint of each row, "" for unknown, shape (N,); None if all are unknown.
         species: Species of each row, likewise.
         objective: Name of the score that chooses.
+        decide: When an animal is decided as new.
         held_out_as_new: Named queries without a gallery image count as unknown individuals.
         seed: Seed of folds and intervals.
 
@@ -133,13 +138,17 @@ def evaluate(
     outcomes = [held.outcome(setting) for setting in settings]
     final, *choices = choose_settings(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
     pooled = pool_cross_fitted(outcomes, choices, folds, held.queries)
+    new = ~held.queries.known
+    calibration = fit_calibration(outcomes[final.place].cosines, outcomes[final.place].ranks, new)
+    decision = decide.at(float(new.mean())) if len(new) and calibration.new is not None else None
     return Evaluation(
         table=setting_table(settings, outcomes, held.queries),
         best=settings[final.place],
         threshold=final.threshold,
         species_thresholds=dict(final.of_species),
-        calibration=fit_calibration(outcomes[final.place].cosines, outcomes[final.place].ranks, ~held.queries.known),
-        scores=scores_with_intervals(pooled, held.queries, clusters, seed=seed),
+        calibration=calibration,
+        decision=decision,
+        scores=scores_with_intervals(pooled, held.queries, clusters, decision=decision, seed=seed),
         queries=query_table(held, pooled, settings, np.asarray(images, dtype=str), clusters=clusters, folds=folds),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from whale_ray.retrieval.evaluation.decisions import Decision, expected_errors
 from whale_ray.retrieval.evaluation.metrics import (
     are_hits,
     chance_of_image_recall,
@@ -34,7 +35,7 @@ MIX_SIZES = ((1, "1-3"), (4, "4-9"), (10, "10+"))
 
 
 def scores_with_intervals(
-    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, seed: int
+    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, decision: Decision | None = None, seed: int
 ) -> dict[str, Any]:
     """Return every score with `_low` and `_high`, its `ceiling/`, `chance/` and `trivial/`, and the counts of queries.
 
@@ -44,6 +45,7 @@ def scores_with_intervals(
         pooled: Cross-fitted outcome of each query.
         queries: The right answers.
         clusters: Cluster of each query, shape (Q,).
+        decision: Decision between known and new; None if the thresholds decide.
         seed: Seed of the intervals.
     """
     hits = [are_hits(ranks, cutoff) for ranks in (pooled.ranks, pooled.image_ranks) for cutoff in CUTOFFS]
@@ -53,7 +55,9 @@ def scores_with_intervals(
     if not len(values):
         return scores | dict.fromkeys(OBJECTIVES) | {"reason": "no query: there is no validation photograph"}
     scores |= means_with_intervals(OBJECTIVES, values, np.stack(weights, axis=1), clusters, seed=seed)
-    scores |= _open_set(pooled, queries, clusters, seed=seed) | _briers(pooled, queries, clusters, seed=seed)
+    scores |= _open_set(pooled, queries, clusters, decision, seed=seed) | _briers(pooled, queries, clusters, seed=seed)
+    if curve := expected_errors(pooled.new, right=pooled.ranks == 1, known=queries.known):
+        scores["expected_errors"] = curve
     for name, sizes in (("by_images", SIZES), ("mix", MIX_SIZES)):
         scores[name] = _by_images(pooled, queries, clusters, sizes, seed=seed)
     if (queries.species != "").any():
@@ -64,10 +68,12 @@ def scores_with_intervals(
 
 
 def _open_set(
-    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, seed: int
+    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, decision: Decision | None, *, seed: int
 ) -> dict[str, float | None]:
     first = first_column(pooled.cosines, np.nan)
     said_new = None if np.isnan(pooled.thresholds).any() else first < pooled.thresholds
+    if decision is not None and not np.isnan(pooled.new).any():
+        said_new = decision.of_new(pooled.new) >= 0.5
     right = (pooled.ranks == 1) & (False if said_new is None else ~said_new)
     scores = open_set_scores(first, right, said_new, known=queries.known, clusters=clusters, seed=seed)
     return scores | open_set_references(scores)

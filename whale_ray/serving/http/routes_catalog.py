@@ -44,6 +44,7 @@ async def model(request: Request, query: ModelParameter, service: SelectedModel)
         images=len(snapshot.gallery.images),
         threshold=service.bundle.threshold,
         new_distance=service.bundle.new_distance,
+        decision=card.get("decision"),
         retrieval=card["retrieval"],
         scores=card["scores"],
         data_fingerprint=card["data_fingerprint"],

@@ -23,7 +23,7 @@ def find_conflicts(reading: Reading, *, is_recorded: bool = False) -> None:
         reading: The parsed settings.
         is_recorded: They come from a run folder, so that rules that later versions introduced do not hold.
     """
-    for check in (*CHECKS, *training_constraints.CHECKS, _check_scored_images, check_without_effect):
+    for check in (*CHECKS, *training_constraints.CHECKS, _check_scored_images, _check_new_share, check_without_effect):
         check(reading)
     if not is_recorded:
         _check_gpus(reading)
@@ -42,6 +42,13 @@ def _check_scored_images(reading: Reading) -> None:
         rule = f"`classifier_weight` needs a loss with proxies ({', '.join(PROXY_LOSSES)})"
         message = f"{rule}, but got {listed(losses)}. Leave it out, or take another loss."
         reading.fault("retrieval.classifier_weight", message)
+
+
+def _check_new_share(reading: Reading) -> None:
+    decide = reading.fixed.get("retrieval.decide")
+    if reading.fixed.get("retrieval.new_share") is not None and decide != "cost":
+        message = f"`new_share` is the share of `decide: cost`, but decide is {decide}. Write cost, or leave it out."
+        reading.fault("retrieval.new_share", message)
 
 
 CONDITIONS: Final[dict[str, Condition]] = {

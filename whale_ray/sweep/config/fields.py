@@ -56,6 +56,11 @@ class Setting:
         return self.default if self.earlier is Default.REQUIRED else self.earlier
 
     @property
+    def is_searched(self) -> bool:
+        """A retrieval option, every value of which is scored without training."""
+        return self.section == "retrieval" and self.axis
+
+    @property
     def section(self) -> str:
         """The part before the dot; empty for a key at the top level."""
         return self.key.rpartition(".")[0]

@@ -52,8 +52,8 @@ class Reading:
             if axis.name == name:
                 return axis.values if axis.values is not None else (axis.low, axis.high)
         section, _, short = name.partition(".")
-        if section == "retrieval":
-            return self.retrieval.get(short, ())
+        if section == "retrieval" and short in self.retrieval:
+            return self.retrieval[short]
         return (self.fixed[name],) if name in self.fixed else ()
 
 
@@ -206,7 +206,7 @@ def _read_value(reading: Reading, setting: Setting, node: Node, name: str) -> No
             reading.faults.append(node.fault(str(error)))
         return
     axis = read_axis(setting, node, reading.faults, name=name)
-    if axis is not None and setting.section != "retrieval":
+    if axis is not None and not setting.is_searched:
         reading.axes.append(axis)
     elif axis is not None and (values := axis.listed()) is not None:
         reading.retrieval[setting.short] = values
@@ -216,7 +216,7 @@ def _read_value(reading: Reading, setting: Setting, node: Node, name: str) -> No
 
 
 def _keep(reading: Reading, setting: Setting, name: str, value: Any) -> None:
-    if setting.section == "retrieval":
+    if setting.is_searched:
         reading.retrieval[setting.short] = (value,)
     else:
         reading.fixed[name] = value

@@ -11,6 +11,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import replaced_atomically, write_atomically
 from whale_ray.data.split import plays_unknown
+from whale_ray.retrieval.evaluation.decisions import BALANCED, DecisionRule
 from whale_ray.retrieval.evaluation.evaluate import Evaluation, RetrievalSetting, evaluate, score_setting, study_recall
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.sweep_spec import Sweep
@@ -20,7 +21,7 @@ from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views
 
 # Version of the scores. Trials that were scored by another version are scored again from their embeddings.
-DEFINITION = 4
+DEFINITION = 5
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,22 @@ class Scoring:
     Attributes:
         retrieval: The retrieval settings to choose from.
         objective: Name of the score to maximize.
+        decide: When an animal is decided as new.
     """
 
     retrieval: tuple[RetrievalSetting, ...]
     objective: str
+    decide: DecisionRule = BALANCED
 
     def written(self) -> dict[str, Any]:
         """Return the JSON value that a result stores, to detect trials scored otherwise."""
         settings = [list(dataclasses.astuple(one)) for one in self.retrieval]
-        return {"definition": DEFINITION, "objective": self.objective, "retrieval": settings}
+        return {
+            "definition": DEFINITION,
+            "objective": self.objective,
+            "retrieval": settings,
+            "decide": dataclasses.asdict(self.decide),
+        }
 
     def of(self, kind: str) -> Scoring:
         """Return the scoring of a kind of trial; for a baseline, without whitening, expansion and re-ranking."""
@@ -50,7 +58,8 @@ class Scoring:
 
 def scoring_of(sweep: Sweep) -> Scoring:
     """Return the scoring of a sweep."""
-    return Scoring(retrieval_settings(sweep), sweep.fixed["search.objective"])
+    rule = DecisionRule(sweep.fixed["retrieval.decide"], sweep.fixed["retrieval.new_share"])
+    return Scoring(retrieval_settings(sweep), sweep.fixed["search.objective"], rule)
 
 
 def roles(table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
@@ -117,6 +126,7 @@ def score_trial(
         proxies=proxies,
         settings=scoring.retrieval,
         objective=scoring.objective,
+        decide=scoring.decide,
         **roles(table, settings),
     )
 
@@ -135,6 +145,7 @@ def figures_of(evaluation: Evaluation, scoring: Scoring) -> dict[str, Any]:
         "threshold": evaluation.threshold,
         **({"species_thresholds": evaluation.species_thresholds} if evaluation.species_thresholds else {}),
         "calibration": evaluation.calibration.written(),
+        "decision": None if evaluation.decision is None else evaluation.decision.written(),
         "scored_with": scoring.written(),
     }
 

@@ -13,8 +13,21 @@ SPEED: Final = "milliseconds_per_image"
 
 _free = partial(brief, axis=True)
 
-RETRIEVAL_SETTINGS: tuple[Setting, ...] = tuple(
-    _free(f"retrieval.{one.name}", one.takes, one.default, one.meaning) for one in RETRIEVAL_OPTIONS
+RETRIEVAL_SETTINGS: tuple[Setting, ...] = (
+    *(_free(f"retrieval.{one.name}", one.takes, one.default, one.meaning) for one in RETRIEVAL_OPTIONS),
+    brief(
+        "retrieval.decide",
+        "choice balanced cost map@5",
+        "balanced",
+        "what decides that an animal is new: the probability of new above one half, if half of the animals were new "
+        "(balanced) or a share of new_share (cost); or the threshold of map@5. A submission follows map@5",
+    ),
+    brief(
+        "retrieval.new_share",
+        "float > 0 < 1 or null",
+        None,
+        "share of new animals expected in service, for `decide: cost`; null: as in validation",
+    ),
 )
 
 SEARCH_SETTINGS: tuple[Setting, ...] = (

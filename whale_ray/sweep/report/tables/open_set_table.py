@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.retrieval.evaluation.calibration import reliability
+from whale_ray.retrieval.evaluation.decisions import read_decision
 from whale_ray.sweep.report.plots.curves import Plot
 from whale_ray.sweep.report.plots.scale import Scale
 from whale_ray.sweep.report.plots.svg import Curve, plot_curves
@@ -33,11 +34,15 @@ class TrustScores:
         scores: Rows with name, meaning, value, low, high, trivial.
         by_images: Scores by the number of gallery images of the individual.
         reliability: Plot of predicted against observed probability.
+        decision: When an animal is decided as new, as a clause; empty if the threshold of map@5 decides.
+        errors: Expected share of wrong answers by share of new animals: rows of new_share, error, known, new, trivial.
     """
 
     scores: tuple[dict[str, Any], ...]
     by_images: tuple[dict[str, Any], ...]
     reliability: Plot | None
+    decision: str
+    errors: tuple[dict[str, float], ...]
 
 
 def trust_scores(record: Record) -> TrustScores:
@@ -56,7 +61,15 @@ def trust_scores(record: Record) -> TrustScores:
         if is_number(result.get(name))
     ]
     by_images = [row for row in result.get("by_images") or () if row["queries"]]
-    return TrustScores(tuple(rows), tuple(by_images), _reliability(record))
+    errors = tuple(result.get("expected_errors") or ())
+    return TrustScores(tuple(rows), tuple(by_images), _reliability(record), _decision(record), errors)
+
+
+def _decision(record: Record) -> str:
+    decision = read_decision(record.result.get("decision"))
+    if decision is None:
+        return ""
+    return f"that is more probable than not, if {decision.assumed_share:.0%} of the animals were new"
 
 
 def _reliability(record: Record) -> Plot | None:
