@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from drawn_photographs import draw, encode
 from PIL import Image
-from services import enrolment_server, plain_server, web_service, write_named
+from services import contents, enrolment_server, plain_server, web_service, write_named
 from small_sweep import SWEEP
 from test_routes_identify import check_problem
 
@@ -180,22 +180,29 @@ def test_the_animals_of_a_photograph_are_enrolled_by_their_boxes(bundle: Path, t
     store.close()
 
 
-def test_a_bundle_trained_with_an_enrolled_box_has_it_once(bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_trained_with_an_enrolled_box_has_it_once(tmp_path: Path) -> None:
     """A data set names the animal by its file if the photograph has one row, and by its box otherwise."""
-    store, loaded, vector = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db"), Bundle.load(bundle), np.ones(32)
-    box, other = (0.0, 0.0, 9.0, 9.0), (9.0, 0.0, 18.0, 9.0)
-    for individual, one in (("w_00", box), ("w_40", other)):
-        digest, name = picture_digest(b"file", one), picture_name(b"file", one)
-        store.enrol(individual, [EnrolledPicture(digest, name, b"file", b"", vector, one)], bundle=loaded.id)
+    store, whole, vector = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db"), contents(), np.ones(32)
+    file, box, other = picture_name(b"file"), (0.0, 0.0, 9.0, 9.0), (9.0, 0.0, 18.0, 9.0)
     names = [picture_name(b"file", one) for one in (box, other)]
-    for trained in (picture_name(b"file"), names[0]):
-        loaded.images[0] = trained
-        images = LiveGallery(loaded, store).snapshot().gallery.images
-        assert [image for image in images if image.startswith("enrolled-")] == [trained, names[1]]
-    store.forget_image("w_00", names[0], hide=False)
-    loaded.images[0] = picture_name(b"file")
-    images = LiveGallery(loaded, store).snapshot().gallery.images
-    assert [image for image in images if image.startswith("enrolled-")] == [names[1]]
+    for individual, one, name in zip(("w_00", "w_40"), (box, other), names, strict=True):
+        picture = EnrolledPicture(picture_digest(b"file", one), name, b"file", b"", vector, one)
+        store.enrol(individual, [picture], bundle=whole.manifest["id"])
+
+    def shown(trained: str) -> list[str]:
+        table = whole.table.assign(file=whole.table["image"], x0=np.nan, y0=np.nan, x1=np.nan, y1=np.nan)
+        table.loc[0, ["image", "file", "x0", "y0", "x1", "y1"]] = [trained, file, *box]
+        table = table.map(lambda cell: "" if pd.isna(cell) else str(cell))  # as it is read from a bundle
+        gallery = LiveGallery(Bundle(dataclasses.replace(whole, table=table)), store)
+        assert gallery.picture_name(trained) == names[0]
+        images = gallery.snapshot().gallery.images
+        return [image for image in images if image.startswith("enrolled-")]
+
+    for trained in (file, names[0]):
+        assert shown(trained) == [trained, names[1]]
+    assert store.forget_image("w_00", file, hide=True, aliases=[names[0]]) == 2
+    assert shown(file) == [names[1]]
+    assert shown(names[0]) == [names[1]]
     store.close()
 
 

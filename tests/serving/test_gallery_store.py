@@ -22,7 +22,6 @@ from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError, StoreEr
 from whale_ray.serving.gallery import database
 from whale_ray.serving.gallery.enrolled_pictures import (
     EnrolledPicture,
-    StoreState,
     picture_digest,
     picture_name,
     round_box,
@@ -312,15 +311,8 @@ def test_two_boxes_of_a_photograph_are_two_pictures(store: EnrolmentStore) -> No
     assert gallery(store) == [("w_2", "enrolled-a.jpg"), ("w_2", other.name)]
     assert store.picture(other.name) == other.data
     state = store.state()
-    assert state.is_hidden(one.name, "w_1")
-    assert state.is_hidden("enrolled-a.jpg", "w_1")  # the name of a single row of a data set
-    assert not state.is_hidden(other.name, "w_2")
-
-
-def test_only_boxes_of_enrolled_photographs_hide_the_name_of_the_file() -> None:
-    state = StoreState(1, (), frozenset({"fluke.jpg#1,2,3,4"}), frozenset())
-    assert state.is_hidden("fluke.jpg#1,2,3,4", "w_1")
-    assert not state.is_hidden("fluke.jpg", "w_1")
+    assert state.is_hidden("enrolled-a.jpg", "w_1", one.name)
+    assert not state.is_hidden("enrolled-a.jpg", "w_2", other.name)
 
 
 def test_a_box_is_named_by_six_digits_and_alike_boxes_are_one() -> None:

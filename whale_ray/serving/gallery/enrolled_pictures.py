@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 
 import numpy as np
 
 from whale_ray.data.decoding.image_formats import EXTENSIONS, recognize_format
 from whale_ray.data.formats.animal_rows import animal_name, box_text
 from whale_ray.data.image_io import Box
-
-_PREFIX = "enrolled-"
 
 
 @dataclass(frozen=True)
@@ -61,23 +58,15 @@ class StoreState:
     hidden_images: frozenset[str]
     hidden_individuals: frozenset[str]
 
-    @cached_property
-    def _files_of_hidden_boxes(self) -> frozenset[str]:
-        boxed = (name.partition("#") for name in self.hidden_images if name.startswith(_PREFIX))
-        return frozenset(file for file, mark, _ in boxed if mark)
-
-    def is_hidden(self, image: str, individual: str) -> bool:
+    def is_hidden(self, image: str, individual: str, picture: str) -> bool:
         """Return whether an image of a bundle is hidden.
-
-        A data set names an animal by its file alone if the photograph has one row. So a forgotten box of an enrolled
-        photograph also hides the image of that name; other boxes of it are still enrolled.
 
         Args:
             image: Name of the image in the bundle.
             individual: Its individual.
+            picture: Its name as an enrolled picture, which is hidden if the picture was forgotten.
         """
-        is_image_hidden = image in self.hidden_images or image in self._files_of_hidden_boxes
-        return individual in self.hidden_individuals or is_image_hidden
+        return individual in self.hidden_individuals or not self.hidden_images.isdisjoint((image, picture))
 
 
 @dataclass(frozen=True)
@@ -115,5 +104,5 @@ def picture_name(data: bytes, box: Box | None = None) -> str:
         box: Box of the animal; None for the whole photograph.
     """
     extension = EXTENSIONS[recognize_format(data) or "JPEG"]
-    file = f"{_PREFIX}{picture_digest(data)[:32]}.{extension}"
+    file = f"enrolled-{picture_digest(data)[:32]}.{extension}"
     return file if box is None else animal_name(file, box)

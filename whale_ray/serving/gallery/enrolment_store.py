@@ -89,15 +89,16 @@ class EnrolmentStore:
             change.open({(digest, individual) for digest in fresh.keys() - there.keys()})
         return [picture.digest not in there for picture in pictures]
 
-    def forget_image(self, individual: str, image: str, *, hide: bool) -> int:
+    def forget_image(self, individual: str, image: str, *, hide: bool, aliases: Iterable[str] = ()) -> int:
         """Erase a picture from every version and return how many pictures that were.
 
         Args:
             individual: Its individual.
             image: Its name.
             hide: Also hide the picture of the bundle's own gallery; that counts as one.
+            aliases: Other names of it.
         """
-        digests = sql.select(PICTURES.c.digest).where(PICTURES.c.name == image)
+        digests = sql.select(PICTURES.c.digest).where(PICTURES.c.name.in_([image, *aliases]))
         which = (ENTRIES.c.individual == individual) & ENTRIES.c.digest.in_(digests)
         return self._forget(which, (_IMAGE, image) if hide else None)
 

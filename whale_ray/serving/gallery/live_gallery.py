@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
+from whale_ray.data.formats.animal_rows import BOX, animal_name
 from whale_ray.inference.predictions import Gallery, QueryTraits
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
@@ -55,6 +57,7 @@ class LiveGallery:
     def __init__(self, bundle: Bundle, store: EnrolmentStore | None) -> None:
         self.bundle, self.store = bundle, store
         self.rows = {image: row for row, image in enumerate(bundle.images)}
+        self._pictures = _picture_names(bundle)
         self.names = frozenset(bundle.individuals)
         self._bundle_vectors = normalize_rows(bundle.contents.gallery)
         self._vectors: dict[str, np.ndarray] = {}
@@ -81,6 +84,11 @@ class LiveGallery:
         row = self.rows.get(image)
         return row is not None and self.bundle.individuals[row] == individual
 
+    def picture_name(self, image: str) -> str:
+        """Return the name that an image of the bundle has as an enrolled picture; the name itself for other images."""
+        row = self.rows.get(image)
+        return image if row is None else self._pictures[row]
+
     def exclude(self, entry: Entry) -> None:
         """Leave out an enrolled image that this bundle cannot embed."""
         with self._lock:
@@ -97,20 +105,14 @@ class LiveGallery:
             self._snapshot = self._build_snapshot(self.store, self.store.state())
 
     def _build_snapshot(self, store: EnrolmentStore, state: StoreState) -> GallerySnapshot:
-        pairs = list(zip(self.bundle.images, self.bundle.individuals, strict=True))
-        rows = [row for row, pair in enumerate(pairs) if not state.is_hidden(*pair)]
-        shown = {pairs[row] for row in rows}
-        shown_images = {image for image, _ in shown}
-        # An image that has since reached the training of this bundle is in its own gallery; a data set names an animal
-        # by its file alone if the photograph has one row.
-        entries = [
-            entry
-            for entry in state.entries
-            if entry.image not in shown_images and (entry.file, entry.individual) not in shown
-        ]
+        bundle = list(zip(self.bundle.images, self.bundle.individuals, self._pictures, strict=True))
+        rows = [row for row, names in enumerate(bundle) if not state.is_hidden(*names)]
+        # An image that has since reached the training of this bundle is in its own gallery.
+        shown = {name for row in rows for name in (bundle[row][0], bundle[row][2])}
+        entries = [entry for entry in state.entries if entry.image not in shown]
         self._fetch_vectors(store, entries)
         there = [entry for entry in entries if entry.digest in self._vectors]
-        gallery = [*(pairs[row] for row in rows), *((entry.image, entry.individual) for entry in there)]
+        gallery = [*(bundle[row][:2] for row in rows), *((entry.image, entry.individual) for entry in there)]
         images, individuals = [image for image, _ in gallery], [individual for _, individual in gallery]
         added = np.reshape(
             [self._vectors[entry.digest] for entry in there], (len(there), self._bundle_vectors.shape[1])
@@ -127,3 +129,14 @@ class LiveGallery:
         digests = {entry.digest for entry in entries}
         self._vectors = {digest: vector for digest, vector in self._vectors.items() if digest in digests}
         self._vectors |= store.vectors(self.bundle.id, digests - self._vectors.keys())
+
+
+def _picture_names(bundle: Bundle) -> list[str]:
+    """Return the name of each image with its box; a data set leaves the box out if the photograph has one row."""
+    table = bundle.contents.table
+    if BOX[0] not in table:
+        return list(bundle.images)
+    columns = zip(
+        bundle.images, table["file"], *(pd.to_numeric(table[side], errors="coerce") for side in BOX), strict=True
+    )
+    return [image if pd.isna(x0) else animal_name(file, (x0, y0, x1, y1)) for image, file, x0, y0, x1, y1 in columns]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Request, Response, Security
@@ -88,8 +89,11 @@ async def forget_image(
     store = _require_store(service)
     id = resolve_name(id, query.individual, parameter="individual")
     image = resolve_name(image, query.image, parameter="image")
-    hide = any(one.live_gallery.is_bundle_image(image, id) for one in request.app.state.services.values())
-    count = 0 if "\0" in id + image else await asyncio.to_thread(store.forget_image, id, image, hide=hide)
+    galleries = [one.live_gallery for one in request.app.state.services.values()]
+    hide = any(gallery.is_bundle_image(image, id) for gallery in galleries)
+    names = {gallery.picture_name(image) for gallery in galleries}
+    forget = partial(store.forget_image, hide=hide, aliases=names)
+    count = 0 if "\0" in id + image else await asyncio.to_thread(forget, id, image)
     if not count:
         raise RefusalError(404, f"{id!r} has no photograph {image!r}. See /v1/individuals/{{id}} for its photographs")
     return Forgotten(photographs=count, version=await asyncio.to_thread(store.version))
