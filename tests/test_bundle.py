@@ -317,7 +317,8 @@ def test_the_hub_reads_task_scores_and_intervals_from_the_card(copied: Path) -> 
     interval = {"low": scores["map@5_low"], "high": scores["map@5_high"], "confidence": 0.95}
     assert found["map@5"] == (scores["map@5"], interval)
     assert list(found) == data.metrics == [name for name in SCORES if scores.get(name) is not None]
-    assert (data.license, data.base_model) == (None, None)
+    assert (data.license, data.base_model) == ("other", None)
+    assert card_metadata(manifest | {"license": "cc-by-4.0"}).license == "cc-by-4.0"
 
 
 @pytest.mark.parametrize(

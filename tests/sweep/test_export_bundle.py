@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -197,6 +198,15 @@ def test_the_ranking_in_service_is_the_ranking_that_was_scored(
     row = table[(table["vote"] == setting.vote) & (table["flip"] == setting.flip)]
     row = row[row["neighbours"].isna() if setting.neighbours is None else row["neighbours"] == setting.neighbours]
     assert np.mean(hits) == pytest.approx(row["recall@1"].item(), abs=1.5 / len(known))
+
+
+def test_the_license_is_on_the_card_and_changes_the_bundle_only_if_it_is_named(
+    record: Record, dataset: Dataset, tmp_path: Path
+) -> None:
+    unstated = make_bundle(record, dataset, run=tmp_path, **OPTIONS)
+    assert make_bundle(record, dataset, run=tmp_path, license_id="other", **OPTIONS) == unstated
+    named = make_bundle(record, dataset, run=tmp_path, license_id="cc-by-4.0", **OPTIONS)
+    assert [ModelCard.load(folder / "README.md").data.license for folder in (unstated, named)] == ["other", "cc-by-4.0"]
 
 
 def test_the_runtime_is_measured_on_validation_photographs_outside_the_gallery(

@@ -1,4 +1,4 @@
-"""Commands that use a bundle: `submit`, `identify`."""
+"""Commands that use a bundle: `submit`, `identify`, `push`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whale_ray.commands.options import AsJson, BundleFolder, exits_with_message
+from whale_ray.commands.options import AsJson, BundleAddress, exits_with_message
 from whale_ray.errors import ImageError, InputError
 from whale_ray.verbosity import is_quiet
 
@@ -29,11 +29,18 @@ Examples:
 
   whale-ray identify runs/quickstart/best pod.jpg --box 120,80,520,360 --box 600,90,980,350
 """
+PUSH_EXAMPLES = """
+Examples:
+
+  whale-ray push runs/quickstart/best hf://OWNER/NAME
+
+  whale-ray push runs/quickstart/best s3://BUCKET/PATH
+"""
 
 
 @exits_with_message
 def submit(
-    bundle: BundleFolder,
+    bundle: BundleAddress,
     images: Annotated[Path, typer.Argument(help="The folder of test photographs.")],
     out: Annotated[Path, typer.Argument(help="The CSV file to write.")],
 ) -> None:
@@ -60,7 +67,7 @@ def submit(
 
 @exits_with_message
 def identify(
-    target: Annotated[str, typer.Argument(help="A bundle, or the URL of a service.")],
+    target: Annotated[str, typer.Argument(help="A bundle (a folder, hf://… or s3://…), or the URL of a service.")],
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of photographs.")],
     top: Annotated[int, typer.Option(help="Number of individuals per photograph.", min=1, max=50)] = 5,
     encounter: Annotated[
@@ -88,6 +95,19 @@ def identify(
     else:
         for answer in answers:
             typer.echo(json.dumps(answer))
+
+
+@exits_with_message
+def push(
+    bundle: Annotated[Path, typer.Argument(help="The folder of a bundle, e.g. runs/quickstart/best.")],
+    url: Annotated[str, typer.Argument(help="hf://OWNER/NAME, hf://OWNER/NAME@BRANCH, s3://BUCKET/PATH or gs://….")],
+    public: Annotated[bool, typer.Option("--public", help="Create a public repository on the hub.")] = False,
+) -> None:
+    """Upload a bundle to the Hugging Face Hub or to object storage."""
+    from whale_ray.inference.bundle_transfer.addresses import push_bundle
+
+    pushed = push_bundle(bundle, url, public=public)
+    typer.echo(f"{bundle} is at {pushed}. Serve it with:\nwhale-ray serve {pushed}")
 
 
 def _expand_folders(paths: list[Path]) -> list[Path]:

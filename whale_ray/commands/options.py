@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,9 @@ DataSettings = Annotated[
 ServeSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A serve setting, as in deploy/serve.yaml.")
 ]
-BundleFolder = Annotated[Path, typer.Argument(help="A bundle, e.g. runs/quickstart/best.")]
+BundleAddress = Annotated[
+    str, typer.Argument(help="A bundle, e.g. runs/quickstart/best, hf://OWNER/NAME@REVISION or s3://BUCKET/PATH.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

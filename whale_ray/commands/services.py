@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from whale_ray.commands.options import BundleFolder, ServeSettings, exits_with_message
+from whale_ray.commands.options import BundleAddress, ServeSettings, exits_with_message
 
 SERVE_EXAMPLES = """
 Examples:
 
   whale-ray serve runs/quickstart/best --set replicas=2
+
+  whale-ray serve hf://OWNER/NAME@REVISION
 
   whale-ray serve small=runs/small/best large=runs/large/best --set shape=split
 """
@@ -28,7 +30,9 @@ Example:
 
 @exits_with_message
 def serve(
-    bundles: Annotated[list[str], typer.Argument(help="A bundle; several as NAME=BUNDLE, the default first.")],
+    bundles: Annotated[
+        list[str], typer.Argument(help="A folder, hf://… or s3://…; several as NAME=BUNDLE, the default first.")
+    ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve other hosts without a key.")] = False,
@@ -43,16 +47,19 @@ def serve(
 
 @exits_with_message
 def deploy(
-    bundle: BundleFolder,
+    bundle: BundleAddress,
     address: Annotated[str | None, typer.Option(help="The Ray cluster on which the service runs.")] = None,
     model: Annotated[str | None, typer.Option(help="The model to exchange, if there are several.")] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Run it silently beside the live bundle.")] = False,
     set_: ServeSettings = None,
 ) -> None:
     """Exchange the bundle of a running service without a failed request."""
+    from whale_ray.inference.bundle_transfer.addresses import local_bundle
     from whale_ray.serving.deployment import rollout
 
-    rollout.deploy(bundle, address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo)
+    rollout.deploy(
+        local_bundle(bundle), address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo
+    )
 
 
 @exits_with_message

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 SCORES = ("recall@1", "recall@4", "recall@16", "map@5", *reversed(INDIVIDUAL_SCORES), "auroc", "baks", "baus")
+UNSTATED = "other"
+"""License of a bundle whose sweep names none, as the hub calls it."""
 _TASK = "image-feature-extraction"
 _HUB_ENCODER = re.compile(r"hf:([\w-][\w.-]*/[\w.-]+)")
 _TAGS = ("whale-ray", "animal-re-identification", "image-retrieval", "metric-learning")
@@ -29,8 +31,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
 def card_metadata(manifest: Mapping[str, Any]) -> ModelCardData:
     """Return the metadata that the Hugging Face Hub reads from a model card.
 
-    The metadata has no license: the publisher of a bundle must add the license of its photographs and pretrained
-    weights, which the bundle does not record. The data set is named by its fingerprint.
+    The license is that of the setting `bundle.license`, else `other`. The data set is named by its fingerprint.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -49,6 +50,7 @@ def card_metadata(manifest: Mapping[str, Any]) -> ModelCardData:
         for name in measured
     ]
     return ModelCardData(
+        license=str(manifest.get("license", UNSTATED)),
         library_name="whale-ray",
         pipeline_tag=_TASK,
         tags=list(_TAGS),

@@ -15,6 +15,7 @@ from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import bundle_runtime, read_bundle
 from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.bundle_encoder import BundleEncoder
+from whale_ray.inference.bundle_transfer.addresses import local_bundle
 from whale_ray.inference.encoder_input import Photograph, prepare_named, prepare_photograph
 from whale_ray.inference.golden_images import check_golden_images
 from whale_ray.inference.predictions import (
@@ -72,20 +73,20 @@ class Bundle:
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Bundle:
-        """Load a bundle: files are checked by hash, the encoder by the golden images.
+        """Load a bundle: files are checked by hash, the encoder by the golden images. A URL is pulled first.
 
         On a CPU it runs on the runtime that the bundle names. If that is missing, or gives other embeddings here, it
         runs on torch and logs why.
 
         Args:
-            path: The bundle folder.
+            path: The bundle folder, `hf://OWNER/NAME@REVISION` or `s3://BUCKET/PATH`.
             device: Device of the encoder.
             threads: As in `Bundle`.
 
         Raises:
             BundleError: If anything differs from what it was when the bundle was made.
         """
-        contents = read_bundle(Path(path))
+        contents = read_bundle(local_bundle(path))
         wanted = bundle_runtime(contents.manifest) if device == "cpu" else TORCH
         try:
             return cls._checked(contents, device=device, runtime=wanted, threads=threads)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from whale_ray.errors import InputError
+from whale_ray.inference.bundle_transfer.addresses import local_bundle
 from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import ApiKeys
 from whale_ray.serving.http.uploads import Limits
@@ -20,6 +21,8 @@ STORE_VARIABLE = "WHALE_RAY_STORE"
 NO_STORE = "none"
 _PATHS = ("bundle", "shadow", "keys")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+# A URL is pulled when the settings are read: `Path` would take `hf://a/b` for a folder.
+BundlePath = Annotated[Path, BeforeValidator(lambda value: local_bundle(value) if isinstance(value, str) else value)]
 
 
 def _default_store() -> str:
@@ -31,8 +34,10 @@ class ServeSettings(BaseModel):
     """Settings that `serve run serve_app:build KEY=VALUE …`, `whale-ray serve --set` and deploy/serve.yaml take."""
 
     model_config = ConfigDict(extra="forbid")
-    bundle: Path | None = Field(default=None, description="The bundle, if there is one model. Give this or `models`.")
-    models: dict[Name, Path] = Field(
+    bundle: BundlePath | None = Field(
+        default=None, description="The bundle, if there is one model. Give this or `models`."
+    )
+    models: dict[Name, BundlePath] = Field(
         default={}, description="Bundles by name, for several models; `?model=` chooses one."
     )
     default: str | None = Field(default=None, description="Model that answers calls without `?model=`; else the first.")
@@ -41,7 +46,9 @@ class ServeSettings(BaseModel):
         description="joined: the process that takes a call also encodes for the default model. split: every encoder "
         "is a deployment. Models that are not the default always have a deployment for their encoder.",
     )
-    shadow: Path | None = Field(default=None, description="A bundle that answers silently beside the default model.")
+    shadow: BundlePath | None = Field(
+        default=None, description="A bundle that answers silently beside the default model."
+    )
     replicas: int = Field(default=1, ge=1, description="Processes that take calls.")
     max_replicas: int | None = Field(
         default=None, ge=1, description="With this, `replicas` is the minimum of autoscaling."

@@ -190,6 +190,7 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
         retrain=(lambda trial: retrain_on_all(trial, job, say)) if retrain else None,
         examples=fixed["bundle.examples"],
         thumbnails=fixed["bundle.thumbnails"],
+        license_id=fixed["bundle.license"],
         runtime=fixed["bundle.runtime"],
     )
     report = write_report(store.folder, progress=not is_quiet(), say=say)

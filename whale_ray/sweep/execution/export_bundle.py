@@ -18,6 +18,7 @@ from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.golden_images import largest_tolerance
+from whale_ray.inference.model_card import UNSTATED
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
@@ -74,7 +75,14 @@ def make_best_bundle(
 
 
 def make_bundle(
-    record: Record, dataset: Dataset, *, run: Path, examples: int, thumbnails: bool, runtime: str = "torch"
+    record: Record,
+    dataset: Dataset,
+    *,
+    run: Path,
+    examples: int,
+    thumbnails: bool,
+    runtime: str = "torch",
+    license_id: str = UNSTATED,
 ) -> Path:
     """Write the bundle of a trial below `run`/bundles, point the link `run`/best to it and return its path.
 
@@ -85,6 +93,7 @@ def make_bundle(
         examples: Number of labeled validation photographs for the web page.
         thumbnails: Include a small JPEG of each gallery photograph.
         runtime: `torch`, or `auto` for the fastest runtime on this machine.
+        license_id: License of photographs and weights, for the model card.
 
     Raises:
         BundleError: If the encoder has collapsed to (nearly) one embedding, or the trial's weights were not kept.
@@ -94,7 +103,8 @@ def make_bundle(
             f"a bundle needs weights, but those of trial {record.trial} were dropped when it was not among the best. "
             "Raise keep_checkpoints before a sweep whose objective may change"
         )
-    contents = _with_golden(_contents(record, dataset, examples=examples, thumbnails=thumbnails), dataset)
+    contents = _contents(record, dataset, examples=examples, thumbnails=thumbnails, license_id=license_id)
+    contents = _with_golden(contents, dataset)
     folder = run / "bundles" / str(contents.manifest["id"])
     if not folder.exists():
         write_bundle(_with_runtime(contents, dataset) if runtime == "auto" else contents, folder)
@@ -103,7 +113,7 @@ def make_bundle(
     return folder
 
 
-def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool) -> BundleContents:
+def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool, license_id: str) -> BundleContents:
     setting = chosen_setting(record.result)
     views, rows = read_embeddings(record.folder)
     named = (rows["individual"] != dataset.unknown_label).to_numpy()
@@ -121,6 +131,8 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
         recipe, weights = add_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.dense_matrix())
     table = _gallery_table(rows[named].reset_index(drop=True), dataset)
     manifest = _manifest(record, dataset, setting, table, recipe)
+    if license_id != UNSTATED:  # without it, bundles keep the IDs that they had before the setting
+        manifest["license"] = license_id
     manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies)}"
     return BundleContents(
         manifest=manifest,

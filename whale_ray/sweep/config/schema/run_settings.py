@@ -33,6 +33,12 @@ BUNDLE_SETTINGS: tuple[Setting, ...] = (
     brief("bundle.examples", "int >= 0 <= 100", 6, "labelled photographs for the web page"),
     brief("bundle.thumbnails", "bool", True, "small JPEGs of the gallery"),
     brief(
+        "bundle.license",
+        "text",
+        "other",
+        "license of photographs and weights on the model card, an identifier of the Hugging Face Hub: cc-by-4.0",
+    ),
+    brief(
         "bundle.runtime",
         "choice auto torch",
         "auto",

@@ -1,0 +1,59 @@
+"""Addresses of bundles: a local folder, or a URL of the hub or of object storage that is pulled first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from whale_ray.errors import BundleError
+from whale_ray.inference.bundle_transfer.hub import pull_from_hub, push_to_hub
+from whale_ray.inference.bundle_transfer.object_storage import pull_from_storage, push_to_storage
+from whale_ray.suggestions import suggest
+
+_PULLS: dict[str, Callable[[str], Path]] = {
+    "hf": pull_from_hub,
+    "s3": pull_from_storage,
+    "gs": pull_from_storage,
+    "file": pull_from_storage,
+}
+
+
+def local_bundle(address: str | Path) -> Path:
+    """Return the local folder of a bundle; a bundle at a URL is pulled into a cache first.
+
+    Args:
+        address: A folder, `hf://OWNER/NAME@REVISION`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`.
+
+    Raises:
+        BundleError: If a URL cannot be pulled. A folder is not looked at.
+    """
+    scheme, colon, _ = str(address).partition("://")
+    if not colon:
+        return Path(address)
+    return _PULLS[_known(scheme)](str(address))
+
+
+def push_bundle(folder: Path, url: str, *, public: bool = False) -> str:
+    """Upload a bundle and return the URL under which exactly this bundle can be pulled.
+
+    Args:
+        folder: Folder of the bundle.
+        url: `hf://OWNER/NAME`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`.
+        public: Create a public repository on the hub; object storage keeps its own rules.
+
+    Raises:
+        BundleError: If the bundle is damaged, or the target refuses it or does not answer.
+    """
+    scheme, colon, _ = url.partition("://")
+    if not colon:
+        raise BundleError(f"a bundle is pushed to hf://OWNER/NAME or s3://BUCKET/PATH, but got {url}. Give such a URL")
+    return push_to_hub(folder, url, public=public) if _known(scheme) == "hf" else push_to_storage(folder, url)
+
+
+def _known(scheme: str) -> str:
+    if scheme not in _PULLS:
+        hint = suggest(scheme, _PULLS) or "Name a folder or one of these."
+        raise BundleError(
+            f"a bundle's URL begins with {', '.join(f'{one}://' for one in _PULLS)}, but got {scheme}. {hint}"
+        )
+    return scheme

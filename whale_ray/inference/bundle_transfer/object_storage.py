@@ -1,0 +1,140 @@
+"""Bundles in object storage (S3, GCS) or on a mounted disk: pushed file by file, pulled into a cache by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from whale_ray.errors import BundleError
+from whale_ray.inference.bundle import MANIFEST, read_manifest
+
+_COPIED_BYTES = 1 << 20
+
+
+def pull_from_storage(url: str) -> Path:
+    """Return the local folder of a bundle in object storage, downloaded unless the cache has this content.
+
+    The folder is named after the hash of bundle.json, which has the hashes of all other files.
+
+    Args:
+        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`.
+
+    Raises:
+        BundleError: If there is no bundle, it may not be read, a file is damaged, or the storage does not answer.
+    """
+    with _storage_errors(url):
+        system, place = _open(url)
+        manifest = _read(system, f"{place}/{MANIFEST}")
+        names = _listed_names(manifest, url)
+        folder = _cache() / hashlib.sha256(manifest).hexdigest()[:32]
+        if folder.exists():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            (draft / MANIFEST).write_bytes(manifest)
+            for name in names:
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                with system.open_input_stream(f"{place}/{name}") as source, (draft / name).open("wb") as target:
+                    shutil.copyfileobj(source, target, _COPIED_BYTES)
+            read_manifest(draft)
+            _publish(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def push_to_storage(folder: Path, url: str) -> str:
+    """Upload a bundle, bundle.json last, and return its URL.
+
+    Args:
+        folder: Folder of the bundle.
+        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`, where no other bundle may be.
+
+    Raises:
+        BundleError: If another bundle is there, the storage may not be written to, or does not answer.
+    """
+    manifest = read_manifest(folder)
+    own = (folder / MANIFEST).read_bytes()
+    with _storage_errors(url):
+        system, place = _open(url)
+        found = system.get_file_info(f"{place}/{MANIFEST}")
+        if found.is_file and _read(system, f"{place}/{MANIFEST}") != own:
+            raise BundleError(f"a bundle is never overwritten, but {url} holds another one. Choose another path")
+        for name in (*manifest["files"], MANIFEST):
+            system.create_dir(str(PurePosixPath(place, name).parent), recursive=True)
+            with (folder / name).open("rb") as source, system.open_output_stream(f"{place}/{name}") as target:
+                shutil.copyfileobj(source, target, _COPIED_BYTES)
+    return url
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL and the path in it; AWS_ENDPOINT_URL names a storage other than Amazon's."""
+    from pyarrow.fs import FileSystem
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if url.startswith("s3://") and endpoint and "endpoint_override=" not in url:
+        server = urlsplit(endpoint)
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        options = urlencode({"endpoint_override": server.netloc, "scheme": server.scheme, "region": region})
+        url += ("&" if "?" in url else "?") + options
+    system, place = FileSystem.from_uri(url)
+    return system, str(place).rstrip("/")
+
+
+def _read(system: Any, path: str) -> bytes:
+    with system.open_input_stream(path) as stream:
+        return bytes(stream.read())
+
+
+def _listed_names(manifest: bytes, url: str) -> list[str]:
+    """Return the files that bundle.json lists; refuse names that lead out of the folder."""
+    try:
+        names = list(json.loads(manifest)["files"])
+    except (ValueError, KeyError, TypeError):
+        raise BundleError(
+            f"{url} must hold a bundle, but its {MANIFEST} lists no files. Push the bundle again"
+        ) from None
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise BundleError(f"files of a bundle lie in its folder, but {url} lists {name}. Do not use this bundle")
+    return names
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    draft.chmod(0o755)
+    try:
+        draft.rename(folder)
+    except OSError:  # another process has just pulled the same content
+        if not folder.exists():
+            raise
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("WHALE_RAY_CACHE") or Path.home() / ".cache" / "whale_ray") / "bundles"
+
+
+@contextmanager
+def _storage_errors(url: str) -> Iterator[None]:
+    """Raise the errors of the storage as one `BundleError` with the remedy."""
+    import pyarrow
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BundleError(f"{url} must hold a bundle, but has no {MANIFEST} or lacks a file of it: {error}") from error
+    except (OSError, pyarrow.ArrowException) as error:
+        text = str(error).strip().splitlines()[0]
+        raise BundleError(
+            f"{url} must be storage that can be used, but: {text}. Check the URL, the network and the credentials "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+        ) from error
