@@ -300,8 +300,10 @@ def test_the_model_card_has_scores_data_and_what_was_not_measured(copied: Path) 
     scores = manifest["scores"]
     assert f"{scores['map@5']:.3f}, {scores['map@5_low']:.3f} to {scores['map@5_high']:.3f}" in card
     assert f"fingerprint {manifest['data_fingerprint']}" in card
-    unmeasured = manifest | {"scores": scores | {"recall@1": None, "reason": "no known query"}, "threshold": None}
+    unmeasured = manifest | {"scores": scores | {"recall@1": None, "reason": "no known query"}}
     assert "| recall@1 | not measured: no known query |" in model_card(unmeasured)
+    assert "more probable than not, if 50% of the animals were new" in card
+    unmeasured |= {"threshold": None, "decision": None}
     assert "no threshold: nothing in the data was unknown" in model_card(unmeasured)
 
 
