@@ -98,6 +98,16 @@ def test_camtrap_dp_has_the_tables_of_version_1(catalog: Catalog, tmp_path: Path
     assert any("2 rows have no date" in remark for remark in remarks)
 
 
+def test_camtrap_dp_names_media_types_and_file_paths_that_it_refuses(tmp_path: Path) -> None:
+    files = ["a.JPG", "b.heic", "c.webp", "d.avif", "e.tif", "f", ".g.png", "h..bmp"]
+    table = complete_rows(pd.DataFrame({"file": files, "individual": "Ada"}))
+    remarks = export_rows(ExportedRows(table, "new_whale"), "camtrap-dp", tmp_path / "out")
+    media = pd.read_csv(tmp_path / "out" / "media.csv")
+    types = ["jpeg", "heic", "webp", "avif", "tiff", "jpeg", "png", "bmp"]
+    assert media["fileMediatype"].tolist() == [f"image/{name}" for name in types]
+    assert any(remark.startswith("2 file paths begin with a dot") and ".g.png" in remark for remark in remarks)
+
+
 def test_the_bulk_import_of_wildbook_has_a_row_for_each_animal(catalog: Catalog, tmp_path: Path) -> None:
     catalog.table.loc[3, "individual"] = "=HYPERLINK(1)"
     remarks = exported(catalog, "wildbook", tmp_path / "out")

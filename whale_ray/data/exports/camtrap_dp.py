@@ -6,10 +6,10 @@ The tables are described at https://camtrap-dp.tdwg.org/data/.
 from __future__ import annotations
 
 import json
-import mimetypes
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -20,6 +20,13 @@ from whale_ray.data.image_io import Box
 
 _SCHEMAS = "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0"
 _DEPLOYMENT = "unknown"
+# Not those of `mimetypes`, which depend on the machine. Other endings count as JPEG.
+_MEDIA_TYPES = {
+    **dict.fromkeys((".tif", ".tiff"), "image/tiff"),
+    **dict.fromkeys((".heic", ".heif", ".hif"), "image/heic"),
+    **{f".{name}": f"image/{name}" for name in ("png", "webp", "bmp", "gif", "avif")},
+}
+_FILE_PATH = re.compile(r"(?![./~])(?!.*\.\.)")  # as the schema of media.filePath requires
 # All columns of the tables, in the order of the schemas.
 _COLUMNS = {
     "deployments": "deploymentID locationID locationName latitude longitude coordinateUncertainty deploymentStart "
@@ -57,6 +64,11 @@ def write_camtrap_dp(rows: ExportedRows, folder: Path) -> list[str]:
     remarks = ["complete latitude and longitude in deployments.csv, and contributors and spatial in datapackage.json"]
     if undated := times.count(""):
         remarks.append(f"{undated} rows have no date, which Camtrap DP requires")
+    if refused := [path for one in media.values() if not _FILE_PATH.match(path := one["filePath"])]:
+        remarks.append(
+            f"{len(refused)} file paths begin with a dot, slash or tilde, or contain '..', which Camtrap DP refuses: "
+            f"rename the files, such as {refused[0]}"
+        )
     boxed = rows.table["x0"].notna().sum()
     if boxed and (missing := without_size(rows)):
         remarks.append(f"{missing} rows lack their box: it is relative to the photograph, which was not found")
@@ -78,7 +90,7 @@ def _media(rows: ExportedRows, row: Mapping[str, str], time: str) -> dict[str, s
         "filePath": rows.path(row["file"]),
         "filePublic": "false",
         "fileName": row["file"].rsplit("/", 1)[-1],
-        "fileMediatype": mimetypes.guess_type(row["file"])[0] or "image/jpeg",
+        "fileMediatype": _MEDIA_TYPES.get(PurePosixPath(row["file"]).suffix.lower(), "image/jpeg"),
     }
 
 
