@@ -291,7 +291,7 @@ def test_a_fault_has_its_line_rule_and_remedy(tmp_path: Path, line: str, message
 )
 def test_an_encoder_of_an_unknown_family_is_refused(tmp_path: Path, encoder: str, expected: str) -> None:
     ((_, message),) = faults(tmp_path, PLAIN, [f"model.encoder={encoder}"])
-    assert "`model.encoder` must be tiny, torchvision:NAME or hf:NAME" in message
+    assert "`model.encoder` must be tiny, torchvision:NAME, hf:NAME" in message
     assert re.search(expected, message)
 
 
