@@ -100,6 +100,14 @@ def test_every_side_is_scored_on_the_same_queries(sides: SweepResult) -> None:
     assert result["queries"] == sum(row["queries"] for row in result["by_species"])
 
 
+def test_the_report_has_a_row_for_each_species(sides: SweepResult) -> None:
+    page = (sides.folder / "report.html").read_text()
+    table = page.partition("<h3>By species</h3>")[2].partition("</table>")[0]
+    assert all(f"<td>{name}</td>" in table for name in ("unknown", "blue", "fin"))
+    assert table.count("(common)") == 3
+    assert "side same" in page or "side weighted" in page
+
+
 def test_no_answer_is_of_another_species(sides: SweepResult, dataset: Dataset) -> None:
     queries = pd.read_parquet(trial_of(sides.folder) / "queries.parquet")
     species = dataset.table.set_index("image")["species"]

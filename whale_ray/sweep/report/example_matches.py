@@ -114,6 +114,7 @@ def find_examples(
         right: Largest number of right answers.
     """
     queries = pd.read_parquet(record.folder / "queries.parquet").dropna(subset=["cosine"])
+    queries = queries[queries["nearest_image"] != ""]  # without it there was no candidate of the query's species
     queries["sure"] = queries.get("match_probability", np.nan)
     queries = queries.sort_values(["sure", "cosine", "image"], ascending=[False, False, True])
     known, first = queries["known"].astype(bool), queries["rank"] == 1
@@ -175,13 +176,15 @@ class _Viewer:
     def example(self, query: Mapping[Any, Any]) -> Example:
         """Return the query with the nearest photographs of the answer and of the right (or another) individual."""
         image, truth, answer = (str(query[name]) for name in ("image", "individual", "nearest_individual"))
+        species = str(query.get("species", ""))
         gallery = self._gallery(self._split_of(image))
         distances, names = gallery.distances(image), gallery.individuals
-        wanted = [(names == answer, "the answer")]
+        wanted = [(gallery.images == str(query["nearest_image"]), "the answer")]
         if query["known"] and truth != answer:
             wanted.append((names == truth, "the right individual"))
         else:
-            wanted.append((names != answer, "nearest other individual"))
+            candidates = gallery.may_be_of(species) & (names != answer)
+            wanted.append((candidates, "nearest other individual"))
         answers = [self._nearest(gallery, distances, mask, role) for mask, role in wanted if mask.any()]
         shown = self._picture(image, truth, "query", None)
         return Example(shown, tuple(answers), int(query["rank"]), float(query["sure"]))
@@ -215,9 +218,14 @@ class _Gallery:
         )
         held = (parts == "train") & (individuals != unknown)
         self.images, self.individuals = table["image"].to_numpy(dtype=str)[held], individuals[held]
+        self._species = table["species"].to_numpy(dtype=str)[held]
         self._vectors = vectors[held]
         asking = table["image"].to_numpy(dtype=str)[parts == "val"]
         self._queries = dict(zip(asking, vectors[parts == "val"], strict=True))
+
+    def may_be_of(self, species: str) -> np.ndarray:
+        """Return whether each gallery photograph may be of a species, "" for an unknown one; bool."""
+        return np.isin(self._species, ["", species]) if species else np.ones(len(self._species), dtype=bool)
 
     def distances(self, image: str) -> np.ndarray:
         """Return the cosine distance of a query to each gallery photograph."""

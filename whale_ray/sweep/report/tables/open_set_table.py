@@ -1,4 +1,4 @@
-"""Open-set scores, reliability and the breakdown by gallery size of the best trial."""
+"""Open-set scores, reliability and scores by gallery size and species of the best trial."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class TrustScores:
     Attributes:
         scores: Rows with name, meaning, value, low, high, trivial.
         by_images: Scores by the number of gallery images of the individual.
+        by_species: Scores and threshold of each species; empty if no photograph has one.
         reliability: Plot of predicted against observed probability.
         decision: When an animal is decided as new, as a clause; empty if the threshold of map@5 decides.
         errors: Expected share of wrong answers by share of new animals: rows of new_share, error, known, new, trivial.
@@ -40,6 +41,7 @@ class TrustScores:
 
     scores: tuple[dict[str, Any], ...]
     by_images: tuple[dict[str, Any], ...]
+    by_species: tuple[dict[str, Any], ...]
     reliability: Plot | None
     decision: str
     errors: tuple[dict[str, float], ...]
@@ -62,7 +64,14 @@ def trust_scores(record: Record) -> TrustScores:
     ]
     by_images = [row for row in result.get("by_images") or () if row["queries"]]
     errors = tuple(result.get("expected_errors") or ())
-    return TrustScores(tuple(rows), tuple(by_images), _reliability(record), _decision(record), errors)
+    own, common = result.get("species_thresholds", {}), result.get("threshold")
+    by_species = [
+        {**row, "threshold": own.get(row["species"], common), "has_own": row["species"] in own}
+        for row in result.get("by_species") or ()
+    ]
+    return TrustScores(
+        tuple(rows), tuple(by_images), tuple(by_species), _reliability(record), _decision(record), errors
+    )
 
 
 def _decision(record: Record) -> str:
