@@ -212,7 +212,7 @@ def test_the_shadow_is_asked_for_the_same_box(bundle: Path) -> None:
 
     async def ask() -> None:
         service = web_service(bundle)
-        service.on_answer = lambda data, box, found: asked.append((data, box))
+        service.on_answer = lambda upload, found: asked.append((upload.data, upload.box))
         await service.answer([Upload(None, body, parse_box(boxes[1]))], top=1)
         await service.answer([Upload(None, body)], top=1)
         service.recognizer.decoders.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import sqlalchemy as sql
 from whale_ray.data.formats.animal_rows import animal_name
 from whale_ray.data.image_io import Box
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError, StoreError
+from whale_ray.inference.predictions import AnimalTraits
 from whale_ray.serving.gallery import database
 from whale_ray.serving.gallery.enrolled_pictures import (
     EnrolledPicture,
@@ -280,7 +282,7 @@ def test_a_store_of_another_format_is_refused(opened: Open) -> None:
     engine = opened().engine
     with engine.begin() as connection:
         connection.execute(sql.text("UPDATE whale_ray_store SET format = 99"))
-    with pytest.raises(StoreError, match=r"reads stores up to format 2, but .* has format 99"):
+    with pytest.raises(StoreError, match=r"reads stores up to format 3, but .* has format 99"):
         opened()
 
 
@@ -298,6 +300,17 @@ def test_a_database_without_boxes_is_upgraded_and_keeps_its_pictures(store: Enro
         ("enrolled-a.jpg", None),
         ("enrolled-a.jpg#1,2,30.5,40", box),
     ]
+
+
+def test_a_database_without_viewpoints_is_upgraded_and_keeps_its_pictures(store: EnrolmentStore, opened: Open) -> None:
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    with store.engine.begin() as connection:  # as format 2 was
+        for column in ("viewpoint", "species"):
+            connection.exec_driver_sql(f"ALTER TABLE pictures DROP COLUMN {column}")
+        connection.exec_driver_sql("UPDATE whale_ray_store SET format = 2")
+    traits = AnimalTraits("left", "blue")
+    opened().enrol("w_2", [dataclasses.replace(picture("b"), traits=traits)], bundle="b1")
+    assert [entry.traits for entry in opened().state().entries] == [AnimalTraits(), traits]
 
 
 def test_two_boxes_of_a_photograph_are_two_pictures(store: EnrolmentStore) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle import read_gallery_table
-from whale_ray.inference.predictions import QueryTraits, SearchedPool
+from whale_ray.inference.predictions import AnimalTraits, SearchedPool
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
@@ -150,7 +150,7 @@ def test_from_equal_vectors_the_ranking_is_equal_to_the_last_place(
     rows = {image: row for row, image in enumerate(table["image"])}
     queries = pd.read_parquet(record.folder / "queries.parquet")
     vectors = normalize_rows(views["plain"][[rows[image] for image in queries["image"]]])
-    traits = [QueryTraits(*one) for one in queries[["viewpoint", "species"]].to_numpy()]
+    traits = [AnimalTraits(*one) for one in queries[["viewpoint", "species"]].to_numpy()]
     for answer, query in zip(bundle.rank(vectors, top=50, traits=traits), queries.to_dict("records"), strict=True):
         ranked = [candidate.individual for candidate in answer.candidates]
         assert (ranked.index(query["individual"]) + 1 if query["individual"] in ranked else 0) == query["rank"]
@@ -194,7 +194,7 @@ def test_the_threshold_of_a_species_decides_if_the_animal_is_new(sides: SweepRes
     contents = Bundle.load(sides.bundle).contents
     manifest = contents.manifest | {"threshold": -1.0, "species_thresholds": {"fin": 1.5}}
     bundle = Bundle(dataclasses.replace(contents, manifest=manifest))
-    traits = [QueryTraits(species=species) for species in ("", "blue", "fin")]
+    traits = [AnimalTraits(species=species) for species in ("", "blue", "fin")]
     answers = bundle.rank(np.repeat(contents.gallery[:1], 3, axis=0).astype(np.float32), traits=traits)
     assert [answer.new_individual.decision for answer in answers] == ["known", "known", "new"]
 

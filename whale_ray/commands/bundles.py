@@ -79,13 +79,16 @@ def identify(
             help="x0,y0,x1,y1: an animal's box in pixels; repeatable: several of one photograph, or one each."
         ),
     ] = None,
+    view: Annotated[str, typer.Option(help="Viewpoint of the animals, such as left; one of the model's.")] = "",
+    species: Annotated[str, typer.Option(help="Species of the animals; one of the model's.")] = "",
     csv: Annotated[bool, typer.Option("--csv", help="Print rows for a spreadsheet instead of JSON lines.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the individuals that each photograph may show, as JSON lines, one JSON array or CSV."""
     if csv and as_json:
         raise InputError("--csv and --json exclude each other, but both were given. Leave one out")
-    answers = _answers(target, _expand_folders(images), top, encounter=encounter, boxes=_parse_boxes(box or []))
+    asked = {"top": top, "boxes": _parse_boxes(box or []), "view": view, "species": species}
+    answers = _answers(target, _expand_folders(images), encounter=encounter, **asked)
     if csv:
         from whale_ray.serving.http.content_negotiation import results_csv
 
@@ -149,14 +152,14 @@ def _parse_boxes(texts: list[str]) -> list[Box]:
         raise InputError(f"--box: {error}") from error
 
 
-def _answers(target: str, images: list[Path], top: int, *, encounter: bool, boxes: list[Box]) -> list[dict[str, Any]]:
+def _answers(target: str, images: list[Path], *, encounter: bool, **asked: Any) -> list[dict[str, Any]]:
     if target.startswith(("http://", "https://")):
         from whale_ray.serving.client import ask_service
 
-        return ask_service(target, images, top=top, encounter=encounter, boxes=boxes)
+        return ask_service(target, images, encounter=encounter, **asked)
     if encounter:
         raise InputError("--encounter needs a service, but a bundle was named. Serve the bundle and name its URL")
     from whale_ray.inference.predictor import Bundle
     from whale_ray.serving.http.content_negotiation import bundle_results
 
-    return bundle_results(Bundle.load(target), images, top=top, boxes=boxes)
+    return bundle_results(Bundle.load(target), images, **asked)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from whale_ray.inference.predictions import QueryTraits
+from whale_ray.inference.predictions import AnimalTraits
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class BundleContents:
     proxies: ClassProxies | None = None
 
     @property
-    def traits(self) -> list[QueryTraits]:
+    def traits(self) -> list[AnimalTraits]:
         """Viewpoint and species of each row of the table; "" for those that a bundle of an earlier version lacks."""
         unknown = [""] * len(self.table)
         columns = (self.table.get(name, unknown) for name in ("viewpoint", "species"))
-        return [QueryTraits(str(viewpoint), str(species)) for viewpoint, species in zip(*columns, strict=True)]
+        return [AnimalTraits(str(viewpoint), str(species)) for viewpoint, species in zip(*columns, strict=True)]

@@ -46,14 +46,14 @@ class NewIndividual:
 
 
 @dataclass(frozen=True)
-class QueryTraits:
-    """Viewpoint and species of the animal in a query; "" for unknown."""
+class AnimalTraits:
+    """Viewpoint and species of the animal in a photograph; "" for unknown."""
 
     viewpoint: str = ""
     species: str = ""
 
 
-UNKNOWN_TRAITS = QueryTraits()
+UNKNOWN_TRAITS = AnimalTraits()
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,14 @@ class Gallery:
         """True if any image has a viewpoint or a species."""
         return bool(self.searcher.viewpoints or self.searcher.species)
 
-    def check_traits(self, traits: QueryTraits) -> None:
+    def known_traits(self, traits: AnimalTraits) -> AnimalTraits:
+        """Return the traits without a viewpoint or species that no photograph has."""
+        return AnimalTraits(
+            traits.viewpoint if traits.viewpoint in self.searcher.viewpoints else "",
+            traits.species if traits.species in self.searcher.species else "",
+        )
+
+    def check_traits(self, traits: AnimalTraits) -> None:
         """Check that some photograph has the viewpoint and some the species.
 
         Raises:

@@ -21,9 +21,9 @@ from whale_ray.inference.golden_images import check_golden_images
 from whale_ray.inference.predictions import (
     MOST_CANDIDATES,
     UNKNOWN_TRAITS,
+    AnimalTraits,
     Gallery,
     Identification,
-    QueryTraits,
     RankedAnswers,
 )
 from whale_ray.inference.runtimes import TORCH
@@ -117,7 +117,7 @@ class Bundle:
         vectors: np.ndarray,
         individuals: Sequence[str],
         *,
-        traits: Sequence[QueryTraits] | None = None,
+        traits: Sequence[AnimalTraits] | None = None,
         ready: bool = False,
     ) -> PooledSearcher:
         """Return a searcher over another gallery, searched like the bundle's own.
@@ -139,14 +139,19 @@ class Bundle:
         searcher.prepare(self.setting.search_mode)
         return searcher
 
-    def threshold_of(self, traits: QueryTraits) -> float | None:
+    def threshold_of(self, traits: AnimalTraits) -> float | None:
         """Return the threshold of a query by its species; None if the bundle has no threshold."""
         return self.species_thresholds.get(traits.species, self.threshold)
+
+    def new_distance_of(self, traits: AnimalTraits) -> float | None:
+        """Return `new_distance` for a query by its species."""
+        threshold = self.threshold_of(traits)
+        return None if threshold is None or not self.setting.search_mode.plain else 1.0 - threshold
 
     @property
     def new_distance(self) -> float | None:
         """The distance to the nearest individual above which an animal is called new; None if no distance decides."""
-        return None if self.threshold is None or not self.setting.search_mode.plain else 1.0 - self.threshold
+        return self.new_distance_of(UNKNOWN_TRAITS)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -182,7 +187,7 @@ class Bundle:
         *,
         top: int = 5,
         gallery: Gallery | None = None,
-        traits: Sequence[QueryTraits] | None = None,
+        traits: Sequence[AnimalTraits] | None = None,
     ) -> list[Identification]:
         """Return an answer for each embedding.
 
@@ -236,7 +241,7 @@ class Bundle:
         """
         if not 1 <= top <= MOST_CANDIDATES:
             raise ValueError(f"`1 <= top <= {MOST_CANDIDATES}` must hold, but got {top}")
-        traits = QueryTraits(viewpoint, species)
+        traits = AnimalTraits(viewpoint, species)
         self.gallery.check_traits(traits)
         if not photographs:
             return []

@@ -30,7 +30,14 @@ class _RetryableAnswerError(Exception):
 
 
 def ask_service(
-    url: str, images: list[Path], *, top: int = 5, encounter: bool = False, boxes: Sequence[Box] = ()
+    url: str,
+    images: list[Path],
+    *,
+    top: int = 5,
+    encounter: bool = False,
+    boxes: Sequence[Box] = (),
+    view: str = "",
+    species: str = "",
 ) -> list[dict[str, Any]]:
     """Return the service's result for each photograph, in their order, with the `model` that gave it.
 
@@ -42,6 +49,8 @@ def ask_service(
         top: Number of candidates per photograph, 1 to 50.
         encounter: The photographs show one animal: one result for all of them, and a problem for each unusable one.
         boxes: Boxes in the only photograph, or one box for each photograph; each box has its own result.
+        view: Viewpoint of the animals; "" for unknown.
+        species: Species of the animals, likewise.
 
     Raises:
         InputError: If a file cannot be read, or the service does not answer or refuses.
@@ -52,15 +61,17 @@ def ask_service(
     calls = [([image], [] if box is None else [box]) for image, box in pairs]
     if encounter:
         calls = [(images, list(boxes))]
+    traits = {name: value for name, value in (("view", view), ("species", species)) if value}
+    query = {"top": top, "encounter": encounter, **traits}
     with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
-        return [result for call in calls for result in _identify(client, *call, top=top, encounter=encounter)]
+        return [result for call in calls for result in _identify(client, *call, query)]
 
 
 def _identify(
-    client: httpx.Client, images: list[Path], boxes: list[Box], *, top: int, encounter: bool
+    client: httpx.Client, images: list[Path], boxes: list[Box], query: dict[str, Any]
 ) -> list[dict[str, Any]]:
     files = [("image", (str(image), _read_image(image))) for image in images]
-    answer = _post(client, files, {"top": top, "encounter": encounter, "box": [format_box(box) for box in boxes]})
+    answer = _post(client, files, {**query, "box": [format_box(box) for box in boxes]})
     if answer.is_redirect:
         raise InputError(f"{client.base_url} leads to {answer.headers.get('Location')}. Name the service's own address")
     if answer.is_error:

@@ -28,12 +28,18 @@ class ModelQuery(BaseModel):
     model: str = Field("", description="Name of a model in `/v1/model`; default: the default model.")
 
 
+_VIEW = Field("", description="Viewpoint of the animals, one of `viewpoints` of `/v1/model`; default: unknown.")
+_SPECIES = Field("", description="Species of the animals, one of `species` of `/v1/model`; default: unknown.")
+
+
 class IdentifyQuery(ModelQuery):
     """Query parameters of `/v1/identify`."""
 
     top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="Number of candidates per photograph.")
     box: list[BoxParameter] = Field([], description=f"{_BOX_DESCRIPTION}; repeatable, a result each.")
     encounter: bool = Field(False, description="All photographs show one animal; they get one result.")
+    view: str = _VIEW
+    species: str = _SPECIES
 
 
 class PageQuery(ModelQuery):
@@ -59,6 +65,8 @@ class EnrolQuery(IndividualQuery):
     box: list[BoxParameter] = Field(
         [], description=f"{_BOX_DESCRIPTION}; repeatable: boxes of one photograph, or one for each."
     )
+    view: str = _VIEW
+    species: str = _SPECIES
 
 
 class IndividualPageQuery(PageQuery):

@@ -29,6 +29,10 @@ class NewIndividual(BaseModel):
     decision: Literal["new", "known"]
 
 
+_LEFT_OUT = ("box", "pool")
+"""Fields of a result that are left out instead of null."""
+
+
 class Candidate(BaseModel):
     """An individual that the photograph may show."""
 
@@ -42,17 +46,24 @@ class Candidate(BaseModel):
     thumbnail: str | None = Field(description="URL path of its thumbnail; null if the bundle has none.")
 
 
+class SearchedPool(BaseModel):
+    """Part of the gallery that was searched."""
+
+    view: str | None = Field(description="The only viewpoint, beside unknown ones; null: all viewpoints.")
+    species: str | None = Field(description="The only species, beside unknown ones; null: all species.")
+    images: int = Field(description="Number of its photographs.")
+    individuals: int = Field(description="Number of its individuals.")
+
+
 class _WithBox(BaseModel):
     box: Box | None = Field(
         None, description="Box in the photograph: x0, y0, x1, y1 in pixels. Left out for a whole photograph."
     )
 
     @model_serializer(mode="wrap")
-    def _without_missing_box(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_missing_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = serialize(self)
-        if written.get("box", ()) is None:
-            del written["box"]
-        return written
+        return {name: value for name, value in written.items() if value is not None or name not in _LEFT_OUT}
 
 
 class Identified(_WithBox):
@@ -62,6 +73,9 @@ class Identified(_WithBox):
     views: int = Field(1, description="Number of photographs behind this result.")
     new_individual: NewIndividual
     candidates: list[Candidate]
+    pool: SearchedPool | None = Field(
+        None, description="Part of the gallery that was searched. Left out by models without viewpoints and species."
+    )
 
 
 class Unidentified(_WithBox):
@@ -116,6 +130,9 @@ class ModelCard(BaseModel):
         description="An animal is decided as new if its probability of being new is at least one half; null if the "
         "threshold decides."
     )
+    species_thresholds: dict[str, float] = Field(description="The threshold of species that have one of their own.")
+    viewpoints: list[str] = Field(description="Viewpoints of the gallery, values of `view` of `/v1/identify`.")
+    species: list[str] = Field(description="Species of the gallery, values of `species` of `/v1/identify`.")
     retrieval: dict[str, Any]
     scores: dict[str, Any] = Field(description="Scores on validation photographs, with 95 % intervals.")
     data_fingerprint: str

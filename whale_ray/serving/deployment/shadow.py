@@ -14,7 +14,8 @@ from whale_ray.serving.deployment.settings import ServeSettings
 
 if TYPE_CHECKING:
     from whale_ray.data.image_io import Box
-    from whale_ray.inference.predictions import Identification
+    from whale_ray.inference.predictions import AnimalTraits, Identification
+    from whale_ray.serving.http.uploads import Upload
 
 _log = logging.getLogger(__name__)
 
@@ -28,19 +29,21 @@ class ShadowReplica:
 
         bundle, encoder = load_encoder(path, settings)
         self._id = bundle.id
+        self._known_traits = bundle.gallery.known_traits
         self._recogniser = make_recogniser(bundle, encoder, settings, open_store(settings.store))
         self._counts = {"compared": 0, "agreed": 0, "failed": 0}
 
-    async def compare(self, data: bytes, box: Box | None, live: str | None) -> None:
+    async def compare(self, data: bytes, box: Box | None, traits: AnimalTraits, live: str | None) -> None:
         """Identify an image and count whether the first individual is the live one.
 
         Args:
             data: Bytes of the image file.
             box: Box of the animal in it; None for the whole image.
+            traits: Its viewpoint and species; those that the shadow's gallery lacks count as unknown.
             live: First individual of the live answer; None for a new individual.
         """
         try:
-            found = await self._recogniser.identify(data, top=1, box=box)
+            found = await self._recogniser.identify(data, top=1, box=box, traits=self._known_traits(traits))
         except Exception:
             self._counts["failed"] += 1
             _log.warning("the shadow %s could not answer", self._id, exc_info=True)
@@ -62,24 +65,23 @@ class ShadowCaller:
         self._tasks: set[asyncio.Task[None]] = set()
         self._left_out = 0
 
-    def offer(self, data: bytes, box: Box | None, found: Identification) -> None:
+    def offer(self, upload: Upload, found: Identification) -> None:
         """Send an image to the shadow, unless too many are under way.
 
         Args:
-            data: Bytes of the image file.
-            box: Box of the animal in it; None for the whole image.
+            upload: The image.
             found: The live answer.
         """
         if len(self._tasks) >= self._most:
             self._left_out += 1
             return
-        task = asyncio.create_task(self._compare(data, box, first_individual(found)))
+        task = asyncio.create_task(self._compare(upload, first_individual(found)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _compare(self, data: bytes, box: Box | None, live: str | None) -> None:
+    async def _compare(self, upload: Upload, live: str | None) -> None:
         try:
-            await self._handle.compare.remote(data, box, live)
+            await self._handle.compare.remote(upload.data, upload.box, upload.traits, live)
         except Exception:
             self._left_out += 1
             _log.warning("the shadow did not answer", exc_info=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from whale_ray.data.image_io import Box
 from whale_ray.errors import ImageError
-from whale_ray.inference.predictions import Identification
+from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits, Identification
 from whale_ray.retrieval.search.exact_search import use_threads
 from whale_ray.serving.engine.decoder_pool import Decoded, DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
@@ -33,7 +33,8 @@ _EMBED_CHUNK = 256  # enrolled pictures that are embedded before the gallery is 
 _log = logging.getLogger(__name__)
 
 
-_SearchRequest = tuple[np.ndarray, int]  # a prepared photograph or its embedding, and how many individuals are wanted
+# A prepared photograph or its embedding, the number of individuals, viewpoint and species.
+_SearchRequest = tuple[np.ndarray, int, AnimalTraits]
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,16 @@ class Recognizer:
         answered, _ = await asyncio.wait({self._asking}, timeout=_STORE_TIMEOUT)
         return None if answered and not self._asking.exception() else "the database of enrolments does not answer"
 
-    async def identify(self, data: bytes, *, top: int, box: Box | None = None) -> Identification:
+    async def identify(
+        self, data: bytes, *, top: int, box: Box | None = None, traits: AnimalTraits = UNKNOWN_TRAITS
+    ) -> Identification:
         """Return the answer for one image.
 
         Args:
             data: The image file.
             top: Number of individuals.
             box: x0, y0, x1, y1 of the animal in pixels of the upright image; None for the whole image.
+            traits: Viewpoint and species of the animal.
 
         Raises:
             ImageError: If the image cannot be used.
@@ -114,25 +118,28 @@ class Recognizer:
         (array,) = await self.decode(data, [box])
         if isinstance(array, ImageError):
             raise array
-        return await self.identify_decoded(array, top=top)
+        return await self.identify_decoded(array, top=top, traits=traits)
 
-    async def identify_decoded(self, array: np.ndarray, *, top: int) -> Identification:
+    async def identify_decoded(
+        self, array: np.ndarray, *, top: int, traits: AnimalTraits = UNKNOWN_TRAITS
+    ) -> Identification:
         """Return the answer for one decoded image.
 
         Args:
             array: Encoder input as `decode` returns it, uint8, shape (H, W, 3).
             top: Number of individuals.
+            traits: Viewpoint and species of the animal.
 
         Raises:
             StoreError: If the store does not answer.
         """
         if self._at_once is None:
-            return await self.rank(await self.embed(array), top=top)
+            return await self.rank(await self.embed(array), top=top, traits=traits)
         asked = time.perf_counter()
-        found = await self._at_once.submit((array, top))
+        found = await self._at_once.submit((array, top, traits))
         observe("whale_ray_stage_seconds", found.began - asked, stage="embed")
         observe("whale_ray_stage_seconds", time.perf_counter() - found.began, stage="search")
-        return await self._completed(found, top)
+        return await self._completed(found, top, traits)
 
     async def decode(self, data: bytes, boxes: Sequence[Box | None]) -> list[np.ndarray | ImageError]:
         """Return the encoder input of each box, uint8, shape (H, W, 3), or the error if it cannot be used.
@@ -150,25 +157,26 @@ class Recognizer:
         with time_stage("embed"):
             return await self.encoder.embed(array)
 
-    async def rank(self, vector: np.ndarray, *, top: int) -> Identification:
+    async def rank(self, vector: np.ndarray, *, top: int, traits: AnimalTraits = UNKNOWN_TRAITS) -> Identification:
         """Return the answer for one embedding.
 
         Args:
             vector: The embedding, shape (D,).
             top: Number of individuals.
+            traits: Viewpoint and species of the animal.
 
         Raises:
             StoreError: If the store does not answer.
         """
         with time_stage("search"):
-            found = await self._search.submit((vector, top))
-        return await self._completed(found, top)
+            found = await self._search.submit((vector, top, traits))
+        return await self._completed(found, top, traits)
 
-    async def _completed(self, found: _SearchResult, top: int) -> Identification:
+    async def _completed(self, found: _SearchResult, top: int, traits: AnimalTraits) -> Identification:
         """Return the answer, searched again if an enrolled picture had no embedding of this bundle yet."""
         if not found.complete:
             await self.snapshot()
-            found = await self._search.submit((found.vector, top))
+            found = await self._search.submit((found.vector, top, traits))
         return found.identification
 
     async def snapshot(self) -> GallerySnapshot:
@@ -227,10 +235,10 @@ class Recognizer:
         """Return the first individuals for each vector."""
         began = time.perf_counter()
         observe("whale_ray_batch_size", len(asked), stage="search")
-        vectors, tops = zip(*asked, strict=True)
+        vectors, tops, traits = zip(*asked, strict=True)
         with self._pace.running(len(asked)):
-            snapshot = self.live_gallery.snapshot()
-            found = self.live_gallery.bundle.rank(np.stack(vectors), top=max(tops), gallery=snapshot.gallery)
+            snapshot, bundle = self.live_gallery.snapshot(), self.live_gallery.bundle
+            found = bundle.rank(np.stack(vectors), top=max(tops), gallery=snapshot.gallery, traits=traits)
         return [
             _SearchResult(one.first(top), not snapshot.missing, vector, began)
             for one, top, vector in zip(found, tops, vectors, strict=True)
@@ -238,5 +246,5 @@ class Recognizer:
 
 
 def _embed_requests(encoder: LocalEncoder, asked: list[_SearchRequest]) -> list[_SearchRequest]:
-    arrays, tops = zip(*asked, strict=True)
-    return list(zip(encoder.embed_now(list(arrays)), tops, strict=True))
+    arrays, tops, traits = zip(*asked, strict=True)
+    return list(zip(encoder.embed_now(list(arrays)), tops, traits, strict=True))

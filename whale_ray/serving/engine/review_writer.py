@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from whale_ray.data.image_io import Box
 from whale_ray.errors import StoreError
-from whale_ray.inference.predictions import Identification
+from whale_ray.inference.predictions import AnimalTraits, Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.gallery.enrolled_pictures import picture_digest
@@ -31,17 +31,18 @@ class ReviewWriter:
         self._queue, self._decoders, self._bundle = queue, decoders, bundle
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def offer(self, data: bytes, box: Box | None, found: Identification) -> None:
+    def offer(self, data: bytes, box: Box | None, traits: AnimalTraits, found: Identification) -> None:
         """Add the image if its individual seems new.
 
         Args:
             data: The image file.
             box: Box of the animal in it; None for the whole image.
+            traits: Viewpoint and species of the animal.
             found: The answer.
         """
         nearest = found.candidates[0] if found.candidates else None
         distance = nearest.distance if nearest else 2.0
-        if found.new_individual.decision != "new" and not needs_review(distance, self._bundle.new_distance):
+        if found.new_individual.decision != "new" and not needs_review(distance, self._bundle.new_distance_of(traits)):
             return
         if len(self._tasks) >= MAX_PENDING_REVIEWS:
             _log.warning(

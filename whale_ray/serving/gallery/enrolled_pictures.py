@@ -11,6 +11,7 @@ import numpy as np
 from whale_ray.data.decoding.image_formats import EXTENSIONS, recognize_format
 from whale_ray.data.formats.animal_rows import animal_name, box_text
 from whale_ray.data.image_io import Box
+from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class EnrolledPicture:
         thumbnail: JPEG thumbnail.
         vector: Its embedding.
         box: Box of the animal; None for the whole photograph.
+        traits: Its viewpoint and species.
     """
 
     digest: str
@@ -32,6 +34,7 @@ class EnrolledPicture:
     thumbnail: bytes
     vector: np.ndarray
     box: Box | None = None
+    traits: AnimalTraits = UNKNOWN_TRAITS
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Entry:
     image: str
     individual: str
     box: Box | None = None
+    traits: AnimalTraits = UNKNOWN_TRAITS
 
     @property
     def file(self) -> str:

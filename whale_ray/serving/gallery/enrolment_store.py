@@ -15,6 +15,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError
 
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError
+from whale_ray.inference.predictions import AnimalTraits
 from whale_ray.serving.gallery.check_database_exists import check_database_exists
 from whale_ray.serving.gallery.database import connect, erase_leftovers, read_version, translated_errors
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture, Entry, StoreState, Version
@@ -61,10 +62,15 @@ class EnrolmentStore:
             # The version first: what is changed while this reads is then read once more.
             version = connection.execute(sql.select(STATE.c.version)).scalar_one()
             hidden = connection.execute(sql.select(HIDDEN.c.kind, HIDDEN.c.name)).all()
-            columns = sql.select(PICTURES.c.digest, PICTURES.c.name, ENTRIES.c.individual, PICTURES.c.box)
+            picture, own = PICTURES.c, (PICTURES.c.viewpoint, PICTURES.c.species)
+            columns = sql.select(picture.digest, picture.name, ENTRIES.c.individual, picture.box, *own)
             rows = connection.execute(_join_current(columns).order_by(ENTRIES.c.number)).all()
         images, individuals = (frozenset(name for of, name in hidden if of == kind) for kind in (_IMAGE, _INDIVIDUAL))
-        return StoreState(version, tuple(Entry(*row) for row in rows), images, individuals)
+        entries = [
+            Entry(digest, name, individual, box, AnimalTraits(viewpoint or "", species or ""))
+            for digest, name, individual, box, viewpoint, species in rows
+        ]
+        return StoreState(version, tuple(entries), images, individuals)
 
     def enrol(self, individual: str, pictures: Sequence[EnrolledPicture], *, bundle: str) -> list[bool]:
         """Add pictures, all or none; return whether each is new. A picture that is already there stays.

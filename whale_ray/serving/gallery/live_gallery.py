@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.data.formats.animal_rows import BOX, animal_name
-from whale_ray.inference.predictions import Gallery, QueryTraits
+from whale_ray.inference.predictions import Gallery
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.gallery.enrolled_pictures import Entry, StoreState
@@ -118,7 +118,7 @@ class LiveGallery:
             [self._vectors[entry.digest] for entry in there], (len(there), self._bundle_vectors.shape[1])
         )
         vectors = np.concatenate([self._bundle_vectors[rows], normalize_rows(added)])
-        traits = [*(self.bundle.traits[row] for row in rows), *(QueryTraits() for _ in there)]
+        traits = [*(self.bundle.traits[row] for row in rows), *(entry.traits for entry in there)]
         searcher = self.bundle.build_searcher(vectors, individuals, traits=traits, ready=True)
         known = self._vectors.keys() | self._excluded
         missing = tuple(entry for entry in entries if entry.digest not in known)

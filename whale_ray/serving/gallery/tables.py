@@ -11,7 +11,7 @@ from whale_ray.data.decoding.box_arguments import parse_box
 from whale_ray.data.formats.animal_rows import box_text
 from whale_ray.data.image_io import Box
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 METADATA = sql.MetaData()
 _DIGEST = sql.String(64)
 
@@ -80,6 +80,8 @@ PICTURES = sql.Table(
     sql.Column("data", sql.LargeBinary, nullable=False),
     sql.Column("thumbnail", sql.LargeBinary, nullable=False),
     sql.Column("box", _BoxText),
+    sql.Column("viewpoint", sql.Text),
+    sql.Column("species", sql.Text),
 )
 # A picture is in the gallery from version `since` to the one before `until`; without `until` it is there now.
 ENTRIES = sql.Table(
@@ -119,7 +121,10 @@ QUERIES = sql.Table(
     sql.Column("thumbnail", sql.LargeBinary, nullable=False),
     sql.Column("box", _BoxText),
 )
-_ADDED_COLUMNS: dict[int, tuple[sql.Column[Any], ...]] = {2: (PICTURES.c.box, QUERIES.c.box)}
+_ADDED_COLUMNS: dict[int, tuple[sql.Column[Any], ...]] = {
+    2: (PICTURES.c.box, QUERIES.c.box),
+    3: (PICTURES.c.viewpoint, PICTURES.c.species),
+}
 """Nullable columns that each format added to the one before."""
 
 

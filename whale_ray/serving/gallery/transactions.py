@@ -52,6 +52,7 @@ class GalleryTransaction:
             bundle: Id of the bundle that made its vector.
         """
         row = {name: getattr(picture, name) for name in ("digest", "name", "data", "thumbnail", "box")}
+        row |= {"viewpoint": picture.traits.viewpoint, "species": picture.traits.species}
         if not self._there(PICTURES, PICTURES.c.digest == picture.digest):
             self.connection.execute(PICTURES.insert().values(row))
         if not self._there(VECTORS, (VECTORS.c.digest == picture.digest) & (VECTORS.c.bundle == bundle)):

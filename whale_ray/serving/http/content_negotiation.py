@@ -30,6 +30,7 @@ COLUMNS = (
     "image",
     "problem",
 )
+POOL_COLUMNS = ("pool_view", "pool_species", "pool_images", "pool_individuals")  # if the model knows either
 BOX = "box"  # a last column, if boxes were asked for
 
 
@@ -77,14 +78,18 @@ def answer_csv(answer: Answer) -> str:
 def results_csv(results: Iterable[Mapping[str, Any]]) -> str:
     """Return the CSV text of results in their JSON form, each with the `model` that gave it."""
     results = list(results)
-    columns = (*COLUMNS, BOX) if any(result.get(BOX) for result in results) else COLUMNS
+    columns = list(COLUMNS)
+    columns += POOL_COLUMNS if any(result.get("pool") for result in results) else ()
+    columns += [BOX] if any(result.get(BOX) for result in results) else []
     written = io.StringIO()
     table = csv.DictWriter(written, columns, restval="", lineterminator="\r\n")
     table.writeheader()
     for result in results:
         box = {BOX: format_box(result[BOX])} if result.get(BOX) else {}
+        pool = result.get("pool") or {}
+        searched = dict(zip(POOL_COLUMNS, pool.values(), strict=True)) if pool else {}
         for row in _rows(result):
-            cells = {"filename": result["filename"], "model": result["model"], **row, **box}
+            cells = {"filename": result["filename"], "model": result["model"], **row, **searched, **box}
             table.writerow({name: _cell(value) for name, value in cells.items()})
     return written.getvalue()
 
@@ -105,7 +110,7 @@ def _cell(value: object) -> object:
 
 
 def bundle_results(
-    bundle: Bundle, images: Sequence[Path], *, top: int, boxes: Sequence[Box] = ()
+    bundle: Bundle, images: Sequence[Path], *, top: int, boxes: Sequence[Box] = (), view: str = "", species: str = ""
 ) -> list[dict[str, Any]]:
     """Return a bundle's result for each image in the form of the HTTP API.
 
@@ -114,18 +119,24 @@ def bundle_results(
         images: Image files.
         top: Number of candidates per image.
         boxes: Boxes in the only image, or one box for each image.
+        view: Viewpoint of the animals; "" for unknown.
+        species: Species of the animals, likewise.
 
     Raises:
         ImageError: If an image cannot be used.
-        InputError: If several images do not have a box each.
+        InputError: If several images do not have a box each, or the gallery has no such viewpoint or species.
     """
     asked = pair_boxes(images, boxes)
-    found = bundle.identify([image for image, _ in asked], top=top, boxes=[box for _, box in asked])
+    paths, crops = [image for image, _ in asked], [box for _, box in asked]
+    found = bundle.identify(paths, top=top, boxes=crops, viewpoint=view, species=species)
     answers = [asdict(answer) for answer in found]
     for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
         candidate["distance"] = round(candidate["distance"], DISTANCE_DECIMALS)
         # of this bundle's own search, which a service does not tell either
         del candidate["row"], candidate["score"]
+    for answer in answers:
+        if answer["pool"] is None:
+            del answer["pool"]
     named = zip(asked, answers, strict=True)
     return [
         {"model": bundle.id, **answer, "filename": str(image), **({} if box is None else {BOX: box})}

@@ -13,9 +13,9 @@ from fastapi import Depends, Query, Request
 
 from whale_ray.data.formats.animal_rows import box_text
 from whale_ray.data.image_io import Box
-from whale_ray.errors import ImageError
+from whale_ray.errors import ImageError, InputError
 from whale_ray.inference.bundle_contents import ExamplePhoto
-from whale_ray.inference.predictions import Identification
+from whale_ray.inference.predictions import AnimalTraits, Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.engine.recognizer import Recognizer
@@ -57,11 +57,28 @@ class ModelService:
             _UPLOADS_PER_CALL * most_calls, most_bytes=_UPLOAD_BYTES, seconds=limits.seconds
         )
         self._name = name
-        self.on_answer: Callable[[bytes, Box | None, Identification], None] = lambda data, box, found: None
+        self.on_answer: Callable[[Upload, Identification], None] = lambda upload, found: None
         self.live_gallery, self.review_queue = recognizer.live_gallery, review_queue
         self._review_writer = None
         if review_queue is not None:
             self._review_writer = ReviewWriter(review_queue, recognizer.decoders, bundle)
+
+    def check_traits(self, view: str, species: str) -> AnimalTraits:
+        """Return viewpoint and species of a call's animals.
+
+        Args:
+            view: The viewpoint; "" for unknown.
+            species: The species, likewise.
+
+        Raises:
+            RefusalError: 422, if the bundle's gallery lacks one of them.
+        """
+        traits = AnimalTraits(view, species)
+        try:
+            self.bundle.gallery.check_traits(traits)
+        except InputError as error:
+            raise RefusalError(422, str(error)) from error
+        return traits
 
     async def answer(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
         """Return a result for each image.
@@ -102,7 +119,7 @@ class ModelService:
         if not used:
             raise faults[0][1]
         mean = normalize_rows(np.sum([vector for _, vector in used], axis=0)[None])[0]
-        found = await self.recognizer.rank(mean, top=top)
+        found = await self.recognizer.rank(mean, top=top, traits=used[0][0].traits)
         for upload, _ in used:
             self._queue_for_review(upload, found)
         if len(used) > 1:
@@ -119,14 +136,14 @@ class ModelService:
     async def _identify(self, upload: Upload, array: np.ndarray | ImageError, top: int) -> Identified | ImageError:
         if isinstance(array, ImageError):
             return array
-        found = await self.recognizer.identify_decoded(array, top=top)
+        found = await self.recognizer.identify_decoded(array, top=top, traits=upload.traits)
         self._queue_for_review(upload, found)
-        self.on_answer(upload.data, upload.box, found)
+        self.on_answer(upload, found)
         return self._identified(upload.filename, found, box=upload.box)
 
     def _queue_for_review(self, upload: Upload, found: Identification) -> None:
         if self._review_writer is not None:
-            self._review_writer.offer(upload.data, upload.box, found)
+            self._review_writer.offer(upload.data, upload.box, upload.traits, found)
 
     async def _embed_boxes(self, group: list[Upload]) -> list[np.ndarray | ImageError]:
         """Return the embedding (D,), or the error, of each box of one image."""
@@ -144,10 +161,9 @@ class ModelService:
         candidates = [
             {**vars(candidate), "thumbnail": self._thumbnail(candidate.image)} for candidate in found.candidates
         ]
-        new = vars(found.new_individual)
-        return Identified.model_validate(
-            {"filename": filename, "box": box, "views": views, "new_individual": new, "candidates": candidates}
-        )
+        new, pool = vars(found.new_individual), found.pool and vars(found.pool)
+        result = {"filename": filename, "box": box, "views": views, "new_individual": new, "candidates": candidates}
+        return Identified.model_validate({**result, "pool": pool})
 
     async def prepare_pictures(self, uploads: list[Upload]) -> list[EnrolledPicture]:
         """Return the pictures to enrol.
@@ -166,7 +182,7 @@ class ModelService:
                     name = f" ({upload.filename})" if upload.filename else ""
                     place = f"photograph {len(pictures) + 1}" if upload.box is None else f"box {box_text(upload.box)}"
                     raise type(one)(f"{place}{name}: {one}. No photograph of this call was enrolled") from one
-                pictures.append(one)
+                pictures.append(replace(one, traits=upload.traits))
         return pictures
 
     async def examples(self) -> dict[int, ExamplePhoto]:
@@ -204,7 +220,7 @@ def _problem_result(upload: Upload, error: ImageError) -> Unidentified:
 
 def _without_probabilities(found: Identification) -> Identification:
     candidates = tuple(replace(candidate, probability=None) for candidate in found.candidates)
-    return Identification(replace(found.new_individual, probability=None), candidates)
+    return replace(found, new_individual=replace(found.new_individual, probability=None), candidates=candidates)
 
 
 def model_name(request: Request, services: Mapping[str, ModelService]) -> str:

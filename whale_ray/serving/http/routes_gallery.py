@@ -19,7 +19,7 @@ from whale_ray.serving.gallery import review_queue
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
-from whale_ray.serving.http.uploads import Upload, read_uploads, with_boxes
+from whale_ray.serving.http.uploads import Upload, read_uploads, with_boxes, with_traits
 from whale_ray.serving.problem_details import RefusalError
 from whale_ray.serving.resource_names import check_new_name, resolve_name
 from whale_ray.serving.schemas import (
@@ -47,14 +47,16 @@ async def enrol(id: str, request: Request, query: parameters.EnrolParameters, se
     """Add photographs to a new or existing individual, all or none.
 
     They are durable when the call is answered. Photographs that are already enrolled stay as they are. With `box` the
-    animal in the box is enrolled: other boxes of the photograph may be enrolled under other individuals.
+    animal in the box is enrolled: other boxes of the photograph may be enrolled under other individuals. `view` and
+    `species` are kept with it; without them it is a candidate of every query.
     """
     _require_store(service)
+    traits = service.check_traits(query.view, query.species)
     id = resolve_name(id, query.individual, parameter="individual")
     async with service.upload_budget.receive_upload() as take:  # as of `identify`
         await _check_name(id, service)
         uploads = await read_uploads(request, service.limits, take=take)
-    uploads = with_boxes(uploads, query.box, service.limits)
+    uploads = with_traits(with_boxes(uploads, query.box, service.limits), traits)
     with service.admission.admit(len(uploads)):
         return await _enrol(id, uploads, service)
 

@@ -11,7 +11,7 @@ from whale_ray.serving.auth.api_keys import IDENTIFY
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.content_negotiation import negotiate_response
 from whale_ray.serving.http.model_service import SelectedModel
-from whale_ray.serving.http.uploads import read_uploads, with_boxes
+from whale_ray.serving.http.uploads import read_uploads, with_boxes, with_traits
 from whale_ray.serving.query_parameters import IdentifyQuery
 from whale_ray.serving.schemas import Answer
 
@@ -35,11 +35,14 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
 
     In a call with several photographs each one has its own result or problem; for a single photograph the problem is
     the answer. With `box` each box has its own result: boxes of one photograph, or one box for each of several. With
-    `encounter` all photographs show one animal and get one result. The answer is JSON or, by `Accept`, CSV.
+    `encounter` all photographs show one animal and get one result. `view` and `species` of the animals limit the search
+    in a model that knows viewpoints or species; `pool` of each result says which part of the gallery was searched. The
+    answer is JSON or, by `Accept`, CSV.
     """
+    traits = service.check_traits(query.view, query.species)
     async with service.upload_budget.receive_upload() as take:  # a slow upload must not hold capacity
         uploads = await read_uploads(request, service.limits, take=take)
-    uploads = with_boxes(uploads, query.box, service.limits)
+    uploads = with_traits(with_boxes(uploads, query.box, service.limits), traits)
     with service.admission.admit(len(uploads)):
         found = service.answer_encounter if query.encounter else service.answer
         results = await found(uploads, top=query.top)

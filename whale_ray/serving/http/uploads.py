@@ -15,6 +15,7 @@ from starlette.types import Message, Receive
 from whale_ray.data.decoding.box_arguments import pair_boxes
 from whale_ray.data.image_io import Box
 from whale_ray.errors import InputError
+from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits
 from whale_ray.serving.problem_details import RefusalError
 
 _REMEDY = (
@@ -36,11 +37,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Upload:
-    """One image as it was sent, with the box of an animal in it; a raw body has no file name."""
+    """One image as it was sent, with the animal in it: box, viewpoint and species; a raw body has no file name."""
 
     filename: str | None
     data: bytes
     box: Box | None = None
+    traits: AnimalTraits = UNKNOWN_TRAITS
 
 
 async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int], None]) -> list[Upload]:
@@ -85,6 +87,16 @@ def with_boxes(uploads: list[Upload], boxes: Sequence[Box], limits: Limits) -> l
         return [replace(upload, box=box) for upload, box in pair_boxes(uploads, boxes)]
     except InputError as error:
         raise RefusalError(400, str(error)) from error
+
+
+def with_traits(uploads: list[Upload], traits: AnimalTraits) -> list[Upload]:
+    """Return the uploads with the viewpoint and species of their animals.
+
+    Args:
+        uploads: The images of a call.
+        traits: Viewpoint and species of all of them.
+    """
+    return [replace(upload, traits=traits) for upload in uploads]
 
 
 def group_boxes(uploads: Sequence[Upload]) -> list[list[Upload]]:
