@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 from services import KEY, LIMITS, Running, plain_server, web_service
 
+from whale_ray.inference.bundle import write_bundle
 from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel
 from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import read_keys
@@ -357,6 +359,25 @@ def test_the_selected_model_answers(page: Page, bundle: Path, tmp_path: Path) ->
         page.get_by_role("radio", name="default").check()
         page.get_by_role("button", name="Identify").click()
         wait_for_status(page, "Answered by tiny-00000000")
+
+
+def test_viewpoint_and_species_are_chosen_where_the_model_knows_them(page: Page, bundle: Path, tmp_path: Path) -> None:
+    whole = services.contents()
+    table = whole.table.assign(viewpoint=["left", "right", ""] * len(INDIVIDUALS))
+    sides = write_bundle(dataclasses.replace(whole, table=table), tmp_path / "sides")
+    plain = web_service(bundle, name="plain")
+    with plain_server(web_service(sides), plain=plain) as address:
+        page.goto(address)
+        ask(page, photograph(tmp_path))
+        page.get_by_text("Searched: all 18 photographs of 6 individuals.").wait_for()
+        assert page.locator("#species").is_hidden()
+        with page.expect_request(re.compile("/v1/identify")) as asked:
+            page.get_by_label("Viewpoint").select_option("left")
+            page.get_by_role("button", name="Identify").click()
+        assert "view=left" in asked.value.url
+        wait_for_status(page, "Answered by")
+        page.get_by_role("radio", name="plain").check()
+        page.locator("#animals").wait_for(state="hidden")
 
 
 def test_a_probably_new_animal_is_shown_with_its_probability(page: Page, bundle: Path, tmp_path: Path) -> None:

@@ -49,12 +49,19 @@ export function card(answer, {onEnrol, onReject}) {
     if (probability !== null) {
       made.append(element('p', {}, fill(words.probability_new, {percent: percent(probability)})));
     }
+    if (answer.result.pool) made.append(element('p', {className: 'hint'}, searched(answer.result.pool)));
     if (!answer.candidates.length) made.append(element('p', {}, words.no_candidates));
     const yours = element('div', {className: 'yours'}, query, nameForm(onEnrol));
     const candidates = answer.candidates.map(one => candidateItem(one, {onEnrol, onReject}));
     made.append(element('div', {className: 'pair'}, yours, element('ol', {className: 'candidates'}, ...candidates)));
   }
   return made;
+}
+
+/** Return the part of the gallery that was searched as a sentence. */
+function searched({view, species, images, individuals}) {
+  const limits = [view, species].filter(Boolean).join(', ');
+  return fill(limits ? words.searched_part : words.searched_all, {limits, images, individuals});
 }
 
 function nameForm(onEnrol) {

@@ -17,9 +17,11 @@ export class Problem extends Error {
  * Return the response of a call that succeeds; throw Problem otherwise.
  * Every call is idempotent, so a cut connection and 503 are tried again. A call without an answer in time is not.
  */
-export async function call(method, address, {model = '', photograph = null, box = null, headers = {}} = {}) {
+export async function call(method, address, {model = '', photograph = null, box = null, view = '', species = '', headers = {}} = {}) {
   const url = new URL(address, location.origin);
-  if (model) url.searchParams.set('model', model);
+  for (const [name, value] of Object.entries({model, view, species})) {
+    if (value) url.searchParams.set(name, value);
+  }
   if (box) url.searchParams.set('box', box.join(','));
   let body = null;
   if (photograph) {
@@ -58,8 +60,8 @@ async function problemOf(response) {
   }
 }
 
-export async function modelCard() {
-  return (await call('GET', '/v1/model')).json();
+export async function modelCard(model = '') {
+  return (await call('GET', '/v1/model', {model})).json();
 }
 
 export async function examplesOf(model) {
@@ -67,18 +69,18 @@ export async function examplesOf(model) {
 }
 
 /** Return the bundle's id and the results of one photograph ({file, box}); throw Problem if it cannot be used. */
-export async function identify({file, box}, model) {
-  const answer = await (await call('POST', '/v1/identify', {model, photograph: file, box})).json();
+export async function identify({file, ...animal}, model) {
+  const answer = await (await call('POST', '/v1/identify', {model, photograph: file, ...animal})).json();
   return {bundle: answer.model, results: answer.results};
 }
 
-/** Return true if the photograph ({file, box}) was enrolled now, false if it was enrolled as this individual before. */
-export async function enrol({file, box}, individual, model) {
+/** Return true if the photograph ({file, box, view, species}) was enrolled now, false if it was enrolled as this individual before. */
+export async function enrol({file, ...animal}, individual, model) {
   const name = encodeURIComponent(individual);
   // a browser resolves . and .. in a path
   const inQuery = individual.includes('/') || ['.', '..'].includes(individual);
   const address = inQuery ? `/v1/individuals/-/images?individual=${name}` : `/v1/individuals/${name}/images`;
-  const answer = await (await call('POST', address, {model, photograph: file, box})).json();
+  const answer = await (await call('POST', address, {model, photograph: file, ...animal})).json();
   return answer.images[0].status === 'enrolled';
 }
 

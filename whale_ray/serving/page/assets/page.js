@@ -43,6 +43,7 @@ async function showService() {
   find('serving').textContent = fill(words.serving, {...model, model: model.id});
   const names = Object.keys(model.models);
   if (names.length > 1 && find('models').hidden) showModels(names, model.default);
+  showAnimals(model);
   await showExamples();
 }
 
@@ -51,10 +52,30 @@ const chosenModel = () => document.querySelector('#models input:checked')?.value
 function showModels(names, chosen) {
   for (const name of names) {
     const radio = element('input', {type: 'radio', name: 'model', value: name, checked: name === chosen});
-    radio.addEventListener('change', () => showExamples().catch(showRefusal));
+    radio.addEventListener('change', () => showModel().catch(showRefusal));
     find('models').append(element('label', {}, radio, ` ${name}`));
   }
   find('models').hidden = false;
+}
+
+async function showModel() {
+  const model = chosenModel();
+  const card = await modelCard(model);
+  if (model === chosenModel()) showAnimals(card);
+  await showExamples();
+}
+
+/** Offer the viewpoints and species that the model knows; a choice that it does not know is lost. */
+function showAnimals({viewpoints, species}) {
+  for (const [id, values] of Object.entries({view: viewpoints, species})) {
+    const select = find(id);
+    const chosen = values.includes(select.value) ? select.value : '';
+    const options = values.map(value => element('option', {value}, value));
+    select.replaceChildren(element('option', {value: ''}, words.unknown), ...options);
+    select.value = chosen;
+    select.parentElement.hidden = !values.length;
+  }
+  find('animals').hidden = !viewpoints.length && !species.length;
 }
 
 async function showExamples() {
@@ -94,7 +115,8 @@ find('identify').addEventListener('click', async () => {
   }
   setBusy(true);
   try {
-    await identifyAll(photographs, chosenModel());
+    const animal = {view: find('view').value, species: find('species').value};
+    await identifyAll(photographs.map(one => ({...one, ...animal})), chosenModel());
   } catch (error) {
     showRefusal(error);
   } finally {
