@@ -29,8 +29,7 @@ class NewIndividual(BaseModel):
     decision: Literal["new", "known"]
 
 
-_LEFT_OUT = ("box", "pool")
-"""Fields of a result that are left out instead of null."""
+_LEFT_OUT = ("box", "pool")  # of a result, instead of null
 
 
 class Candidate(BaseModel):
