@@ -20,6 +20,7 @@ SHIPPED = {
     "study_resnet18_proxy",
     "study_vit_proxy",
     "photos",
+    "foundation",
 }
 
 

@@ -69,7 +69,7 @@ def _miewid_config(config: Mapping[str, Any], label: str) -> dict[str, Any]:
     if config.get("use_fc"):
         raise EncoderError(f"{label} is a MiewID with `use_fc: true`, whose extra layer is not supported. Name another")
     facts = {"input_size": [3, 440, 440], "interpolation": "bilinear", "crop_pct": 1.0, "num_classes": 0}
-    architecture = config.get("model_name") or MIEWID_ARCHITECTURE
+    architecture = config.get("model_name") or config.get("architecture") or MIEWID_ARCHITECTURE
     return {"kind": MIEWID, "architecture": architecture, "model_args": {}, "pretrained_cfg": facts}
 
 
