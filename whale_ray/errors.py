@@ -20,8 +20,16 @@ Messages have one form: the rule, the value, the remedy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_PASSWORD = re.compile(r"(://[^\s:/@]*):\S*@")
+
+
+def hide_passwords(text: str) -> str:
+    """Return a text with the password of each URL replaced by `***`."""
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 class WhaleRayError(Exception):
@@ -46,7 +54,7 @@ class Fault:
 
 
 class SettingsError(InputError):
-    """All faults of one settings file in one message, each with its line.
+    """All faults of one settings file in one message, each with its line; passwords of URLs are hidden.
 
     Args:
         source: Name of the file.
@@ -66,7 +74,7 @@ class SettingsError(InputError):
         rows = (
             f"  line {fault.line}: {fault.message}" if fault.line else f"  {fault.message}" for fault in self.faults
         )
-        return "\n".join([f"{self.source}: {count}, nothing was started", *rows])
+        return hide_passwords("\n".join([f"{self.source}: {count}, nothing was started", *rows]))
 
 
 class DataError(InputError):

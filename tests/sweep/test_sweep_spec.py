@@ -265,6 +265,7 @@ def test_a_stepped_range_is_listed_exactly_and_allowed_in_a_grid(tmp_path: Path)
         ("search: {trials: 5}", r"`search.trials` has no meaning in a grid"),
         ("search: {strategy: random}", r"`strategy: random` needs an axis"),
         ("resources: {cpus: 0}", r"`resources.cpus` must be a number > 0, but got 0"),
+        ("search: {storage: study.db}", r"`search.storage` must be a URL such as sqlite:///.* but got 'study.db'"),
         ("tracking: {mlflow: localhost}", r"`tracking.mlflow` must be the URL of a server, .* but got 'localhost'"),
         ("tracking: {mlflow: 'ftp://x/y'}", r"`tracking.mlflow` must be the URL of a server, .* but got 'ftp://x/y'"),
         ("tracking: {wandb: no}", r"`tracking.wandb` must be one of off, offline, online, but got 'no'"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from whale_ray.errors import hide_passwords
 from whale_ray.sweep.config.value_kinds import RULES, check_kind
 
 
@@ -143,10 +144,11 @@ def brief(key: str, takes: str, default: Any, meaning: str, **marks: bool) -> Se
 
 
 def shown(value: Any) -> str:
-    """Return a value as YAML writes it, at most 60 characters long."""
+    """Return a value as YAML writes it, at most 60 characters long, without passwords of URLs."""
     if value is None or isinstance(value, bool):
         return "nothing" if value is None else str(value).lower()
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "a mapping"
+    value = hide_passwords(value) if isinstance(value, str) else value
     text = f"'{value}'" if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "…" + text[-1]

@@ -26,6 +26,7 @@ _BASES: dict[str, Schema] = {
     "size": {
         "anyOf": [{"type": "integer", "minimum": 16, "maximum": 4096}, {"type": "string", "pattern": r"^\d+x\d+$"}]
     },
+    "database_url": {"type": "string", "pattern": r"^(sqlite:///|postgresql(\+psycopg)?://)."},
     "server_url": {"type": "string", "pattern": "^https?://[^/]"},
     "encoder": {"type": "string", "pattern": "^(tiny|torchvision:.+|hf:.+|timm:.+)$"},
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whale_ray.errors import Fault, SettingsError
+from whale_ray.errors import Fault, SettingsError, hide_passwords
 from whale_ray.suggestions import suggest
 from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.constraints import find_conflicts
@@ -115,11 +115,12 @@ class Sweep:
         return sum(math.prod(self._cells(child) for child in own if child.when == (axis.name, one)) for one in values)
 
     def to_yaml(self) -> str:
-        """Return the sweep file with every default; it loads to an equal sweep."""
+        """Return the sweep file with every default; it loads to an equal sweep, but for passwords, which are hidden."""
         keys: dict[str, Any] = {setting.key: None for setting in SETTINGS}
         axes = {axis.name: axis.written() for axis in self.axes}
         axes |= {f"retrieval.{key}": list(values) for key, values in self.retrieval.items()}
         keys = {key: None for key in keys if key in self.fixed or key in axes} | self.fixed | axes
+        keys = {key: hide_passwords(value) if isinstance(value, str) else value for key, value in keys.items()}
         if self.fixed["search.strategy"] == "grid":
             del keys["search.trials"]
         return dump_document(nest_keys(keys, selectors=SELECTORS))

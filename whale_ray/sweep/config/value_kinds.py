@@ -110,11 +110,17 @@ def _weights(value: Any) -> str:
 
 def _server_url(value: Any) -> str:
     url = urlsplit(_text(value))
-    if url.password is not None:
-        raise ValueError("Leave the password out: the program that asks the server reads it from its environment.")
+    if "@" in value:
+        raise ValueError("Leave user and password out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.")
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError
     return str(value).rstrip("/")
+
+
+def _database_url(value: Any) -> str:
+    if not re.fullmatch(r"sqlite:///.+|postgresql(\+psycopg)?://.+", _text(value)):
+        raise ValueError
+    return str(value)
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -127,6 +133,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "encoder": _encoder,
     "weights": _weights,
     "server_url": _server_url,
+    "database_url": _database_url,
 }
 
 RULES: dict[str, str] = {
@@ -138,5 +145,6 @@ RULES: dict[str, str] = {
     "size": "a side in pixels or 'HEIGHTxWIDTH', each side from 16 to 4096",
     "encoder": "tiny, torchvision:NAME, hf:NAME (a hub id or a folder) or timm:NAME (also hf-hub:ID or a folder)",
     "weights": "pretrained, random or the path of a file",
-    "server_url": "the URL of a server, such as http://127.0.0.1:5000, without a password",
+    "database_url": "a URL such as sqlite:///studies.db or postgresql://user@host/name",
+    "server_url": "the URL of a server, such as http://127.0.0.1:5000, without user and password",
 }

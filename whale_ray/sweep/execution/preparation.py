@@ -15,6 +15,7 @@ from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.planning.dataset import Dataset, catalog_of, open_dataset, pixel_cache, write_split
 from whale_ray.sweep.planning.pair_positives import check_positives
+from whale_ray.sweep.planning.study_storage import check_storage
 from whale_ray.sweep.planning.trial_points import check_encoders, first_settings, geometries
 from whale_ray.sweep.run_folder.records import read_records, write_result
 from whale_ray.sweep.trials.embeddings_io import update_traits
@@ -24,7 +25,7 @@ from whale_ray.sweep.trials.trackers.tracker import Tracking
 
 
 def check_inputs(sweep: Sweep) -> Catalog:
-    """Check data, encoders and tracking before anything that takes long, and return the catalog of the photographs.
+    """Check data, encoders, database and trackers before anything that takes long, and return the photographs' catalog.
 
     Raises:
         InputError: With all faults.
@@ -33,6 +34,7 @@ def check_inputs(sweep: Sweep) -> Catalog:
     checks: tuple[Callable[[], object], ...] = (
         lambda: catalogs.append(catalog_of(first_settings(sweep)["data"])),
         lambda: check_encoders(sweep),
+        lambda: check_storage(sweep.fixed["search.storage"]),
         lambda: check_trackers(tracking_of(sweep)),
     )
     faults = [fault for fault in map(_fault_of, checks) if fault is not None]

@@ -20,6 +20,7 @@ from whale_ray.sweep.planning.trial_points import first_settings
 from whale_ray.sweep.run_folder.record_index import RecordIndex
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.run_folder.sweep_clock import SweepClock
+from whale_ray.sweep.run_folder.sweep_identity import sweep_identity
 from whale_ray.sweep.trials.ensemble import forget_unfinished
 from whale_ray.sweep.trials.scoring import Scoring, is_scored_by, scoring_of
 
@@ -93,7 +94,8 @@ def open_trial_store(sweep: Sweep, folder: Path, *, data_fingerprint: str) -> Tr
     def is_known(point: Mapping[str, Any]) -> bool:
         return trial_identity(sweep.settings(dict(point)), data_fingerprint=data_fingerprint) in index
 
-    study = Study(sweep, folder / "study.db", begun=index.ids(), known=is_known)
+    sweep_id = sweep_identity(folder, sweep.name).id
+    study = Study(sweep, folder / "study.db", begun=index.ids(), known=is_known, sweep_id=sweep_id)
     if study.damaged:
         notes.append(
             f"study.db was damaged; it is kept as {study.damaged}, and a new one was made from the trial folders"

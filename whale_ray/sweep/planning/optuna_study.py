@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
-import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from optuna.trial import TrialState
 
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.search_space import fits, suggest_point
+from whale_ray.sweep.planning.study_storage import move_damaged, open_shared_storage
 from whale_ray.sweep.planning.trial_points import Point, listed_points
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -43,20 +41,23 @@ class Proposal:
 
 
 class Study:
-    """The Optuna study of one run folder: proposes points and records the outcome of their trials.
+    """The Optuna study of one run folder, there or in a shared database: proposes points and records their outcome.
 
     Attributes:
         damaged: Path to which a damaged study.db was moved; None if the file was whole.
     """
 
-    def __init__(self, sweep: Sweep, path: Path, *, begun: Collection[str], known: Callable[[Point], bool]) -> None:
-        """Open study.db, or create it.
+    def __init__(
+        self, sweep: Sweep, path: Path, *, begun: Collection[str], known: Callable[[Point], bool], sweep_id: str = ""
+    ) -> None:
+        """Open the study, or create it.
 
         Args:
             sweep: The sweep.
-            path: Path of study.db.
+            path: Path of study.db, unless the sweep names another database.
             begun: IDs of the trials in the run folder.
             known: Returns whether a point of a grid or screen has a trial already.
+            sweep_id: ID of the run folder, a part of the study's name in a shared database.
         """
         strategy = sweep.fixed["search.strategy"]
         seed = int(sweep.fixed["search.seed"])
@@ -66,8 +67,14 @@ class Study:
         # A resumed TPE search must not draw its first points again. `random` draws and skips them, so that an
         # interrupted search ends with the same trials as one that ran through.
         sampler = _tree_parzen(seed + len(begun)) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed)
-        self.damaged = _move_damaged(path)
-        self._study = _open_study(sweep, f"sqlite:///{path}", sampler)
+        shared = sweep.fixed["search.storage"]
+        self.damaged = None if shared else move_damaged(path)
+        self._study = _open_study(
+            sweep,
+            open_shared_storage(shared) if shared else f"sqlite:///{path}",
+            sampler,
+            name=f"{sweep.name} {sweep_id}" if shared else sweep.name,
+        )
         self._numbers: dict[str, int] = {}
         for one in self._study.get_trials(deepcopy=False):
             trial = one.user_attrs.get("trial")
@@ -174,26 +181,9 @@ class Study:
         return optuna.Trial(self._study, self._frozen(number)._trial_id)
 
 
-def _move_damaged(path: Path) -> Path | None:
-    """Move a study file that SQLite cannot read aside and return its new path; None if it is whole or missing.
-
-    Nothing is lost: the study is made again from the trial folders.
-    """
-    if not path.exists():
-        return None
-    try:
-        with closing(sqlite3.connect(path)) as connection:
-            whole = connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
-    except sqlite3.DatabaseError:
-        whole = False
-    if whole:
-        return None
-    aside = path.with_suffix(f".damaged.{time.strftime('%Y%m%d-%H%M%S')}")
-    path.replace(aside)
-    return aside
-
-
-def _open_study(sweep: Sweep, storage: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+def _open_study(
+    sweep: Sweep, storage: str | optuna.storages.BaseStorage, sampler: optuna.samplers.BaseSampler, *, name: str
+) -> optuna.Study:
     """Return the study of this search space and objective; a changed space or objective gets a new study.
 
     Optuna does not let either change within a study.
@@ -204,9 +194,9 @@ def _open_study(sweep: Sweep, storage: str, sampler: optuna.samplers.BaseSampler
     if sweep.also:
         space["also"] = sweep.also
     directions = ["maximize", "minimize"] if sweep.also else ["maximize"]
-    for name in itertools.chain([sweep.name], (f"{sweep.name} {count}" for count in itertools.count(2))):
+    for numbered in itertools.chain([name], (f"{name} {count}" for count in itertools.count(2))):
         study = optuna.create_study(
-            study_name=name, storage=storage, directions=directions, load_if_exists=True, sampler=sampler
+            study_name=numbered, storage=storage, directions=directions, load_if_exists=True, sampler=sampler
         )
         if "space" not in study.user_attrs:
             study.set_user_attr("space", space)

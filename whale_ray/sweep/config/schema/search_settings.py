@@ -71,6 +71,12 @@ SEARCH_SETTINGS: tuple[Setting, ...] = (
     ),
     brief("search.grace", "float > 0", 1.0, "resource that every trial gets before it may be stopped (asha)"),
     brief("search.reduction_factor", "int >= 2", 3, "one trial in this many continues (asha)"),
+    brief(
+        "search.storage",
+        "database_url or null",
+        None,
+        "database of the Optuna study; null: study.db in the run folder. The run folder records no password",
+    ),
     brief("search.repeats", "int >= 0", 0, "number of new seeds for each finalist; the best mean wins"),
     brief("search.finalists", "int >= 1", 3, "number of best trials that are repeated"),
     brief(
