@@ -133,19 +133,20 @@ class _SearchRun:
         self.held_out_as_new = held_out_as_new
         self.viewpoints, self.species = viewpoints, species
         self._searchers: dict[VectorTransform, tuple[np.ndarray, PooledSearcher]] = {}
+        self._grouped: dict[tuple[VectorTransform, str], list[QueryGroup]] = {}
         self._found: dict[tuple[SearchKey, bool], list[Neighbors]] = {}
         self._image_ranks: dict[SearchKey, np.ndarray] = {}
 
     @cached_property
     def queries(self) -> Queries:
         """Return the right answers in this gallery; its size is that of the query's species."""
-        searcher = self.searcher(next(iter(self.depths))[0])[1]
-        labels, index = self.vectors.individuals[self.asking], searcher.index
+        transform = next(iter(self.depths))[0]
+        labels, index = self.vectors.individuals[self.asking], self.searcher(transform)[1].index
         truth = index.codes_of(labels)
         new = (labels == self.vectors.unknown_label) | (self.held_out_as_new & (truth < 0))
         images = np.append(index.images_per_individual, 0)[truth]
         sizes, names = (np.zeros(len(truth), dtype=np.int64) for _ in range(2))
-        for group in self._groups(searcher, "any"):
+        for group in self._groups(transform, "any"):
             sizes[group.queries], names[group.queries] = len(group.pool.rows), len(group.pool.codes)
         species = self.species[self.asking]
         return Queries(truth, new, images, gallery=sizes, individuals=names, labels=labels, species=species)
@@ -166,8 +167,8 @@ class _SearchRun:
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
         """Return what a setting gives each query of this gallery."""
-        queries, searcher = self.searcher(setting.transform)
-        way, groups = _search_key(setting), self._groups(searcher, setting.side)
+        queries, _ = self.searcher(setting.transform)
+        way, groups = _search_key(setting), self._groups(setting.transform, setting.side)
         rankings, nearest = [], []
         for group, found in zip(groups, self._neighbors(way, VOTES[setting.vote].by_centroid), strict=True):
             pool = group.pool
@@ -186,20 +187,19 @@ class _SearchRun:
             rows=self.rows[self.gallery],
         )
 
-    def _groups(self, searcher: PooledSearcher, side: str) -> list[QueryGroup]:
-        return searcher.groups(
-            side,
-            len(self.asking),
-            viewpoints=self.viewpoints[self.asking],
-            species=self.species[self.asking],
-        )
+    def _groups(self, transform: VectorTransform, side: str) -> list[QueryGroup]:
+        if (transform, side) not in self._grouped:
+            _, searcher = self.searcher(transform)
+            traits = {"viewpoints": self.viewpoints[self.asking], "species": self.species[self.asking]}
+            self._grouped[transform, side] = searcher.groups(side, len(self.asking), **traits)
+        return self._grouped[transform, side]
 
     def _neighbors(self, way: SearchKey, by_centroid: bool) -> list[Neighbors]:
         """Return the neighbors of each group of queries."""
         if (way, by_centroid) not in self._found:
             (transform, mode), found = way, []
-            queries, searcher = self.searcher(transform)
-            for group in self._groups(searcher, mode.side):
+            queries, _ = self.searcher(transform)
+            for group in self._groups(transform, mode.side):
                 one, asked = group.pool.searcher, queries[group.queries]
                 if by_centroid:
                     found.append(one.find_by_centroid(asked, mode, penalized=group.penalized, ready=True))
@@ -212,7 +212,7 @@ class _SearchRun:
     def _ranks_of_images(self, way: SearchKey) -> np.ndarray:
         """Return the rank of each query's first right image; independent of the vote."""
         if way not in self._image_ranks:
-            groups = self._groups(self.searcher(way[0])[1], way[1].side)
+            groups = self._groups(way[0], way[1].side)
             ranks = np.zeros(len(self.asking), dtype=np.int64)
             for group, found in zip(groups, self._neighbors(way, by_centroid=False), strict=True):
                 nearest = np.take_along_axis(found.individuals, found.columns[:, : CUTOFFS[-1]], axis=1)

@@ -126,7 +126,12 @@ class PooledSearcher:
         return sorted({*self._species.tolist()} - {""})
 
     def prepare(self, mode: SearchMode) -> None:
-        """Does now what the first search of each pool in this mode would have to do once."""
+        """Does now what the first search of each pool in this mode would have to do once.
+
+        The pools of a plain mode are left to their first search: they need no more than a copy of their vectors.
+        """
+        if mode.plain:
+            return
         viewpoints = ["", *self.viewpoints] if mode.side == "same" else [""]
         for species in ["", *self.species]:
             for viewpoint in viewpoints:
@@ -151,6 +156,8 @@ class PooledSearcher:
         asked = np.column_stack([_texts(None if side == "any" else viewpoints, count), _texts(species, count)])
         if not count:
             return [self._group(np.arange(0), "", "", side)]
+        if (asked == asked[0]).all():
+            return [self._group(np.arange(count), str(asked[0, 0]), str(asked[0, 1]), side)]
         kinds, places = np.unique(asked, axis=0, return_inverse=True)
         return [
             self._group(np.flatnonzero(places.ravel() == place), str(viewpoint), str(one), side)
