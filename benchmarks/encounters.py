@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from whale_ray.retrieval.evaluation.query_clusters import paired_interval
-from whale_ray.retrieval.evaluation.transformed_vectors import TransformedVectors
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.retrieval.search.searcher import GallerySearcher
+from whale_ray.retrieval.transformed_vectors import TransformedVectors
 from whale_ray.sweep.run_folder.records import read_record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 

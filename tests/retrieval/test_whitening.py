@@ -50,7 +50,7 @@ def test_whitening_is_learned_on_training_photographs_alone():
     parts = np.where(np.arange(len(names)) % 4 == 3, "val", "train")
     spoilt = np.where((parts == "val")[:, None], np.float16(0.2), vectors)
     options = {"individuals": names, "parts": parts, "unknown_label": "new_whale"}
-    from whale_ray.retrieval.evaluation.transformed_vectors import TransformedVectors
+    from whale_ray.retrieval.transformed_vectors import TransformedVectors
 
     for whiten in ("pca", "learned"):
         view = RetrievalSetting(whiten=whiten, whitened_size=6).transform

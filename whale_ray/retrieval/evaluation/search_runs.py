@@ -10,13 +10,13 @@ import numpy as np
 from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, join_outcomes, join_queries, read_outcome
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
-from whale_ray.retrieval.evaluation.transformed_vectors import TransformedVectors
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.neighbor_search import Neighbors
 from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, SearchMode, VectorTransform
 from whale_ray.retrieval.search.voting import VOTES, join_rankings, join_rows, rank_individuals
+from whale_ray.retrieval.transformed_vectors import TransformedVectors
 
 SearchKey = tuple[VectorTransform, SearchMode]
 

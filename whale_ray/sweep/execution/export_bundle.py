@@ -23,9 +23,9 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
-from whale_ray.retrieval.evaluation.transformed_vectors import TransformedVectors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
+from whale_ray.retrieval.transformed_vectors import TransformedVectors
 from whale_ray.sweep.execution.bundle_pictures import (
     example_photographs,
     fitted_photograph,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.evaluation.transformed_vectors import TransformedVectors
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
+from whale_ray.retrieval.transformed_vectors import TransformedVectors
 from whale_ray.sweep.report.match_maps import MatchMap, Pair
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import Record

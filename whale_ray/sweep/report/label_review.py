@@ -22,9 +22,9 @@ from whale_ray.data.delimited_table import read_table
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.review.apply_review import COLUMNS
 from whale_ray.errors import InputError
-from whale_ray.retrieval.evaluation.transformed_vectors import TransformedVectors
 from whale_ray.retrieval.label_quality.label_errors import LabelErrors, find_label_errors
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, VectorTransform, chosen_setting
+from whale_ray.retrieval.transformed_vectors import TransformedVectors
 from whale_ray.sweep.config.sweep_spec import data_settings, load_sweep
 from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.report.example_matches import Picture
