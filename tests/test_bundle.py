@@ -328,6 +328,7 @@ def test_the_hub_reads_task_scores_and_intervals_from_the_card(copied: Path) -> 
     [
         ([("hf:facebook/dinov2-small", "pretrained")], ["facebook/dinov2-small"]),
         ([("hf:facebook/dinov2-small", "pretrained")] * 2 + [("hf:a/b", "random")], ["facebook/dinov2-small"]),
+        ([("timm:hf-hub:BVRA/MegaDescriptor-T-224@main", "pretrained")], ["BVRA/MegaDescriptor-T-224"]),
         ([("torchvision:resnet18", "pretrained"), ("hf:./models/vit", "pretrained")], None),
     ],
 )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OTHERS = {"source", "export", "unzip", "kaggle", "tensorboard", "optuna-dashboard", "prometheus", "grafana"}
 OTHERS |= {
+    "hf",
     "mkdir",
     "docker",
     "pip",

@@ -50,6 +50,19 @@ def test_vectors_from_features_are_those_from_pixels(tmp_path: Path, pool: str, 
     np.testing.assert_allclose(embed_features(encoder, features[rows]), expected, atol=2e-3)
 
 
+def test_an_encoder_with_the_same_weights_and_another_config_has_features_of_its_own(tmp_path: Path) -> None:
+    batches: list[int] = []
+    options = {"flipped": False, "cache": tmp_path, "on_batch": lambda: batches.append(1)}
+    encoder = frozen()
+    for heads in (2, 4):  # of the attention, which no tensor tells
+        encoder.recipe["config"] = {"num_heads": heads}
+        frozen_features(encoder, pixels_of(), **options)  # type: ignore[arg-type]
+    once, twice = len(batches) // 2, len(batches)
+    frozen_features(encoder, pixels_of(), **options)  # type: ignore[arg-type]
+    assert once > 0
+    assert len(batches) == twice
+
+
 def test_features_are_computed_once_per_backbone_whatever_its_head(tmp_path: Path) -> None:
     batches: list[int] = []
     options = {"flipped": False, "cache": tmp_path, "on_batch": lambda: batches.append(1)}

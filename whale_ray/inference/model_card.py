@@ -19,7 +19,7 @@ SCORES = ("recall@1", "recall@4", "recall@16", "map@5", *reversed(INDIVIDUAL_SCO
 UNSTATED = "other"
 """License of a bundle whose sweep names none, as the hub calls it."""
 _TASK = "image-feature-extraction"
-_HUB_ENCODER = re.compile(r"hf:([\w-][\w.-]*/[\w.-]+)")
+_HUB_ENCODER = re.compile(r"(?:hf:|timm:hf-hub:)([\w-][\w.-]*/[\w.-]+)(?:@.*)?")
 _TAGS = ("whale-ray", "animal-re-identification", "image-retrieval", "metric-learning")
 
 

@@ -79,7 +79,7 @@ def embed_features(encoder: Encoder, features: np.ndarray, *, device: torch.devi
 
 def _fingerprint(encoder: Encoder, pixels: DecodedImages, *, flipped: bool) -> str:
     recipe = {name: encoder.recipe.get(name) for name in _DECIDING}
-    recipe |= {CHANNELS: encoder.recipe[CHANNELS]} if CHANNELS in encoder.recipe else {}
+    recipe |= {key: encoder.recipe[key] for key in (CHANNELS, "config") if key in encoder.recipe}
     digest = hashlib.sha256(json.dumps([_VERSION, recipe, pixels.fingerprint, flipped]).encode())
     for part in (encoder.trunk, encoder.head.pool):
         for name, tensor in part.state_dict().items():
