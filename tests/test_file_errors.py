@@ -15,7 +15,7 @@ from small_sweep import SWEEP
 from typer.testing import CliRunner
 
 from whale_ray.cli import application
-from whale_ray.file_errors import explain_file_error, is_inside
+from whale_ray.file_errors import explain_file_error, is_inside, short_reason
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
@@ -148,3 +148,11 @@ def test_links_decide_what_lies_inside_a_folder(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("folder")
     inside = {"folder/new": True, "folder/loop": True, "link/x": True, "folder/out": False, "folder/../x": False}
     assert {name: is_inside(tmp_path / name, tmp_path / "folder") for name in inside} == inside
+
+
+def test_a_short_reason_has_neither_number_nor_path(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere") as caught:
+        (tmp_path / "nowhere").read_bytes()
+    assert short_reason(caught.value) == "No such file or directory"
+    assert short_reason(ValueError("no picture")) == "no picture"
+    assert short_reason(OSError("no number")) == "no number"

@@ -47,3 +47,8 @@ def is_inside(path: Path, folder: Path) -> bool:
         folder: The folder.
     """
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def short_reason(error: Exception) -> str:
+    """Return why a file cannot be used, without the number and path that the text of an OSError has."""
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)

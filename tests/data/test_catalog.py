@@ -249,7 +249,7 @@ def test_a_second_box_of_a_photograph_is_refused(tmp_path: Path) -> None:
 
 def test_boxes_of_other_photographs_only_are_refused(tmp_path: Path) -> None:
     message = fault_of(write_data(tmp_path), boxes=boxes_file(tmp_path, "z.jpg,0,0,1,1\n"))
-    assert "but none is" in message
+    assert "but none is. Write names as the data set does, such as a.jpg" in message
 
 
 def test_a_missing_boxes_file_is_refused(tmp_path: Path) -> None:

@@ -135,11 +135,12 @@ def _expand_folders(paths: list[Path]) -> list[Path]:
 def _decode_fault(path: Path) -> str:
     """Return the reason why a photograph cannot be decoded, or ""."""
     from whale_ray.data.image_io import decode_image
+    from whale_ray.file_errors import short_reason
 
     try:
         decode_image(path, on_warning=lambda _: None)
     except (ImageError, OSError) as error:
-        return str(error)
+        return short_reason(error)
     return ""
 
 

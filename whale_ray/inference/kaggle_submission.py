@@ -14,6 +14,7 @@ from rich.progress import track
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.decoding.find_image_files import find_images
 from whale_ray.errors import DataError, ImageError
+from whale_ray.file_errors import short_reason
 from whale_ray.inference.predictor import Bundle
 
 LABELS_PER_ROW = 5
@@ -66,7 +67,7 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
             try:
                 prepared[name] = bundle.prepare(images / name)
             except (ImageError, OSError) as error:
-                undecodable[name] = str(error)
+                undecodable[name] = short_reason(error)
         found = _labels(bundle, prepared)
         rows += [(name, found.get(name, fallback)) for name in chunk]
     table = pd.DataFrame({"Image": [name for name, _ in rows], "Id": [" ".join(labels) for _, labels in rows]})

@@ -127,6 +127,6 @@ def require_encounters(encounters: pd.Series) -> None:
     if not encounters.ne("").any():
         raise DataError(
             "`split: by_group` keeps encounters or days whole, but no photograph has one. Name their column in "
-            "data.group_column, take `data.group_by: auto`, which looks for them by dates, places and pixels, or take "
-            "`split: stratified`"
+            "data.group_column, or that of dates in data.date_column, by which `data.group_by: auto` finds them, or "
+            "take `split: stratified`"
         )

@@ -66,7 +66,8 @@ def with_boxes(rows: pd.DataFrame, path: Path, *, folder: Path, label_column: st
         named = [f"{file} ({position})" for position, file in twice["file"].items()]
         faults.append(f"a photograph has one box, but {list_names(named)} has more")
     if boxes.empty and not faults:
-        faults.append("the boxes must be those of photographs of the data set, but none is")
+        shown = f" Write names as the data set does, such as {rows['file'].iat[0]}" if len(rows) else ""
+        faults.append(f"the boxes must be those of photographs of the data set, but none is.{shown}")
     merged = rows.drop(columns=list(BOX), errors="ignore").merge(
         boxes.drop_duplicates(keys)[[*keys, *BOX]], on=keys, how="left", sort=False
     )
