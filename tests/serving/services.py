@@ -28,6 +28,7 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import read_keys
+from whale_ray.serving.engine.animal_finder import AnimalFinder
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.engine.encoder import LocalEncoder
 from whale_ray.serving.engine.recognizer import Recognizer
@@ -116,6 +117,7 @@ def web_service(
     most_calls: int = 16,
     store: EnrolmentStore | None = None,
     keep: bool = False,
+    finder: AnimalFinder | None = None,
     name: str = "",
 ) -> ModelService:
     loaded = Bundle.load(bundle)
@@ -128,7 +130,9 @@ def web_service(
         batch=32,
     )
     queue = ReviewQueue(store) if store and keep else None
-    return ModelService(loaded, recognizer, limits=limits, most_calls=most_calls, review_queue=queue, name=name)
+    return ModelService(
+        loaded, recognizer, limits=limits, most_calls=most_calls, review_queue=queue, finder=finder, name=name
+    )
 
 
 @contextmanager

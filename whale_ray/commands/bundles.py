@@ -14,6 +14,7 @@ from whale_ray.verbosity import is_quiet
 
 if TYPE_CHECKING:
     from whale_ray.data.image_io import Box
+    from whale_ray.inference.detection.detector import Detector
 
 SUBMIT_EXAMPLE = "Example: whale-ray submit runs/vit_proxy/best data/test submission.csv"
 IDENTIFY_EXAMPLES = """
@@ -28,6 +29,8 @@ Examples:
   whale-ray identify runs/quickstart/best photographs/ --csv
 
   whale-ray identify runs/quickstart/best pod.jpg --box 120,80,520,360 --box 600,90,980,350
+
+  whale-ray identify runs/crops/best pod.jpg --detector md_v5a.onnx
 """
 PUSH_EXAMPLES = """
 Examples:
@@ -81,14 +84,23 @@ def identify(
     ] = None,
     view: Annotated[str, typer.Option(help="Viewpoint of the animals, such as left; one of the model's.")] = "",
     species: Annotated[str, typer.Option(help="Species of the animals; one of the model's.")] = "",
+    detector: Annotated[
+        Path | None, typer.Option(help="ONNX file of MegaDetector 5, which finds the animals. Needs a bundle.")
+    ] = None,
+    detector_confidence: Annotated[
+        float, typer.Option(help="Smallest confidence of an animal that it finds.", min=0.0, max=1.0)
+    ] = 0.2,
     csv: Annotated[bool, typer.Option("--csv", help="Print rows for a spreadsheet instead of JSON lines.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the individuals that each photograph may show, as JSON lines, one JSON array or CSV."""
     if csv and as_json:
         raise InputError("--csv and --json exclude each other, but both were given. Leave one out")
+    finder = None
+    if detector is not None:
+        finder = _open_detector(detector, detector_confidence, has_boxes=bool(box), is_bundle=not _is_url(target))
     asked = {"top": top, "boxes": _parse_boxes(box or []), "view": view, "species": species}
-    answers = _answers(target, _expand_folders(images), encounter=encounter, **asked)
+    answers = _answers(target, _expand_folders(images), encounter=encounter, detector=finder, **asked)
     if csv:
         from whale_ray.serving.http.content_negotiation import results_csv
 
@@ -153,8 +165,24 @@ def _parse_boxes(texts: list[str]) -> list[Box]:
         raise InputError(f"--box: {error}") from error
 
 
-def _answers(target: str, images: list[Path], *, encounter: bool, **asked: Any) -> list[dict[str, Any]]:
-    if target.startswith(("http://", "https://")):
+def _is_url(target: str) -> bool:
+    return target.startswith(("http://", "https://"))
+
+
+def _open_detector(path: Path, confidence: float, *, has_boxes: bool, is_bundle: bool) -> Detector:
+    from whale_ray.inference.detection.detector import Detector
+
+    if not is_bundle:
+        raise InputError("--detector needs a bundle, but a service was named. Serve with --set detector=FILE")
+    if has_boxes:
+        raise InputError("--detector finds the boxes itself, but --box was given as well. Leave one out")
+    return Detector(path, confidence=confidence)
+
+
+def _answers(
+    target: str, images: list[Path], *, encounter: bool, detector: Detector | None, **asked: Any
+) -> list[dict[str, Any]]:
+    if _is_url(target):
         from whale_ray.serving.client import ask_service
 
         return ask_service(target, images, encounter=encounter, **asked)
@@ -163,4 +191,4 @@ def _answers(target: str, images: list[Path], *, encounter: bool, **asked: Any) 
     from whale_ray.inference.predictor import Bundle
     from whale_ray.serving.http.content_negotiation import bundle_results
 
-    return bundle_results(Bundle.load(target), images, **asked)
+    return bundle_results(Bundle.load(target), images, detector=detector, **asked)

@@ -145,13 +145,14 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         return stream.read(max_bytes + 1)
 
 
-def fit_image(image: Image.Image, geometry: Geometry, *, box: Box | None = None) -> np.ndarray:
+def fit_image(image: Image.Image, geometry: Geometry, *, box: Box | None = None, fill: int = FILL) -> np.ndarray:
     """Return the region of the image with its border, uint8, shape (H', W', 3).
 
     Args:
         image: The upright RGB image.
         geometry: Target size and fitting.
         box: x0, y0, x1, y1 in pixels of the upright image, clipped to it; None for the whole image.
+        fill: Grey of what lies beyond the edges of the image, 0 to 255.
 
     Raises:
         DataError: If less than one pixel of the box lies inside the image.
@@ -162,7 +163,7 @@ def fit_image(image: Image.Image, geometry: Geometry, *, box: Box | None = None)
     inside = (max(left, 0.0), max(top, 0.0), min(right, image.width), min(bottom, image.height))
     x0, x1 = _pixel_interval((inside[0] - left) * scale_x, (inside[2] - left) * scale_x, width)
     y0, y1 = _pixel_interval((inside[1] - top) * scale_y, (inside[3] - top) * scale_y, height)
-    canvas = np.full((height, width, 3), FILL, dtype=np.uint8)
+    canvas = np.full((height, width, 3), fill, dtype=np.uint8)
     fitted = image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=inside, reducing_gap=3.0)
     canvas[y0:y1, x0:x1] = np.asarray(fitted)
     return canvas

@@ -57,8 +57,24 @@ class BundleContents:
     proxies: ClassProxies | None = None
 
     @property
+    def is_trained_on_boxes(self) -> bool:
+        """True if the photographs were cropped to boxes in training."""
+        return was_trained_on_boxes(self.manifest, self.table)
+
+    @property
     def traits(self) -> list[AnimalTraits]:
         """Viewpoint and species of each row of the table; "" for those that a bundle of an earlier version lacks."""
         unknown = [""] * len(self.table)
         columns = (self.table.get(name, unknown) for name in ("viewpoint", "species"))
         return [AnimalTraits(str(viewpoint), str(species)) for viewpoint, species in zip(*columns, strict=True)]
+
+
+def was_trained_on_boxes(manifest: Mapping[str, Any], table: pd.DataFrame) -> bool:
+    """Return whether the photographs of a bundle were cropped to boxes in training.
+
+    Args:
+        manifest: bundle.json.
+        table: gallery.csv.
+    """
+    has_file = bool(manifest.get("settings", {}).get("data", {}).get("boxes"))  # all that older bundles know
+    return has_file or ("x0" in table and bool(pd.to_numeric(table["x0"], errors="coerce").notna().any()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +27,7 @@ def prepare_photograph(photograph: Photograph, geometry: Geometry, *, box: Box |
         ImageError: If it cannot be decoded.
         DataError: If the box covers no pixel of it.
     """
-    if isinstance(photograph, str):
-        photograph = Path(photograph)
-    image = photograph if isinstance(photograph, Image.Image) else decode_image(photograph)
-    return fit_image(image.convert("RGB"), geometry, box=box)
+    return fit_image(open_photograph(photograph), geometry, box=box)
 
 
 def prepare_named(photograph: Photograph, geometry: Geometry, *, box: Box | None = None) -> np.ndarray:
@@ -43,13 +42,38 @@ def prepare_named(photograph: Photograph, geometry: Geometry, *, box: Box | None
         ImageError: If it cannot be decoded.
         DataError: If the file cannot be read, or the box covers no pixel of it.
     """
-    if not isinstance(photograph, Path | str):
+    with named_errors(photograph):
         return prepare_photograph(photograph, geometry, box=box)
+
+
+def open_photograph(photograph: Photograph) -> Image.Image:
+    """Return a photograph as an upright RGB image.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+    """
+    if isinstance(photograph, str):
+        photograph = Path(photograph)
+    image = photograph if isinstance(photograph, Image.Image) else decode_image(photograph)
+    return image.convert("RGB")
+
+
+@contextmanager
+def named_errors(photograph: Photograph) -> Iterator[None]:
+    """Add the name of a photograph's file to errors of the block.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+        DataError: If the file cannot be read, or its box cannot be used.
+    """
     try:
-        return prepare_photograph(photograph, geometry, box=box)
+        yield
     except (ImageError, DataError) as error:
+        if not isinstance(photograph, Path | str):
+            raise
         raise type(error)(f"{photograph}: {error}") from error
     except OSError as error:
+        name = photograph if isinstance(photograph, Path | str) else "it"
         raise DataError(
-            f"a photograph must be a file that can be read, but {photograph}: {error.strerror or error}"
+            f"a photograph must be a file that can be read, but {name}: {error.strerror or error}"
         ) from error

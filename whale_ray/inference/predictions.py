@@ -106,6 +106,11 @@ class Identification:
             labels.insert(place, unknown_label)
         return labels[:count]
 
+    def without_probabilities(self) -> Identification:
+        """Return the answer without probabilities, as of several photographs: they are calibrated on single ones."""
+        candidates = tuple(replace(candidate, probability=None) for candidate in self.candidates)
+        return replace(self, new_individual=replace(self.new_individual, probability=None), candidates=candidates)
+
 
 @dataclass(frozen=True)
 class Gallery:

@@ -33,7 +33,7 @@ METRICS = {
     "whale_ray_refusals": Metric("Refused calls", ("status",)),
     "whale_ray_answers": Metric("Images by decision: new or known", ("decision",)),
     "whale_ray_batch_size": Metric("Images per batch", ("stage",), (1, 2, 4, 8, 16, 32, 64)),
-    "whale_ray_stage_seconds": Metric("Seconds per stage: decode, embed, search, call", ("stage",), _SECONDS),
+    "whale_ray_stage_seconds": Metric("Seconds per stage: detect, decode, embed, search, call", ("stage",), _SECONDS),
 }
 
 

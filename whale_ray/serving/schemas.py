@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
@@ -54,7 +53,9 @@ class SearchedPool(BaseModel):
     individuals: int = Field(description="Number of its individuals.")
 
 
-class _WithBox(BaseModel):
+class WithBox(BaseModel):
+    """Something in a photograph, or in a box of it."""
+
     box: Box | None = Field(
         None, description="Box in the photograph: x0, y0, x1, y1 in pixels. Left out for a whole photograph."
     )
@@ -65,7 +66,24 @@ class _WithBox(BaseModel):
         return {name: value for name, value in written.items() if value is not None or name not in _LEFT_OUT}
 
 
-class Identified(_WithBox):
+class _Result(WithBox):
+    detection: Probability | None = Field(
+        None,
+        description="Confidence of the detector in this box, or null if it found no animal and the whole photograph "
+        "was used. Left out if the detector was not asked.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_missing_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialize(self)
+        if written.get("box", ()) is None:
+            del written["box"]
+        if "detection" not in self.model_fields_set:
+            written.pop("detection", None)
+        return written
+
+
+class Identified(_Result):
     """Answer for one photograph; with `encounter`, for all usable ones and without a filename."""
 
     filename: str | None
@@ -77,7 +95,7 @@ class Identified(_WithBox):
     )
 
 
-class Unidentified(_WithBox):
+class Unidentified(_Result):
     """A photograph of a call with several that could not be used."""
 
     filename: str | None
@@ -176,71 +194,6 @@ class Examples(BaseModel):
     """The example photographs of the bundle."""
 
     examples: list[Example]
-
-
-class EnrolledImage(_WithBox):
-    """A photograph, or the box of an animal in it, that is in the gallery."""
-
-    filename: str | None
-    image: str = Field(description="Name of the photograph in `/v1/images/{image}`.")
-    status: Literal["enrolled", "already"]
-
-
-class Enrolment(BaseModel):
-    """The enrolled photographs in the order of the request, durable and visible to every later call."""
-
-    individual: str
-    version: int = Field(description="Version of the gallery; see `/v1/versions`.")
-    images: list[EnrolledImage]
-
-
-class Forgotten(BaseModel):
-    """Number of forgotten photographs: erased from every version or, if the bundle has them, hidden permanently."""
-
-    photographs: int
-    version: int
-
-
-class GalleryVersion(BaseModel):
-    """A change of the gallery."""
-
-    number: int
-    at: datetime
-    kind: Literal["enrol", "forget", "restore"]
-    photographs: int = Field(description="Number of photographs added, erased or hidden.")
-
-
-class GalleryVersions(BaseModel):
-    """Every change, the last one first. Version 0 is the bundle's own gallery."""
-
-    current: int
-    versions: list[GalleryVersion]
-
-
-class Restored(BaseModel):
-    """Version of the gallery after a restore; unchanged if nothing was different."""
-
-    version: int
-
-
-class KeptQuery(_WithBox):
-    """A queried photograph of a new or nearly new animal that waits for review."""
-
-    id: str
-    at: datetime
-    model: str
-    nearest: str = Field(description="Nearest individual of the gallery.")
-    distance: Distance
-    decision: Literal["new", "known"]
-    thumbnail: str = Field(description="URL path of a small JPEG.")
-
-
-class KeptQueriesPage(BaseModel):
-    """A page of the photographs that wait for review, newest first; `next` is the URL path of the following page."""
-
-    total: int
-    queries: list[KeptQuery]
-    next: str | None
 
 
 class Health(BaseModel):

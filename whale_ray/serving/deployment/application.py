@@ -11,7 +11,11 @@ from pathlib import Path
 
 from ray import serve
 
-from whale_ray.inference.bundle import read_manifest
+from whale_ray.errors import InputError
+from whale_ray.inference.bundle import read_gallery_table, read_manifest
+from whale_ray.inference.bundle_contents import was_trained_on_boxes
+from whale_ray.inference.detection.detected_animals import whole_photographs
+from whale_ray.inference.detection.detector import Detector
 from whale_ray.ray_private import set_deployment_version
 from whale_ray.serving.auth.api_keys import ApiKeys
 from whale_ray.serving.deployment.encoder_replicas import EncoderReplica
@@ -43,9 +47,11 @@ def build_application(settings: ServeSettings, *, keys: ApiKeys, kept: tuple[Pat
 
     Raises:
         BundleError: If a file of a bundle is missing or damaged.
+        InputError: If the detector is none, or no bundle was trained on crops.
     """
     settings = settings.resolved()
     ids = {path: read_manifest(path)["id"] for path in (*settings.bundles.values(), *kept)}
+    _check_detector(settings)
     remote = settings.remote_encoders
     encoders = {path: _encoder_deployment(path, ids[path], settings) for path in (*remote.values(), *kept)}
     by_name = {name: encoders[path] for name, path in remote.items()}
@@ -55,6 +61,15 @@ def build_application(settings: ServeSettings, *, keys: ApiKeys, kept: tuple[Pat
     return set_deployment_version(ingress, state).bind(
         settings, keys, by_name, shadow, tuple(encoders[path] for path in kept)
     )
+
+
+def _check_detector(settings: ServeSettings) -> None:
+    if settings.detector is None:
+        return
+    tables = [read_gallery_table(path) for path in settings.bundles.values()]
+    if not any(was_trained_on_boxes(manifest, table) for manifest, table in tables):
+        raise InputError(whole_photographs(" and ".join(manifest["id"] for manifest, _ in tables)))
+    Detector(settings.detector, threads=settings.threads)
 
 
 def _encoder_deployment(path: Path, bundle_id: str, settings: ServeSettings) -> serve.Application:

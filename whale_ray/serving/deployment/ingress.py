@@ -50,12 +50,12 @@ class Ingress:
             shadow: Handle of the shadow, if there is one.
             kept: Encoders that older ingress replicas still call. The reference keeps Ray from removing them.
         """
-        from whale_ray.serving.deployment.replica_components import open_store
+        from whale_ray.serving.deployment.replica_components import open_finder, open_store
 
         self._settings = settings
         self._keys = keys_in_force(keys, insecure=settings.insecure)
         set_sink(RayMetrics())
-        self._store = open_store(settings.store)
+        self._store, self._finder = open_store(settings.store), open_finder(settings)
         self._shadow = None if shadow is None else ShadowCaller(shadow, most=settings.batch)
         self._services = {
             name: await self._service(name, path, encoders.get(name)) for name, path in settings.bundles.items()
@@ -82,6 +82,7 @@ class Ingress:
             make_recogniser(bundle, encoder, settings, self._store),
             limits=settings.limits,
             most_calls=settings.calls,
+            finder=self._finder if bundle.contents.is_trained_on_boxes else None,
             review_queue=ReviewQueue(self._store) if self._store and settings.keep_queries else None,
             name="" if name == next(iter(settings.bundles)) else name,
         )

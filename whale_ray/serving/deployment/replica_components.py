@@ -8,8 +8,10 @@ import ray
 
 from whale_ray.device import reserved_device
 from whale_ray.errors import StoreError
+from whale_ray.inference.detection.detector import Detector
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.deployment.settings import NO_STORE, STORE_VARIABLE, ServeSettings
+from whale_ray.serving.engine.animal_finder import AnimalFinder
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
 from whale_ray.serving.engine.recognizer import Recognizer
@@ -46,6 +48,18 @@ def make_recogniser(
         bundle.geometry, count=settings.decoders, bytes_=settings.image_bytes, pixels=settings.image_pixels
     )
     return Recognizer(LiveGallery(bundle, store), encoder, decoders, threads=settings.threads, batch=settings.batch)
+
+
+def open_finder(settings: ServeSettings) -> AnimalFinder | None:
+    """Return the finder of animals; None without a detector.
+
+    Raises:
+        InputError: If the file is no detector.
+    """
+    if settings.detector is None:
+        return None
+    detector = Detector(settings.detector, confidence=settings.detector_confidence, threads=settings.threads)
+    return AnimalFinder(detector, bytes_=settings.image_bytes, pixels=settings.image_pixels)
 
 
 def open_store(url: str) -> EnrolmentStore | None:

@@ -19,7 +19,7 @@ from whale_ray.serving.http.uploads import Limits
 ONLY = "default"
 STORE_VARIABLE = "WHALE_RAY_STORE"
 NO_STORE = "none"
-_PATHS = ("bundle", "shadow", "keys")
+_PATHS = ("bundle", "shadow", "keys", "detector")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 # A URL is pulled when the settings are read: `Path` would take `hf://a/b` for a folder.
 BundlePath = Annotated[Path, BeforeValidator(lambda value: local_bundle(value) if isinstance(value, str) else value)]
@@ -48,6 +48,14 @@ class ServeSettings(BaseModel):
     )
     shadow: BundlePath | None = Field(
         default=None, description="A bundle that answers silently beside the default model."
+    )
+    detector: Path | None = Field(
+        default=None,
+        description="ONNX file with MegaDetector 5's output convention. It finds the animals of photographs without "
+        "boxes, for bundles that were trained on crops.",
+    )
+    detector_confidence: float = Field(
+        default=0.2, gt=0.0, le=1.0, description="Smallest confidence of an animal that the detector finds."
     )
     replicas: int = Field(default=1, ge=1, description="Processes that take calls.")
     max_replicas: int | None = Field(

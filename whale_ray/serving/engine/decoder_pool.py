@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from whale_ray.data.image_io import Box, Geometry
+from whale_ray.data.image_io import FILL, Box, Geometry
 from whale_ray.errors import ImageDecodeError, ImageError
 from whale_ray.serving.engine.decoder_process import ANSWER_HEADER, BOX, DECODED, NO_BOX, REFUSALS, REQUEST_HEADER
 
@@ -56,9 +56,10 @@ class DecoderPool:
         bytes_: int,
         pixels: int,
         seconds: float = DECODE_SECONDS,
+        fill: int = FILL,
         command: Sequence[str] = (sys.executable, "-m", "whale_ray.serving.engine.decoder_process"),
     ) -> None:
-        settings = json.dumps({"geometry": asdict(geometry), "bytes": bytes_, "pixels": pixels})
+        settings = json.dumps({"geometry": asdict(geometry), "fill": fill, "bytes": bytes_, "pixels": pixels})
         self._most_bytes, self._shape = bytes_, (*geometry.stored, 3)
         processes = [_DecoderProcess([*command, settings], seconds) for _ in range(count)]
         self._idle: asyncio.LifoQueue[_DecoderProcess] = asyncio.LifoQueue()  # the last one is warm

@@ -14,8 +14,9 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,20 @@ REFUSALS: dict[int, type[ImageError]] = dict(
 _BYTES_PER_PIXEL = 24  # of the greediest picture, a large TIFF of whole numbers
 _BASE_BYTES = 2**30
 _MAX_SECONDS = 120
+Fit = Callable[[Image.Image, Box | None], np.ndarray]
 
 
 def main(settings: str) -> None:
-    """Answer requests until stdin ends; `settings` is JSON with `geometry`, `bytes` and `pixels` (limits per image)."""
+    """Answer requests until stdin ends.
+
+    Args:
+        settings: JSON with `geometry`, `fill`, and the limits per image, `bytes` and `pixels`.
+    """
     given = json.loads(settings)
-    geometry, most_bytes, most_pixels = Geometry(**given["geometry"]), given["bytes"], given["pixels"]
+    geometry, fill = Geometry(**given["geometry"]), given["fill"]
+    most_bytes, most_pixels = given["bytes"], given["pixels"]
     _limit_process(_BASE_BYTES + _BYTES_PER_PIXEL * most_pixels)
+    fit = partial(_fit_box, geometry=geometry, fill=fill)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while header := requests.read(REQUEST_HEADER.size):
         thumbnail, length, count = REQUEST_HEADER.unpack(header)
@@ -48,7 +56,7 @@ def main(settings: str) -> None:
         boxes = [None if math.isnan(box[0]) else box for box in sides]
         data = requests.read(length)
         signal.alarm(_MAX_SECONDS)  # it ends even where the service that would end it is gone
-        for answer in _answers(data, boxes, geometry, most_bytes, most_pixels, thumbnail=thumbnail):
+        for answer in _answers(data, boxes, fit, most_bytes, most_pixels, thumbnail=thumbnail):
             answers.write(answer)
         answers.flush()
         signal.alarm(0)
@@ -63,7 +71,7 @@ def _limit_process(memory: int) -> None:
 
 
 def _answers(
-    data: bytes, boxes: Sequence[Box | None], geometry: Geometry, most_bytes: int, most_pixels: int, *, thumbnail: bool
+    data: bytes, boxes: Sequence[Box | None], fit: Fit, most_bytes: int, most_pixels: int, *, thumbnail: bool
 ) -> Iterator[bytes]:
     """Yield an answer for each box; the image is decoded once."""
     try:
@@ -73,13 +81,13 @@ def _answers(
         return
     for box in boxes:
         try:
-            yield _answer(image, box, geometry, thumbnail=thumbnail)
+            yield _answer(image, box, fit, thumbnail=thumbnail)
         except Exception as error:
             yield _refusal(error)
 
 
-def _answer(image: Image.Image, box: Box | None, geometry: Geometry, *, thumbnail: bool) -> bytes:
-    array, size = _fit_box(image, geometry, box), image.size
+def _answer(image: Image.Image, box: Box | None, fit: Fit, *, thumbnail: bool) -> bytes:
+    array, size = fit(image, box), image.size
     # A thumbnail of the whole image would be made in place.
     small = shrink_to_jpeg(image.copy() if box is None else crop_to_box(image, box), quality=80) if thumbnail else b""
     header = ANSWER_HEADER.pack(DECODED, array.shape[0], array.shape[1], len(small), *size)
@@ -93,9 +101,9 @@ def _refusal(error: Exception) -> bytes:
     return ANSWER_HEADER.pack(kind, len(message), 0, 0, 0, 0) + message
 
 
-def _fit_box(image: Image.Image, geometry: Geometry, box: Box | None) -> np.ndarray:
+def _fit_box(image: Image.Image, box: Box | None, *, geometry: Geometry, fill: int) -> np.ndarray:
     try:
-        return fit_image(image, geometry, box=box)
+        return fit_image(image, geometry, box=box, fill=fill)
     except DataError as error:
         raise ImageBoxError(str(error)) from error
 

@@ -14,6 +14,8 @@ from fastapi import Response
 from whale_ray.csv_cells import as_cell
 from whale_ray.data.decoding.box_arguments import format_box, pair_boxes
 from whale_ray.data.image_io import Box
+from whale_ray.inference.detection.detected_animals import check_detector_use, detect_animals
+from whale_ray.inference.detection.detector import Detector
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.schemas import DISTANCE_DECIMALS, Answer
 
@@ -31,7 +33,8 @@ COLUMNS = (
     "problem",
 )
 POOL_COLUMNS = ("pool_view", "pool_species", "pool_images", "pool_individuals")  # if the model knows either
-BOX = "box"  # a last column, if boxes were asked for
+BOX = "box"  # a last column, if any result has one
+DETECTION = "detection"  # a last column, if a detector was asked: its confidence, or `none`
 
 
 def negotiate_response(accept: str, answer: Answer) -> Response:
@@ -81,11 +84,14 @@ def results_csv(results: Iterable[Mapping[str, Any]]) -> str:
     columns = list(COLUMNS)
     columns += POOL_COLUMNS if any(result.get("pool") for result in results) else ()
     columns += [BOX] if any(result.get(BOX) for result in results) else []
+    columns += [DETECTION] if any(DETECTION in result for result in results) else []
     written = io.StringIO()
     table = csv.DictWriter(written, columns, restval="", lineterminator="\r\n")
     table.writeheader()
     for result in results:
         box = {BOX: format_box(result[BOX])} if result.get(BOX) else {}
+        if DETECTION in result:
+            box[DETECTION] = "none" if result[DETECTION] is None else result[DETECTION]
         pool = result.get("pool") or {}
         searched = dict(zip(POOL_COLUMNS, pool.values(), strict=True)) if pool else {}
         for row in _rows(result):
@@ -110,7 +116,14 @@ def _cell(value: object) -> object:
 
 
 def bundle_results(
-    bundle: Bundle, images: Sequence[Path], *, top: int, boxes: Sequence[Box] = (), view: str = "", species: str = ""
+    bundle: Bundle,
+    images: Sequence[Path],
+    *,
+    top: int,
+    boxes: Sequence[Box] = (),
+    view: str = "",
+    species: str = "",
+    detector: Detector | None = None,
 ) -> list[dict[str, Any]]:
     """Return a bundle's result for each image in the form of the HTTP API.
 
@@ -121,12 +134,20 @@ def bundle_results(
         boxes: Boxes in the only image, or one box for each image.
         view: Viewpoint of the animals; "" for unknown.
         species: Species of the animals, likewise.
+        detector: Finds the animals of each image if there are no boxes.
 
     Raises:
         ImageError: If an image cannot be used.
-        InputError: If several images do not have a box each, or the gallery has no such viewpoint or species.
+        InputError: If several images do not have a box each, the gallery has no such viewpoint or species, or the
+            bundle was not trained on crops but there is a detector.
     """
-    asked = pair_boxes(images, boxes)
+    asked: list[tuple[Path, Box | None]] = pair_boxes(images, boxes)
+    detections: list[dict[str, float | None]] = [{}] * len(asked)
+    if detector is not None and not boxes:
+        check_detector_use(bundle.contents)
+        animals = detect_animals(images, detector)
+        asked = [(image, animal.box) for image, animal in animals]
+        detections = [{DETECTION: animal.confidence and round(animal.confidence, 4)} for _, animal in animals]
     paths, crops = [image for image, _ in asked], [box for _, box in asked]
     found = bundle.identify(paths, top=top, boxes=crops, viewpoint=view, species=species)
     answers = [asdict(answer) for answer in found]
@@ -137,8 +158,8 @@ def bundle_results(
     for answer in answers:
         if answer["pool"] is None:
             del answer["pool"]
-    named = zip(asked, answers, strict=True)
+    named = zip(asked, answers, detections, strict=True)
     return [
-        {"model": bundle.id, **answer, "filename": str(image), **({} if box is None else {BOX: box})}
-        for (image, box), answer in named
+        {"model": bundle.id, **answer, "filename": str(image), **({} if box is None else {BOX: box}), **detection}
+        for (image, box), answer, detection in named
     ]

@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import numpy as np
 from fastapi import Depends, Query, Request
 
 from whale_ray.data.formats.animal_rows import box_text
-from whale_ray.data.image_io import Box
 from whale_ray.errors import ImageError, InputError
 from whale_ray.inference.bundle_contents import ExamplePhoto
 from whale_ray.inference.predictions import AnimalTraits, Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
+from whale_ray.serving.engine.animal_finder import AnimalFinder
 from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.engine.review_writer import ReviewWriter
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.review_queue import ReviewQueue
 from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
-from whale_ray.serving.http.uploads import Limits, Upload, group_boxes
+from whale_ray.serving.http.uploads import Limits, Upload, group_boxes, with_detections
 from whale_ray.serving.metrics import count
 from whale_ray.serving.problem_details import RefusalError, refused_image
 from whale_ray.serving.query_parameters import ModelQuery
@@ -45,18 +45,15 @@ class ModelService:
         limits: Limits,
         most_calls: int,
         review_queue: ReviewQueue | None = None,
+        finder: AnimalFinder | None = None,
         name: str = "",
     ) -> None:
-        self.bundle, self.recognizer, self.limits, self.admission = (
-            bundle,
-            recognizer,
-            limits,
-            AdmissionController(most_calls),
-        )
+        self.bundle, self.recognizer, self.limits = bundle, recognizer, limits
+        self.admission = AdmissionController(most_calls)
         self.upload_budget = UploadBudget(
             _UPLOADS_PER_CALL * most_calls, most_bytes=_UPLOAD_BYTES, seconds=limits.seconds
         )
-        self._name = name
+        self._name, self._finder = name, finder
         self.on_answer: Callable[[Upload, Identification], None] = lambda upload, found: None
         self.live_gallery, self.review_queue = recognizer.live_gallery, review_queue
         self._review_writer = None
@@ -90,6 +87,7 @@ class ModelService:
         Raises:
             ImageError: If the only image cannot be used.
         """
+        uploads = await with_detections(uploads, self._finder, most=self.limits.images)
         groups = await asyncio.gather(*(self._identify_boxes(group, top) for group in group_boxes(uploads)))
         found = [one for group in groups for one in group]
         if len(found) == 1 and isinstance(found[0], ImageError):
@@ -112,6 +110,7 @@ class ModelService:
         Raises:
             ImageError: The error of the first image, if no image can be used.
         """
+        uploads = await with_detections(uploads, self._finder, most=1)
         groups = await asyncio.gather(*(self._embed_boxes(group) for group in group_boxes(uploads)))
         read = [one for group in groups for one in group]
         used = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, np.ndarray)]
@@ -123,8 +122,8 @@ class ModelService:
         for upload, _ in used:
             self._queue_for_review(upload, found)
         if len(used) > 1:
-            found = _without_probabilities(found)
-        whole = self._identified(None, found, views=len(used))
+            found = found.without_probabilities()
+        whole = self._identified(found, views=len(used))
         return [whole, *(_problem_result(upload, error) for upload, error in faults)]
 
     async def _identify_boxes(self, group: list[Upload], top: int) -> list[Identified | ImageError]:
@@ -139,7 +138,7 @@ class ModelService:
         found = await self.recognizer.identify_decoded(array, top=top, traits=upload.traits)
         self._queue_for_review(upload, found)
         self.on_answer(upload, found)
-        return self._identified(upload.filename, found, box=upload.box)
+        return self._identified(found, upload=upload)
 
     def _queue_for_review(self, upload: Upload, found: Identification) -> None:
         if self._review_writer is not None:
@@ -154,16 +153,15 @@ class ModelService:
         arrays = await self.recognizer.decode(group[0].data, [upload.box for upload in group])
         return list(await asyncio.gather(*map(embed, arrays)))
 
-    def _identified(
-        self, filename: str | None, found: Identification, *, box: Box | None = None, views: int = 1
-    ) -> Identified:
+    def _identified(self, found: Identification, *, upload: Upload | None = None, views: int = 1) -> Identified:
         count("whale_ray_answers", decision=found.new_individual.decision)
         candidates = [
             {**vars(candidate), "thumbnail": self._thumbnail(candidate.image)} for candidate in found.candidates
         ]
         new, pool = vars(found.new_individual), found.pool and vars(found.pool)
-        result = {"filename": filename, "box": box, "views": views, "new_individual": new, "candidates": candidates}
-        return Identified.model_validate({**result, "pool": pool})
+        result = {"filename": None} if upload is None else _place(upload)
+        result |= {"views": views, "new_individual": new, "candidates": candidates, "pool": pool}
+        return Identified.model_validate(result)
 
     async def prepare_pictures(self, uploads: list[Upload]) -> list[EnrolledPicture]:
         """Return the pictures to enrol.
@@ -214,13 +212,14 @@ class ModelService:
         return f"{path}?{urlencode(query)}" if query else path
 
 
+def _place(upload: Upload) -> dict[str, Any]:
+    """Return the fields of a result that say what was looked at: file, box and the detector's confidence."""
+    detection = {} if upload.animal is None else {"detection": upload.animal.confidence}
+    return {"filename": upload.filename, "box": upload.box, **detection}
+
+
 def _problem_result(upload: Upload, error: ImageError) -> Unidentified:
-    return Unidentified(filename=upload.filename, box=upload.box, problem=refused_image(error).problem)
-
-
-def _without_probabilities(found: Identification) -> Identification:
-    candidates = tuple(replace(candidate, probability=None) for candidate in found.candidates)
-    return replace(found, new_individual=replace(found.new_individual, probability=None), candidates=candidates)
+    return Unidentified(**_place(upload), problem=refused_image(error).problem)
 
 
 def model_name(request: Request, services: Mapping[str, ModelService]) -> str:

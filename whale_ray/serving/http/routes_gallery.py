@@ -17,12 +17,7 @@ from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
 from whale_ray.serving.gallery import review_queue
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
-from whale_ray.serving.http import openapi
-from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
-from whale_ray.serving.http.uploads import Upload, read_uploads, with_boxes, with_traits
-from whale_ray.serving.problem_details import RefusalError
-from whale_ray.serving.resource_names import check_new_name, resolve_name
-from whale_ray.serving.schemas import (
+from whale_ray.serving.gallery_schemas import (
     EnrolledImage,
     Enrolment,
     Forgotten,
@@ -32,6 +27,11 @@ from whale_ray.serving.schemas import (
     KeptQuery,
     Restored,
 )
+from whale_ray.serving.http import openapi
+from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
+from whale_ray.serving.http.uploads import Upload, read_uploads, with_boxes, with_traits
+from whale_ray.serving.problem_details import RefusalError
+from whale_ray.serving.resource_names import check_new_name, resolve_name
 
 _STATUS: dict[bool, Literal["enrolled", "already"]] = {True: "enrolled", False: "already"}
 router = APIRouter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,9 @@ from starlette.types import Message, Receive
 from whale_ray.data.decoding.box_arguments import pair_boxes
 from whale_ray.data.image_io import Box
 from whale_ray.errors import InputError
+from whale_ray.inference.detection.detected_animals import Animal, animals_of
 from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits
+from whale_ray.serving.engine.animal_finder import AnimalFinder
 from whale_ray.serving.problem_details import RefusalError
 
 _REMEDY = (
@@ -37,12 +40,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class Upload:
-    """One image as it was sent, with the animal in it: box, viewpoint and species; a raw body has no file name."""
+    """One image as it was sent, with the animal in it.
+
+    Attributes:
+        filename: None for a raw body.
+        data: The image file.
+        box: Box of the animal; None for the whole image.
+        traits: Viewpoint and species of the animal.
+        animal: What the detector found; None if it was not asked.
+    """
 
     filename: str | None
     data: bytes
     box: Box | None = None
     traits: AnimalTraits = UNKNOWN_TRAITS
+    animal: Animal | None = None
 
 
 async def read_uploads(request: Request, limits: Limits, *, take: Callable[[int], None]) -> list[Upload]:
@@ -97,6 +109,27 @@ def with_traits(uploads: list[Upload], traits: AnimalTraits) -> list[Upload]:
         traits: Viewpoint and species of all of them.
     """
     return [replace(upload, traits=traits) for upload in uploads]
+
+
+async def with_detections(uploads: list[Upload], finder: AnimalFinder | None, *, most: int) -> list[Upload]:
+    """Return the animals that a detector finds in the images of a call without boxes, else the uploads themselves.
+
+    Args:
+        uploads: The images of a call.
+        finder: Finds animals; None without a detector.
+        most: Largest number of animals of an image.
+    """
+    if finder is None or any(upload.box for upload in uploads):
+        return uploads
+    found = await asyncio.gather(*(finder.find(upload.data) for upload in uploads))
+    searched = []
+    for upload, detections in zip(uploads, found, strict=True):
+        if detections is None:
+            searched.append(upload)
+        else:
+            animals = animals_of(detections[:most])
+            searched += [replace(upload, box=animal.box, animal=animal) for animal in animals]
+    return searched
 
 
 def group_boxes(uploads: Sequence[Upload]) -> list[list[Upload]]:
