@@ -347,6 +347,21 @@ def test_a_box_is_drawn_typed_and_cleared(page: Page, address: str, tmp_path: Pa
     assert page.get_by_text("Box 204").count() == 0
 
 
+def test_each_animal_that_a_detector_found_has_its_card(page: Page, address: str, tmp_path: Path) -> None:
+    page.goto(address)
+    (result,) = ANSWER["results"]
+    found = [{**result, "box": [4, 8, 50, 60], "detection": 0.72}, {**result, "detection": None}]  # type: ignore[dict-item]
+    answer_with(page, reply(200, {**ANSWER, "results": found}))
+    choose(page, photograph(tmp_path))
+    page.get_by_role("button", name="Identify").click()
+    first, second = page.locator(".answer").nth(0), page.locator(".answer").nth(1)
+    first.get_by_text("found by the detector, 72 %").wait_for()
+    assert "Box 4, 8, 50, 60" in first.inner_text()
+    assert first.locator("rect").get_attribute("width") == "46"
+    second.get_by_text("The detector found no animal").wait_for()
+    assert second.locator("rect").count() == 0
+
+
 def test_the_selected_model_answers(page: Page, bundle: Path, tmp_path: Path) -> None:
     second = web_service(bundle, name="second")
     second.bundle.id = "another-00000001"

@@ -24,6 +24,13 @@ export class Answer {
     return own === null || own >= 0.5;
   }
 
+  /** What the detector found; '' if it was not asked. */
+  get detection() {
+    const {detection} = this.result ?? {};
+    if (detection === undefined) return '';
+    return detection === null ? words.none_detected : fill(words.detected, {percent: percent(detection)});
+  }
+
   get verdict() {
     if (this.rejected.length) return fill(words.you_rejected, {individuals: this.rejected.join(', ')});
     if (this.result.new_individual.decision === 'new') return this.isLikely ? words.new : words.perhaps_new;
@@ -38,6 +45,7 @@ export function card(answer, {onEnrol, onReject}) {
   const text = fill(words.your_photograph, {filename: file.name});
   const caption = element('figcaption', {}, text);
   if (box) caption.append(element('br'), fill(words.box_of_result, {box: boxText(box)}));
+  if (answer.detection) caption.append(element('br'), answer.detection);
   const query = element('figure', {className: 'query'}, framed(answer.photograph, text), caption);
   if (answer.problem) {
     made.append(element('p', {className: 'problem'}, ...problemText(answer.problem)), query);
