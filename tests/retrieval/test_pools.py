@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from whale_ray.errors import InputError
+from whale_ray.retrieval.evaluation.calibration import fit_calibration, read_calibration
+from whale_ray.retrieval.evaluation.decisions import shift_share
 from whale_ray.retrieval.evaluation.evaluate import Evaluation, evaluate
 from whale_ray.retrieval.search.pools import PooledRanking, PooledSearcher
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
@@ -252,6 +254,27 @@ def test_a_species_with_enough_queries_has_a_threshold_of_its_own() -> None:
             unknown_label="new_whale",
         )
         assert found.species_thresholds[name] == pytest.approx(alone.threshold)
+
+
+def test_the_probability_of_a_new_animal_is_that_of_its_species() -> None:
+    found = evaluated([ANY], new=60)
+    assert set(found.calibration.new_of_species) == {"blue", "fin"}
+    assert read_calibration(found.calibration.written()) == found.calibration
+    assert evaluated([ANY], new=60, species=None).calibration.new_of_species == {}
+    random = np.random.default_rng(0)
+    new, species = np.arange(200) % 2 == 0, np.repeat(["blue", "fin"], 100)
+    new[:25] = True  # most blue whales are new, at a larger cosine than fin whales
+    cosines = np.where(species == "blue", 0.5, 0.2)[:, None] - 0.2 * new[:, None] + 0.1 * random.normal(size=(200, 1))
+    fitted = fit_calibration(cosines, np.where(new, 0, 1), new, species)
+    asked = np.full((3, 1), 0.35)
+    blue, fin, unknown = fitted.of_new(asked, np.array(["blue", "fin", "sei"]))
+    assert blue > 0.7
+    assert fin < 0.3
+    assert unknown == fitted.of_new(asked)[0]
+    for name, value in (("blue", blue), ("fin", fin)):  # as fitted alone, where new animals are as frequent as in all
+        own = species == name
+        alone = fit_calibration(cosines[own], np.where(new, 0, 1)[own], new[own]).of_new(asked)
+        assert value == pytest.approx(shift_share(alone, new[own].mean(), new.mean())[0])
 
 
 def test_a_species_with_few_unknown_queries_has_the_common_threshold() -> None:

@@ -60,8 +60,7 @@ class Bundle:
         self.unknown_label: str = manifest["unknown_label"]
         self.setting = RetrievalSetting(**manifest["retrieval"])
         self.geometry = Geometry(**manifest["preprocessing"])
-        self.device = device
-        self.runtime = runtime or "another process"
+        self.device, self.runtime = device, runtime or "another process"
         self._encoder = None
         if runtime is not None:
             self._encoder = BundleEncoder(contents, self.geometry, device=device, runtime=runtime, threads=threads)
@@ -198,17 +197,18 @@ class Bundle:
             traits: Viewpoint and species of each query; None if all are unknown.
         """
         gallery, traits = gallery or self.gallery, traits or [UNKNOWN_TRAITS] * len(vectors)
+        viewpoints, species = [one.viewpoint for one in traits], [one.species for one in traits]
         found = gallery.searcher.rank(
             vectors,
             self.setting,
             first=top,
             individuals=MOST_CANDIDATES,
-            viewpoints=[one.viewpoint for one in traits],
-            species=[one.species for one in traits],
+            viewpoints=viewpoints,
+            species=species,
             ready=True,
         )
-        cosines = found.ranking.cosines
-        match, new = self.calibration.of_match(cosines), self.calibration.of_new(cosines)
+        match = self.calibration.of_match(found.ranking.cosines)
+        new = self.calibration.of_new(found.ranking.cosines, species)
         if self.decision is not None:
             match, new = self.decision.of_match(match, new), self.decision.of_new(new)
         answers = RankedAnswers(found, match, new, gallery, top, by_probability=self.decision is not None)

@@ -6,8 +6,8 @@ and whether it is the first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,31 +32,66 @@ class LogisticModel:
         logits[:, :1] += self.first
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -700.0, 700.0))))
 
+    def at_share(self, measured: float, assumed: float) -> LogisticModel:
+        """Return the model of an outcome of share `measured` as it is where its share is `assumed`.
+
+        The odds are multiplied, as by `decisions.shift_share`: another intercept.
+
+        Args:
+            measured: Share, between 0 and 1, excluded.
+            assumed: Share, likewise.
+        """
+        odds = (1.0 - measured) / measured * assumed / (1.0 - assumed)
+        return replace(self, intercept=self.intercept + float(np.log(odds)))
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """Probabilities from a ranking's cosines; a part is None if there was too little data to fit it."""
+    """Probabilities from a ranking's cosines; a part is None if there was too little data to fit it.
+
+    Attributes:
+        match: Probability that a candidate is right.
+        new: Probability that the animal is new.
+        new_of_species: The same of each species with enough queries, at the share of new animals of `new`.
+    """
 
     match: LogisticModel | None
     new: LogisticModel | None
+    new_of_species: Mapping[str, LogisticModel] = field(default_factory=dict)
 
     def of_match(self, cosines: np.ndarray) -> np.ndarray:
         """Return the probability that each candidate is the individual, shape (Q, R), from cosines (Q, R)."""
         return _apply(self.match, cosines)
 
-    def of_new(self, cosines: np.ndarray) -> np.ndarray:
-        """Return the probability that the animal is not in the gallery, shape (Q,), from cosines (Q, R)."""
-        return _apply(self.new, cosines)[:, 0] if cosines.shape[1] else np.full(len(cosines), np.nan)
+    def of_new(self, cosines: np.ndarray, species: Sequence[str] | np.ndarray | None = None) -> np.ndarray:
+        """Return the probability that the animal is not in the gallery, shape (Q,).
+
+        Args:
+            cosines: Cosines of the ranked candidates, shape (Q, R).
+            species: Species of each query, shape (Q,); None if all are unknown.
+        """
+        if not cosines.shape[1]:
+            return np.full(len(cosines), np.nan)
+        probabilities = _apply(self.new, cosines)[:, 0]
+        for name, model in self.new_of_species.items() if species is not None else ():
+            own = np.asarray(species, dtype=str) == name
+            probabilities[own] = model.probability(cosines[own])[:, 0]
+        return probabilities
 
     def written(self) -> dict[str, Any]:
         """As JSON; `read_calibration` reads it."""
-        return asdict(self)
+        written = asdict(self)
+        if not self.new_of_species:
+            del written["new_of_species"]
+        return written
 
 
 def read_calibration(written: Mapping[str, Any] | None) -> Calibration:
     """Return the calibration that `Calibration.written` wrote; None gives a calibration without probabilities."""
-    parts = {name: (written or {}).get(name) for name in ("match", "new")}
-    return Calibration(**{name: None if part is None else LogisticModel(**part) for name, part in parts.items()})
+    written = written or {}
+    match, new = (None if written.get(name) is None else LogisticModel(**written[name]) for name in ("match", "new"))
+    own = written.get("new_of_species", {})
+    return Calibration(match, new, {species: LogisticModel(**part) for species, part in own.items()})
 
 
 def leads(cosines: np.ndarray) -> np.ndarray:
@@ -74,21 +109,32 @@ def leads(cosines: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(others), cosines - others, 0.0)
 
 
-def fit_calibration(cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray) -> Calibration:
+def fit_calibration(
+    cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray, species: np.ndarray | None = None
+) -> Calibration:
     """Fit the calibration on Q answered queries. Probabilities hold if new animals are as frequent as here.
 
     Args:
         cosines: Cosines of the ranked candidates, NaN if there are no more, shape (Q, R).
         ranks: Rank of the right candidate, 0 for none, shape (Q,).
         new: Whether the animal is in no gallery, bool, shape (Q,).
+        species: Species of each query, "" for unknown, shape (Q,); None if all are unknown.
     """
     shown = cosines[:, :CANDIDATES]
     there = ~np.isnan(shown)
     places = np.broadcast_to(np.arange(1, shown.shape[1] + 1), shown.shape)
     features = np.stack([shown, leads(shown), places == 1], axis=2)
     match = _fit(features[there], (ranks[:, None] == places)[there])
-    first = there & (places == 1)
-    return Calibration(match, _fit(features[first], np.broadcast_to(new[:, None], shown.shape)[first]))
+    if not shown.shape[1]:
+        return Calibration(match, None)
+    firsts, answered = features[:, 0], there[:, 0]
+    common = _fit(firsts[answered], new[answered])
+    own: dict[str, LogisticModel] = {}
+    for name in () if species is None or common is None else sorted({*species.tolist()} - {""}):
+        here = answered & (species == name)
+        if (fitted := _fit(firsts[here], new[here])) is not None:
+            own[name] = fitted.at_share(float(new[here].mean()), float(new[answered].mean()))
+    return Calibration(match, common, own)
 
 
 def _fit(features: np.ndarray, outcomes: np.ndarray) -> LogisticModel | None:

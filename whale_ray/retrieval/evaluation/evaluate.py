@@ -139,7 +139,8 @@ def evaluate(
     final, *choices = choose_settings(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
     pooled = pool_cross_fitted(outcomes, choices, folds, held.queries)
     new = ~held.queries.known
-    calibration = fit_calibration(outcomes[final.place].cosines, outcomes[final.place].ranks, new)
+    chosen = outcomes[final.place]
+    calibration = fit_calibration(chosen.cosines, chosen.ranks, new, held.queries.species)
     decision = decide.at(float(new.mean())) if len(new) and calibration.new is not None else None
     return Evaluation(
         table=setting_table(settings, outcomes, held.queries),

@@ -184,8 +184,11 @@ def pool_cross_fitted(
         kept = (outcome.ranks[here], outcome.image_ranks[here], precisions, outcome.images[here])
         cosines = outcome.cosines[here]
         others = _others(folds, fold)
-        calibration = fit_calibration(outcome.cosines[others], outcome.ranks[others], ~queries.known[others])
-        probabilities = (first_column(calibration.of_match(cosines), np.nan), calibration.of_new(cosines))
+        calibration = fit_calibration(
+            outcome.cosines[others], outcome.ranks[others], ~queries.known[others], queries.species[others]
+        )
+        new = calibration.of_new(cosines, queries.species[here])
+        probabilities = (first_column(calibration.of_match(cosines), np.nan), new)
         parts.append((np.full(len(here), choice.place), *kept, cosines, thresholds, *probabilities))
         rows.append(here)
     back = np.argsort(np.concatenate(rows))
