@@ -75,9 +75,7 @@ class _Result(WithBox):
 
     @model_serializer(mode="wrap")
     def _without_missing_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = serialize(self)
-        if written.get("box", ()) is None:
-            del written["box"]
+        written = {name: value for name, value in serialize(self).items() if value is not None or name not in _LEFT_OUT}
         if "detection" not in self.model_fields_set:
             written.pop("detection", None)
         return written
