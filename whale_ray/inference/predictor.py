@@ -58,8 +58,7 @@ class Bundle:
         self.calibration = read_calibration(manifest["calibration"])
         self.decision = read_decision(manifest.get("decision"))
         self.unknown_label: str = manifest["unknown_label"]
-        self.setting = RetrievalSetting(**manifest["retrieval"])
-        self.geometry = Geometry(**manifest["preprocessing"])
+        self.setting, self.geometry = RetrievalSetting(**manifest["retrieval"]), Geometry(**manifest["preprocessing"])
         self.device, self.runtime = device, runtime or "another process"
         self._encoder = None
         if runtime is not None:

@@ -243,8 +243,6 @@ def describe_setting(values: Mapping[str, Any]) -> str:
     given = {name: value for name in _BY_NAME if (value := values.get(name)) is not None and value == value}
     if "vote" not in given:
         return ""
-    order = dict.fromkeys(("vote", *_BY_NAME))
     used = effective_values(given)
-    return ", ".join(
-        _BY_NAME[name].shown.format(used[name]) for name in order if name in used and used[name] != _BY_NAME[name].off
-    )
+    on = [name for name in dict.fromkeys(("vote", *_BY_NAME)) if name in used and used[name] != _BY_NAME[name].off]
+    return ", ".join(_BY_NAME[name].shown.format(used[name]) for name in on)

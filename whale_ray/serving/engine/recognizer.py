@@ -32,7 +32,6 @@ _STORE_TIMEOUT = 2.0
 _EMBED_CHUNK = 256  # enrolled pictures that are embedded before the gallery is rebuilt
 _log = logging.getLogger(__name__)
 
-
 # A prepared photograph or its embedding, the number of individuals, viewpoint and species.
 _SearchRequest = tuple[np.ndarray, int, AnimalTraits]
 
