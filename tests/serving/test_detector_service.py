@@ -156,3 +156,11 @@ def test_an_older_bundle_that_was_trained_with_boxes_takes_a_detector() -> None:
     table = whole.table.assign(x0=["", *["1.0"] * (len(whole.table) - 1)])
     assert dataclasses.replace(whole, table=table).is_trained_on_boxes
     assert not dataclasses.replace(whole, table=whole.table.assign(x0="")).is_trained_on_boxes
+
+
+def test_answers_without_boxes_or_a_detector_have_neither_field(plain: str) -> None:
+    (result,) = ask(plain, pod())
+    assert list(result) == ["filename", "views", "new_individual", "candidates"]
+    fields = httpx.get(f"{plain}/openapi.json").json()["components"]["schemas"]["Identified"]["properties"]
+    assert {"box", "detection", "filename", "candidates"} <= set(fields)
+    assert "default" not in fields["detection"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BaseModel, Field
+from pydantic.config import JsonDict
 
 from whale_ray.data.image_io import Box
 from whale_ray.serving.problem_details import Problem
@@ -28,7 +29,15 @@ class NewIndividual(BaseModel):
     decision: Literal["new", "known"]
 
 
-_LEFT_OUT = ("box", "pool")  # of a result, instead of null
+_NOT_ASKED = -1.0  # instead of the confidence of a detector
+
+
+def _remove_default(schema: JsonDict) -> None:
+    schema.pop("default")
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Candidate(BaseModel):
@@ -57,28 +66,20 @@ class WithBox(BaseModel):
     """Something in a photograph, or in a box of it."""
 
     box: Box | None = Field(
-        None, description="Box in the photograph: x0, y0, x1, y1 in pixels. Left out for a whole photograph."
+        None,
+        description="Box in the photograph: x0, y0, x1, y1 in pixels. Left out for a whole photograph.",
+        exclude_if=_is_none,
     )
-
-    @model_serializer(mode="wrap")
-    def _without_missing_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = serialize(self)
-        return {name: value for name, value in written.items() if value is not None or name not in _LEFT_OUT}
 
 
 class _Result(WithBox):
     detection: Probability | None = Field(
-        None,
+        _NOT_ASKED,
         description="Confidence of the detector in this box, or null if it found no animal and the whole photograph "
         "was used. Left out if the detector was not asked.",
+        exclude_if=lambda confidence: confidence == _NOT_ASKED,
+        json_schema_extra=_remove_default,
     )
-
-    @model_serializer(mode="wrap")
-    def _without_missing_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written = {name: value for name, value in serialize(self).items() if value is not None or name not in _LEFT_OUT}
-        if "detection" not in self.model_fields_set:
-            written.pop("detection", None)
-        return written
 
 
 class Identified(_Result):
@@ -89,7 +90,9 @@ class Identified(_Result):
     new_individual: NewIndividual
     candidates: list[Candidate]
     pool: SearchedPool | None = Field(
-        None, description="Part of the gallery that was searched. Left out by models without viewpoints and species."
+        None,
+        description="Part of the gallery that was searched. Left out by models without viewpoints and species.",
+        exclude_if=_is_none,
     )
 
 
