@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +33,8 @@ from whale_ray.sweep.trials.trackers.tracker import SweepOutcome, TrackedTrial, 
 _log = logging.getLogger(__name__)
 _NOTES = "mlflow.json"
 _PARENT_TAG = "mlflow.parentRunId"
+_FAILED_CONNECTION = re.compile(r"Caused by (\w+)")  # of urllib3, at the end of a long text
+_LONGEST = 200
 
 
 class MlflowTracker:
@@ -100,9 +103,9 @@ class MlflowTracker:
             yield
         except mlflow_errors() as error:
             self._run = None
-            _log.warning("MLflow gets no more figures of trial %s: %s", self._trial.trial, _first_line(error))
+            _log.warning("MLflow gets no more figures of trial %s: %s", self._trial.trial, _reason(error))
             notes = read_optional_json(self._trial.folder / _NOTES)
-            _write_notes(self._trial.folder, {**notes, "incomplete": _first_line(error)})
+            _write_notes(self._trial.folder, {**notes, "incomplete": _reason(error)})
 
 
 def begin_mlflow(tracking: Tracking, folder: Path, say: Callable[[str], None]) -> Tracking:
@@ -129,7 +132,10 @@ def begin_mlflow(tracking: Tracking, folder: Path, say: Callable[[str], None]) -
         _write_notes(folder, {"server": tracking.mlflow, "run": run.info.run_id})
         return replace(tracking, mlflow_parent=run.info.run_id)
     except mlflow_errors() as error:
-        say(f"warning: the sweep goes on without MLflow, since {tracking.mlflow} does not answer: {_first_line(error)}")
+        say(
+            f"warning: the sweep goes on without MLflow: tracking.mlflow must name a server that answers, but "
+            f"{tracking.mlflow}: {_reason(error)}"
+        )
         return replace(tracking, mlflow=None)
 
 
@@ -151,10 +157,10 @@ def end_mlflow(tracking: Tracking, outcome: SweepOutcome, say: Callable[[str], N
             if outcome.bundle is not None and not outcome.interrupted:
                 client.log_artifacts(run, str(outcome.bundle), artifact_path=f"bundle/{outcome.bundle.name}")
     except mlflow_errors() as error:
-        say(f"warning: MLflow has not taken report and bundle: {_first_line(error)}")
+        say(f"warning: MLflow has not taken report and bundle: {_reason(error)}")
     notes = {path.parent.name: read_optional_json(path) for path in outcome.folder.glob(f"trials/*/{_NOTES}")}
     if incomplete := sorted(trial for trial, note in notes.items() if "incomplete" in note):
-        say(f"warning: MLflow lacks figures of {len(incomplete)} trials, since it did not answer: {incomplete[0]} …")
+        say(f"warning: MLflow lacks figures of trials, since it did not answer: {', '.join(incomplete)}")
 
 
 def check_mlflow(tracking: Tracking) -> None:
@@ -170,5 +176,8 @@ def _write_notes(folder: Path, notes: Mapping[str, Any]) -> None:
     write_atomically(folder / _NOTES, json.dumps(dict(notes), indent=1))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]
+def _reason(error: Exception) -> str:
+    """Return the kind of a failed connection, else the first line of the message."""
+    text = str(error).strip()
+    failed = _FAILED_CONNECTION.search(text)
+    return failed[1] if failed else text.split("\n")[0][:_LONGEST]
