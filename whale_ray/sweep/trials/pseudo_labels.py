@@ -71,6 +71,8 @@ def _held_of(own: pd.DataFrame, numbers: np.random.Generator) -> np.ndarray:
 def label_unknown(dataset: Dataset, vectors: np.ndarray, held: np.ndarray, *, least: float, folder: Path) -> None:
     """Label unknown training photographs and write pseudo_labels.csv: Image, Id, probability.
 
+    A photograph whose likeliest individual is of another species gets no label.
+
     Args:
         dataset: The photographs.
         vectors: Embeddings of the rows of the training part, in their order, shape (N, D).
@@ -84,10 +86,32 @@ def label_unknown(dataset: Dataset, vectors: np.ndarray, held: np.ndarray, *, le
     seen = ~unknown & ~tried
     index = GalleryIndex(vectors[seen], names[seen])
     guesses = propose_labels(vectors[unknown], index, held=vectors[tried], names=names[tried])
-    sure = guesses.probabilities >= least
+    species = dataset.table["species"].to_numpy(dtype=str)[rows]
+    possible = may_be_of(species[unknown], guesses.individuals, names=names[seen], species_of_names=species[seen])
+    sure = (guesses.probabilities >= least) & possible
     images = dataset.table["image"].to_numpy()[rows[unknown][sure]]
     found = {"Image": images, "Id": guesses.individuals[sure], "probability": guesses.probabilities[sure]}
     write_atomically(folder / LABELS, pd.DataFrame(found).to_csv(index=False))
+
+
+def may_be_of(
+    species: np.ndarray, individuals: np.ndarray, *, names: np.ndarray, species_of_names: np.ndarray
+) -> np.ndarray:
+    """Return whether photographs may show individuals, by species, bool, shape (Q,); an unknown species allows all.
+
+    >>> names, kinds = np.array(["a", "b"]), np.array(["fin", "blue"])
+    >>> may_be_of(np.array(["fin", "fin", ""]), np.array(["a", "b", "b"]), names=names, species_of_names=kinds).tolist()
+    [True, False, True]
+
+    Args:
+        species: Species of each photograph, "" for unknown, shape (Q,).
+        individuals: An individual for each of them, shape (Q,).
+        names: Individual of each named photograph, shape (N,).
+        species_of_names: Species of each named photograph, "" for unknown, shape (N,).
+    """
+    kinds = set(zip(names.tolist(), species_of_names.tolist(), strict=True))
+    pairs = zip(individuals.tolist(), species.tolist(), strict=True)
+    return np.array([not kind or bool({(name, kind), (name, "")} & kinds) for name, kind in pairs], dtype=bool)
 
 
 def read_labels(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
