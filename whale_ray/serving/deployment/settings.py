@@ -35,7 +35,8 @@ class ServeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     bundle: BundlePath | None = Field(
-        default=None, description="The bundle, if there is one model. Give this or `models`."
+        default=None,
+        description="The bundle, if there is one model: a folder, hf://… or s3://…. Give this or `models`.",
     )
     models: dict[Name, BundlePath] = Field(
         default={}, description="Bundles by name, for several models; `?model=` chooses one."
