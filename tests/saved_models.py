@@ -32,6 +32,7 @@ def save_timm(folder: Path, model: nn.Module, architecture: str, arguments: dict
     facts |= {"fixed_input_size": "img_size" in arguments, "classifier": model.pretrained_cfg["classifier"]}
     config = {"architecture": architecture, "num_classes": model.num_classes, "num_features": model.num_features}
     config |= {"pretrained_cfg": facts, "model_args": {k: v for k, v in arguments.items() if k != "img_size"}}
+    config |= {"global_pool": model.global_pool} if isinstance(getattr(model, "global_pool", None), str) else {}
     (folder / "config.json").write_text(json.dumps(config))
     save_file({name: part.contiguous() for name, part in model.state_dict().items()}, folder / "model.safetensors")
     return f"timm:{folder}"

@@ -131,3 +131,10 @@ def test_another_size_is_the_remedy_only_if_it_passes(build: Callable[[Forward],
 def test_features_that_are_neither_map_nor_tokens_are_refused(build: Callable[[Forward], Encoder]) -> None:
     with pytest.raises(EncoderError, match=r"gives a map \(1, C, h, w\) or tokens .*but tiny gives \(1, 8\)"):
         build(lambda body, features: features.mean((2, 3)))
+
+
+def test_a_deep_network_with_random_weights_is_judged_with_batch_statistics() -> None:
+    encoder = build_encoder("timm:efficientnetv2_rw_t", embedding_size=8, weights="random", image_size=(64, 64))
+    assert encoder.training
+    statistics = [layer.running_mean for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert all(bool((mean == 0).all()) for mean in statistics)

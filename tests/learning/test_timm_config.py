@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_a_config_that_means_another_network_is_refused(tmp_path: Path, changes:
     change_config(tmp_path, **changes)
     with pytest.raises(EncoderError, match=message):
         build(tmp_path)
+
+
+def test_the_names_of_older_swin_checkpoints_are_read(tmp_path: Path) -> None:
+    save_swin(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    plain = build(tmp_path, embedding_size=None, neck="none").eval()
+    (tmp_path / "model.safetensors").unlink()
+    old = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(16, 16, dtype=torch.long)}
+    for name, part in tensors.items():  # until timm 0.9 a stage ended with what now begins the next one
+        stage = re.match(r"layers.(\d).downsample", name)
+        old[name.replace(stage[0], f"layers.{int(stage[1]) - 1}.downsample") if stage else name] = part
+    torch.save(old, tmp_path / "pytorch_model.bin")
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(build(tmp_path, embedding_size=None, neck="none").eval()(images), plain(images))
 
 
 def test_the_flat_config_of_older_versions_is_read(tmp_path: Path) -> None:

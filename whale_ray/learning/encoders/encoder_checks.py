@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from whale_ray.learning.encoders.model_errors import named_model_errors
 
 # Rounding in float32 depends on the size of the batch; it stays far below these.
 _SHARE, _ROUNDING = 0.01, 1e-5
+_NOT_FINITE = "not finite"
 
 
 def check_embeddings(
@@ -26,7 +29,8 @@ def check_embeddings(
         name: Its name, for messages.
         image_size: Height and width in pixels.
         embedding_size: D.
-        is_random: Its weights are random: a deep network may then overflow until its batch statistics are learned.
+        is_random: Its weights are random: a deep network may overflow, or amplify rounding, until its batch statistics
+            are learned.
 
     Raises:
         EncoderError: If an embedding is not finite, or a picture has several.
@@ -35,26 +39,50 @@ def check_embeddings(
     encoder.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), named_model_errors(name, "cannot embed two pictures"):
         together = _unit_vectors(encoder, pictures)
-        alone = (pictures[:1], pictures[1:], pictures[:1])
-        singles = [] if together.is_meta else [_unit_vectors(encoder, part) for part in alone]
+        if together.shape != (2, embedding_size):
+            raise EncoderError(
+                f"an encoder gives one embedding of {embedding_size} numbers a picture, but {name} gives "
+                f"{tuple(together.shape)} for two. Choose another encoder"
+            )
+        fault = "" if together.is_meta else _find_fault(encoder, pictures, together)  # meta: built for its shapes
+        if fault and is_random:
+            twin = _learn_statistics(encoder, pictures)
+            fault = _find_fault(twin, pictures, _unit_vectors(twin, pictures))
     encoder.train(was_training)
-    if together.shape != (2, embedding_size):
-        raise EncoderError(
-            f"an encoder gives one embedding of {embedding_size} numbers a picture, but {name} gives "
-            f"{tuple(together.shape)} for two. Choose another encoder"
-        )
-    if not singles:
-        return  # a model without weights, built for its shapes
-    first, second, again = singles
-    if not bool(torch.isfinite(torch.cat([together, first, second, again])).all()):
+    if fault == _NOT_FINITE:
         if is_random:
             return
         raise EncoderError(f"an embedding must be finite, but {name} gives NaN or infinity. Choose other weights")
+    if fault:
+        raise EncoderError(
+            f"a picture must always have the same embedding, but with {name} it moves by {fault}. Switch that off in "
+            "its config, or choose another encoder"
+        )
+
+
+def _find_fault(encoder: nn.Module, pictures: Tensor, together: Tensor) -> str:
+    """Return what is wrong with the embeddings of two pictures, alone and together; empty if nothing is."""
+    first, second, again = (_unit_vectors(encoder, part) for part in (pictures[:1], pictures[1:], pictures[:1]))
+    if not bool(torch.isfinite(torch.cat([together, first, second, again])).all()):
+        return _NOT_FINITE
     allowed = max(_ROUNDING, _SHARE * float((first - second).norm()))
-    if (difference := float((first - again).norm())) > allowed:
-        raise _differs(name, "when it is embedded a second time", difference, "random masks or a state")
-    if (difference := float((together - torch.cat([first, second])).norm(dim=1).max())) > allowed:
-        raise _differs(name, "beside another picture", difference, "statistics of the batch")
+    if (moved := float((first - again).norm())) > allowed:
+        return f"{moved:.2g} when it is embedded a second time: the model uses random masks or a state"
+    if (moved := float((together - torch.cat([first, second])).norm(dim=1).max())) > allowed:
+        return f"{moved:.2g} beside another picture: the model uses statistics of the batch"
+    return ""
+
+
+def _learn_statistics(encoder: nn.Module, pictures: Tensor) -> nn.Module:
+    """Return a copy with the batch statistics of these pictures, which keep a deep random network in range."""
+    twin = copy.deepcopy(encoder)
+    norms = [layer for layer in twin.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None  # the average of all batches, here of one
+        layer.train()
+    twin(pictures)
+    return twin.eval()
 
 
 def check_training_step(encoder: nn.Module, *, name: str, image_size: tuple[int, int]) -> None:
@@ -85,10 +113,3 @@ def measuring_pictures(height: int, width: int) -> Tensor:
 
 def _unit_vectors(encoder: nn.Module, pictures: Tensor) -> Tensor:
     return F.normalize(encoder(pictures).float(), dim=-1)
-
-
-def _differs(name: str, condition: str, difference: float, cause: str) -> EncoderError:
-    return EncoderError(
-        f"a picture must always have the same embedding, but with {name} it moves by {difference:.2g} {condition}: the "
-        f"model uses {cause}. Switch that off in its config, or choose another encoder"
-    )
