@@ -237,7 +237,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_name(name: str, message: st
         ({"pool": "max"}, "model.pool must be one of auto, avg, gem, cls, but got 'max'"),
         ({"neck": "mlp"}, "model.neck must be one of"),
         ({"freeze": "head"}, "model.freeze must be one of"),
-        ({"neck": "none"}, "gives the 128 features of tiny as they come, but embedding_size is 32"),
+        ({"neck": "none"}, "returns the 128 features of tiny, but embedding_size is 32"),
         ({"weights": "nowhere.pth"}, "there is no nowhere.pth"),
     ],
 )
