@@ -71,7 +71,7 @@ def test_a_run_folder_has_the_documented_files(finished: SweepResult) -> None:
     assert sorted(finished.table["trial"]) == trials
     assert len(trials) == 1 + 2
     for trial in trials:
-        wanted = {"settings.json", "retrieval.csv", "queries.parquet", "embeddings.npz", "checkpoint", "result.json"}
+        wanted = {"settings.json", "retrieval.csv", "queries.parquet", "setting_queries.npz", "embeddings.npz", "checkpoint", "result.json"}
         wanted |= set() if trial.startswith("baseline") else {"epochs.csv"}
         found = {path.name for path in (folder / "trials" / trial).iterdir()}
         curves = {name for name in found if name.startswith("events.out.tfevents.")}
@@ -119,7 +119,7 @@ def test_every_retrieval_setting_is_scored_and_the_embeddings_are_kept(finished:
             assert len(stored["plain"]) == len(used)
             assert stored["image"].tolist() == used["Image"].tolist()
             assert stored["part"].tolist() == used["part"].tolist()
-        queries = pd.read_parquet(folder / "queries.parquet")
+        queries = pd.read_parquet(folder / "queries.parquet", "setting_queries.npz")
         assert sorted(queries["image"]) == sorted(used.loc[used["part"] == "val", "Image"])
 
 

@@ -28,7 +28,9 @@ from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.report.page import write_report
 from whale_ray.sweep.run_folder.records import read_records
+from whale_ray.sweep.run_folder.setting_queries import read_setting_queries
 from whale_ray.sweep.trials.embeddings_io import read_embeddings, write_embeddings
+from whale_ray.sweep.trials.scoring import scoring_of
 
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
@@ -203,13 +205,36 @@ def test_a_trial_without_proxies_is_compared_without_a_classifier(finished: Swee
     assert (other[:, 0] != other[:, 1]).any()
 
 
+@pytest.mark.parametrize("objective", ["map@5", "recall@1", "image_recall@4", "map@5_individuals"])
+@pytest.mark.parametrize("stored", ["whole", "cut", "of other settings"])
+def test_stored_scores_of_settings_equal_those_of_another_search(
+    stored: str, objective: str, finished: SweepResult, tmp_path: Path
+) -> None:
+    trial = next(record for record in read_records(finished.folder) if record.kind == "trial")
+    folder = Path(shutil.copytree(trial.folder, tmp_path / "trial"))
+    settings = scoring_of(load_sweep(finished.folder / "sweep.yaml")).retrieval
+    file = folder / "setting_queries.npz"
+    assert read_setting_queries(folder, settings) is not None
+    if stored == "cut":
+        file.write_bytes(file.read_bytes()[:200])
+    elif stored == "of other settings":
+        settings = (*settings, RetrievalSetting(vote="softmax", neighbours=7, temperature=0.2))
+    assert (read_setting_queries(folder, settings) is None) == (stored != "whole")
+    found = of_settings(replace(trial, folder=folder), settings, objective)
+    file.unlink()
+    again = of_settings(replace(trial, folder=folder), settings, objective)
+    assert found[0].tolist() == again[0].tolist()
+    np.testing.assert_array_equal(found[1], again[1])
+
+
 def test_without_embeddings_a_retrieval_axis_has_its_difference_but_no_interval(
     finished: SweepResult, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished.folder, tmp_path / "little", symlinks=True))
     whole = row_of(judge_importance(read_records(run), load_sweep(run / "sweep.yaml")), "retrieval.flip")
-    for path in run.glob("trials/*/embeddings.npz"):
-        path.unlink()
+    for name in ("embeddings.npz", "setting_queries.npz"):
+        for path in run.glob(f"trials/*/{name}"):
+            path.unlink()
     row = row_of(judge_importance(read_records(run), load_sweep(run / "sweep.yaml")), "retrieval.flip")
     assert row.value == pytest.approx(whole.value)
     assert np.isnan(row.low)

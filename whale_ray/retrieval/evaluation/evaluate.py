@@ -15,7 +15,7 @@ import pandas as pd
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
 from whale_ray.retrieval.evaluation.decisions import BALANCED, Decision, DecisionRule
-from whale_ray.retrieval.evaluation.evaluation_tables import query_table, setting_table
+from whale_ray.retrieval.evaluation.evaluation_tables import SettingQueries, query_table, setting_queries, setting_table
 from whale_ray.retrieval.evaluation.metrics import find_ranks, recall_at
 from whale_ray.retrieval.evaluation.query_clusters import query_clusters, query_folds
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
@@ -61,6 +61,7 @@ class Evaluation:
         scores: Cross-fitted scores with intervals, ceiling, chance and trivial answer; None with a `reason` if a score
             cannot be computed.
         queries: One row per query, answered with the choice of its fold; `cluster` is the unit of paired intervals.
+        by_setting: What each setting gives each query.
     """
 
     table: pd.DataFrame
@@ -71,6 +72,7 @@ class Evaluation:
     decision: Decision | None
     scores: dict[str, Any]
     queries: pd.DataFrame
+    by_setting: SettingQueries
 
 
 def evaluate(
@@ -142,16 +144,22 @@ def evaluate(
     chosen = outcomes[final.place]
     calibration = fit_calibration(chosen.cosines, chosen.ranks, new, held.queries.species)
     decision = decide.at(float(new.mean())) if len(new) and calibration.new is not None else None
+    table, files = setting_table(settings, outcomes, held.queries), np.asarray(images, dtype=str)
     return Evaluation(
-        table=setting_table(settings, outcomes, held.queries),
+        table=table,
         best=settings[final.place],
         threshold=final.threshold,
         species_thresholds=dict(final.of_species),
         calibration=calibration,
         decision=decision,
         scores=scores_with_intervals(pooled, held.queries, clusters, decision=decision, seed=seed),
-        queries=query_table(held, pooled, settings, np.asarray(images, dtype=str), clusters=clusters, folds=folds),
+        queries=query_table(held, pooled, settings, files, clusters=clusters, folds=folds),
+        by_setting=setting_queries(held, settings, outcomes, [_or_none(one) for one in table["threshold"]], files),
     )
+
+
+def _or_none(threshold: float) -> float | None:
+    return None if np.isnan(threshold) else float(threshold)
 
 
 def score_setting(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 
+from whale_ray.retrieval.evaluation.metrics import average_precisions
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome, plain_scores
@@ -25,6 +26,60 @@ def setting_table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outco
     """
     rows = [plain_scores(outcome, queries) for outcome in outcomes]
     return pd.concat([_setting_columns(settings), pd.DataFrame(rows, dtype=np.float64)], axis=1)
+
+
+@dataclass(frozen=True)
+class SettingQueries:
+    """What each of S retrieval settings gives each of Q queries, not cross-fitted.
+
+    Attributes:
+        settings: The settings.
+        images: File name of each query, shape (Q,).
+        individuals: Its individual, shape (Q,).
+        known: Its individual is in the gallery, bool, shape (Q,).
+        ranks: Rank of the right individual, 0 for none, int32, shape (Q, S).
+        image_ranks: Rank of the first right image, likewise.
+        precisions: Contribution to map@5 with the setting's best threshold, float64, shape (Q, S).
+    """
+
+    settings: tuple[RetrievalSetting, ...]
+    images: np.ndarray
+    individuals: np.ndarray
+    known: np.ndarray
+    ranks: np.ndarray
+    image_ranks: np.ndarray
+    precisions: np.ndarray
+
+
+def setting_queries(
+    held: SearchRuns,
+    settings: Sequence[RetrievalSetting],
+    outcomes: Sequence[Outcome],
+    thresholds: Sequence[float | None],
+    images: np.ndarray,
+) -> SettingQueries:
+    """Return what each setting gives each query.
+
+    Args:
+        held: The searches.
+        settings: The settings.
+        outcomes: Outcome of each setting.
+        thresholds: Best threshold of each setting for map@5.
+        images: File name of each photograph, shape (N,).
+    """
+    precisions = [
+        average_precisions(one.cosines, one.ranks, one.new, threshold=threshold)
+        for one, threshold in zip(outcomes, thresholds, strict=True)
+    ]
+    return SettingQueries(
+        settings=tuple(settings),
+        images=images[held.rows],
+        individuals=held.individuals[held.rows],
+        known=held.queries.known,
+        ranks=np.column_stack([one.ranks for one in outcomes]).astype(np.int32),
+        image_ranks=np.column_stack([one.image_ranks for one in outcomes]).astype(np.int32),
+        precisions=np.column_stack(precisions),
+    )
 
 
 def _setting_columns(settings: Sequence[RetrievalSetting]) -> pd.DataFrame:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.evaluation.metrics import average_precisions, values_of_ranks
-from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries
+from whale_ray.retrieval.evaluation.evaluation_tables import SettingQueries, setting_queries
+from whale_ray.retrieval.evaluation.metrics import values_of_ranks
 from whale_ray.retrieval.evaluation.score_names import MAP, averages_individuals
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import plain_scores
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import proxies_to_score
 from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.run_folder.setting_queries import read_setting_queries
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 from whale_ray.sweep.trials.scoring import roles
 
@@ -79,8 +80,8 @@ def of_trials(records: Sequence[Record], objective: str) -> tuple[list[Record], 
 def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective: str) -> tuple[pd.Index, np.ndarray]:
     """Return the images of the counted queries and the score of each under each setting, shape (Q, settings).
 
-    For an objective averaged over individuals: the individuals and their means. Computed from the trial's embeddings
-    without cross-fitting; map@5 has each setting's best threshold.
+    For an objective averaged over individuals: the individuals and their means. Not cross-fitted; map@5 has each
+    setting's best threshold. Computed from the trial's embeddings where setting_queries.npz does not have all settings.
 
     Args:
         record: The trial.
@@ -90,24 +91,22 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     Raises:
         InputError: If the embeddings cannot be read.
     """
+    found = read_setting_queries(record.folder, settings) or _search_again(record, settings)
+    scores = found.precisions if objective == MAP else values_of_ranks(objective, found.ranks, found.image_ranks)
+    counted = np.ones(len(found.known), dtype=bool) if objective == MAP else found.known
+    if not averages_individuals(objective):
+        return pd.Index(found.images[counted]), scores[counted]
+    means = pd.DataFrame(scores[counted]).groupby(found.individuals[counted]).mean()
+    return means.index, means.to_numpy()
+
+
+def _search_again(record: Record, settings: Sequence[RetrievalSetting]) -> SettingQueries:
     views, table = read_embeddings(record.folder)
     proxies = proxies_to_score(record, settings)
     if not proxies:
         settings = [replace(setting, classifier_weight=0.0) for setting in settings]
     splits = table["split"].to_numpy()
     held = SearchRuns(views, settings, splits=splits, proxies=proxies, **roles(table, record.settings))
-    columns = [_scores(held.outcome(setting), held.queries, objective) for setting in settings]
-    counted = np.ones(len(held.rows), dtype=bool) if objective == MAP else held.queries.known
-    scores = np.column_stack(columns)[counted]
-    rows = table.iloc[held.rows[counted]]
-    if not averages_individuals(objective):
-        return pd.Index(rows["image"].to_numpy(dtype=str)), scores
-    means = pd.DataFrame(scores).groupby(rows["individual"].to_numpy(dtype=str)).mean()
-    return means.index, means.to_numpy()
-
-
-def _scores(outcome: Outcome, queries: Queries, objective: str) -> np.ndarray:
-    if objective != MAP:
-        return values_of_ranks(objective, outcome.ranks, outcome.image_ranks)
-    threshold = plain_scores(outcome, queries)["threshold"]
-    return average_precisions(outcome.cosines, outcome.ranks, outcome.new, threshold=threshold)
+    outcomes = [held.outcome(setting) for setting in settings]
+    thresholds = [plain_scores(outcome, held.queries)["threshold"] for outcome in outcomes]
+    return setting_queries(held, settings, outcomes, thresholds, table["image"].to_numpy(dtype=str))

@@ -17,6 +17,7 @@ from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.trial_points import Settings, retrieval_settings
 from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.run_folder.setting_queries import write_setting_queries
 from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views
 
@@ -162,7 +163,7 @@ def study_figures(views: Views, table: pd.DataFrame) -> dict[str, float | None]:
 
 
 def write_scores(evaluation: Evaluation, folder: Path) -> None:
-    """Write retrieval.csv (a row for each setting) and queries.parquet (a row for each query).
+    """Write retrieval.csv (a row for each setting), queries.parquet (for each query) and setting_queries.npz (both).
 
     Args:
         evaluation: The evaluation.
@@ -171,6 +172,7 @@ def write_scores(evaluation: Evaluation, folder: Path) -> None:
     write_atomically(folder / "retrieval.csv", evaluation.table.to_csv(index=False))
     with replaced_atomically(folder / "queries.parquet") as draft:
         evaluation.queries.to_parquet(draft, index=False)
+    write_setting_queries(evaluation.by_setting, folder)
 
 
 def is_scored_by(scoring: Scoring, record: Record) -> bool:
