@@ -71,7 +71,15 @@ def test_a_run_folder_has_the_documented_files(finished: SweepResult) -> None:
     assert sorted(finished.table["trial"]) == trials
     assert len(trials) == 1 + 2
     for trial in trials:
-        wanted = {"settings.json", "retrieval.csv", "queries.parquet", "setting_queries.npz", "embeddings.npz", "checkpoint", "result.json"}
+        wanted = {
+            "settings.json",
+            "retrieval.csv",
+            "queries.parquet",
+            "setting_queries.npz",
+            "embeddings.npz",
+            "checkpoint",
+            "result.json",
+        }
         wanted |= set() if trial.startswith("baseline") else {"epochs.csv"}
         found = {path.name for path in (folder / "trials" / trial).iterdir()}
         curves = {name for name in found if name.startswith("events.out.tfevents.")}
