@@ -127,7 +127,7 @@ def test_every_retrieval_setting_is_scored_and_the_embeddings_are_kept(finished:
             assert len(stored["plain"]) == len(used)
             assert stored["image"].tolist() == used["Image"].tolist()
             assert stored["part"].tolist() == used["part"].tolist()
-        queries = pd.read_parquet(folder / "queries.parquet", "setting_queries.npz")
+        queries = pd.read_parquet(folder / "queries.parquet")
         assert sorted(queries["image"]) == sorted(used.loc[used["part"] == "val", "Image"])
 
 

@@ -88,6 +88,7 @@ def test_only_known_files_are_copied(source: Path, write_sweep: WriteSweep, data
         "epochs.csv",
         "retrieval.csv",
         "queries.parquet",
+        "setting_queries.npz",
         "embeddings.npz",
         "checkpoint/encoder.safetensors",
         "checkpoint/recipe.json",

@@ -33,7 +33,7 @@ def trial(run: Path, name: str, *, noise: float, objective: str = "recall@1") ->
         for part in ["train"] * (1 + number // 2) + ["val"] * (1 + number // 4)
     ]
     table = pd.DataFrame([*rows, *[(UNKNOWN, "val")] * 12], columns=["individual", "part"])
-    table = table.assign(image=[f"{row}.jpg" for row in range(len(table))], group="", split=0)
+    table = table.assign(image=[f"{row}.jpg" for row in range(len(table))], group="", split=0, viewpoint="", species="")
     random = np.random.default_rng(0)
     places = np.where(table["individual"] == UNKNOWN, 20 + table.index, table["individual"].factorize()[0])
     vectors = random.normal(size=(400, 8))[places] + noise * random.normal(size=(len(table), 8))

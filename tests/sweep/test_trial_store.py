@@ -60,7 +60,9 @@ def end(store: TrialStore, trial: str, score: float, **result: object) -> None:
     (folder / "checkpoint" / "encoder.safetensors").write_bytes(b"weights")
     scores = {"recall@1": score, "map@5": 1 - score, "scored_with": scoring_of(store.sweep).written()}
     write_result(folder, {"status": "finished", "error": "", **scores, **result})
-    write_embeddings({"plain": vectors(store.folder, trial)}, PHOTOGRAPHS.assign(split=0), folder)
+    write_embeddings(
+        {"plain": vectors(store.folder, trial)}, PHOTOGRAPHS.assign(split=0, viewpoint="", species=""), folder
+    )
     store.outcomes.settle(trial, status="pruned")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from whale_ray.retrieval.evaluation.metrics import values_of_ranks
 from whale_ray.retrieval.evaluation.score_names import MAP, averages_individuals
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import plain_scores
+from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import proxies_to_score
 from whale_ray.sweep.run_folder.records import Record
@@ -91,7 +92,10 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     Raises:
         InputError: If the embeddings cannot be read.
     """
-    found = read_setting_queries(record.folder, settings) or _search_again(record, settings)
+    proxies = proxies_to_score(record, settings)
+    if not proxies:
+        settings = [replace(setting, classifier_weight=0.0) for setting in settings]
+    found = read_setting_queries(record.folder, settings) or _search_again(record, settings, proxies)
     scores = found.precisions if objective == MAP else values_of_ranks(objective, found.ranks, found.image_ranks)
     counted = np.ones(len(found.known), dtype=bool) if objective == MAP else found.known
     if not averages_individuals(objective):
@@ -100,11 +104,10 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     return means.index, means.to_numpy()
 
 
-def _search_again(record: Record, settings: Sequence[RetrievalSetting]) -> SettingQueries:
+def _search_again(
+    record: Record, settings: Sequence[RetrievalSetting], proxies: Mapping[int, ClassProxies] | None
+) -> SettingQueries:
     views, table = read_embeddings(record.folder)
-    proxies = proxies_to_score(record, settings)
-    if not proxies:
-        settings = [replace(setting, classifier_weight=0.0) for setting in settings]
     splits = table["split"].to_numpy()
     held = SearchRuns(views, settings, splits=splits, proxies=proxies, **roles(table, record.settings))
     outcomes = [held.outcome(setting) for setting in settings]

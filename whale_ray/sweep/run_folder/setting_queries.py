@@ -36,19 +36,16 @@ def read_setting_queries(folder: Path, settings: Sequence[RetrievalSetting]) -> 
 
     Args:
         folder: The trial's folder.
-        settings: The retrieval settings. A weight of the proxy classifier counts as 0 if the trial has no proxies.
+        settings: The retrieval settings.
     """
     try:
-        with np.load(folder / FILE, allow_pickle=False) as stored:
+        with (folder / FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
     except Exception:  # missing, truncated or foreign: numpy and zipfile raise many types
         return None
     places = {key: place for place, key in enumerate(arrays.pop("settings").tolist())}
-    wanted = [
-        places.get(_key(one), places.get(_key(dataclasses.replace(one, classifier_weight=0.0)))) for one in settings
-    ]
-    columns = [place for place in wanted if place is not None]
-    if len(columns) < len(wanted):
+    columns = [places[key] for key in map(_key, settings) if key in places]
+    if len(columns) < len(settings):
         return None
     by_setting = {name: arrays[name][:, columns] for name in ("ranks", "image_ranks", "precisions")}
     return SettingQueries(**(arrays | by_setting), settings=tuple(settings))

@@ -92,5 +92,5 @@ def read_proxies(folder: Path) -> dict[int, ClassProxies]:
     Raises:
         InputError: If they are damaged.
     """
-    with (folder / "embeddings.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+    with _opened(folder) as stored:
         return proxies_from_arrays(stored, size=stored["plain"].shape[1])
