@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from whale_ray.retrieval.evaluation.decisions import odds_ratio
+
 CANDIDATES = 5
 _PENALTY = 1e-3  # keeps weights finite where a cosine parts right from wrong without a fault
 _FEWEST = 10  # outcomes of the rarer kind below which there is nothing to fit
@@ -35,14 +37,13 @@ class LogisticModel:
     def at_share(self, measured: float, assumed: float) -> LogisticModel:
         """Return the model of an outcome of share `measured` as it is where its share is `assumed`.
 
-        The odds are multiplied, as by `decisions.shift_share`: another intercept.
+        The odds are multiplied: another intercept.
 
         Args:
             measured: Share, between 0 and 1, excluded.
             assumed: Share, likewise.
         """
-        odds = (1.0 - measured) / measured * assumed / (1.0 - assumed)
-        return replace(self, intercept=self.intercept + float(np.log(odds)))
+        return replace(self, intercept=self.intercept + float(np.log(odds_ratio(measured, assumed))))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 
-RULES: Final = ("balanced", "cost", "map@5")
 CURVE_SHARES: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of new animals at which the expected error is stated."""
 
@@ -87,6 +86,16 @@ def read_decision(written: Mapping[str, Any] | None) -> Decision | None:
     return None if written is None else Decision(**written)
 
 
+def odds_ratio(measured: float, assumed: float) -> float:
+    """Return the factor by which the odds of an outcome grow where its share is `assumed`, not `measured`.
+
+    Args:
+        measured: Share, between 0 and 1, excluded.
+        assumed: Share, likewise.
+    """
+    return (1.0 - measured) / measured * assumed / (1.0 - assumed)
+
+
 def shift_share(probabilities: np.ndarray, measured: float, assumed: float) -> np.ndarray:
     """Return probabilities of an outcome of share `measured`, as they are where its share is `assumed`.
 
@@ -98,8 +107,7 @@ def shift_share(probabilities: np.ndarray, measured: float, assumed: float) -> n
         measured: Share, between 0 and 1, excluded.
         assumed: Share, likewise.
     """
-    odds = (1.0 - measured) / measured * assumed / (1.0 - assumed)
-    shifted = probabilities * odds
+    shifted = probabilities * odds_ratio(measured, assumed)
     return np.asarray(shifted / (shifted + 1.0 - probabilities))
 
 

@@ -154,12 +154,8 @@ def evaluate(
         decision=decision,
         scores=scores_with_intervals(pooled, held.queries, clusters, decision=decision, seed=seed),
         queries=query_table(held, pooled, settings, files, clusters=clusters, folds=folds),
-        by_setting=setting_queries(held, settings, outcomes, [_or_none(one) for one in table["threshold"]], files),
+        by_setting=setting_queries(held, settings, outcomes, table["threshold"], files),
     )
-
-
-def _or_none(threshold: float) -> float | None:
-    return None if np.isnan(threshold) else float(threshold)
 
 
 def score_setting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ def setting_table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outco
 
 @dataclass(frozen=True)
 class SettingQueries:
-    """What each of S retrieval settings gives each of Q queries, not cross-fitted.
+    """Outcomes of Q queries under each of S retrieval settings, not cross-fitted.
 
     Attributes:
         settings: The settings.
@@ -55,7 +55,7 @@ def setting_queries(
     held: SearchRuns,
     settings: Sequence[RetrievalSetting],
     outcomes: Sequence[Outcome],
-    thresholds: Sequence[float | None],
+    thresholds: Iterable[float | None],
     images: np.ndarray,
 ) -> SettingQueries:
     """Return what each setting gives each query.
@@ -64,7 +64,7 @@ def setting_queries(
         held: The searches.
         settings: The settings.
         outcomes: Outcome of each setting.
-        thresholds: Best threshold of each setting for map@5.
+        thresholds: Best threshold of each setting for map@5; None or NaN without one.
         images: File name of each photograph, shape (N,).
     """
     precisions = [

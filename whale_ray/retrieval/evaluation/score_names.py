@@ -8,6 +8,9 @@ CUTOFFS: Final = (1, 2, 4, 8, 16, 32)
 """The values of K in recall@K and image_recall@K."""
 
 MAP: Final = "map@5"
+DECISION_RULES: Final = ("balanced", "cost", MAP)
+"""Rules by which an animal is decided as new; `decisions.DecisionRule` explains them."""
+
 RECALLS: Final = tuple(f"recall@{cutoff}" for cutoff in CUTOFFS)
 IMAGE_RECALLS: Final = tuple(f"image_recall@{cutoff}" for cutoff in CUTOFFS)
 QUERY_SCORES: Final = (*RECALLS, *IMAGE_RECALLS, MAP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from whale_ray.retrieval.evaluation.score_names import OBJECTIVES
+from whale_ray.retrieval.evaluation.score_names import DECISION_RULES, OBJECTIVES
 from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS
 from whale_ray.sweep.config.fields import Setting, brief
 
@@ -17,7 +17,7 @@ RETRIEVAL_SETTINGS: tuple[Setting, ...] = (
     *(_free(f"retrieval.{one.name}", one.takes, one.default, one.meaning) for one in RETRIEVAL_OPTIONS),
     brief(
         "retrieval.decide",
-        "choice balanced cost map@5",
+        " ".join(("choice", *DECISION_RULES)),
         "balanced",
         "what decides that an animal is new: the probability of new above one half, if half of the animals were new "
         "(balanced) or a share of new_share (cost); or the threshold of map@5. A submission follows map@5",
