@@ -1,0 +1,77 @@
+"""Evidence of queries against a gallery, whole or by shortlist."""
+
+from __future__ import annotations
+
+import numpy as np
+from pictures import draw_animal, features_of, gallery_of
+
+from whale_ray.retrieval.local.evidence import compare_features, gather_evidence
+from whale_ray.retrieval.local.feature_store import join_features, join_stores
+from whale_ray.retrieval.local.local_features import no_features
+from whale_ray.retrieval.local.local_index import LocalIndex
+from whale_ray.retrieval.local.verification import verify
+
+NAMES = np.array(["a", "b", "c", "c"])
+
+
+def store_of_animals():  # rows 0 to 3 are the gallery, 4 to 6 the queries: c, a and nothing
+    turned = [features_of(draw_animal(seed, degrees=12)) for seed in (3, 1)]
+    return join_stores(gallery_of(1, 2, 3, 4), join_features([*turned, no_features("sift")], "sift"))
+
+
+def test_evidence_holds_scores_of_the_index_and_inliers_of_leading_photographs() -> None:
+    store, calls = store_of_animals(), []
+    evidence = gather_evidence(store, [4, 5, 6], range(4), NAMES, verified=2, on_batch=lambda: calls.append(1))
+    index = LocalIndex(store.subset(range(4)), NAMES)
+    assert evidence.names.tolist() == ["a", "b", "c"]
+    assert evidence.scores.shape == evidence.inliers.shape == (3, 4)
+    assert evidence.scores.argmax(axis=1)[:2].tolist() == [2, 0]
+    np.testing.assert_array_equal(evidence.scores[1], index.image_scores(store.of(5)))
+    np.testing.assert_array_equal(evidence.individual_scores[0], index.individual_scores(store.of(4)))
+    assert evidence.inliers[0, 2] == verify(store.of(4), store.of(2)).inliers
+    leading = np.argsort(-evidence.scores[0], kind="stable")[:2]
+    assert not evidence.inliers[0, ~np.isin(range(4), leading)].any()
+    assert not evidence.scores[2].any()
+    assert not evidence.inliers[2].any()
+    assert calls
+
+
+def test_one_query_alone_has_the_same_evidence() -> None:
+    store = store_of_animals()
+    together = gather_evidence(store, [4, 5], range(4), NAMES)
+    alone = compare_features([store.of(5)], LocalIndex(store.subset(range(4)), NAMES))
+    np.testing.assert_array_equal(alone.scores[0], together.scores[1])
+    np.testing.assert_array_equal(alone.inliers[0], together.inliers[1])
+
+
+def test_each_query_may_have_photographs_of_its_own() -> None:
+    store = store_of_animals()
+    allowed = np.array([[True, True, False, True], [True, True, True, True]])
+    evidence = gather_evidence(store, [4, 5], range(4), NAMES, allowed=allowed)
+    index = LocalIndex(store.subset(range(4)), NAMES)
+    np.testing.assert_array_equal(evidence.scores[0], index.image_scores(store.of(4), allowed[0]))
+    np.testing.assert_array_equal(evidence.scores[1], index.image_scores(store.of(5)))
+    assert evidence.scores[0, 2] == evidence.inliers[0, 2] == 0
+
+
+def test_a_shortlist_gives_the_scores_of_a_gallery_of_these_photographs() -> None:
+    store = store_of_animals()
+    shortlist = np.array([[2, 0, -1], [0, 1, 3]])
+    evidence = gather_evidence(store, [4, 5], range(4), NAMES, shortlist=shortlist)
+    part = gather_evidence(store, [4], [0, 2], NAMES[[0, 2]])
+    np.testing.assert_array_equal(evidence.scores[0], [part.scores[0, 0], 0, part.scores[0, 1], 0])
+    np.testing.assert_array_equal(
+        evidence.individual_scores[0], [part.individual_scores[0, 0], 0, part.individual_scores[0, 1]]
+    )
+    assert evidence.inliers[0, 2] == part.inliers[0, 1]
+    whole = gather_evidence(store, [4, 5], range(4), NAMES, shortlist=np.tile(range(4), (2, 1)))
+    np.testing.assert_array_equal(whole.scores, gather_evidence(store, [4, 5], range(4), NAMES).scores)
+
+
+def test_no_queries_and_no_gallery_have_evidence_without_cells() -> None:
+    store = store_of_animals()
+    assert gather_evidence(store, [], range(4), NAMES).scores.shape == (0, 4)
+    empty = gather_evidence(store, [4], [], [])
+    assert empty.scores.shape == empty.inliers.shape == (1, 0)
+    assert empty.individual_scores.shape == (1, 0)
+    assert gather_evidence(store, [4], [], [], shortlist=np.full((1, 3), -1)).scores.shape == (1, 0)

@@ -1,0 +1,165 @@
+"""Scores of gallery photographs and individuals by their nearest local features (LNBNN).
+
+McCann and Lowe, "Local naive Bayes nearest neighbor for image classification", CVPR 2012, as HotSpotter uses it (Crall
+et al., WACV 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from whale_ray.retrieval.local.descriptor_search import EXACT_UP_TO, DescriptorSearch, merge_nearest
+from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features, join_stores
+from whale_ray.retrieval.local.local_features import LocalFeatures, squared_length
+
+NEIGHBORS = 4
+"""Gallery descriptors that each query descriptor votes for."""
+
+
+class LocalIndex:
+    """Local features of a gallery, prepared for many queries.
+
+    Each query descriptor adds d_norm - d to the photographs of its `NEIGHBORS` nearest gallery descriptors: d is the
+    squared distance, d_norm that of the next nearest descriptor. A query descriptor counts once per photograph (once
+    per individual) by its best match, so that copies of a photograph add nothing.
+
+    Args:
+        gallery: Features of the gallery photographs.
+        individuals: Individual of each photograph, N names.
+        searchable: Prepare the search of the whole gallery; False keeps the features alone, for `subset`.
+        exact: Search all descriptors; None decides by their number.
+    """
+
+    def __init__(
+        self,
+        gallery: LocalFeatureStore,
+        individuals: np.ndarray | Sequence[str],
+        *,
+        searchable: bool = True,
+        exact: bool | None = None,
+    ) -> None:
+        self.kind = gallery.kind
+        self.names, self._codes = np.unique(np.asarray(individuals, dtype=str), return_inverse=True)
+        self._parts = [gallery]
+        self._searches = [DescriptorSearch(gallery.descriptors, exact=exact)] if searchable else []
+        self._owners = gallery.owners
+        self._kept = np.ones(len(gallery), dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def features(self, row: int) -> LocalFeatures:
+        """Return the features of one gallery photograph."""
+        for part in self._parts:
+            if row < len(part):
+                return part.of(row)
+            row -= len(part)
+        raise IndexError(row)
+
+    def subset(self, rows: np.ndarray | Sequence[int]) -> LocalIndex:
+        """Return an exact index of these photographs alone, in this order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        rows = rows[self._kept[rows]]
+        store = join_features([self.features(int(row)) for row in rows], self.kind)
+        return LocalIndex(store, self.names[self._codes[rows]], exact=True)
+
+    def image_scores(self, query: LocalFeatures, allowed: np.ndarray | None = None) -> np.ndarray:
+        """Return the score of each gallery photograph, float32, shape (N,), 0 or more.
+
+        Args:
+            query: Features of the query photograph.
+            allowed: Photographs that are compared, bool, shape (N,); None for all.
+        """
+        return np.asarray(self.scores([query], allowed)[0][0])
+
+    def individual_scores(self, query: LocalFeatures, allowed: np.ndarray | None = None) -> np.ndarray:
+        """Return the score of each individual, float32, shape (C,), in the order of `names`.
+
+        Args:
+            query: Features of the query photograph.
+            allowed: Photographs that are compared, bool, shape (N,); None for all.
+        """
+        return np.asarray(self.scores([query], allowed)[1][0])
+
+    def scores(
+        self, queries: Sequence[LocalFeatures], allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores of photographs (Q, N) and of individuals (Q, C) for several queries, float32.
+
+        Args:
+            queries: Features of the query photographs.
+            allowed: Photographs that are compared with all of these queries, bool, shape (N,); None for all.
+        """
+        shape = (len(queries), len(self)), (len(queries), len(self.names))
+        allowed = self._kept if allowed is None else self._kept & allowed
+        asked = np.repeat(np.arange(len(queries)), [len(query) for query in queries])
+        if not len(asked) or not len(self._owners):
+            return np.zeros(shape[0], np.float32), np.zeros(shape[1], np.float32)
+        descriptors = np.concatenate([query.descriptors for query in queries])
+        distances, places = self._nearest(descriptors, NEIGHBORS + 1, None if allowed.all() else allowed)
+        found = places >= 0
+        last = found.sum(axis=1) - 1  # with fewer descriptors than asked for, the farthest one is the norm
+        norm = np.take_along_axis(distances, np.maximum(last, 0)[:, None], axis=1)
+        found[:, NEIGHBORS] = False
+        gains = np.where(found, norm - np.where(found, distances[:, : NEIGHBORS + 1], 0), 0)[:, :NEIGHBORS]
+        images = np.append(self._owners, -1)[places[:, :NEIGHBORS]]
+        codes = np.append(self._codes, -1)[images]
+        unit = squared_length(self.kind)
+        return _add_up(asked, images, gains, shape[0], unit), _add_up(asked, codes, gains, shape[1], unit)
+
+    def _nearest(
+        self, descriptors: np.ndarray, count: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        ends = np.cumsum([len(search) for search in self._searches])
+        permitted = None if allowed is None else np.split(allowed[self._owners], ends[:-1])
+        parts = [
+            search.nearest(descriptors, count, allowed=None if permitted is None else permitted[place])
+            for place, search in enumerate(self._searches)
+        ]
+        return merge_nearest(parts, [len(search) for search in self._searches], count)
+
+    def add(self, features: LocalFeatureStore, individuals: np.ndarray | Sequence[str]) -> LocalIndex:
+        """Return an index with further photographs behind the present ones; this index stays as it is.
+
+        Large galleries are not indexed again: the new photographs are searched beside them.
+
+        Args:
+            features: Features of the new photographs.
+            individuals: Individual of each new photograph.
+        """
+        grown = self._copy()
+        labels = np.concatenate([self.names[self._codes], np.asarray(individuals, dtype=str)])
+        grown.names, grown._codes = np.unique(labels, return_inverse=True)
+        grown._owners = np.concatenate([self._owners, features.owners + len(self)])
+        grown._kept = np.concatenate([self._kept, np.ones(len(features), dtype=bool)])
+        if len(self._searches[-1]) <= EXACT_UP_TO:
+            features = join_stores(self._parts[-1], features)
+            grown._parts, grown._searches = self._parts[:-1], self._searches[:-1]
+        grown._parts = [*grown._parts, features]
+        grown._searches = [*grown._searches, DescriptorSearch(features.descriptors)]
+        return grown
+
+    def without(self, rows: np.ndarray | Sequence[int]) -> LocalIndex:
+        """Return an index that gives these photographs no score; their positions stay. This index stays as it is."""
+        smaller = self._copy()
+        smaller._kept = self._kept.copy()
+        smaller._kept[np.asarray(rows, dtype=np.int64)] = False
+        return smaller
+
+    def _copy(self) -> LocalIndex:
+        copied = LocalIndex.__new__(LocalIndex)
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+
+def _add_up(asked: np.ndarray, targets: np.ndarray, gains: np.ndarray, shape: tuple[int, int], unit: int) -> np.ndarray:
+    """Return the sums of gains by query and target (Q, M); a query descriptor counts once per target."""
+    counted = gains > 0
+    for column in range(1, targets.shape[1]):  # neighbors are sorted: the first of a target is its best
+        counted[:, column] &= (targets[:, :column] != targets[:, column, None]).all(axis=1)
+    cells = (asked[:, None] * shape[1] + targets)[counted]
+    # Sums of whole numbers: the same in any order.
+    sums = np.bincount(cells, weights=gains[counted].astype(np.float64), minlength=shape[0] * shape[1])
+    return (sums / unit).astype(np.float32).reshape(shape)
