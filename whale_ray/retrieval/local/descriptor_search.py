@@ -12,10 +12,11 @@ import numpy as np
 
 EXACT_UP_TO = 50_000
 """Largest number of descriptors that are searched exactly."""
-_LISTS_PER_ROOT = 4  # inverted lists per square root of the number of descriptors
+_LISTS_PER_ROOT = 2  # inverted lists per square root of the number of descriptors
+_MOST_LISTS = 2048  # more of them take too long to fill
 _PROBED = 16  # inverted lists that are searched
-_SAMPLE = 64  # descriptors per list from which the centroids are learned
-_ROUNDS = 8  # of k-means
+_SAMPLE = 32  # descriptors per list from which the centroids are learned
+_ROUNDS = 4  # of k-means
 
 
 class DescriptorSearch:
@@ -124,7 +125,7 @@ def _learn_centroids(descriptors: np.ndarray) -> np.ndarray:
     """Return centroids of whole numbers, float32, by k-means: the same on every machine."""
     import faiss
 
-    count = max(1, round(_LISTS_PER_ROOT * len(descriptors) ** 0.5))
+    count = min(max(1, round(_LISTS_PER_ROOT * len(descriptors) ** 0.5)), _MOST_LISTS)
     sampled = np.random.default_rng(0).permutation(len(descriptors))[: _SAMPLE * count]
     sample = descriptors[sampled].astype(np.float32)
     centroids = sample[:count].copy()

@@ -15,15 +15,18 @@ from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_feat
 from whale_ray.retrieval.local.local_features import LocalFeatures, squared_length
 
 NEIGHBORS = 4
-"""Gallery descriptors that each query descriptor votes for."""
+"""Gallery descriptors that each query descriptor may vote for."""
+_FOUND = 8  # gallery descriptors among which one of another individual is looked for
+_STEPS = 1024  # distances are whole multiples of a unit's 1 / _STEPS, so that their sums do not depend on an order
 
 
 class LocalIndex:
     """Local features of a gallery, prepared for many queries.
 
-    Each query descriptor adds d_norm - d to the photographs of its `NEIGHBORS` nearest gallery descriptors: d is the
-    squared distance, d_norm that of the next nearest descriptor. A query descriptor counts once per photograph (once
-    per individual) by its best match, so that copies of a photograph add nothing.
+    Each query descriptor adds d_norm - d to the photographs of its nearest gallery descriptors: d is the distance,
+    d_norm that to the nearest descriptor of another individual, as in HotSpotter. What many individuals show, such as
+    waves, adds little. A query descriptor counts once per photograph (once per individual) by its best match, so that
+    copies of a photograph add nothing.
 
     Args:
         gallery: Features of the gallery photographs.
@@ -98,16 +101,12 @@ class LocalIndex:
         if not len(asked) or not len(self._owners):
             return np.zeros(shape[0], np.float32), np.zeros(shape[1], np.float32)
         descriptors = np.concatenate([query.descriptors for query in queries])
-        distances, places = self._nearest(descriptors, NEIGHBORS + 1, None if allowed.all() else allowed)
-        found = places >= 0
-        last = found.sum(axis=1) - 1  # with fewer descriptors than asked for, the farthest one is the norm
-        norm = np.take_along_axis(distances, np.maximum(last, 0)[:, None], axis=1)
-        found[:, NEIGHBORS] = False
-        gains = np.where(found, norm - np.where(found, distances[:, : NEIGHBORS + 1], 0), 0)[:, :NEIGHBORS]
-        images = np.append(self._owners, -1)[places[:, :NEIGHBORS]]
+        distances, places = self._nearest(descriptors, _FOUND, None if allowed.all() else allowed)
+        images = np.append(self._owners, -1)[places]
         codes = np.append(self._codes, -1)[images]
-        unit = squared_length(self.kind)
-        return _add_up(asked, images, gains, shape[0], unit), _add_up(asked, codes, gains, shape[1], unit)
+        gains = _gains(distances, codes, self.kind)
+        images, codes = images[:, :NEIGHBORS], codes[:, :NEIGHBORS]
+        return _add_up(asked, images, gains, shape[0]), _add_up(asked, codes, gains, shape[1])
 
     def _nearest(
         self, descriptors: np.ndarray, count: int, allowed: np.ndarray | None
@@ -154,12 +153,32 @@ class LocalIndex:
         return copied
 
 
-def _add_up(asked: np.ndarray, targets: np.ndarray, gains: np.ndarray, shape: tuple[int, int], unit: int) -> np.ndarray:
+def _gains(distances: np.ndarray, codes: np.ndarray, kind: str) -> np.ndarray:
+    """Return what each match adds, in steps, int64, shape (n, NEIGHBORS); 0 without a descriptor to compare with.
+
+    Args:
+        distances: Squared distances in ascending order, int64, shape (n, _FOUND).
+        codes: Individual of each neighbor; -1 where there is none.
+        kind: `sift` or `orb`.
+    """
+    found = codes >= 0
+    length = np.sqrt(np.where(found, distances, 0) / squared_length(kind))
+    steps = np.rint(length * _STEPS).astype(np.int64)
+    rows = np.arange(len(codes))
+    farthest = np.maximum(found.sum(axis=1) - 1, 0)  # if all are of one individual
+    gains = np.zeros((len(codes), NEIGHBORS), dtype=np.int64)
+    for column in range(NEIGHBORS):
+        others = found & (codes != codes[:, column, None])
+        norm = np.where(others.any(axis=1), others.argmax(axis=1), farthest)
+        gains[:, column] = np.where(found[:, column], steps[rows, norm] - steps[:, column], 0)
+    return np.maximum(gains, 0)
+
+
+def _add_up(asked: np.ndarray, targets: np.ndarray, gains: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return the sums of gains by query and target (Q, M); a query descriptor counts once per target."""
     counted = gains > 0
     for column in range(1, targets.shape[1]):  # neighbors are sorted: the first of a target is its best
         counted[:, column] &= (targets[:, :column] != targets[:, column, None]).all(axis=1)
     cells = (asked[:, None] * shape[1] + targets)[counted]
-    # Sums of whole numbers: the same in any order.
     sums = np.bincount(cells, weights=gains[counted].astype(np.float64), minlength=shape[0] * shape[1])
-    return (sums / unit).astype(np.float32).reshape(shape)
+    return (sums / _STEPS).astype(np.float32).reshape(shape)
