@@ -134,6 +134,7 @@ def test_retrieval_settings_are_always_lists(tmp_path: Path) -> None:
         "classifier_weight": (0.0,),
         "side": ("any",),
         "side_penalty": (0.1,),
+        "local": ("none",),
     }
     assert sweep.axes == ()
 

@@ -162,7 +162,7 @@ def _what_is_new(manifest: Mapping[str, Any]) -> str:
         return f"where that is more probable than not, if {decision.assumed_share:.0%} of the animals were new"
     if threshold is None:
         return "no threshold: nothing in the data was unknown"
-    if chosen_setting(manifest["retrieval"]).search_mode.plain:
+    if chosen_setting(manifest["retrieval"]).scores_are_cosines:
         return f"where the first individual is farther than {1 - threshold:.3g} (cosine below {threshold:.6g})"
     return f"where what ranks the first individual, here no plain cosine, is below {threshold:.6g}"
 

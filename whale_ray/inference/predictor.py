@@ -144,7 +144,7 @@ class Bundle:
     def new_distance_of(self, traits: AnimalTraits) -> float | None:
         """Return `new_distance` for a query by its species."""
         threshold = self.threshold_of(traits)
-        return None if threshold is None or not self.setting.search_mode.plain else 1.0 - threshold
+        return None if threshold is None or not self.setting.scores_are_cosines else 1.0 - threshold
 
     @property
     def new_distance(self) -> float | None:

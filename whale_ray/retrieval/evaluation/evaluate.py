@@ -6,7 +6,7 @@ One search serves all settings that use the same vectors; votes and thresholds a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,29 +17,31 @@ from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibrat
 from whale_ray.retrieval.evaluation.decisions import BALANCED, Decision, DecisionRule
 from whale_ray.retrieval.evaluation.evaluation_tables import SettingQueries, query_table, setting_queries, setting_table
 from whale_ray.retrieval.evaluation.metrics import find_ranks, recall_at
+from whale_ray.retrieval.evaluation.outcomes import Outcome, fuse_outcome
 from whale_ray.retrieval.evaluation.query_clusters import query_clusters, query_folds
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.evaluation.scores_with_intervals import scores_with_intervals
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.search_runs import Evidence, SearchRuns
 from whale_ray.retrieval.evaluation.selection import (
     choose_settings,
     groups_for_choosing,
     plain_scores,
     pool_cross_fitted,
 )
-from whale_ray.retrieval.search.gallery_index import GalleryIndex, combine_views, normalize_rows
+from whale_ray.retrieval.fusion.fusion_model import FusionModel
+from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.neighbor_search import find_neighbors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import (
     RetrievalSetting,
     distinct_settings,
     without_classifier,
+    without_local,
 )
 
 __all__ = [
     "Evaluation",
     "RetrievalSetting",
-    "combine_views",
     "distinct_settings",
     "evaluate",
     "score_setting",
@@ -62,6 +64,7 @@ class Evaluation:
             cannot be computed.
         queries: One row per query, answered with the choice of its fold; `cluster` is the unit of paired intervals.
         by_setting: What each setting gives each query.
+        fusion: Fusion of embedding and local evidence for `best`, fitted on all folds; None if it has none.
     """
 
     table: pd.DataFrame
@@ -73,6 +76,7 @@ class Evaluation:
     scores: dict[str, Any]
     queries: pd.DataFrame
     by_setting: SettingQueries
+    fusion: FusionModel | None = None
 
 
 def evaluate(
@@ -88,6 +92,7 @@ def evaluate(
     proxies: Mapping[int, ClassProxies] | None = None,
     viewpoints: np.ndarray | None = None,
     species: np.ndarray | None = None,
+    evidence: Evidence | None = None,
     objective: str = "recall@1",
     decide: DecisionRule = BALANCED,
     held_out_as_new: bool = False,
@@ -108,13 +113,14 @@ def evaluate(
         proxies: Class proxies by split; without them, the weight of the proxy classifier is 0.
         viewpoints: Viewpoint of each row, "" for unknown, shape (N,); None if all are unknown.
         species: Species of each row, likewise.
+        evidence: Local evidence by kind and split, queries and gallery in row order, for settings with local features.
         objective: Name of the score that chooses.
         decide: When an animal is decided as new.
         held_out_as_new: Named queries without a gallery image count as unknown individuals.
         seed: Seed of folds and intervals.
 
     Raises:
-        InputError: If the objective is unknown, a view is missing, or there is no setting.
+        InputError: If the objective is unknown, a view or evidence is missing, or there is no setting.
     """
     if not settings:
         raise InputError("an evaluation needs at least one retrieval setting, but got none. Give RetrievalSetting()")
@@ -130,6 +136,7 @@ def evaluate(
         proxies=proxies,
         viewpoints=viewpoints,
         species=species,
+        evidence=evidence,
     )
     names = np.asarray(images, dtype=str)[held.rows]
     asked_groups = None if groups is None else np.asarray(groups, dtype=str)[held.rows]
@@ -137,24 +144,38 @@ def evaluate(
         held.individuals[held.rows], images=names, groups=asked_groups, unknown_label=unknown_label
     )
     folds = query_folds(clusters, images=names, groups=asked_groups, seed=seed)
-    outcomes = [held.outcome(setting) for setting in settings]
+    outcomes, fusions = zip(*(_answer(held, setting, folds) for setting in settings), strict=True)
     final, *choices = choose_settings(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
     pooled = pool_cross_fitted(outcomes, choices, folds, held.queries)
     new = ~held.queries.known
-    chosen = outcomes[final.place]
+    chosen, fusion = outcomes[final.place], fusions[final.place]
+    lacks_fusion = any(one.local != "none" and not model for one, model in zip(settings, fusions, strict=True))
     calibration = fit_calibration(chosen.cosines, chosen.ranks, new, held.queries.species)
     decision = decide.at(float(new.mean())) if len(new) and calibration.new is not None else None
     table, files = setting_table(settings, outcomes, held.queries), np.asarray(images, dtype=str)
     return Evaluation(
         table=table,
-        best=settings[final.place],
+        best=settings[final.place] if fusion else replace(settings[final.place], local="none"),
         threshold=final.threshold,
         species_thresholds=dict(final.of_species),
         calibration=calibration,
         decision=decision,
-        scores=scores_with_intervals(pooled, held.queries, clusters, decision=decision, seed=seed),
+        scores=scores_with_intervals(
+            pooled, held.queries, clusters, decision=decision, lacks_fusion=lacks_fusion, seed=seed
+        ),
         queries=query_table(held, pooled, settings, files, clusters=clusters, folds=folds),
         by_setting=setting_queries(held, settings, outcomes, table["threshold"], files),
+        fusion=fusion,
+    )
+
+
+def _answer(held: SearchRuns, setting: RetrievalSetting, folds: np.ndarray) -> tuple[Outcome, FusionModel | None]:
+    """Return what a setting gives each query, and its fusion; without a fusion the embedding alone ranks."""
+    outcome = held.outcome(setting)
+    return (
+        (outcome, None)
+        if setting.local == "none"
+        else fuse_outcome(outcome, held.candidates(setting), held.queries, folds)
     )
 
 
@@ -170,7 +191,7 @@ def score_setting(
     viewpoints: np.ndarray | None = None,
     species: np.ndarray | None = None,
 ) -> dict[str, float | None]:
-    """Return every score that a sweep may maximize, of one setting during training, not cross-fitted.
+    """Return every score that a sweep may maximize, of one setting by the embedding alone, not cross-fitted.
 
     Args:
         views: As in `evaluate`.
@@ -186,7 +207,7 @@ def score_setting(
     Returns:
         Score by name; None for a score that cannot be computed.
     """
-    (setting,) = [setting] if proxies else without_classifier([setting])
+    (setting,) = without_local([setting] if proxies else without_classifier([setting]))
     held = SearchRuns(
         views,
         [setting],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,8 @@ from whale_ray.retrieval.evaluation.metrics import (
     find_ranks,
     threshold_steps,
 )
+from whale_ray.retrieval.fusion.candidates import Candidates
+from whale_ray.retrieval.fusion.fusion_model import FusionModel, cross_fit
 from whale_ray.retrieval.search.voting import Ranking
 
 
@@ -99,6 +101,35 @@ def read_outcome(
         images=np.append(rows, -1)[first_column(nearest, -1)],
         new=queries.new,
     )
+
+
+def fuse_outcome(
+    outcome: Outcome, candidates: Candidates, queries: Queries, folds: np.ndarray
+) -> tuple[Outcome, FusionModel | None]:
+    """Return the outcome of the fused scores, each query by a model fitted on the other folds, and the model of all.
+
+    The ranks of images stay those of the embedding. With too few right candidates for a model in each fold, the
+    outcome stays as it is, and there is no model.
+
+    Args:
+        outcome: Outcome of the same setting by the embedding alone.
+        candidates: Candidates of the queries.
+        queries: The right answers.
+        folds: Fold of each query, shape (Q,).
+    """
+    right = (candidates.individuals == queries.truth[:, None]) & queries.known[:, None]
+    fitted = cross_fit(candidates.features, right, folds)
+    if fitted is None:
+        return outcome, None
+    scores, model = fitted
+    ranking = candidates.ranked(scores)
+    fused = replace(
+        outcome,
+        ranks=find_ranks(ranking.individuals, queries.truth),
+        cosines=ranking.cosines[:, :5].copy(),
+        images=first_column(ranking.images, -1),
+    )
+    return fused, model
 
 
 def weights_over_individuals(labels: np.ndarray, counted: np.ndarray) -> np.ndarray:

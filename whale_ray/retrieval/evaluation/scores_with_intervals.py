@@ -26,6 +26,7 @@ from whale_ray.retrieval.evaluation.query_clusters import (
 )
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS, INDIVIDUAL_SCORES, MAP, OBJECTIVES
 from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome
+from whale_ray.retrieval.fusion.fusion_model import FEWEST
 
 BRIERS = ("brier/match", "brier/new")
 SIZES = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))
@@ -33,9 +34,20 @@ SIZES = ((1, "1"), (2, "2-3"), (4, "4-9"), (10, "10+"))
 MIX_SIZES = ((1, "1-3"), (4, "4-9"), (10, "10+"))
 """The same for `mix`, which the headline names."""
 
+_LACKS_FUSION = (
+    f"local features change no ranking: each four of the five folds must have {FEWEST} right and {FEWEST} wrong "
+    "candidates to fuse them"
+)
+
 
 def scores_with_intervals(
-    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, *, decision: Decision | None = None, seed: int
+    pooled: CrossFittedOutcome,
+    queries: Queries,
+    clusters: np.ndarray,
+    *,
+    decision: Decision | None = None,
+    lacks_fusion: bool = False,
+    seed: int,
 ) -> dict[str, Any]:
     """Return every score with `_low` and `_high`, its `ceiling/`, `chance/` and `trivial/`, and the counts of queries.
 
@@ -46,6 +58,7 @@ def scores_with_intervals(
         queries: The right answers.
         clusters: Cluster of each query, shape (Q,).
         decision: Decision between known and new; None if the thresholds decide.
+        lacks_fusion: A setting asks for local features, but too few candidates are right to fuse them.
         seed: Seed of the intervals.
     """
     hits = [are_hits(ranks, cutoff) for ranks in (pooled.ranks, pooled.image_ranks) for cutoff in CUTOFFS]
@@ -53,7 +66,8 @@ def scores_with_intervals(
     weights = [*[queries.asked] * len(hits), np.ones(len(values)), queries.weights, queries.weights]
     scores: dict[str, Any] = {"queries": len(values), "known_queries": int(queries.known.sum())}
     if not len(values):
-        return scores | dict.fromkeys(OBJECTIVES) | {"reason": "no query: there is no validation photograph"}
+        reasons = ["no query: there is no validation photograph"] + [_LACKS_FUSION] * lacks_fusion
+        return scores | dict.fromkeys(OBJECTIVES) | {"reason": "; ".join(reasons)}
     scores |= means_with_intervals(OBJECTIVES, values, np.stack(weights, axis=1), clusters, seed=seed)
     scores |= _open_set(pooled, queries, clusters, decision, seed=seed) | _briers(pooled, queries, clusters, seed=seed)
     if curve := expected_errors(pooled.new, right=pooled.ranks == 1, known=queries.known):
@@ -62,7 +76,7 @@ def scores_with_intervals(
         scores[name] = _by_images(pooled, queries, clusters, sizes, seed=seed)
     if (queries.species != "").any():
         scores["by_species"] = _by_species(pooled, queries, clusters, seed=seed)
-    if reasons := _reasons(queries, clusters):
+    if reasons := _reasons(queries, clusters) + [_LACKS_FUSION] * lacks_fusion:
         scores["reason"] = "; ".join(reasons)
     return scores | _reference_scores(queries)
 

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
+from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, join_outcomes, join_queries, read_outcome
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
+from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates, join_candidates
+from whale_ray.retrieval.local.evidence import LocalEvidence
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.neighbor_search import Neighbors
 from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, SearchMode, VectorTransform
-from whale_ray.retrieval.search.voting import VOTES, join_rankings, join_rows, rank_individuals
+from whale_ray.retrieval.search.voting import VOTES, Ranking, join_rankings, join_rows, rank_individuals
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
 
 SearchKey = tuple[VectorTransform, SearchMode]
+Evidence = Mapping[str, Mapping[int, LocalEvidence]]
+"""Local evidence by kind and split."""
 
 
 def _search_key(setting: RetrievalSetting) -> SearchKey:
     """Return transform and search mode of a setting."""
     return setting.transform, setting.search_mode
+
+
+def _vote(found: Neighbors, setting: RetrievalSetting) -> Ranking:
+    return rank_individuals(found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature)
 
 
 class SearchRuns:
@@ -40,6 +50,7 @@ class SearchRuns:
         proxies: As in `evaluate.evaluate`.
         viewpoints: As in `evaluate.evaluate`.
         species: As in `evaluate.evaluate`.
+        evidence: As in `evaluate.evaluate`.
 
     Attributes:
         rows: Positions of the queries in `individuals`, those of a split together.
@@ -59,6 +70,7 @@ class SearchRuns:
         proxies: Mapping[int, ClassProxies] | None = None,
         viewpoints: np.ndarray | None = None,
         species: np.ndarray | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
         self.individuals, parts = np.asarray(individuals, dtype=str), np.asarray(parts)
         unknown = np.full(len(parts), "")
@@ -90,6 +102,7 @@ class SearchRuns:
                     viewpoints=self.traits["viewpoint"][rows],
                     species=self.traits["species"][rows],
                     held_out_as_new=held_out_as_new,
+                    evidence={kind: found[split] for kind, found in (evidence or {}).items()},
                 )
             )
         self.rows = np.concatenate([one.rows[one.asking] for one in self._splits])
@@ -100,8 +113,12 @@ class SearchRuns:
         return join_queries([one.queries for one in self._splits])
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
-        """Return what a setting gives each query."""
+        """Return what a setting gives each query by the embedding alone."""
         return join_outcomes([one.outcome(setting) for one in self._splits])
+
+    def candidates(self, setting: RetrievalSetting) -> Candidates:
+        """Return the candidates of a setting with local evidence; images are rows of all photographs."""
+        return join_candidates([one.candidates(setting) for one in self._splits])
 
 
 class _SearchRun:
@@ -114,6 +131,7 @@ class _SearchRun:
         viewpoints: Viewpoint of each photograph, "" for unknown, shape (n,).
         species: Species of each photograph, likewise.
         held_out_as_new: Named queries without a gallery image count as unknown.
+        evidence: Local evidence by kind.
     """
 
     def __init__(
@@ -125,7 +143,9 @@ class _SearchRun:
         viewpoints: np.ndarray,
         species: np.ndarray,
         held_out_as_new: bool,
+        evidence: Mapping[str, LocalEvidence],
     ) -> None:
+        self.evidence = evidence
         self.vectors, self.rows, self.depths = vectors, rows, depths
         named = vectors.individuals != vectors.unknown_label
         self.asking = np.flatnonzero(vectors.asking)
@@ -172,9 +192,7 @@ class _SearchRun:
         rankings, nearest = [], []
         for group, found in zip(groups, self._neighbors(way, VOTES[setting.vote].by_centroid), strict=True):
             pool = group.pool
-            ranking = rank_individuals(
-                found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature
-            )
+            ranking = _vote(found, setting)
             _, images = pool.searcher.nearest_images(queries[group.queries], ranking, way[1], first=1, ready=True)
             rankings.append(pool.in_gallery(ranking))
             nearest.append(pool.gallery_rows(images))
@@ -186,6 +204,16 @@ class _SearchRun:
             nearest=join_rows(nearest, places, -1),
             rows=self.rows[self.gallery],
         )
+
+    def candidates(self, setting: RetrievalSetting) -> Candidates:
+        """Return the candidates of each query, as `SearchRuns.candidates` does."""
+        if setting.local not in self.evidence:
+            raise InputError(f"retrieval.local {setting.local} needs evidence of its kind. Gather it, or take none")
+        queries, way = self.searcher(setting.transform)[0], _search_key(setting)
+        groups = self._groups(setting.transform, setting.side)
+        rankings = [_vote(found, setting) for found in self._neighbors(way, VOTES[setting.vote].by_centroid)]
+        found = gather_candidates(queries, groups, rankings, way[1], self.evidence[setting.local])
+        return replace(found, images=np.append(self.rows[self.gallery], -1)[found.images])
 
     def _groups(self, transform: VectorTransform, side: str) -> list[QueryGroup]:
         if (transform, side) not in self._grouped:

@@ -8,7 +8,7 @@ species has, among all viewpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,10 @@ class PooledRanking:
     cosines: np.ndarray
     images: np.ndarray
     pools: tuple[Pool, ...]
+
+
+Refine = Callable[[np.ndarray, QueryGroup, Ranking], Ranking]
+"""Takes the vectors of a group of queries and their ranking; returns another ranking, with codes of their pool."""
 
 
 class PooledSearcher:
@@ -174,6 +178,7 @@ class PooledSearcher:
         viewpoints: Sequence[str] | np.ndarray | None = None,
         species: Sequence[str] | np.ndarray | None = None,
         ready: bool = False,
+        refine: Refine | None = None,
     ) -> PooledRanking:
         """Return the ranking of queries, and the nearest image of the first individuals.
 
@@ -185,6 +190,7 @@ class PooledSearcher:
             viewpoints: As in `groups`.
             species: As in `groups`.
             ready: The queries come from `normalize_rows`; False normalizes them.
+            refine: Replaces the ranking of each group of queries; None keeps it.
         """
         asked, mode = queries if ready else normalize_rows(queries), setting.search_mode
         groups = self.groups(setting.side, len(asked), viewpoints=viewpoints, species=species)
@@ -192,7 +198,10 @@ class PooledSearcher:
         for group in groups:
             vectors, searcher = asked[group.queries], group.pool.searcher
             ranking = searcher.rank(vectors, setting, individuals=individuals, penalized=group.penalized, ready=True)
-            cosines, images = searcher.nearest_images(vectors, ranking, mode, first=first, ready=True)
+            if refine is not None:
+                ranking = refine(vectors, group, ranking)
+            made_by = mode if refine is None else None
+            cosines, images = searcher.nearest_images(vectors, ranking, made_by, first=first, ready=True)
             rankings.append(group.pool.in_gallery(ranking))
             nearest.append((cosines, group.pool.gallery_rows(images)))
         places = [group.queries for group in groups]

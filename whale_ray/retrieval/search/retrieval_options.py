@@ -188,6 +188,14 @@ RETRIEVAL_OPTIONS: Final = (
         shown="penalty {:g}",
         condition=Condition("side", only=("weighted",)),
     ),
+    RetrievalOption(
+        name="local",
+        takes="choice none sift orb",
+        default="none",
+        meaning="local features that are fused with the embedding to re-rank the first individuals",
+        off="none",
+        shown="local {}",
+    ),
 )
 
 _BY_NAME: Final = {option.name: option for option in RETRIEVAL_OPTIONS}

@@ -11,7 +11,7 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.search.retrieval_options import effective_values, has_effect, option_choices
 from whale_ray.retrieval.search.voting import check_vote
 
-_CHOICES = ("flip", "whiten", "rerank", "side")
+_CHOICES = ("flip", "whiten", "rerank", "side", "local")
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class RetrievalSetting:
         side: Gallery images of another viewpoint than the query's: `any` treats them like the others, `same` leaves
             them out, `weighted` lowers their scores.
         side_penalty: Number subtracted from their scores; None unless `side` is `weighted`.
+        local: Kind of local features, `sift` or `orb`, that re-rank the first individuals together with the embedding;
+            `none` ranks by the embedding alone.
 
     Raises:
         InputError: If the values exclude each other.
@@ -111,6 +113,7 @@ class RetrievalSetting:
     classifier_weight: float = 0.0
     side: str = "any"
     side_penalty: float | None = None
+    local: str = "none"
 
     def __post_init__(self) -> None:
         check_vote(self.vote, neighbours=self.neighbours, temperature=self.temperature)
@@ -163,8 +166,13 @@ class RetrievalSetting:
         penalty = (self.side_penalty or 0.0) if self.side == "weighted" else 0.0
         return SearchMode(self.expand_query, self.augment_gallery, rerank, self.classifier_weight, self.side, penalty)
 
+    @property
+    def scores_are_cosines(self) -> bool:
+        """True if the scores of its rankings are cosines of the vectors: neither re-ranked nor fused."""
+        return self.search_mode.plain and self.local == "none"
+
     def baseline(self) -> RetrievalSetting:
-        """Return the same vote and side on the plain embeddings: no whitening, expansion, re-ranking or classifier."""
+        """Return the same vote and side on the plain embeddings: without whitening, re-ranking, fusion and the like."""
         return RetrievalSetting(
             self.vote,
             self.neighbours,
@@ -207,6 +215,11 @@ def distinct_settings(
     given = {"vote": vote, "neighbours": neighbours, "temperature": temperature, "flip": flip, **others}
     every = (dict(zip(given, values, strict=True)) for values in itertools.product(*given.values()))
     return list(dict.fromkeys(RetrievalSetting(**effective_values(one)) for one in every))
+
+
+def without_local(settings: Iterable[RetrievalSetting]) -> list[RetrievalSetting]:
+    """Return the distinct settings that rank by the embedding alone."""
+    return list(dict.fromkeys(replace(setting, local="none") for setting in settings))
 
 
 def without_classifier(settings: Iterable[RetrievalSetting]) -> list[RetrievalSetting]:

@@ -45,6 +45,16 @@ class GallerySearcher:
         """Does now what the first search in this mode would have to do once."""
         self._rescore(mode)
 
+    def expand(self, queries: np.ndarray, mode: SearchMode) -> tuple[np.ndarray, GalleryIndex]:
+        """Return the expanded queries of a search mode and the augmented gallery that they meet.
+
+        Args:
+            queries: Vectors from `normalize_rows`, shape (Q, D).
+            mode: The search mode.
+        """
+        index = self._searched(mode)
+        return expand_queries(queries, index, mode.expand_query), index
+
     def find(
         self,
         queries: np.ndarray,
@@ -70,8 +80,7 @@ class GallerySearcher:
         Raises:
             InputError: If the mode needs a proxy classifier and there are no proxies.
         """
-        index = self._searched(mode)
-        asked = expand_queries(_unit(queries, ready), index, mode.expand_query)
+        asked, index = self.expand(_unit(queries, ready), mode)
         rescore = self._rescore(mode)
         if penalized is not None:
             rescore = _lowered(rescore, mode.side_penalty * penalized[self.index.rows])
@@ -97,8 +106,7 @@ class GallerySearcher:
             penalized: As in `find`.
             ready: The queries come from `normalize_rows`; False normalizes them.
         """
-        index = self._searched(mode)
-        asked = expand_queries(_unit(queries, ready), index, mode.expand_query)
+        asked, index = self.expand(_unit(queries, ready), mode)
         rescore = None
         if penalized is not None and len(index):
             unseen = np.logical_and.reduceat(penalized[index.rows], index.starts)
@@ -134,7 +142,7 @@ class GallerySearcher:
         )
 
     def nearest_images(
-        self, queries: np.ndarray, ranking: Ranking, mode: SearchMode, *, first: int, ready: bool = False
+        self, queries: np.ndarray, ranking: Ranking, mode: SearchMode | None, *, first: int, ready: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the largest cosine and its gallery row for the first individuals of a ranking.
 
@@ -143,11 +151,11 @@ class GallerySearcher:
         Args:
             queries: Vectors, shape (Q, D).
             ranking: A ranking of these queries.
-            mode: The search mode that made it.
+            mode: The search mode that made it; None for a ranking by other scores.
             first: Number of individuals.
             ready: The queries come from `normalize_rows`; False normalizes them.
         """
-        if mode.plain:
+        if mode is not None and mode.plain:
             return ranking.cosines[:, :first], ranking.images[:, :first]
         return nearest_images(_unit(queries, ready), self.index, ranking.individuals[:, :first])
 

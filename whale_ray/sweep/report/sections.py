@@ -145,7 +145,7 @@ class RetrievalSection:
 
 def build_retrieval(page: ReportContext) -> RetrievalSection:
     """Return the retrieval section."""
-    plain = page.best is None or chosen_setting(page.best.result).search_mode.plain
+    plain = page.best is None or chosen_setting(page.best.result).scores_are_cosines
     return RetrievalSection(best_settings(page.best, page.objective), plain)
 
 

@@ -1,0 +1,115 @@
+"""Fusion model: fitting, cross-fitting, its scores and its JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from whale_ray.errors import BundleError
+from whale_ray.retrieval.fusion.candidate_features import FEATURES, SCORES, candidate_features
+from whale_ray.retrieval.fusion.fusion_model import FusionModel, cross_fit, fit_fusion_model, read_fusion_model
+
+FOLDS = 5
+
+
+def draw(queries=200, *, candidates=6, seed=0):
+    """Features of candidates, the right one (in 4 of 5 queries) with larger scores, and whether each is right."""
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=(len(SCORES), queries, candidates))
+    right = np.zeros((queries, candidates), dtype=bool)
+    known = random.random(queries) < 0.8
+    right[np.flatnonzero(known), random.integers(0, candidates, known.sum())] = True
+    ranks = np.broadcast_to(np.arange(1, candidates + 1), (queries, candidates))
+    return candidate_features(ranks, scores + 2.0 * right), right, np.arange(queries) % FOLDS
+
+
+def test_right_candidates_have_larger_scores_and_probabilities_hold():
+    features, right, _ = draw(2000)
+    model = fit_fusion_model(features, right)
+    scores = model.scores(features)
+    probability = 1.0 / (1.0 + np.exp(-20.0 * scores))
+    assert (scores.argmax(axis=1) == right.argmax(axis=1))[right.any(axis=1)].mean() > 0.9
+    assert probability.sum() == pytest.approx(right.sum(), rel=0.01)
+    assert np.abs(scores).max() <= 1.0
+
+
+def test_a_score_does_not_depend_on_the_other_queries():
+    features, right, _ = draw()
+    model = fit_fusion_model(features, right)
+    together = model.scores(features)
+    for query, alone in enumerate(features):
+        np.testing.assert_array_equal(model.scores(alone[None])[0], together[query])
+
+
+def test_each_fold_is_scored_without_its_own_answers():
+    features, right, folds = draw()
+    scores, model = cross_fit(features, right, folds)
+    own = folds == 2
+    changed = right.copy()
+    changed[own] = np.random.default_rng(1).permutation(changed[own], axis=1)
+    again, other = cross_fit(features, changed, folds)
+    np.testing.assert_array_equal(scores[own], again[own])
+    assert (scores[~own] != again[~own]).any()
+    assert model != other
+
+
+def test_the_same_candidates_give_the_same_model():
+    first, second = (cross_fit(*draw()) for _ in range(2))
+    np.testing.assert_array_equal(first[0], second[0])
+    assert first[1] == second[1]
+
+
+def test_clear_cases_end_at_the_limits():
+    model = FusionModel(1e9, dict.fromkeys(FEATURES, 0.0))
+    features = np.zeros((2, 3, len(FEATURES)))
+    features[1, 2] = np.nan
+    np.testing.assert_array_equal(model.scores(features), [[1.0, 1.0, 1.0], [1.0, 1.0, np.nan]])
+
+
+@pytest.mark.parametrize("kind", ["none_right", "all_right", "right_in_one_fold", "no_candidate", "no_query"])
+def test_with_too_few_outcomes_there_is_no_model(kind):
+    features, right, folds = draw()
+    if kind == "none_right":
+        right[:] = False
+    elif kind == "all_right":
+        right[:] = True
+    elif kind == "right_in_one_fold":
+        right[folds != 3] = False
+    elif kind == "no_candidate":
+        features[:] = np.nan
+    else:
+        features, right, folds = features[:0], right[:0], folds[:0]
+    assert cross_fit(features, right, folds) is None
+
+
+def test_a_model_without_local_evidence_is_finite():
+    features, right, folds = draw()
+    local = [name.split("_")[0] in ("individual", "photograph", "inliers") for name in FEATURES]
+    features[:, :, local] = 0.0
+    scores, model = cross_fit(features, right, folds)
+    assert np.isfinite(scores).all()
+    assert np.isfinite(list(model.weights.values())).all()
+
+
+def test_a_written_model_gives_the_same_scores():
+    features, right, _ = draw()
+    model = fit_fusion_model(features, right)
+    again = read_fusion_model(json.loads(json.dumps(model.written(), sort_keys=True)))
+    np.testing.assert_array_equal(model.scores(features), again.scores(features))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": {"cosine": 1.0}}, "another version|Another version"),
+        ({"weights": None}, "intercept and weights"),
+        ({"weights": dict.fromkeys(FEATURES, "much")}, "intercept and weights"),
+        ({"weights": dict.fromkeys(FEATURES, float("nan"))}, "finite"),
+        ({"intercept": float("inf")}, "finite"),
+        ({"intercept": None}, "intercept and weights"),
+    ],
+)
+def test_a_damaged_model_is_refused(change, message):
+    written = FusionModel(0.5, dict.fromkeys(FEATURES, 1.0)).written() | change
+    with pytest.raises(BundleError, match=message):
+        read_fusion_model(written)

@@ -1,0 +1,61 @@
+"""Features of candidates, from scores that a query gives each of them.
+
+Every score counts by its value, by its lead over the best other candidate and by its rank among the candidates.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+SCORES: Final = ("nearest", "mean", "individual", "photograph", "inliers")
+"""Scores of a candidate: cosine to the nearest vector and to the class mean; LNBNN score of the individual and of its
+best photograph; inliers of its best verified photograph."""
+FEATURES: Final = ("rank", *(f"{score}_{part}" for score in SCORES for part in ("value", "lead", "rank")))
+"""Names of the features; `rank` is the rank in the ranking by embedding."""
+
+
+def candidate_features(ranks: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the features of candidates, float64, shape (Q, R, F), in the order of `FEATURES`; NaN where none is.
+
+    Args:
+        ranks: Rank of each candidate in the ranking by embedding, from 1, shape (Q, R).
+        scores: The scores in the order of `SCORES`, NaN for no candidate, shape (S, Q, R).
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    parts = [np.where(np.isnan(scores[0]), np.nan, np.log(ranks))]
+    for score in scores:
+        parts += [score, leads_over_others(score), np.log(ranks_of_scores(score))]
+    return np.stack(parts, axis=2)
+
+
+def leads_over_others(scores: np.ndarray) -> np.ndarray:
+    """Return how far each score exceeds the largest of the other candidates; 0 without others, NaN stays NaN.
+
+    >>> leads_over_others(np.array([[0.5, 2.0, 0.75]])).tolist()
+    [[-1.5, 1.25, -1.25]]
+
+    Args:
+        scores: NaN for no candidate, shape (Q, R).
+    """
+    if scores.shape[1] < 2:
+        return np.where(np.isnan(scores), np.nan, 0.0)
+    given = np.where(np.isnan(scores), -np.inf, scores)
+    order = np.sort(given, axis=1)
+    others = np.where(given == order[:, -1:], order[:, -2:-1], order[:, -1:])
+    leads = scores - np.where(np.isfinite(others), others, scores)
+    return np.asarray(leads)
+
+
+def ranks_of_scores(scores: np.ndarray) -> np.ndarray:
+    """Return the rank of each score in its row, from 1; equal scores have the last of their ranks, NaN stays NaN.
+
+    >>> ranks_of_scores(np.array([[0.0, 3.0, 0.0]])).tolist()
+    [[3.0, 1.0, 3.0]]
+
+    Args:
+        scores: NaN for no candidate, shape (Q, R).
+    """
+    at_least = scores[:, None, :] >= scores[:, :, None]  # comparisons with NaN are false
+    return np.where(np.isnan(scores), np.nan, at_least.sum(axis=2))

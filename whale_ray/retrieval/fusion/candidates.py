@@ -1,0 +1,173 @@
+"""Candidates of queries: the first individuals by embedding and by local evidence, with their features.
+
+One function gathers them for the sweep and for the service, so that both give the same scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+
+from whale_ray.retrieval.fusion.candidate_features import FEATURES, candidate_features
+from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.search.gallery_index import GalleryIndex
+from whale_ray.retrieval.search.neighbor_search import nearest_images
+from whale_ray.retrieval.search.pools import Pool, QueryGroup
+from whale_ray.retrieval.search.retrieval_settings import SearchMode
+from whale_ray.retrieval.search.voting import NO_CANDIDATE, Ranking
+
+BY_EMBEDDING: Final = 50
+"""First individuals of the ranking by embedding that are candidates."""
+BY_EVIDENCE: Final = 10
+"""First individuals by each LNBNN score that are candidates."""
+_QUERIES = 256  # whose candidates are gathered together
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of Q queries; those of the ranking by embedding first, in its order.
+
+    Attributes:
+        individuals: Codes, -1 for no candidate, shape (Q, R).
+        images: Gallery row of the nearest vector, likewise.
+        features: From `candidate_features`, shape (Q, R, F).
+    """
+
+    individuals: np.ndarray
+    images: np.ndarray
+    features: np.ndarray
+
+    def ranked(self, scores: np.ndarray) -> Ranking:
+        """Return the candidates by fused score, shape (Q, R); equal scores keep their order.
+
+        The first score of a query without candidates among others that have some is `NO_CANDIDATE`.
+        """
+        order = np.argsort(np.where(np.isnan(scores), np.inf, -scores), axis=1, kind="stable")
+        if scores.shape[1]:
+            scores = scores.copy()
+            scores[self.individuals[:, 0] < 0, 0] = NO_CANDIDATE
+        parts = (self.individuals, scores, self.images)
+        return Ranking(*(np.take_along_axis(part, order, axis=1) for part in parts))
+
+
+def gather_candidates(
+    queries: np.ndarray,
+    groups: Sequence[QueryGroup],
+    rankings: Sequence[Ranking],
+    mode: SearchMode,
+    evidence: LocalEvidence,
+) -> Candidates:
+    """Return the candidates of queries; codes and rows are those of the gallery.
+
+    Args:
+        queries: Unit vectors from `normalize_rows`, shape (Q, D).
+        groups: The queries by pool.
+        rankings: Ranking by embedding of each group, in its pool.
+        mode: Search mode of the rankings.
+        evidence: Local evidence of the queries on the gallery.
+    """
+    parts = []
+    for group, ranking in zip(groups, rankings, strict=True):
+        part = gather_in_pool(queries[group.queries], group, ranking, mode, evidence)
+        codes, images = group.pool.gallery_codes(part.individuals), group.pool.gallery_rows(part.images)
+        parts.append(Candidates(codes, images, part.features))
+    found = join_candidates(parts)
+    order = np.argsort(np.concatenate([group.queries for group in groups]))
+    return Candidates(*(getattr(found, each.name)[order] for each in fields(Candidates)))
+
+
+def gather_in_pool(
+    vectors: np.ndarray, group: QueryGroup, ranking: Ranking, mode: SearchMode, evidence: LocalEvidence
+) -> Candidates:
+    """Return the candidates of the queries of one group; codes and rows are those of its pool.
+
+    Args:
+        vectors: Unit vectors of these queries from `normalize_rows`, shape (q, D).
+        group: The queries and their pool.
+        ranking: Their ranking by embedding, in the pool.
+        mode: Search mode of the ranking: it expands queries and gallery.
+        evidence: Local evidence of all queries on the whole gallery.
+    """
+    searched, index = group.pool.searcher.expand(vectors, mode)
+    parts = []
+    for start in range(0, max(len(vectors), 1), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        local = _LocalScores.of_pool(evidence, group.queries[part], group.pool, index)
+        ranked = ranking.individuals[part, :BY_EMBEDDING]
+        parts.append(_candidates(searched[part], _candidate_codes(ranked, local), ranked.shape[1], index, local))
+    return join_candidates(parts)
+
+
+def join_candidates(parts: Sequence[Candidates]) -> Candidates:
+    """Return the candidates of several groups of queries, one group after the other."""
+    width = max(part.individuals.shape[1] for part in parts)
+    absent = {"individuals": -1, "images": -1, "features": np.nan}
+    return Candidates(
+        *(
+            np.concatenate([_widened(getattr(part, each.name), width, absent[each.name]) for part in parts])
+            for each in fields(Candidates)
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _LocalScores:
+    """LNBNN score of each individual of a pool, of its best photograph, and its most inliers, each (Q, C)."""
+
+    individuals: np.ndarray
+    photographs: np.ndarray
+    inliers: np.ndarray
+
+    @classmethod
+    def of_pool(cls, evidence: LocalEvidence, queries: np.ndarray, pool: Pool, index: GalleryIndex) -> _LocalScores:
+        rows = pool.rows[index.rows]  # gallery rows in the order of the index
+        photographs, inliers = (
+            np.maximum.reduceat(values[queries][:, rows], index.starts, axis=1)
+            if len(rows)
+            else np.zeros((len(values[queries]), 0))
+            for values in (evidence.scores, evidence.inliers)
+        )
+        return cls(evidence.individual_scores[queries][:, pool.codes], photographs, inliers)
+
+
+def _candidate_codes(ranked: np.ndarray, local: _LocalScores) -> np.ndarray:
+    """Return the ranked individuals, then those that lead by local evidence alone; -1 pads. Shape (Q, R)."""
+    codes = np.concatenate([ranked, *map(_leading, (local.individuals, local.photographs))], axis=1)
+    is_repeated = np.tril(codes[:, :, None] == codes[:, None, :], -1).any(axis=2)
+    codes = np.where(is_repeated, -1, codes)
+    further = codes[:, ranked.shape[1] :]
+    order = np.argsort(further < 0, axis=1, kind="stable")
+    further = np.take_along_axis(further, order, axis=1)
+    return np.concatenate([ranked, further[:, (further >= 0).any(axis=0)]], axis=1)
+
+
+def _leading(scores: np.ndarray) -> np.ndarray:
+    """Return the individuals with the largest scores above 0, ties by name; -1 pads."""
+    leading = np.argsort(-scores, axis=1, kind="stable")[:, :BY_EVIDENCE]
+    return np.where(np.take_along_axis(scores, leading, axis=1) > 0, leading, -1)
+
+
+def _candidates(
+    queries: np.ndarray, codes: np.ndarray, ranked: int, index: GalleryIndex, local: _LocalScores
+) -> Candidates:
+    """Return the candidates with these codes, the first `ranked` of which are the ranking by embedding."""
+    if not codes.size:
+        return Candidates(codes, codes, np.zeros((*codes.shape, len(FEATURES))))
+    nearest, images = nearest_images(queries, index, codes)
+    mean, _ = nearest_images(queries, index.centroids, codes)
+    individual, photograph, inliers = (
+        np.where(codes < 0, np.nan, np.take_along_axis(values, np.maximum(codes, 0), axis=1))
+        for values in (local.individuals, local.photographs, local.inliers)
+    )
+    ranks = np.broadcast_to(np.minimum(np.arange(codes.shape[1]), ranked) + 1, codes.shape)
+    scores = (nearest, mean, np.sqrt(individual), np.sqrt(photograph), np.log1p(inliers))
+    return Candidates(codes, images, candidate_features(ranks, np.stack(scores)))
+
+
+def _widened(values: np.ndarray, width: int, absent: float) -> np.ndarray:
+    padding = [(0, 0)] * values.ndim
+    padding[1] = (0, width - values.shape[1])
+    return np.pad(values, padding, constant_values=absent)
