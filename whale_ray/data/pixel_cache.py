@@ -88,7 +88,7 @@ def decode_images(
     Raises:
         DataError: If the disk is full or the cache folder cannot be written to.
     """
-    folder = cache / _fingerprint(catalog, geometry)
+    folder = cache / _pixel_fingerprint(catalog, geometry)
     decoded = 0
     if not os.path.isdir(folder):  # False where permission is missing
         _require_writable(cache)
@@ -129,7 +129,7 @@ def find_decoded(catalog: Catalog, geometry: Geometry, *, cache: Path) -> Decode
         geometry: Geometry of the decoded images.
         cache: Cache folder of this machine.
     """
-    return open_decoded(cache / _fingerprint(catalog, geometry), geometry)
+    return open_decoded(cache / _pixel_fingerprint(catalog, geometry), geometry)
 
 
 def _read_decoded(folder: Path, geometry: Geometry, decoded: int) -> DecodedImages:
@@ -151,11 +151,21 @@ def cache_size(catalog: Catalog, geometry: Geometry, *, cache: Path) -> tuple[in
         cache: Cache folder of this machine.
     """
     size = len(catalog.table) * math.prod((*geometry.stored, 3))
-    return size, (cache / _fingerprint(catalog, geometry)).is_dir()
+    return size, (cache / _pixel_fingerprint(catalog, geometry)).is_dir()
 
 
-def _fingerprint(catalog: Catalog, geometry: Geometry) -> str:
-    digest = hashlib.sha256(json.dumps([VERSION, asdict(geometry), str(catalog.folder.resolve())]).encode())
+def _pixel_fingerprint(catalog: Catalog, geometry: Geometry) -> str:
+    return fingerprint_files(catalog, VERSION, asdict(geometry))
+
+
+def fingerprint_files(catalog: Catalog, *facts: object) -> str:
+    """Return 16 hex digits that identify the image files, by size and time, their boxes and further facts.
+
+    Args:
+        catalog: The photographs.
+        facts: What else decides the content of a cache, as JSON.
+    """
+    digest = hashlib.sha256(json.dumps([*facts, str(catalog.folder.resolve())]).encode())
     for image in catalog.table["image"]:
         path = catalog.path(image)
         with contextlib.suppress(OSError):

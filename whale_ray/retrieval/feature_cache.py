@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
+from whale_ray.file_lock import lock_file
 from whale_ray.learning.encoders.layers import CHANNELS
 from whale_ray.learning.encoders.registry import Encoder
 from whale_ray.retrieval.embed import evaluation_mode, finite_unit_vectors, image_batch
@@ -22,7 +21,6 @@ from whale_ray.retrieval.embed import evaluation_mode, finite_unit_vectors, imag
 _VERSION = 1
 # What of a recipe decides the features; the neck does not.
 _DECIDING = ("name", "pool", "layers", "image_size", "mean", "std")
-_WAIT = 0.5
 
 
 def frozen_features(
@@ -55,7 +53,7 @@ def frozen_features(
     path = cache / f"{_fingerprint(encoder, pixels, flipped=flipped)}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(path.with_suffix(".lock"), on_batch):
+        with lock_file(path.with_suffix(".lock"), on_wait=on_batch):
             if not path.exists():
                 _compute(encoder, pixels, path, flipped, batch_size, torch.device(device), on_batch)
     features: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -85,20 +83,6 @@ def _fingerprint(encoder: Encoder, pixels: DecodedImages, *, flipped: bool) -> s
         for name, tensor in part.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:24]
-
-
-@contextmanager
-def _alone(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    lock = FileLock(path)
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=_WAIT)
-        except Timeout:
-            on_wait()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _compute(

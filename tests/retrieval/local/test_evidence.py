@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from pictures import draw_animal, features_of, gallery_of
 
+from whale_ray.errors import DataError
+from whale_ray.retrieval.local import evidence_files
 from whale_ray.retrieval.local.evidence import compare_features, gather_evidence
-from whale_ray.retrieval.local.feature_store import join_features, join_stores
+from whale_ray.retrieval.local.evidence_files import cached_evidence
+from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features, join_stores
 from whale_ray.retrieval.local.local_features import no_features
 from whale_ray.retrieval.local.local_index import LocalIndex
 from whale_ray.retrieval.local.verification import verify
@@ -14,7 +20,7 @@ from whale_ray.retrieval.local.verification import verify
 NAMES = np.array(["a", "b", "c", "c"])
 
 
-def store_of_animals():  # rows 0 to 3 are the gallery, 4 to 6 the queries: c, a and nothing
+def store_of_animals() -> LocalFeatureStore:  # rows 0 to 3 are the gallery, 4 to 6 the queries: c, a and nothing
     turned = [features_of(draw_animal(seed, degrees=12)) for seed in (3, 1)]
     return join_stores(gallery_of(1, 2, 3, 4), join_features([*turned, no_features("sift")], "sift"))
 
@@ -75,3 +81,35 @@ def test_no_queries_and_no_gallery_have_evidence_without_cells() -> None:
     assert empty.scores.shape == empty.inliers.shape == (1, 0)
     assert empty.individual_scores.shape == (1, 0)
     assert gather_evidence(store, [4], [], [], shortlist=np.full((1, 3), -1)).scores.shape == (1, 0)
+
+
+def test_evidence_is_gathered_once_until_something_that_decides_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, gathered = store_of_animals(), []
+    monkeypatch.setattr(
+        evidence_files, "gather_evidence", lambda *args, **more: gathered.append(1) or gather_evidence(*args, **more)
+    )
+    objects = np.array(NAMES, dtype=object)
+    first = cached_evidence(store, [4, 5], range(4), objects, cache=tmp_path)
+    again = cached_evidence(store, np.array([4, 5]), np.arange(4), NAMES, cache=tmp_path)
+    for name in ("scores", "individual_scores", "inliers", "names"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    assert len(gathered) == 1
+    cached_evidence(store, [4], range(4), NAMES, cache=tmp_path)
+    cached_evidence(store, [4, 5], range(3), NAMES[:3], cache=tmp_path)
+    cached_evidence(store, [4, 5], range(4), NAMES[::-1], cache=tmp_path)
+    cached_evidence(store, [4, 5], range(4), NAMES, verified=1, cache=tmp_path)
+    cached_evidence(store, [4, 5], range(4), NAMES, allowed=np.eye(4, dtype=bool)[:2], cache=tmp_path)
+    cached_evidence(store, [4, 5], range(4), NAMES, shortlist=np.array([[0], [1]]), cache=tmp_path)
+    assert len(gathered) == 7
+    for path in tmp_path.glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:50])
+    cached_evidence(store, [4, 5], range(4), NAMES, cache=tmp_path)
+    assert len(gathered) == 8
+
+
+def test_an_evidence_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"can be written to, but .*file/cache"):
+        cached_evidence(store_of_animals(), [4], range(4), NAMES, cache=tmp_path / "file" / "cache")

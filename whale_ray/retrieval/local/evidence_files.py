@@ -1,0 +1,103 @@
+"""Cache of local evidence: computed once per split on a machine, whatever the number of trials."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from whale_ray.atomic_files import replaced_atomically
+from whale_ray.errors import DataError
+from whale_ray.file_lock import lock_file
+from whale_ray.retrieval.local.evidence import VERIFIED, LocalEvidence, gather_evidence
+from whale_ray.retrieval.local.feature_store import LocalFeatureStore
+
+_VERSION = 1
+
+
+def cached_evidence(
+    store: LocalFeatureStore,
+    queries: np.ndarray | Sequence[int],
+    gallery: np.ndarray | Sequence[int],
+    individuals: np.ndarray | Sequence[str],
+    *,
+    cache: Path,
+    verified: int = VERIFIED,
+    allowed: np.ndarray | None = None,
+    shortlist: np.ndarray | None = None,
+    on_batch: Callable[[], None] = lambda: None,
+    progress: bool = False,
+) -> LocalEvidence:
+    """Return the result of `gather_evidence`, from the cache or computed into it.
+
+    If several processes need the same evidence, one of them computes it.
+
+    Args:
+        store: Features of all photographs.
+        queries: Rows of the queries in the store, shape (Q,).
+        gallery: Rows of the gallery in the store, shape (N,).
+        individuals: Individual of each gallery photograph, N names.
+        cache: Cache folder of this machine.
+        verified: Number of leading photographs per query that are verified.
+        allowed: Gallery photographs that may answer each query, bool, shape (Q, N); None for all.
+        shortlist: Positions of the gallery photographs that each query is compared with; see `gather_evidence`.
+        on_batch: Called before each batch of queries, and while another process is awaited.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: If the cache cannot be written.
+    """
+    kept = [np.asarray(array) for array in (queries, gallery, individuals)]
+    path = cache / f"evidence-{_fingerprint(store, *kept, allowed, shortlist, np.array(verified))}.npz"
+    if (found := _read(path)) is not None:
+        return found
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with lock_file(path.with_suffix(".lock"), on_wait=on_batch):
+            if (found := _read(path)) is not None:
+                return found
+            evidence = gather_evidence(
+                store,
+                *kept,
+                verified=verified,
+                allowed=allowed,
+                shortlist=shortlist,
+                on_batch=on_batch,
+                progress=progress,
+            )
+            arrays = {one.name: getattr(evidence, one.name) for one in fields(LocalEvidence)}
+            with replaced_atomically(path) as draft, draft.open("wb") as stream:
+                np.savez_compressed(stream, **arrays)
+            return evidence
+    except OSError as error:
+        raise DataError(
+            f"local evidence is kept in a folder that can be written to, but {cache}: {error.strerror}. "
+            "Change its permissions, make room, or name another folder in WHALE_RAY_CACHE"
+        ) from error
+
+
+def _fingerprint(store: LocalFeatureStore, *arrays: np.ndarray | None) -> str:
+    digest = hashlib.sha256(f"{_VERSION} {store.kind}".encode())
+    for array in (store.points, store.descriptors, store.offsets, *arrays):
+        if array is None:
+            digest.update(b"none")
+        else:
+            text = array.dtype.kind == "O"
+            plain = np.ascontiguousarray(array.astype(str) if text else array)
+            digest.update(f"{plain.dtype} {plain.shape}".encode() + plain.tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _read(path: Path) -> LocalEvidence | None:
+    """Return the evidence of a file; None if there is none, or it is damaged and has to be written again."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return LocalEvidence(**{one.name: arrays[one.name] for one in fields(LocalEvidence)})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
