@@ -2,6 +2,8 @@
 
 python benchmarks/encounters.py RUN      a finished run whose photographs have encounters (data.group_column)
 
+The second table is of the probabilities, as in the report; it needs no encounters in the table.
+
 Nothing is trained. The stored embeddings of the best trial are used: each encounter with several validation
 photographs of a gallery individual is a query twice, with its first photograph and with the L2-normalised mean of its
 embeddings, as the service does. The interval of the difference comes from resampling individuals.
@@ -17,11 +19,13 @@ import pandas as pd
 
 from whale_ray.retrieval.evaluation.query_clusters import paired_interval
 from whale_ray.retrieval.search.gallery_index import normalize_rows
-from whale_ray.retrieval.search.retrieval_settings import chosen_setting
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, chosen_setting
 from whale_ray.retrieval.search.searcher import GallerySearcher
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
-from whale_ray.sweep.run_folder.records import read_record
+from whale_ray.sweep.analysis.rescoring import rescore
+from whale_ray.sweep.run_folder.records import Record, read_record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
+from whale_ray.sweep.trials.scoring import Scoring
 
 VIEWS = (2, 3, 4, 8)  # maximum number of photographs per encounter
 
@@ -35,6 +39,21 @@ def encounters_of(table: pd.DataFrame, wanted: np.ndarray) -> list[np.ndarray]:
 def pooled(vectors: np.ndarray, encounters: list[np.ndarray], most: int) -> np.ndarray:
     """Return the L2-normalised mean embedding (E, D) of the first photographs of each encounter."""
     return np.stack([normalize_rows(vectors[rows[:most]].sum(axis=0)[None])[0] for rows in encounters])
+
+
+def print_probabilities(record: Record, setting: RetrievalSetting) -> None:
+    """Print recall@1, AUROC, Brier scores and shares called new, cross-fitted."""
+    evaluation = rescore(record, Scoring((setting,), str(record.result["scored_with"]["objective"])))
+    scores = evaluation.scores.get("encounters")
+    if scores is None:
+        print("too few encounters for probabilities")
+        return
+    print({name: value for name, value in scores.items() if name != "rows"})
+    print("| photographs | recall@1 | AUROC | brier/match | brier/new | known called new | new called new |")
+    print("|---|---|---|---|---|---|---|")
+    for row in scores["rows"]:
+        names = ("recall@1", "auroc", "brier/match", "brier/new", "new/known", "new/new")
+        print(f"| {row['photographs']} | {' | '.join(f'{row[name]:.3f}' for name in names)} |")
 
 
 def main() -> None:
@@ -51,7 +70,10 @@ def main() -> None:
     )
     shown = (parts == "train") & (individuals != unknown)
     searcher = GallerySearcher(vectors[shown], individuals[shown])
+    print_probabilities(record, setting)
     known = encounters_of(table, np.isin(individuals, individuals[shown]))
+    if not known:
+        return
     strangers = encounters_of(table, individuals == unknown)
     truth = individuals[[rows[0] for rows in known]]
     print(

@@ -12,10 +12,10 @@ from whale_ray.retrieval.evaluation.evaluate import (
     distinct_settings,
     evaluate,
     score_setting,
-    study_recall,
 )
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.search.gallery_index import normalize_rows
+from whale_ray.retrieval.study_recall import study_recall
 
 NEAREST = RetrievalSetting()
 

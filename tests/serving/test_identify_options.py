@@ -18,6 +18,8 @@ from test_routes_identify import check_problem
 
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel
+from whale_ray.retrieval.evaluation.decisions import Decision
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving import metrics
 from whale_ray.serving.http.content_negotiation import answer_csv
@@ -60,6 +62,18 @@ def test_probabilities_are_those_of_the_bundles_calibration(bundle: Path) -> Non
         views = [("a.png", photograph(2, 5)), ("b.png", photograph(2, 6))]
         (together,) = ask(client, *views, encounter=True).json()["results"]
         assert {one["probability"] for one in [together["new_individual"], *together["candidates"]]} == {None}
+        service.bundle.encounters = EncounterCalibration(service.bundle.calibration, 0.0, new_slope=4.0, threshold=0.5)
+        service.bundle.decision = Decision("balanced", 0.5, 0.5)
+        (together,) = ask(client, *views, encounter=True).json()["results"]
+        first = 1.0 - together["candidates"][0]["distance"]
+        probability = 1.0 / (1.0 + math.exp(3.0 * first - 1.0 - 4.0 * math.log(2)))
+        assert together["new_individual"] == {
+            "probability": pytest.approx(probability, abs=1e-4),
+            "decision": "new" if probability >= 0.5 else "known",
+        }
+        assert None not in {one["probability"] for one in together["candidates"]}
+        (alone,) = ask(client, views[0], encounter=True).json()["results"]
+        assert alone["new_individual"]["probability"] != together["new_individual"]["probability"]
 
 
 def test_unusable_images_of_an_encounter_are_listed_beside_its_result(client: httpx.Client) -> None:

@@ -15,6 +15,8 @@ from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.losses.proxy_extraction import PROXY_LOSSES
+from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
 from whale_ray.retrieval.search.gallery_index import combine_views, normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import rescore_for_good, score_again
@@ -212,3 +214,22 @@ def test_decision_and_probability_of_a_bundle_agree(finished: SweepResult, photo
         one.new_individual.probability or 0.0 for one in unshifted.identify(sorted((photographs / "test").iterdir()))
     ]
     assert np.allclose(bundle.decision.of_new(np.array(before)), [probability for _, probability in said])
+
+
+def test_a_bundle_answers_encounters_as_the_trial_was_scored(record: Record, dataset: Dataset, tmp_path: Path) -> None:
+    fitted = EncounterCalibration(
+        Calibration(LogisticModel(-1.0, 2.0, 3.0, 0.5), LogisticModel(1.0, -3.0, 0.0, 0.0)), 0.1, 0.2, 0.4
+    )
+    plain = scored(record, RetrievalSetting())
+    assert "encounter_calibration" in plain.result
+    result = plain.result | {"encounter_calibration": fitted.written()}
+    plain = dataclasses.replace(plain, result=result)
+    made = make_bundle(plain, dataset, run=tmp_path / "a", examples=0, thumbnails=False)
+    bundle = Bundle.load(made)
+    assert bundle.encounters == fitted
+    vectors = bundle.contents.gallery[:2].astype(np.float32)
+    alone, several = (bundle.rank(vectors, photographs=counts) for counts in ([1, 1], [1, 3]))
+    assert several[0] == alone[0]
+    assert several[1].new_individual.probability != alone[1].new_individual.probability
+    older = dataclasses.replace(bundle.contents, manifest=bundle.card | {"encounter_calibration": None})
+    assert Bundle(older).rank(vectors, photographs=[1, 3])[1].new_individual.probability is None

@@ -504,6 +504,14 @@ def test_the_report_says_how_far_the_best_trial_can_be_trusted(run: Run) -> None
     assert [(row["images"], row["queries"]) for row in trust.by_images] == [("2-3", 120)]
     assert trust.reliability is not None
     assert "Reliability curves: the first answer is right: predicted" in trust.reliability.svg
+    assert trust.encounters is not None
+    assert "drawn from the photographs of one individual" in trust.encounters.summary
+    assert "play new ones" in trust.encounters.summary
+    assert [row["title"] for row in trust.encounters.rows][:2] == ["the first", "all"]
+    (folder / "queries.parquet").unlink()
+    page = run.page()
+    table = page[page.index("<h3>Several photographs of one animal</h3>") : page.index("<h3>By photographs of")]
+    assert table.count("<tr>") == 4
 
 
 def test_the_report_has_open_set_scores(full: Run) -> None:

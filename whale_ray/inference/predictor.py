@@ -12,6 +12,7 @@ import numpy as np
 
 from whale_ray.data.image_io import Box, Geometry
 from whale_ray.errors import BundleError, InputError
+from whale_ray.inference.answers.bundle_decisions import BundleDecisions
 from whale_ray.inference.bundle import bundle_runtime, read_bundle
 from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.bundle_encoder import BundleEncoder
@@ -24,18 +25,14 @@ from whale_ray.inference.predictions import (
     AnimalTraits,
     Gallery,
     Identification,
-    RankedAnswers,
 )
 from whale_ray.inference.runtimes import TORCH
-from whale_ray.retrieval.evaluation.calibration import read_calibration
-from whale_ray.retrieval.evaluation.decisions import read_decision
-from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.search.pools import PooledSearcher
 
 _log = logging.getLogger(__name__)
 
 
-class Bundle:
+class Bundle(BundleDecisions):
     """A bundle in memory, ready to identify.
 
     >>> Bundle.load("runs/quickstart/best").identify(["fluke.jpg"], top=5)  # doctest: +SKIP
@@ -51,14 +48,11 @@ class Bundle:
         self, contents: BundleContents, *, device: str = "cpu", runtime: str | None = TORCH, threads: int | None = None
     ) -> None:
         manifest = contents.manifest
+        super().__init__(manifest)
         self.contents = contents
         self.id: str = manifest["id"]
-        self.threshold: float | None = manifest["threshold"]
-        self.species_thresholds: dict[str, float] = manifest.get("species_thresholds", {})
-        self.calibration = read_calibration(manifest["calibration"])
-        self.decision = read_decision(manifest.get("decision"))
         self.unknown_label: str = manifest["unknown_label"]
-        self.setting, self.geometry = RetrievalSetting(**manifest["retrieval"]), Geometry(**manifest["preprocessing"])
+        self.geometry = Geometry(**manifest["preprocessing"])
         self.device, self.runtime = device, runtime or "another process"
         self._encoder = None
         if runtime is not None:
@@ -137,20 +131,6 @@ class Bundle:
         searcher.prepare(self.setting.search_mode)
         return searcher
 
-    def threshold_of(self, traits: AnimalTraits) -> float | None:
-        """Return the threshold of a query by its species; None if the bundle has no threshold."""
-        return self.species_thresholds.get(traits.species, self.threshold)
-
-    def new_distance_of(self, traits: AnimalTraits) -> float | None:
-        """Return `new_distance` for a query by its species."""
-        threshold = self.threshold_of(traits)
-        return None if threshold is None or not self.setting.scores_are_cosines else 1.0 - threshold
-
-    @property
-    def new_distance(self) -> float | None:
-        """The distance to the nearest individual above which an animal is called new; None if no distance decides."""
-        return self.new_distance_of(UNKNOWN_TRAITS)
-
     @property
     def card(self) -> dict[str, Any]:
         """The manifest: settings, scores, threshold, versions."""
@@ -186,6 +166,7 @@ class Bundle:
         top: int = 5,
         gallery: Gallery | None = None,
         traits: Sequence[AnimalTraits] | None = None,
+        photographs: Sequence[int] | None = None,
     ) -> list[Identification]:
         """Return an answer for each embedding.
 
@@ -194,6 +175,7 @@ class Bundle:
             top: Number of individuals.
             gallery: Another gallery than the bundle's own, its searcher from `build_searcher`.
             traits: Viewpoint and species of each query; None if all are unknown.
+            photographs: Number of photographs whose normalized mean each embedding is; None for one each.
         """
         gallery, traits = gallery or self.gallery, traits or [UNKNOWN_TRAITS] * len(vectors)
         viewpoints, species = [one.viewpoint for one in traits], [one.species for one in traits]
@@ -206,12 +188,7 @@ class Bundle:
             species=species,
             ready=True,
         )
-        match = self.calibration.of_match(found.ranking.cosines)
-        new = self.calibration.of_new(found.ranking.cosines, species)
-        if self.decision is not None:
-            match, new = self.decision.of_match(match, new), self.decision.of_new(new)
-        answers = RankedAnswers(found, match, new, gallery, top, by_probability=self.decision is not None)
-        return [answers.read(place, threshold=self.threshold_of(one)) for place, one in enumerate(traits)]
+        return self.answers(found, gallery, top=top, traits=traits, photographs=photographs)
 
     def identify(
         self,

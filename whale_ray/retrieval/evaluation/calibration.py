@@ -121,12 +121,10 @@ def fit_calibration(
         new: Whether the animal is in no gallery, bool, shape (Q,).
         species: Species of each query, "" for unknown, shape (Q,); None if all are unknown.
     """
-    shown = cosines[:, :CANDIDATES]
-    there = ~np.isnan(shown)
-    places = np.broadcast_to(np.arange(1, shown.shape[1] + 1), shown.shape)
-    features = np.stack([shown, leads(shown), places == 1], axis=2)
+    features, there = candidate_features(cosines)
+    places = np.broadcast_to(np.arange(1, there.shape[1] + 1), there.shape)
     match = _fit(features[there], (ranks[:, None] == places)[there])
-    if not shown.shape[1]:
+    if not there.shape[1]:
         return Calibration(match, None)
     firsts, answered = features[:, 0], there[:, 0]
     common = _fit(firsts[answered], new[answered])
@@ -138,17 +136,46 @@ def fit_calibration(
     return Calibration(match, common, own)
 
 
+def candidate_features(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return cosine, lead and an indicator of the first candidate, and which candidates there are.
+
+    Args:
+        cosines: Cosines of the ranked candidates, NaN if there are no more, shape (Q, R).
+
+    Returns:
+        Features of the first candidates, shape (Q, at most 5, 3), and bool, shape (Q, at most 5).
+    """
+    shown = cosines[:, :CANDIDATES]
+    is_first = np.broadcast_to(np.arange(shown.shape[1]) == 0, shown.shape)
+    return np.stack([shown, leads(shown), is_first], axis=2), ~np.isnan(shown)
+
+
 def _fit(features: np.ndarray, outcomes: np.ndarray) -> LogisticModel | None:
     """Fit on features (N, 3) (cosine, lead, first) and outcomes (N,); None if there is too little data."""
+    fitted = fit_logistic(features, outcomes)
+    return None if fitted is None else LogisticModel(*map(float, fitted))
+
+
+def fit_logistic(features: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray | None:
+    """Return intercept and coefficients, float64, shape (1 + F,), of a logistic regression.
+
+    Args:
+        features: Shape (N, F).
+        outcomes: bool, shape (N,).
+        weights: Weight of each outcome, shape (N,); None for equal weights.
+
+    Returns:
+        None if there are fewer than ten outcomes of either kind.
+    """
     from sklearn.linear_model import LogisticRegression
 
     if min(outcomes.sum(), (~outcomes).sum()) < _FEWEST:
         return None
     middle, spread = features.mean(axis=0), features.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)
-    model = LogisticRegression(C=1.0 / _PENALTY).fit((features - middle) / spread, outcomes)
-    weights = model.coef_[0] / spread
-    return LogisticModel(float(model.intercept_[0] - weights @ middle), *map(float, weights))
+    model = LogisticRegression(C=1.0 / _PENALTY).fit((features - middle) / spread, outcomes, sample_weight=weights)
+    coefficients = model.coef_[0] / spread
+    return np.append(model.intercept_[0] - coefficients @ middle, coefficients)
 
 
 def _apply(part: LogisticModel | None, cosines: np.ndarray) -> np.ndarray:

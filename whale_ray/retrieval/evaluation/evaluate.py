@@ -15,11 +15,11 @@ import pandas as pd
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
 from whale_ray.retrieval.evaluation.decisions import BALANCED, Decision, DecisionRule
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
+from whale_ray.retrieval.evaluation.encounters.encounter_scores import evaluate_encounters
 from whale_ray.retrieval.evaluation.evaluation_tables import SettingQueries, query_table, setting_queries, setting_table
-from whale_ray.retrieval.evaluation.metrics import find_ranks, recall_at
 from whale_ray.retrieval.evaluation.outcomes import Outcome, fuse_outcome
-from whale_ray.retrieval.evaluation.query_clusters import query_clusters, query_folds
-from whale_ray.retrieval.evaluation.score_names import CUTOFFS
+from whale_ray.retrieval.evaluation.query_clusters import clusters_and_folds
 from whale_ray.retrieval.evaluation.scores_with_intervals import scores_with_intervals
 from whale_ray.retrieval.evaluation.search_runs import Evidence, SearchRuns
 from whale_ray.retrieval.evaluation.selection import (
@@ -29,8 +29,6 @@ from whale_ray.retrieval.evaluation.selection import (
     pool_cross_fitted,
 )
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
-from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
-from whale_ray.retrieval.search.neighbor_search import find_neighbors
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import (
     RetrievalSetting,
@@ -45,7 +43,6 @@ __all__ = [
     "distinct_settings",
     "evaluate",
     "score_setting",
-    "study_recall",
 ]
 
 
@@ -65,6 +62,7 @@ class Evaluation:
         queries: One row per query, answered with the choice of its fold; `cluster` is the unit of paired intervals.
         by_setting: What each setting gives each query.
         fusion: Fusion of embedding and local evidence for `best`, fitted on all folds; None if it has none.
+        encounters: Calibration of several photographs of one animal; None if there are too few.
     """
 
     table: pd.DataFrame
@@ -77,6 +75,7 @@ class Evaluation:
     queries: pd.DataFrame
     by_setting: SettingQueries
     fusion: FusionModel | None = None
+    encounters: EncounterCalibration | None = None
 
 
 def evaluate(
@@ -138,12 +137,24 @@ def evaluate(
         species=species,
         evidence=evidence,
     )
-    names = np.asarray(images, dtype=str)[held.rows]
-    asked_groups = None if groups is None else np.asarray(groups, dtype=str)[held.rows]
-    clusters = query_clusters(
-        held.individuals[held.rows], images=names, groups=asked_groups, unknown_label=unknown_label
+    files, groups = np.asarray(images, dtype=str), None if groups is None else np.asarray(groups, dtype=str)
+    return _score(held, settings, files, groups, objective=objective, decide=decide, seed=seed)
+
+
+def _score(
+    held: SearchRuns,
+    settings: Sequence[RetrievalSetting],
+    files: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    objective: str,
+    decide: DecisionRule,
+    seed: int,
+) -> Evaluation:
+    """Return the evaluation of the searches of `held`; `files` and `groups` are of all photographs, shape (N,)."""
+    clusters, folds = clusters_and_folds(
+        held.individuals, images=files, groups=groups, rows=held.rows, unknown_label=held.unknown_label, seed=seed
     )
-    folds = query_folds(clusters, images=names, groups=asked_groups, seed=seed)
     outcomes, fusions = zip(*(_answer(held, setting, folds) for setting in settings), strict=True)
     final, *choices = choose_settings(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
     pooled = pool_cross_fitted(outcomes, choices, folds, held.queries)
@@ -152,7 +163,12 @@ def evaluate(
     lacks_fusion = any(one.local != "none" and not model for one, model in zip(settings, fusions, strict=True))
     calibration = fit_calibration(chosen.cosines, chosen.ranks, new, held.queries.species)
     decision = decide.at(float(new.mean())) if len(new) and calibration.new is not None else None
-    table, files = setting_table(settings, outcomes, held.queries), np.asarray(images, dtype=str)
+    table = setting_table(settings, outcomes, held.queries)
+    scores = scores_with_intervals(
+        pooled, held.queries, clusters, decision=decision, lacks_fusion=lacks_fusion, seed=seed
+    )
+    split: dict[str, Any] = {"folds": folds, "clusters": clusters, "groups": groups, "seed": seed}
+    encounters = evaluate_encounters(held, settings[final.place], single=calibration, decision=decision, **split)
     return Evaluation(
         table=table,
         best=settings[final.place] if fusion else replace(settings[final.place], local="none"),
@@ -160,12 +176,11 @@ def evaluate(
         species_thresholds=dict(final.of_species),
         calibration=calibration,
         decision=decision,
-        scores=scores_with_intervals(
-            pooled, held.queries, clusters, decision=decision, lacks_fusion=lacks_fusion, seed=seed
-        ),
+        scores=scores | encounters.scores,
         queries=query_table(held, pooled, settings, files, clusters=clusters, folds=folds),
         by_setting=setting_queries(held, settings, outcomes, table["threshold"], files),
         fusion=fusion,
+        encounters=encounters.calibration,
     )
 
 
@@ -223,28 +238,3 @@ def score_setting(
     scores = plain_scores(held.outcome(setting), held.queries)
     del scores["threshold"]
     return scores
-
-
-def study_recall(vectors: np.ndarray, *, individuals: np.ndarray, parts: np.ndarray) -> dict[str, float | None]:
-    """Return study_recall@K: the share of validation images with a same-label image among their K nearest others.
-
-    The unknown label counts as an individual, and an image that is alone under its label is a miss, as in the original
-    study.
-
-    Args:
-        vectors: Shape (N, D).
-        individuals: Shape (N,).
-        parts: Shape (N,).
-    """
-    rows = np.flatnonzero(np.asarray(parts) == "val")
-    labels = np.asarray(individuals, dtype=str)[rows]
-    unit = normalize_rows(vectors[rows])
-    index = GalleryIndex(unit, labels, ready=True)
-    found = find_neighbors(unit, index, individuals=1, neighbours=CUTOFFS[-1] + 1).indices
-    own = found == np.arange(len(rows))[:, None]
-    own[:, -1:] |= ~own.any(axis=1, keepdims=True)
-    others = found[~own].reshape(len(rows), max(found.shape[1] - 1, 0))
-    codes = index.codes_of(labels)
-    ranks = find_ranks(codes[others], codes)
-    everyone = np.ones(len(rows), dtype=bool)
-    return {f"study_recall@{cutoff}": recall_at(ranks, everyone, cutoff) for cutoff in CUTOFFS}

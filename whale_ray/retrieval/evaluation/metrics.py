@@ -15,6 +15,7 @@ from whale_ray.retrieval.search.voting import new_individual_rank
 
 _DEPTH = 5  # labels in an answer of Kaggle's
 _WHOLE = 60  # 1, 1/2 … 1/5 are whole numbers of sixtieths, so that sums are exact
+_DIGITS = 9  # weighted sums that differ by rounding only are equal
 
 
 def find_ranks(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -157,16 +158,17 @@ def best_thresholds(steps: ThresholdSteps, groups: np.ndarray) -> tuple[np.ndarr
 
     Args:
         steps: The steps of MAP@5.
-        groups: bool, shape (G, Q).
+        groups: Queries of each group, bool, or the weight of each query in it, float, shape (G, Q).
     """
     bases = groups @ steps.base
     if not len(steps.values):
         return np.zeros(len(groups)), bases
     last = np.append(np.diff(steps.values) > 0, True)
-    gains = np.where(groups[:, steps.queries], steps.gains, 0).cumsum(axis=1)[:, last]
+    gains = (groups[:, steps.queries] * steps.gains).cumsum(axis=1)[:, last]
     scores = bases[:, None] + np.concatenate([np.zeros((len(groups), 1), dtype=np.int64), gains], axis=1)
     values = steps.values[last]
     edges = np.concatenate([[min(-1.0, values[0])], values, [max(1.0, values[-1] + 1.0 / STEPS)]])
+    scores = np.round(scores, _DIGITS)
     best = scores.max(axis=1)
     return np.array([_middle_of_widest(row, edges) for row in scores == best[:, None]]), best
 

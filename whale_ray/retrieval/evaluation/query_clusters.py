@@ -62,6 +62,30 @@ def query_folds(clusters: np.ndarray, *, images: np.ndarray, groups: np.ndarray 
     return folds
 
 
+def clusters_and_folds(
+    individuals: np.ndarray,
+    *,
+    images: np.ndarray,
+    groups: np.ndarray | None,
+    rows: np.ndarray,
+    unknown_label: str,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `query_clusters` and `query_folds` of some of N photographs, the queries; each has shape (Q,).
+
+    Args:
+        individuals: Shape (N,).
+        images: Shape (N,).
+        groups: Shape (N,), "" for none; None if there are no groups.
+        rows: Positions of the queries, shape (Q,).
+        unknown_label: Label of unknown individuals.
+        seed: Seed of the folds.
+    """
+    names, asked = images[rows], None if groups is None else groups[rows]
+    clusters = query_clusters(individuals[rows], images=names, groups=asked, unknown_label=unknown_label)
+    return clusters, query_folds(clusters, images=names, groups=asked, seed=seed)
+
+
 def bootstrap_interval(
     values: np.ndarray,
     weights: np.ndarray,

@@ -28,7 +28,6 @@ Evidence = Mapping[str, Mapping[int, LocalEvidence]]
 
 
 def _search_key(setting: RetrievalSetting) -> SearchKey:
-    """Return transform and search mode of a setting."""
     return setting.transform, setting.search_mode
 
 
@@ -55,6 +54,8 @@ class SearchRuns:
     Attributes:
         rows: Positions of the queries in `individuals`, those of a split together.
         traits: `viewpoint` and `species` of each photograph, str, shape (N,); "" for unknown.
+        splits: Split of each photograph, shape (N,).
+        runs: The gallery of each split with its queries.
     """
 
     def __init__(
@@ -84,7 +85,8 @@ class SearchRuns:
             depths[_search_key(setting)] = max(
                 CUTOFFS[-1], depths.get(_search_key(setting), 1), setting.neighbours or 1
             )
-        self._splits = []
+        self.splits, self.unknown_label = splits, unknown_label
+        self.runs: list[SearchRun] = []
         for split in np.unique(splits).tolist() or [0]:
             rows = np.flatnonzero(splits == split)
             vectors = TransformedVectors(
@@ -94,8 +96,8 @@ class SearchRuns:
                 unknown_label=unknown_label,
                 proxies=(proxies or {}).get(split),
             )
-            self._splits.append(
-                _SearchRun(
+            self.runs.append(
+                SearchRun(
                     vectors,
                     rows,
                     depths,
@@ -105,23 +107,23 @@ class SearchRuns:
                     evidence={kind: found[split] for kind, found in (evidence or {}).items()},
                 )
             )
-        self.rows = np.concatenate([one.rows[one.asking] for one in self._splits])
+        self.rows = np.concatenate([one.rows[one.asking] for one in self.runs])
 
     @cached_property
     def queries(self) -> Queries:
         """Return the right answers, which do not depend on the vectors."""
-        return join_queries([one.queries for one in self._splits])
+        return join_queries([one.queries for one in self.runs])
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
         """Return what a setting gives each query by the embedding alone."""
-        return join_outcomes([one.outcome(setting) for one in self._splits])
+        return join_outcomes([one.outcome(setting) for one in self.runs])
 
     def candidates(self, setting: RetrievalSetting) -> Candidates:
         """Return the candidates of a setting with local evidence; images are rows of all photographs."""
-        return join_candidates([one.candidates(setting) for one in self._splits])
+        return join_candidates([one.candidates(setting) for one in self.runs])
 
 
-class _SearchRun:
+class SearchRun:
     """One gallery and the queries that are searched in it.
 
     Args:
@@ -223,7 +225,6 @@ class _SearchRun:
         return self._grouped[transform, side]
 
     def _neighbors(self, way: SearchKey, by_centroid: bool) -> list[Neighbors]:
-        """Return the neighbors of each group of queries."""
         if (way, by_centroid) not in self._found:
             (transform, mode), found = way, []
             queries, _ = self.searcher(transform)

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from whale_ray.retrieval.search.exact_search import use_threads
 from whale_ray.serving.engine.decoder_pool import Decoded, DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
 from whale_ray.serving.engine.micro_batcher import MicroBatcher, StallDetector
+from whale_ray.serving.engine.search_requests import SearchRequest, SearchResult
 from whale_ray.serving.gallery.enrolled_pictures import (
     EnrolledPicture,
     Entry,
@@ -31,26 +31,6 @@ from whale_ray.serving.metrics import observe, time_stage
 _STORE_TIMEOUT = 2.0
 _EMBED_CHUNK = 256  # enrolled pictures that are embedded before the gallery is rebuilt
 _log = logging.getLogger(__name__)
-
-# A prepared photograph or its embedding, the number of individuals, viewpoint and species.
-_SearchRequest = tuple[np.ndarray, int, AnimalTraits]
-
-
-@dataclass(frozen=True)
-class _SearchResult:
-    """Result of a search.
-
-    Attributes:
-        identification: The answer.
-        complete: The search covered every enrolled picture.
-        vector: The query, shape (D,).
-        began: Start by `time.perf_counter`.
-    """
-
-    identification: Identification
-    complete: bool
-    vector: np.ndarray
-    began: float
 
 
 class Recognizer:
@@ -75,7 +55,7 @@ class Recognizer:
         here = encoder if isinstance(encoder, LocalEncoder) and not encoder.has_device and not far else None
         thread = here.thread if here else ThreadPoolExecutor(1, "search", use_threads, (threads,))
         self._search = MicroBatcher(self._rank, most=batch, thread=thread)
-        self._at_once: MicroBatcher[_SearchRequest, _SearchResult] | None = None
+        self._at_once: MicroBatcher[SearchRequest, SearchResult] | None = None
         if here:
             self._at_once = MicroBatcher(
                 lambda asked: self._rank(_embed_requests(here, asked)), most=batch, thread=thread
@@ -135,10 +115,10 @@ class Recognizer:
         if self._at_once is None:
             return await self.rank(await self.embed(array), top=top, traits=traits)
         asked = time.perf_counter()
-        found = await self._at_once.submit((array, top, traits))
+        found = await self._at_once.submit(SearchRequest(array, top, traits))
         observe("whale_ray_stage_seconds", found.began - asked, stage="embed")
         observe("whale_ray_stage_seconds", time.perf_counter() - found.began, stage="search")
-        return await self._completed(found, top, traits)
+        return await self._completed(found)
 
     async def decode(self, data: bytes, boxes: Sequence[Box | None]) -> list[np.ndarray | ImageError]:
         """Return the encoder input of each box, uint8, shape (H, W, 3), or the error if it cannot be used.
@@ -156,26 +136,29 @@ class Recognizer:
         with time_stage("embed"):
             return await self.encoder.embed(array)
 
-    async def rank(self, vector: np.ndarray, *, top: int, traits: AnimalTraits = UNKNOWN_TRAITS) -> Identification:
+    async def rank(
+        self, vector: np.ndarray, *, top: int, traits: AnimalTraits = UNKNOWN_TRAITS, photographs: int = 1
+    ) -> Identification:
         """Return the answer for one embedding.
 
         Args:
             vector: The embedding, shape (D,).
             top: Number of individuals.
             traits: Viewpoint and species of the animal.
+            photographs: Number of photographs whose normalized mean the embedding is.
 
         Raises:
             StoreError: If the store does not answer.
         """
         with time_stage("search"):
-            found = await self._search.submit((vector, top, traits))
-        return await self._completed(found, top, traits)
+            found = await self._search.submit(SearchRequest(vector, top, traits, photographs))
+        return await self._completed(found)
 
-    async def _completed(self, found: _SearchResult, top: int, traits: AnimalTraits) -> Identification:
+    async def _completed(self, found: SearchResult) -> Identification:
         """Return the answer, searched again if an enrolled picture had no embedding of this bundle yet."""
         if not found.complete:
             await self.snapshot()
-            found = await self._search.submit((found.vector, top, traits))
+            found = await self._search.submit(found.request)
         return found.identification
 
     async def snapshot(self) -> GallerySnapshot:
@@ -230,20 +213,25 @@ class Recognizer:
         digest, name = picture_digest(data, box), picture_name(data, box)
         return EnrolledPicture(digest, name, data, decoded.thumbnail, vector, box)
 
-    def _rank(self, asked: list[_SearchRequest]) -> list[_SearchResult]:
+    def _rank(self, asked: list[SearchRequest]) -> list[SearchResult]:
         """Return the first individuals for each vector."""
         began = time.perf_counter()
         observe("whale_ray_batch_size", len(asked), stage="search")
-        vectors, tops, traits = zip(*asked, strict=True)
         with self._pace.running(len(asked)):
             snapshot, bundle = self.live_gallery.snapshot(), self.live_gallery.bundle
-            found = bundle.rank(np.stack(vectors), top=max(tops), gallery=snapshot.gallery, traits=traits)
+            found = bundle.rank(
+                np.stack([one.array for one in asked]),
+                top=max(one.top for one in asked),
+                gallery=snapshot.gallery,
+                traits=[one.traits for one in asked],
+                photographs=[one.photographs for one in asked],
+            )
         return [
-            _SearchResult(one.first(top), not snapshot.missing, vector, began)
-            for one, top, vector in zip(found, tops, vectors, strict=True)
+            SearchResult(answer.first(one.top), not snapshot.missing, one, began)
+            for answer, one in zip(found, asked, strict=True)
         ]
 
 
-def _embed_requests(encoder: LocalEncoder, asked: list[_SearchRequest]) -> list[_SearchRequest]:
-    arrays, tops, traits = zip(*asked, strict=True)
-    return list(zip(encoder.embed_now(list(arrays)), tops, traits, strict=True))
+def _embed_requests(encoder: LocalEncoder, asked: list[SearchRequest]) -> list[SearchRequest]:
+    vectors = encoder.embed_now([one.array for one in asked])
+    return [one.embedded(vector) for one, vector in zip(asked, vectors, strict=True)]

@@ -100,8 +100,8 @@ class ModelService:
     async def answer_encounter(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
         """Return one result for all usable images of an encounter and a problem for each other image.
 
-        The mean of the L2-normalised embeddings is searched. With several images probabilities are null: they are
-        calibrated on single images.
+        The mean of the L2-normalised embeddings is searched. With several images, decision and probabilities come from
+        the bundle's calibration of encounters; probabilities are null in bundles without one.
 
         Args:
             uploads: Images of one individual.
@@ -118,11 +118,9 @@ class ModelService:
         if not used:
             raise faults[0][1]
         mean = normalize_rows(np.sum([vector for _, vector in used], axis=0)[None])[0]
-        found = await self.recognizer.rank(mean, top=top, traits=used[0][0].traits)
+        found = await self.recognizer.rank(mean, top=top, traits=used[0][0].traits, photographs=len(used))
         for upload, _ in used:
             self._queue_for_review(upload, found)
-        if len(used) > 1:
-            found = found.without_probabilities()
         whole = self._identified(found, views=len(used))
         return [whole, *(_problem_result(upload, error) for upload, error in faults)]
 

@@ -41,7 +41,16 @@ from whale_ray.sweep.trials.embeddings_io import TRAITS, read_embeddings, read_p
 GOLDEN_IMAGES = 6
 MOST_QUERIES = 200
 _TIMED = "; the runtimes of its encoder are timed on this machine"
-_NOT_SCORES = ("seconds", "status", "error", "scored_with", "calibration", "decision", "species_thresholds")
+_NOT_SCORES = (
+    "seconds",
+    "status",
+    "error",
+    "scored_with",
+    "calibration",
+    "encounter_calibration",
+    "decision",
+    "species_thresholds",
+)
 
 
 def make_best_bundle(
@@ -173,6 +182,7 @@ def _manifest(
         "threshold": record.result["threshold"],
         **{name: record.result[name] for name in ("species_thresholds",) if name in record.result},
         "calibration": record.result["calibration"],
+        "encounter_calibration": record.result.get("encounter_calibration"),
         "decision": record.result.get("decision"),
         "unknown_label": dataset.unknown_label,
         "scores": figures,

@@ -12,8 +12,9 @@ import pandas as pd
 from whale_ray.atomic_files import replaced_atomically, write_atomically
 from whale_ray.data.split import plays_unknown
 from whale_ray.retrieval.evaluation.decisions import BALANCED, DecisionRule
-from whale_ray.retrieval.evaluation.evaluate import Evaluation, RetrievalSetting, evaluate, score_setting, study_recall
+from whale_ray.retrieval.evaluation.evaluate import Evaluation, RetrievalSetting, evaluate, score_setting
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
+from whale_ray.retrieval.study_recall import study_recall
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.trial_points import Settings, retrieval_settings
 from whale_ray.sweep.run_folder.records import Record
@@ -22,7 +23,7 @@ from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views
 
 # Version of the scores. Trials that were scored by another version are scored again from their embeddings.
-DEFINITION = 5
+DEFINITION = 6
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ def figures_of(evaluation: Evaluation, scoring: Scoring) -> dict[str, Any]:
         "threshold": evaluation.threshold,
         **({"species_thresholds": evaluation.species_thresholds} if evaluation.species_thresholds else {}),
         "calibration": evaluation.calibration.written(),
+        "encounter_calibration": None if evaluation.encounters is None else evaluation.encounters.written(),
         "decision": None if evaluation.decision is None else evaluation.decision.written(),
         "scored_with": scoring.written(),
     }

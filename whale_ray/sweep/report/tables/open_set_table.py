@@ -26,6 +26,21 @@ _MEANINGS = {
 _LOOKS = {"match_probability": ("c0", "the first answer is right"), "new_probability": ("c1", "the animal is new")}
 
 
+_ROWS = {
+    "first": "the first",
+    "all": "all",
+    "all, as single": "all, with the probabilities of single photographs",
+}
+
+
+@dataclass(frozen=True)
+class EncounterTable:
+    """Scores of encounters: a summary in words, and rows with a title."""
+
+    summary: str
+    rows: tuple[dict[str, Any], ...]
+
+
 @dataclass(frozen=True)
 class TrustScores:
     """Calibration and open-set scores of a trial.
@@ -37,6 +52,7 @@ class TrustScores:
         reliability: Plot of predicted against observed probability.
         decision: When an animal is decided as new, as a clause; empty if the threshold of map@5 decides.
         errors: Expected share of wrong answers by share of new animals: rows of new_share, error, known, new, trivial.
+        encounters: Scores of several photographs of one animal; None if there are too few.
     """
 
     scores: tuple[dict[str, Any], ...]
@@ -45,6 +61,7 @@ class TrustScores:
     reliability: Plot | None
     decision: str
     errors: tuple[dict[str, float], ...]
+    encounters: EncounterTable | None
 
 
 def trust_scores(record: Record) -> TrustScores:
@@ -70,8 +87,28 @@ def trust_scores(record: Record) -> TrustScores:
         for row in result.get("by_species") or ()
     ]
     return TrustScores(
-        tuple(rows), tuple(by_images), tuple(by_species), _reliability(record), _decision(record), errors
+        tuple(rows),
+        tuple(by_images),
+        tuple(by_species),
+        _reliability(record),
+        _decision(record),
+        errors,
+        _encounters(result.get("encounters")),
     )
+
+
+def _encounters(scores: dict[str, Any] | None) -> EncounterTable | None:
+    if not scores:
+        return None
+    summary = (
+        f"{scores['known']} encounters of known individuals and {scores['new']} of new ones, "
+        f"{scores['mean_photographs']:.1f} photographs on average."
+    )
+    if scores["drawn"]:
+        summary += f" {scores['drawn']} are groups drawn from the photographs of one individual."
+    if scores["playing_new"]:
+        summary += f" {scores['playing_new']} known ones, searched without their individual, play new ones as well."
+    return EncounterTable(summary, tuple({**row, "title": _ROWS[row["photographs"]]} for row in scores["rows"]))
 
 
 def _decision(record: Record) -> str:

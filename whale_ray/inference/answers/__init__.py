@@ -1,0 +1,1 @@
+"""Answers of a bundle: probabilities and decisions."""

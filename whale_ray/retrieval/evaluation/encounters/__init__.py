@@ -1,0 +1,1 @@
+"""Encounters: several photographs of one animal, answered together, with probabilities of their own."""
