@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
 from whale_ray.data.audit import Audit, audit_photographs
+from whale_ray.data.audit_lines import describe_findings
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import decode_images
@@ -104,7 +107,7 @@ def test_the_same_picture_saved_again_smaller_and_worse_is_a_twin(audited: Calla
     assert audit.twins[1] == ""
     assert audit.findings["conflicts"] == []
     assert audit.lines()[1:] == [
-        "1 pictures are there more than once; the split keeps the copies together:",
+        "1 picture is there more than once; the split keeps the copies together:",
         "  a.png, worse.jpg, small.png",
     ]
 
@@ -119,7 +122,7 @@ def test_the_same_picture_under_two_individuals_is_a_conflict(audited: Callable[
         }
     )
     assert audit.findings["conflicts"] == [{"images": ["a.png", "c.jpg"], "individuals": ["v", "w"]}]
-    assert audit.lines()[1].startswith("1 pictures stand under two individuals")
+    assert audit.lines()[1].startswith("1 picture has two individuals")
     assert audit.lines()[2:] == ["  v and w: a.png, c.jpg"]
 
 
@@ -133,7 +136,7 @@ def test_counts_are_of_usable_photographs_and_no_individual_is_lost(audited: Cal
         audit.lines()[0]
         == "4 photographs: 2 of 2 named individuals (2 with one photograph), 0 of unknown ones, 2 unusable"
     )
-    assert audit.lines()[-2:] == ["1 individuals have no photograph that can be used:", "  v"]
+    assert audit.lines()[-2:] == ["1 individual has no photograph that can be used:", "  v"]
 
 
 def test_a_near_name_of_missing_files_is_a_hint(data_folder: DataFolder, tmp_path: Path) -> None:
@@ -173,9 +176,8 @@ def test_an_individual_of_two_species_is_listed(data_folder: DataFolder, tmp_pat
     audit = audit_photographs(catalog, decode_images(catalog, Geometry(64, 64), cache=tmp_path / "cache"))
     assert audit.findings["several_species"] == [{"individual": "w", "species": ["blue", "fin"]}]
     lines = audit.lines()
-    assert (
-        lines[lines.index("1 individuals have two species or more, so that a label is wrong:") + 1] == "  w: blue, fin"
-    )
+    heading = "1 individual has two species or more, so that a label is wrong:"
+    assert lines[lines.index(heading) + 1] == "  w: blue, fin"
 
 
 def test_a_long_list_is_cut_only_where_audit_json_has_the_rest(audited: Callable[..., Audit]) -> None:
@@ -228,3 +230,36 @@ def test_the_audit_is_written_as_json(audited: Callable[..., Audit], tmp_path: P
     audit = audited({"a.png": ("w", drawn(1)), "b.png": ("w", drawn(1)), "c.png": ("v", b"text")})
     audit.write(tmp_path / "audit.json")
     assert json.loads((tmp_path / "audit.json").read_text()) == audit.findings
+
+
+def findings_of(number: int) -> dict[str, Any]:
+    """Return findings with `number` rows of every kind."""
+    names = [f"{place}.png" for place in range(number)]
+    return {
+        **dict.fromkeys(("photographs", "individuals", "groups"), number),
+        "animals": number + 2,
+        "unknown": 0,
+        "singletons": 0,
+        "hints": [],
+        "set_aside": [{"image": name, "status": "missing", "reason": "there is no such file"} for name in names],
+        "without_photograph": names,
+        "twins": [[name, "copy.png"] for name in names],
+        "conflicts": [{"images": [name, "other.png"], "individuals": ["v", "w"]} for name in names],
+        "several_species": [{"individual": name, "species": ["blue", "fin"]} for name in names],
+        "remarks": [{"image": name, "remark": "truncated"} for name in names],
+        "encounters": [{"images": [name, "copy.png"]} for name in names],
+        "same_day": {"known": 2 * number, "dated": number, "same_day": number},
+    }
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_numbers_and_their_words_agree(number: int) -> None:
+    """A number before a word that does not fit it, as in "1 pictures are" or "2 picture has", in any line."""
+    text = "\n".join(describe_findings(findings_of(number)))
+    plural = r"photographs|pictures|individuals|named individuals|animals|encounters"
+    singular = r"photograph|picture|individual|named individual|animal|encounter"
+    assert len(re.findall(rf"^{number} .*:$", text, flags=re.MULTILINE)) == 6
+    assert f"{number} of {2 * number} known queries (50%) {'has' if number == 1 else 'have'} a photograph" in text
+    assert not re.findall(rf"\b1 (?:{plural})\b|\b[02-9] (?:{singular})\b", text)
+    verbs = [re.findall(r"\b(is|are|has|have|was|were)\b", line)[0] for line in text.splitlines() if line.endswith(":")]
+    assert set(verbs) <= ({"is", "has", "was"} if number == 1 else {"are", "have", "were"})

@@ -16,24 +16,21 @@ from typing import Any
 import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
+from whale_ray.data.audit_lines import MAX_LISTED, describe_findings
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.encounters.grouping import (
     AVERAGE,
-    describe_encounters,
     describe_rule,
     find_encounters,
     list_encounters,
 )
 from whale_ray.data.encounters.photo_dates import photograph_dates
-from whale_ray.data.encounters.same_day import describe_same_day
 from whale_ray.data.encounters.twins import find_twins
 from whale_ray.data.formats.understanding import understood
 from whale_ray.data.hints.missing_files import explain_missing_files
 from whale_ray.data.hints.unknown_labels import explain_unknown_labels
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
-
-_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -53,36 +50,13 @@ class Audit:
     encounters: pd.Series
     findings: dict[str, Any]
 
-    def lines(self, *, most: int | None = _MAX_LISTED) -> list[str]:
+    def lines(self, *, most: int | None = MAX_LISTED) -> list[str]:
         """Return the findings as lines of text.
 
         Args:
             most: Largest number of rows per kind of finding; None for all.
         """
-        found = self.findings
-        twins = [images for images in found["twins"] if images not in [one["images"] for one in found["conflicts"]]]
-        lines = [_summary_line(found)]
-        lines += _section(
-            "photographs cannot be used and are set aside",
-            [f"{row['image']}: {row['status']}, {row['reason']}" for row in found["set_aside"]],
-            most,
-        )
-        lines += _section("individuals have no photograph that can be used", found["without_photograph"], most)
-        copies = [", ".join(images) for images in twins]
-        lines += _section("pictures are there more than once; the split keeps the copies together", copies, most)
-        lines += _section(
-            "pictures stand under two individuals or more, so that a label is wrong; they are trained on only",
-            [f"{' and '.join(one['individuals'])}: {', '.join(one['images'])}" for one in found["conflicts"]],
-            most,
-        )
-        species = [f"{one['individual']}: {', '.join(one['species'])}" for one in found.get("several_species", ())]
-        lines += _section("individuals have two species or more, so that a label is wrong", species, most)
-        remarks = [f"{row['image']}: {row['remark']}" for row in found["remarks"]]
-        lines += _section("photographs were read, but the decoder warns", remarks, most)
-        lines += [f"hint: {hint}" for hint in found["hints"]]
-        lines = lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
-        closing = (describe_encounters(found), describe_same_day(found.get("same_day", {})))
-        return [*lines, *filter(None, closing)]
+        return describe_findings(self.findings, most=most)
 
     def with_findings(self, **more: Any) -> Audit:
         """Return the audit with more findings.
@@ -95,29 +69,6 @@ class Audit:
     def write(self, path: Path) -> None:
         """Write audit.json."""
         write_atomically(path, json.dumps(self.findings, indent=1))
-
-
-def _summary_line(found: dict[str, Any]) -> str:
-    aside = len(found["set_aside"])
-    named = found["animals"] - aside - found["unknown"]
-    rows = f"{found['photographs']} photographs"
-    if found["animals"] > found["photographs"]:
-        rows = f"{found['animals']} animals in {rows}"
-    return (
-        f"{rows}: {named} of {found['individuals']} named individuals "
-        f"({found['singletons']} with one photograph), {found['unknown']} of unknown ones"
-        + (f", {aside} unusable" if aside else "")
-        + (f"; {found['groups']} encounters" if found["groups"] else "")
-    )
-
-
-def _section(what: str, rows: Sequence[str], most: int | None) -> list[str]:
-    """Return a heading with the number of rows and the first rows; nothing if there are no rows."""
-    if not rows:
-        return []
-    more = len(rows) - len(rows[:most])
-    lines = [f"{len(rows)} {what}:", *(f"  {row}" for row in rows[:most])]
-    return [*lines, f"  and {more} more in audit.json"] if more else lines
 
 
 def audit_photographs(
@@ -162,8 +113,8 @@ def audit_photographs(
 def _refusal(bad: Sequence[Mapping[Hashable, Any]], count: int, hints: Sequence[str], *, on_bad_image: str) -> str:
     must = "every photograph" if on_bad_image == "error" else "some photograph"
     lines = [f"{must} must be readable, but {len(bad)} of {count} are not:"]
-    lines += [f"  {row['image']}: {row['status']}, {row['reason']}" for row in bad[:_MAX_LISTED]]
-    lines += [f"  and {len(bad) - _MAX_LISTED} more"] if len(bad) > _MAX_LISTED else []
+    lines += [f"  {row['image']}: {row['status']}, {row['reason']}" for row in bad[:MAX_LISTED]]
+    lines += [f"  and {len(bad) - MAX_LISTED} more"] if len(bad) > MAX_LISTED else []
     lines += [f"  {hint}" for hint in hints]
     if on_bad_image == "error":
         lines.append("  Correct them, or set data.on_bad_image to set_aside to continue without them")

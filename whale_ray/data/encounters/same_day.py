@@ -33,8 +33,13 @@ def describe_same_day(counts: Mapping[str, int]) -> str:
     known, dated, same_day = counts.get("known", 0), counts.get("dated", 0), counts.get("same_day", 0)
     if not dated:
         return ""
-    undated = f"; {known - dated} have no date" if dated < known else ""
+    undated = f"; {known - dated} {_have(known - dated)} no date" if dated < known else ""
+    queries = "query" if known == 1 else "queries"
     return (
-        f"{same_day} of {known} known queries ({same_day / known:.0%}) have a photograph of that animal from the same "
-        f"day in the gallery{undated}"
+        f"{same_day} of {known} known {queries} ({same_day / known:.0%}) {_have(same_day)} a photograph of that animal "
+        f"from the same day in the gallery{undated}"
     )
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
