@@ -1,4 +1,7 @@
-"""Geometric verification: the matches of two photographs that agree with one affine transformation."""
+"""Geometric verification: the matches of two photographs that agree with one affine transformation.
+
+Ratio, tolerance and limits were chosen on photographs: see docs/experiments/local-evidence.md.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,15 @@ import numpy as np
 
 from whale_ray.retrieval.local.local_features import LocalFeatures
 
-MAX_RATIO = 0.85
+MAX_RATIO = 0.8
 """Largest ratio of the distances to the nearest and the second nearest descriptor (Lowe, IJCV 2004)."""
-TOLERANCE = 0.02
-"""Largest distance of an inlier from its place, as a share of the longer side of the picture."""
+TOLERANCE = 0.06
+"""Largest distance of an inlier from its place, as a share of the longer side: animals are not rigid."""
 LEAST_MATCHES = 4
+MAX_SCALE = 4.0
+"""Largest and, inverted, smallest scale of a plausible transformation."""
+MAX_STRETCH = 3.0
+"""Largest ratio of its two scales: of a plane seen at an angle."""
 _SCALE = 1000.0  # of the points that USAC sees: its own tolerances are meant for pixels
 _ROUNDS = 1000
 _CONFIDENCE = 0.999
@@ -45,9 +52,7 @@ def verify(query: LocalFeatures, candidate: LocalFeatures) -> Verified:
     """
     pairs = match_descriptors(query.descriptors, candidate.descriptors)
     points = np.stack([query.points[pairs[:, 0]], candidate.points[pairs[:, 1]]], axis=1)
-    if len(pairs) < LEAST_MATCHES:
-        return Verified(0, points[:0], len(pairs))
-    kept = _agreeing(points)
+    kept = _agreeing(points) if len(pairs) >= LEAST_MATCHES else np.zeros(len(pairs), dtype=bool)
     return Verified(int(kept.sum()), points[kept], len(pairs))
 
 
@@ -61,8 +66,10 @@ def match_descriptors(query: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     if not len(query) or len(candidate) < 2:
         return np.zeros((0, 2), dtype=np.int64)
     first, second = query.astype(np.float32), candidate.astype(np.float32)
-    squares = np.einsum("kd,kd->k", first, first)[:, None] + np.einsum("kd,kd->k", second, second)
-    distances = squares - 2 * (first @ second.T)
+    distances = first @ second.T
+    distances *= -2.0
+    distances += np.einsum("kd,kd->k", first, first)[:, None]
+    distances += np.einsum("kd,kd->k", second, second)
     rows = np.arange(len(query))
     nearest = distances.argmin(axis=1)
     best = distances[rows, nearest]
@@ -73,7 +80,7 @@ def match_descriptors(query: np.ndarray, candidate: np.ndarray) -> np.ndarray:
 
 
 def _agreeing(points: np.ndarray) -> np.ndarray:
-    """Return which matches (M, 2, 2) are inliers, bool, shape (M,)."""
+    """Return which matches (M, 2, 2) are inliers of a plausible transformation, bool, shape (M,)."""
     import cv2
 
     scaled = points.astype(np.float64) * _SCALE
@@ -86,7 +93,14 @@ def _agreeing(points: np.ndarray) -> np.ndarray:
     try:
         found, mask = cv2.estimateAffine2D(scaled[:, 0], scaled[:, 1], params=options)
     except cv2.error:  # all points at one place
-        return np.zeros(len(points), dtype=bool)
-    if found is None or mask is None:
+        found = mask = None
+    if found is None or mask is None or not _is_plausible(found[:, :2]):
         return np.zeros(len(points), dtype=bool)
     return np.asarray(mask).ravel().astype(bool)
+
+
+def _is_plausible(matrix: np.ndarray) -> bool:
+    """Return whether a 2 x 2 matrix neither mirrors nor shrinks, enlarges or stretches a picture too much."""
+    large, small = np.linalg.svd(matrix, compute_uv=False)
+    limits = max(large, 1 / max(small, 1e-9)) <= MAX_SCALE and large <= MAX_STRETCH * small
+    return bool(limits and np.linalg.det(matrix) > 0)
