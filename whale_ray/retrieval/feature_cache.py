@@ -13,10 +13,10 @@ import torch
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.errors import DataError
-from whale_ray.file_lock import lock_file
 from whale_ray.learning.encoders.layers import CHANNELS
 from whale_ray.learning.encoders.registry import Encoder
 from whale_ray.retrieval.embed import evaluation_mode, finite_unit_vectors, image_batch
+from whale_ray.retrieval.file_lock import lock_file
 
 _VERSION = 1
 # What of a recipe decides the features; the neck does not.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 from pictures import draw_animal, features_of, gallery_of, random_features
@@ -96,7 +98,10 @@ def test_added_photographs_stand_beside_inverted_lists(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_inverted_lists_find_what_the_exact_search_finds(masked: bool) -> None:
+@pytest.mark.parametrize("patched", [False, True])
+def test_inverted_lists_find_what_the_exact_search_finds(masked: bool, patched: bool) -> None:
+    if patched:  # as in every process that loads pytorch-metric-learning
+        importlib.import_module("faiss.contrib.torch_utils")
     store = gallery_of(1, 2, 3, 4, 5, 6)
     queries = features_of(draw_animal(3, degrees=12)).descriptors
     allowed = store.owners != 1 if masked else None

@@ -64,7 +64,9 @@ class DescriptorSearch:
             options: dict[str, Any] = {"nprobe": _PROBED}
             if allowed is not None:
                 options["sel"] = faiss.IDSelectorBatch(np.flatnonzero(allowed))
-            distances, places = self._lists.search(floats, count, params=faiss.SearchParametersIVF(**options))
+            # pytorch-metric-learning loads faiss.contrib.torch_utils, whose `search` has no `params`.
+            search = getattr(self._lists, "search_numpy", self._lists.search)
+            distances, places = search(floats, count, params=faiss.SearchParametersIVF(**options))
         else:
             rows = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
             if not len(rows):

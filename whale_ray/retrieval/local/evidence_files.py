@@ -12,7 +12,7 @@ import numpy as np
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import DataError
-from whale_ray.file_lock import lock_file
+from whale_ray.retrieval.file_lock import lock_file
 from whale_ray.retrieval.local.evidence import VERIFIED, LocalEvidence, gather_evidence
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore
 

@@ -14,7 +14,7 @@ from whale_ray.data.catalog import Catalog
 from whale_ray.data.image_io import VERSION as DECODER_VERSION
 from whale_ray.data.pixel_cache import fingerprint_files
 from whale_ray.errors import DataError, ImageError
-from whale_ray.file_lock import lock_file
+from whale_ray.retrieval.file_lock import lock_file
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features, load_features
 from whale_ray.retrieval.local.local_features import (
     LOCAL_SIDE,
