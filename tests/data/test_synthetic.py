@@ -17,6 +17,7 @@ from PIL import Image
 
 from whale_ray.data.catalog import read_catalog
 from whale_ray.data.synthetic.dataset import draw_dataset
+from whale_ray.data.synthetic.drawing_record import describe_drawing
 from whale_ray.data.synthetic.photo_plan import UNKNOWN, plan_photos
 from whale_ray.errors import DataError
 
@@ -219,3 +220,16 @@ def test_a_kill_leaves_no_half_data_set_and_no_process_and_the_next_call_draws_i
     draw_dataset(root, individuals=2, images=6, size=(32, 32), workers=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "draw.py"]
     assert len(list((root / "train").iterdir())) == 6
+
+
+def test_a_drawn_data_set_says_that_it_is_drawn_and_photographs_do_not(drawn: Path, tmp_path: Path):
+    sentence = describe_drawing(drawn)
+    assert sentence.startswith("the photographs are drawn by `whale-ray synth` (individuals 12, images 90, difficulty")
+    assert describe_drawing(tmp_path) == describe_drawing(None) == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"x" * 5000], ids=["empty", "no text", "long"])
+def test_an_edited_record_still_says_that_photographs_are_drawn(tmp_path: Path, content: bytes):
+    (tmp_path / "drawn.txt").write_bytes(content)
+    assert len(describe_drawing(tmp_path)) < 500
+    assert "drawn by `whale-ray synth`" in describe_drawing(tmp_path)

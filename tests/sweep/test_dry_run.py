@@ -41,7 +41,7 @@ def test_done_trials_are_counted_by_grid_cell(write_sweep: WriteSweep, finished:
     lines = "\n".join(forecast(write_sweep("model.embedding_size=[16, 24]"), run))
     assert "3 trials are done" in lines
     assert "2 to begin" in lines
-    assert "baseline, pretrained and frozen" in lines
+    assert "baseline, frozen" in lines
     assert "(there already)" in lines
 
 

@@ -326,6 +326,13 @@ def test_photographs_that_were_set_aside_are_listed(full: Run) -> None:
     assert "w_01 and w_02: w1_0.jpg, w2_0.jpg" in page
 
 
+@pytest.mark.parametrize("drawn", ["", "the photographs are drawn by `whale-ray synth`: the scores"])
+def test_the_result_says_that_photographs_are_drawn(full: Run, drawn: str) -> None:
+    path = full.folder / "audit.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"drawn": drawn}))
+    assert (f"No whales:</strong> {drawn}." in full.page()) == bool(drawn)
+
+
 def test_the_bundle_is_named_with_the_commands_that_use_it(full: Run) -> None:
     (full.folder / "best").mkdir()
     assert f"whale-ray serve {full.folder}/best" in full.page()

@@ -30,6 +30,7 @@ from whale_ray.data.formats.understanding import understood
 from whale_ray.data.hints.missing_files import explain_missing_files
 from whale_ray.data.hints.unknown_labels import explain_unknown_labels
 from whale_ray.data.pixel_cache import DecodedImages
+from whale_ray.data.synthetic.drawing_record import describe_drawing
 from whale_ray.errors import DataError
 
 
@@ -151,6 +152,7 @@ def _findings(
     unknown_hint = explain_unknown_labels(labels, catalog.unknown_label)
     return {
         "understood": understood(catalog),
+        "drawn": describe_drawing(catalog.recognition.root if catalog.recognition else None),
         "photographs": int(catalog.table["file"].nunique()),
         "animals": len(catalog.table),
         "individuals": len(counts),

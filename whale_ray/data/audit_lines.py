@@ -37,7 +37,7 @@ def describe_findings(found: Mapping[str, Any], *, most: int | None = MAX_LISTED
         lines += _section(one, many, rows, most)
     lines += [f"hint: {hint}" for hint in found["hints"]]
     lines = lines if len(lines) > 1 else [*lines, "nothing wrong was found"]
-    closing = (describe_encounters(found), describe_same_day(found.get("same_day", {})))
+    closing = (describe_encounters(found), describe_same_day(found.get("same_day", {})), found.get("drawn", ""))
     return [*lines, *filter(None, closing)]
 
 

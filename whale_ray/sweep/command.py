@@ -104,7 +104,7 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
     progress.result(f"report       {result.report}")
     if result.bundle is not None:
         if result.table["kind"][0] == "baseline":
-            progress.result("the best trial is a baseline, the pretrained encoder: no trained trial has a higher score")
+            progress.result("the best trial is a baseline, the frozen encoder: no trained trial has a higher score")
         so_far = " (so far)" if result.interrupted else ""
         progress.result(f"best bundle  {result.folder / 'best'} -> {result.bundle}{so_far}")
         progress.result(f"serve it     whale-ray serve {shlex.quote(str(result.folder / 'best'))}")

@@ -21,6 +21,7 @@ import joblib
 import numpy as np
 from filelock import FileLock
 
+from whale_ray.data.synthetic.drawing_record import write_record
 from whale_ray.data.synthetic.fluke import Fluke, draw_fluke
 from whale_ray.data.synthetic.photo_plan import UNKNOWN, Photo, plan_photos
 from whale_ray.data.synthetic.scene import draw_day, draw_viewpoint, photograph, vary_viewpoint
@@ -56,8 +57,9 @@ def draw_dataset(
     """Draw humpback flukes into a folder in the Kaggle layout.
 
     Writes train.csv (Image, Id, Encounter), train/*.jpg with `images` photographs of named and unknown animals,
-    test/*.jpg with a fifth as many more, sample_submission.csv, and test_labels.csv with the truth about test/. The
-    same arguments give the same bytes for any number of workers. The folder appears complete or not at all.
+    test/*.jpg with a fifth as many more, sample_submission.csv, test_labels.csv with the truth about test/, and
+    drawn.txt with the arguments. The same arguments give the same bytes for any number of workers. The folder appears
+    complete or not at all.
 
     Args:
         root: A folder that is empty or does not exist.
@@ -76,6 +78,7 @@ def draw_dataset(
     photos = plan_photos(individuals=individuals, images=images, seed=seed)
     with _whole_folder(root) as folder:
         _write_tables(folder, photos)
+        write_record(folder, individuals=individuals, images=images, difficulty=difficulty, seed=seed)
         drawn = _draw_all(folder, photos, _Appearance(seed, difficulty, size), workers or joblib.cpu_count())
         for _ in _with_progress_bar(drawn, len(photos)) if progress else drawn:
             pass

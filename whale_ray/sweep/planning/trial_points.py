@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # First words of the label of a trial that is not part of the search.
 LEADING = {
-    "baseline": ("baseline, pretrained and frozen",),
+    "baseline": ("baseline, frozen",),
     "repeat": ("with another seed",),
     "ensemble": ("the best trials, joined",),
 }

@@ -16,6 +16,7 @@ from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.planning.dataset import catalog_of
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
+from whale_ray.sweep.run_folder.optional_json import read_optional_json
 from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file
 
 
@@ -61,6 +62,11 @@ class ReportContext:
     def table_scores(self) -> list[str]:
         """Names of the scores that tables show."""
         return list(dict.fromkeys((self.objective, "recall@1", "recall@4", "map@5", *INDIVIDUAL_SCORES)))
+
+    @cached_property
+    def drawn(self) -> str:
+        """A sentence that says that the photographs are drawn; "" if they are not."""
+        return str(read_optional_json(self.run / "audit.json").get("drawn", ""))
 
     @cached_property
     def photographs(self) -> Photographs:
