@@ -24,16 +24,33 @@ from PIL import Image
 from whale_ray.data.decoding.image_formats import FORMATS, register_decoders
 from whale_ray.data.image_io import Geometry, decode_image, fit_image
 from whale_ray.errors import ImageBoxError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
-from whale_ray.serving.engine.decoder_pool import DecodedImage, DecoderPool
+from whale_ray.retrieval.local.local_features import LOCAL_KINDS, descriptor_size, extract_features, local_picture
+from whale_ray.serving.engine.decoder_messages import DecodedImage
+from whale_ray.serving.engine.decoder_pool import DecoderPool
 
 GEOMETRY = Geometry(48, 64, margin=0.125)
 LIMITS = {"bytes_": 400_000, "pixels": 4_000_000}
 GOOD = encode(draw(1, 0), "JPEG")
+SPOTTED = encode(Image.effect_noise((24, 16), 90.0).convert("RGB").resize((96, 64)), "PNG")
 
 
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[DecoderPool]:
     made = DecoderPool(GEOMETRY, count=1, **LIMITS)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module", params=LOCAL_KINDS)
+def keypoint_decoders(request: pytest.FixtureRequest) -> Iterator[tuple[DecoderPool, str]]:
+    made = DecoderPool(GEOMETRY, count=1, local=request.param, **LIMITS)
+    yield made, request.param
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def sift_decoders() -> Iterator[DecoderPool]:
+    made = DecoderPool(GEOMETRY, count=1, local="sift", **LIMITS)
     yield made
     made.close()
 
@@ -94,6 +111,55 @@ def test_the_boxes_of_an_image_are_decoded_in_one_request(decoders: DecoderPool)
     assert (decode(decoders, GOOD)[0] == expected[1]).all()
 
 
+def test_keypoints_of_boxes_are_those_of_the_bundle_from_one_decoding(
+    keypoint_decoders: tuple[DecoderPool, str],
+) -> None:
+    decoders, kind = keypoint_decoders
+    boxes = [(0, 0, 40, 64), None, (500, 500, 600, 600), (40.5, 10, 96, 60)]
+    found = asyncio.run(decoders.decode_boxes(SPOTTED, boxes, thumbnail=True, keypoints=True))
+    assert isinstance(found[2], ImageBoxError)
+    for box, one in zip(boxes, found, strict=True):
+        if isinstance(one, DecodedImage):
+            expected = extract_features(local_picture(decode_image(SPOTTED), box=box), kind)
+            assert one.keypoints is not None
+            assert len(one.keypoints) == len(expected) > 0
+            np.testing.assert_array_equal(one.keypoints.points, expected.points)
+            np.testing.assert_array_equal(one.keypoints.descriptors, expected.descriptors)
+            assert one.keypoints.descriptors.dtype == np.uint8
+            assert Image.open(io.BytesIO(one.thumbnail)).format == "JPEG"
+            assert (one.array == fit_image(decode_image(SPOTTED), GEOMETRY, box=box)).all()
+
+
+@pytest.mark.parametrize("size", [(64, 48), (2000, 3)])
+def test_a_photograph_without_keypoints_is_decoded(
+    keypoint_decoders: tuple[DecoderPool, str], size: tuple[int, int]
+) -> None:
+    decoders, kind = keypoint_decoders
+    data = encode(Image.new("RGB", size, (9, 90, 120)), "PNG")
+    keypoints = asyncio.run(decoders.decode(data, keypoints=True)).keypoints
+    assert keypoints is not None
+    assert (keypoints.points.shape, keypoints.descriptors.shape) == ((0, 2), (0, descriptor_size(kind)))
+
+
+def test_keypoints_are_searched_on_request_only(keypoint_decoders: tuple[DecoderPool, str]) -> None:
+    assert asyncio.run(keypoint_decoders[0].decode(GOOD)).keypoints is None
+
+
+def test_a_decoder_without_keypoints_does_not_load_opencv(
+    decoders: DecoderPool, keypoint_decoders: tuple[DecoderPool, str]
+) -> None:
+    assert asyncio.run(decoders.decode(GOOD, keypoints=True)).keypoints is None
+    asyncio.run(keypoint_decoders[0].decode(GOOD))
+    loaded = ["cv2" in Path(f"/proc/{pid(one)}/maps").read_text() for one in (decoders, keypoint_decoders[0])]
+    assert loaded == [False, True]
+
+
+def pid(decoders: DecoderPool) -> int:
+    process = decoders._idle.get_nowait()
+    decoders._idle.put_nowait(process)
+    return process.running.pid
+
+
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_decoder_that_exited_loses_no_photograph(number: int) -> None:
     decoders = DecoderPool(GEOMETRY, count=1, **LIMITS)
@@ -119,15 +185,15 @@ IN_PIECES = """
 import struct, sys, time
 def say(data):
     sys.stdout.buffer.write(data); sys.stdout.buffer.flush(); time.sleep(0.05)
-while header := sys.stdin.buffer.read(7):
-    thumbnail, length, count = struct.unpack("<?IH", header)
+while header := sys.stdin.buffer.read(8):
+    thumbnail, keypoints, length, count = struct.unpack("<??IH", header)
     sys.stdin.buffer.read(32 * count + length)
     if length == 1:
         refusal = b"this is no picture" * 50
-        head = struct.pack("<B5I", 1, len(refusal), 0, 0, 0, 0)
+        head = struct.pack("<B6I", 1, len(refusal), 0, 0, 0, 0, 0)
         say(head + refusal[:100]); say(refusal[100:])
         continue
-    head = struct.pack("<B5I", 0, 4, 4, 3, 9, 8)
+    head = struct.pack("<B6I", 0, 4, 4, 3, 9, 8, 0)
     say(head[:5]); say(head[5:] + bytes(range(20))); say(bytes(range(20, 48)) + b"th"); say(b"u")
 """
 
@@ -145,11 +211,11 @@ def test_a_fragmented_answer_is_assembled_and_an_error_may_be_longer_than_the_pi
 
 ANSWERS_IN_PIECES = """
 import struct, sys, time
-head = sys.stdin.buffer.read(7)
-thumbnail, length, count = struct.unpack("<?IH", head)
+head = sys.stdin.buffer.read(8)
+thumbnail, keypoints, length, count = struct.unpack("<??IH", head)
 sys.stdin.buffer.read(32 * count + length)
-picture = struct.pack("<B5I", 0, 4, 4, 3, 9, 8) + bytes(range(48)) + b"thu"
-refusal = struct.pack("<B5I", 4, 4, 0, 0, 0, 0) + b"text"
+picture = struct.pack("<B6I", 0, 4, 4, 3, 9, 8, 0) + bytes(range(48)) + b"thu"
+refusal = struct.pack("<B6I", 4, 4, 0, 0, 0, 0, 0) + b"text"
 answers = refusal + picture + refusal + picture
 for start in range(0, len(answers), SIZE):
     sys.stdout.buffer.write(answers[start : start + SIZE]); sys.stdout.buffer.flush(); time.sleep(0.001)
@@ -170,21 +236,31 @@ def test_answers_of_several_boxes_are_told_apart(size: int) -> None:
     assert [str(one) for one in found[::2] if isinstance(one, ImageBoxError)] == ["text", "text"]
 
 
+def forged(keypoints: int, number: bytes = b"\0\0") -> bytes:
+    """A decoded image with this number of bytes of keypoints, which repeat a number."""
+    head = struct.pack("<B6I", 0, 60, 80, 0, 96, 64, keypoints)
+    return head + bytes(60 * 80 * 3) + (number * keypoints)[:keypoints]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(b"\x01\x02" + b"\0" * 19 + b"x" * 1000, id="a refusal longer than it says"),
-        pytest.param(b"\x01" + b"\xff" * 20 + b"x" * 10**6, id="a refusal without an end"),
-        pytest.param(b"\x00" + b"\xff" * 20 + b"x" * 10**6, id="a picture of another shape"),
+        pytest.param(b"\x01\x02" + b"\0" * 23 + b"x" * 1000, id="a refusal longer than it says"),
+        pytest.param(b"\x01" + b"\xff" * 24 + b"x" * 10**6, id="a refusal without an end"),
+        pytest.param(b"\x00" + b"\xff" * 24 + b"x" * 10**6, id="a picture of another shape"),
+        pytest.param(forged(132 * 501), id="too many keypoints"),
+        pytest.param(forged(131), id="a part of a keypoint"),
+        pytest.param(forged(132, b"\xff\x7f"), id="a keypoint at no place"),
+        pytest.param(forged(132, b"\x00\x50"), id="a keypoint outside the picture"),
     ],
 )
 def test_a_forged_answer_of_a_decoder_is_refused(answer: bytes, tmp_path: Path) -> None:
     (tmp_path / "answer").write_bytes(answer)
     path = str(tmp_path / "answer")
     code = f"import sys; sys.stdin.buffer.read(5); sys.stdout.buffer.write(open({path!r}, 'rb').read())"
-    decoders = DecoderPool(GEOMETRY, count=1, command=(sys.executable, "-c", code), **LIMITS)
+    decoders = DecoderPool(GEOMETRY, count=1, local="sift", command=(sys.executable, "-c", code), **LIMITS)
     with pytest.raises(ImageDecodeError, match=r"crashed its decoder"):
-        decode(decoders, GOOD)
+        asyncio.run(decoders.decode(GOOD, keypoints=True))
     decoders.close()
 
 
@@ -254,10 +330,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))
-def test_a_malicious_file_is_refused_in_bounded_time_and_memory(decoders: DecoderPool, name: str) -> None:
+@pytest.mark.parametrize("keypoints", [False, True])
+def test_a_malicious_file_is_refused_in_bounded_time_and_memory(
+    decoders: DecoderPool, sift_decoders: DecoderPool, name: str, keypoints: bool
+) -> None:
+    decoders = sift_decoders if keypoints else decoders
     began = time.monotonic()
     with pytest.raises(ImageError) as caught:
-        decode(decoders, HOSTILE[name])
+        asyncio.run(decoders.decode(HOSTILE[name], keypoints=keypoints))
     assert time.monotonic() - began < 10
     assert "/" not in str(caught.value)
     assert decode(decoders, GOOD)[0].shape == (60, 80, 3)

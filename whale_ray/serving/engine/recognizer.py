@@ -14,7 +14,8 @@ from whale_ray.data.image_io import Box
 from whale_ray.errors import ImageError
 from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits, Identification
 from whale_ray.retrieval.search.exact_search import use_threads
-from whale_ray.serving.engine.decoder_pool import Decoded, DecoderPool
+from whale_ray.serving.engine.decoder_messages import Decoded
+from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
 from whale_ray.serving.engine.micro_batcher import MicroBatcher, StallDetector
 from whale_ray.serving.engine.search_requests import SearchRequest, SearchResult
