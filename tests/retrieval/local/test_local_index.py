@@ -20,7 +20,8 @@ def scores_by_hand(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """LNBNN by loops: a query descriptor votes for its nearest descriptors, less the distance to another individual."""
     images, individuals = np.zeros(len(store)), dict.fromkeys(names, 0.0)
-    for descriptor in query.descriptors.astype(int):
+    points = store.points.astype(float)
+    for point, descriptor in zip(query.points, query.descriptors.astype(int), strict=True):
         distances = np.sqrt(((store.descriptors.astype(int) - descriptor) ** 2).sum(axis=1) / 512**2)
         order = np.argsort(distances, kind="stable")[:8]
         owners = store.owners[order].tolist()
@@ -28,6 +29,7 @@ def scores_by_hand(
         for place, owner in list(zip(order, owners, strict=True))[:NEIGHBORS]:
             others = [other for other, whose in zip(order, owners, strict=True) if names[whose] != names[owner]]
             gain = max(0.0, distances[others[0] if others else order[-1]] - distances[place])
+            gain *= np.exp(-(((point - 0.5) ** 2).sum() + ((points[place] - 0.5) ** 2).sum()) / (2 * 0.4**2))
             for target, total in ((owner, images), (names[owner], individuals)):
                 total[target] += 0.0 if target in seen else gain
             seen |= {owner, names[owner]}
@@ -50,6 +52,15 @@ def test_the_photograph_of_the_same_animal_leads() -> None:
     scores = index.individual_scores(features_of(draw_animal(3, degrees=12)))
     assert index.names[scores.argmax()] == "c"
     assert scores.max() > 2 * np.sort(scores)[-2]
+
+
+def test_keypoints_at_the_edge_count_less_than_those_at_the_center() -> None:
+    some = random_features(40, seed=0)
+    index = LocalIndex(join_features([random_features(40, seed=1), random_features(40, seed=2)], "sift"), ["a", "b"])
+    center, edge = (
+        index.image_scores(LocalFeatures(np.full_like(some.points, place), some.descriptors)) for place in (0.5, 0.0)
+    )
+    np.testing.assert_allclose(edge, center * np.exp(-0.5 / (2 * 0.4**2)), rtol=0.02)
 
 
 def test_a_second_copy_of_a_photograph_adds_nothing_to_its_individual() -> None:

@@ -16,7 +16,7 @@ from whale_ray.retrieval.file_lock import lock_file
 from whale_ray.retrieval.local.evidence import VERIFIED, LocalEvidence, gather_evidence
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore
 
-_VERSION = 1
+_VERSION = 2  # of scores and verification: evidence of another version is gathered again
 
 
 def cached_evidence(

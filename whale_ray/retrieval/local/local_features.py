@@ -15,7 +15,7 @@ LOCAL_SIDE = 384
 """Pixels of the longer side of the picture in which keypoints are searched."""
 MOST_KEYPOINTS = 500
 """Largest number of keypoints per photograph."""
-VERSION = 1
+VERSION = 2
 """Version of the features: features of another version are computed again."""
 _LEAST_SIDE = 8  # pixels of the shorter side; OpenCV refuses to shrink narrower pictures
 _LENGTH = 512  # of a RootSIFT vector: its numbers fit into uint8, and float32 holds all squared distances exactly
@@ -27,7 +27,7 @@ class LocalFeatures:
     """Keypoints of one photograph and their descriptors.
 
     Attributes:
-        points: x and y of each keypoint divided by the longer side of the picture, float32, shape (K, 2), 0 to 1.
+        points: x and y of each keypoint as shares of the picture's width and height, float32, shape (K, 2), 0 to 1.
         descriptors: uint8, shape (K, D). `sift`: RootSIFT of length 512, D = 128 (Arandjelović and Zisserman, "Three
             things everyone should know to improve object retrieval", CVPR 2012). `orb`: the bits as 0 and 1, D = 256,
             whose squared Euclidean distance is the Hamming distance.
@@ -101,7 +101,7 @@ def extract_features(picture: np.ndarray, kind: str, *, most: int = MOST_KEYPOIN
         return no_features(kind)
     # OpenCV keeps more than `most` where responses are equal, in no order.
     strongest = np.argsort([-keypoint.response for keypoint in keypoints], kind="stable")[:most]
-    points = np.array([keypoint.pt for keypoint in keypoints], np.float32)[strongest] / max(grey.shape)
+    points = np.array([keypoint.pt for keypoint in keypoints], np.float32)[strongest] / grey.shape[::-1]
     # Rounded as they are stored: features read from a file equal those just extracted.
     points = np.clip(points, 0.0, 1.0).astype(np.float16).astype(np.float32)
     descriptors = _root_sift(found[strongest]) if kind == "sift" else np.unpackbits(found[strongest], axis=1)

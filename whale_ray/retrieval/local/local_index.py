@@ -17,7 +17,9 @@ from whale_ray.retrieval.local.local_features import LocalFeatures, squared_leng
 NEIGHBORS = 4
 """Gallery descriptors that each query descriptor may vote for."""
 _FOUND = 8  # gallery descriptors among which one of another individual is looked for
-_STEPS = 1024  # distances are whole multiples of a unit's 1 / _STEPS, so that their sums do not depend on an order
+_CENTER = 0.4  # standard deviation of the weight of a keypoint, as a share of the picture
+_FULL = 255  # weight of a keypoint at the center
+_STEPS = 1024  # distances are whole numbers of steps, so that their sums do not depend on an order
 
 
 class LocalIndex:
@@ -25,8 +27,9 @@ class LocalIndex:
 
     Each query descriptor adds d_norm - d to the photographs of its nearest gallery descriptors: d is the distance,
     d_norm that to the nearest descriptor of another individual, as in HotSpotter. What many individuals show, such as
-    waves, adds little. A query descriptor counts once per photograph (once per individual) by its best match, so that
-    copies of a photograph add nothing.
+    waves, adds little. Keypoints count less the farther they are from the center of the picture, for there is the
+    background: a gain is multiplied by exp(-r^2 / (2 * 0.4^2)) of both keypoints. A query descriptor counts once per
+    photograph (once per individual) by its best match, so that copies of a photograph add nothing.
 
     Args:
         gallery: Features of the gallery photographs.
@@ -47,7 +50,8 @@ class LocalIndex:
         self.names, self._codes = np.unique(np.asarray(individuals, dtype=str), return_inverse=True)
         self._parts = [gallery]
         self._searches = [DescriptorSearch(gallery.descriptors, exact=exact)] if searchable else []
-        self._owners = gallery.owners
+        self._owners = gallery.owners.astype(np.int32)
+        self._weights = center_weights(gallery.points).astype(np.uint8)
         self._kept = np.ones(len(gallery), dtype=bool)
 
     def __len__(self) -> int:
@@ -105,6 +109,8 @@ class LocalIndex:
         images = np.append(self._owners, -1)[places]
         codes = np.append(self._codes, -1)[images]
         gains = _gains(distances, codes, self.kind)
+        gains *= np.append(self._weights, 0)[places[:, :NEIGHBORS]]
+        gains *= center_weights(np.concatenate([query.points for query in queries]))[:, None]
         images, codes = images[:, :NEIGHBORS], codes[:, :NEIGHBORS]
         return _add_up(asked, images, gains, shape[0]), _add_up(asked, codes, gains, shape[1])
 
@@ -131,7 +137,8 @@ class LocalIndex:
         grown = self._copy()
         labels = np.concatenate([self.names[self._codes], np.asarray(individuals, dtype=str)])
         grown.names, grown._codes = np.unique(labels, return_inverse=True)
-        grown._owners = np.concatenate([self._owners, features.owners + len(self)])
+        grown._owners = np.concatenate([self._owners, features.owners.astype(np.int32) + len(self)])
+        grown._weights = np.concatenate([self._weights, center_weights(features.points).astype(np.uint8)])
         grown._kept = np.concatenate([self._kept, np.ones(len(features), dtype=bool)])
         if len(self._searches[-1]) <= EXACT_UP_TO:
             features = join_stores(self._parts[-1], features)
@@ -151,6 +158,18 @@ class LocalIndex:
         copied = LocalIndex.__new__(LocalIndex)
         copied.__dict__.update(self.__dict__)
         return copied
+
+
+def center_weights(points: np.ndarray) -> np.ndarray:
+    """Return the weight of keypoints by their distance from the center of the picture, int64, shape (K,), 0 to 255.
+
+    Args:
+        points: As in `LocalFeatures`, shape (K, 2).
+    """
+    offsets = points.astype(np.float64) - 0.5
+    squares = np.einsum("kd,kd->k", offsets, offsets)
+    weights: np.ndarray = np.rint(_FULL * np.exp(-squares / (2 * _CENTER**2))).astype(np.int64)
+    return weights
 
 
 def _gains(distances: np.ndarray, codes: np.ndarray, kind: str) -> np.ndarray:
@@ -181,4 +200,4 @@ def _add_up(asked: np.ndarray, targets: np.ndarray, gains: np.ndarray, shape: tu
         counted[:, column] &= (targets[:, :column] != targets[:, column, None]).all(axis=1)
     cells = (asked[:, None] * shape[1] + targets)[counted]
     sums = np.bincount(cells, weights=gains[counted].astype(np.float64), minlength=shape[0] * shape[1])
-    return (sums / _STEPS).astype(np.float32).reshape(shape)
+    return (sums / (_STEPS * _FULL**2)).astype(np.float32).reshape(shape)

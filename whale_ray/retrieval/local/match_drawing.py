@@ -33,7 +33,7 @@ def draw_matches(query: np.ndarray, candidate: np.ndarray, verified: Verified, *
         canvas.paste(picture, corner)
     overlay = Image.new("RGBA", canvas.size)
     draw = ImageDraw.Draw(overlay)
-    ends = verified.matches * (side * _FINE) + np.array(corners, np.float32)
+    ends = verified.matches * np.array([left.size, right.size]) + np.array(corners)
     for first, second in ends.tolist():
         draw.line([*first, *second], fill=_LINE, width=_FINE)
     for x, y in ends.reshape(-1, 2).tolist():

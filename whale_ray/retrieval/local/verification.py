@@ -14,12 +14,12 @@ from whale_ray.retrieval.local.local_features import LocalFeatures
 MAX_RATIO = 0.8
 """Largest ratio of the distances to the nearest and the second nearest descriptor (Lowe, IJCV 2004)."""
 TOLERANCE = 0.06
-"""Largest distance of an inlier from its place, as a share of the longer side: animals are not rigid."""
+"""Largest distance of an inlier from its place, as a share of the picture: animals are not rigid."""
 LEAST_MATCHES = 4
 MAX_SCALE = 4.0
 """Largest and, inverted, smallest scale of a plausible transformation."""
 MAX_STRETCH = 3.0
-"""Largest ratio of its two scales: of a plane seen at an angle."""
+"""Largest ratio of its two scales: of a plane seen at an angle, in a box of another shape."""
 _SCALE = 1000.0  # of the points that USAC sees: its own tolerances are meant for pixels
 _ROUNDS = 1000
 _CONFIDENCE = 0.999
