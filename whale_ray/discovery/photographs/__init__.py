@@ -1,0 +1,1 @@
+"""Photographs of a discovery and their embeddings."""

@@ -1,0 +1,1 @@
+"""Files of a discovery: answers, clusters, questions and the training table."""

@@ -1,0 +1,1 @@
+"""Web page on which a person compares pairs of photographs."""
