@@ -47,6 +47,7 @@ PARTS = (
     Part("query expansion", settings=lambda setting: setting.expand_query == 0),
     Part("class means (nearest image alone)", settings=lambda setting: setting.vote == "nearest"),
     Part("nearest image (class means alone)", settings=lambda setting: setting.vote == "centroid"),
+    Part("local features", settings=lambda setting: setting.local == "none"),
     Part("layers before the last", trials=lambda record: record.settings["model"].get("layers", 1) == 1),
     Part("gem pooling", trials=lambda record: record.settings["model"]["pool"] == "avg"),
 )
@@ -63,7 +64,7 @@ def queries_without(part: Part, records: Sequence[Record], run: Path) -> pd.Data
     with tempfile.TemporaryDirectory() as folder:
         views, photographs = join_members([member.folder for member in members], Path(folder))
     scoring = type(scoring)(settings, scoring.objective)
-    found = score_trial(views, photographs, scoring=scoring, settings=members[0].settings)
+    found = score_trial(views, photographs, scoring=scoring, settings=members[0].settings, run=run)
     return found.queries.set_index("image").sort_index()
 
 

@@ -147,9 +147,8 @@ def test_held_out_individuals_are_new_to_the_gallery_and_set_the_threshold(
     whole = table.groupby("individual")["part"].agg(lambda part: (part == "val").all())
     assert whole.sum() == 2
     vectors = np.random.default_rng(0).standard_normal((len(table), 8)).astype(np.float16)
-    found = score_trial(
-        {"plain": vectors, "flip": vectors}, table, scoring=scoring_of(sweep), settings=first_settings(sweep)
-    )
+    views = {"plain": vectors, "flip": vectors}
+    found = score_trial(views, table, scoring=scoring_of(sweep), settings=first_settings(sweep), run=tmp_path)
     held = found.queries["individual"].isin(whole[whole].index)
     assert (found.queries["new"] == held).all()
     assert found.threshold is not None

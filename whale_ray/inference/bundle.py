@@ -22,6 +22,7 @@ import pandas as pd
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
 from whale_ray.inference.bundle_files import check_files, file_hashes, refuse_lfs_pointers
+from whale_ray.inference.keypoints.keypoint_files import KeypointFiles, read_keypoint_files
 from whale_ray.inference.model_card import model_card
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 
@@ -42,7 +43,16 @@ _NEEDED = (
     "data_fingerprint",
     "files",
 )
-_LIBRARIES = ("whale-ray", "torch", "torchvision", "transformers", "faiss-cpu", "numpy", "pillow")
+_LIBRARIES = (
+    "whale-ray",
+    "torch",
+    "torchvision",
+    "transformers",
+    "faiss-cpu",
+    "opencv-python-headless",
+    "numpy",
+    "pillow",
+)
 
 
 def write_bundle(contents: BundleContents, folder: Path) -> Path:
@@ -63,6 +73,8 @@ def write_bundle(contents: BundleContents, folder: Path) -> Path:
         for name, data in _files(contents):
             (draft / name).parent.mkdir(exist_ok=True)
             (draft / name).write_bytes(data)
+        if contents.keypoints is not None:
+            contents.keypoints.write(draft)
         manifest = {
             "format": FORMAT_VERSION,
             **contents.manifest,
@@ -137,6 +149,7 @@ def _contents(folder: Path, manifest: dict[str, Any]) -> BundleContents:
         },
         examples=_examples(folder / "examples"),
         proxies=_proxies(folder, manifest),
+        keypoints=_keypoints(folder, manifest, rows=len(table)),
     )
 
 
@@ -156,24 +169,10 @@ def _proxies(folder: Path, manifest: dict[str, Any]) -> ClassProxies | None:
     return ClassProxies(proxies, names.to_numpy(dtype=str))
 
 
-def bundle_runtime(manifest: Mapping[str, Any]) -> str:
-    """Return the runtime that the bundle names; torch if it names none."""
-    return str(_runtime(manifest).get("name", "torch"))
-
-
-def golden_tolerance(manifest: Mapping[str, Any], runtime: str) -> Any:
-    """Return the largest accepted distance of golden embeddings in a runtime.
-
-    Args:
-        manifest: The manifest.
-        runtime: Name of the runtime.
-    """
-    return manifest["tolerance"] if runtime == "torch" else _runtime(manifest).get("tolerance")
-
-
-def _runtime(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    named = manifest.get("runtime")
-    return named if isinstance(named, dict) else {}
+def _keypoints(folder: Path, manifest: dict[str, Any], *, rows: int) -> KeypointFiles | None:
+    if (kind := manifest["retrieval"].get("local", "none")) == "none":
+        return None
+    return read_keypoint_files(folder, kind, rows=rows, golden=len(_listed(manifest, "golden/*.png")))
 
 
 def _examples(folder: Path) -> tuple[ExamplePhoto, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from whale_ray.inference.keypoints.keypoint_files import KeypointFiles
 from whale_ray.inference.predictions import AnimalTraits
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 
@@ -44,6 +45,7 @@ class BundleContents:
         thumbnails: JPEG bytes by gallery row.
         examples: Labelled photographs to try.
         proxies: Class proxies of a setting with a proxy classifier.
+        keypoints: Local features of a setting with some.
     """
 
     manifest: dict[str, Any]
@@ -55,6 +57,7 @@ class BundleContents:
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     examples: tuple[ExamplePhoto, ...] = ()
     proxies: ClassProxies | None = None
+    keypoints: KeypointFiles | None = None
 
     @property
     def is_trained_on_boxes(self) -> bool:
@@ -78,3 +81,23 @@ def was_trained_on_boxes(manifest: Mapping[str, Any], table: pd.DataFrame) -> bo
     """
     has_file = bool(manifest.get("settings", {}).get("data", {}).get("boxes"))  # all that older bundles know
     return has_file or ("x0" in table and bool(pd.to_numeric(table["x0"], errors="coerce").notna().any()))
+
+
+def bundle_runtime(manifest: Mapping[str, Any]) -> str:
+    """Return the runtime that the bundle names; torch if it names none."""
+    return str(_runtime(manifest).get("name", "torch"))
+
+
+def golden_tolerance(manifest: Mapping[str, Any], runtime: str) -> Any:
+    """Return the largest accepted distance of golden embeddings in a runtime.
+
+    Args:
+        manifest: The manifest.
+        runtime: Name of the runtime.
+    """
+    return manifest["tolerance"] if runtime == "torch" else _runtime(manifest).get("tolerance")
+
+
+def _runtime(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    named = manifest.get("runtime")
+    return named if isinstance(named, dict) else {}

@@ -30,22 +30,6 @@ def prepare_photograph(photograph: Photograph, geometry: Geometry, *, box: Box |
     return fit_image(open_photograph(photograph), geometry, box=box)
 
 
-def prepare_named(photograph: Photograph, geometry: Geometry, *, box: Box | None = None) -> np.ndarray:
-    """Return `prepare_photograph`, with the file's name in its errors.
-
-    Args:
-        photograph: Path, bytes of an image file or Pillow image.
-        geometry: Size and margin of the input.
-        box: x0, y0, x1, y1 in pixels of the upright photograph; None for all of it.
-
-    Raises:
-        ImageError: If it cannot be decoded.
-        DataError: If the file cannot be read, or the box covers no pixel of it.
-    """
-    with named_errors(photograph):
-        return prepare_photograph(photograph, geometry, box=box)
-
-
 def open_photograph(photograph: Photograph) -> Image.Image:
     """Return a photograph as an upright RGB image.
 

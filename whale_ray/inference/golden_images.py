@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from whale_ray.errors import BundleError
-from whale_ray.inference.bundle import golden_tolerance
-from whale_ray.inference.bundle_contents import BundleContents
+from whale_ray.inference.bundle_contents import BundleContents, golden_tolerance
+from whale_ray.inference.keypoints.keypoint_files import check_golden_keypoints
 
 
 def check_golden_images(contents: BundleContents, *, runtime: str, difference: Callable[[np.ndarray], float]) -> None:
-    """Check that the golden images of a bundle give their embeddings within its tolerance.
+    """Check that the golden images of a bundle give their embeddings within its tolerance, and their keypoints.
 
     Args:
         contents: Contents of the bundle.
@@ -40,6 +40,8 @@ def check_golden_images(contents: BundleContents, *, runtime: str, difference: C
             f"on {runtime} differs by {found:.2g} here. Use the library versions in its bundle.json, or "
             "make it again"
         )
+    if contents.keypoints is not None:
+        check_golden_keypoints(contents.keypoints, contents.golden, bundle=name)
 
 
 def largest_tolerance(golden_vectors: np.ndarray) -> float:

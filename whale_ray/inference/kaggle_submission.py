@@ -15,7 +15,9 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.data.decoding.find_image_files import find_images
 from whale_ray.errors import DataError, ImageError
 from whale_ray.file_errors import short_reason
+from whale_ray.inference.keypoints.keypoint_matcher import read_photograph
 from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.local.local_features import LocalFeatures
 
 LABELS_PER_ROW = 5
 _BATCH = 32
@@ -62,10 +64,10 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
     starts = range(0, len(names), _BATCH)
     for start in track(starts, description="identifying", disable=not progress, transient=True):
         chunk = names[start : start + _BATCH]
-        prepared: dict[str, np.ndarray] = {}
+        prepared: dict[str, tuple[np.ndarray, LocalFeatures | None]] = {}
         for name in chunk:
             try:
-                prepared[name] = bundle.prepare(images / name)
+                prepared[name] = read_photograph(images / name, bundle.geometry, bundle.keypoints)
             except (ImageError, OSError) as error:
                 undecodable[name] = short_reason(error)
         found = _labels(bundle, prepared)
@@ -76,10 +78,11 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
     return Submission(len(rows), new, undecodable, files.others)
 
 
-def _labels(bundle: Bundle, prepared: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+def _labels(bundle: Bundle, prepared: Mapping[str, tuple[np.ndarray, LocalFeatures | None]]) -> dict[str, list[str]]:
     if not prepared:
         return {}
-    answers = bundle.rank(bundle.embed(list(prepared.values())), top=LABELS_PER_ROW)
+    arrays, found = zip(*prepared.values(), strict=True)
+    answers = bundle.rank(bundle.embed(arrays), top=LABELS_PER_ROW, local=found)
     return {
         name: answer.labels(unknown_label=bundle.unknown_label, count=LABELS_PER_ROW, threshold=bundle.threshold)
         for name, answer in zip(prepared, answers, strict=True)

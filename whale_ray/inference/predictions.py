@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whale_ray.errors import InputError
+from whale_ray.retrieval.local.local_index import LocalIndex
 from whale_ray.retrieval.search.pools import Pool, PooledRanking, PooledSearcher
 from whale_ray.suggestions import suggest
 
@@ -120,11 +121,13 @@ class Gallery:
         images: File name of each row.
         individuals: Individual of each row.
         searcher: Searcher over its vectors.
+        keypoints: Local features of its photographs, row by row; None for a setting without.
     """
 
     images: Sequence[str]
     individuals: Sequence[str]
     searcher: PooledSearcher
+    keypoints: LocalIndex | None = None
 
     @property
     def has_traits(self) -> bool:

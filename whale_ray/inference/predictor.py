@@ -13,12 +13,13 @@ import numpy as np
 from whale_ray.data.image_io import Box, Geometry
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.answers.bundle_decisions import BundleDecisions
-from whale_ray.inference.bundle import bundle_runtime, read_bundle
-from whale_ray.inference.bundle_contents import BundleContents
+from whale_ray.inference.bundle import read_bundle
+from whale_ray.inference.bundle_contents import BundleContents, bundle_runtime
 from whale_ray.inference.bundle_encoder import BundleEncoder
 from whale_ray.inference.bundle_transfer.addresses import local_bundle
-from whale_ray.inference.encoder_input import Photograph, prepare_named, prepare_photograph
+from whale_ray.inference.encoder_input import Photograph, prepare_photograph
 from whale_ray.inference.golden_images import check_golden_images
+from whale_ray.inference.keypoints.keypoint_matcher import KeypointMatcher, Keypoints, read_named
 from whale_ray.inference.predictions import (
     MOST_CANDIDATES,
     UNKNOWN_TRAITS,
@@ -27,6 +28,7 @@ from whale_ray.inference.predictions import (
     Identification,
 )
 from whale_ray.inference.runtimes import TORCH
+from whale_ray.retrieval.local.local_index import LocalIndex
 from whale_ray.retrieval.search.pools import PooledSearcher
 
 _log = logging.getLogger(__name__)
@@ -59,9 +61,11 @@ class Bundle(BundleDecisions):
             self._encoder = BundleEncoder(contents, self.geometry, device=device, runtime=runtime, threads=threads)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
-        self.traits = contents.traits
+        self.traits, files = contents.traits, contents.keypoints
         searcher = self.build_searcher(contents.gallery, self.individuals, traits=self.traits)
-        self.gallery = Gallery(self.images, self.individuals, searcher)
+        self.keypoints = None if files is None else KeypointMatcher(self.setting, manifest["fusion"])
+        index = None if files is None else LocalIndex(files.gallery, self.individuals)
+        self.gallery = Gallery(self.images, self.individuals, searcher, index)
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Bundle:
@@ -167,6 +171,7 @@ class Bundle(BundleDecisions):
         gallery: Gallery | None = None,
         traits: Sequence[AnimalTraits] | None = None,
         photographs: Sequence[int] | None = None,
+        local: Keypoints | None = None,
     ) -> list[Identification]:
         """Return an answer for each embedding.
 
@@ -176,9 +181,20 @@ class Bundle(BundleDecisions):
             gallery: Another gallery than the bundle's own, its searcher from `build_searcher`.
             traits: Viewpoint and species of each query; None if all are unknown.
             photographs: Number of photographs whose normalized mean each embedding is; None for one each.
+            local: Local features of each query, or their evidence on the gallery; needed if the setting has some. Of
+                several photographs those of one: encounters are ranked by embedding if they have a calibration.
+
+        Raises:
+            InputError: If they are needed and missing.
         """
         gallery, traits = gallery or self.gallery, traits or [UNKNOWN_TRAITS] * len(vectors)
         viewpoints, species = [one.viewpoint for one in traits], [one.species for one in traits]
+        refine = None
+        if self.keypoints is not None:
+            # The calibration of encounters holds for their embeddings alone.
+            counts = np.array(photographs or [1] * len(vectors))
+            fused = (counts == 1) | (self.encounters is None)
+            refine = self.keypoints.refinement(local, gallery.keypoints, fused=fused)
         found = gallery.searcher.rank(
             vectors,
             self.setting,
@@ -187,6 +203,7 @@ class Bundle(BundleDecisions):
             viewpoints=viewpoints,
             species=species,
             ready=True,
+            refine=refine,
         )
         return self.answers(found, gallery, top=top, traits=traits, photographs=photographs)
 
@@ -204,8 +221,7 @@ class Bundle(BundleDecisions):
         Args:
             photographs: Paths, bytes or Pillow images.
             top: Number of individuals, 1 to 50.
-            boxes: Box of the animal in each photograph, x0, y0, x1, y1 in pixels of the upright photograph, or None
-                for all of it.
+            boxes: x0, y0, x1, y1 of each animal in pixels of the upright photograph, or None for all of it.
             viewpoint: Viewpoint of the animals, as in the gallery; "" for unknown.
             species: Species of the animals, likewise.
 
@@ -219,8 +235,8 @@ class Bundle(BundleDecisions):
             raise ValueError(f"`1 <= top <= {MOST_CANDIDATES}` must hold, but got {top}")
         traits = AnimalTraits(viewpoint, species)
         self.gallery.check_traits(traits)
-        if not photographs:
-            return []
         pairs = zip(photographs, boxes or [None] * len(photographs), strict=True)
-        vectors = self.embed([prepare_named(one, self.geometry, box=box) for one, box in pairs])
-        return self.rank(vectors, top=top, traits=[traits] * len(vectors))
+        if not (read := [read_named(one, self.geometry, self.keypoints, box=box) for one, box in pairs]):
+            return []
+        arrays, local = zip(*read, strict=True)
+        return self.rank(self.embed(arrays), top=top, traits=[traits] * len(arrays), local=local)

@@ -56,7 +56,11 @@ def with_fastest_runtime(contents: BundleContents, queries: BenchmarkQueries, *,
     if not len(queries.arrays):
         return _naming(contents, {"name": TORCH, "reason": "no known photograph was there to compare runtimes with"})
     searched = dataclasses.replace(
-        contents, gallery=contents.gallery[queries.gallery], table=contents.table.iloc[queries.gallery]
+        contents,
+        manifest=contents.manifest | {"retrieval": contents.manifest["retrieval"] | {"local": "none"}},
+        gallery=contents.gallery[queries.gallery],
+        table=contents.table.iloc[queries.gallery],
+        keypoints=None,  # the same in every runtime
     )
     able, passed_over = _usable_runtimes(searched, threads)
     with restored_threads():

@@ -101,6 +101,28 @@ def test_one_query_at_the_gallery_is_ranked_as_in_the_sweep_to_the_last_digit(se
         assert found.cosines[0, 0] == pytest.approx((nearest / lengths[0] / lengths[1])[own].max(), abs=1e-6)
 
 
+def test_queries_that_are_not_fused_keep_their_ranking_by_embedding():
+    photographs, evidence = draw()
+    model = evaluate(settings=[FUSED], evidence=evidence, **photographs).fusion
+    gallery, asking = (np.flatnonzero(photographs["parts"] == part) for part in ("train", "val"))
+    vectors = photographs["views"]["plain"]
+    searcher = PooledSearcher(vectors[gallery], photographs["individuals"][gallery])
+    options = {"setting": FUSED, "first": 1}
+    plain = searcher.rank(vectors[asking], **options).ranking
+    mask = np.arange(len(asking)) % 3 == 0
+    every, some = (
+        searcher.rank(
+            vectors[asking], refine=fused_refinement(FUSED, model, evidence["sift"][0], fused=fused), **options
+        )
+        for fused in (None, mask)
+    )
+    width = plain.individuals.shape[1]
+    np.testing.assert_array_equal(some.ranking.cosines[mask], every.ranking.cosines[mask])
+    np.testing.assert_array_equal(some.ranking.individuals[~mask, :width], plain.individuals[~mask])
+    np.testing.assert_array_equal(some.ranking.cosines[~mask, :width], plain.cosines[~mask])
+    assert (some.ranking.individuals[~mask, width:] == -1).all()
+
+
 def test_species_are_searched_apart_with_the_evidence_of_their_rows():
     photographs, evidence = draw()
     species = np.where(np.char.endswith(photographs["individuals"], "0"), "orca", "minke")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -49,6 +49,11 @@ class SettingQueries:
     ranks: np.ndarray
     image_ranks: np.ndarray
     precisions: np.ndarray
+
+    def columns(self, places: Sequence[int]) -> SettingQueries:
+        """Return the settings at these positions."""
+        by_setting = {name: getattr(self, name)[:, places] for name in ("ranks", "image_ranks", "precisions")}
+        return replace(self, settings=tuple(self.settings[place] for place in places), **by_setting)
 
 
 def setting_queries(

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.evaluation.evaluation_tables import SettingQueries, setting_queries
+from whale_ray.retrieval.evaluation.evaluation_tables import SettingQueries
 from whale_ray.retrieval.evaluation.metrics import values_of_ranks
 from whale_ray.retrieval.evaluation.score_names import MAP, averages_individuals
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
-from whale_ray.retrieval.evaluation.selection import plain_scores
-from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
-from whale_ray.sweep.analysis.rescoring import proxies_to_score
+from whale_ray.sweep.analysis.rescoring import proxies_to_score, rescore
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.run_folder.setting_queries import read_setting_queries
-from whale_ray.sweep.trials.embeddings_io import read_embeddings
-from whale_ray.sweep.trials.scoring import roles
+from whale_ray.sweep.trials.scoring import Scoring
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     proxies = proxies_to_score(record, settings)
     if not proxies:
         settings = [replace(setting, classifier_weight=0.0) for setting in settings]
-    found = read_setting_queries(record.folder, settings) or _search_again(record, settings, proxies)
+    found = read_setting_queries(record.folder, settings) or _score_again(record, settings, objective)
     scores = found.precisions if objective == MAP else values_of_ranks(objective, found.ranks, found.image_ranks)
     counted = np.ones(len(found.known), dtype=bool) if objective == MAP else found.known
     if not averages_individuals(objective):
@@ -104,12 +100,7 @@ def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective:
     return means.index, means.to_numpy()
 
 
-def _search_again(
-    record: Record, settings: Sequence[RetrievalSetting], proxies: Mapping[int, ClassProxies] | None
-) -> SettingQueries:
-    views, table = read_embeddings(record.folder)
-    splits = table["split"].to_numpy()
-    held = SearchRuns(views, settings, splits=splits, proxies=proxies, **roles(table, record.settings))
-    outcomes = [held.outcome(setting) for setting in settings]
-    thresholds = [plain_scores(outcome, held.queries)["threshold"] for outcome in outcomes]
-    return setting_queries(held, settings, outcomes, thresholds, table["image"].to_numpy(dtype=str))
+def _score_again(record: Record, settings: Sequence[RetrievalSetting], objective: str) -> SettingQueries:
+    distinct = tuple(dict.fromkeys(settings))
+    found = rescore(record, Scoring(distinct, objective)).by_setting
+    return found.columns([found.settings.index(setting) for setting in settings])

@@ -55,7 +55,8 @@ def rescore(record: Record, scoring: Scoring) -> Evaluation:
             "earlier version embedded them. Name data.view_column and run the sweep again, or take side: any"
         )
     proxies = proxies_to_score(record, scoring.retrieval)
-    return score_trial(views, table, scoring=scoring, settings=record.settings, proxies=proxies)
+    run = record.folder.parents[1]
+    return score_trial(views, table, scoring=scoring, settings=record.settings, run=run, proxies=proxies)
 
 
 def rescore_for_good(record: Record, scoring: Scoring) -> None:
@@ -68,7 +69,8 @@ def rescore_for_good(record: Record, scoring: Scoring) -> None:
     scoring = scoring.of(record.kind)
     evaluation = rescore(record, scoring)
     write_scores(evaluation, record.folder)
-    write_result(record.folder, {**record.result, **figures_of(evaluation, scoring)})
+    kept = {name: value for name, value in record.result.items() if name not in ("fusion", "reason")}
+    write_result(record.folder, {**kept, **figures_of(evaluation, scoring)})
 
 
 def score_again(run: Path, options: Sequence[str]) -> pd.DataFrame:

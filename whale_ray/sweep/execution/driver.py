@@ -13,6 +13,7 @@ from whale_ray.ray_address import check_ray_address
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.export_bundle import make_best_bundle
+from whale_ray.sweep.execution.gather_local_evidence import gather_local_evidence
 from whale_ray.sweep.execution.import_run import import_run
 from whale_ray.sweep.execution.preparation import (
     check_inputs,
@@ -111,6 +112,7 @@ def run_sweep(
         identity = sweep_identity(folder, sweep.name)
         if retry_failed:
             forget_failed(folder)
+        gather_local_evidence(sweep, dataset, folder, say=progress.say, progress=progress.console.is_terminal)
         if import_from is not None:
             for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
                 progress.say(line)

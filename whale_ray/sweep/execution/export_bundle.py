@@ -18,6 +18,7 @@ from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.golden_images import largest_tolerance
+from whale_ray.inference.keypoints.keypoint_files import KeypointFiles, features_of_pictures
 from whale_ray.inference.model_card import UNSTATED
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
@@ -32,6 +33,7 @@ from whale_ray.sweep.execution.bundle_pictures import (
     gallery_thumbnails,
     golden_pictures,
 )
+from whale_ray.sweep.execution.gather_local_evidence import gallery_keypoints
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import Record
@@ -41,16 +43,8 @@ from whale_ray.sweep.trials.embeddings_io import TRAITS, read_embeddings, read_p
 GOLDEN_IMAGES = 6
 MOST_QUERIES = 200
 _TIMED = "; the runtimes of its encoder are timed on this machine"
-_NOT_SCORES = (
-    "seconds",
-    "status",
-    "error",
-    "scored_with",
-    "calibration",
-    "encounter_calibration",
-    "decision",
-    "species_thresholds",
-)
+_DECIDING = ("calibration", "encounter_calibration", "decision", "species_thresholds", "fusion")
+_NOT_SCORES = ("seconds", "status", "error", "scored_with", *_DECIDING)
 
 
 def make_best_bundle(
@@ -142,7 +136,8 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     manifest = _manifest(record, dataset, setting, table, recipe)
     if license_id != UNSTATED:  # without it, bundles keep the IDs that they had before the setting
         manifest["license"] = license_id
-    manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies)}"
+    keypoints = gallery_keypoints(dataset, table["image"], setting.local)
+    manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies, keypoints)}"
     return BundleContents(
         manifest=manifest,
         weights=weights,
@@ -153,6 +148,7 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
         thumbnails=gallery_thumbnails(dataset, table["image"]) if thumbnails else {},
         examples=example_photographs(dataset, examples),
         proxies=proxies,
+        keypoints=keypoints,
     )
 
 
@@ -180,7 +176,7 @@ def _manifest(
         "embedding_size": recipe.get("whitened_size") or record.result["embedding_size"],
         "retrieval": dataclasses.asdict(setting),
         "threshold": record.result["threshold"],
-        **{name: record.result[name] for name in ("species_thresholds",) if name in record.result},
+        **{name: record.result[name] for name in ("species_thresholds", "fusion") if name in record.result},
         "calibration": record.result["calibration"],
         "encounter_calibration": record.result.get("encounter_calibration"),
         "decision": record.result.get("decision"),
@@ -194,16 +190,25 @@ def _manifest(
     }
 
 
-def _digest(manifest: dict[str, Any], gallery: np.ndarray, proxies: ClassProxies | None) -> str:
+def _digest(
+    manifest: dict[str, Any], gallery: np.ndarray, proxies: ClassProxies | None, keypoints: KeypointFiles | None
+) -> str:
+    arrays = [
+        gallery,
+        *([proxies.vectors] if proxies else []),
+        *([keypoints.gallery.descriptors, keypoints.gallery.points] if keypoints else []),
+    ]
     text = json.dumps(manifest, sort_keys=True).encode()
-    learned = proxies.vectors.tobytes() if proxies else b""
-    return hashlib.sha256(text + gallery.tobytes() + learned).hexdigest()[:8]
+    return hashlib.sha256(text + b"".join(array.tobytes() for array in arrays)).hexdigest()[:8]
 
 
 def _with_golden(contents: BundleContents, dataset: Dataset) -> BundleContents:
     """Return the contents with golden images and their measured tolerance; refuse an encoder that has collapsed."""
     rows = _far_apart(contents.gallery.astype(np.float32), GOLDEN_IMAGES)
     golden = golden_pictures(dataset, contents.table["image"].iloc[rows])
+    if contents.keypoints is not None:
+        features = features_of_pictures(golden, contents.keypoints.gallery.kind)
+        contents = dataclasses.replace(contents, keypoints=contents.keypoints._replace(golden=features))
     bundle = Bundle(dataclasses.replace(contents, golden=golden))
     together = bundle.embed([bundle.prepare(picture) for picture in golden])
     noise = bundle.golden_difference(together)

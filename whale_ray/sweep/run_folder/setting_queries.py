@@ -52,4 +52,7 @@ def read_setting_queries(folder: Path, settings: Sequence[RetrievalSetting]) -> 
 
 
 def _key(setting: RetrievalSetting) -> str:
-    return json.dumps(dataclasses.asdict(setting), sort_keys=True)
+    values = dataclasses.asdict(setting)
+    if values["local"] == "none":  # as earlier versions, which did not have it, wrote their settings
+        del values["local"]
+    return json.dumps(values, sort_keys=True)

@@ -88,7 +88,7 @@ def _score(members: Sequence[Record], folder: Path, scoring: Scoring) -> None:
     settings = {**members[0].settings, MEMBERS: [member.trial for member in members]}
     write_record(folder, kind=KIND, point={}, settings=settings, data_fingerprint=members[0].data_fingerprint)
     views, table = join_members([member.folder for member in members], folder)
-    evaluation = score_trial(views, table, scoring=scoring, settings=settings)
+    evaluation = score_trial(views, table, scoring=scoring, settings=settings, run=folder.parents[1])
     write_scores(evaluation, folder)
     sums = {
         name: sum(member.result.get(name) or 0 for member in members)

@@ -17,6 +17,7 @@ from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.study_recall import study_recall
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.trial_points import Settings, retrieval_settings
+from whale_ray.sweep.run_folder.local_evidence import read_local_evidence
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.run_folder.setting_queries import write_setting_queries
 from whale_ray.sweep.trials.class_proxies import SplitProxies
@@ -109,6 +110,7 @@ def score_trial(
     *,
     scoring: Scoring,
     settings: Settings,
+    run: Path,
     proxies: SplitProxies | None = None,
 ) -> Evaluation:
     """Return the cross-fitted scores of every retrieval setting.
@@ -118,14 +120,21 @@ def score_trial(
         table: A row for each embedding: image, individual, group, part, viewpoint, species, split.
         scoring: Retrieval settings and objective.
         settings: Settings of the trial.
+        run: The run folder, which has the local evidence that settings with local features need.
         proxies: Class proxies by split.
+
+    Raises:
+        InputError: If local evidence is missing.
     """
+    kinds = {one.local for one in scoring.retrieval}
+    unknown = settings["data"]["unknown_label"]
     return evaluate(
         views,
         images=table["image"].to_numpy(dtype=str),
         groups=table["group"].to_numpy(dtype=str),
         splits=table["split"].to_numpy(),
         proxies=proxies,
+        evidence=read_local_evidence(run, kinds, table=table, unknown_label=unknown),
         settings=scoring.retrieval,
         objective=scoring.objective,
         decide=scoring.decide,
@@ -148,6 +157,7 @@ def figures_of(evaluation: Evaluation, scoring: Scoring) -> dict[str, Any]:
         **({"species_thresholds": evaluation.species_thresholds} if evaluation.species_thresholds else {}),
         "calibration": evaluation.calibration.written(),
         "encounter_calibration": None if evaluation.encounters is None else evaluation.encounters.written(),
+        **({"fusion": evaluation.fusion.written()} if evaluation.fusion else {}),
         "decision": None if evaluation.decision is None else evaluation.decision.written(),
         "scored_with": scoring.written(),
     }

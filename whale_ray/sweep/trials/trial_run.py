@@ -131,7 +131,9 @@ class TrialRun:
         train = self._train_single if self.context.dataset.folds == 1 else self._train_folds
         views, proxies, speed = train(curve)
         table = self.context.dataset.scored()
-        evaluation = score_trial(views, table, scoring=self.scoring, settings=self.settings, proxies=proxies)
+        evaluation = score_trial(
+            views, table, scoring=self.scoring, settings=self.settings, run=self.context.folder, proxies=proxies
+        )
         write_scores(evaluation, self.folder)
         write_embeddings(views, table, self.folder, proxies)
         shutil.rmtree(self.folder / FOLDS, ignore_errors=True)

@@ -1,0 +1,253 @@
+"""Local features in a sweep and its bundle: gathered once, scored, exported, and answered as they were measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from whale_ray.errors import BundleError, InputError
+from whale_ray.inference.bundle import read_bundle
+from whale_ray.inference.kaggle_submission import write_submission
+from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.fusion import fusion_model
+from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
+from whale_ray.retrieval.search.gallery_index import normalize_rows
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
+from whale_ray.sweep.analysis.per_query_scores import of_settings
+from whale_ray.sweep.analysis.rescoring import rescore_for_good
+from whale_ray.sweep.execution.export_bundle import make_bundle
+from whale_ray.sweep.execution.gather_local_evidence import gather_local_evidence
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
+from whale_ray.sweep.planning.trial_points import first_settings, geometries
+from whale_ray.sweep.run_folder.leaderboard import finished_trials
+from whale_ray.sweep.run_folder.local_evidence import read_local_evidence
+from whale_ray.sweep.run_folder.records import Record, read_record
+from whale_ray.sweep.run_folder.setting_queries import FILE
+from whale_ray.sweep.trials.embeddings_io import read_embeddings
+from whale_ray.sweep.trials.scoring import Scoring, roles
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.execution.driver import SweepResult
+
+FUSED = RetrievalSetting(flip="average", local="sift")
+SETTINGS = (RetrievalSetting(flip="average"), FUSED)
+
+
+@pytest.fixture(scope="module")
+def dataset(write_sweep: Any) -> Dataset:
+    sweep = write_sweep()
+    settings = first_settings(sweep)
+    return open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=pixel_cache())
+
+
+@pytest.fixture(scope="module")
+def run(
+    finished: SweepResult, dataset: Dataset, write_sweep: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A run folder with one trial, scored with local features, and its bundle."""
+    run = tmp_path_factory.mktemp("local")
+    trial = next(one for one in finished_trials(finished.table) if not one.startswith("baseline"))
+    folder = shutil.copytree(finished.folder / "trials" / trial, run / "trials" / trial)
+    said: list[str] = []
+    for _ in range(2):
+        gather_local_evidence(write_sweep("retrieval.local=[none,sift]"), dataset, run, say=said.append)
+    assert len(said) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fusion_model, "FEWEST", 3)  # there are 17 known queries
+        rescore_for_good(read_record(folder), Scoring((FUSED,), "recall@1"))
+        make_bundle(read_record(folder), dataset, run=run, examples=0, thumbnails=False)
+        yield run
+
+
+@pytest.fixture
+def record(run: Path) -> Record:
+    return read_record(next((run / "trials").iterdir()))
+
+
+def test_a_sweep_without_local_features_gathers_nothing(dataset: Dataset, write_sweep: Any, tmp_path: Path) -> None:
+    gather_local_evidence(write_sweep(), dataset, tmp_path, say=pytest.fail)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_setting_is_chosen_and_its_fusion_kept(record: Record) -> None:
+    assert record.result["local"] == "sift"
+    assert read_fusion_model(record.result["fusion"])
+    table = pd.read_csv(record.folder / "retrieval.csv")
+    assert table["local"].tolist() == ["sift"]
+
+
+def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
+    run: Path, record: Record, dataset: Dataset, photographs: Path
+) -> None:
+    bundle = Bundle.load(run / "best")
+    assert (bundle.setting, bundle.threshold) == (FUSED, record.result["threshold"])
+    views, table = read_embeddings(record.folder)
+    options = {"table": table, "unknown_label": "new_whale"}
+    evidence = read_local_evidence(run, ["sift"], **options)
+    splits = table["split"].to_numpy()
+    held = SearchRuns(views, [FUSED], splits=splits, evidence=evidence, **roles(table, record.settings))
+    candidates = held.candidates(FUSED)
+    expected = candidates.ranked(read_fusion_model(record.result["fusion"]).scores(candidates.features))
+    parts = table.set_index("image")["part"]
+    rows = np.flatnonzero((parts[bundle.images] == "train").to_numpy())
+    assert bundle.contents.keypoints is not None
+    gallery = bundle.contents.keypoints.gallery.subset(rows)
+    measured = Bundle(
+        dataclasses.replace(
+            bundle.contents,
+            gallery=bundle.contents.gallery[rows],
+            table=bundle.contents.table.iloc[rows].reset_index(drop=True),
+            keypoints=bundle.contents.keypoints._replace(gallery=gallery),
+        )
+    )
+    stored = {image: row for row, image in enumerate(bundle.images)}
+    assert measured.keypoints is not None
+    asked = [place for place, row in enumerate(held.rows) if table["image"].iloc[row] in stored]
+    assert len(asked) > 10
+    for place in asked:
+        image = table["image"].iloc[held.rows[place]]
+        vector = normalize_rows(bundle.contents.gallery[[stored[image]]])
+        local = measured.keypoints.extract(dataset.catalog.decode(image))
+        (answer,) = measured.rank(vector, top=50, local=[local])
+        count = len(answer.candidates)
+        names = measured.gallery.searcher.index.names[expected.individuals[place, :count]].tolist()
+        assert [one.individual for one in answer.candidates] == names
+        assert [one.score for one in answer.candidates] == expected.cosines[place, :count].tolist()
+        for one in answer.candidates:
+            cosines = measured.contents.gallery.astype(np.float32) @ vector[0]
+            nearest = cosines[np.array(measured.individuals) == one.individual].max()
+            assert one.distance == pytest.approx(1 - nearest, abs=2e-3)
+
+
+def test_photographs_are_identified_and_submitted_with_their_keypoints(
+    run: Path, dataset: Dataset, photographs: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.load(run / "best")
+    images = bundle.images[:3]
+    answers = bundle.identify([photographs / "train" / image for image in images], top=5)
+    assert [answer.candidates[0].individual for answer in answers] == bundle.individuals[:3]
+    for image in images:
+        shutil.copy(photographs / "train" / image, tmp_path)
+    write_submission(bundle, tmp_path, tmp_path / "out.csv")
+    first = pd.read_csv(tmp_path / "out.csv").set_index("Image")["Id"].str.split().str[:2]
+    for image, individual in zip(images, bundle.individuals, strict=False):
+        assert individual in first[image]
+    assert bundle.identify([]) == []
+
+
+def test_a_photograph_without_keypoints_is_answered(run: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (64, 32), (9, 90, 120)).save(tmp_path / "sea.png")
+    (answer,) = Bundle.load(run / "best").identify([tmp_path / "sea.png"])
+    assert len(answer.candidates) == 5
+
+
+def test_ranking_without_the_keypoints_of_a_query_or_the_gallery_is_refused(run: Path) -> None:
+    bundle = Bundle.load(run / "best")
+    vectors = normalize_rows(bundle.contents.gallery[:2])
+    for local in (None, [None, None]):
+        with pytest.raises(InputError, match="of the queries are missing"):
+            bundle.rank(vectors, local=local)
+    gallery = dataclasses.replace(bundle.gallery, keypoints=None)
+    assert bundle.keypoints is not None
+    with pytest.raises(InputError, match="of the gallery are missing"):
+        bundle.rank(vectors[:0], gallery=gallery, local=[])
+
+
+@pytest.mark.parametrize("file", ["local.npz", "golden/local.npz"])
+@pytest.mark.parametrize("fault", ["missing", "damaged", "other_kind", "fewer_rows"])
+def test_a_fault_in_a_keypoint_file_is_named(run: Path, tmp_path: Path, file: str, fault: str) -> None:
+    folder = Path(shutil.copytree(run / "best", tmp_path / "bundle"))
+    path = folder / file
+    contents = read_bundle(folder)
+    assert contents.keypoints is not None
+    store = contents.keypoints.gallery if file == "local.npz" else contents.keypoints.golden
+    if fault == "missing":
+        path.unlink()
+    elif fault == "damaged":
+        path.write_bytes(path.read_bytes()[:100])
+    elif fault == "other_kind":
+        halved = dataclasses.replace(store, kind="orb", descriptors=np.repeat(store.descriptors, 2, axis=1))
+        halved.save(path)
+    else:
+        store.subset(range(len(store) - 1)).save(path)
+    with pytest.raises(BundleError, match=file):
+        read_bundle(folder)
+    if fault != "missing":  # and with a hash that fits
+        from whale_ray.inference.bundle_files import file_hashes
+
+        manifest = json.loads((folder / "bundle.json").read_text())
+        hashes = {name: one for name, one in file_hashes(folder).items() if name != "bundle.json"}
+        (folder / "bundle.json").write_text(json.dumps(manifest | {"files": hashes}))
+        with pytest.raises(BundleError, match=file):
+            read_bundle(folder)
+
+
+def test_golden_images_with_other_keypoints_are_refused(run: Path) -> None:
+    contents = read_bundle(run / "best")
+    assert contents.keypoints is not None
+    golden = contents.keypoints.golden
+    other = dataclasses.replace(golden, descriptors=np.roll(golden.descriptors, 7, axis=1))
+    moved = dataclasses.replace(contents, keypoints=contents.keypoints._replace(golden=other))
+    bundle = Bundle(moved)
+    from whale_ray.inference.golden_images import check_golden_images
+
+    with pytest.raises(BundleError, match="90% of their sift keypoints"):
+        check_golden_images(moved, runtime="torch", difference=bundle.golden_difference)
+
+
+@pytest.mark.parametrize("fusion", [None, {}, {"intercept": 0.0, "weights": {"cosine": 1.0}}])
+def test_a_bundle_with_a_damaged_fusion_is_refused(run: Path, fusion: Any) -> None:
+    contents = read_bundle(run / "best")
+    with pytest.raises(BundleError, match="fusion model"):
+        Bundle(dataclasses.replace(contents, manifest=contents.manifest | {"fusion": fusion}), runtime=None)
+
+
+def test_a_bundle_of_another_setting_has_no_keypoint_files(
+    record: Record, dataset: Dataset, tmp_path: Path, run: Path
+) -> None:
+    folder = shutil.copytree(record.folder, tmp_path / "trials" / record.trial)
+    rescore_for_good(read_record(folder), Scoring(SETTINGS[:1], "recall@1"))
+    plain = read_record(folder)
+    assert "fusion" not in plain.result
+    made = make_bundle(plain, dataset, run=tmp_path, examples=0, thumbnails=False)
+    assert not [*made.rglob("local.npz")]
+    assert Bundle.load(made).keypoints is None
+    assert made.name != (run / "best").resolve().name
+
+
+@pytest.mark.parametrize("fault", ["missing", "damaged", "other_photographs"])
+def test_missing_evidence_is_named_with_the_remedy(record: Record, run: Path, tmp_path: Path, fault: str) -> None:
+    folder = shutil.copytree(record.folder, tmp_path / "trials" / record.trial)
+    path = tmp_path / "local-sift.npz"
+    if fault == "damaged":
+        path.write_bytes((run / path.name).read_bytes()[:200])
+    elif fault == "other_photographs":
+        with np.load(run / path.name) as stored:
+            np.savez(
+                path, **{name: value[::-1] if name.endswith("images") else value for name, value in stored.items()}
+            )
+    with pytest.raises(InputError, match=r"sweep\s+again"):
+        rescore_for_good(read_record(folder), Scoring(SETTINGS, "recall@1"))
+
+
+def test_scores_of_each_setting_are_the_same_when_computed_again(record: Record, run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "local-sift.npz", tmp_path)
+    folder = Path(shutil.copytree(record.folder, tmp_path / "trials" / record.trial))
+    rescore_for_good(read_record(folder), Scoring(SETTINGS, "map@5"))
+    kept = of_settings(read_record(folder), SETTINGS, "map@5")
+    (folder / FILE).unlink()
+    images, scores = of_settings(read_record(folder), SETTINGS, "map@5")
+    assert images.equals(kept[0])
+    np.testing.assert_array_equal(scores, kept[1])
+    assert (scores[:, 0] != scores[:, 1]).any()
