@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 BUNDLE ?= runs/quickstart/best
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install synthetic sweep serve format lint check docs prometheus chromium test
+.PHONY: help install synthetic sweep serve format lint check docs prometheus chromium test bench
 
 help:      ## this list
 	@grep -E '^[a-z ]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/'
@@ -52,3 +52,6 @@ prometheus chromium:  ## install it from Debian if it is missing
 # One process: tests that measure waiting times need the cores to themselves. To try two: make test TEST_OPTIONS="..."
 test: lint prometheus chromium  ## everything that CI runs
 	$(BIN)/pytest $(TEST_OPTIONS)
+
+bench: $(INSTALLED)  ## run the benchmarks and write benchmarks/RESULTS.md (QUICK=1: in ten minutes)
+	$(BIN)/python benchmarks/results.py $(if $(QUICK),--quick)

@@ -5,6 +5,7 @@ Import this module before NumPy and torch: it limits them to one thread.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from statistics import median
 
 THREADS = 1
+ROWS_VARIABLE = "WHALE_RAY_BENCHMARK_ROWS"
+"""Environment variable: file to which each verdict is appended as a line of JSON."""
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = str(THREADS)
 
@@ -61,7 +64,10 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_verdict(name: str, ratio: float, *, at_least: float | None = None, at_most: float | None = None) -> None:
-    """Print the ratio, its goal and the verdict in one line."""
+    """Print the ratio, its goal and the verdict in one line, and append them to the file of `results.py`, if any."""
     reached = ratio >= at_least if at_least is not None else at_most is None or ratio <= at_most
     goal = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
     print(f"{name}: ratio {ratio:.3g}, goal {goal}: {'reached' if reached else 'MISSED'}", flush=True)
+    if rows := os.environ.get(ROWS_VARIABLE):
+        with open(rows, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, "ratio": ratio, "goal": goal, "reached": reached}) + "\n")
