@@ -22,7 +22,7 @@ from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file
-from whale_ray.sweep.trials.ensemble import choose_members, join_members
+from whale_ray.sweep.trials.ensemble import choose_members, join_members, ranked_trials
 from whale_ray.sweep.trials.scoring import score_trial, scoring_of
 
 SCORE = "average_precision@5"
@@ -58,7 +58,7 @@ def queries_without(part: Part, records: Sequence[Record], run: Path) -> pd.Data
     sweep = load_sweep(sweep_file(run))
     kept = [record for record in records if record.kind == "trial" and part.trials(record)]
     table = leaderboard(kept, axes=[axis.name for axis in sweep.axes], objective=sweep.objective)
-    members = choose_members(table, kept, part.joined)
+    members = choose_members(ranked_trials(table, kept), part.joined)
     scoring = scoring_of(sweep)
     settings = tuple(setting for setting in scoring.retrieval if part.settings(setting))
     with tempfile.TemporaryDirectory() as folder:

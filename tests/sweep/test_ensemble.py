@@ -16,6 +16,9 @@ import pytest
 from whale_ray.errors import EncoderError, InputError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.ensemble import join_encoders
+from whale_ray.retrieval.evaluation.query_clusters import FOLDS
+from whale_ray.sweep.analysis.ensemble_choice import cross_fit_members, queries_by_fold
+from whale_ray.sweep.analysis.trial_comparison import chosen_by_others, compare_trials
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.execution.export_bundle import make_bundle
@@ -26,7 +29,7 @@ from whale_ray.sweep.report.tables.headline import write_headline
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import Record, read_record, read_records
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
-from whale_ray.sweep.trials.ensemble import choose_members
+from whale_ray.sweep.trials.ensemble import MEMBERS_BY_FOLD, choose_members, ranked_trials, score_members
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trackers.tracker import Tracking
 from whale_ray.sweep.trials.trial_run import SweepContext
@@ -54,7 +57,7 @@ def record_of(trial: str, score: float, encoder: str, *, size: Any = 32, kind: s
 
 def chosen(records: list[Record], count: int) -> list[str]:
     table = leaderboard(records, axes=[], objective="map@5")
-    return [member.trial for member in choose_members(table, records, count)]
+    return [member.trial for member in choose_members(ranked_trials(table, records), count)]
 
 
 def test_members_are_the_best_of_each_encoder_then_the_next_best() -> None:
@@ -116,11 +119,16 @@ def test_the_headline_of_a_leading_ensemble_tells_how_its_members_were_chosen(to
     records = read_records(together.folder)
     (joined,) = (record for record in records if record.kind == "ensemble")
     (other, *_) = (record for record in records if record.kind == "trial")
+    comparison = compare_trials([joined, other], "map@5")
+    earlier = dataclasses.replace(joined, result={**joined.result, MEMBERS_BY_FOLD: None})
+    del earlier.result[MEMBERS_BY_FOLD]
+    asked = [(joined, comparison), (earlier, comparison), (joined, None), (other, comparison)]
     headlines = [
-        write_headline(records, best, "map@5", comparison=None, unknown_label="new_whale").after
-        for best in (joined, other)
+        write_headline(records, best, "map@5", comparison=found, unknown_label="new_whale").after
+        for best, found in asked
     ]
-    assert ["chosen by all of these queries" in one for one in headlines] == [True, False]
+    assert ["chosen by all of these queries" in one for one in headlines] == [False, True, True, False]
+    assert "by the ensemble that the other four fifths choose: the same members each time." in headlines[0]
     assert describe(joined) == f"{' and '.join(joined.settings['members'])} joined ({joined.trial})"
 
 
@@ -160,3 +168,50 @@ def test_an_ensemble_interrupted_while_scoring_is_scored_again_without_training(
 def test_the_same_command_makes_no_second_ensemble(together: SweepResult) -> None:
     again = run_sweep(load_sweep(together.folder / "sweep.yaml"), runs=together.folder.parent, in_process=True)
     pd.testing.assert_frame_equal(again.table, together.table)
+
+
+def test_the_members_of_each_fold_are_those_that_the_other_folds_choose(together: SweepResult, tmp_path: Path) -> None:
+    run = shutil.copytree(together.folder, tmp_path / "together", symlinks=True)
+    (joined,) = (record for record in read_records(run) if record.kind == "ensemble")
+    trials = [record for record in read_records(run) if record.kind == "trial"]
+    scoring = scoring_of(load_sweep(run / "sweep.yaml"))
+    assert joined.result[MEMBERS_BY_FOLD] == [sorted(one.trial for one in trials)] * FOLDS
+    assert not cross_fit_members(joined, trials, scoring, count=2, say=print)
+
+    third = shutil.copytree(trials[0].folder, run / "trials" / "third")
+    for record, good in ((trials[0], (0, 1)), (read_record(third), (2, 3, 4))):
+        queries = pd.read_parquet(record.folder / "queries.parquet")
+        queries["average_precision@5"] = queries["fold"].isin(good).astype(float)
+        queries.to_parquet(record.folder / "queries.parquet", index=False)
+    trials = [*trials, read_record(third)]
+    said: list[str] = []
+    assert cross_fit_members(joined, trials, scoring, count=2, say=said.append)
+    joined = read_record(joined.folder)
+    sets = joined.result[MEMBERS_BY_FOLD]
+    for fold, names in enumerate(sets):
+        assert (trials[0].trial in names) == (fold in (2, 3, 4)), "the fold's own queries choose nothing"
+    assert len(said) == 1
+    expected = score_members([trials[1], trials[2]], scoring).evaluation.queries
+    found = queries_by_fold(joined)
+    left_out = next(fold for fold, names in enumerate(sets) if "third" in names)
+    columns = ["image", "rank", "fold"]
+    pd.testing.assert_frame_equal(
+        found[left_out][columns].sort_values("image").reset_index(drop=True),
+        expected[columns].sort_values("image").reset_index(drop=True),
+    )
+
+
+def test_a_fold_is_scored_by_what_the_other_folds_choose(together: SweepResult) -> None:
+    records = [one for one in read_records(together.folder) if one.kind in ("ensemble", "trial")]
+    chosen = chosen_by_others(records, "map@5")
+    tables = [pd.read_parquet(record.folder / "queries.parquet") for record in records]
+    assert sorted(chosen["image"]) == sorted(tables[0]["image"])
+    for fold in chosen["fold"].unique():
+        means = [table.loc[table["fold"] != fold, "average_precision@5"].mean() for table in tables]
+        best = tables[int(np.argmax(means))].set_index("image")["average_precision@5"]
+        own = chosen[chosen["fold"] == fold].set_index("image")["average_precision@5"]
+        assert own.equals(best[own.index])
+    comparison = compare_trials(records, "map@5")
+    assert comparison is not None
+    assert comparison.scores["map@5"].value == comparison.score == pytest.approx(chosen["average_precision@5"].mean())
+    assert {"map@5", "map@5_individuals", "recall@1"} <= set(comparison.scores)

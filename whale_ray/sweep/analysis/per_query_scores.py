@@ -42,10 +42,25 @@ def query_scores(record: Record, objective: str) -> pd.DataFrame:
         record: The trial.
         objective: Name of the score.
     """
+    return score_queries(read_queries(record), objective)
+
+
+def read_queries(record: Record) -> pd.DataFrame:
+    """Return queries.parquet of a trial, one row per query; empty without the file."""
     path = record.folder / "queries.parquet"
-    if not path.exists():
-        return pd.DataFrame()
-    queries = pd.read_parquet(path).set_index("image").sort_index()
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+
+
+def score_queries(queries: pd.DataFrame, objective: str) -> pd.DataFrame:
+    """Return fold, cluster and score of each query as `query_scores` does.
+
+    Args:
+        queries: The queries, as in queries.parquet.
+        objective: Name of the score.
+    """
+    if queries.empty:
+        return queries
+    queries = queries.set_index("image").sort_index()
     if objective == MAP:
         return queries.assign(score=queries["average_precision@5"])
     counted = queries[queries["known"].astype(bool)]

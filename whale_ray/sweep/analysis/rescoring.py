@@ -17,6 +17,7 @@ from whale_ray.sweep.run_folder.leaderboard import leaderboard, write_leaderboar
 from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file, write_result
 from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import read_embeddings, read_proxies
+from whale_ray.sweep.trials.ensemble import MEMBERS_BY_FOLD
 from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, scoring_of, write_scores
 
 
@@ -69,7 +70,8 @@ def rescore_for_good(record: Record, scoring: Scoring) -> None:
     scoring = scoring.of(record.kind)
     evaluation = rescore(record, scoring)
     write_scores(evaluation, record.folder)
-    kept = {name: value for name, value in record.result.items() if name not in ("fusion", "reason")}
+    dropped = ("fusion", "reason", MEMBERS_BY_FOLD)
+    kept = {name: value for name, value in record.result.items() if name not in dropped}
     write_result(record.folder, {**kept, **figures_of(evaluation, scoring)})
 
 

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-from whale_ray.retrieval.evaluation.query_clusters import bootstrap_interval
-from whale_ray.sweep.analysis.per_query_scores import of_trials
+from whale_ray.retrieval.evaluation.query_clusters import FOLDS, bootstrap_interval
+from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES, MAP
+from whale_ray.sweep.analysis.ensemble_choice import queries_by_fold
+from whale_ray.sweep.analysis.per_query_scores import of_trials, score_queries
 from whale_ray.sweep.run_folder.records import Record
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Objective of the best trial minus that of another on the same queries, with its 95 % interval."""
+    """A score, or the difference of two on the same queries, with its 95 % interval."""
 
     value: float
     low: float
@@ -34,12 +37,14 @@ class Comparison:
         score: Objective when the trial is chosen on four folds and scored on the fifth.
         low: Lower end of its 95 % interval; NaN with too few individuals.
         high: Upper end.
+        scores: The same for other scores of the trial so chosen, by name; the objective is one of them.
         differences: Difference of the best trial to each other one, by id.
     """
 
     score: float
     low: float
     high: float
+    scores: Mapping[str, Difference]
     differences: Mapping[str, Difference]
 
     @property
@@ -63,24 +68,41 @@ def compare_trials(records: Sequence[Record], objective: str) -> Comparison | No
     same, outcomes = of_trials(records, objective)
     if outcomes is None or len(same) < 2:
         return None
-    scores = outcomes.scores
-    chosen = _chosen_by_others(scores, outcomes.folds)
-    values = np.column_stack([chosen, scores[:, :1] - scores[:, 1:]])
-    low, high = bootstrap_interval(values, np.ones(values.shape, dtype=bool), outcomes.clusters)
-    means, others = values.mean(axis=0), [record.trial for record in same[1:]]
-    found = [Difference(*map(float, each)) for each in zip(means[1:], low[1:], high[1:], strict=True)]
-    return Comparison(float(means[0]), float(low[0]), float(high[0]), dict(zip(others, found, strict=True)))
+    values = outcomes.scores[:, :1] - outcomes.scores[:, 1:]
+    found = dict(zip((record.trial for record in same[1:]), _estimates(values, outcomes.clusters), strict=True))
+    queries = chosen_by_others(same, objective)
+    names = dict.fromkeys((objective, MAP, "recall@1", *INDIVIDUAL_SCORES))
+    scores = {}
+    for name in names:
+        table = score_queries(queries, name)
+        if len(table):
+            column = table["score"].to_numpy(dtype=float)[:, None]
+            (scores[name],) = _estimates(column, table["cluster"].to_numpy(dtype=str))
+    score = scores[objective]
+    return Comparison(score.value, score.low, score.high, scores, found)
 
 
-def _chosen_by_others(scores: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Return each query's score (Q,) by the trial that is best on the other folds' queries; scores: (Q, M).
+def _estimates(values: np.ndarray, clusters: np.ndarray) -> list[Difference]:
+    """Return the mean of each column of (Q, M) with its interval."""
+    low, high = bootstrap_interval(values, np.ones(values.shape, dtype=bool), clusters)
+    return [Difference(*map(float, each)) for each in zip(values.mean(axis=0), low, high, strict=True)]
 
-    >>> _chosen_by_others(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])).tolist()
-    [0.0, 0.0]
+
+def chosen_by_others(records: Sequence[Record], objective: str) -> pd.DataFrame:
+    """Return one row per query, as in queries.parquet, of the trial that is best on the other folds' queries.
+
+    An ensemble takes part with the members that these other queries choose, where its run folder holds them.
+
+    Args:
+        records: Trials that answered the same queries; the first of equals is chosen.
+        objective: Name of the score.
     """
-    chosen = np.zeros(len(scores))
-    for fold in np.unique(folds):
-        others = scores[folds != fold]
-        best = int(others.mean(axis=0).argmax()) if len(others) else 0
-        chosen[folds == fold] = scores[folds == fold, best]
-    return chosen
+    tables = [queries_by_fold(record) for record in records]
+    rows = []
+    for fold in range(FOLDS):
+        scored = [score_queries(table[fold], objective) for table in tables]
+        means = [one.loc[one["fold"] != fold, "score"].mean() for one in scored]
+        best = 0 if np.isnan(means).any() else int(np.argmax(means))
+        chosen = tables[best][fold]
+        rows.append(chosen[chosen["fold"] == fold])
+    return pd.concat(rows, ignore_index=True)

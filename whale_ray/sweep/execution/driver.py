@@ -176,7 +176,7 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
     if not interrupted:
         if fixed["search.ensemble"]:
             say("the best trials are joined to an ensemble, which is scored")
-        store.outcomes.make_ensemble()
+        store.outcomes.make_ensemble(say)
     store.index.reload_all()  # interrupted trials: their last epoch
     table = store.outcomes.leaderboard()
     write_leaderboard(table, store.folder / "leaderboard.csv")

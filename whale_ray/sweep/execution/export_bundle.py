@@ -39,12 +39,13 @@ from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.class_proxies import join_proxies
 from whale_ray.sweep.trials.embeddings_io import TRAITS, read_embeddings, read_proxies
+from whale_ray.sweep.trials.ensemble import MEMBERS_BY_FOLD
 
 GOLDEN_IMAGES = 6
 MOST_QUERIES = 200
 _TIMED = "; the runtimes of its encoder are timed on this machine"
 _DECIDING = ("calibration", "encounter_calibration", "decision", "species_thresholds", "fusion")
-_NOT_SCORES = ("seconds", "status", "error", "scored_with", *_DECIDING)
+_NOT_SCORES = ("seconds", "status", "error", "scored_with", MEMBERS_BY_FOLD, *_DECIDING)
 
 
 def make_best_bundle(

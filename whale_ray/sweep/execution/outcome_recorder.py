@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
+from whale_ray.sweep.analysis.ensemble_choice import cross_fit_members
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.trial_queue import TrialQueue
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
@@ -11,7 +14,7 @@ from whale_ray.sweep.run_folder.checkpoints import drop_weights
 from whale_ray.sweep.run_folder.leaderboard import kept_weights, sweep_leaderboard, write_leaderboard
 from whale_ray.sweep.run_folder.record_index import RecordIndex
 from whale_ray.sweep.run_folder.records import Record
-from whale_ray.sweep.trials.ensemble import choose_members, make_ensemble
+from whale_ray.sweep.trials.ensemble import choose_members, make_ensemble, ranked_trials
 from whale_ray.sweep.trials.scoring import scoring_of
 
 
@@ -56,11 +59,21 @@ class TrialOutcomes:
         record = self._index.reload(trial)
         self._index.write_result(trial, {**record.result, "status": "failed", "error": error})
 
-    def make_ensemble(self) -> None:
-        """Join the best trials if the sweep asks for it; the ensemble becomes a row of the leaderboard."""
-        made = make_ensemble(self._quota.members(self.leaderboard()), self._index.folder, scoring_of(self._sweep))
-        if made is not None:
-            self._index.reload(made.trial)
+    def make_ensemble(self, say: Callable[[str], None]) -> None:
+        """Join the best trials if the sweep asks for it; the ensemble becomes a row of the leaderboard.
+
+        For the headline, it is also scored with the members that each fold's other queries choose.
+
+        Args:
+            say: Prints the progress.
+        """
+        table, scoring = self.leaderboard(), scoring_of(self._sweep)
+        made = make_ensemble(self._quota.members(table), self._index.folder, scoring)
+        if made is None:
+            return
+        trials = ranked_trials(table, self._index.records())
+        cross_fit_members(made, trials, scoring, count=self._sweep.fixed["search.ensemble"], say=say)
+        self._index.reload(made.trial)
 
     def leaderboard(self) -> pd.DataFrame:
         """Return the leaderboard of the indexed records, best first."""
@@ -93,4 +106,4 @@ class CheckpointQuota:
             table: The leaderboard.
         """
         wanted = self._sweep.fixed["search.ensemble"]
-        return choose_members(table, self._index.records(), wanted) if wanted else []
+        return choose_members(ranked_trials(table, self._index.records()), wanted) if wanted else []

@@ -58,7 +58,7 @@ def build_result(page: ReportContext) -> ResultSection:
     headline = (
         write_headline(page.records, best, page.objective, comparison=quoted, unknown_label=unknown) if best else None
     )
-    mix = describe_mix(best.result, page.objective) if best else ""
+    mix = describe_mix(best.result, page.objective, quoted) if best else ""
     return ResultSection(headline, mix, describe(best) if best else "", quoted is not None, shares_lead)
 
 

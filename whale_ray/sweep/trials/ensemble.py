@@ -6,12 +6,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from whale_ray.learning.encoders.ensemble import join_encoders
+from whale_ray.retrieval.evaluation.evaluate import Evaluation
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights, save_weights
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
 from whale_ray.sweep.run_folder.records import Record, read_record, read_records, write_record, write_result
@@ -20,20 +22,30 @@ from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, wri
 
 KIND = "ensemble"
 MEMBERS = "members"
+MEMBERS_BY_FOLD = "members_by_fold"
+"""Entry of result.json: the members that the queries outside each fold choose."""
 
 
-def choose_members(table: pd.DataFrame, records: Sequence[Record], count: int) -> list[Record]:
-    """Return the trials to join: the best of each encoder, then the others, best first.
-
-    Only trials with the image size and resize mode of the best one can be joined; baselines and repeats are left out.
+def ranked_trials(table: pd.DataFrame, records: Sequence[Record]) -> list[Record]:
+    """Return the finished trials that an ensemble may join, best first, without baselines and repeats.
 
     Args:
         table: The leaderboard.
         records: The trials.
-        count: Number of members; fewer are returned if there are no more.
     """
     by_id = {record.trial: record for record in records if record.kind == "trial"}
-    ranked = [by_id[trial] for trial in finished_trials(table) if trial in by_id]
+    return [by_id[trial] for trial in finished_trials(table) if trial in by_id]
+
+
+def choose_members(ranked: Sequence[Record], count: int) -> list[Record]:
+    """Return the trials to join: the best of each encoder, then the others, best first.
+
+    Only trials with the image size and resize mode of the best one can be joined.
+
+    Args:
+        ranked: The trials, best first.
+        count: Number of members; fewer are returned if there are no more.
+    """
     alike = [record for record in ranked if _pictures(record) == _pictures(ranked[0])]
     first_of = {record.settings["model"]["encoder"]: record for record in reversed(alike)}
     leading = [record for record in alike if record is first_of[record.settings["model"]["encoder"]]]
@@ -65,6 +77,27 @@ def forget_unfinished(run: Path) -> None:
             shutil.rmtree(record.folder)
 
 
+@dataclass(frozen=True)
+class ScoredEnsemble:
+    """Joined embeddings of trials, their table and scores."""
+
+    views: Views
+    table: pd.DataFrame
+    evaluation: Evaluation
+
+
+def score_members(members: Sequence[Record], scoring: Scoring) -> ScoredEnsemble:
+    """Return the joined embeddings of trials and their scores; nothing is written.
+
+    Args:
+        members: The trials to join.
+        scoring: Retrieval settings and objective.
+    """
+    views, table = _join_embeddings([member.folder for member in members])
+    run, settings = members[0].folder.parents[1], members[0].settings
+    return ScoredEnsemble(views, table, score_trial(views, table, scoring=scoring, settings=settings, run=run))
+
+
 def join_members(members: Sequence[Path], folder: Path) -> tuple[Views, pd.DataFrame]:
     """Join the embeddings of trials and, if all kept them, their weights; write and return views and table.
 
@@ -72,30 +105,38 @@ def join_members(members: Sequence[Path], folder: Path) -> tuple[Views, pd.DataF
         members: Folders of the trials.
         folder: Folder of the ensemble.
     """
+    views, table = _join_embeddings(members)
+    _join_weights(members, folder)
+    write_embeddings(views, table, folder)
+    return views, table
+
+
+def _join_embeddings(members: Sequence[Path]) -> tuple[Views, pd.DataFrame]:
     read = [read_embeddings(member) for member in members]
-    table = read[0][1]
-    views = {name: _joined([views[name] for views, _ in read]) for name in ("plain", "flip")}
+    return {name: _joined([views[name] for views, _ in read]) for name in ("plain", "flip")}, read[0][1]
+
+
+def _join_weights(members: Sequence[Path], folder: Path) -> None:
     checkpoints = [member / "checkpoint" for member in members]
     if all((checkpoint / WEIGHTS).exists() for checkpoint in checkpoints):
         recipes = [json.loads((checkpoint / RECIPE).read_text()) for checkpoint in checkpoints]
         weights = [load_weights(checkpoint / WEIGHTS) for checkpoint in checkpoints]
         save_weights(*join_encoders(recipes, weights), folder / "checkpoint")
-    write_embeddings(views, table, folder)
-    return views, table
 
 
 def _score(members: Sequence[Record], folder: Path, scoring: Scoring) -> None:
     settings = {**members[0].settings, MEMBERS: [member.trial for member in members]}
     write_record(folder, kind=KIND, point={}, settings=settings, data_fingerprint=members[0].data_fingerprint)
-    views, table = join_members([member.folder for member in members], folder)
-    evaluation = score_trial(views, table, scoring=scoring, settings=settings, run=folder.parents[1])
-    write_scores(evaluation, folder)
+    _join_weights([member.folder for member in members], folder)
+    scored = score_members(members, scoring)
+    write_embeddings(scored.views, scored.table, folder)
+    write_scores(scored.evaluation, folder)
     sums = {
         name: sum(member.result.get(name) or 0 for member in members)
         for name in ("epochs", "seconds", "milliseconds_per_image")
     }
-    ended = {"status": "finished", "error": "", "embedding_size": views["plain"].shape[1]}
-    write_result(folder, {**figures_of(evaluation, scoring), **sums, **ended})
+    ended = {"status": "finished", "error": "", "embedding_size": scored.views["plain"].shape[1]}
+    write_result(folder, {**figures_of(scored.evaluation, scoring), **sums, **ended})
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

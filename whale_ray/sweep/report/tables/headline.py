@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whale_ray.retrieval.evaluation.query_clusters import nan_to_none
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES, averages_individuals, query_score
 from whale_ray.sweep.analysis.trial_comparison import Comparison
 from whale_ray.sweep.report.plots.curves import describe, is_share
 from whale_ray.sweep.run_folder.records import Record
+from whale_ray.sweep.trials.ensemble import KIND, MEMBERS_BY_FOLD
 
 ABSENT = "\N{EN DASH}"
 _BASELINES_SHOWN = 3
@@ -48,7 +50,7 @@ def write_headline(
         records: All trials, best first.
         best: The best finished trial.
         objective: Name of the score.
-        comparison: If given, the quoted figure is cross-fitted over trials.
+        comparison: If given, the quoted figure is cross-fitted over trials and over the members of an ensemble.
         unknown_label: Label of unknown individuals.
     """
     result = best.result
@@ -63,6 +65,7 @@ def write_headline(
     names = [objective, "recall@1", "map@5", *reversed(INDIVIDUAL_SCORES), *study]
     scores = tuple(dict.fromkeys(names))
     lines = [
+        *_chosen_by_others(comparison, scores),
         _line("Best trial", describe(best), "c0", result, scores),
         *_baselines(records, best, scores),
         *_limits(result, scores, unknown_label),
@@ -71,9 +74,32 @@ def write_headline(
         because = f"{result.get('reason') or 'it was not measured'}. The trials are in no order"
         return Headline(f"There is no figure for {objective}:", "", f"{because}.", "", scores, tuple(lines))
     beside = _beside(records, best, objective)
-    joined = " Which trials it joins was chosen by all of these queries, so the score is slightly too high."
-    ending = f"{after}{interval}.{joined if best.kind == 'ensemble' else ''}"
+    ending = f"{after}{interval}.{_choice_of_members(best, is_cross_fitted=comparison is not None)}"
     return Headline(before, show_score(value, objective), ending, beside, scores, tuple(lines))
+
+
+def _choice_of_members(best: Record, *, is_cross_fitted: bool) -> str:
+    """Return a sentence on the queries that chose the members of an ensemble; "" for another trial."""
+    if best.kind != KIND:
+        return ""
+    if not is_cross_fitted or MEMBERS_BY_FOLD not in best.result:
+        return " Which trials it joins was chosen by all of these queries, so the score is slightly too high."
+    sets = len({tuple(sorted(members)) for members in best.result[MEMBERS_BY_FOLD]})
+    found = "the same members each time" if sets == 1 else f"{sets} different sets of members"
+    return f" The queries of each fifth are answered by the ensemble that the other four fifths choose: {found}."
+
+
+def _chosen_by_others(comparison: Comparison | None, scores: Sequence[str]) -> list[Line]:
+    """Return the line of the cross-fitted scores, by query and by individual."""
+    if comparison is None:
+        return []
+    cells = []
+    for name in scores:
+        found = comparison.scores.get(name)
+        low, high = (nan_to_none(found.low), nan_to_none(found.high)) if found else (None, None)
+        cells.append((name, found.value if found else None, low, high))
+    note = "trial, members, setting and threshold chosen on four fifths of the queries, scored on the last; quote this"
+    return [Line("Cross-fitted", note, "c0", tuple(cells))]
 
 
 def _sentence(objective: str) -> tuple[str, str]:

@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES, MAP, averages_individuals, query_score
+from whale_ray.sweep.analysis.trial_comparison import Comparison
 from whale_ray.sweep.report.tables.headline import is_number, show_score
 
 _SIZES = {"1-3": "1 to 3 gallery photographs", "4-9": "4 to 9", "10+": "10 or more"}
 
 
-def describe_mix(result: Mapping[str, Any], objective: str) -> str:
+def describe_mix(result: Mapping[str, Any], objective: str, comparison: Comparison | None = None) -> str:
     """Return the mix of a trial's known queries with the score of each class; "" if the trial has no mix.
 
     Args:
         result: Result of the trial.
         objective: Name of the score of the headline; the mix shows map@5 or recall@1, averaged as the objective.
+        comparison: If given, the other average is cross-fitted over trials.
     """
     rows = [row for row in result.get("mix") or () if row["queries"]]
     if not rows:
@@ -30,6 +32,9 @@ def describe_mix(result: Mapping[str, Any], objective: str) -> str:
     if shown == MAP:
         classes += _unknown_queries(result, rows)
     mix = f"The score holds for this mix of animals ({shown} of each class): {'; '.join(classes)}."
+    if comparison is not None and other in comparison.scores:
+        found = comparison.scores[other]
+        result = {other: found.value, f"{other}_low": found.low, f"{other}_high": found.high}
     return mix + _beside(result, other)
 
 

@@ -1,0 +1,83 @@
+"""Cross-fitted choice of an ensemble's members: for each fold of queries, the ensemble that the other folds choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from whale_ray.atomic_files import replaced_atomically
+from whale_ray.retrieval.evaluation.query_clusters import FOLDS
+from whale_ray.sweep.analysis.per_query_scores import read_queries, score_queries
+from whale_ray.sweep.run_folder.records import Record, write_result
+from whale_ray.sweep.trials.ensemble import KIND, MEMBERS, MEMBERS_BY_FOLD, choose_members, score_members
+from whale_ray.sweep.trials.scoring import Scoring
+
+_FILE = "queries_by_fold.parquet"
+
+
+def cross_fit_members(
+    ensemble: Record, records: Sequence[Record], scoring: Scoring, *, count: int, say: Callable[[str], None]
+) -> bool:
+    """Write the queries of the ensemble that each fold's other queries choose; return whether something was written.
+
+    Distinct sets of members are few: an ensemble is joined and scored once for each set that differs from its own, at
+    most `FOLDS` times, and needs no training. Nothing is done if the file holds these sets already.
+
+    Args:
+        ensemble: The ensemble of all queries.
+        records: The trials, best first.
+        scoring: Retrieval settings and objective.
+        count: Number of members.
+        say: Prints the progress.
+    """
+    if ensemble.kind != KIND:
+        return False
+    trials = [one for one in records if one.kind == "trial" and one.status == "finished"]
+    chosen = [choose_members(ranked, count) for ranked in rank_by_fold(trials, scoring.objective)]
+    names = [sorted(member.trial for member in members) for members in chosen]
+    if not names or any(len(members) < 2 for members in names) or ensemble.result.get(MEMBERS_BY_FOLD) == names:
+        return False
+    own = sorted(ensemble.settings[MEMBERS])
+    found: dict[tuple[str, ...], pd.DataFrame] = {tuple(own): read_queries(ensemble)}
+    for members, key in zip(chosen, map(tuple, names), strict=True):
+        if key not in found:
+            say(f"the ensemble of {' and '.join(key)}, which other queries choose, is scored for the headline")
+            found[key] = score_members(members, scoring).evaluation.queries
+    tables = [found[tuple(key)].assign(left_out=fold) for fold, key in enumerate(names)]
+    with replaced_atomically(ensemble.folder / _FILE) as draft:
+        pd.concat(tables, ignore_index=True).to_parquet(draft, index=False)
+    write_result(ensemble.folder, {**ensemble.result, MEMBERS_BY_FOLD: names})
+    return True
+
+
+def rank_by_fold(trials: Sequence[Record], objective: str) -> list[list[Record]]:
+    """Return the trials by their score on the queries outside each fold, best first; [] without queries.
+
+    Args:
+        trials: The trials, best first; the order decides between equal ones.
+        objective: Name of the score.
+    """
+    tables = [score_queries(read_queries(trial), objective) for trial in trials]
+    if not tables or any(table.empty for table in tables):
+        return []
+    ranked = []
+    for fold in range(FOLDS):
+        means = [float(table.loc[table["fold"] != fold, "score"].mean()) for table in tables]
+        order = np.argsort(-np.nan_to_num(means, nan=-1.0), kind="stable")
+        ranked.append([trials[place] for place in order])
+    return ranked
+
+
+def queries_by_fold(record: Record) -> Mapping[int, pd.DataFrame]:
+    """Return, by fold, the queries of the ensemble that the other folds choose; of any other trial its own queries.
+
+    An ensemble of an earlier version has its own as well: its members are those that all queries choose.
+    """
+    path = record.folder / _FILE
+    if MEMBERS_BY_FOLD not in record.result or not path.exists():
+        own = read_queries(record)
+        return dict.fromkeys(range(FOLDS), own)
+    every = pd.read_parquet(path)
+    return {fold: every[every["left_out"] == fold].drop(columns="left_out") for fold in range(FOLDS)}
