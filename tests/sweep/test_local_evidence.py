@@ -28,6 +28,9 @@ from whale_ray.sweep.execution.export_bundle import make_bundle
 from whale_ray.sweep.execution.gather_local_evidence import gather_local_evidence
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
+from whale_ray.sweep.report.example_matches import find_examples
+from whale_ray.sweep.report.keypoint_pictures import with_keypoints
+from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
 from whale_ray.sweep.run_folder.local_evidence import read_local_evidence
 from whale_ray.sweep.run_folder.records import Record, read_record
@@ -223,6 +226,8 @@ def test_a_bundle_of_another_setting_has_no_keypoint_files(
     made = make_bundle(plain, dataset, run=tmp_path, examples=0, thumbnails=False)
     assert not [*made.rglob("local.npz")]
     assert Bundle.load(made).keypoints is None
+    assert "Keypoints" not in (made / "README.md").read_text()
+    assert "- Keypoints: sift" in (run / "best" / "README.md").read_text()
     assert made.name != (run / "best").resolve().name
 
 
@@ -251,3 +256,23 @@ def test_scores_of_each_setting_are_the_same_when_computed_again(record: Record,
     assert images.equals(kept[0])
     np.testing.assert_array_equal(scores, kept[1])
     assert (scores[:, 0] != scores[:, 1]).any()
+
+
+def test_examples_of_the_report_show_the_matched_keypoints(record: Record, photographs: Path) -> None:
+    pictures = Photographs(photographs / "train")
+    examples = find_examples(record, pictures)
+    assert with_keypoints(examples, "none", pictures) == examples
+    shown = with_keypoints(examples, "sift", pictures)
+    for one in (*shown.mistakes, *shown.right):
+        assert [(each.role, each.individual) for each in one.keypoints] == [
+            (answer.role, answer.individual) for answer in one.answers[: len(one.keypoints)]
+        ]
+        assert one.keypoints[0].data.startswith("data:image/jpeg;base64,")
+    assert all(len(one.keypoints) == len(one.answers) for one in shown.mistakes)
+    assert [len(one.keypoints) for one in shown.right] == [1] * len(shown.right)
+
+
+def test_examples_without_photographs_have_no_keypoints(record: Record, tmp_path: Path) -> None:
+    pictures = Photographs(tmp_path)
+    shown = with_keypoints(find_examples(record, pictures), "sift", pictures)
+    assert not any(one.keypoints for one in (*shown.mistakes, *shown.right))

@@ -88,6 +88,7 @@ def _markdown(manifest: Mapping[str, Any]) -> str:
             "",
             f"- Encoder: {encoders}, {manifest['embedding_size']} dimensions",
             f"- Retrieval: {retrieval}",
+            *_keypoint_line(manifest),
             f"- Probably new: {_what_is_new(manifest)}",
             f"- Data: fingerprint {manifest['data_fingerprint']}",
             *_runtime_line(manifest),
@@ -154,6 +155,16 @@ def _by_species(manifest: Mapping[str, Any]) -> list[str]:
 def _runtime_line(manifest: Mapping[str, Any]) -> list[str]:
     named = manifest.get("runtime")
     return [f"- Runs on: {named['name']}: {named['reason']}"] if named else []
+
+
+def _keypoint_line(manifest: Mapping[str, Any]) -> list[str]:
+    if chosen_setting(manifest["retrieval"]).local == "none":
+        return []
+    size = manifest.get("keypoint_bytes", 0)
+    return [
+        f"- Keypoints: {manifest['retrieval']['local']}, fused with the embedding by logistic regression; "
+        f"{size / 1e6:.1f} MB for the gallery, {size / max(manifest['images'], 1) / 1e3:.0f} kB a photograph"
+    ]
 
 
 def _what_is_new(manifest: Mapping[str, Any]) -> str:

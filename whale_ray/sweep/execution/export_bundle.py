@@ -138,6 +138,7 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     if license_id != UNSTATED:  # without it, bundles keep the IDs that they had before the setting
         manifest["license"] = license_id
     keypoints = gallery_keypoints(dataset, table["image"], setting.local)
+    manifest |= {} if keypoints is None else {"keypoint_bytes": keypoints.gallery.nbytes}
     manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies, keypoints)}"
     return BundleContents(
         manifest=manifest,

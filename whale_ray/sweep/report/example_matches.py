@@ -16,7 +16,7 @@ from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
 from whale_ray.sweep.report.match_maps import MatchMap, Pair
-from whale_ray.sweep.report.thumbnails import Photographs
+from whale_ray.sweep.report.thumbnails import KeypointPicture, Photographs
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
@@ -73,6 +73,7 @@ class Example:
         rank: Rank of the right individual; 0 if it is absent.
         sure: Probability of the first answer; NaN if uncalibrated.
         sights: Occlusion maps.
+        keypoints: Pictures of matched keypoints.
     """
 
     query: Picture
@@ -80,6 +81,7 @@ class Example:
     rank: int
     sure: float
     sights: tuple[Sight, ...] = ()
+    keypoints: tuple[KeypointPicture, ...] = ()
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

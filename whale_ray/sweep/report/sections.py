@@ -21,6 +21,7 @@ from whale_ray.sweep.analysis.importance import judge_importance, write_importan
 from whale_ray.sweep.planning.dataset import catalog_of
 from whale_ray.sweep.report.context import ReportContext
 from whale_ray.sweep.report.example_matches import Examples, find_examples, missing_files, with_maps
+from whale_ray.sweep.report.keypoint_pictures import with_keypoints
 from whale_ray.sweep.report.label_review import REVIEW, Shown, show_review, write_review
 from whale_ray.sweep.report.match_maps import MatchMaps, map_matches
 from whale_ray.sweep.report.plots.curves import Plot, describe, looks_of, plot_learning, plot_recall
@@ -164,6 +165,8 @@ def build_examples(page: ReportContext) -> ExamplesSection:
     if page.best is None or missing:
         return ExamplesSection(None, missing, None)
     examples = find_examples(page.best, page.photographs)
+    if not page.live:
+        examples = with_keypoints(examples, chosen_setting(page.best.result).local, page.photographs)
     if page.live or not examples.mistakes:
         return ExamplesSection(examples, (), None)
     shown = (one for one in examples.mistakes if all(picture.data for picture in (one.query, *one.answers)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,23 @@ _QUALITY = 72
 # Regions that support the match and regions that contradict it, in colors that color-blind readers distinguish.
 _FOR, _AGAINST = (255, 120, 0), (40, 110, 255)
 _THICKEST = 0.72
+
+
+@dataclass(frozen=True)
+class KeypointPicture:
+    """Query and answer side by side, joined by the lines of their verified keypoint matches.
+
+    Attributes:
+        role: Role of the answer.
+        individual: Individual of the answer.
+        data: Data URI.
+        inliers: Number of verified matches.
+    """
+
+    role: str
+    individual: str
+    data: str
+    inliers: int
 
 
 class Photographs:
@@ -95,4 +113,9 @@ def _spread(strengths: np.ndarray, frame: Box, size: tuple[int, int]) -> np.ndar
 def _uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return jpeg_uri(buffer.getvalue())
+
+
+def jpeg_uri(data: bytes) -> str:
+    """Return JPEG bytes as a data URI."""
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

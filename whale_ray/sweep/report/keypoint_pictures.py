@@ -1,0 +1,67 @@
+"""Pictures of the matched keypoints of example queries, for a best trial that ranks by local features too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture
+from whale_ray.retrieval.local.match_drawing import draw_matches
+from whale_ray.retrieval.local.verification import verify
+from whale_ray.sweep.report.example_matches import Example, Examples
+from whale_ray.sweep.report.thumbnails import SIDE, KeypointPicture, Photographs, jpeg_uri
+
+
+def with_keypoints(examples: Examples, kind: str, photographs: Photographs) -> Examples:
+    """Return the examples with a picture of matched keypoints for each mistake, and the first answer of the others.
+
+    Args:
+        examples: The examples.
+        kind: Kind of the local features of the best trial's setting; `none` for no pictures.
+        photographs: The photographs.
+    """
+    if kind == "none":
+        return examples
+    drawer = _Drawer(kind, photographs)
+    return Examples(
+        mistakes=tuple(drawer.drawn(one, 2) for one in examples.mistakes),
+        strangers=tuple(drawer.drawn(one, 1) for one in examples.strangers),
+        right=tuple(drawer.drawn(one, 1) for one in examples.right),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    picture: np.ndarray
+    features: LocalFeatures
+
+
+class _Drawer:
+    """Finds the keypoints of each photograph once."""
+
+    def __init__(self, kind: str, photographs: Photographs) -> None:
+        self._kind, self._photographs = kind, photographs
+        self._found: dict[str, _Found | None] = {}
+
+    def drawn(self, example: Example, count: int) -> Example:
+        """Return the example with the pictures of its first `count` answers."""
+        query = self._keypoints(example.query.image)
+        pictures = []
+        for answer in example.answers[:count]:
+            other = self._keypoints(answer.image)
+            if query is None or other is None:
+                continue
+            verified = verify(query.features, other.features)
+            jpeg = draw_matches(query.picture, other.picture, verified, side=SIDE)
+            pictures.append(KeypointPicture(answer.role, answer.individual, jpeg_uri(jpeg), verified.inliers))
+        return replace(example, keypoints=tuple(pictures))
+
+    def _keypoints(self, image: str) -> _Found | None:
+        if image not in self._found:
+            photograph, _ = self._photographs.open(image)
+            self._found[image] = None
+            if photograph is not None:
+                picture = local_picture(photograph)
+                self._found[image] = _Found(picture, extract_features(picture, self._kind))
+        return self._found[image]
