@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from whale_ray import __version__
-from whale_ray.commands import bundles, data, export, services, sweeps
+from whale_ray.commands import bundles, data, discover, export, services, sweeps
 from whale_ray.sweep.command import EXAMPLES, sweep
 from whale_ray.verbosity import set_verbosity
 
@@ -23,6 +23,7 @@ application.command(epilog=data.SYNTH_EXAMPLE)(data.synth)
 application.command(epilog=data.AUDIT_EXAMPLES)(data.audit)
 application.command(epilog=export.EXPORT_EXAMPLES)(export.export)
 application.command(epilog=data.REVIEW_EXAMPLES)(data.apply_review)
+application.command(epilog=discover.DISCOVER_EXAMPLES)(discover.discover)
 application.command(epilog=sweeps.SPEC_EXAMPLE)(sweeps.spec)
 application.command(epilog=sweeps.REPORT_EXAMPLES)(sweeps.report)
 application.command(epilog=bundles.SUBMIT_EXAMPLE)(bundles.submit)

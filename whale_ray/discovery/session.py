@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from whale_ray.data.catalog import Catalog
 from whale_ray.discovery.grouping import Grouping, PairQuestion
 from whale_ray.discovery.records.answer_tables import NewAnswer
@@ -102,6 +104,10 @@ class DiscoverySession:
         answers = self.row_answers()
         done = {frozenset(pair) for pairs in (answers.same, answers.different, answers.undecided) for pair in pairs}
         return [one for one in self.state.grouping.questions if frozenset((one.first, one.second)) not in done]
+
+    def training_table(self) -> pd.DataFrame:
+        """Return the training table of the last clustering, as table.csv has it."""
+        return self._training_table(self.state)
 
     def row_answers(self) -> RowAnswers:
         """Return the valid answers about photographs that are there."""
@@ -203,6 +209,9 @@ class DiscoverySession:
         names, kept = name_clusters(grouping.labels, self.images, self.individuals, earlier=self.folder.read_names())
         self.folder.write_names(kept)
         write_grouping(self.folder, grouping, self.images, names)
-        table = training_rows(self.catalog, grouping, self.images, names, singles=self._singles)
-        write_training_table(self.folder, table)
-        return DiscoveryState(number, grouping, names)
+        state = DiscoveryState(number, grouping, names)
+        write_training_table(self.folder, self._training_table(state))
+        return state
+
+    def _training_table(self, state: DiscoveryState) -> pd.DataFrame:
+        return training_rows(self.catalog, state.grouping, self.images, state.names, singles=self._singles)

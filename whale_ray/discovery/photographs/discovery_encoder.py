@@ -61,3 +61,14 @@ def open_frozen_encoder(name: str, *, weights: str = "pretrained") -> tuple[Froz
 def bundle_fingerprint(bundle: Bundle) -> str:
     """Return what decides the embeddings of a bundle: its id, the hash of its weights and its views."""
     return f"{bundle.id} {bundle.card['files']['encoder.safetensors'][:16]} {bundle.setting.flip}"
+
+
+def is_trained_on_gallery(bundle: Bundle) -> bool:
+    """Return whether encoder or whitening were trained on the animals of the gallery.
+
+    Pairs of these animals then look more different than pairs of other animals, and say nothing about them.
+    """
+    recipe = bundle.card["encoder"]
+    members = recipe.get("members", [recipe])
+    is_frozen = all(one.get("freeze") == "trunk" and one.get("neck") == "none" for one in members)
+    return not is_frozen or bundle.setting.whiten == "learned"

@@ -74,5 +74,5 @@ def with_labels(catalog: Catalog, path: Path, *, image_column: str = "Image", la
         listed = [f"  {one}" for one in [*faults[:_MAX_LISTED], *more]]
         raise DataError("\n".join([f"{path} cannot be used, nothing was started:", *listed]))
     given = {image: individual for image, (individual, _) in names.items() if individual}
-    individuals = catalog.table["image"].map(given).fillna(catalog.table["individual"])
+    individuals = [given.get(*row) for row in zip(catalog.table["image"], catalog.table["individual"], strict=True)]
     return replace(catalog, table=catalog.table.assign(individual=individuals))

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import joblib
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from whale_ray.atomic_files import replaced_atomically
@@ -76,8 +77,9 @@ def embed_photographs(
     starts = range(0, len(wanted), _BATCH)
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         batches = _decoded_batches(pool, catalog, wanted, embedder.geometry, undecodable)
-        shown = track(batches, "embedding photographs", total=len(starts), disable=not progress, transient=True)
-        for count, (names, arrays) in enumerate(shown, start=1):
+        hidden = not (progress and Console().is_terminal)
+        tracked = track(batches, "embedding photographs", total=len(starts), disable=hidden, transient=True)
+        for count, (names, arrays) in enumerate(tracked, start=1):
             if arrays:
                 vectors = np.asarray(embedder.embed(arrays)).astype(np.float16)
                 kept |= {keys[name]: vector for name, vector in zip(names, vectors, strict=True)}

@@ -30,7 +30,8 @@ def write_photographs(folder: DiscoveryFolder, catalog: Catalog, undecodable: Ma
     names = table["individual"].where(table["individual"] != catalog.unknown_label, "")
     columns = {"Image": table["image"].map(as_cell), "file": table["file"].map(as_cell)}
     columns |= {side: table[side] for side in BOX}
-    columns |= {"name": names.map(as_cell), "fault": table["image"].map(undecodable).fillna("").map(as_cell)}
+    faults = pd.Series([as_cell(undecodable.get(image, "")) for image in table["image"]], table.index)
+    columns |= {"name": names.map(as_cell), "fault": faults}
     _write(folder.photographs, pd.DataFrame(columns))
 
 

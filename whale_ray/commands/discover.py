@@ -1,0 +1,247 @@
+"""Command `discover`: individuals in photographs without names."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whale_ray.commands.options import DataSettings, exits_with_message
+from whale_ray.errors import InputError
+from whale_ray.verbosity import is_quiet
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from whale_ray.data.catalog import Catalog
+    from whale_ray.discovery.photographs.photograph_embeddings import Embedder
+    from whale_ray.discovery.records.discovery_folder import DiscoveryFolder
+    from whale_ray.discovery.session import DiscoverySession
+    from whale_ray.inference.predictor import Bundle
+
+DISCOVER_EXAMPLES = """
+Examples:
+
+  whale-ray discover photographs/ --bundle runs/quickstart/best
+
+  whale-ray discover photographs/ --bundle runs/quickstart/best --labels named.csv --out monterey
+
+  whale-ray discover photographs/ --no-page
+
+  whale-ray discover photographs/ --answers discover/questions.csv --no-page
+"""
+
+
+@exits_with_message
+def discover(
+    photographs: Annotated[Path, typer.Argument(help="A folder of photographs, or of a data set.")],
+    bundle: Annotated[
+        str | None, typer.Option(help="A bundle that embeds them: a folder, hf://… or s3://…. Default: --encoder.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="A table Image,Id of photographs with a name.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the discovery. The same folder continues it.")] = Path(
+        "discover"
+    ),
+    answers: Annotated[
+        Path | None, typer.Option(help="Take answers from a filled questions.csv, or from another answers.jsonl.")
+    ] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Open a web page on which to compare pairs.")] = True,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)] = 8100,
+    person: Annotated[str | None, typer.Option(help="Name saved with answers. Default: the login name.")] = None,
+    singles: Annotated[
+        str, typer.Option(help="Photographs alone in a cluster, in table.csv: unknown, named or omitted.")
+    ] = "unknown",
+    encoder: Annotated[
+        str, typer.Option(help="Frozen encoder without --bundle, as model.encoder.")
+    ] = "torchvision:mobilenet_v2",
+    weights: Annotated[str, typer.Option(help="Its weights: pretrained or a file.")] = "pretrained",
+    set_: DataSettings = None,
+) -> None:
+    """Find the individuals in photographs without names: clusters, questions for a person, a training table."""
+    from whale_ray.discovery.records.discovery_folder import DiscoveryFolder
+    from whale_ray.discovery.records.result_tables import SINGLES
+    from whale_ray.discovery.review_server.server import serve_review_page
+
+    if singles not in SINGLES:
+        raise InputError(f"--singles is one of {', '.join(SINGLES)}, but got {singles!r}. Choose one of these")
+    catalog = _read_photographs(photographs, labels, set_ or [])
+    folder, name = DiscoveryFolder(out), _name_of(person)
+    with folder.opened(catalog.folder):
+        session = _open_session(folder, catalog, _open_encoder(bundle, encoder, weights), singles=singles)
+        if answers is not None:
+            _take_answers(session, answers, name)
+        _print_summary(session)
+        if page:
+            serve_review_page(session, host=host, port=port, person=name, say=typer.echo)
+            _print_summary(session)
+        _print_next_steps(session, photographs)
+
+
+def _name_of(person: str | None) -> str:
+    try:
+        return getpass.getuser() if person is None else person
+    except (OSError, KeyError):  # a container's user without an entry
+        return ""
+
+
+def _read_photographs(folder: Path, labels: Path | None, overrides: list[str]) -> Catalog:
+    """Return the photographs of a data set or of a plain folder; a folder per individual has to be chosen."""
+    from whale_ray.data.formats.data_layout import DataLayout
+    from whale_ray.data.formats.registry import FORMATS
+    from whale_ray.discovery.photographs.named_photographs import photographs_in_folder, with_labels
+    from whale_ray.sweep.config.sweep_spec import data_settings
+    from whale_ray.sweep.planning.dataset import TABLE_SETTINGS, catalog_of
+
+    settings = data_settings(folder, overrides)
+    layout = DataLayout(folder, **{name: settings[name] for name in TABLE_SETTINGS if name in settings})
+    others: dict[str, str] = {}
+    chosen = settings["format"] != "auto" or any(option.startswith("data.table=") for option in overrides)
+    formats = [FORMATS[name] for name in ("kaggle", "wildlife", "coco")]
+    if chosen or (folder.is_dir() and any(one.recognize(layout) for one in formats)):
+        catalog = catalog_of(settings)
+    else:
+        boxes = settings["boxes"]
+        catalog, others = photographs_in_folder(
+            folder, boxes=None if boxes is None else Path(boxes), unknown_label=settings["unknown_label"]
+        )
+    if labels is not None:
+        columns = {name: settings[name] for name in ("image_column", "label_column")}
+        catalog = with_labels(catalog, labels, **columns)
+    for name, reason in list(others.items())[:5]:
+        typer.echo(f"{name} is left out: {reason}", err=True)
+    if len(others) > 5:
+        typer.echo(f"{len(others) - 5} more files are left out", err=True)
+    named = catalog.table["individual"] != catalog.unknown_label
+    individuals = catalog.table.loc[named, "individual"].nunique()
+    typer.echo(f"{len(catalog.table)} photographs, {int(named.sum())} of them named ({individuals} individuals)")
+    return catalog
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """An encoder, its fingerprint, and named photographs of other animals that pairs are calibrated on."""
+
+    embedder: Embedder
+    fingerprint: str
+    shown: str
+    bundle: Bundle | None = None
+
+
+def _open_encoder(bundle: str | None, encoder: str, weights: str) -> _Encoder:
+    from whale_ray.discovery.photographs.discovery_encoder import bundle_fingerprint, open_frozen_encoder
+
+    if bundle is None:
+        frozen, fingerprint = open_frozen_encoder(encoder, weights=weights)
+        return _Encoder(frozen, fingerprint, f"{encoder} (frozen)")
+    from whale_ray.inference.predictor import Bundle
+
+    loaded = Bundle.load(bundle)
+    return _Encoder(loaded, bundle_fingerprint(loaded), loaded.id, loaded)
+
+
+def _open_session(folder: DiscoveryFolder, catalog: Catalog, encoder: _Encoder, *, singles: str) -> DiscoverySession:
+    """Embed, calibrate and cluster the photographs, with a line for each step."""
+    from whale_ray.discovery.photograph_grouper import PhotographGrouper, calibrate_pairs
+    from whale_ray.discovery.photographs.photograph_embeddings import embed_photographs
+    from whale_ray.discovery.records.result_tables import write_photographs
+    from whale_ray.discovery.session import DiscoverySession
+
+    say = _step_printer()
+    say(f"decoding and embedding with {encoder.shown} …")
+    found = embed_photographs(
+        catalog, encoder.embedder, model=encoder.fingerprint, path=folder.embeddings, progress=not is_quiet()
+    )
+    say(f"  {found.embedded} embedded now, {len(found.rows) - found.embedded} already in {folder.embeddings}")
+    for name, reason in found.undecodable.items():
+        typer.echo(f"{name} cannot be decoded and is left out: {reason}", err=True)
+    write_photographs(folder, catalog, found.undecodable)
+    rows = catalog.table.iloc[found.rows]
+    individuals = rows["individual"].where(rows["individual"] != catalog.unknown_label, "").tolist()
+    say("comparing all pairs …")
+    named = _named_sets(found.vectors, individuals, encoder.bundle, set(rows["image"]))
+    calibration = calibrate_pairs(found.vectors, named)
+    if calibration.source:
+        say(f"  probabilities and threshold are learned on {calibration.source}")
+    else:
+        say("  too few names of other animals to learn from: probabilities are a guess. Name some with --labels")
+    say("clustering …")
+    group = PhotographGrouper(found.vectors, individuals, calibration)
+    return DiscoverySession(folder, catalog, rows["image"].tolist(), group, singles=singles)
+
+
+def _step_printer() -> Callable[[str], None]:
+    return (lambda text: None) if is_quiet() else typer.echo
+
+
+def _named_sets(
+    vectors: np.ndarray, individuals: list[str], bundle: Bundle | None, images: set[str]
+) -> tuple[tuple[str, np.ndarray, np.ndarray], ...]:
+    """Return the named photographs that pairs can be calibrated on: the labels first, then the bundle's gallery."""
+    import numpy as np
+
+    from whale_ray.discovery.photographs.discovery_encoder import is_trained_on_gallery
+
+    names = np.array(individuals, dtype=str)
+    sets = [("the named photographs", vectors[names != ""], names[names != ""])]
+    if bundle is not None and not is_trained_on_gallery(bundle):
+        others = np.array([image not in images for image in bundle.images], dtype=bool)
+        gallery = np.asarray(bundle.contents.gallery, dtype=np.float32)[others]
+        sets.append((f"the gallery of {bundle.id}", gallery, np.array(bundle.individuals, dtype=str)[others]))
+    return tuple(sets)
+
+
+def _take_answers(session: DiscoverySession, path: Path, person: str) -> None:
+    from whale_ray.discovery.records.answer_tables import read_answers
+
+    read = read_answers(path, session.images, person=person)
+    new = session.add_answers(read)
+    typer.echo(f"{new} new answers of {path} are saved, {len(read) - new} were there before")
+
+
+def _print_summary(session: DiscoverySession) -> None:
+    grouping, count = session.state.grouping, len(session.log.valid)
+    typer.echo(
+        f"{len(session.images)} photographs are in {grouping.clusters} clusters, {grouping.singletons} of them with "
+        f"one photograph; {count} answer{'s' if count != 1 else ''}"
+    )
+    if grouping.conflicts:
+        typer.echo(f"{len(grouping.conflicts)} contradictions between answers: see {session.folder.contradictions}")
+    if animals := grouping.animals:
+        typer.echo(
+            f"about {animals.count:.0f} animals, {animals.low:.0f} to {animals.high:.0f} with 95 % confidence "
+            f"({animals.pairs} pairs)"
+        )
+    else:
+        typer.echo("number of animals: more answers are needed for an estimate")
+
+
+def _print_next_steps(session: DiscoverySession, photographs: Path) -> None:
+    folder, catalog = session.folder, session.catalog
+    sizes = Counter(session.training_table()["Id"])
+    sizes.pop(catalog.unknown_label, None)
+    if max(sizes.values(), default=0) > 1:
+        command = _sweep_command(folder, catalog, photographs)
+        typer.echo(f"{folder.table} is the training table. Try it with:\n{command}")
+    else:
+        typer.echo(f"{folder.table} has no individual with two photographs yet: a sweep needs answers first")
+    typer.echo(
+        f"Offline review: fill the column answer of {folder.questions} (same, different, cannot tell), then repeat the "
+        f"command with --answers {shlex.quote(str(folder.questions))}"
+    )
+
+
+def _sweep_command(folder: DiscoveryFolder, catalog: Catalog, photographs: Path) -> str:
+    """Return the command that tries the training table: the table by its full path, the images where they lie."""
+    images = os.path.relpath(catalog.folder, photographs)
+    settings: Mapping[str, Any] = {"table": folder.table.resolve(), "image_folder": images, "format": "kaggle"}
+    options = " ".join(f"--set {shlex.quote(f'data.{name}={value}')}" for name, value in settings.items())
+    data = shlex.quote(str(photographs))
+    return f"python -m whale_ray.sweep sweeps/photos.yaml --data {data} {options} --dry-run"
