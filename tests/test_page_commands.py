@@ -108,7 +108,9 @@ def test_a_path_beside_a_bundle_that_cannot_be_used_is_one_message(bad: str, fol
         assert bad.removesuffix("/x")[:50] in result.stderr
 
 
-@pytest.mark.parametrize("name", ["audit.json", "review.json", "split.csv", "review.csv", "sweep.yaml"])
+@pytest.mark.parametrize(
+    "name", ["audit.json", "review.json", "shortcut_audit.json", "split.csv", "review.csv", "sweep.yaml"]
+)
 @pytest.mark.parametrize("content", [b"\x00\xff{", b"[]", None])
 def test_a_damaged_file_of_a_run_folder_is_named(name: str, content: bytes | None, folder: Path) -> None:
     path = folder / "runs" / "quickstart" / name

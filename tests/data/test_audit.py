@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from whale_ray.data.audit import Audit, audit_photographs
-from whale_ray.data.audit_lines import describe_findings
 from whale_ray.data.catalog import Catalog
+from whale_ray.data.hints.audit_lines import describe_findings
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import decode_images
 from whale_ray.errors import DataError

@@ -88,6 +88,9 @@ def report(
         list[str] | None,
         typer.Option(metavar="AXIS=VALUES", help="Score every finished trial with these settings. Trains nothing."),
     ] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Shortcut audit of every photograph, not of a sample of 30 seconds.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write report.html of a run folder again, or score its trials with other retrieval settings."""
@@ -97,7 +100,7 @@ def report(
         _score_again(run, retrieval, as_json=as_json)
     shows_progress = not (is_quiet() or as_json)
     say = functools.partial(typer.echo, err=True) if shows_progress else lambda text: None
-    path = write_report(run, progress=shows_progress, say=say)
+    path = write_report(run, progress=shows_progress, thorough=thorough, say=say)
     typer.echo(json.dumps(_as_json(run, path), indent=1) if as_json else path)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
-from whale_ray.data.audit_lines import MAX_LISTED, describe_findings
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.encounters.grouping import (
     AVERAGE,
@@ -27,6 +26,7 @@ from whale_ray.data.encounters.grouping import (
 from whale_ray.data.encounters.photo_dates import photograph_dates
 from whale_ray.data.encounters.twins import find_twins
 from whale_ray.data.formats.understanding import understood
+from whale_ray.data.hints.audit_lines import MAX_LISTED, describe_findings
 from whale_ray.data.hints.missing_files import explain_missing_files
 from whale_ray.data.hints.unknown_labels import explain_unknown_labels
 from whale_ray.data.pixel_cache import DecodedImages

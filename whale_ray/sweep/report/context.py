@@ -30,6 +30,7 @@ class ReportContext:
         records: Its trials, best first; trials repeated over seeds have `over_seeds` in their result.
         live: The sweep is running.
         progress: Progress bars are shown while photographs are compared.
+        thorough: The shortcut audit uses every photograph.
     """
 
     run: Path
@@ -37,6 +38,7 @@ class ReportContext:
     records: tuple[Record, ...]
     live: bool
     progress: bool = False
+    thorough: bool = False
 
     @property
     def objective(self) -> str:
@@ -79,19 +81,21 @@ class ReportContext:
         return Photographs(catalog.folder, catalog)
 
 
-def read_context(run: Path, *, live: bool = False, progress: bool = False) -> ReportContext:
+def read_context(run: Path, *, live: bool = False, progress: bool = False, thorough: bool = False) -> ReportContext:
     """Read a run folder.
 
     Args:
         run: The run folder.
         live: The sweep is running.
         progress: Show progress bars while photographs are compared.
+        thorough: Use every photograph in the shortcut audit.
 
     Raises:
         InputError: If the folder is not that of a sweep.
     """
     sweep = load_sweep(sweep_file(run), is_recorded=True)
-    return ReportContext(run, sweep, tuple(_in_leaderboard_order(read_records(run), sweep)), live, progress)
+    records = tuple(_in_leaderboard_order(read_records(run), sweep))
+    return ReportContext(run, sweep, records, live, progress, thorough)
 
 
 def _in_leaderboard_order(records: Sequence[Record], sweep: Sweep) -> list[Record]:

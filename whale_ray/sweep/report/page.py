@@ -28,7 +28,12 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
-    run: Path, *, live: bool = False, progress: bool = False, say: Callable[[str], None] = lambda text: None
+    run: Path,
+    *,
+    live: bool = False,
+    progress: bool = False,
+    thorough: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write report.html of a run folder from its present content and return its path.
 
@@ -36,12 +41,13 @@ def write_report(
         run: The run folder.
         live: The sweep is running, so that the page reloads itself.
         progress: Show progress bars while photographs are compared.
+        thorough: Use every photograph in the shortcut audit, without a limit of time.
         say: Prints which step begins, of those that take a while.
 
     Raises:
         InputError: If the folder is not that of a sweep.
     """
-    context, environment = read_context(run, live=live, progress=progress), _environment()
+    context, environment = read_context(run, live=live, progress=progress, thorough=thorough), _environment()
     rendered = []
     for section in SECTIONS:
         if section.step:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,11 @@ from whale_ray.sweep.planning.dataset import catalog_of
 from whale_ray.sweep.report.context import ReportContext
 from whale_ray.sweep.report.example_matches import Examples, find_examples, missing_files, with_maps
 from whale_ray.sweep.report.keypoint_pictures import with_keypoints
-from whale_ray.sweep.report.label_review import REVIEW, Shown, show_review, write_review
 from whale_ray.sweep.report.match_maps import MatchMaps, map_matches
 from whale_ray.sweep.report.plots.curves import Plot, describe, looks_of, plot_learning, plot_recall
 from whale_ray.sweep.report.plots.objective_plots import plot_effects
+from whale_ray.sweep.report.review_section import build_review
+from whale_ray.sweep.report.shortcut_section import build_shortcuts
 from whale_ray.sweep.report.tables.headline import Headline, write_headline
 from whale_ray.sweep.report.tables.importance_table import ImportanceTable, importance_table
 from whale_ray.sweep.report.tables.leaderboard_table import build_leaderboard
@@ -179,21 +180,6 @@ def build_examples(page: ReportContext) -> ExamplesSection:
 
 
 @dataclass(frozen=True)
-class ReviewSection:
-    """Likely label errors and near-duplicates for a person to confirm."""
-
-    review: Mapping[str, Shown]
-    path: str
-
-
-def build_review(page: ReportContext) -> ReviewSection:
-    """Return the review section. Writes review.csv unless the sweep is running."""
-    if page.best and not page.live and not missing_files(page.best):
-        write_review(page.best, page.run, page.photographs, progress=page.progress)
-    return ReviewSection(show_review(page.run, page.photographs), shlex.quote(f"{page.run}/{REVIEW}"))
-
-
-@dataclass(frozen=True)
 class UseSection:
     """Commands that use the bundle."""
 
@@ -244,6 +230,7 @@ SECTIONS = (
     Section("axes", "Axes", build_axes, step="the values of each axis are compared on the same queries"),
     Section("retrieval", "Retrieval", build_retrieval),
     Section("gallery", "Examples", build_examples, step="maps of what example matches rest on are computed"),
+    Section("shortcuts", "Background", build_shortcuts, step="animals and backgrounds are recognized separately"),
     Section("review", "Review", build_review, step="photographs that look alike are compared"),
     Section("use", "Bundle", build_use),
     Section("words", "Glossary", lambda page: GlossarySection()),

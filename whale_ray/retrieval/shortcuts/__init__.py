@@ -1,0 +1,1 @@
+"""Shortcut audit: recall on the animal alone and on the background alone."""
