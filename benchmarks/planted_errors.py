@@ -24,7 +24,7 @@ from PIL import Image, ImageEnhance
 
 from whale_ray.data.synthetic.dataset import draw_dataset
 from whale_ray.data.synthetic.photo_plan import plan_photos
-from whale_ray.sweep.report.label_review import read_review
+from whale_ray.sweep.report.review.label_review import read_review
 
 UNKNOWN = "new_whale"
 INDIVIDUALS, IMAGES, DIFFICULTY = 60, 900, 0.2

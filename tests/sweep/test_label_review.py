@@ -18,8 +18,8 @@ from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import decode_images
 from whale_ray.data.review.apply_review import COLUMNS
 from whale_ray.sweep.planning.dataset import pixel_cache
-from whale_ray.sweep.report import near_identical
-from whale_ray.sweep.report.label_review import QUESTIONS, read_review, show_review, write_review
+from whale_ray.sweep.report.review import near_identical
+from whale_ray.sweep.report.review.label_review import QUESTIONS, read_review, show_review, write_review
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import Record
 

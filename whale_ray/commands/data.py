@@ -96,7 +96,7 @@ def apply_review(
 ) -> None:
     """Write a new training table with the confirmed corrections, beside the old one."""
     from whale_ray.data.review.apply_review import apply_review as apply
-    from whale_ray.sweep.report.label_review import reviewed_data
+    from whale_ray.sweep.report.review.label_review import reviewed_data
 
     settings, again = reviewed_data(review, data, set_ or [])
     reviewed = apply(review, **settings)

@@ -25,7 +25,7 @@ from whale_ray.sweep.report.keypoint_pictures import with_keypoints
 from whale_ray.sweep.report.match_maps import MatchMaps, map_matches
 from whale_ray.sweep.report.plots.curves import Plot, describe, looks_of, plot_learning, plot_recall
 from whale_ray.sweep.report.plots.objective_plots import plot_effects
-from whale_ray.sweep.report.review_section import build_review
+from whale_ray.sweep.report.review.review_section import build_review
 from whale_ray.sweep.report.shortcut_section import build_shortcuts
 from whale_ray.sweep.report.tables.headline import Headline, write_headline
 from whale_ray.sweep.report.tables.importance_table import ImportanceTable, importance_table

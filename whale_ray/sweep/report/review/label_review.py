@@ -28,7 +28,7 @@ from whale_ray.retrieval.transformed_vectors import TransformedVectors
 from whale_ray.sweep.config.sweep_spec import data_settings, load_sweep
 from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.report.example_matches import Picture
-from whale_ray.sweep.report.near_identical import find_near_identical, twins_of
+from whale_ray.sweep.report.review.near_identical import find_near_identical, twins_of
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.optional_json import read_optional_json
 from whale_ray.sweep.run_folder.records import Record

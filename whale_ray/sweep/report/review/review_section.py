@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from whale_ray.sweep.report.context import ReportContext
 from whale_ray.sweep.report.example_matches import missing_files
-from whale_ray.sweep.report.label_review import REVIEW, Shown, show_review, write_review
+from whale_ray.sweep.report.review.label_review import REVIEW, Shown, show_review, write_review
 
 
 @dataclass(frozen=True)

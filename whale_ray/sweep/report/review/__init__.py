@@ -1,0 +1,1 @@
+"""Review of labels and copies: findings, review.csv and the section of the report."""
