@@ -123,6 +123,14 @@ class _LocalScores:
 
     @classmethod
     def of_pool(cls, evidence: LocalEvidence, queries: np.ndarray, pool: Pool, index: GalleryIndex) -> _LocalScores:
+        """Return the scores of some queries.
+
+        Args:
+            evidence: Local evidence of all queries on the whole gallery.
+            queries: Positions of the queries, shape (Q,).
+            pool: The pool.
+            index: Index of the pool's photographs.
+        """
         rows = pool.rows[index.rows]  # gallery rows in the order of the index
         photographs, inliers = (
             np.maximum.reduceat(values[queries][:, rows], index.starts, axis=1)

@@ -17,8 +17,7 @@ from whale_ray.data.formats.animal_rows import BOX
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents
-from whale_ray.inference.golden_images import largest_tolerance
-from whale_ray.inference.keypoints.keypoint_files import KeypointFiles, features_of_pictures
+from whale_ray.inference.keypoints.keypoint_files import KeypointFiles
 from whale_ray.inference.model_card import UNSTATED
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
@@ -27,11 +26,11 @@ from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
+from whale_ray.sweep.execution.bundle_golden import with_golden_images
 from whale_ray.sweep.execution.bundle_pictures import (
     example_photographs,
     fitted_photograph,
     gallery_thumbnails,
-    golden_pictures,
 )
 from whale_ray.sweep.execution.gather_local_evidence import gallery_keypoints
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
@@ -41,7 +40,6 @@ from whale_ray.sweep.trials.class_proxies import join_proxies
 from whale_ray.sweep.trials.embeddings_io import TRAITS, read_embeddings, read_proxies
 from whale_ray.sweep.trials.ensemble import MEMBERS_BY_FOLD
 
-GOLDEN_IMAGES = 6
 MOST_QUERIES = 200
 _TIMED = "; the runtimes of its encoder are timed on this machine"
 _DECIDING = ("calibration", "encounter_calibration", "decision", "species_thresholds", "fusion")
@@ -108,7 +106,7 @@ def make_bundle(
             "Raise keep_checkpoints before a sweep whose objective may change"
         )
     contents = _contents(record, dataset, examples=examples, thumbnails=thumbnails, license_id=license_id)
-    contents = _with_golden(contents, dataset)
+    contents = with_golden_images(contents, dataset)
     folder = run / "bundles" / str(contents.manifest["id"])
     if not folder.exists():
         write_bundle(_with_runtime(contents, dataset) if runtime == "auto" else contents, folder)
@@ -204,28 +202,6 @@ def _digest(
     return hashlib.sha256(text + b"".join(array.tobytes() for array in arrays)).hexdigest()[:8]
 
 
-def _with_golden(contents: BundleContents, dataset: Dataset) -> BundleContents:
-    """Return the contents with golden images and their measured tolerance; refuse an encoder that has collapsed."""
-    rows = _far_apart(contents.gallery.astype(np.float32), GOLDEN_IMAGES)
-    golden = golden_pictures(dataset, contents.table["image"].iloc[rows])
-    if contents.keypoints is not None:
-        features = features_of_pictures(golden, contents.keypoints.gallery.kind)
-        contents = dataclasses.replace(contents, keypoints=contents.keypoints._replace(golden=features))
-    bundle = Bundle(dataclasses.replace(contents, golden=golden))
-    together = bundle.embed([bundle.prepare(picture) for picture in golden])
-    noise = bundle.golden_difference(together)
-    most = largest_tolerance(together)
-    tolerance = min(max(4.0 * noise, 1e-4), most)
-    if tolerance <= noise:
-        raise BundleError(
-            f"the encoder must tell its golden images apart, but the nearest two of trial {contents.manifest['trial']} "
-            f"differ by {10 * most:.2g} cosine distance and one embedding by {noise:.2g}. It has collapsed: train it "
-            "longer, or with a smaller learning rate"
-        )
-    manifest = contents.manifest | {"tolerance": tolerance}
-    return dataclasses.replace(contents, manifest=manifest, golden=golden, golden_vectors=together)
-
-
 def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
     """Return the contents with the fastest runtime, compared on validation photographs of the first split."""
     table = dataset.splits[0].table
@@ -239,13 +215,3 @@ def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
         np.flatnonzero(contents.table["image"].isin(training["image"])),
     )
     return with_fastest_runtime(contents, queries)
-
-
-def _far_apart(vectors: np.ndarray, count: int) -> list[int]:
-    """Return the rows of up to `count` vectors, each the farthest from those before it (greedy)."""
-    chosen = [0]
-    nearest = vectors @ vectors[0]
-    while len(chosen) < min(count, len(vectors)):
-        chosen.append(int(np.argmin(nearest)))
-        nearest = np.maximum(nearest, vectors @ vectors[chosen[-1]])
-    return chosen
