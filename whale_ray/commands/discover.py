@@ -74,8 +74,9 @@ def discover(
         raise InputError(f"--singles is one of {', '.join(SINGLES)}, but got {singles!r}. Choose one of these")
     catalog = _read_photographs(photographs, labels, set_ or [])
     folder, name = DiscoveryFolder(out), _name_of(person)
+    opened = _open_encoder(bundle, encoder, weights)
     with folder.opened(catalog.folder):
-        session = _open_session(folder, catalog, _open_encoder(bundle, encoder, weights), singles=singles)
+        session = _open_session(folder, catalog, opened, singles=singles)
         if answers is not None:
             _take_answers(session, answers, name)
         _print_summary(session)

@@ -6,7 +6,8 @@ const WAIT_MS = 1000;
 
 let state = null;
 let place = 0;  // of the shown question in the queue
-let shown = '';
+let shown = '';  // pair and clustering that the page shows
+let matched = '';  // pair whose keypoints it shows
 let isSending = false;
 
 /** Return an element. Texts of users are inserted as text nodes and attributes only, never as HTML. */
@@ -50,12 +51,14 @@ function showPhotograph(id, photograph) {
 
 async function showMatches(first, second) {
   const figure = find('matches');
-  const key = shown;
+  const key = `${first.row} ${second.row}`;
+  if (key === matched) return;
+  matched = key;
   figure.querySelector('img').removeAttribute('src');
   figure.querySelector('figcaption').textContent = 'Comparing keypoints …';
   try {
     const response = await fetch(`/matches/${first.row}/${second.row}`);
-    if (key !== shown) return;
+    if (key !== matched) return;
     figure.hidden = !response.ok;
     if (!response.ok) return;
     const count = Number(response.headers.get('X-Inliers'));
@@ -76,12 +79,11 @@ function showQuestion({isNew = false} = {}) {
   if (!asked) return;
   const key = `${asked.first.row} ${asked.second.row} ${state.clustering}`;
   if (key === shown) return;
-  const isSamePair = shown.startsWith(`${asked.first.row} ${asked.second.row} `);
   shown = key;
   find('asked').textContent = `Do both show the same animal? The model says ${Math.round(100 * asked.probability)} %.`;
   showPhotograph('first', asked.first);
   showPhotograph('second', asked.second);
-  if (!isSamePair) showMatches(asked.first, asked.second);
+  showMatches(asked.first, asked.second);
   if (isNew) find('asked').focus({preventScroll: true});
 }
 
