@@ -1,4 +1,4 @@
-"""Nearest-neighbor search among descriptors by faiss: exact, or in inverted lists where there are many.
+"""Nearest-neighbor search among descriptors by faiss: exact, or in inverted lists for large galleries.
 
 Descriptors are whole numbers of at most 2^24 squared length, so float32 holds all squared distances exactly: they
 depend neither on the number of threads nor on the order of the gallery.

@@ -177,7 +177,7 @@ def _gains(distances: np.ndarray, codes: np.ndarray, kind: str) -> np.ndarray:
 
     Args:
         distances: Squared distances in ascending order, int64, shape (n, _FOUND).
-        codes: Individual of each neighbor; -1 where there is none.
+        codes: Individual of each neighbor; -1 for no neighbor.
         kind: `sift` or `orb`.
     """
     found = codes >= 0
