@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from whale_ray.serving.gallery.enrolled_pictures import (
     round_box,
 )
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
+from whale_ray.serving.gallery.review_backlog import ReviewBacklog
+from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue
 
 TOP = Path(__file__).parents[2]
 
@@ -282,7 +285,7 @@ def test_a_store_of_another_format_is_refused(opened: Open) -> None:
     engine = opened().engine
     with engine.begin() as connection:
         connection.execute(sql.text("UPDATE whale_ray_store SET format = 99"))
-    with pytest.raises(StoreError, match=r"reads stores up to format 3, but .* has format 99"):
+    with pytest.raises(StoreError, match=r"reads stores up to format 4, but .* has format 99"):
         opened()
 
 
@@ -311,6 +314,23 @@ def test_a_database_without_viewpoints_is_upgraded_and_keeps_its_pictures(store:
     traits = AnimalTraits("left", "blue")
     opened().enrol("w_2", [dataclasses.replace(picture("b"), traits=traits)], bundle="b1")
     assert [entry.traits for entry in opened().state().entries] == [AnimalTraits(), traits]
+
+
+def test_a_database_without_latest_answers_is_upgraded_and_keeps_its_queue(store: EnrolmentStore, opened: Open) -> None:
+    item = ReviewItem("d1", datetime(2026, 11, 24, tzinfo=UTC), "b1", "w_1", 0.5, "new", (0.0, 0.0, 5.0, 5.0))
+    ReviewQueue(store).keep(item, data=b"data", thumbnail=b"small")
+    with store.engine.begin() as connection:  # as format 3 was
+        latest = (f"latest_{name}" for name in ("bundle", "version", "nearest", "distance", "decision"))
+        for column in ("viewpoint", "species", *latest):
+            connection.exec_driver_sql(f"ALTER TABLE queries DROP COLUMN {column}")
+        connection.exec_driver_sql("DROP TABLE query_vectors")
+        connection.exec_driver_sql("UPDATE whale_ray_store SET format = 3")
+    upgraded = opened()
+    assert ReviewQueue(upgraded).waiting() == [item]
+    backlog = ReviewBacklog(upgraded)
+    assert [one.digest for one in backlog.pending("b1", 0, most=5)] == ["d1"]
+    backlog.add_vectors("b1", {"d1": np.ones(3)})
+    assert backlog.vectors("b1", ["d1"])["d1"].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_two_boxes_of_a_photograph_are_two_pictures(store: EnrolmentStore) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import dataclasses
 import io
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pandas as pd
@@ -24,8 +27,11 @@ from whale_ray.cli import application
 from whale_ray.data.catalog import read_catalog
 from whale_ray.data.review.apply_review import apply_review
 from whale_ray.errors import DataError, StoreError
+from whale_ray.inference.predictions import AnimalTraits
+from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.export import export_enrolled
+from whale_ray.serving.gallery.review_backlog import ReviewBacklog
 from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue
 
 
@@ -51,7 +57,7 @@ def ask(client: httpx.Client, data: bytes) -> None:
     assert answer.status_code == 200
 
 
-def waiting(client: httpx.Client, count: int) -> list[dict[str, str]]:
+def waiting(client: httpx.Client, count: int) -> list[dict[str, Any]]:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         page = client.get("/v1/queries").json()
@@ -96,7 +102,7 @@ def test_the_box_of_a_new_animal_is_queued_and_confirmed(keeping: httpx.Client) 
         answer = keeping.post("/v1/identify", params=params, content=encode(wide, "PNG"))
         assert answer.status_code == 200
     last, first = waiting(keeping, 2)
-    assert (first["box"], last["box"]) == ([100, 0, 196, 64], [0, 0, 100, 64])
+    assert [first["box"], last["box"]] == [[100, 0, 196, 64], [0, 0, 100, 64]]
     with Image.open(io.BytesIO(keeping.get(first["thumbnail"]).content)) as small:
         assert small.size == (96, 64)
     answer = keeping.post(f"/v1/queries/{first['id']}/confirm", params={"individual": "w_40"})
@@ -125,6 +131,77 @@ def test_the_queue_is_listed_in_pages(keeping: httpx.Client) -> None:
     assert [*page["queries"], *keeping.get(page["next"]).json()["queries"]] == everything
 
 
+def searched(client: httpx.Client, **params: object) -> dict[str, Any]:
+    """The queue after the background task has searched all of it."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        page = client.get("/v1/queries", params=params).json()  # type: ignore[arg-type]
+        if page["pending"] == 0:
+            return dict(page)
+        time.sleep(0.05)
+    raise AssertionError(page)
+
+
+def test_waiting_photographs_are_searched_again_after_an_enrolment(keeping: httpx.Client) -> None:
+    for individual in (40, 41, 42):
+        ask(keeping, photograph(individual))
+    waiting(keeping, 3)
+    page = searched(keeping)
+    assert {query["latest"]["nearest"] == query["nearest"] for query in page["queries"]} == {True}
+    assert not [query for query in page["queries"] if query["changed"]]
+    assert searched(keeping, changed=True)["total"] == 0
+    enrol(keeping, "w_40", photograph(40))
+    enrol(keeping, "w_41", photograph(41))
+    page = searched(keeping, changed=True, limit=1)
+    assert page["total"] == 2
+    both = [*page["queries"], *keeping.get(page["next"]).json()["queries"]]
+    assert {query["latest"]["nearest"] for query in both} == {"w_40", "w_41"}
+    assert all(query["changed"] and query["latest"]["distance"] < 1e-3 for query in both)
+    assert all(query["nearest"] not in ("w_40", "w_41") for query in both)
+    (unchanged,) = (query for query in searched(keeping)["queries"] if not query["changed"])
+    keeping.delete("/v1/individuals/w_40")
+    assert searched(keeping, changed=True)["total"] == 1
+    assert unchanged["id"] not in {query["id"] for query in both}
+
+
+def test_the_backlog_embeds_once_per_bundle_and_searches_once_per_version(bundle: Path, tmp_path: Path) -> None:
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    service = web_service(bundle, store=store, keep=True)
+    queue, backlog, searcher = service.review_queue, ReviewBacklog(store), service.backlog
+    assert queue is not None and searcher is not None  # noqa: PT018
+    began = datetime(2026, 11, 24, tzinfo=UTC)
+    pictures = [photograph(40 + number) for number in range(5)] + [b"no image"]
+    for number, data in enumerate(pictures):
+        item = ReviewItem(f"d{number}", began, "older", "w_00", 0.5, "new", traits=AnimalTraits("left", "fin"))
+        queue.keep(item, data=data, thumbnail=b"small")
+    decoded: list[int] = []
+
+    async def decode(data: bytes, boxes: Any) -> Any:
+        decoded.append(len(data))
+        return await Recognizer.decode(service.recognizer, data, boxes)
+
+    service.recognizer.decode = decode  # type: ignore[method-assign]
+
+    async def steps() -> list[int]:
+        found = [await searcher.search_some(most=4) for _ in range(3)]
+        await asyncio.to_thread(store.forget_individual, "w_00", hide=True)
+        return [*found, await searcher.search_some(most=10), await searcher.search_some(), await searcher.pending()]
+
+    try:
+        assert asyncio.run(steps()) == [4, 2, 0, 6, 0, 0]
+    finally:
+        service.recognizer.decoders.close()
+    assert len(decoded) == 7, "six photographs, and the one that cannot be decoded once more"
+    assert len(backlog.vectors(service.bundle.id, [f"d{number}" for number in range(6)])) == 5
+    items = {item.digest: item for item in queue.waiting()}
+    assert items["d5"].latest is None
+    assert {item.latest.bundle for item in items.values() if item.latest} == {service.bundle.id}
+    assert items["d0"].traits == AnimalTraits("left", "fin")
+    queue.drop("d0")
+    assert not backlog.vectors(service.bundle.id, ["d0"])
+    store.close()
+
+
 def test_nothing_is_queued_by_default(plain: str) -> None:
     with httpx.Client(base_url=plain) as client:
         check_problem(client.get("/v1/queries"), 403, "keep_queries=on")
@@ -141,11 +218,14 @@ def test_the_queue_keeps_the_newest_photographs_each_once(store: EnrolmentStore)
 
 def test_confirmed_photographs_are_exported_with_review_rows(store: EnrolmentStore, tmp_path: Path) -> None:
     store.enrol("w_1", [picture("a")], bundle="b1")
-    store.enrol("=cmd()", [picture("b")], bundle="b1")
+    seen = dataclasses.replace(picture("b"), traits=AnimalTraits("left", "=fin"))
+    store.enrol("=cmd()", [seen], bundle="b1")
     folder, review = tmp_path / "train", tmp_path / "review.csv"
     for _ in range(2):
         assert export_enrolled(store, folder, review) == 2
     assert (folder / "enrolled-a.jpg").read_bytes() == picture("a").data
+    with review.open() as stream:
+        assert [(row["view"], row["species"]) for row in csv.DictReader(stream)] == [("", ""), ("left", "'=fin")]
     with review.open() as stream:
         rows = [(row["kind"], row["image"], row["individual"], row["confirm"]) for row in csv.DictReader(stream)]
     assert rows == [

@@ -55,6 +55,15 @@ class Restored(BaseModel):
     version: int
 
 
+class LatestAnswer(BaseModel):
+    """Answer of the last search for a photograph that waits, with the bundle and the gallery of that moment."""
+
+    model: str
+    nearest: str
+    distance: Distance
+    decision: Literal["new", "known"]
+
+
 class KeptQuery(WithBox):
     """A queried photograph of a new or nearly new animal that waits for review."""
 
@@ -65,11 +74,16 @@ class KeptQuery(WithBox):
     distance: Distance
     decision: Literal["new", "known"]
     thumbnail: str = Field(description="URL path of a small JPEG.")
+    view: str = Field("", description="Viewpoint of the animal; empty if unknown.")
+    species: str = Field("", description="Species of the animal; empty if unknown.")
+    latest: LatestAnswer | None = Field(None, description="Answer of the last search; null before the first one.")
+    changed: bool = Field(False, description="The last search decides otherwise or names another nearest individual.")
 
 
 class KeptQueriesPage(BaseModel):
     """A page of the photographs that wait for review, newest first; `next` is the URL path of the following page."""
 
     total: int
+    pending: int = Field(0, description="Photographs that are still to be searched with this bundle and gallery.")
     queries: list[KeptQuery]
     next: str | None

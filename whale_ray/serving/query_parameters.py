@@ -49,6 +49,15 @@ class PageQuery(ModelQuery):
     limit: int = Field(100, ge=1, le=MAX_PER_PAGE, description="Maximum number of names on the page.")
 
 
+class WaitingQuery(PageQuery):
+    """Query parameters of the review queue."""
+
+    after: str = Field("", description="Last id of the previous page.")
+    changed: bool = Field(
+        False, description="Only photographs whose last search decides otherwise or names another nearest individual."
+    )
+
+
 _INDIVIDUAL = Field(None, description="Name of the individual, if the path has `-` for it: any name, such as `..`.")
 _IMAGE = Field(None, description="Name of the photograph, if the path has `-` for it.")
 
@@ -93,6 +102,7 @@ class ConfirmQuery(ModelQuery):
     individual: str = Field(description="Name of an individual of the gallery, or of a new one.")
 
 
+WaitingParameters = Annotated[WaitingQuery, Query()]
 PageParameters = Annotated[PageQuery, Query()]
 IndividualParameters = Annotated[IndividualQuery, Query()]
 IndividualImageParameters = Annotated[IndividualImageQuery, Query()]

@@ -31,19 +31,27 @@ class ReviewWriter:
         self._queue, self._decoders, self._bundle = queue, decoders, bundle
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def offer(self, data: bytes, box: Box | None, traits: AnimalTraits, found: Identification) -> None:
-        """Add the image if its individual seems new.
+    def wants(self, traits: AnimalTraits, found: Identification) -> bool:
+        """Return whether the individual of an answer seems new.
+
+        Args:
+            traits: Viewpoint and species of the animal.
+            found: The answer.
+        """
+        distance = found.candidates[0].distance if found.candidates else 2.0
+        return found.new_individual.decision == "new" or needs_review(distance, self._bundle.new_distance_of(traits))
+
+    def add(self, data: bytes, box: Box | None, traits: AnimalTraits, found: Identification) -> None:
+        """Add the image.
 
         Args:
             data: The image file.
             box: Box of the animal in it; None for the whole image.
             traits: Viewpoint and species of the animal.
-            found: The answer.
+            found: Its answer.
         """
         nearest = found.candidates[0] if found.candidates else None
         distance = nearest.distance if nearest else 2.0
-        if found.new_individual.decision != "new" and not needs_review(distance, self._bundle.new_distance_of(traits)):
-            return
         if len(self._tasks) >= MAX_PENDING_REVIEWS:
             _log.warning(
                 "a photograph of a probably new animal was not queued for review: %d are being written",
@@ -58,6 +66,7 @@ class ReviewWriter:
             distance=distance,
             decision=found.new_individual.decision,
             box=box,
+            traits=traits,
         )
         task = asyncio.create_task(self._write(item, data))
         self._tasks.add(task)

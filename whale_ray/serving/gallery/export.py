@@ -10,11 +10,12 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.csv_cells import as_cell
 from whale_ray.data.formats.animal_rows import box_text
 from whale_ray.errors import StoreError
+from whale_ray.serving.gallery.enrolled_pictures import Entry
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
 # As `whale-ray apply-review` reads them.
 COLUMNS = ("kind", "image", "individual", "other_image", "other_individual", "suggested", "confidence", "confirm")
-BOX = "box"  # a last column, if a picture has a box
+BOX, VIEW, SPECIES = "box", "view", "species"  # last columns, if a picture has one
 
 
 def export_enrolled(store: EnrolmentStore, folder: Path, review: Path) -> int:
@@ -30,10 +31,11 @@ def export_enrolled(store: EnrolmentStore, folder: Path, review: Path) -> int:
     """
     entries = store.state().entries
     written = io.StringIO()
-    columns = (*COLUMNS, BOX) if any(entry.box for entry in entries) else COLUMNS
-    rows = csv.DictWriter(written, columns, restval="", lineterminator="\n")
+    optional = [_optional_cells(entry) for entry in entries]
+    columns = [*COLUMNS, *(name for name in (BOX, VIEW, SPECIES) if any(cells[name] for cells in optional))]
+    rows = csv.DictWriter(written, columns, restval="", extrasaction="ignore", lineterminator="\n")
     rows.writeheader()
-    for entry in entries:
+    for entry, cells in zip(entries, optional, strict=True):
         data = store.picture(entry.image)
         if data is None:  # forgotten meanwhile
             continue
@@ -44,6 +46,14 @@ def export_enrolled(store: EnrolmentStore, folder: Path, review: Path) -> int:
             )
         write_atomically(path, data)
         row = {"kind": "confirmed", "image": entry.file, "individual": as_cell(entry.individual), "confirm": "yes"}
-        rows.writerow(row if entry.box is None else {**row, BOX: box_text(entry.box)})
+        rows.writerow({**row, **cells})
     write_atomically(review, written.getvalue())
     return len(entries)
+
+
+def _optional_cells(entry: Entry) -> dict[str, str]:
+    return {
+        BOX: "" if entry.box is None else box_text(entry.box),
+        VIEW: as_cell(entry.traits.viewpoint),
+        SPECIES: as_cell(entry.traits.species),
+    }

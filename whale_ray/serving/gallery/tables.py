@@ -11,7 +11,7 @@ from whale_ray.data.decoding.box_arguments import parse_box
 from whale_ray.data.formats.animal_rows import box_text
 from whale_ray.data.image_io import Box
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 METADATA = sql.MetaData()
 _DIGEST = sql.String(64)
 
@@ -120,10 +120,29 @@ QUERIES = sql.Table(
     sql.Column("data", sql.LargeBinary, nullable=False),
     sql.Column("thumbnail", sql.LargeBinary, nullable=False),
     sql.Column("box", _BoxText),
+    sql.Column("viewpoint", sql.Text),
+    sql.Column("species", sql.Text),
+    # The answer of the last search: null before the first one, or if the photograph could not be searched.
+    sql.Column("latest_bundle", sql.Text),
+    sql.Column("latest_version", sql.Integer),
+    sql.Column("latest_nearest", sql.Text),
+    sql.Column("latest_distance", sql.Float),
+    sql.Column("latest_decision", sql.String(16)),
+)
+QUERY_VECTORS = sql.Table(
+    "query_vectors",
+    METADATA,
+    sql.Column("digest", _DIGEST, sql.ForeignKey(QUERIES.c.digest, ondelete="CASCADE"), primary_key=True),
+    sql.Column("bundle", sql.Text, primary_key=True),
+    sql.Column("vector", sql.LargeBinary, nullable=False),
 )
 _ADDED_COLUMNS: dict[int, tuple[sql.Column[Any], ...]] = {
     2: (PICTURES.c.box, QUERIES.c.box),
     3: (PICTURES.c.viewpoint, PICTURES.c.species),
+    4: (
+        *(QUERIES.c[name] for name in ("viewpoint", "species", "latest_bundle", "latest_version")),
+        *(QUERIES.c[name] for name in ("latest_nearest", "latest_distance", "latest_decision")),
+    ),
 }
 """Nullable columns that each format added to the one before."""
 

@@ -5,6 +5,7 @@ It adds the routers, middleware, access control and problem handlers, and does n
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,16 +18,24 @@ from whale_ray.serving.http import openapi, routes_catalog, routes_gallery, rout
 from whale_ray.serving.http.access_log import AccessLogMiddleware, open_access_log
 from whale_ray.serving.http.model_service import ModelService
 from whale_ray.serving.http.problems import ProblemMiddleware, add_problem_handlers
+from whale_ray.serving.http.review import routes_review
 from whale_ray.serving.page import routes_page
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Check the routes and embed images that were enrolled with other bundles; the service is not ready until then."""
+    """Check the routes and embed images that were enrolled with other bundles; the service is not ready until then.
+
+    While it runs, the default model searches waiting photographs again.
+    """
     check_declared_scopes(app)
     for service in app.state.services.values():
         await service.recognizer.snapshot()
+    backlog = next(iter(app.state.services.values())).backlog
+    searching = asyncio.create_task(backlog.run()) if backlog else None
     yield
+    if searching is not None:
+        searching.cancel()
     for handler in app.state.access_log.handlers if app.state.access_log else ():
         handler.close()
 
@@ -69,6 +78,7 @@ def build_app(
         routes_identify.router,
         routes_catalog.router,
         routes_gallery.router,
+        routes_review.router,
         routes_session.router,
         openapi.router,
         root,

@@ -18,6 +18,7 @@ from whale_ray.inference.predictions import AnimalTraits, Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.engine.animal_finder import AnimalFinder
+from whale_ray.serving.engine.backlog_searcher import BacklogSearcher
 from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.engine.review_writer import ReviewWriter
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
@@ -30,8 +31,7 @@ from whale_ray.serving.query_parameters import ModelQuery
 from whale_ray.serving.resource_names import thumbnail_path
 from whale_ray.serving.schemas import Identified, Unidentified
 
-_UPLOADS_PER_CALL = 4  # bodies that arrive at once, for each call that is answered at once
-_UPLOAD_BYTES = 2**30  # of them together
+_UPLOADS_PER_CALL, _UPLOAD_BYTES = 4, 2**30  # bodies that arrive at once, for each call that is answered at once
 
 
 class ModelService:
@@ -56,9 +56,10 @@ class ModelService:
         self._name, self._finder = name, finder
         self.on_answer: Callable[[Upload, Identification], None] = lambda upload, found: None
         self.live_gallery, self.review_queue = recognizer.live_gallery, review_queue
-        self._review_writer = None
-        if review_queue is not None:
+        self._review_writer = self.backlog = None
+        if review_queue and self.live_gallery.store:
             self._review_writer = ReviewWriter(review_queue, recognizer.decoders, bundle)
+            self.backlog = BacklogSearcher(recognizer, review_queue, self.live_gallery.store)
 
     def check_traits(self, view: str, species: str) -> AnimalTraits:
         """Return viewpoint and species of a call's animals.
@@ -112,15 +113,19 @@ class ModelService:
         """
         uploads = await with_detections(uploads, self._finder, most=1)
         groups = await asyncio.gather(*(self._embed_boxes(group) for group in group_boxes(uploads)))
-        read = [one for group in groups for one in group]
-        used = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, np.ndarray)]
-        faults = [(upload, one) for upload, one in zip(uploads, read, strict=True) if isinstance(one, ImageError)]
+        pairs = list(zip(uploads, (one for group in groups for one in group), strict=True))
+        used = [(upload, one) for upload, one in pairs if isinstance(one, np.ndarray)]
+        faults = [(upload, one) for upload, one in pairs if isinstance(one, ImageError)]
         if not used:
             raise faults[0][1]
         mean = normalize_rows(np.sum([vector for _, vector in used], axis=0)[None])[0]
         found = await self.recognizer.rank(mean, top=top, traits=used[0][0].traits, photographs=len(used))
-        for upload, _ in used:
-            self._queue_for_review(upload, found)
+        if self._review_writer is not None and self._review_writer.wants(used[0][0].traits, found):
+            alone = [found] * len(used)
+            if len(used) > 1 and self.bundle.keypoints is None:  # each waits with its own answer
+                alone = await asyncio.gather(*(self.recognizer.rank(one, top=1, traits=up.traits) for up, one in used))
+            for (upload, _), answer in zip(used, alone, strict=True):
+                self._review_writer.add(upload.data, upload.box, upload.traits, answer)
         whole = self._identified(found, views=len(used))
         return [whole, *(_problem_result(upload, error) for upload, error in faults)]
 
@@ -139,8 +144,8 @@ class ModelService:
         return self._identified(found, upload=upload)
 
     def _queue_for_review(self, upload: Upload, found: Identification) -> None:
-        if self._review_writer is not None:
-            self._review_writer.offer(upload.data, upload.box, upload.traits, found)
+        if self._review_writer is not None and self._review_writer.wants(upload.traits, found):
+            self._review_writer.add(upload.data, upload.box, upload.traits, found)
 
     async def _embed_boxes(self, group: list[Upload]) -> list[np.ndarray | ImageError]:
         """Return the embedding (D,), or the error, of each box of one image."""

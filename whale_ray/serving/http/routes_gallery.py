@@ -1,4 +1,4 @@
-"""Routes that change the gallery (enrol, forget, restore a version) and the review queue.
+"""Routes that change the gallery: enrol, forget, restore a version.
 
 A change is durable when it is answered.
 """
@@ -10,12 +10,11 @@ from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Request, Response, Security
+from fastapi import APIRouter, Path, Request, Security
 
 from whale_ray.serving import query_parameters as parameters
 from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
-from whale_ray.serving.gallery import review_queue
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery_schemas import (
     EnrolledImage,
@@ -23,8 +22,6 @@ from whale_ray.serving.gallery_schemas import (
     Forgotten,
     GalleryVersion,
     GalleryVersions,
-    KeptQueriesPage,
-    KeptQuery,
     Restored,
 )
 from whale_ray.serving.http import openapi
@@ -50,19 +47,30 @@ async def enrol(id: str, request: Request, query: parameters.EnrolParameters, se
     animal in the box is enrolled: other boxes of the photograph may be enrolled under other individuals. `view` and
     `species` are kept with it; without them it is a candidate of every query.
     """
-    _require_store(service)
+    require_store(service)
     traits = service.check_traits(query.view, query.species)
     id = resolve_name(id, query.individual, parameter="individual")
     async with service.upload_budget.receive_upload() as take:  # as of `identify`
-        await _check_name(id, service)
+        await check_name(id, service)
         uploads = await read_uploads(request, service.limits, take=take)
     uploads = with_traits(with_boxes(uploads, query.box, service.limits), traits)
     with service.admission.admit(len(uploads)):
-        return await _enrol(id, uploads, service)
+        return await enrol_uploads(id, uploads, service)
 
 
-async def _enrol(individual: str, uploads: list[Upload], service: ModelService) -> Enrolment:
-    store = _require_store(service)
+async def enrol_uploads(individual: str, uploads: list[Upload], service: ModelService) -> Enrolment:
+    """Enrol images under an individual and return them.
+
+    Args:
+        individual: Name of the individual.
+        uploads: The images.
+        service: The model.
+
+    Raises:
+        ImageError: If one of them cannot be used.
+        EnrolledElsewhereError: If one of them is enrolled as another individual.
+    """
+    store = require_store(service)
     pictures = await service.prepare_pictures(uploads)
     new = await asyncio.to_thread(store.enrol, individual, pictures, bundle=service.bundle.id)
     images = [
@@ -88,7 +96,7 @@ async def forget_image(
 
     It is hidden in every model.
     """
-    store = _require_store(service)
+    store = require_store(service)
     id = resolve_name(id, query.individual, parameter="individual")
     image = resolve_name(image, query.image, parameter="image")
     galleries = [one.live_gallery for one in request.app.state.services.values()]
@@ -113,7 +121,7 @@ async def forget_individual(
 
     They are hidden in every model.
     """
-    store = _require_store(service)
+    store = require_store(service)
     id = resolve_name(id, query.individual, parameter="individual")
     own = any(id in one.live_gallery.names for one in request.app.state.services.values())
     count = 0 if "\0" in id else await asyncio.to_thread(store.forget_individual, id, hide=own)
@@ -129,7 +137,7 @@ async def forget_individual(
 )
 async def versions(query: ModelParameter, service: SelectedModel) -> GalleryVersions:
     """List every change of the gallery, the last one first."""
-    store = _require_store(service)
+    store = require_store(service)
     changes = [asdict(change) for change in await asyncio.to_thread(store.versions)]
     found = [GalleryVersion(photographs=change.pop("pictures"), **change) for change in changes]
     return GalleryVersions(current=found[0].number if found else 0, versions=found)
@@ -144,88 +152,11 @@ async def restore(
     number: Annotated[int, Path(ge=0, le=10**9)], query: ModelParameter, service: SelectedModel
 ) -> Restored:
     """Restore the gallery of a version, without what was forgotten since. It becomes a new version."""
-    return Restored(version=await asyncio.to_thread(_require_store(service).restore, number))
+    return Restored(version=await asyncio.to_thread(require_store(service).restore, number))
 
 
-@router.get(
-    "/v1/queries",
-    dependencies=[Security(authorize, scopes=[ENROL])],
-    responses=openapi.problem_responses(403, 404, 503),
-)
-async def queries(page: parameters.PageParameters, service: SelectedModel) -> KeptQueriesPage:
-    """List photographs of new or nearly new animals that wait for review, the last one first."""
-    waiting = await asyncio.to_thread(_require_queue(service).waiting)
-    start = next((place + 1 for place, query in enumerate(waiting) if query.digest == page.after), 0)
-    part = waiting[start : start + page.limit]
-    last = start + page.limit >= len(waiting)
-    address = None if last else service.address("/v1/queries", after=part[-1].digest, limit=page.limit)
-    return KeptQueriesPage(total=len(waiting), queries=[_kept_query(query) for query in part], next=address)
-
-
-@router.get(
-    "/v1/queries/{id}/thumbnail",
-    dependencies=[Security(authorize, scopes=[ENROL])],
-    response_class=Response,
-    responses={**openapi.JPEG_RESPONSE, **openapi.problem_responses(403, 404, 503)},
-)
-async def query_thumbnail(id: str, query: ModelParameter, service: SelectedModel) -> Response:
-    """Return the thumbnail of a photograph that waits for review."""
-    data = await asyncio.to_thread(_require_queue(service).thumbnail, _digest(id))
-    if data is None:
-        raise _unknown_query(id)
-    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
-
-
-@router.post(
-    "/v1/queries/{id}/confirm",
-    dependencies=[Security(authorize, scopes=[ENROL])],
-    responses=openapi.problem_responses(403, 404, 409, 422, 503),
-)
-async def confirm(id: str, query: parameters.ConfirmParameters, service: SelectedModel) -> Enrolment:
-    """Enrol a photograph that waits for review under an individual."""
-    kept = _require_queue(service)
-    await _check_name(query.individual, service)
-    found = await asyncio.to_thread(kept.photograph, _digest(id))
-    if found is None:
-        raise _unknown_query(id)
-    answer = await _enrol(query.individual, [Upload(None, *found)], service)
-    await asyncio.to_thread(kept.drop, _digest(id))
-    return answer
-
-
-@router.delete(
-    "/v1/queries/{id}",
-    dependencies=[Security(authorize, scopes=[ENROL])],
-    responses=openapi.problem_responses(403, 404, 503),
-)
-async def reject(id: str, query: ModelParameter, service: SelectedModel) -> Forgotten:
-    """Erase a photograph that waits for review."""
-    if not await asyncio.to_thread(_require_queue(service).drop, _digest(id)):
-        raise _unknown_query(id)
-    return Forgotten(photographs=1, version=await asyncio.to_thread(_require_store(service).version))
-
-
-def _require_queue(service: ModelService) -> review_queue.ReviewQueue:
-    if service.review_queue is None:
-        raise RefusalError(403, "this service keeps no photographs for review. Start it with keep_queries=on")
-    return service.review_queue
-
-
-def _digest(id: str) -> str:
-    return id if id.isalnum() else ""
-
-
-def _unknown_query(id: str) -> RefusalError:
-    return RefusalError(404, f"no photograph {id!r} waits for review. See /v1/queries")
-
-
-def _kept_query(query: review_queue.ReviewItem) -> KeptQuery:
-    written = asdict(query)
-    written["id"], written["model"] = written.pop("digest"), written.pop("bundle")
-    return KeptQuery(**written, thumbnail=f"/v1/queries/{query.digest}/thumbnail")
-
-
-def _require_store(service: ModelService) -> EnrolmentStore:
+def require_store(service: ModelService) -> EnrolmentStore:
+    """Return the store of a model; raise RefusalError 403 if the service has none."""
     if service.live_gallery.store is None:
         raise RefusalError(
             403, "this service accepts no enrolments: it was started without a store. Set store to a database URL"
@@ -233,8 +164,13 @@ def _require_store(service: ModelService) -> EnrolmentStore:
     return service.live_gallery.store
 
 
-async def _check_name(name: str, service: ModelService) -> None:
-    """Raises RefusalError 400 unless this is an individual of the gallery or a good name of a new one."""
+async def check_name(name: str, service: ModelService) -> None:
+    """Raise RefusalError 400 unless this is an individual of the gallery or a good name of a new one.
+
+    Args:
+        name: The name.
+        service: The model.
+    """
     if name == service.bundle.unknown_label:
         raise RefusalError(
             400, f"{name!r} is the label of unknown individuals and cannot be enrolled. Name an individual"
