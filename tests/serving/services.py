@@ -125,7 +125,13 @@ def web_service(
     recognizer = Recognizer(
         LiveGallery(loaded, store),
         encoder,
-        DecoderPool(loaded.geometry, count=2, bytes_=LIMITS.image_bytes, pixels=LIMITS.image_pixels),
+        DecoderPool(
+            loaded.geometry,
+            count=2,
+            bytes_=LIMITS.image_bytes,
+            pixels=LIMITS.image_pixels,
+            local=loaded.setting.local,
+        ),
         threads=1,
         batch=32,
     )

@@ -24,7 +24,8 @@ from whale_ray.data.image_io import Box
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.client import ask_service
-from whale_ray.serving.engine.decoder_pool import Decoded, DecoderPool
+from whale_ray.serving.engine.decoder_messages import Decoded
+from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture, picture_digest, picture_name
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.live_gallery import LiveGallery

@@ -22,9 +22,11 @@ from whale_ray.data.formats.animal_rows import animal_name
 from whale_ray.data.image_io import Box
 from whale_ray.errors import EnrolledElsewhereError, NoSuchVersionError, StoreError
 from whale_ray.inference.predictions import AnimalTraits
+from whale_ray.retrieval.local.local_features import VERSION, LocalFeatures, descriptor_size
 from whale_ray.serving.gallery import database
 from whale_ray.serving.gallery.enrolled_pictures import (
     EnrolledPicture,
+    pack_keypoints,
     picture_digest,
     picture_name,
     round_box,
@@ -32,6 +34,8 @@ from whale_ray.serving.gallery.enrolled_pictures import (
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.review_backlog import ReviewBacklog
 from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue
+from whale_ray.serving.gallery.stored_keypoints import StoredKeypoints
+from whale_ray.serving.gallery.tables import KEYPOINTS
 
 TOP = Path(__file__).parents[2]
 
@@ -196,6 +200,57 @@ def test_two_bundles_store_separate_vectors_and_a_forgotten_image_accepts_none(s
     assert store.vectors("b2", [digest, gone])[digest].tolist() == [1, 1]
     assert store.vectors("b1", [digest, gone])[digest].tolist() == [0, 1, 2, 3]
     assert store.vectors("b2", [gone]) == {}
+
+
+def features(count: int, kind: str = "sift") -> LocalFeatures:
+    numbers = np.random.default_rng(count)
+    points = numbers.random((count, 2), np.float32).astype(np.float16).astype(np.float32)
+    return LocalFeatures(points, numbers.integers(0, 2, (count, descriptor_size(kind)), np.uint8))
+
+
+def keypoints_of(store: EnrolmentStore, kind: str = "sift") -> dict[str, int]:
+    found = StoredKeypoints(store.engine, kind).read([picture("a").digest, picture("b").digest])
+    return {digest: len(one) for digest, one in found.items()}
+
+
+def test_keypoints_are_stored_by_kind_and_erased_with_their_picture(store: EnrolmentStore, opened: Open) -> None:
+    packed = pack_keypoints(features(5), "sift")
+    enrolled = dataclasses.replace(picture("a"), keypoints=packed)
+    digest, gone = enrolled.digest, picture("gone").digest
+    store.enrol("w_1", [enrolled, picture("b")], bundle="b1")
+    other = opened()
+    assert keypoints_of(other) == {digest: 5}
+    assert keypoints_of(other, "orb") == {}
+    for _ in range(2):
+        StoredKeypoints(other.engine, "orb").add({digest: features(7, "orb"), gone: features(3, "orb")})
+    (found,) = StoredKeypoints(store.engine, "orb").read([digest, gone]).values()
+    np.testing.assert_array_equal(found.points, features(7, "orb").points)
+    np.testing.assert_array_equal(found.descriptors, features(7, "orb").descriptors)
+    store.forget_image("w_1", enrolled.name, hide=False)
+    assert keypoints_of(store) == keypoints_of(store, "orb") == {}
+    with store.engine.connect() as connection:
+        assert connection.execute(sql.select(sql.func.count()).select_from(KEYPOINTS)).scalar_one() == 0
+
+
+@pytest.mark.parametrize("fault", [{"version": VERSION - 1}, {"features": b"damaged"}], ids=["older", "damaged"])
+def test_keypoints_of_another_version_or_damaged_ones_are_replaced(
+    store: EnrolmentStore, fault: dict[str, object]
+) -> None:
+    enrolled = dataclasses.replace(picture("a"), keypoints=pack_keypoints(features(5), "sift"))
+    store.enrol("w_1", [enrolled], bundle="b1")
+    with store.engine.begin() as connection:
+        connection.execute(KEYPOINTS.update().values(fault))
+    assert keypoints_of(store) == {}
+    StoredKeypoints(store.engine, "sift").add({enrolled.digest: features(6)})
+    assert keypoints_of(store) == {enrolled.digest: 6}
+
+
+def test_a_store_without_the_table_of_keypoints_gets_it(store: EnrolmentStore, opened: Open) -> None:
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    with store.engine.begin() as connection:
+        KEYPOINTS.drop(connection)
+    assert keypoints_of(opened()) == {}
+    assert gallery(opened()) == [("w_1", "enrolled-a.jpg")]
 
 
 def test_many_writers_at_once_lose_nothing(opened: Open) -> None:

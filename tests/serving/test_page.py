@@ -14,6 +14,7 @@ import httpx
 import pytest
 import services
 from drawn_photographs import INDIVIDUALS, draw
+from keypoint_bundles import spotted, write_local_bundle
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 from services import KEY, LIMITS, Running, plain_server, web_service
@@ -124,6 +125,24 @@ def test_candidates_are_shown_beside_the_photograph(page: Page, address: str, tm
     assert yours["x"] + yours["width"] <= match["x"]
     assert abs(yours["y"] - match["y"]) < 20
     page.get_by_text("Model tiny-00000000:").wait_for()
+
+
+def test_matched_points_are_drawn_on_demand(page: Page, tmp_path: Path) -> None:
+    local = write_local_bundle(tmp_path, "sift")
+    spotted(3, 6).save(tmp_path / "spots.png")
+    with plain_server(web_service(local)) as address:
+        page.goto(address)
+        ask(page, tmp_path / "spots.png")
+        first = page.locator(".match").first
+        points = int(re.findall(r"matched points: (\d+)", first.inner_text())[0])
+        assert points > 10
+        assert first.locator("canvas").count() == 0
+        first.get_by_text("Show where they match").click()
+        drawing = first.get_by_role("img", name=f"lines join {points} matched points")
+        drawing.wait_for()
+        assert drawing.evaluate("one => [one.width, one.height]") == [2 * 480 + 16, 320]
+        pixels = "one => [60, one.width - 60].map(x => one.getContext('2d').getImageData(x, 100, 1, 1).data[3])"
+        assert drawing.evaluate(pixels) == [255, 255]  # both photographs are there
 
 
 def test_each_of_several_photographs_has_its_answer_or_its_problem(page: Page, address: str, tmp_path: Path) -> None:

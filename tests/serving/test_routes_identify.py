@@ -15,7 +15,7 @@ from services import LIMITS
 
 JPEG = {"Content-Type": "image/jpeg"}
 ANSWER_KEYS = {"model", "results"}
-CANDIDATE_KEYS = {"rank", "individual", "distance", "probability", "image", "thumbnail"}
+CANDIDATE_KEYS = {"rank", "individual", "distance", "probability", "image", "thumbnail", "matched_points"}
 
 
 def post(client: httpx.Client, body: bytes, kind: str = "image/jpeg", **query: int) -> httpx.Response:

@@ -16,6 +16,22 @@ MOST_CANDIDATES = 50  # of one answer
 
 
 @dataclass(frozen=True)
+class MatchedPhotograph:
+    """The gallery photograph of a candidate with the most matched points.
+
+    Attributes:
+        image: Its file name.
+        row: Its gallery row.
+        lines: x and y of each matched point in the query and in this photograph, shares of width and height, 0 to 1;
+            empty if not asked for.
+    """
+
+    image: str
+    row: int
+    lines: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One individual of an answer.
 
@@ -27,6 +43,9 @@ class Candidate:
         probability: Probability that it is right; None until calibrated.
         image: File name of the nearest gallery image.
         row: Gallery row of that image.
+        matched_points: Most keypoints of the query that agree with one photograph of the individual, among the
+            photographs with the most similar keypoints; None without local features.
+        matched: That photograph; None if no point matches.
     """
 
     rank: int
@@ -36,6 +55,8 @@ class Candidate:
     probability: float | None
     image: str
     row: int
+    matched_points: int | None = None
+    matched: MatchedPhotograph | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from whale_ray.inference.bundle_transfer.addresses import local_bundle
 from whale_ray.inference.encoder_input import Photograph, prepare_photograph
 from whale_ray.inference.golden_images import check_golden_images
 from whale_ray.inference.keypoints.keypoint_matcher import KeypointMatcher, Keypoints, read_named
+from whale_ray.inference.keypoints.matched_points import add_matched_points
 from whale_ray.inference.predictions import (
     MOST_CANDIDATES,
     UNKNOWN_TRAITS,
@@ -189,12 +190,12 @@ class Bundle(BundleDecisions):
         """
         gallery, traits = gallery or self.gallery, traits or [UNKNOWN_TRAITS] * len(vectors)
         viewpoints, species = [one.viewpoint for one in traits], [one.species for one in traits]
-        refine = None
+        # The calibration of encounters holds for their embeddings alone.
+        fused = np.array([count == 1 or self.encounters is None for count in photographs or [1] * len(vectors)], bool)
+        evidence = refine = None
         if self.keypoints is not None:
-            # The calibration of encounters holds for their embeddings alone.
-            counts = np.array(photographs or [1] * len(vectors))
-            fused = (counts == 1) | (self.encounters is None)
-            refine = self.keypoints.refinement(local, gallery.keypoints, fused=fused)
+            evidence = self.keypoints.compare(local, gallery.keypoints, fused=fused)
+            refine = self.keypoints.refinement(evidence, fused=fused)
         found = gallery.searcher.rank(
             vectors,
             self.setting,
@@ -205,7 +206,10 @@ class Bundle(BundleDecisions):
             ready=True,
             refine=refine,
         )
-        return self.answers(found, gallery, top=top, traits=traits, photographs=photographs)
+        answers = self.answers(found, gallery, top=top, traits=traits, photographs=photographs)
+        if evidence is None:
+            return answers
+        return add_matched_points(answers, evidence, gallery, found.pools, fused=fused.tolist())
 
     def identify(
         self,

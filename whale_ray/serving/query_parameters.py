@@ -38,6 +38,9 @@ class IdentifyQuery(ModelQuery):
     top: int = Field(5, ge=1, le=MOST_CANDIDATES, description="Number of candidates per photograph.")
     box: list[BoxParameter] = Field([], description=f"{_BOX_DESCRIPTION}; repeatable, a result each.")
     encounter: bool = Field(False, description="All photographs show one animal; they get one result.")
+    lines: bool = Field(
+        False, description="Add `matched` to the candidates: where keypoints of the two photographs match."
+    )
     view: str = _VIEW
     species: str = _SPECIES
 

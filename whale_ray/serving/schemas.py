@@ -40,6 +40,17 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+class MatchedPhotograph(BaseModel):
+    """The gallery photograph of a candidate with the most matched points."""
+
+    image: str
+    thumbnail: str | None = Field(description="URL path of its thumbnail; null if the bundle has none.")
+    lines: list[tuple[float, float, float, float]] = Field(
+        description="x and y of each matched point in your photograph (its box) and x and y in this one, as shares of "
+        "width and height, 0 to 1."
+    )
+
+
 class Candidate(BaseModel):
     """An individual that the photograph may show."""
 
@@ -51,6 +62,15 @@ class Candidate(BaseModel):
     )
     image: str = Field(description="Gallery photograph at this distance.")
     thumbnail: str | None = Field(description="URL path of its thumbnail; null if the bundle has none.")
+    matched_points: int | None = Field(
+        None,
+        description="Keypoints of your photograph that match one photograph of this individual in place and look; 0 if "
+        "none do, or if its photographs are not among the ten with the most similar keypoints. Null for models without "
+        "keypoint matching, and for encounters that are ranked without it.",
+    )
+    matched: MatchedPhotograph | None = Field(
+        None, description="That photograph. Left out without `lines=true` or without points.", exclude_if=_is_none
+    )
 
 
 class SearchedPool(BaseModel):

@@ -138,3 +138,32 @@ def test_a_gallery_without_keypoints_or_photographs_scores_zero() -> None:
     assert LocalIndex(join_features([], "sift"), []).image_scores(query).shape == (0,)
     one = LocalIndex(join_features([random_features(9, seed=1)], "sift"), ["a"])
     assert one.image_scores(query, np.array([False])).tolist() == [0]
+
+
+@pytest.mark.parametrize("exact_up_to", [50_000, 0])
+def test_selected_photographs_are_scored_as_if_they_were_the_gallery(
+    monkeypatch: pytest.MonkeyPatch, exact_up_to: int
+) -> None:
+    monkeypatch.setattr(local_index, "EXACT_UP_TO", exact_up_to)  # parts are searched one beside another
+    first, second = gallery_of(1, 2, 3, 4), gallery_of(5, 6)
+    grown = LocalIndex(first, ["a", "b", "c", "d"]).add(second, ["", ""])
+    rows, names = [3, 0, 2, 5], ["d", "a", "e", "e"]
+    chosen = grown.select(rows, names)
+    whole = LocalFeatureStore.subset(join_features([grown.features(row) for row in range(6)], "sift"), rows)
+    alone = LocalIndex(whole, names)
+    queries = [features_of(draw_animal(number, degrees=9)) for number in (3, 4, 5, 6, 2)]
+    for allowed in (None, np.array([True, False, True, True])):
+        for found, expected in zip(chosen.scores(queries, allowed), alone.scores(queries, allowed), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert chosen.names.tolist() == ["a", "d", "e"]
+    for row in range(4):
+        np.testing.assert_array_equal(chosen.features(row).descriptors, whole.of(row).descriptors)
+    again = chosen.select([2, 1], ["e", "a"]).add(gallery_of(2), ["b"])
+    expected = LocalIndex(join_features([whole.of(2), whole.of(1), first.of(1)], "sift"), ["e", "a", "b"])
+    np.testing.assert_array_equal(again.scores(queries)[0], expected.scores(queries)[0])
+
+
+def test_a_selection_of_no_photograph_scores_nothing() -> None:
+    none = LocalIndex(gallery_of(1, 2), ["a", "b"]).select([], [])
+    images, individuals = none.scores([features_of(draw_animal(1))])
+    assert (images.shape, individuals.shape, len(none)) == ((1, 0), (1, 0), 0)

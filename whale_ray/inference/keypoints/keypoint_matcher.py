@@ -49,13 +49,13 @@ class KeypointMatcher:
         """
         return extract_features(local_picture(image, box=box), self.kind)
 
-    def refinement(
+    def compare(
         self, keypoints: Keypoints | None, index: LocalIndex | None, *, fused: np.ndarray | None = None
-    ) -> Refine:
-        """Return the `refine` of `PooledSearcher.rank` for Q queries.
+    ) -> LocalEvidence:
+        """Return the evidence of Q queries on the gallery.
 
         Args:
-            keypoints: Local features of the queries, or their evidence on the gallery.
+            keypoints: Local features of the queries, or their evidence, which is returned.
             index: Local features of the gallery, in the order of its rows.
             fused: Queries that are ranked by fused score, bool, shape (Q,); the others need no features. None for all.
 
@@ -63,7 +63,7 @@ class KeypointMatcher:
             InputError: If features of the queries or of the gallery are missing.
         """
         if isinstance(keypoints, LocalEvidence):
-            return fused_refinement(self._setting, self._model, keypoints, fused=fused)
+            return keypoints
         if index is None:
             raise _missing(self.kind, "gallery")
         if fused is not None and keypoints is None:
@@ -77,7 +77,16 @@ class KeypointMatcher:
             one if one is not None and is_needed else no_features(self.kind)
             for one, is_needed in zip(keypoints, needed, strict=True)
         ]
-        return fused_refinement(self._setting, self._model, compare_features(asked, index), fused=fused)
+        return compare_features(asked, index)
+
+    def refinement(self, evidence: LocalEvidence, *, fused: np.ndarray | None = None) -> Refine:
+        """Return the `refine` of `PooledSearcher.rank` for Q queries.
+
+        Args:
+            evidence: Result of `compare`.
+            fused: Queries that are ranked by fused score, bool, shape (Q,). None for all.
+        """
+        return fused_refinement(self._setting, self._model, evidence, fused=fused)
 
 
 def _missing(kind: str, whose: str) -> InputError:

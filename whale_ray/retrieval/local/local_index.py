@@ -52,6 +52,7 @@ class LocalIndex:
         self._searches = [DescriptorSearch(gallery.descriptors, exact=exact)] if searchable else []
         self._owners = gallery.owners.astype(np.int32)
         self._weights = center_weights(gallery.points).astype(np.uint8)
+        self._rows = np.arange(len(gallery))  # of the parts, one behind another
         self._kept = np.ones(len(gallery), dtype=bool)
 
     def __len__(self) -> int:
@@ -59,10 +60,11 @@ class LocalIndex:
 
     def features(self, row: int) -> LocalFeatures:
         """Return the features of one gallery photograph."""
+        place = int(self._rows[row])
         for part in self._parts:
-            if row < len(part):
-                return part.of(row)
-            row -= len(part)
+            if place < len(part):
+                return part.of(place)
+            place -= len(part)
         raise IndexError(row)
 
     def subset(self, rows: np.ndarray | Sequence[int]) -> LocalIndex:
@@ -105,7 +107,8 @@ class LocalIndex:
         if not len(asked) or not len(self._owners):
             return np.zeros(shape[0], np.float32), np.zeros(shape[1], np.float32)
         descriptors = np.concatenate([query.descriptors for query in queries])
-        distances, places = self._nearest(descriptors, _FOUND, None if allowed.all() else allowed)
+        permitted = np.append(allowed, False)[self._owners]
+        distances, places = self._nearest(descriptors, _FOUND, None if permitted.all() else permitted)
         images = np.append(self._owners, -1)[places]
         codes = np.append(self._codes, -1)[images]
         gains = _gains(distances, codes, self.kind)
@@ -115,12 +118,12 @@ class LocalIndex:
         return _add_up(asked, images, gains, shape[0]), _add_up(asked, codes, gains, shape[1])
 
     def _nearest(
-        self, descriptors: np.ndarray, count: int, allowed: np.ndarray | None
+        self, descriptors: np.ndarray, count: int, permitted: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         ends = np.cumsum([len(search) for search in self._searches])
-        permitted = None if allowed is None else np.split(allowed[self._owners], ends[:-1])
+        masks = None if permitted is None else np.split(permitted, ends[:-1])
         parts = [
-            search.nearest(descriptors, count, allowed=None if permitted is None else permitted[place])
+            search.nearest(descriptors, count, allowed=None if masks is None else masks[place])
             for place, search in enumerate(self._searches)
         ]
         return merge_nearest(parts, [len(search) for search in self._searches], count)
@@ -139,6 +142,8 @@ class LocalIndex:
         grown.names, grown._codes = np.unique(labels, return_inverse=True)
         grown._owners = np.concatenate([self._owners, features.owners.astype(np.int32) + len(self)])
         grown._weights = np.concatenate([self._weights, center_weights(features.points).astype(np.uint8)])
+        end = sum(len(part) for part in self._parts)
+        grown._rows = np.concatenate([self._rows, np.arange(end, end + len(features))])
         grown._kept = np.concatenate([self._kept, np.ones(len(features), dtype=bool)])
         if len(self._searches[-1]) <= EXACT_UP_TO:
             features = join_stores(self._parts[-1], features)
@@ -153,6 +158,23 @@ class LocalIndex:
         smaller._kept = self._kept.copy()
         smaller._kept[np.asarray(rows, dtype=np.int64)] = False
         return smaller
+
+    def select(self, rows: np.ndarray | Sequence[int], individuals: np.ndarray | Sequence[str]) -> LocalIndex:
+        """Return an index of these photographs alone, in this order, that shares the search of this index.
+
+        Args:
+            rows: Positions of the photographs, each at most once.
+            individuals: Individual of each of them.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        chosen = self._copy()
+        chosen.names, chosen._codes = np.unique(np.asarray(individuals, dtype=str), return_inverse=True)
+        places = np.full(
+            len(self) + 1, -1, dtype=np.int32
+        )  # the last one: of photographs that this index has not either
+        places[rows] = np.arange(len(rows))
+        chosen._owners, chosen._kept, chosen._rows = places[self._owners], self._kept[rows], self._rows[rows]
+        return chosen
 
     def _copy(self) -> LocalIndex:
         copied = LocalIndex.__new__(LocalIndex)

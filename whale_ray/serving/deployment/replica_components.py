@@ -45,7 +45,11 @@ def make_recogniser(
         store: Enrolled images; None without enrolment.
     """
     decoders = DecoderPool(
-        bundle.geometry, count=settings.decoders, bytes_=settings.image_bytes, pixels=settings.image_pixels
+        bundle.geometry,
+        count=settings.decoders,
+        bytes_=settings.image_bytes,
+        pixels=settings.image_pixels,
+        local=bundle.setting.local,
     )
     return Recognizer(LiveGallery(bundle, store), encoder, decoders, threads=settings.threads, batch=settings.batch)
 

@@ -125,8 +125,8 @@ class BacklogSearcher:
         photograph = await asyncio.to_thread(self._queue.photograph, pending.digest)
         if photograph is None:
             return None
-        (array,) = await self._recognizer.decode(photograph[0], [pending.box])
-        return None if isinstance(array, ImageError) else await self._recognizer.embed(array)
+        (decoded,) = await self._recognizer.decode(photograph[0], [pending.box])
+        return None if isinstance(decoded, ImageError) else await self._recognizer.embed(decoded.array)
 
     def _latest(self, found: Identification) -> LatestAnswer:
         nearest = found.candidates[0] if found.candidates else None

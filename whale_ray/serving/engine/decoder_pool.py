@@ -40,6 +40,9 @@ class DecoderPool:
         fill: Gray value around an image that does not fill the input, 0 to 255.
         local: Kind of the keypoints that are searched on request, `sift` or `orb`; `none` for none.
         command: Command of a process; its settings are added as the last argument.
+
+    Attributes:
+        local: Kind of the keypoints.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class DecoderPool:
         settings = json.dumps(
             {"geometry": asdict(geometry), "fill": fill, "local": local, "bytes": bytes_, "pixels": pixels}
         )
+        self.local = local
         self._most_bytes, reader = bytes_, AnswerReader((*geometry.stored, 3), local)
         processes = [_DecoderProcess([*command, settings], reader, seconds) for _ in range(count)]
         self._idle: asyncio.LifoQueue[_DecoderProcess] = asyncio.LifoQueue()  # the last one is warm

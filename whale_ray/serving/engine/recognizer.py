@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,26 +11,21 @@ import numpy as np
 
 from whale_ray.data.image_io import Box
 from whale_ray.errors import ImageError
-from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits, Identification
+from whale_ray.inference.keypoints.matched_points import add_match_lines
+from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits, Gallery, Identification
+from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.search.exact_search import use_threads
-from whale_ray.serving.engine.decoder_messages import Decoded
+from whale_ray.serving.engine.decoder_messages import Decoded, DecodedImage
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
 from whale_ray.serving.engine.micro_batcher import MicroBatcher, StallDetector
+from whale_ray.serving.engine.picture_reader import PictureReader
 from whale_ray.serving.engine.search_requests import SearchRequest, SearchResult
-from whale_ray.serving.gallery.enrolled_pictures import (
-    EnrolledPicture,
-    Entry,
-    picture_digest,
-    picture_name,
-    round_box,
-)
 from whale_ray.serving.gallery.live_gallery import GallerySnapshot, LiveGallery
 from whale_ray.serving.metrics import observe, time_stage
 
 _STORE_TIMEOUT = 2.0
 _EMBED_CHUNK = 256  # enrolled pictures that are embedded before the gallery is rebuilt
-_log = logging.getLogger(__name__)
 
 
 class Recognizer:
@@ -46,6 +40,9 @@ class Recognizer:
         decoders: The decoder pool.
         threads: Threads of a search.
         batch: Largest batch of searches.
+
+    Attributes:
+        enrolments: Reads pictures to enrol, and enrolled ones.
     """
 
     def __init__(
@@ -61,6 +58,7 @@ class Recognizer:
             self._at_once = MicroBatcher(
                 lambda asked: self._rank(_embed_requests(here, asked)), most=batch, thread=thread
             )
+        self.enrolments = PictureReader(catalogue, encoder, decoders)
         self._pace = StallDetector()
         self._asking: asyncio.Task[int] | None = None
         self._catching_up = asyncio.Lock()
@@ -95,42 +93,44 @@ class Recognizer:
             ImageError: If the image cannot be used.
             StoreError: If the store does not answer.
         """
-        (array,) = await self.decode(data, [box])
-        if isinstance(array, ImageError):
-            raise array
-        return await self.identify_decoded(array, top=top, traits=traits)
+        (decoded,) = await self.decode(data, [box])
+        if isinstance(decoded, ImageError):
+            raise decoded
+        return await self.identify_decoded(decoded, top=top, traits=traits)
 
     async def identify_decoded(
-        self, array: np.ndarray, *, top: int, traits: AnimalTraits = UNKNOWN_TRAITS
+        self, decoded: DecodedImage, *, top: int, traits: AnimalTraits = UNKNOWN_TRAITS, lines: bool = False
     ) -> Identification:
         """Return the answer for one decoded image.
 
         Args:
-            array: Encoder input as `decode` returns it, uint8, shape (H, W, 3).
+            decoded: The image as `decode` returns it.
             top: Number of individuals.
             traits: Viewpoint and species of the animal.
+            lines: Also find the lines that join matched keypoints.
 
         Raises:
             StoreError: If the store does not answer.
         """
         if self._at_once is None:
-            return await self.rank(await self.embed(array), top=top, traits=traits)
+            vector = await self.embed(decoded.array)
+            return await self.rank(vector, top=top, traits=traits, keypoints=decoded.keypoints, lines=lines)
         asked = time.perf_counter()
-        found = await self._at_once.submit(SearchRequest(array, top, traits))
+        request = SearchRequest(decoded.array, top, traits, keypoints=decoded.keypoints, lines=lines)
+        found = await self._at_once.submit(request)
         observe("whale_ray_stage_seconds", found.began - asked, stage="embed")
         observe("whale_ray_stage_seconds", time.perf_counter() - found.began, stage="search")
         return await self._completed(found)
 
-    async def decode(self, data: bytes, boxes: Sequence[Box | None]) -> list[np.ndarray | ImageError]:
-        """Return the encoder input of each box, uint8, shape (H, W, 3), or the error if it cannot be used.
+    async def decode(self, data: bytes, boxes: Sequence[Box | None]) -> list[Decoded]:
+        """Return each box as the encoder's input with the local features of the bundle, or the error.
 
         Args:
             data: The image file, which is decoded once.
             boxes: Boxes of the animals, as of `identify`.
         """
         with time_stage("decode"):
-            found = await self.decoders.decode_boxes(data, boxes)
-        return [one if isinstance(one, ImageError) else one.array for one in found]
+            return await self.decoders.decode_boxes(data, boxes, keypoints=True)
 
     async def embed(self, array: np.ndarray) -> np.ndarray:
         """Return the unit embedding (D,) of one decoded image, uint8, shape (H, W, 3)."""
@@ -138,7 +138,14 @@ class Recognizer:
             return await self.encoder.embed(array)
 
     async def rank(
-        self, vector: np.ndarray, *, top: int, traits: AnimalTraits = UNKNOWN_TRAITS, photographs: int = 1
+        self,
+        vector: np.ndarray,
+        *,
+        top: int,
+        traits: AnimalTraits = UNKNOWN_TRAITS,
+        photographs: int = 1,
+        keypoints: LocalFeatures | None = None,
+        lines: bool = False,
     ) -> Identification:
         """Return the answer for one embedding.
 
@@ -147,12 +154,17 @@ class Recognizer:
             top: Number of individuals.
             traits: Viewpoint and species of the animal.
             photographs: Number of photographs whose normalized mean the embedding is.
+            keypoints: Local features of the photograph, as `decode` returns them; a bundle with local features needs
+                them to answer one photograph.
+            lines: Also find the lines that join matched keypoints.
 
         Raises:
+            InputError: If the bundle needs local features, but none are given.
             StoreError: If the store does not answer.
         """
         with time_stage("search"):
-            found = await self._search.submit(SearchRequest(vector, top, traits, photographs))
+            request = SearchRequest(vector, top, traits, photographs, keypoints, lines)
+            found = await self._search.submit(request)
         return await self._completed(found)
 
     async def _completed(self, found: SearchResult) -> Identification:
@@ -174,45 +186,8 @@ class Recognizer:
         async with self._catching_up:
             snapshot = await asyncio.to_thread(self.live_gallery.snapshot)
             for start in range(0, len(snapshot.missing), _EMBED_CHUNK):
-                await self._catch_up(snapshot.missing[start : start + _EMBED_CHUNK])
+                await self.enrolments.catch_up(snapshot.missing[start : start + _EMBED_CHUNK])
         return await asyncio.to_thread(self.live_gallery.snapshot)
-
-    async def _catch_up(self, entries: Sequence[Entry]) -> None:
-        vectors = await asyncio.gather(*map(self._vector_of, entries))
-        found = {entry.digest: one for entry, one in zip(entries, vectors, strict=True) if one is not None}
-        await asyncio.to_thread(self.live_gallery.add_vectors, found)
-
-    async def _vector_of(self, entry: Entry) -> np.ndarray | None:
-        """Return the embedding (D,) of an enrolled picture; None if it was forgotten or cannot be decoded here."""
-        assert self.live_gallery.store is not None
-        data = await asyncio.to_thread(self.live_gallery.store.picture, entry.image)
-        if data is None:
-            return None
-        try:
-            decoded = await self.decoders.decode(data, box=entry.box)
-        except ImageError:
-            _log.warning("%s is enrolled but cannot be decoded, and is left out", entry.image, exc_info=True)
-            await asyncio.to_thread(self.live_gallery.exclude, entry)
-            return None
-        return await self.encoder.embed(decoded.array)
-
-    async def prepare_enrolments(self, data: bytes, boxes: Sequence[Box | None]) -> list[EnrolledPicture | ImageError]:
-        """Return the picture of each box with thumbnail and embedding, ready for the store, or the error.
-
-        Args:
-            data: The image file.
-            boxes: Boxes of the animals, as of `identify`; rounded to what a store holds.
-        """
-        boxes = [box and round_box(box) for box in boxes]
-        decoded = await self.decoders.decode_boxes(data, boxes, thumbnail=True)
-        return [await self._enrolled(data, box, one) for box, one in zip(boxes, decoded, strict=True)]
-
-    async def _enrolled(self, data: bytes, box: Box | None, decoded: Decoded) -> EnrolledPicture | ImageError:
-        if isinstance(decoded, ImageError):
-            return decoded
-        vector = await self.encoder.embed(decoded.array)
-        digest, name = picture_digest(data, box), picture_name(data, box)
-        return EnrolledPicture(digest, name, data, decoded.thumbnail, vector, box)
 
     def _rank(self, asked: list[SearchRequest]) -> list[SearchResult]:
         """Return the first individuals for each vector."""
@@ -226,11 +201,18 @@ class Recognizer:
                 gallery=snapshot.gallery,
                 traits=[one.traits for one in asked],
                 photographs=[one.photographs for one in asked],
+                local=[one.keypoints for one in asked],
             )
-        return [
-            SearchResult(answer.first(one.top), not snapshot.missing, one, began)
-            for answer, one in zip(found, asked, strict=True)
-        ]
+            answers = [_answer(answer, one, snapshot.gallery) for answer, one in zip(found, asked, strict=True)]
+        complete = not snapshot.missing
+        return [SearchResult(answer, complete, one, began) for answer, one in zip(answers, asked, strict=True)]
+
+
+def _answer(found: Identification, asked: SearchRequest, gallery: Gallery) -> Identification:
+    found = found.first(asked.top)
+    if not asked.lines or asked.keypoints is None:
+        return found
+    return add_match_lines(found, asked.keypoints, gallery)
 
 
 def _embed_requests(encoder: LocalEncoder, asked: list[SearchRequest]) -> list[SearchRequest]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whale_ray.inference.predictions import AnimalTraits, Identification
+from whale_ray.retrieval.local.local_features import LocalFeatures
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,16 @@ class SearchRequest:
         top: Number of individuals.
         traits: Viewpoint and species of the animal.
         photographs: Number of photographs whose normalized mean the embedding is.
+        keypoints: Local features of the photograph; None for a bundle without.
+        lines: Also find the lines that join matched keypoints.
     """
 
     array: np.ndarray
     top: int
     traits: AnimalTraits
     photographs: int = 1
+    keypoints: LocalFeatures | None = None
+    lines: bool = False
 
     def embedded(self, vector: np.ndarray) -> SearchRequest:
         """Return the request with its photograph replaced by the embedding, shape (D,)."""

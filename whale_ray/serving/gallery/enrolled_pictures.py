@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,22 @@ from whale_ray.data.decoding.image_formats import EXTENSIONS, recognize_format
 from whale_ray.data.formats.animal_rows import animal_name, box_text
 from whale_ray.data.image_io import Box
 from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits
+from whale_ray.retrieval.local.feature_bytes import pack_features
+from whale_ray.retrieval.local.local_features import VERSION, LocalFeatures
+
+
+class PackedKeypoints(NamedTuple):
+    """Local features of a picture as they are stored.
+
+    Attributes:
+        kind: `sift` or `orb`.
+        version: Version of the features.
+        features: Bytes of `pack_features`.
+    """
+
+    kind: str
+    version: int
+    features: bytes
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,7 @@ class EnrolledPicture:
         vector: Its embedding.
         box: Box of the animal; None for the whole photograph.
         traits: Its viewpoint and species.
+        keypoints: Its local features; None for a bundle without.
     """
 
     digest: str
@@ -35,6 +53,7 @@ class EnrolledPicture:
     vector: np.ndarray
     box: Box | None = None
     traits: AnimalTraits = UNKNOWN_TRAITS
+    keypoints: PackedKeypoints | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,16 @@ class Version:
     at: datetime
     kind: str
     pictures: int
+
+
+def pack_keypoints(features: LocalFeatures, kind: str) -> PackedKeypoints:
+    """Return the local features of a picture as they are stored.
+
+    Args:
+        features: The features.
+        kind: `sift` or `orb`.
+    """
+    return PackedKeypoints(kind, VERSION, pack_features(features, kind))
 
 
 def picture_digest(data: bytes, box: Box | None = None) -> str:

@@ -16,9 +16,12 @@ import pandas as pd
 from whale_ray.data.formats.animal_rows import BOX, animal_name
 from whale_ray.inference.predictions import Gallery
 from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.gallery.enrolled_pictures import Entry, StoreState
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
+from whale_ray.serving.gallery.live_keypoints import LiveKeypoints
+from whale_ray.serving.gallery.stored_keypoints import StoredKeypoints
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class GallerySnapshot:
         version: Version of the store.
         gallery: Images, individuals and search index.
         enrolled: Image names that are not the bundle's.
-        missing: Enrolled images without an embedding of this bundle, as after a rollout.
+        missing: Enrolled images without an embedding of this bundle, or without the local features that its setting
+            needs, as after a rollout.
     """
 
     version: int
@@ -61,6 +65,9 @@ class LiveGallery:
         self.names = frozenset(bundle.individuals)
         self._bundle_vectors = normalize_rows(bundle.contents.gallery)
         self._vectors: dict[str, np.ndarray] = {}
+        index = bundle.gallery.keypoints
+        self._keypoints = None if index is None else LiveKeypoints(index)
+        self._stored_keypoints = StoredKeypoints(store.engine, index.kind) if store and index is not None else None
         self._excluded: set[str] = set()
         self._lock = threading.Lock()
         self._snapshot = GallerySnapshot(0, bundle.gallery, frozenset(), ())
@@ -96,11 +103,23 @@ class LiveGallery:
             missing = tuple(one for one in self._snapshot.missing if one.digest != entry.digest)
             self._snapshot = replace(self._snapshot, missing=missing)
 
-    def add_vectors(self, vectors: Mapping[str, np.ndarray]) -> None:
-        """Store this bundle's embeddings of enrolled images (digest → vector)."""
+    def add_features(self, vectors: Mapping[str, np.ndarray], keypoints: Mapping[str, LocalFeatures]) -> None:
+        """Store this bundle's features of enrolled images.
+
+        Args:
+            vectors: Embedding by digest.
+            keypoints: Local features by digest; empty for a bundle without.
+
+        Raises:
+            StoreError: If the store does not answer.
+        """
         assert self.store is not None
         self.store.add_vectors(self.bundle.id, vectors)
+        if self._stored_keypoints:
+            self._stored_keypoints.add(keypoints)
         with self._lock:
+            if self._keypoints:
+                self._keypoints.add(keypoints)
             self._vectors |= {digest: vector.astype(np.float16) for digest, vector in vectors.items()}
             self._snapshot = self._build_snapshot(self.store, self.store.state())
 
@@ -110,8 +129,9 @@ class LiveGallery:
         # An image that has since reached the training of this bundle is in its own gallery.
         shown = {name for row in rows for name in (bundle[row][0], bundle[row][2])}
         entries = [entry for entry in state.entries if entry.image not in shown]
-        self._fetch_vectors(store, entries)
-        there = [entry for entry in entries if entry.digest in self._vectors]
+        self._fetch_features(store, entries)
+        known = self._vectors.keys() if self._keypoints is None else self._vectors.keys() & self._keypoints.digests
+        there = [entry for entry in entries if entry.digest in known]
         gallery = [*(bundle[row][:2] for row in rows), *((entry.image, entry.individual) for entry in there)]
         images, individuals = [image for image, _ in gallery], [individual for _, individual in gallery]
         added = np.reshape(
@@ -120,15 +140,20 @@ class LiveGallery:
         vectors = np.concatenate([self._bundle_vectors[rows], normalize_rows(added)])
         traits = [*(self.bundle.traits[row] for row in rows), *(entry.traits for entry in there)]
         searcher = self.bundle.build_searcher(vectors, individuals, traits=traits, ready=True)
-        known = self._vectors.keys() | self._excluded
-        missing = tuple(entry for entry in entries if entry.digest not in known)
+        index = None
+        if self._keypoints:
+            index = self._keypoints.select(rows, [entry.digest for entry in there], individuals)
+        missing = tuple(entry for entry in entries if entry.digest not in known | self._excluded)
         enrolled = frozenset(entry.image for entry in there)
-        return GallerySnapshot(state.version, Gallery(images, individuals, searcher), enrolled, missing)
+        return GallerySnapshot(state.version, Gallery(images, individuals, searcher, index), enrolled, missing)
 
-    def _fetch_vectors(self, store: EnrolmentStore, entries: list[Entry]) -> None:
+    def _fetch_features(self, store: EnrolmentStore, entries: list[Entry]) -> None:
         digests = {entry.digest for entry in entries}
         self._vectors = {digest: vector for digest, vector in self._vectors.items() if digest in digests}
         self._vectors |= store.vectors(self.bundle.id, digests - self._vectors.keys())
+        if self._keypoints and self._stored_keypoints:
+            self._keypoints.keep_only(digests)
+            self._keypoints.add(self._stored_keypoints.read(digests - self._keypoints.digests))
 
 
 def _picture_names(bundle: Bundle) -> list[str]:

@@ -102,6 +102,15 @@ VECTORS = sql.Table(
     sql.Column("bundle", sql.Text, primary_key=True),
     sql.Column("vector", sql.LargeBinary, nullable=False),
 )
+# A version that does not know this table leaves it alone: it needs no format of its own.
+KEYPOINTS = sql.Table(
+    "keypoints",
+    METADATA,
+    sql.Column("digest", _DIGEST, sql.ForeignKey(PICTURES.c.digest, ondelete="CASCADE"), primary_key=True),
+    sql.Column("kind", sql.String(16), primary_key=True),
+    sql.Column("version", sql.Integer, nullable=False),  # of the features
+    sql.Column("features", sql.LargeBinary, nullable=False),
+)
 HIDDEN = sql.Table(
     "hidden",
     METADATA,

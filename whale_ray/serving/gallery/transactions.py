@@ -12,7 +12,7 @@ import sqlalchemy as sql
 
 from whale_ray.serving.gallery.database import translated_errors
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
-from whale_ray.serving.gallery.tables import ENTRIES, HIDDEN, IS_CURRENT, PICTURES, STATE, VECTORS, VERSIONS
+from whale_ray.serving.gallery.tables import ENTRIES, HIDDEN, IS_CURRENT, KEYPOINTS, PICTURES, STATE, VECTORS, VERSIONS
 
 _CHUNK = 500  # names in one statement
 
@@ -45,7 +45,7 @@ class GalleryTransaction:
         self.pictures += len(pairs)
 
     def keep(self, picture: EnrolledPicture, bundle: str) -> None:
-        """Store a picture and its vector unless an earlier version has them.
+        """Store a picture and its vector unless an earlier version has them, and its local features.
 
         Args:
             picture: The picture.
@@ -58,6 +58,10 @@ class GalleryTransaction:
         if not self._there(VECTORS, (VECTORS.c.digest == picture.digest) & (VECTORS.c.bundle == bundle)):
             vector = {"digest": picture.digest, "bundle": bundle, "vector": vector_bytes(picture.vector)}
             self.connection.execute(VECTORS.insert().values(vector))
+        if picture.keypoints is not None:
+            same = (KEYPOINTS.c.digest == picture.digest) & (KEYPOINTS.c.kind == picture.keypoints.kind)
+            self.connection.execute(KEYPOINTS.delete().where(same))
+            self.connection.execute(KEYPOINTS.insert().values(digest=picture.digest, **picture.keypoints._asdict()))
 
     def hide(self, kind: str, name: str) -> bool:
         """Hide an image or individual of the bundle for good; return whether it was visible before.

@@ -33,6 +33,7 @@ COLUMNS = (
     "problem",
 )
 POOL_COLUMNS = ("pool_view", "pool_species", "pool_images", "pool_individuals")  # if the model knows either
+MATCHED = "matched_points"  # a column, if the model matches keypoints
 BOX = "box"  # a last column, if any result has one
 DETECTION = "detection"  # a last column, if a detector was asked: its confidence, or `none`
 
@@ -83,6 +84,7 @@ def results_csv(results: Iterable[Mapping[str, Any]]) -> str:
     results = list(results)
     columns = list(COLUMNS)
     columns += POOL_COLUMNS if any(result.get("pool") for result in results) else ()
+    columns += [MATCHED] if any(_has_matches(result) for result in results) else []
     columns += [BOX] if any(result.get(BOX) for result in results) else []
     columns += [DETECTION] if any(DETECTION in result for result in results) else []
     written = io.StringIO()
@@ -107,8 +109,12 @@ def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         "decision": result["new_individual"]["decision"],
         "new_probability": result["new_individual"]["probability"],
     }
-    shown = ("rank", "individual", "distance", "probability", "image")
+    shown = ["rank", "individual", "distance", "probability", "image", *([MATCHED] if _has_matches(result) else [])]
     return [{**new, **{name: one[name] for name in shown}} for one in result["candidates"]] or [new]
+
+
+def _has_matches(result: Mapping[str, Any]) -> bool:
+    return any(candidate.get(MATCHED) is not None for candidate in result.get("candidates", ()))
 
 
 def _cell(value: object) -> object:
@@ -154,7 +160,7 @@ def bundle_results(
     for candidate in (candidate for answer in answers for candidate in answer["candidates"]):
         candidate["distance"] = round(candidate["distance"], DISTANCE_DECIMALS)
         # of this bundle's own search, which a service does not tell either
-        del candidate["row"], candidate["score"]
+        del candidate["row"], candidate["score"], candidate["matched"]
     for answer in answers:
         if answer["pool"] is None:
             del answer["pool"]

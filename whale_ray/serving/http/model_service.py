@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any
-from urllib.parse import urlencode
+from typing import Annotated
 
 import numpy as np
 from fastapi import Depends, Query, Request
@@ -16,19 +15,20 @@ from whale_ray.errors import ImageError, InputError
 from whale_ray.inference.bundle_contents import ExamplePhoto
 from whale_ray.inference.predictions import AnimalTraits, Identification
 from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.engine.animal_finder import AnimalFinder
 from whale_ray.serving.engine.backlog_searcher import BacklogSearcher
+from whale_ray.serving.engine.decoder_messages import Decoded
 from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.engine.review_writer import ReviewWriter
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.review_queue import ReviewQueue
 from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
 from whale_ray.serving.http.uploads import Limits, Upload, group_boxes, with_detections
-from whale_ray.serving.metrics import count
-from whale_ray.serving.problem_details import RefusalError, refused_image
+from whale_ray.serving.identify_results import ResultWriter, problem_result
+from whale_ray.serving.problem_details import RefusalError
 from whale_ray.serving.query_parameters import ModelQuery
-from whale_ray.serving.resource_names import thumbnail_path
 from whale_ray.serving.schemas import Identified, Unidentified
 
 _UPLOADS_PER_CALL, _UPLOAD_BYTES = 4, 2**30  # bodies that arrive at once, for each call that is answered at once
@@ -53,7 +53,9 @@ class ModelService:
         self.upload_budget = UploadBudget(
             _UPLOADS_PER_CALL * most_calls, most_bytes=_UPLOAD_BYTES, seconds=limits.seconds
         )
-        self._name, self._finder = name, finder
+        self._finder = finder
+        self._results = ResultWriter(recognizer.live_gallery, name)
+        self.address = self._results.address
         self.on_answer: Callable[[Upload, Identification], None] = lambda upload, found: None
         self.live_gallery, self.review_queue = recognizer.live_gallery, review_queue
         self._review_writer = self.backlog = None
@@ -78,35 +80,41 @@ class ModelService:
             raise RefusalError(422, str(error)) from error
         return traits
 
-    async def answer(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
+    async def answer(self, uploads: list[Upload], *, top: int, lines: bool = False) -> list[Identified | Unidentified]:
         """Return a result for each image.
 
         Args:
             uploads: Images of the call.
             top: Number of candidates per image.
+            lines: Add the lines that join matched keypoints to the candidates.
 
         Raises:
             ImageError: If the only image cannot be used.
         """
         uploads = await with_detections(uploads, self._finder, most=self.limits.images)
-        groups = await asyncio.gather(*(self._identify_boxes(group, top) for group in group_boxes(uploads)))
+        groups = await asyncio.gather(*(self._identify_boxes(group, top, lines) for group in group_boxes(uploads)))
         found = [one for group in groups for one in group]
         if len(found) == 1 and isinstance(found[0], ImageError):
             raise found[0]
         return [
-            _problem_result(upload, one) if isinstance(one, ImageError) else one
+            problem_result(upload, one) if isinstance(one, ImageError) else one
             for upload, one in zip(uploads, found, strict=True)
         ]
 
-    async def answer_encounter(self, uploads: list[Upload], *, top: int) -> list[Identified | Unidentified]:
+    async def answer_encounter(
+        self, uploads: list[Upload], *, top: int, lines: bool = False
+    ) -> list[Identified | Unidentified]:
         """Return one result for all usable images of an encounter and a problem for each other image.
 
         The mean of the L2-normalised embeddings is searched. With several images, decision and probabilities come from
-        the bundle's calibration of encounters; probabilities are null in bundles without one.
+        the bundle's calibration of encounters; probabilities are null in bundles without one. A bundle with local
+        features compares those of the image with the most keypoints, unless its calibration of encounters holds for
+        embeddings alone.
 
         Args:
             uploads: Images of one individual.
             top: Number of candidates.
+            lines: Add the lines that join matched keypoints of the only image to the candidates.
 
         Raises:
             ImageError: The error of the first image, if no image can be used.
@@ -114,57 +122,67 @@ class ModelService:
         uploads = await with_detections(uploads, self._finder, most=1)
         groups = await asyncio.gather(*(self._embed_boxes(group) for group in group_boxes(uploads)))
         pairs = list(zip(uploads, (one for group in groups for one in group), strict=True))
-        used = [(upload, one) for upload, one in pairs if isinstance(one, np.ndarray)]
+        used = [(upload, *one) for upload, one in pairs if not isinstance(one, ImageError)]
         faults = [(upload, one) for upload, one in pairs if isinstance(one, ImageError)]
         if not used:
             raise faults[0][1]
-        mean = normalize_rows(np.sum([vector for _, vector in used], axis=0)[None])[0]
-        found = await self.recognizer.rank(mean, top=top, traits=used[0][0].traits, photographs=len(used))
-        if self._review_writer is not None and self._review_writer.wants(used[0][0].traits, found):
-            alone = [found] * len(used)
-            if len(used) > 1 and self.bundle.keypoints is None:  # each waits with its own answer
-                alone = await asyncio.gather(*(self.recognizer.rank(one, top=1, traits=up.traits) for up, one in used))
-            for (upload, _), answer in zip(used, alone, strict=True):
-                self._review_writer.add(upload.data, upload.box, upload.traits, answer)
-        whole = self._identified(found, views=len(used))
-        return [whole, *(_problem_result(upload, error) for upload, error in faults)]
+        mean = normalize_rows(np.sum([vector for _, vector, _ in used], axis=0)[None])[0]
+        keypoints = max((one for _, _, one in used if one is not None), key=len, default=None)
+        found = await self.recognizer.rank(
+            mean,
+            top=top,
+            traits=used[0][0].traits,
+            photographs=len(used),
+            keypoints=keypoints,
+            lines=lines and len(used) == 1,
+        )
+        await self._queue_encounter(used, found)
+        whole = self._results.identified(found, views=len(used))
+        return [whole, *(problem_result(upload, error) for upload, error in faults)]
 
-    async def _identify_boxes(self, group: list[Upload], top: int) -> list[Identified | ImageError]:
+    async def _queue_encounter(
+        self, used: list[tuple[Upload, np.ndarray, LocalFeatures | None]], found: Identification
+    ) -> None:
+        """Queue the images of an encounter that seems new for review, each with its own answer."""
+        if self._review_writer is None or not self._review_writer.wants(used[0][0].traits, found):
+            return
+        alone = [found]
+        if len(used) > 1:
+            rank = self.recognizer.rank
+            alone = await asyncio.gather(
+                *(rank(one, top=1, traits=up.traits, keypoints=kept) for up, one, kept in used)
+            )
+        for (upload, _, _), answer in zip(used, alone, strict=True):
+            self._review_writer.add(upload.data, upload.box, upload.traits, answer)
+
+    async def _identify_boxes(self, group: list[Upload], top: int, lines: bool) -> list[Identified | ImageError]:
         """Return a result, or the error, for each box of one image."""
-        arrays = await self.recognizer.decode(group[0].data, [upload.box for upload in group])
-        pairs = zip(group, arrays, strict=True)
-        return list(await asyncio.gather(*(self._identify(upload, array, top) for upload, array in pairs)))
+        decoded = await self.recognizer.decode(group[0].data, [upload.box for upload in group])
+        pairs = zip(group, decoded, strict=True)
+        return list(await asyncio.gather(*(self._identify(upload, one, top, lines) for upload, one in pairs)))
 
-    async def _identify(self, upload: Upload, array: np.ndarray | ImageError, top: int) -> Identified | ImageError:
-        if isinstance(array, ImageError):
-            return array
-        found = await self.recognizer.identify_decoded(array, top=top, traits=upload.traits)
+    async def _identify(self, upload: Upload, decoded: Decoded, top: int, lines: bool) -> Identified | ImageError:
+        if isinstance(decoded, ImageError):
+            return decoded
+        found = await self.recognizer.identify_decoded(decoded, top=top, traits=upload.traits, lines=lines)
         self._queue_for_review(upload, found)
         self.on_answer(upload, found)
-        return self._identified(found, upload=upload)
+        return self._results.identified(found, upload=upload)
 
     def _queue_for_review(self, upload: Upload, found: Identification) -> None:
         if self._review_writer is not None and self._review_writer.wants(upload.traits, found):
             self._review_writer.add(upload.data, upload.box, upload.traits, found)
 
-    async def _embed_boxes(self, group: list[Upload]) -> list[np.ndarray | ImageError]:
-        """Return the embedding (D,), or the error, of each box of one image."""
+    async def _embed_boxes(self, group: list[Upload]) -> list[tuple[np.ndarray, LocalFeatures | None] | ImageError]:
+        """Return embedding (D,) and local features, or the error, of each box of one image."""
 
-        async def embed(array: np.ndarray | ImageError) -> np.ndarray | ImageError:
-            return array if isinstance(array, ImageError) else await self.recognizer.embed(array)
+        async def embed(decoded: Decoded) -> tuple[np.ndarray, LocalFeatures | None] | ImageError:
+            if isinstance(decoded, ImageError):
+                return decoded
+            return await self.recognizer.embed(decoded.array), decoded.keypoints
 
-        arrays = await self.recognizer.decode(group[0].data, [upload.box for upload in group])
-        return list(await asyncio.gather(*map(embed, arrays)))
-
-    def _identified(self, found: Identification, *, upload: Upload | None = None, views: int = 1) -> Identified:
-        count("whale_ray_answers", decision=found.new_individual.decision)
-        candidates = [
-            {**vars(candidate), "thumbnail": self._thumbnail(candidate.image)} for candidate in found.candidates
-        ]
-        new, pool = vars(found.new_individual), found.pool and vars(found.pool)
-        result = {"filename": None} if upload is None else _place(upload)
-        result |= {"views": views, "new_individual": new, "candidates": candidates, "pool": pool}
-        return Identified.model_validate(result)
+        decoded = await self.recognizer.decode(group[0].data, [upload.box for upload in group])
+        return list(await asyncio.gather(*map(embed, decoded)))
 
     async def prepare_pictures(self, uploads: list[Upload]) -> list[EnrolledPicture]:
         """Return the pictures to enrol.
@@ -177,7 +195,7 @@ class ModelService:
         """
         pictures: list[EnrolledPicture] = []
         for group in group_boxes(uploads):
-            found = await self.recognizer.prepare_enrolments(group[0].data, [upload.box for upload in group])
+            found = await self.recognizer.enrolments.prepare(group[0].data, [upload.box for upload in group])
             for upload, one in zip(group, found, strict=True):
                 if isinstance(one, ImageError):
                     name = f" ({upload.filename})" if upload.filename else ""
@@ -195,34 +213,6 @@ class ModelService:
             if (one.individual not in gallery.names or one.individual in snapshot.individuals)
             and (one.image not in gallery.rows or one.image in snapshot.images)
         }
-
-    def _thumbnail(self, image: str) -> str | None:
-        row = self.live_gallery.rows.get(image)
-        has_none = row is not None and row not in self.bundle.contents.thumbnails
-        if has_none:
-            return None
-        path, query = thumbnail_path(image)
-        return self.address(path, **query)
-
-    def address(self, path: str, **query: object) -> str:
-        """Return the URL path of a resource of this model.
-
-        Args:
-            path: Path of the resource.
-            query: Query parameters; `model` is added if this is not the default model.
-        """
-        query |= {"model": self._name} if self._name else {}
-        return f"{path}?{urlencode(query)}" if query else path
-
-
-def _place(upload: Upload) -> dict[str, Any]:
-    """Return the fields of a result that say what was looked at: file, box and the detector's confidence."""
-    detection = {} if upload.animal is None else {"detection": upload.animal.confidence}
-    return {"filename": upload.filename, "box": upload.box, **detection}
-
-
-def _problem_result(upload: Upload, error: ImageError) -> Unidentified:
-    return Unidentified(**_place(upload), problem=refused_image(error).problem)
 
 
 def model_name(request: Request, services: Mapping[str, ModelService]) -> str:

@@ -36,8 +36,9 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
     In a call with several photographs each one has its own result or problem; for a single photograph the problem is
     the answer. With `box` each box has its own result: boxes of one photograph, or one box for each of several. With
     `encounter` all photographs show one animal and get one result. `view` and `species` of the animals limit the search
-    in a model that knows viewpoints or species; `pool` of each result says which part of the gallery was searched. The
-    answer is JSON or, by `Accept`, CSV.
+    in a model that knows viewpoints or species; `pool` of each result says which part of the gallery was searched. A
+    model with keypoint matching also counts the matched points of each candidate; `lines` adds the lines that join
+    them, to show why. The answer is JSON or, by `Accept`, CSV.
     """
     traits = service.check_traits(query.view, query.species)
     async with service.upload_budget.receive_upload() as take:  # a slow upload must not hold capacity
@@ -45,5 +46,5 @@ async def identify(request: Request, query: Annotated[IdentifyQuery, Query()], s
     uploads = with_traits(with_boxes(uploads, query.box, service.limits), traits)
     with service.admission.admit(len(uploads)):
         found = service.answer_encounter if query.encounter else service.answer
-        results = await found(uploads, top=query.top)
+        results = await found(uploads, top=query.top, lines=query.lines)
     return negotiate_response(request.headers.get("accept", ""), Answer(model=service.bundle.id, results=results))

@@ -23,7 +23,10 @@ _POLICY = (
 # no-cache: browsers ask again each time, so that files of two versions of the service never mix.
 _HEADERS = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache", "Referrer-Policy": "same-origin"}
 _MEDIA_TYPES = {
-    **{f"{name}.js": "text/javascript" for name in ("answers", "api", "boxes", "dom", "page", "photographs", "texts")},
+    **{
+        f"{name}.js": "text/javascript"
+        for name in ("answers", "api", "boxes", "dom", "matches", "page", "photographs", "texts")
+    },
     "page.css": "text/css",
     "icon.svg": "image/svg+xml",
     **{f"{code}.json": "application/json" for code in LANGUAGES},

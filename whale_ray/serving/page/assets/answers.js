@@ -2,6 +2,7 @@
 
 import {boxText, framed} from './boxes.js';
 import {element, problemText} from './dom.js';
+import {matchedPoints} from './matches.js';
 import {fill, percent, words} from './texts.js';
 
 /** Result of one photograph or box, with the confirmation or the rejections of the user. */
@@ -60,7 +61,7 @@ export function card(answer, {onEnrol, onReject}) {
     if (answer.result.pool) made.append(element('p', {className: 'hint'}, searched(answer.result.pool)));
     if (!answer.candidates.length) made.append(element('p', {}, words.no_candidates));
     const yours = element('div', {className: 'yours'}, query, nameForm(onEnrol));
-    const candidates = answer.candidates.map(one => candidateItem(one, {onEnrol, onReject}));
+    const candidates = answer.candidates.map(one => candidateItem(answer.photograph, one, {onEnrol, onReject}));
     made.append(element('div', {className: 'pair'}, yours, element('ol', {className: 'candidates'}, ...candidates)));
   }
   return made;
@@ -82,11 +83,12 @@ function nameForm(onEnrol) {
   return form;
 }
 
-function candidateItem(candidate, {onEnrol, onReject}) {
-  const {individual, image, probability} = candidate;
+function candidateItem(photograph, candidate, {onEnrol, onReject}) {
+  const {individual, image, probability, matched, matched_points: points = null} = candidate;
   const figures = [fill(words.distance, {distance: Number(candidate.distance.toPrecision(3))})];
   if (probability !== null) figures.push(fill(words.probability, {percent: percent(probability)}));
   const caption = element('figcaption', {}, element('strong', {}, fill(words.candidate, candidate)), element('br'));
+  if (points !== null) figures.push(fill(words.matched_points, {points}));
   caption.append(figures.join(' · '), element('br'), element('small', {}, image));
   const figure = element('figure', {}, caption);
   if (candidate.thumbnail) {
@@ -96,5 +98,6 @@ function candidateItem(candidate, {onEnrol, onReject}) {
   const reject = element('button', {}, fill(words.reject, candidate));
   confirm.addEventListener('click', () => onEnrol(individual));
   reject.addEventListener('click', () => onReject(individual));
-  return element('li', {className: 'match'}, figure, confirm, reject);
+  const why = matched?.thumbnail ? [matchedPoints(photograph, candidate)] : [];
+  return element('li', {className: 'match'}, figure, ...why, confirm, reject);
 }

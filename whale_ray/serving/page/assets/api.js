@@ -70,7 +70,7 @@ export async function examplesOf(model) {
 
 /** Return the bundle's id and the results of one photograph ({file, box}); throw Problem if it cannot be used. */
 export async function identify({file, ...animal}, model) {
-  const answer = await (await call('POST', '/v1/identify', {model, photograph: file, ...animal})).json();
+  const answer = await (await call('POST', '/v1/identify?lines=true', {model, photograph: file, ...animal})).json();
   return {bundle: answer.model, results: answer.results};
 }
 
