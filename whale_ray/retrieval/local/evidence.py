@@ -179,7 +179,9 @@ def _verify_leading(
         for place in leading[scores[leading] > 0]:
             evidence.inliers[row, place] = verify(queries[row], index.features(int(place))).inliers
 
-    if verified:
+    if verified and len(queries) == 1:  # of a service: no threads to start
+        verify_query(0)
+    elif verified:
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             for _ in pool.map(verify_query, range(len(queries))):
                 on_batch()
