@@ -375,7 +375,9 @@ def test_identify_prints_one_line_per_photograph(finished: SweepResult, photogra
     assert [answer["filename"] for answer in answers] == [str(image) for image in images]
     assert [len(answer["candidates"]) for answer in answers] == [3, 3]
     assert {"decision", "probability"} == answers[0]["new_individual"].keys()
-    assert {"rank", "individual", "distance", "probability", "image"} == answers[0]["candidates"][0].keys()
+    assert {"rank", "individual", "distance", "probability", "image", "matched_points"} == answers[0]["candidates"][
+        0
+    ].keys()
 
 
 def test_identify_refuses_missing_files_and_files_that_are_no_photographs(

@@ -6,7 +6,7 @@ import {fill, words} from './texts.js';
 
 const SIDE = 480;  // longer side of a picture in pixels of the canvas
 const GAP = 16;
-const LINE = '#ffd600aa', POINT = '#00c8ff';
+const LINE = '#ffd60088', POINT = '#00c8ff';
 
 /** Return a <details> with the matched points of a photograph ({file, box}) and a candidate, drawn when it opens. */
 export function matchedPoints(photograph, candidate) {
@@ -56,7 +56,7 @@ async function cropped(file, box) {
 }
 
 function drawLine(context, ends) {
-  context.lineWidth = 2;
+  context.lineWidth = 1.5;
   context.strokeStyle = LINE;
   context.beginPath();
   context.moveTo(...ends[0]);
