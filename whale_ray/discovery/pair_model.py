@@ -16,7 +16,7 @@ FEWEST_PAIRS = 10
 MATES = 2.0
 """Other photographs of the same animal that a photograph has on average, where no labels tell it."""
 _PENALTY = 1e-3
-_MOST_DIFFERENT = 200_000  # pairs of two animals that a fit uses
+_MOST_DIFFERENT = 50_000  # pairs of two animals that a fit uses
 _DEFAULT = (-6.6, 3.5)  # intercept and slope on cosines in standard deviations: docs/experiments/discovery.md
 
 

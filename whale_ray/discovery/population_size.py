@@ -21,9 +21,11 @@ from whale_ray.discovery.pair_probabilities import PairProbabilities
 FEWEST_DRAWS = 20
 """Settled draws below which there is no estimate."""
 _GUESS = (0.02, 0.98)  # limits of the model's guesses
-_UNIFORM = 0.5  # share of draws that ignore the model's guess
+_UNIFORM = 0.7  # share of draws that ignore the model's guess
+_UNIFORM_PARTNERS = 0.4  # share of sampled partners that ignore the probabilities
 _MOST_MISSED = 5.0  # limit of the factor between missed and expected matches
 _RESAMPLES = 1000
+_WIDER = 1.25  # the bootstrap's interval is too narrow by this factor: docs/experiments/discovery.md
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ def draw_population_sample(
     labels: np.ndarray,
     *,
     draws: int = 100,
-    closest: int = 6,
-    sampled: int = 3,
+    closest: int = 4,
+    sampled: int = 6,
     seed: int = 0,
 ) -> PopulationSample:
     """Return a sample of photographs and partners. Draw it before the answers that it is estimated from.
@@ -190,12 +192,12 @@ def _guess(values: np.ndarray, position: np.ndarray, row: int) -> float:
 
 
 def _sample(values: np.ndarray, size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return places drawn with repetitions, half by probability and half uniformly, and 1 / (chance) of each."""
+    """Return places drawn with repetitions, mostly by probability, some uniformly, and 1 / (chance) of each."""
     if not len(values) or not size:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     total = values.sum()
     by_probability = values / total if total > 0 else np.full(len(values), 1.0 / len(values))
-    chances = 0.5 * by_probability + 0.5 / len(values)
+    chances = (1 - _UNIFORM_PARTNERS) * by_probability + _UNIFORM_PARTNERS / len(values)
     chances = chances / chances.sum()
     places = generator.choice(len(values), size, p=chances)
     return places, 1.0 / chances[places]
@@ -231,8 +233,8 @@ def estimate_population(sample: PopulationSample, constraints: Constraints) -> P
     pairs = {(draw.photograph, partner) for draw in settled for partner in (*draw.closest, *draw.sampled)}
     return PopulationEstimate(
         count=float(np.clip(count, 1, most)),
-        low=float(np.clip(count - np.hypot(count - low, unseen), 1, most)),
-        high=float(np.clip(count + np.hypot(high - count, unseen), 1, most)),
+        low=float(np.clip(count - np.hypot(_WIDER * (count - low), unseen), 1, most)),
+        high=float(np.clip(count + np.hypot(_WIDER * (high - count), unseen), 1, most)),
         pairs=len(pairs),
         draws=len(settled),
     )

@@ -47,7 +47,10 @@ def next_questions(
     labels = np.asarray(labels, dtype=np.int64)
     found = [*_joining(probabilities, labels, links), *_parting(probabilities, labels, links)]
     found.sort(key=lambda question: (-question.gain, question.first, question.second))
-    return found[:count]
+    best: dict[tuple[int, int], Question] = {}
+    for question in found:
+        best.setdefault((question.first, question.second), question)
+    return list(best.values())[:count]
 
 
 def _joining(probabilities: PairProbabilities, labels: np.ndarray, links: LinkedPhotographs) -> Iterator[Question]:
