@@ -37,6 +37,11 @@ SCOPES = {
     "GET /v1/queries/{id}/thumbnail": "enrol",
     "POST /v1/queries/{id}/confirm": "enrol",
     "DELETE /v1/queries/{id}": "enrol",
+    "POST /v1/individuals/{id}/proposals": "propose",
+    "GET /v1/proposals": "enrol",
+    "GET /v1/proposals/{number}/thumbnail": "enrol",
+    "POST /v1/proposals/{number}/approve": "enrol",
+    "DELETE /v1/proposals/{number}": "enrol",
     "POST /v1/session": ANY_KEY,
     "DELETE /v1/session": ANY_KEY,
     "GET /healthz": PUBLIC,
@@ -50,7 +55,7 @@ UNDOCUMENTED = {
     "PUT /v1/model": ANY_KEY,
     "OPTIONS /v1/identify": ANY_KEY,
 }
-KEYS = {name: f"the-key-of-{name.replace(',', '-and-')}" for name in ("identify", "enrol", "identify,enrol")}
+KEYS = {name: f"the-key-of-{name.replace(',', '-and-')}" for name in ("identify", "enrol", "identify,enrol", "propose")}
 
 
 @pytest.fixture(scope="module")

@@ -87,3 +87,32 @@ class KeptQueriesPage(BaseModel):
     pending: int = Field(0, description="Photographs that are still to be searched with this bundle and gallery.")
     queries: list[KeptQuery]
     next: str | None
+
+
+class ProposedEnrolment(WithBox):
+    """A photograph that is proposed for an individual; `decided_by` and `decided_at` are null while it waits."""
+
+    number: int
+    individual: str
+    state: Literal["waiting", "approved", "rejected"]
+    proposed_by: str = Field(description="Name of the key that proposed it.")
+    proposed_at: datetime
+    decided_by: str | None = Field(description="Name of the key that approved or rejected it.")
+    decided_at: datetime | None
+    view: str = Field("", description="Viewpoint of the animal; empty if unknown.")
+    species: str = Field("", description="Species of the animal; empty if unknown.")
+
+
+class Proposed(BaseModel):
+    """Numbers of the proposals, in the order of the photographs of the request."""
+
+    individual: str
+    proposals: list[int]
+
+
+class ProposalsPage(BaseModel):
+    """A page of proposals, the last one first; `next` is the URL path of the following page."""
+
+    total: int
+    proposals: list[ProposedEnrolment]
+    next: str | None

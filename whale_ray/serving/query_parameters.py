@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -61,6 +61,14 @@ class WaitingQuery(PageQuery):
     )
 
 
+class ProposalsQuery(ModelQuery):
+    """Query parameters of the list of proposals."""
+
+    state: Literal["waiting", "approved", "rejected"] = Field("waiting", description="State of the proposals.")
+    after: int = Field(0, ge=0, description="Last number of the previous page; 0 for the first page.")
+    limit: int = Field(100, ge=1, le=MAX_PER_PAGE, description="Maximum number of proposals on the page.")
+
+
 _INDIVIDUAL = Field(None, description="Name of the individual, if the path has `-` for it: any name, such as `..`.")
 _IMAGE = Field(None, description="Name of the photograph, if the path has `-` for it.")
 
@@ -105,6 +113,7 @@ class ConfirmQuery(ModelQuery):
     individual: str = Field(description="Name of an individual of the gallery, or of a new one.")
 
 
+ProposalsParameters = Annotated[ProposalsQuery, Query()]
 WaitingParameters = Annotated[WaitingQuery, Query()]
 PageParameters = Annotated[PageQuery, Query()]
 IndividualParameters = Annotated[IndividualQuery, Query()]

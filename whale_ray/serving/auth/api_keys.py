@@ -12,8 +12,8 @@ from pathlib import Path
 
 from whale_ray.errors import InputError
 
-IDENTIFY, ENROL = "identify", "enrol"
-SCOPES = (IDENTIFY, ENROL)
+IDENTIFY, PROPOSE, ENROL = "identify", "propose", "enrol"
+SCOPES = (IDENTIFY, PROPOSE, ENROL)
 ENVIRONMENT = "environment"
 MIN_KEY_LENGTH = 16
 

@@ -19,7 +19,17 @@ from whale_ray.inference.predictions import AnimalTraits
 from whale_ray.serving.gallery.check_database_exists import check_database_exists
 from whale_ray.serving.gallery.database import connect, erase_leftovers, read_version, translated_errors
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture, Entry, StoreState, Version
-from whale_ray.serving.gallery.tables import ENTRIES, HIDDEN, IS_CURRENT, PICTURES, QUERIES, STATE, VECTORS, VERSIONS
+from whale_ray.serving.gallery.tables import (
+    ENTRIES,
+    HIDDEN,
+    IS_CURRENT,
+    PICTURES,
+    PROPOSALS,
+    QUERIES,
+    STATE,
+    VECTORS,
+    VERSIONS,
+)
 from whale_ray.serving.gallery.transactions import chunk_names, gallery_transaction, vector_bytes
 
 _Row = TypeVarTuple("_Row")
@@ -111,11 +121,17 @@ class EnrolmentStore:
     def forget_individual(self, individual: str, *, hide: bool) -> int:
         """Erase every picture of an individual from every version and return how many that were.
 
+        Proposals of the individual that wait are erased, too, and counted.
+
         Args:
             individual: The individual.
             hide: Also hide the individual in the galleries of all bundles; that counts as one.
         """
-        return self._forget(ENTRIES.c.individual == individual, (_INDIVIDUAL, individual) if hide else None)
+        waits = (PROPOSALS.c.individual == individual) & PROPOSALS.c.data.is_not(None)
+        with translated_errors(), self.engine.begin() as connection:
+            proposed = connection.execute(PROPOSALS.delete().where(waits)).rowcount
+        hidden = (_INDIVIDUAL, individual) if hide else None
+        return proposed + self._forget(ENTRIES.c.individual == individual, hidden)
 
     def _forget(self, which: sql.ColumnElement[bool], hide: tuple[str, str] | None) -> int:
         with gallery_transaction(self.engine, "forget") as change:
@@ -128,6 +144,8 @@ class EnrolmentStore:
                 gone = PICTURES.c.digest.in_(part) & PICTURES.c.digest.not_in(kept)
                 for name in connection.execute(sql.select(PICTURES.c.name).where(gone)).scalars().all():
                     change.hide(_IMAGE, name)  # a bundle that was trained with it meanwhile shows it no longer
+                waits = PROPOSALS.c.digest.in_(part) & PROPOSALS.c.data.is_not(None)
+                connection.execute(PROPOSALS.delete().where(waits))
                 for table in (QUERIES, PICTURES):  # with a picture go its vectors
                     gone = table.c.digest.in_(part) & table.c.digest.not_in(kept)
                     connection.execute(table.delete().where(gone))

@@ -145,6 +145,24 @@ QUERY_VECTORS = sql.Table(
     sql.Column("bundle", sql.Text, primary_key=True),
     sql.Column("vector", sql.LargeBinary, nullable=False),
 )
+# What waits has its photograph; what is decided keeps who and when alone.
+PROPOSALS = sql.Table(
+    "proposals",
+    METADATA,
+    sql.Column("number", sql.Integer, primary_key=True),
+    sql.Column("digest", _DIGEST, nullable=False, index=True),
+    sql.Column("individual", sql.Text, nullable=False, index=True),
+    sql.Column("state", sql.String(16), nullable=False),
+    sql.Column("proposed_by", sql.Text, nullable=False),
+    sql.Column("proposed_at", _UtcDateTime, nullable=False),
+    sql.Column("decided_by", sql.Text),
+    sql.Column("decided_at", _UtcDateTime),
+    sql.Column("box", _BoxText),
+    sql.Column("viewpoint", sql.Text),
+    sql.Column("species", sql.Text),
+    sql.Column("data", sql.LargeBinary),
+    sql.Column("thumbnail", sql.LargeBinary),
+)
 _ADDED_COLUMNS: dict[int, tuple[sql.Column[Any], ...]] = {
     2: (PICTURES.c.box, QUERIES.c.box),
     3: (PICTURES.c.viewpoint, PICTURES.c.species),

@@ -18,7 +18,7 @@ from whale_ray.serving.http import openapi, routes_catalog, routes_gallery, rout
 from whale_ray.serving.http.access_log import AccessLogMiddleware, open_access_log
 from whale_ray.serving.http.model_service import ModelService
 from whale_ray.serving.http.problems import ProblemMiddleware, add_problem_handlers
-from whale_ray.serving.http.review import routes_review
+from whale_ray.serving.http.review import routes_proposals, routes_review
 from whale_ray.serving.page import routes_page
 
 
@@ -79,6 +79,7 @@ def build_app(
         routes_catalog.router,
         routes_gallery.router,
         routes_review.router,
+        routes_proposals.router,
         routes_session.router,
         openapi.router,
         root,
