@@ -101,6 +101,20 @@ def test_one_query_at_the_gallery_is_ranked_as_in_the_sweep_to_the_last_digit(se
         assert found.cosines[0, 0] == pytest.approx((nearest / lengths[0] / lengths[1])[own].max(), abs=1e-6)
 
 
+def test_evidence_of_further_individuals_changes_nothing():
+    photographs, evidence = draw()
+    found = evidence["sift"][0]
+    wider = replace(
+        found,
+        individual_scores=np.insert(found.individual_scores, [0, 9], 99.0, axis=1),
+        names=np.insert(found.names, [0, 9], ["a", found.names[8] + "_"]),
+    )
+    first, second = (
+        evaluate(settings=[FUSED], evidence={"sift": {0: one}}, **photographs).queries for one in (found, wider)
+    )
+    np.testing.assert_array_equal(first["cosine"], second["cosine"])
+
+
 def test_queries_that_are_not_fused_keep_their_ranking_by_embedding():
     photographs, evidence = draw()
     model = evaluate(settings=[FUSED], evidence=evidence, **photographs).fusion

@@ -138,7 +138,8 @@ class _LocalScores:
             else np.zeros((len(values[queries]), 0))
             for values in (evidence.scores, evidence.inliers)
         )
-        return cls(evidence.individual_scores[queries][:, pool.codes], photographs, inliers)
+        places = np.searchsorted(evidence.names, index.names)  # the evidence may have individuals of other pools
+        return cls(evidence.individual_scores[queries][:, places], photographs, inliers)
 
 
 def _candidate_codes(ranked: np.ndarray, local: _LocalScores) -> np.ndarray:
