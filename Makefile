@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml
 install: $(INSTALLED)  ## make .venv and install the project into it
 
 synthetic/train.csv: | $(INSTALLED)
-	$(BIN)/whale-ray synth synthetic --individuals 60 --images 700 --difficulty 0.4 --seed 0
+	$(BIN)/whale-ray synth synthetic --individuals 24 --images 900 --difficulty 0.6 --seed 0
 
 synthetic: synthetic/train.csv  ## draw a data set of humpback flukes
 

@@ -62,18 +62,17 @@ def cases() -> list[Case]:
     """Return the realistic case, then the encoders of the quickstart with 100 settings and with its own."""
     large = Case("15,000 photographs", 15_000, 2_960, "torchvision:resnet18", (224, 224), 32, 512, 3, HUNDRED)
     sweep = load_sweep(QUICKSTART)
-    axes = {axis.name: axis.values or () for axis in sweep.axes}
     small = partial(
         Case,
         images=700,
         individuals=60,
         size=image_size(sweep.fixed["data.image_size"]),
         batch=sweep.fixed["train.batch_size"],
-        embedding_size=max(axes["model.embedding_size"]),
+        embedding_size=sweep.fixed["model.embedding_size"],
         steps=4,
     )
-    wanted = [HUNDRED, retrieval_settings(sweep)]
-    encoders = axes["model.encoder"]
+    own = [setting for setting in retrieval_settings(sweep) if setting.local == "none"]  # no keypoints: vectors only
+    wanted, encoders = [HUNDRED, own], ("tiny", "torchvision:resnet18")
     return [large] + [small("quickstart", encoder=name, settings=each) for each in wanted for name in encoders]
 
 

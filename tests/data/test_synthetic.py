@@ -224,7 +224,7 @@ def test_a_kill_leaves_no_half_data_set_and_no_process_and_the_next_call_draws_i
 
 def test_a_drawn_data_set_says_that_it_is_drawn_and_photographs_do_not(drawn: Path, tmp_path: Path):
     sentence = describe_drawing(drawn)
-    assert sentence.startswith("the photographs are drawn by `whale-ray synth` (individuals 12, images 90, difficulty")
+    assert sentence.startswith("the photographs are drawn by whale-ray synth (individuals 12, images 90, difficulty")
     assert describe_drawing(tmp_path) == describe_drawing(None) == ""
 
 
@@ -232,4 +232,4 @@ def test_a_drawn_data_set_says_that_it_is_drawn_and_photographs_do_not(drawn: Pa
 def test_an_edited_record_still_says_that_photographs_are_drawn(tmp_path: Path, content: bytes):
     (tmp_path / "drawn.txt").write_bytes(content)
     assert len(describe_drawing(tmp_path)) < 500
-    assert "drawn by `whale-ray synth`" in describe_drawing(tmp_path)
+    assert "drawn by whale-ray synth" in describe_drawing(tmp_path)

@@ -9,6 +9,7 @@ from whale_ray.inference.kaggle_submission import write_submission
 from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.driver import run_sweep
+from whale_ray.sweep.planning.trial_points import retrieval_settings
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "sweeps").rglob("*.yaml"))
@@ -49,10 +50,11 @@ def test_a_shipped_sweep_opens_with_question_command_cost_and_result(path: Path)
     assert f"sweeps/{path.name}" in head
 
 
-def test_the_quickstart_is_a_grid_of_two_encoders_two_losses_and_two_sizes() -> None:
+def test_the_quickstart_is_a_grid_of_two_losses_and_two_lengths_with_and_without_keypoints() -> None:
     sweep = load_sweep(ROOT / "sweeps" / "quickstart.yaml")
     assert sweep.fixed["data.root"] == "synthetic"
-    assert sweep.grid_cells() == 8
+    assert sweep.grid_cells() == 4
+    assert {setting.local for setting in retrieval_settings(sweep)} == {"none", "sift"}
 
 
 @pytest.mark.parametrize("name", sorted(name for name in SHIPPED if name.startswith("study_")))

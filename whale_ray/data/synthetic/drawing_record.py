@@ -36,6 +36,6 @@ def describe_drawing(folder: Path | None) -> str:
     except OSError:
         record = ""
     return (
-        f"the photographs are drawn by `whale-ray synth`{f' ({record})' if record else ''}: the scores show that "
+        f"the photographs are drawn by whale-ray synth{f' ({record})' if record else ''}: the scores show that "
         "training, search and decisions work, not how well photographs of whales are recognized"
     )
