@@ -15,7 +15,7 @@ from services import LIMITS, plain_server, web_service
 
 from whale_ray.serving.page.languages import ASSETS, LANGUAGES
 
-SCRIPTS = ("answers.js", "api.js", "boxes.js", "dom.js", "page.js", "photographs.js", "texts.js")
+SCRIPTS = ("answers.js", "api.js", "boxes.js", "dom.js", "matches.js", "page.js", "photographs.js", "texts.js")
 
 
 @pytest.fixture(scope="module")
