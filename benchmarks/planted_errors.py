@@ -32,9 +32,9 @@ DRAWN = """
 name: drawn
 data: {root: ROOT, group_column: Encounter, image_size: 64x128}
 model: {encoder: tiny, embedding_size: 128}
-loss: {name: arcface}
+loss: [{name: arcface}, {name: proxy_anchor}, {name: triplet}]
 train: {epochs: 32, batch_size: 32, learning_rate: 2.0e-3, evaluate_every: 32}
-retrieval: {neighbours: [1, 5], vote: [nearest, softmax], whiten: [none, learned]}
+retrieval: {neighbours: [1, 5], vote: [nearest, softmax], whiten: [none, learned], local: [none, sift]}
 search: {strategy: grid}
 """
 FROZEN = """
@@ -199,7 +199,7 @@ def main(
     ] = 2,
     first_seed: Annotated[int, typer.Option(help="First seed.")] = 1,
 ) -> None:
-    """Print precision and recall of each kind of finding; about a minute and a half per seed on two cores."""
+    """Print precision and recall of each kind of finding; several minutes per seed on two cores."""
     total = pd.DataFrame()
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(first_seed, first_seed + seeds):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from whale_ray.retrieval.label_quality.label_errors import KINDS, LabelErrors, find_label_errors
+from whale_ray.retrieval.label_quality.match_vectors import match_vectors
 from whale_ray.retrieval.label_quality.nearest_pairs import nearest_pairs
+from whale_ray.retrieval.label_quality.united_findings import joined_vectors, unite_findings
 
 NEW = "new_whale"
 
@@ -150,3 +152,100 @@ def test_nearest_pairs_are_each_named_once_the_nearest_first() -> None:
     pairs = nearest_pairs(np.stack([np.cos(angles), np.sin(angles)], axis=1), depth=1)
     assert pairs.tolist() == [[0, 1], [2, 3], [3, 4]]
     assert nearest_pairs(np.ones((1, 2))).shape == (0, 2)
+
+
+def united(labelled: LabelledSet, encoders: list[np.ndarray], matcher: np.ndarray | None) -> LabelErrors:
+    columns = {"images": labelled.images, "individuals": labelled.individuals, "parts": labelled.parts}
+    return unite_findings(encoders, matcher, **columns, unknown_label=NEW)
+
+
+def memorized(labelled: LabelledSet) -> np.ndarray:
+    """Return vectors of an encoder that has learned every label by heart, the wrong ones too."""
+    named = np.flatnonzero(labelled.individuals != NEW)
+    vectors = labelled.vectors.copy()
+    centers = {
+        name: labelled.vectors[labelled.individuals == name].mean(axis=0) for name in labelled.individuals[named]
+    }
+    vectors[named] = 0.3 * vectors[named] + np.stack([centers[name] for name in labelled.individuals[named]])
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def match_scores(labelled: LabelledSet, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores of a matcher, large for photographs of one animal, and the rows of the gallery."""
+    gallery = np.flatnonzero(labelled.individuals != NEW)
+    animals = np.array([image[:3] for image in labelled.images])
+    random = np.random.default_rng(seed)
+    scores = random.exponential(0.1, (len(animals), len(gallery)))
+    scores += (animals[:, None] == animals[gallery]) * random.exponential(6.0, scores.shape)
+    scores[gallery, np.arange(len(gallery))] = 0.0
+    return scores, gallery
+
+
+def test_one_encoder_alone_gives_its_own_findings(correct: LabelledSet) -> None:
+    wrong = correct.relabelled(w03_15="w07", w05_27=NEW, w09_45="again", w09_46="again")
+    assert united(wrong, [wrong.vectors], None).table.equals(wrong.doubts().table)
+
+
+def test_encoders_together_find_what_each_alone_is_unsure_of() -> None:
+    wrong = drawn(noise=1.2).relabelled(w03_15="w07", w11_59="w02")
+    noise = np.random.default_rng(5).normal(size=(3, *wrong.vectors.shape)) * 0.13
+    encoders = [wrong.vectors + one for one in noise]
+    encoders = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in encoders]
+    together = found(united(wrong, encoders, None), "mislabelled")
+    alone = [found(united(wrong, [one], None), "mislabelled") for one in encoders]
+    assert len(together) >= max(map(len, alone))
+    assert {image for image, *_ in together} <= {"w03_15", "w11_59"}
+
+
+def test_joined_vectors_have_the_mean_of_the_cosines() -> None:
+    random = np.random.default_rng(0)
+    ones, others = random.normal(size=(6, 5)), random.normal(size=(6, 3))
+    ones, others = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (ones, others))
+    both = joined_vectors([ones, others])
+    np.testing.assert_allclose(both @ both.T, (ones @ ones.T + others @ others.T) / 2)
+
+
+def test_a_matcher_finds_the_wrong_labels_that_an_encoder_has_learned_by_heart(correct: LabelledSet) -> None:
+    wrong = correct.relabelled(w03_15="w07", w11_59="w02", w14_74="w00")
+    encoder = memorized(wrong)
+    assert not found(united(wrong, [encoder], None), "mislabelled")
+    matcher = match_vectors(*match_scores(wrong))
+    rows = found(united(wrong, [encoder], matcher), "mislabelled")
+    assert {(image, suggested) for image, _, suggested in rows} == {
+        ("w03_15", "w03"),
+        ("w11_59", "w11"),
+        ("w14_74", "w14"),
+    }
+
+
+def test_with_a_matcher_correct_labels_give_no_finding(correct: LabelledSet) -> None:
+    assert united(correct, [correct.vectors], match_vectors(*match_scores(correct))).table.empty
+
+
+def test_each_finding_is_listed_once_and_a_double_name_explains_its_photographs(correct: LabelledSet) -> None:
+    wrong = correct.relabelled(w03_15="w07", w05_25="again", w05_26="again", w08_40=NEW)
+    doubts = united(wrong, [wrong.vectors], match_vectors(*match_scores(wrong)))
+    assert [(row["kind"], row["image"][:3]) for row in doubts.table.to_dict("records")] == [
+        ("mislabelled", "w03"),
+        ("recognised", "w08"),
+        ("same_individual", "w05"),
+    ]
+
+
+def test_match_vectors_keep_the_order_of_the_matches(correct: LabelledSet) -> None:
+    scores, gallery = match_scores(correct)
+    vectors = match_vectors(scores, gallery)
+    assert len(vectors) == len(correct.images)
+    assert vectors.shape[1] <= 128
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
+    cosines = vectors @ vectors[gallery].T
+    cosines[gallery, np.arange(len(gallery))] = -1.0
+    animals = np.array([image[:3] for image in correct.images])
+    known = np.isin(animals, animals[gallery])
+    assert (animals[gallery][cosines.argmax(axis=1)] == animals)[known].mean() > 0.95
+
+
+@pytest.mark.parametrize("scores", [np.zeros((4, 3)), np.full((4, 3), 7.0)])
+def test_scores_that_tell_nothing_give_finite_vectors(scores: np.ndarray) -> None:
+    vectors = match_vectors(scores, np.array([0, 1, 3]))
+    assert np.isfinite(vectors).all()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,9 @@ from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import decode_images
 from whale_ray.data.review.apply_review import COLUMNS
 from whale_ray.sweep.planning.dataset import pixel_cache
-from whale_ray.sweep.report.review import near_identical
+from whale_ray.sweep.report.review import label_votes, near_identical
 from whale_ray.sweep.report.review.label_review import QUESTIONS, read_review, show_review, write_review
+from whale_ray.sweep.report.review.label_votes import choose_voters, matcher_vote, read_votes
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import Record
 
@@ -193,3 +195,79 @@ def test_the_number_of_compared_pairs_is_bounded(
     write_review(record, run, photographs)
     assert read_review(run).query("kind == 'near_identical'")["image"].tolist() == ["050.png"]
     assert "copies are sought among the 1 most similar of" in caplog.text
+
+
+def another(
+    record: Record, name: str, *, recall: float = 0.5, loss: str = "arcface", status: str = "finished", **changes: Any
+) -> Record:
+    """Return a finished trial with the embeddings of `record`, noisier."""
+    folder = record.folder.with_name(name)
+    shutil.copytree(record.folder, folder)
+    result = {**record.result, "recall@1": recall, "status": status}
+    settings = {**record.settings, "loss": {"name": loss}}
+    return dataclasses.replace(record, trial=name, folder=folder, result=result, settings=settings, **changes)
+
+
+def test_the_best_trial_of_each_other_loss_votes_unless_it_is_weak(record: Record) -> None:
+    best = another(record, "first", recall=0.6)
+    records = [
+        best,
+        another(record, "same", recall=0.6),
+        another(record, "triplet", loss="triplet"),
+        another(record, "weak", recall=0.44, loss="supcon"),
+        another(record, "frozen", loss="none", kind="baseline"),
+        another(record, "failed", loss="cosface", status="failed"),
+    ]
+    assert [one.trial for one in choose_voters(best, records)] == ["first", "triplet"]
+    (records[2].folder / "embeddings.npz").unlink()
+    assert choose_voters(best, records) == [best]
+
+
+def test_votes_are_of_the_same_photographs_in_one_order(record: Record) -> None:
+    shuffled, fewer = another(record, "shuffled"), another(record, "fewer")
+    order = np.random.default_rng(0).permutation(116)
+    for one, rows in ((shuffled, order), (fewer, order[:50])):
+        with np.load(record.folder / "embeddings.npz") as stored:
+            arrays = {name: stored[name][rows] for name in stored.files}
+        np.savez(one.folder / "embeddings.npz", **arrays)
+    rows, vectors = read_votes([record, shuffled, fewer])
+    assert rows.images.tolist() == [f"{row:03}.png" for row in range(116)]
+    assert len(vectors) == 2
+    np.testing.assert_allclose(vectors[0] @ vectors[0].T, vectors[1] @ vectors[1].T, atol=2e-3)
+
+
+def test_another_vote_makes_the_review_again(record: Record, photographs: Photographs) -> None:
+    run = record.folder.parents[1]
+    write_review(record, run, photographs)
+    first = json.loads((run / "review.json").read_text())
+    write_review(record, run, photographs, records=[record, another(record, "triplet", loss="triplet")])
+    second = json.loads((run / "review.json").read_text())
+    assert (first["votes"], second["votes"]) == ("best", "best, triplet")
+    assert "mislabelled" in set(read_review(run)["kind"])
+
+
+def test_keypoints_vote_where_the_sweep_has_them(record: Record, photographs: Photographs) -> None:
+    run = record.folder.parents[1]
+    write_review(record, run, photographs, keypoints="orb")
+    assert json.loads((run / "review.json").read_text())["votes"] == "best, orb"
+    assert "016.png" in set(read_review(run)["image"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "reason"),
+    [
+        ("none", 3000, "no retrieval setting of the sweep uses keypoints"),
+        ("orb", 100, "keypoints of at most 100 photographs are compared, but there are 116"),
+    ],
+)
+def test_keypoints_do_not_vote_with_a_reason(
+    kind: str, most: int, reason: str, record: Record, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_votes, "MOST_COMPARED", most)
+    vectors, found = matcher_vote(read_votes([record])[0], kind, photographs.catalog)
+    assert vectors is None
+    assert found.startswith(reason)
+
+
+def test_keypoints_of_photographs_that_cannot_be_read_do_not_vote(record: Record) -> None:
+    assert matcher_vote(read_votes([record])[0], "orb", None) == (None, "the photographs cannot be read")

@@ -30,7 +30,7 @@ class ReportContext:
         records: Its trials, best first; trials repeated over seeds have `over_seeds` in their result.
         live: The sweep is running.
         progress: Progress bars are shown while photographs are compared.
-        thorough: The shortcut audit uses every photograph.
+        thorough: The shortcut audit uses every photograph, and the label review keypoints.
     """
 
     run: Path

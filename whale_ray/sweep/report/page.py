@@ -41,7 +41,7 @@ def write_report(
         run: The run folder.
         live: The sweep is running, so that the page reloads itself.
         progress: Show progress bars while photographs are compared.
-        thorough: Use every photograph in the shortcut audit, without a limit of time.
+        thorough: Use every photograph in the shortcut audit, without a limit of time, and keypoints in the review.
         say: Prints which step begins, of those that take a while.
 
     Raises:

@@ -1,19 +1,18 @@
 """Label review: review.csv of a run, and the pictures of its most confident findings.
 
-Findings come from the embeddings of the best trial under its retrieval setting. No label is changed: `apply-review`
-writes a new table from the column `confirm`, whose content is kept when the review is written again.
+Findings come from the embeddings of the best trials, one per encoder and loss, and from keypoints. No label is changed:
+`apply-review` writes a new table from the column `confirm`, whose content is kept when the review is written again.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
@@ -22,17 +21,17 @@ from whale_ray.data.delimited_table import read_table
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.review.apply_review import COLUMNS
 from whale_ray.errors import InputError
-from whale_ray.retrieval.label_quality.label_errors import LabelErrors, find_label_errors
-from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, VectorTransform, chosen_setting
-from whale_ray.retrieval.transformed_vectors import TransformedVectors
+from whale_ray.retrieval.label_quality.label_errors import LabelErrors
+from whale_ray.retrieval.label_quality.united_findings import unite_findings
+from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.sweep.config.sweep_spec import data_settings, load_sweep
 from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.report.example_matches import Picture
+from whale_ray.sweep.report.review.label_votes import choose_voters, matcher_vote, read_votes
 from whale_ray.sweep.report.review.near_identical import find_near_identical, twins_of
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.optional_json import read_optional_json
 from whale_ray.sweep.run_folder.records import Record
-from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
 REVIEW = "review.csv"
 _NOTES = "review.json"
@@ -68,21 +67,33 @@ class Shown:
     reason: str
 
 
-def write_review(record: Record, run: Path, photographs: Photographs, *, progress: bool = False) -> None:
-    """Write review.csv of a finished trial, unless it exists for the same trial and setting.
+def write_review(
+    record: Record,
+    run: Path,
+    photographs: Photographs,
+    *,
+    records: Sequence[Record] = (),
+    keypoints: str = "none",
+    progress: bool = False,
+) -> None:
+    """Write review.csv of a run, unless it exists for the same trial, setting and votes.
 
     A row with a filled `confirm` cell stays, even if the finding no longer occurs.
 
     Args:
-        record: The trial.
+        record: The best trial.
         run: The run folder.
         photographs: The photographs.
+        records: All trials, best first; the best of other encoders and losses vote on the labels, too.
+        keypoints: Kind of the local features that vote on the labels; `none` for no such vote.
         progress: Show progress bars.
     """
+    voters = choose_voters(record, records)
     made_of = {"trial": record.trial, "setting": str(chosen_setting(record.result))}
+    made_of |= {"votes": ", ".join([*(one.trial for one in voters), *([] if keypoints == "none" else [keypoints])])}
     if (run / REVIEW).exists() and {key: _notes(run).get(key) for key in made_of} == made_of:
         return
-    doubts = _review_trial(record, run, photographs, progress=progress)
+    doubts = _review_trial(voters, run, photographs, keypoints=keypoints, progress=progress)
     write_atomically(run / REVIEW, _with_confirmed(doubts.table, run).map(_cell).to_csv(index=False))
     write_atomically(run / _NOTES, json.dumps({**made_of, "reasons": doubts.reasons}, indent=1))
 
@@ -115,19 +126,18 @@ def _with_confirmed(found: pd.DataFrame, run: Path) -> pd.DataFrame:
     return pd.concat([found, gone.assign(confidence=0.0)[list(COLUMNS)]], ignore_index=True) if len(gone) else found
 
 
-def _review_trial(record: Record, run: Path, photographs: Photographs, *, progress: bool) -> LabelErrors:
-    views, table = read_embeddings(record.folder)
-    first = (table["split"] == 0).to_numpy()  # of several folds one is enough: each has every photograph
-    views = {name: view[first] for name, view in views.items()}
-    images, individuals, parts = (table.loc[first, name].to_numpy(str) for name in ("image", "individual", "part"))
-    unknown = str(record.settings["data"].get("unknown_label", "new_whale"))
-    held = TransformedVectors(views, individuals=individuals, parts=parts, unknown_label=unknown)
-    taught = individuals[(parts == "train") & (individuals != unknown)]
-    vectors = held.seen(_view(chosen_setting(record.result), taught))
-    doubts = find_label_errors(vectors, images=images, individuals=individuals, parts=parts, unknown_label=unknown)
+def _review_trial(
+    voters: Sequence[Record], run: Path, photographs: Photographs, *, keypoints: str, progress: bool
+) -> LabelErrors:
+    rows, encoders = read_votes(voters)
+    images, individuals, parts = rows.images, rows.individuals, rows.parts
+    matcher, unmatched = matcher_vote(rows, keypoints, photographs.catalog, progress=progress)
+    doubts = unite_findings(
+        encoders, matcher, images=images, individuals=individuals, parts=parts, unknown_label=rows.unknown_label
+    )
     columns = pd.DataFrame({"individual": individuals, "part": parts}, index=images).astype(str)
     copies, reason = find_near_identical(
-        vectors, columns, twins_of(run), photographs.catalog, geometry=_geometry(record), progress=progress
+        encoders[0], columns, twins_of(run), photographs.catalog, geometry=_geometry(voters[0]), progress=progress
     )
     pairs = {frozenset((row["image"], row["other_image"])) for row in copies}
     labels = [
@@ -138,19 +148,14 @@ def _review_trial(record: Record, run: Path, photographs: Photographs, *, progre
     table = pd.DataFrame([*copies, *labels], columns=list(COLUMNS))
     part = columns["part"]
     table["parts"] = table["image"].map(part) + ", " + table["other_image"].map(part)
-    return LabelErrors(table.assign(confirm=""), doubts.reasons | ({"near_identical": reason} if reason else {}))
+    reasons = {"near_identical": reason, "keypoints": unmatched}
+    return LabelErrors(table.assign(confirm=""), doubts.reasons | {key: text for key, text in reasons.items() if text})
 
 
 def _geometry(record: Record) -> Geometry | None:
     """Return the geometry of the trial's photographs; None if its settings do not have it, as those of an ensemble."""
     data, train = record.settings["data"], record.settings.get("train", {})
     return geometry_of(data, train) if {"image_size", "resize"} <= data.keys() and "affine" in train else None
-
-
-def _view(setting: RetrievalSetting, taught: np.ndarray) -> VectorTransform:
-    """Return the setting's transform, with learned whitening if it has none, since some cosines differ too little."""
-    twice = len(np.unique(taught)) < len(taught)
-    return setting.transform if setting.whiten != "none" or not twice else replace(setting.transform, whiten="learned")
 
 
 def show_review(run: Path, photographs: Photographs) -> dict[str, Shown]:

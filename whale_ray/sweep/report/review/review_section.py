@@ -22,5 +22,14 @@ class ReviewSection:
 def build_review(page: ReportContext) -> ReviewSection:
     """Return the review section. Writes review.csv unless the sweep is running."""
     if page.best and not page.live and not missing_files(page.best):
-        write_review(page.best, page.run, page.photographs, progress=page.progress)
+        kinds = [str(kind) for kind in page.sweep.retrieval.get("local", ()) if kind != "none"]
+        keypoints = kinds[0] if kinds else "sift" if page.thorough else "none"
+        write_review(
+            page.best,
+            page.run,
+            page.photographs,
+            records=page.records,
+            keypoints=keypoints,
+            progress=page.progress,
+        )
     return ReviewSection(show_review(page.run, page.photographs), shlex.quote(f"{page.run}/{REVIEW}"))
