@@ -23,6 +23,7 @@ BY_EMBEDDING: Final = 50
 """First individuals of the ranking by embedding that are candidates."""
 BY_EVIDENCE: Final = 10
 """First individuals by each LNBNN score that are candidates."""
+_SCALE = 10.0  # of LNBNN scores, before their logarithm: most are between 0 and 2
 _QUERIES = 256  # whose candidates are gathered together
 
 
@@ -172,7 +173,7 @@ def _candidates(
         for values in (local.individuals, local.photographs, local.inliers)
     )
     ranks = np.broadcast_to(np.minimum(np.arange(codes.shape[1]), ranked) + 1, codes.shape)
-    scores = (nearest, mean, np.sqrt(individual), np.sqrt(photograph), np.log1p(inliers))
+    scores = (nearest, mean, np.log1p(_SCALE * individual), np.log1p(_SCALE * photograph), np.log1p(inliers))
     return Candidates(codes, images, candidate_features(ranks, np.stack(scores)))
 
 
