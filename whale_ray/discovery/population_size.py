@@ -108,9 +108,13 @@ class PopulationSample:
             draw: A draw of this sample.
             links: Links that hold.
         """
-        if not self.has_earlier_match(draw, links):
-            partners = (*draw.closest, *draw.sampled)
-            yield from (partner for partner in partners if not links.are_different(draw.photograph, partner))
+        for partner in draw.closest:
+            if links.are_same(draw.photograph, partner):
+                return
+            if not links.are_different(draw.photograph, partner):
+                yield partner
+        # All of the sampled ones, a match or not: they tell how many matches the closest ones miss.
+        yield from (partner for partner in draw.sampled if not links.are_decided(draw.photograph, partner))
 
     def has_earlier_match(self, draw: DrawnPhotograph, links: LinkedPhotographs) -> bool:
         """Return whether the links join a drawn photograph to an earlier one.

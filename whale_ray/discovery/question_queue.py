@@ -60,14 +60,17 @@ def _joining(probabilities: PairProbabilities, labels: np.ndarray, links: Linked
     first, second, values = first[across], second[across], values[across]
     if not len(first):
         return
-    sizes = np.bincount(labels)
     low, high = np.minimum(labels[first], labels[second]), np.maximum(labels[first], labels[second])
-    keys = low * len(sizes) + high
+    keys = low * (int(labels.max()) + 1) + high
+    # Mean probability x product of the sizes is the sum of the probabilities. The largest one instead would ask large
+    # clusters about each other again and again.
+    _, inverse = np.unique(keys, return_inverse=True)
+    totals = np.bincount(inverse, weights=values)[inverse]
     order = np.lexsort((second, first, -values, keys))
     for place in order[np.unique(keys[order], return_index=True)[1]]:
         one, other, value = int(first[place]), int(second[place]), float(values[place])
         if not links.are_decided(one, other):
-            yield Question(one, other, value, value * float(sizes[labels[one]] * sizes[labels[other]]))
+            yield Question(one, other, value, float(totals[place]))
 
 
 def _parting(probabilities: PairProbabilities, labels: np.ndarray, links: LinkedPhotographs) -> Iterator[Question]:
