@@ -125,4 +125,4 @@ def test_the_report_shows_the_verdict_and_its_figures(run: Path, flagged: bool |
     assert describe_verdict(audit) in page
     assert re.match(verdict, describe_verdict(audit))
     assert "80 of 81 photographs: 20 by GrabCut, 60 by box; 1 left out. After 30 s, 9 of the sample" in page
-    assert "--thorough" in page
+    assert f"<code>whale-ray report {run} --thorough</code>" in page
