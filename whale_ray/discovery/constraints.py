@@ -121,17 +121,20 @@ class _Groups:
         self.others: list[set[int]] = [set() for _ in range(count)]
 
     def find(self, row: int) -> int:
+        """Return the root of a photograph's group."""
         while self.parent[row] != row:
             self.parent[row] = self.parent[self.parent[row]]
             row = self.parent[row]
         return row
 
     def separate(self, first: int, second: int) -> None:
+        """Keep two photographs apart, before any group is joined."""
         if first != second:
             self.others[first].add(second)
             self.others[second].add(first)
 
     def join(self, first: int, second: int) -> None:
+        """Join the groups of two photographs, unless these must stay apart."""
         kept, joined = sorted((self.find(first), self.find(second)))
         if kept == joined or joined in {self.find(row) for row in self.others[kept]}:
             return

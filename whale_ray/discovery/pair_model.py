@@ -40,7 +40,7 @@ class PairModel:
 
     @property
     def is_default(self) -> bool:
-        """Whether the model was fitted on no labels: its probabilities are a guess."""
+        """True if the model was fitted on no labels: its probabilities are a guess."""
         return self.same_pairs == 0
 
     def log_odds(self, features: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -33,7 +33,7 @@ class PairProbabilities:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the matrix holds all pairs."""
+        """True if the matrix holds all pairs."""
         return isinstance(self.matrix, np.ndarray)
 
     def row(self, photograph: int) -> np.ndarray:

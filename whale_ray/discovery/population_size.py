@@ -1,11 +1,9 @@
 """Population size: the number of animals in a set of photographs, with an interval, from few answered pairs.
 
 After Perez et al., "Human-in-the-loop visual re-ID for population size estimation", ECCV 2024: nested importance
-sampling, of photographs first and of partners of each by similarity second. Two things differ. They average 1 / n
-over photographs, n being the estimated number of photographs of the same animal; with ten answers a photograph that
-is far too large where animals have many photographs. Here the photographs have a fixed order, and the average is over
-an indicator: the photograph is the first of its animal. One "same" with an earlier photograph settles it. And the
-answers correct a model's guess of each indicator (difference estimator), so few answers suffice if the model is good.
+sampling, of photographs first and of partners of each by similarity second. They average 1 / n over photographs, n
+being the estimated number of photographs of the animal. Here the photographs have a fixed order, and the average is
+over an indicator: the photograph is the first of its animal. Answers correct a model's guess of each indicator.
 """
 
 from __future__ import annotations
@@ -96,18 +94,13 @@ class PopulationSample:
         for draw in self.draws:
             if len(pairs) == count:
                 break
-            partner = next(self.open_partners(draw, links), None)
+            partner = next(self._open_partners(draw, links), None)
             if partner is not None:
                 pairs[draw.photograph] = (min(draw.photograph, partner), max(draw.photograph, partner))
         return list(dict.fromkeys(pairs.values()))
 
-    def open_partners(self, draw: DrawnPhotograph, links: LinkedPhotographs) -> Iterator[int]:
-        """Yield the partners of a draw that need an answer; none if it is settled.
-
-        Args:
-            draw: A draw of this sample.
-            links: Links that hold.
-        """
+    def _open_partners(self, draw: DrawnPhotograph, links: LinkedPhotographs) -> Iterator[int]:
+        """Yield the partners of a draw that need an answer; none if it is settled."""
         for partner in draw.closest:
             if links.are_same(draw.photograph, partner):
                 return
@@ -116,13 +109,8 @@ class PopulationSample:
         # All of the sampled ones, a match or not: they tell how many matches the closest ones miss.
         yield from (partner for partner in draw.sampled if not links.are_decided(draw.photograph, partner))
 
-    def has_earlier_match(self, draw: DrawnPhotograph, links: LinkedPhotographs) -> bool:
-        """Return whether the links join a drawn photograph to an earlier one.
-
-        Args:
-            draw: A draw of this sample.
-            links: Links that hold.
-        """
+    def _has_earlier_match(self, draw: DrawnPhotograph, links: LinkedPhotographs) -> bool:
+        """Return True if the links join a drawn photograph to an earlier one."""
         mates = links.component == links.component[draw.photograph]
         return bool((self.position[mates] < self.position[draw.photograph]).any())
 
@@ -220,7 +208,7 @@ def estimate_population(sample: PopulationSample, constraints: Constraints) -> P
     links = link_photographs(constraints, len(sample.position))
     settled = []
     for draw in sample.draws:  # up to the first open one: a draw that is settled sooner is no random one
-        if next(sample.open_partners(draw, links), None) is not None:
+        if next(sample._open_partners(draw, links), None) is not None:
             break
         settled.append(draw)
     if len(settled) < FEWEST_DRAWS:
@@ -246,7 +234,7 @@ def estimate_population(sample: PopulationSample, constraints: Constraints) -> P
 
 def _outcome(draw: DrawnPhotograph, sample: PopulationSample, links: LinkedPhotographs) -> tuple[float, ...]:
     """Return a draw's indicator, guess, weight, expected rest, and matches found and expected among the rest."""
-    is_first = not sample.has_earlier_match(draw, links)
+    is_first = not sample._has_earlier_match(draw, links)
     found = expected = 0.0
     closest_differ = all(links.are_different(draw.photograph, partner) for partner in draw.closest)
     if draw.sampled and closest_differ and all(links.are_decided(draw.photograph, other) for other in draw.sampled):
