@@ -56,9 +56,9 @@ def shortcut_scores(
     is_query: np.ndarray,
     seed: int = 0,
 ) -> ShortcutScores | None:
-    """Return the scores; None if no query has an answer in the gallery.
+    """Return the recall of each part; None if no query has an answer in the gallery.
 
-    A photograph does not answer a query of its own group: photographs of one encounter share their background.
+    A photograph does not answer a query of the same group: photographs of one encounter share their background.
 
     Args:
         vectors: Unit vectors of N photographs by part (`whole`, `animal`, `background`), each of shape (N, D).

@@ -26,7 +26,7 @@ class ShortcutRow:
 
 @dataclass(frozen=True)
 class ShortcutSection:
-    """What the encoder of the bundle recognizes on the animal alone and on the background alone.
+    """Recall@1 of the bundle's encoder on whole photographs, the animal alone and the background alone.
 
     Attributes:
         verdict: A sentence; "" if there are no scores.
