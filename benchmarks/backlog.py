@@ -26,7 +26,7 @@ from whale_ray.serving.engine.encoder import LocalEncoder
 from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.live_gallery import LiveGallery
-from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue
+from whale_ray.serving.gallery.review.review_queue import ReviewItem, ReviewQueue
 
 
 def drawn(random: np.random.Generator, height: int, width: int) -> bytes:

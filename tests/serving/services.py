@@ -34,7 +34,7 @@ from whale_ray.serving.engine.encoder import LocalEncoder
 from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.live_gallery import LiveGallery
-from whale_ray.serving.gallery.review_queue import ReviewQueue
+from whale_ray.serving.gallery.review.review_queue import ReviewQueue
 from whale_ray.serving.http.app import build_app
 from whale_ray.serving.http.model_service import ModelService
 from whale_ray.serving.http.uploads import Limits

@@ -32,8 +32,8 @@ from whale_ray.serving.gallery.enrolled_pictures import (
     round_box,
 )
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
-from whale_ray.serving.gallery.review_backlog import ReviewBacklog
-from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue
+from whale_ray.serving.gallery.review.review_backlog import ReviewBacklog
+from whale_ray.serving.gallery.review.review_queue import ReviewItem, ReviewQueue
 from whale_ray.serving.gallery.stored_keypoints import StoredKeypoints
 from whale_ray.serving.gallery.tables import KEYPOINTS
 

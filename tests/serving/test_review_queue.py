@@ -31,8 +31,8 @@ from whale_ray.inference.predictions import AnimalTraits
 from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.export import export_enrolled
-from whale_ray.serving.gallery.review_backlog import ReviewBacklog
-from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue
+from whale_ray.serving.gallery.review.review_backlog import ReviewBacklog
+from whale_ray.serving.gallery.review.review_queue import ReviewItem, ReviewQueue
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ class Ingress:
     async def _service(self, name: str, path: Path, handle: DeploymentHandle | None) -> ModelService:
         from whale_ray.inference.predictor import Bundle
         from whale_ray.serving.deployment.replica_components import load_encoder, make_recogniser
-        from whale_ray.serving.gallery.review_queue import ReviewQueue
+        from whale_ray.serving.gallery.review.review_queue import ReviewQueue
         from whale_ray.serving.http.model_service import ModelService
 
         settings = self._settings

@@ -15,8 +15,8 @@ from whale_ray.inference.predictions import Identification
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
-from whale_ray.serving.gallery.review_backlog import PendingSearch, ReviewBacklog
-from whale_ray.serving.gallery.review_queue import LatestAnswer, ReviewQueue
+from whale_ray.serving.gallery.review.review_backlog import PendingSearch, ReviewBacklog
+from whale_ray.serving.gallery.review.review_queue import LatestAnswer, ReviewQueue
 
 _SEARCHED_AT_ONCE = 256
 _EMBEDDED_IN_A_STEP = 32

@@ -12,7 +12,7 @@ from whale_ray.inference.predictions import AnimalTraits, Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.gallery.enrolled_pictures import picture_digest
-from whale_ray.serving.gallery.review_queue import ReviewItem, ReviewQueue, needs_review
+from whale_ray.serving.gallery.review.review_queue import ReviewItem, ReviewQueue, needs_review
 
 MAX_PENDING_REVIEWS = 8
 _log = logging.getLogger(__name__)

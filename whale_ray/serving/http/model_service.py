@@ -23,7 +23,7 @@ from whale_ray.serving.engine.decoder_messages import Decoded
 from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.engine.review_writer import ReviewWriter
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
-from whale_ray.serving.gallery.review_queue import ReviewQueue
+from whale_ray.serving.gallery.review.review_queue import ReviewQueue
 from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudget
 from whale_ray.serving.http.uploads import Limits, Upload, group_boxes, with_detections
 from whale_ray.serving.identify_results import ResultWriter, problem_result

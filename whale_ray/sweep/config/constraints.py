@@ -8,7 +8,8 @@ from typing import Final
 
 from whale_ray.errors import InputError
 from whale_ray.learning.losses.proxy_extraction import PROXY_LOSSES
-from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, Condition
+from whale_ray.retrieval.option_conditions import Condition
+from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS
 from whale_ray.sweep.config import training_constraints
 from whale_ray.sweep.config.schema.all_settings import section_settings
 from whale_ray.sweep.config.schema.search_settings import SPEED

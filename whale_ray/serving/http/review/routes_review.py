@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response, Security
 from whale_ray.serving import query_parameters as parameters
 from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL
-from whale_ray.serving.gallery import review_queue
+from whale_ray.serving.gallery.review import review_queue
 from whale_ray.serving.gallery_schemas import Enrolment, Forgotten, KeptQueriesPage, KeptQuery
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel

@@ -14,7 +14,7 @@ from whale_ray.data.image_io import Box
 from whale_ray.inference.predictions import AnimalTraits
 from whale_ray.serving.gallery.database import translated_errors
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
-from whale_ray.serving.gallery.review_queue import LatestAnswer
+from whale_ray.serving.gallery.review.review_queue import LatestAnswer
 from whale_ray.serving.gallery.tables import QUERIES, QUERY_VECTORS
 from whale_ray.serving.gallery.transactions import chunk_names, vector_bytes
 
