@@ -74,3 +74,11 @@ def test_the_table_has_a_column_of_the_objective(objective: str, columns: list[s
     shown = [next(iter(column.cells)) for column in table.columns][2 : 2 + len(columns)]
     values = {name: f"{value:.3f}" for name, value in result.items() if name != "status"}
     assert shown == [values.get(name, "-") for name in columns]
+
+
+@pytest.mark.parametrize(("local", "shown"), [("sift", "nearest + sift"), ("none", "nearest"), (None, "nearest")])
+def test_the_table_names_the_keypoints_of_the_chosen_setting(local: str | None, shown: str) -> None:
+    result = {"status": "finished", "vote": "nearest"} | ({} if local is None else {"local": local})
+    board = leaderboard([Record("a1", Path("a1"), "trial", {}, {}, "", result)], axes=[], objective="recall@1")
+    columns = leaderboard_table(board, axes=[]).columns
+    assert [next(iter(column.cells)) for column in columns if column.header == "vote"] == [shown]

@@ -18,7 +18,7 @@ CONTRACT = [
     *("rank", "trial", "status", *AXES),
     *(f"recall@{cutoff}" for cutoff in CUTOFFS),
     *(f"image_recall@{cutoff}" for cutoff in CUTOFFS),
-    *("map@5", "recall@1_low", "recall@1_high", "neighbours", "vote", "epochs", "seconds", "error"),
+    *("map@5", "recall@1_low", "recall@1_high", "neighbours", "vote", "local", "epochs", "seconds", "error"),
 ]
 ADDED = [f"{score}_individuals{end}" for score in ("map@5", "recall@1") for end in ("", "_low", "_high")]
 

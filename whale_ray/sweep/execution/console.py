@@ -187,10 +187,16 @@ def _leaderboard_row(row: Mapping[Any, Any], axes: list[str], ranked_by: list[st
         _number(row["recall@1"]),
         "-" if _absent(row["recall@1_low"]) else f"{low}-{high}",
         _number(row["map@5"]),
-        _cell(row["vote"]),
+        _ranking(row),
         _cell(row["neighbours"]),
         "-" if _absent(row["seconds"]) else f"{row['seconds']:.0f}",
     ]
+
+
+def _ranking(row: Mapping[Any, Any]) -> str:
+    """Return the vote, and the local features that are fused with it."""
+    local = row.get("local")
+    return _cell(row["vote"]) + ("" if _absent(local) or local == "none" else f" + {_cell(local)}")
 
 
 def short_name(axis: str) -> str:

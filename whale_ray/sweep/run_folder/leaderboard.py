@@ -48,7 +48,7 @@ def first_in_turn(orders: Sequence[Sequence[str]], count: int) -> list[str]:
     return list(dict.fromkeys(in_turn))[:count]
 
 
-_LAST = ("neighbours", "vote", "epochs", "seconds", "error")
+_LAST = ("neighbours", "vote", "local", "epochs", "seconds", "error")
 
 
 def leaderboard(
