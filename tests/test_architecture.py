@@ -37,3 +37,9 @@ def test_importing_the_package_loads_neither_torch_nor_ray_and_is_quick() -> Non
     ).stdout.split("\n")[:2]
     assert loaded == "[]"
     assert float(seconds) < 0.3
+
+
+def test_two_test_modules_have_different_names() -> None:
+    """Without packages, pytest cannot collect two modules of one name in one process."""
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert names == sorted(set(names))
