@@ -26,7 +26,19 @@ if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
 NEVER = "(?!)"  # a pattern that no line matches
-COMMANDS = ("sweep", "synth", "audit", "apply-review", "spec", "report", "submit", "identify", "discover", "push", "serve")
+COMMANDS = (
+    "sweep",
+    "synth",
+    "audit",
+    "apply-review",
+    "spec",
+    "report",
+    "submit",
+    "identify",
+    "discover",
+    "push",
+    "serve",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,8 @@ LEFT_OUT = {
     r"whale-ray serve|whale-ray deploy|whale-ray identify http": "starts or needs a service; tests/serving runs them",
     r"whale-ray synth": "draws thousands of pictures; tests/data/test_synthetic.py draws fewer",
     rf"{MODULE} (?!sweeps/quickstart.yaml$)(?!.*--dry-run)": "trains for minutes or more",
+    r"whale-ray discover(?!.*--no-page)": "opens a page; tests/discovery answers on it",
+    r"whale-ray discover.*--answers": "needs a filled questions.csv; tests/discovery fills one",
     r".*--estimate": "times large encoders",
     r".* (hf|s3|gs)://": "needs a hub or a store; tests/test_bundle_transfer.py has stand-ins",
 }
@@ -44,6 +46,7 @@ def template(finished: SweepResult, photographs: Path, tmp_path_factory: pytest.
     shutil.copytree(photographs, folder / "data")
     for name in ("synthetic", "DIR"):
         (folder / name).symlink_to("data")
+    (folder / "photographs").symlink_to("data/train")
     shutil.copytree(ROOT / "sweeps", folder / "sweeps")
     shutil.copytree(finished.folder, folder / "runs" / "quickstart", symlinks=True)
     text = (finished.folder / "sweep.yaml").read_text()

@@ -68,5 +68,5 @@ def test_known_queries_with_a_gallery_photograph_of_their_day_are_counted() -> N
     assert counts == {"known": 3, "dated": 2, "same_day": 1}
     sentence = describe_same_day(counts)
     assert sentence.startswith("1 of 3 known queries (33%)")
-    assert sentence.endswith("; 1 have no date")
+    assert sentence.endswith("; 1 has no date")
     assert describe_same_day({"known": 3, "dated": 0, "same_day": 0}) == ""

@@ -131,12 +131,12 @@ def test_the_queue_is_listed_in_pages(keeping: httpx.Client) -> None:
     assert [*page["queries"], *keeping.get(page["next"]).json()["queries"]] == everything
 
 
-def searched(client: httpx.Client, **params: object) -> dict[str, Any]:
-    """The queue after the background task has searched all of it."""
+def searched(client: httpx.Client, *, total: int | None = None, **params: object) -> dict[str, Any]:
+    """The queue after the background task has searched all of it; with `total`, once it lists so many."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         page = client.get("/v1/queries", params=params).json()  # type: ignore[arg-type]
-        if page["pending"] == 0:
+        if page["pending"] == 0 and total in (None, page["total"]):
             return dict(page)
         time.sleep(0.05)
     raise AssertionError(page)
@@ -152,15 +152,14 @@ def test_waiting_photographs_are_searched_again_after_an_enrolment(keeping: http
     assert searched(keeping, changed=True)["total"] == 0
     enrol(keeping, "w_40", photograph(40))
     enrol(keeping, "w_41", photograph(41))
-    page = searched(keeping, changed=True, limit=1)
-    assert page["total"] == 2
+    page = searched(keeping, total=2, changed=True, limit=1)
     both = [*page["queries"], *keeping.get(page["next"]).json()["queries"]]
     assert {query["latest"]["nearest"] for query in both} == {"w_40", "w_41"}
     assert all(query["changed"] and query["latest"]["distance"] < 1e-3 for query in both)
     assert all(query["nearest"] not in ("w_40", "w_41") for query in both)
     (unchanged,) = (query for query in searched(keeping)["queries"] if not query["changed"])
     keeping.delete("/v1/individuals/w_40")
-    assert searched(keeping, changed=True)["total"] == 1
+    searched(keeping, total=1, changed=True)
     assert unchanged["id"] not in {query["id"] for query in both}
 
 

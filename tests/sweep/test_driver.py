@@ -61,6 +61,7 @@ def test_a_run_folder_has_the_documented_files(finished: SweepResult) -> None:
         "maps.json",
         "review.csv",
         "review.json",
+        "shortcut_audit.json",
     }
     assert {path.name for path in folder.iterdir()} == files | {"trials", "bundles", "best"}
     assert finished.exit_code == 0
