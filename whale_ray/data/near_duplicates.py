@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import scipy.fft
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
+
+from whale_ray.verbosity import track_steps
 
 MIN_CORRELATION = 0.94
 """Above most photographs of one animal in one encounter, below most copies (docs/experiments/data-and-labels.md)."""
@@ -112,14 +112,7 @@ def _correlate(
     for place, (one, other) in enumerate(pairs.tolist()):
         groups[other, images[one].shape].append((place, one))
         groups[one, images[other].shape].append((place, other))
-    console = Console(stderr=True)
-    shown = track(
-        groups.items(),
-        "comparing photographs for copies",
-        disable=not (progress and console.is_terminal),  # elsewhere rich prints empty lines
-        transient=True,
-        console=console,
-    )
+    shown = track_steps(groups.items(), "comparing photographs for copies", progress=progress, stderr=True)
     for (searched, _), wanted in shown:
         places = [place for place, _ in wanted]
         templates = np.stack([_center(images[row]) for _, row in wanted])

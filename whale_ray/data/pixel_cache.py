@@ -21,8 +21,6 @@ import joblib
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import track
 
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.decoding.decode_photograph import SMALL_SIDE, RowArrays, decode_photograph
@@ -31,6 +29,7 @@ from whale_ray.data.formats.animal_rows import BOX, DETAILS
 from whale_ray.data.image_io import VERSION, Geometry
 from whale_ray.data.near_duplicates import GREY_SIDE
 from whale_ray.errors import DataError
+from whale_ray.verbosity import track_steps
 
 _TEXTS = ("image", "status", "reason", "sha256", "phash", "taken", "remark")
 
@@ -192,11 +191,10 @@ def _build(catalog: Catalog, geometry: Geometry, folder: Path, workers: int, pro
             [b""] * count,
         )
         groups = [rows.index.tolist() for _, rows in catalog.table.groupby("file", sort=False)]
-        shown = progress and Console().is_terminal
         health: list[dict[str, object]] = [{}] * count
         with ThreadPoolExecutor(workers) as pool:
             decoded = pool.map(lambda rows: decode_photograph(catalog, geometry, arrays, rows), groups)
-            for found in track(decoded, "decoding photographs", total=len(groups), disable=not shown, transient=True):
+            for found in track_steps(decoded, "decoding photographs", progress=progress, total=len(groups)):
                 for row, facts in found.items():
                     health[row] = facts
         np.save(draft / "small.npy", arrays.small, allow_pickle=False)

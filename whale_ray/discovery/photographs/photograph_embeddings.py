@@ -11,14 +11,13 @@ from typing import Protocol
 
 import joblib
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.image_io import VERSION, Geometry, fit_image
 from whale_ray.errors import DataError, ImageError
 from whale_ray.file_errors import short_reason
+from whale_ray.verbosity import track_steps
 
 _BATCH = 32
 _SAVED_EACH = 20  # batches
@@ -77,8 +76,7 @@ def embed_photographs(
     starts = range(0, len(wanted), _BATCH)
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         batches = _decoded_batches(pool, catalog, wanted, embedder.geometry, undecodable)
-        hidden = not (progress and Console().is_terminal)
-        tracked = track(batches, "embedding photographs", total=len(starts), disable=hidden, transient=True)
+        tracked = track_steps(batches, "embedding photographs", progress=progress, total=len(starts))
         for count, (names, arrays) in enumerate(tracked, start=1):
             if arrays:
                 vectors = np.asarray(embedder.embed(arrays)).astype(np.float16)

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import joblib
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore
 from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.local.local_index import LocalIndex
 from whale_ray.retrieval.local.verification import verify
+from whale_ray.verbosity import track_steps
 
 VERIFIED = 10
 """Number of leading photographs per query that are verified."""
 WHOLE_GALLERY_UP_TO = 20_000
 """Number of gallery photographs above which queries should be compared with a shortlist."""
 _QUERIES = 32  # compared together
-_Step = TypeVar("_Step")
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def compare_features(
     """
     evidence = _no_evidence(len(queries), index)
     batches = list(_batches(len(queries), allowed))
-    for rows, permitted in _with_progress(batches, len(queries), progress):
+    for rows, permitted in track_steps(batches, _comparing(len(queries)), progress=progress):
         on_batch()
         asked = [queries[row] for row in rows]
         evidence.scores[rows], evidence.individual_scores[rows] = index.scores(asked, permitted)
@@ -131,7 +128,7 @@ def compare_shortlists(
         progress: Show a progress bar.
     """
     evidence = _no_evidence(len(queries), index)
-    for row in _with_progress(range(len(queries)), len(queries), progress):
+    for row in track_steps(range(len(queries)), _comparing(len(queries)), progress=progress):
         on_batch()
         positions = np.unique(shortlist[row][shortlist[row] >= 0])
         if allowed is not None:
@@ -141,6 +138,10 @@ def compare_shortlists(
         evidence.scores[row, positions] = scores[0]
         evidence.individual_scores[row, np.searchsorted(index.names, part.names)] = totals[0]
     return _verify_leading(queries, index, evidence, verified, on_batch)
+
+
+def _comparing(queries: int) -> str:
+    return f"comparing keypoints of {queries} photographs"
 
 
 def _no_evidence(queries: int, index: LocalIndex) -> LocalEvidence:
@@ -157,11 +158,6 @@ def _batches(count: int, allowed: np.ndarray | None) -> Iterator[tuple[np.ndarra
     for rows, mask in groups:
         for start in range(0, len(rows), _QUERIES):
             yield rows[start : start + _QUERIES], mask
-
-
-def _with_progress(steps: Sequence[_Step], photographs: int, progress: bool) -> Iterator[_Step]:
-    shown = progress and Console().is_terminal
-    yield from track(steps, f"comparing keypoints of {photographs} photographs", disable=not shown, transient=True)
 
 
 def _verify_leading(

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
-from rich.console import Console
-from rich.progress import track
 
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.image_io import VERSION as DECODER_VERSION
@@ -26,6 +24,7 @@ from whale_ray.retrieval.local.local_features import (
     local_picture,
     no_features,
 )
+from whale_ray.verbosity import track_steps
 
 
 def local_features_of(
@@ -87,11 +86,10 @@ def _extract_all(
 ) -> Iterable[LocalFeatures]:
     """Return the features of each row; a photograph with several rows is decoded once."""
     groups = [rows.tolist() for _, rows in catalog.table.groupby("file", sort=False)["image"]]
-    shown = progress and Console().is_terminal
     features: dict[str, LocalFeatures] = {}
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(lambda images: _extract_file(catalog, images, kind), groups)
-        for part in track(found, "finding keypoints", total=len(groups), disable=not shown, transient=True):
+        for part in track_steps(found, "finding keypoints", progress=progress, total=len(groups)):
             features |= part
             on_batch()
     return [features[image] for image in catalog.table["image"]]

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
@@ -21,6 +19,7 @@ from whale_ray.retrieval.shortcuts.shortcut_scores import ShortcutScores, shortc
 from whale_ray.sweep.run_folder.optional_json import read_optional_json
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
+from whale_ray.verbosity import track_steps
 
 AUDIT_FILE = "shortcut_audit.json"
 MOST_SECONDS = 30.0
@@ -152,8 +151,7 @@ def _sample(rows: pd.DataFrame, *, thorough: bool) -> pd.DataFrame:
 
 def _batches(images: list[str], until: float | None, *, progress: bool) -> Iterator[list[str]]:
     """Yield the images in batches until the time is over."""
-    shown = progress and Console().is_terminal
     starts = range(0, len(images), _BATCH)
-    for start in track(starts, "separating animals from backgrounds", disable=not shown, transient=True):
+    for start in track_steps(starts, "separating animals from backgrounds", progress=progress):
         if until is None or not start or time.monotonic() < until:
             yield images[start : start + _BATCH]
