@@ -13,6 +13,7 @@ from whale_ray.retrieval.local.descriptor_search import DescriptorSearch
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features
 from whale_ray.retrieval.local.local_features import LocalFeatures, no_features
 from whale_ray.retrieval.local.local_index import NEIGHBORS, LocalIndex
+from whale_ray.serving.gallery.live_keypoints import LiveKeypoints
 
 
 def scores_by_hand(
@@ -106,6 +107,40 @@ def test_added_photographs_stand_beside_inverted_lists(monkeypatch: pytest.Monke
     np.testing.assert_array_equal(grown.image_scores(query), built.image_scores(query))
     allowed = np.array([False, True, True, False])
     np.testing.assert_array_equal(grown.image_scores(query, allowed), built.image_scores(query, allowed))
+
+
+@pytest.fixture
+def filled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of descriptors of each search whose inverted lists were filled."""
+    sizes: list[int] = []
+    fill = descriptor_search._build_lists
+
+    def count(descriptors: np.ndarray) -> object:
+        sizes.append(len(descriptors))
+        return fill(descriptors)
+
+    monkeypatch.setattr(descriptor_search, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(descriptor_search, "_build_lists", count)
+    return sizes
+
+
+def test_inverted_lists_are_filled_once_and_only_for_a_search(filled: list[int]) -> None:
+    index = LocalIndex(gallery_of(1, 2, 3), ["a", "b", "c"])
+    chosen = index.select([2, 0], ["c", "a"])
+    assert len(index.features(1)) > 0
+    assert filled == []
+    query = features_of(draw_animal(3, degrees=12))
+    assert chosen.image_scores(query).argmax() == 0
+    assert index.image_scores(query).argmax() == 2
+    assert len(filled) == 1
+
+
+def test_a_live_gallery_fills_them_before_its_first_search(filled: list[int]) -> None:
+    index = LocalIndex(gallery_of(1, 2, 3), ["a", "b", "c"])
+    LiveKeypoints(index)
+    assert len(filled) == 1
+    index.image_scores(features_of(draw_animal(3, degrees=12)))
+    assert len(filled) == 1
 
 
 @pytest.mark.parametrize("masked", [False, True])

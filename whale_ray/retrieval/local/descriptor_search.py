@@ -6,6 +6,7 @@ depend neither on the number of threads nor on the order of the gallery.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ _ROUNDS = 4  # of k-means
 
 
 class DescriptorSearch:
-    """Searchable descriptors.
+    """Searchable descriptors. Inverted lists are filled by `prepare`, or else by the first search.
 
     Args:
         descriptors: uint8, shape (T, D).
@@ -29,8 +30,7 @@ class DescriptorSearch:
 
     def __init__(self, descriptors: np.ndarray, *, exact: bool | None = None) -> None:
         self._descriptors = descriptors
-        small = len(descriptors) <= EXACT_UP_TO if exact is None else exact
-        self._lists = None if small else _build_lists(descriptors)
+        self._exact = len(descriptors) <= EXACT_UP_TO if exact is None else exact
 
     def __len__(self) -> int:
         return len(self._descriptors)
@@ -39,6 +39,14 @@ class DescriptorSearch:
     def descriptors(self) -> np.ndarray:
         """The descriptors, uint8, shape (T, D)."""
         return self._descriptors
+
+    @cached_property
+    def _lists(self) -> Any:
+        return None if self._exact else _build_lists(self._descriptors)
+
+    def prepare(self) -> None:
+        """Do now what the first search would have to do once: seconds for each thousand photographs."""
+        _ = self._lists
 
     def nearest(
         self, queries: np.ndarray, count: int, *, allowed: np.ndarray | None = None

@@ -66,7 +66,7 @@ def gather_evidence(
         progress: Show a progress bar.
     """
     features = [store.of(int(row)) for row in np.asarray(queries)]
-    index = LocalIndex(store.subset(gallery), individuals, searchable=shortlist is None)
+    index = LocalIndex(store.subset(gallery), individuals)
     if shortlist is None:
         return compare_features(
             features, index, verified=verified, allowed=allowed, on_batch=on_batch, progress=progress
@@ -120,7 +120,7 @@ def compare_shortlists(
 
     Args:
         queries: Features of the query photographs.
-        index: The gallery; made with `searchable=False` it has no search structure.
+        index: The gallery; its whole is not searched, and needs no `prepare`.
         shortlist: Positions of gallery photographs, int, shape (Q, S); -1 for none.
         verified: Number of leading photographs per query that are verified.
         allowed: Gallery photographs that may answer each query, bool, shape (Q, N); None for all.

@@ -34,7 +34,6 @@ class LocalIndex:
     Args:
         gallery: Features of the gallery photographs.
         individuals: Individual of each photograph, N names.
-        searchable: Prepare the search of the whole gallery; False keeps the features alone, for `subset`.
         exact: Search all descriptors; None decides by their number.
     """
 
@@ -43,13 +42,12 @@ class LocalIndex:
         gallery: LocalFeatureStore,
         individuals: np.ndarray | Sequence[str],
         *,
-        searchable: bool = True,
         exact: bool | None = None,
     ) -> None:
         self.kind = gallery.kind
         self.names, self._codes = np.unique(np.asarray(individuals, dtype=str), return_inverse=True)
         self._parts = [gallery]
-        self._searches = [DescriptorSearch(gallery.descriptors, exact=exact)] if searchable else []
+        self._searches = [DescriptorSearch(gallery.descriptors, exact=exact)]
         self._owners = gallery.owners.astype(np.int32)
         self._weights = center_weights(gallery.points).astype(np.uint8)
         self._rows = np.arange(len(gallery))  # of the parts, one behind another
@@ -57,6 +55,11 @@ class LocalIndex:
 
     def __len__(self) -> int:
         return len(self._codes)
+
+    def prepare(self) -> None:
+        """Do now what the first search of the whole gallery would have to do once."""
+        for search in self._searches:
+            search.prepare()
 
     def features(self, row: int) -> LocalFeatures:
         """Return the features of one gallery photograph."""

@@ -25,6 +25,7 @@ class LiveKeypoints:
     _rows: dict[str, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.bundle.prepare()  # before the first call, which would wait for it
         self._index = self.bundle
 
     @property
