@@ -12,7 +12,9 @@ import pandas as pd
 from PIL import Image
 
 from whale_ray.data.catalog import Catalog
-from whale_ray.discovery.grouping import AnswerConflict, Grouping, PairQuestion
+from whale_ray.discovery.constraints import Contradiction
+from whale_ray.discovery.grouping import Grouping
+from whale_ray.discovery.question_queue import Question
 from whale_ray.discovery.records.discovery_folder import DiscoveryFolder
 from whale_ray.discovery.session import DiscoverySession, RowAnswers
 
@@ -26,11 +28,11 @@ def group_by_answers(answers: RowAnswers) -> Grouping:
         labels[labels == labels[second]] = labels[first]
     done = {frozenset(pair) for pair in (*answers.same, *answers.different, *answers.undecided)}
     questions = [
-        PairQuestion(first, second, 0.5, 1.0)
+        Question(first, second, 0.5, 1.0)
         for first, second in combinations(range(COUNT), 2)
         if frozenset((first, second)) not in done
     ]
-    conflicts = [AnswerConflict(a, b, (a, b)) for a, b in answers.different if labels[a] == labels[b]]
+    conflicts = [Contradiction((a, b), (a, b)) for a, b in answers.different if labels[a] == labels[b]]
     return Grouping(labels, np.ones(COUNT), questions, conflicts)
 
 

@@ -213,8 +213,10 @@ def _print_summary(session: DiscoverySession) -> None:
         f"{len(session.images)} photographs are in {grouping.clusters} clusters, {grouping.singletons} of them with "
         f"one photograph; {count} answer{'s' if count != 1 else ''}"
     )
-    if grouping.conflicts:
-        typer.echo(f"{len(grouping.conflicts)} contradictions between answers: see {session.folder.contradictions}")
+    if grouping.contradictions:
+        typer.echo(
+            f"{len(grouping.contradictions)} contradictions between answers: see {session.folder.contradictions}"
+        )
     if animals := grouping.animals:
         typer.echo(
             f"about {animals.count:.0f} animals, {animals.low:.0f} to {animals.high:.0f} with 95 % confidence "

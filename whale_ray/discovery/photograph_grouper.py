@@ -11,11 +11,11 @@ import numpy as np
 from whale_ray.discovery.cluster_threshold import DEFAULT_THRESHOLD, learn_threshold
 from whale_ray.discovery.clustering import cluster_photographs
 from whale_ray.discovery.constraints import Constraints, Pair, find_contradictions
-from whale_ray.discovery.grouping import AnimalCount, AnswerConflict, Grouping, PairQuestion
+from whale_ray.discovery.grouping import Grouping
 from whale_ray.discovery.pair_model import PairModel, default_pair_model, fit_pair_model
 from whale_ray.discovery.pair_probabilities import PairProbabilities, compare_photographs
 from whale_ray.discovery.population_size import draw_population_sample, estimate_population
-from whale_ray.discovery.question_queue import next_questions
+from whale_ray.discovery.question_queue import Question, next_questions
 from whale_ray.discovery.session import RowAnswers
 
 QUESTIONS = 100
@@ -75,30 +75,29 @@ class PhotographGrouper:
     def __call__(self, answers: RowAnswers) -> Grouping:
         """Return the grouping under the answers."""
         constraints = Constraints(answers.same, answers.different, self._names)
+        guessed = self._with_guesses(answers)
         labels = self._cluster(constraints)
         return Grouping(
             labels,
             photograph_confidences(self._probabilities, labels),
-            list(self._questions(labels, constraints, answers))[:QUESTIONS],
-            [AnswerConflict(*one.pair, one.chain) for one in find_contradictions(constraints)],
-            self._count_animals(answers),
+            list(self._questions(labels, constraints, guessed, answers.undecided))[:QUESTIONS],
+            find_contradictions(constraints),
+            estimate_population(self._sample, guessed),
         )
 
     def _cluster(self, constraints: Constraints) -> np.ndarray:
         return cluster_photographs(self._probabilities, threshold=self._threshold, constraints=constraints)
 
-    def _questions(self, labels: np.ndarray, constraints: Constraints, answers: RowAnswers) -> Iterator[PairQuestion]:
+    def _questions(
+        self, labels: np.ndarray, constraints: Constraints, guessed: Constraints, undecided: tuple[Pair, ...]
+    ) -> Iterator[Question]:
         """Yield pairs, every third one for the number of animals; never one for which a person could not tell."""
-        asked = {frozenset(pair) for pair in answers.undecided}
+        asked = {frozenset(pair) for pair in undecided}
         count = QUESTIONS + len(asked)
-        best = [
-            PairQuestion(one.first, one.second, one.probability, one.gain)
-            for one in next_questions(self._probabilities, labels, constraints, count=count)
-        ]
-        decided = self._with_guesses(answers)
+        best = next_questions(self._probabilities, labels, constraints, count=count)
         drawn = [
-            PairQuestion(first, second, self._probabilities.between(first, second), 0.0)
-            for first, second in self._sample.questions(decided, count=count // _FOR_CLUSTERS)
+            Question(first, second, self._probabilities.between(first, second), 0.0)
+            for first, second in self._sample.questions(guessed, count=count // _FOR_CLUSTERS)
         ]
         groups = [best[place : place + _FOR_CLUSTERS] for place in range(0, len(best), _FOR_CLUSTERS)]
         extras = [[one] for one in drawn]
@@ -113,10 +112,6 @@ class PhotographGrouper:
         for first, second in answers.undecided:
             guesses[self._probabilities.between(first, second) >= 0.5].append((first, second))
         return Constraints((*answers.same, *guesses[True]), (*answers.different, *guesses[False]), self._names)
-
-    def _count_animals(self, answers: RowAnswers) -> AnimalCount | None:
-        found = estimate_population(self._sample, self._with_guesses(answers))
-        return AnimalCount(found.count, found.low, found.high, found.pairs) if found is not None else None
 
 
 def photograph_confidences(probabilities: PairProbabilities, labels: np.ndarray) -> np.ndarray:

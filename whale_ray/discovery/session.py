@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from whale_ray.data.catalog import Catalog
-from whale_ray.discovery.grouping import Grouping, PairQuestion
+from whale_ray.discovery.grouping import Grouping
+from whale_ray.discovery.question_queue import Question
 from whale_ray.discovery.records.answer_tables import NewAnswer
 from whale_ray.discovery.records.answers import DIFFERENT, SAME, Answer, AnswerLog
 from whale_ray.discovery.records.cluster_names import name_clusters
@@ -99,7 +100,7 @@ class DiscoverySession:
             return self._worker is not None
 
     @property
-    def open_questions(self) -> list[PairQuestion]:
+    def open_questions(self) -> list[Question]:
         """Questions of the last clustering that were not answered since."""
         answers = self.row_answers()
         done = {frozenset(pair) for pairs in (answers.same, answers.different, answers.undecided) for pair in pairs}

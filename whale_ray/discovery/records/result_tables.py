@@ -61,7 +61,8 @@ def write_grouping(
     ]
     _write(folder.questions, pd.DataFrame(asked, columns=["first", "second", "probability", "gain", "answer"]))
     conflicts = [
-        (cells[one.first], cells[one.second], " = ".join(cells[row] for row in one.chain)) for one in grouping.conflicts
+        (*(cells[row] for row in one.pair), " = ".join(cells[row] for row in one.chain))
+        for one in grouping.contradictions
     ]
     _write(folder.contradictions, pd.DataFrame(conflicts, columns=["first", "second", "chain"]))
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from whale_ray.discovery.grouping import AnswerConflict, PairQuestion
+from whale_ray.discovery.constraints import Contradiction
+from whale_ray.discovery.question_queue import Question
 from whale_ray.discovery.records.answers import Answer
 from whale_ray.discovery.session import DiscoverySession, DiscoveryState
 
@@ -29,12 +30,12 @@ def page_state(session: DiscoverySession) -> dict[str, Any]:
         "answers": len(answers),
         "animals": animals and {"count": animals.count, "low": animals.low, "high": animals.high},
         "questions": [_question(session, state, one) for one in session.open_questions[:_QUESTIONS]],
-        "contradictions": [_contradiction(session, one, answers) for one in grouping.conflicts],
+        "contradictions": [_contradiction(session, one, answers) for one in grouping.contradictions],
         "last": _answer(answers[-1]) if answers else None,
     }
 
 
-def _question(session: DiscoverySession, state: DiscoveryState, question: PairQuestion) -> dict[str, Any]:
+def _question(session: DiscoverySession, state: DiscoveryState, question: Question) -> dict[str, Any]:
     return {
         "first": _photograph(session, state, question.first, other=question.second),
         "second": _photograph(session, state, question.second, other=question.first),
@@ -54,10 +55,10 @@ def _photograph(session: DiscoverySession, state: DiscoveryState, row: int, *, o
     }
 
 
-def _contradiction(session: DiscoverySession, conflict: AnswerConflict, answers: list[Answer]) -> dict[str, Any]:
+def _contradiction(session: DiscoverySession, found: Contradiction, answers: list[Answer]) -> dict[str, Any]:
     """Return both photographs and the answers that contradict each other: the chain of "same", and "different"."""
-    chain = [session.images[row] for row in conflict.chain]
-    first, second = session.images[conflict.first], session.images[conflict.second]
+    chain = [session.images[row] for row in found.chain]
+    first, second = (session.images[row] for row in found.pair)
     links = {frozenset(pair) for pair in pairwise(chain)}
     verdicts = [
         one
@@ -66,8 +67,8 @@ def _contradiction(session: DiscoverySession, conflict: AnswerConflict, answers:
         or (one.verdict == "different" and set(one.pair) == {first, second})
     ]
     return {
-        "first": {"row": conflict.first, "image": first},
-        "second": {"row": conflict.second, "image": second},
+        "first": {"row": found.pair[0], "image": first},
+        "second": {"row": found.pair[1], "image": second},
         "chain": chain,
         "answers": [_answer(one) for one in verdicts],
     }
