@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from whale_ray.atomic_files import replaced_atomically
-from whale_ray.errors import DataError
-from whale_ray.retrieval.file_lock import lock_file
+from whale_ray.retrieval.file_lock import read_or_compute
 from whale_ray.retrieval.local.evidence import VERIFIED, LocalEvidence, gather_evidence
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore
 
@@ -53,31 +52,22 @@ def cached_evidence(
     """
     kept = [np.asarray(array) for array in (queries, gallery, individuals)]
     path = cache / f"evidence-{_fingerprint(store, *kept, allowed, shortlist, np.array(verified))}.npz"
-    if (found := _read(path)) is not None:
-        return found
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with lock_file(path.with_suffix(".lock"), on_wait=on_batch):
-            if (found := _read(path)) is not None:
-                return found
-            evidence = gather_evidence(
-                store,
-                *kept,
-                verified=verified,
-                allowed=allowed,
-                shortlist=shortlist,
-                on_batch=on_batch,
-                progress=progress,
-            )
-            arrays = {one.name: getattr(evidence, one.name) for one in fields(LocalEvidence)}
-            with replaced_atomically(path) as draft, draft.open("wb") as stream:
-                np.savez_compressed(stream, **arrays)
-            return evidence
-    except OSError as error:
-        raise DataError(
-            f"local evidence is kept in a folder that can be written to, but {cache}: {error.strerror}. "
-            "Change its permissions, make room, or name another folder in WHALE_RAY_CACHE"
-        ) from error
+    return read_or_compute(
+        path,
+        read=_read,
+        compute=lambda: gather_evidence(
+            store,
+            *kept,
+            verified=verified,
+            allowed=allowed,
+            shortlist=shortlist,
+            on_batch=on_batch,
+            progress=progress,
+        ),
+        write=_write,
+        what="local evidence is",
+        on_wait=on_batch,
+    )
 
 
 def _fingerprint(store: LocalFeatureStore, *arrays: np.ndarray | None) -> str:
@@ -101,3 +91,9 @@ def _read(path: Path) -> LocalEvidence | None:
             return LocalEvidence(**{one.name: arrays[one.name] for one in fields(LocalEvidence)})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def _write(evidence: LocalEvidence, path: Path) -> None:
+    arrays = {one.name: getattr(evidence, one.name) for one in fields(LocalEvidence)}
+    with replaced_atomically(path) as draft, draft.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)

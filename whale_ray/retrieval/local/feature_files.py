@@ -12,7 +12,7 @@ from whale_ray.data.catalog import Catalog
 from whale_ray.data.image_io import VERSION as DECODER_VERSION
 from whale_ray.data.pixel_cache import fingerprint_files
 from whale_ray.errors import DataError, ImageError
-from whale_ray.retrieval.file_lock import lock_file
+from whale_ray.retrieval.file_lock import read_or_compute
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features, load_features
 from whale_ray.retrieval.local.local_features import (
     LOCAL_SIDE,
@@ -56,21 +56,15 @@ def local_features_of(
     descriptor_size(kind)  # refuses an unknown kind
     facts = ("local", VERSION, DECODER_VERSION, kind, LOCAL_SIDE, MOST_KEYPOINTS)
     path = cache / f"{kind}-{fingerprint_files(catalog, *facts)}.npz"
-    if (found := _read(path)) is not None:
-        return found
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with lock_file(path.with_suffix(".lock"), on_wait=on_batch):
-            if (found := _read(path)) is not None:
-                return found
-            store = join_features(_extract_all(catalog, kind, workers or joblib.cpu_count(), on_batch, progress), kind)
-            store.save(path)
-            return store
-    except OSError as error:
-        raise DataError(
-            f"local features are kept in a folder that can be written to, but {cache}: {error.strerror}. "
-            "Change its permissions, make room, or name another folder in WHALE_RAY_CACHE"
-        ) from error
+    threads = workers or joblib.cpu_count()
+    return read_or_compute(
+        path,
+        read=_read,
+        compute=lambda: join_features(_extract_all(catalog, kind, threads, on_batch, progress), kind),
+        write=LocalFeatureStore.save,
+        what="local features are",
+        on_wait=on_batch,
+    )
 
 
 def _read(path: Path) -> LocalFeatureStore | None:
