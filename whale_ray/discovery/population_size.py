@@ -172,9 +172,7 @@ def _order(labels: np.ndarray) -> np.ndarray:
     is_later = np.ones(len(labels), dtype=bool)
     is_later[np.unique(labels, return_index=True)[1]] = False
     order = np.lexsort((np.arange(len(labels)), -np.bincount(labels)[labels], is_later))
-    position = np.empty(len(labels), dtype=np.int64)
-    position[order] = np.arange(len(labels))
-    return position
+    return np.argsort(order)
 
 
 def _guess(values: np.ndarray, position: np.ndarray, row: int) -> float:

@@ -82,9 +82,8 @@ class SearchRuns:
         splits = np.zeros(len(parts), dtype=np.int64) if splits is None else np.asarray(splits)
         depths: dict[SearchKey, int] = {}
         for setting in settings:
-            depths[_search_key(setting)] = max(
-                CUTOFFS[-1], depths.get(_search_key(setting), 1), setting.neighbours or 1
-            )
+            key = _search_key(setting)
+            depths[key] = max(CUTOFFS[-1], depths.get(key, 1), setting.neighbours or 1)
         self.splits, self.unknown_label = splits, unknown_label
         self.runs: list[SearchRun] = []
         for split in np.unique(splits).tolist() or [0]:

@@ -117,13 +117,7 @@ def run_sweep(
             for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
                 progress.say(line)
         refresh_traits(dataset, folder)
-        store = open_trial_store(sweep, folder, data_fingerprint=dataset.fingerprint)
-        progress.earlier(sum(record.status != "running" for record in store.index.records()))
-        if store.rescored:
-            reason = "the sweep has other settings, or this version has other scores"
-            progress.say(f"trials scored again from their embeddings: {store.rescored} ({reason})")
-        for note in store.notes:
-            progress.say(note)
+        store = _open_store(sweep, dataset, folder, progress)
         write_inputs(sweep, dataset, folder)
         job = _job(sweep, dataset, folder, identity)
         if worked := store.queue.has_work():
@@ -139,6 +133,18 @@ def run_sweep(
         if worked:
             end_trackers(job.tracking, _outcome(result), say=progress.say)
         return result
+
+
+def _open_store(sweep: Sweep, dataset: Dataset, folder: Path, progress: Progress) -> TrialStore:
+    """Return the trials of the run folder, and print what was done with those of earlier sessions."""
+    store = open_trial_store(sweep, folder, data_fingerprint=dataset.fingerprint)
+    progress.earlier(sum(record.status != "running" for record in store.index.records()))
+    if store.rescored:
+        reason = "the sweep has other settings, or this version has other scores"
+        progress.say(f"trials scored again from their embeddings: {store.rescored} ({reason})")
+    for note in store.notes:
+        progress.say(note)
+    return store
 
 
 def _outcome(result: SweepResult) -> SweepOutcome:

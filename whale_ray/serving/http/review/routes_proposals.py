@@ -58,7 +58,7 @@ async def propose(id: str, request: Request, query: parameters.EnrolParameters, 
     responses=openapi.problem_responses(403, 404, 503),
 )
 async def listed(page: parameters.ProposalsParameters, service: SelectedModel) -> ProposalsPage:
-    """List proposals, the last one first: those that wait, or those that were decided, by whom and when."""
+    """List proposals, the last one first: those that wait, or those that were decided, with key and time."""
     found = await asyncio.to_thread(Proposals(require_store(service)).list, page.state)
     rest = [one for one in found if not page.after or one.number < page.after]
     part = rest[: page.limit]
