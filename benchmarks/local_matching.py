@@ -4,7 +4,7 @@ python benchmarks/local_matching.py PHOTOS [--sizes 1000 17000 100000] [--querie
 
 PHOTOS is a data set in one of the formats of `whale-ray audit`. Extraction and verification are timed on its
 photographs. Galleries are drawn from its descriptors: each drawn descriptor is a real one with noise of half the
-distance to a real neighbor, so that the clusters of real descriptors stay. Above `WHOLE_GALLERY_UP_TO` photographs a
+distance to a real neighbor, so that the clusters of real descriptors stay. Above 20,000 photographs a
 shortlist of 100 is searched and no index is built. One thread; CPU time, for the machine may be shared.
 """
 
@@ -20,14 +20,13 @@ import numpy as np
 import psutil
 
 from whale_ray.data.catalog import Catalog, read_catalog
-from whale_ray.retrieval.local.evidence import WHOLE_GALLERY_UP_TO, compare_features, compare_shortlists
+from whale_ray.retrieval.local.evidence import compare_features
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features
 from whale_ray.retrieval.local.local_features import LOCAL_KINDS, LocalFeatures, extract_features, local_picture
 from whale_ray.retrieval.local.local_index import LocalIndex
+from whale_ray.retrieval.local.shortlists import SHORTLIST, compare_shortlists, shortlist_size
 from whale_ray.retrieval.local.verification import verify
 from whale_ray.retrieval.search.exact_search import use_threads
-
-SHORTLIST = 100
 
 
 def milliseconds(function: Callable[[], object], calls: int) -> float:
@@ -79,7 +78,7 @@ def search(store: LocalFeatureStore, size: int, queries: int) -> None:
     gallery = draw_gallery(store, size, numbers)
     names = np.char.add("w", (np.arange(size) // 5).astype(str))
     asked = [store.of(int(row)) for row in numbers.permutation(len(store))[:queries]]
-    whole = size <= WHOLE_GALLERY_UP_TO
+    whole = not shortlist_size(size)
     before = memory()
     index = LocalIndex(gallery, names)
     build = milliseconds(index.prepare if whole else lambda: None, 1) / 1000

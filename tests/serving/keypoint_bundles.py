@@ -30,7 +30,7 @@ def spotted(individual: int, view: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
 
 
-def write_local_bundle(folder: Path, kind: str, **changes: Any) -> Path:
+def write_local_bundle(folder: Path, kind: str, *, shortlist: int = 0, **changes: Any) -> Path:
     """A bundle whose gallery shows spotted pictures, with their local features unless `kind` is none."""
     whole = contents()
     pictures = [
@@ -42,7 +42,7 @@ def write_local_bundle(folder: Path, kind: str, **changes: Any) -> Path:
     if kind != "none":
         manifest |= {
             "retrieval": whole.manifest["retrieval"] | {"local": kind},
-            "fusion": {"intercept": -2.0, "weights": WEIGHTS},
+            "fusion": {"intercept": -2.0, "weights": WEIGHTS, "shortlist": shortlist},
         }
         keypoints = KeypointFiles(features_of_pictures(pictures, kind), features_of_pictures(whole.golden, kind))
     thumbnails = dict(enumerate(encode(decode_image(one), "JPEG") for one in pictures))

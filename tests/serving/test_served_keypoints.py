@@ -43,9 +43,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("local")
 
 
-@pytest.fixture(scope="module", params=["sift", "orb"])
+@pytest.fixture(scope="module", params=[("sift", 0), ("orb", 9)])
 def local_bundle(request: pytest.FixtureRequest, folder: Path) -> Path:
-    return write_local_bundle(folder, request.param)
+    """A bundle that compares a query with the whole gallery, or with a shortlist."""
+    kind, shortlist = request.param
+    return write_local_bundle(folder, kind, shortlist=shortlist)
 
 
 @pytest.fixture(scope="module")

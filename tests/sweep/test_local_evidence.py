@@ -20,6 +20,7 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.fusion import fusion_model
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
+from whale_ray.retrieval.local import shortlists
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.per_query_scores import of_settings
@@ -52,28 +53,53 @@ def dataset(write_sweep: Any) -> Dataset:
     return open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=pixel_cache())
 
 
-@pytest.fixture(scope="module")
-def run(
-    finished: SweepResult, dataset: Dataset, write_sweep: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """A run folder with one trial, scored with local features, and its bundle."""
-    run = tmp_path_factory.mktemp("local")
+def score_with_keypoints(finished: SweepResult, dataset: Dataset, sweep: Any, run: Path) -> None:
+    """Scores one trial of a finished sweep with local features in another run folder, and makes its bundle."""
     trial = next(one for one in finished_trials(finished.table) if not one.startswith("baseline"))
     folder = shutil.copytree(finished.folder / "trials" / trial, run / "trials" / trial)
     said: list[str] = []
     for _ in range(2):
-        gather_local_evidence(write_sweep("retrieval.local=[none,sift]"), dataset, run, say=said.append)
+        gather_local_evidence(sweep, dataset, run, say=said.append)
     assert len(said) == 1
+    rescore_for_good(read_record(folder), Scoring((FUSED,), "recall@1"))
+    make_bundle(read_record(folder), dataset, run=run, examples=0, thumbnails=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewest_candidates() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fusion_model, "FEWEST", 3)  # there are 17 known queries
-        rescore_for_good(read_record(folder), Scoring((FUSED,), "recall@1"))
-        make_bundle(read_record(folder), dataset, run=run, examples=0, thumbnails=False)
-        yield run
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(finished: SweepResult, dataset: Dataset, write_sweep: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with one trial, scored with local features, and its bundle."""
+    run = tmp_path_factory.mktemp("local")
+    score_with_keypoints(finished, dataset, write_sweep("retrieval.local=[none,sift]"), run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_of_shortlists(
+    finished: SweepResult, dataset: Dataset, write_sweep: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same with shortlists, as of a large gallery."""
+    run = tmp_path_factory.mktemp("shortlists")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shortlists, "WHOLE_GALLERY_UP_TO", 0)
+        patch.setattr(shortlists, "SHORTLIST", 9)
+        score_with_keypoints(finished, dataset, write_sweep("retrieval.local=[none,sift]"), run)
+    return run
+
+
+def only_trial(run: Path) -> Record:
+    return read_record(next((run / "trials").iterdir()))
 
 
 @pytest.fixture
 def record(run: Path) -> Record:
-    return read_record(next((run / "trials").iterdir()))
+    return only_trial(run)
 
 
 def test_a_sweep_without_local_features_gathers_nothing(dataset: Dataset, write_sweep: Any, tmp_path: Path) -> None:
@@ -88,10 +114,14 @@ def test_the_setting_is_chosen_and_its_fusion_kept(record: Record) -> None:
     assert table["local"].tolist() == ["sift"]
 
 
+@pytest.mark.parametrize(("folder", "size"), [("run", 0), ("run_of_shortlists", 9)])
 def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
-    run: Path, record: Record, dataset: Dataset, photographs: Path
+    request: pytest.FixtureRequest, dataset: Dataset, folder: str, size: int
 ) -> None:
-    bundle = Bundle.load(run / "best")
+    run: Path = request.getfixturevalue(folder)
+    bundle, record = Bundle.load(run / "best"), only_trial(run)
+    assert bundle.keypoints is not None
+    assert bundle.keypoints.shortlist == size
     assert (bundle.setting, bundle.threshold) == (FUSED, record.result["threshold"])
     views, table = read_embeddings(record.folder)
     options = {"table": table, "unknown_label": "new_whale"}
@@ -231,17 +261,26 @@ def test_a_bundle_of_another_setting_has_no_keypoint_files(
     assert made.name != (run / "best").resolve().name
 
 
+def test_shortlists_give_other_scores_than_the_whole_gallery(run: Path, run_of_shortlists: Path) -> None:
+    whole, part = (only_trial(one).result["fusion"] for one in (run, run_of_shortlists))
+    assert (whole["shortlist"], part["shortlist"]) == (0, 9)
+    assert whole["weights"] != part["weights"]
+
+
+@pytest.mark.parametrize("kept", ["run", "run_of_shortlists"])
 @pytest.mark.parametrize("fault", ["missing", "damaged", "other_photographs"])
-def test_missing_evidence_is_named_with_the_remedy(record: Record, run: Path, tmp_path: Path, fault: str) -> None:
+def test_missing_evidence_is_named_with_the_remedy(
+    request: pytest.FixtureRequest, tmp_path: Path, fault: str, kept: str
+) -> None:
+    run: Path = request.getfixturevalue(kept)
+    record = only_trial(run)
     folder = shutil.copytree(record.folder, tmp_path / "trials" / record.trial)
     path = tmp_path / "local-sift.npz"
     if fault == "damaged":
         path.write_bytes((run / path.name).read_bytes()[:200])
     elif fault == "other_photographs":
         with np.load(run / path.name) as stored:
-            np.savez(
-                path, **{name: value[::-1] if name.endswith("images") else value for name, value in stored.items()}
-            )
+            np.savez(path, **{name: value[1:] if name.endswith("images") else value for name, value in stored.items()})
     with pytest.raises(InputError, match=r"sweep\s+again"):
         rescore_for_good(read_record(folder), Scoring(SETTINGS, "recall@1"))
 

@@ -194,7 +194,8 @@ class Bundle(BundleDecisions):
         fused = np.array([count == 1 or self.encounters is None for count in photographs or [1] * len(vectors)], bool)
         evidence = refine = None
         if self.keypoints is not None:
-            evidence = self.keypoints.compare(local, gallery.keypoints, fused=fused)
+            groups = gallery.searcher.groups(self.setting.side, len(vectors), viewpoints=viewpoints, species=species)
+            evidence = self.keypoints.compare(local, gallery.keypoints, vectors=vectors, groups=groups, fused=fused)
             refine = self.keypoints.refinement(evidence, fused=fused)
         found = gallery.searcher.rank(
             vectors,

@@ -9,8 +9,10 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import evaluate, score_setting
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.candidates import BY_EMBEDDING
+from whale_ray.retrieval.fusion.evidence_source import shortlist_by_embedding
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
 from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.pools import PooledSearcher
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 
@@ -99,6 +101,26 @@ def test_one_query_at_the_gallery_is_ranked_as_in_the_sweep_to_the_last_digit(se
         own = found.ranking.individuals[0, 0] == searcher.index.codes_of(names[gallery])
         lengths = [np.linalg.norm(views["plain"][rows].astype(np.float64), axis=-1) for rows in (gallery, row)]
         assert found.cosines[0, 0] == pytest.approx((nearest / lengths[0] / lengths[1])[own].max(), abs=1e-6)
+
+
+def test_shortlists_are_the_nearest_photographs_of_the_pool():
+    photographs, _ = draw(individuals=30)
+    gallery, asking = (np.flatnonzero(photographs["parts"] == part) for part in ("train", "val"))
+    vectors, names = photographs["views"]["plain"], photographs["individuals"]
+    species = np.where(np.arange(len(gallery)) % 3 == 0, "orca", "minke")
+    searcher = PooledSearcher(vectors[gallery], names[gallery], species=species)
+    asked, of_queries = normalize_rows(vectors[asking]), np.where(np.arange(len(asking)) % 2 == 0, "orca", "minke")
+    groups = searcher.groups("any", len(asked), species=of_queries)
+    found = shortlist_by_embedding(asked, groups, 25)
+    cosines = asked.astype(np.float64) @ normalize_rows(vectors[gallery]).astype(np.float64).T
+    for query, rows in enumerate(found):
+        allowed = np.flatnonzero(species == of_queries[query])
+        expected = allowed[np.argsort(-cosines[query, allowed])[:25]]
+        kept = rows[rows >= 0]
+        assert len(kept) == min(25, len(allowed))
+        np.testing.assert_allclose(cosines[query, kept], cosines[query, expected], atol=2e-6)
+        one = searcher.groups("any", 1, species=of_queries[[query]])
+        np.testing.assert_array_equal(shortlist_by_embedding(asked[[query]], one, 25)[0], rows)
 
 
 def test_evidence_of_further_individuals_changes_nothing():

@@ -7,9 +7,11 @@ import pytest
 
 from whale_ray.errors import BundleError
 from whale_ray.retrieval.fusion.candidate_features import FEATURES, SCORES, candidate_features
-from whale_ray.retrieval.fusion.fusion_model import FusionModel, cross_fit, fit_fusion_model, read_fusion_model
+from whale_ray.retrieval.fusion.cross_fitting import cross_fit
+from whale_ray.retrieval.fusion.fusion_model import VALUES, FusionModel, fit_fusion_model, read_fusion_model
 
 FOLDS = 5
+CURVE = {"scores": [0.0, 1.0], "log_odds": [-2.0, 3.0]}
 
 
 def draw(queries=200, *, candidates=6, seed=0):
@@ -43,11 +45,11 @@ def test_a_score_does_not_depend_on_the_other_queries():
 
 def test_each_fold_is_scored_without_its_own_answers():
     features, right, folds = draw()
-    scores, model = cross_fit(features, right, folds)
+    scores, model, _ = cross_fit(features, right, folds)
     own = folds == 2
     changed = right.copy()
     changed[own] = np.random.default_rng(1).permutation(changed[own], axis=1)
-    again, other = cross_fit(features, changed, folds)
+    again, other, _ = cross_fit(features, changed, folds)
     np.testing.assert_array_equal(scores[own], again[own])
     assert (scores[~own] != again[~own]).any()
     assert model != other
@@ -86,16 +88,25 @@ def test_a_model_without_local_evidence_is_finite():
     features, right, folds = draw()
     local = [name.split("_")[0] in ("individual", "photograph", "inliers") for name in FEATURES]
     features[:, :, local] = 0.0
-    scores, model = cross_fit(features, right, folds)
+    scores, model, _ = cross_fit(features, right, folds)
     assert np.isfinite(scores).all()
     assert np.isfinite(list(model.weights.values())).all()
 
 
-def test_a_written_model_gives_the_same_scores():
+@pytest.mark.parametrize("isotonic", [False, True])
+def test_a_written_model_gives_the_same_scores(isotonic):
     features, right, _ = draw()
-    model = fit_fusion_model(features, right)
+    model = fit_fusion_model(features, right, isotonic=isotonic)
     again = read_fusion_model(json.loads(json.dumps(model.written(), sort_keys=True)))
+    assert {*again.curves} == ({*VALUES} if isotonic else set())
     np.testing.assert_array_equal(model.scores(features), again.scores(features))
+
+
+def test_a_model_of_an_older_bundle_has_neither_shortlist_nor_curves():
+    features, right, _ = draw()
+    written = fit_fusion_model(features, right).written()
+    again = read_fusion_model({name: written[name] for name in ("intercept", "weights")})
+    assert (again.shortlist, dict(again.curves)) == (0, {})
 
 
 @pytest.mark.parametrize(
@@ -107,6 +118,13 @@ def test_a_written_model_gives_the_same_scores():
         ({"weights": dict.fromkeys(FEATURES, float("nan"))}, "finite"),
         ({"intercept": float("inf")}, "finite"),
         ({"intercept": None}, "intercept and weights"),
+        ({"shortlist": "many"}, "intercept and weights"),
+        ({"curves": []}, "intercept and weights"),
+        ({"curves": {"rank": CURVE}}, "nother version"),
+        ({"curves": {"nearest_value": {"scores": [0.0]}}}, "intercept and weights"),
+        ({"curves": {"nearest_value": CURVE | {"log_odds": [1.0]}}}, "as many finite log-odds"),
+        ({"curves": {"nearest_value": CURVE | {"log_odds": [0.0, float("nan")]}}}, "as many finite log-odds"),
+        ({"curves": {"nearest_value": CURVE | {"scores": [1.0, 0.0]}}}, "ascend"),
     ],
 )
 def test_a_damaged_model_is_refused(change, message):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features
-from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture
+from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features, join_stores
+from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture, no_features
 
 
 def draw_animal(seed: int, *, size: tuple[int, int] = (240, 160), degrees: float = 0.0) -> Image.Image:
@@ -27,6 +27,12 @@ def features_of(image: Image.Image, kind: str = "sift") -> LocalFeatures:
 
 def gallery_of(*seeds: int, kind: str = "sift", degrees: float = 0.0) -> LocalFeatureStore:
     return join_features([features_of(draw_animal(seed, degrees=degrees), kind) for seed in seeds], kind)
+
+
+def store_of_animals() -> LocalFeatureStore:
+    """Rows 0 to 3 are a gallery of the animals 1 to 4; 4 to 6 are queries: animals 3 and 1, and nothing."""
+    turned = [features_of(draw_animal(seed, degrees=12)) for seed in (3, 1)]
+    return join_stores(gallery_of(1, 2, 3, 4), join_features([*turned, no_features("sift")], "sift"))
 
 
 def random_features(count: int, *, seed: int, size: int = 128) -> LocalFeatures:

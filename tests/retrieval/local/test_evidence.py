@@ -1,4 +1,4 @@
-"""Evidence of queries against a gallery, whole or by shortlist."""
+"""Evidence of queries against a whole gallery, and its cache."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import draw_animal, features_of, gallery_of
+from pictures import store_of_animals
 
 from whale_ray.errors import DataError
 from whale_ray.retrieval.local import evidence_files
 from whale_ray.retrieval.local.evidence import compare_features, gather_evidence
 from whale_ray.retrieval.local.evidence_files import cached_evidence
-from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features, join_stores
-from whale_ray.retrieval.local.local_features import no_features
 from whale_ray.retrieval.local.local_index import LocalIndex
 from whale_ray.retrieval.local.verification import verify
 
 NAMES = np.array(["a", "b", "c", "c"])
-
-
-def store_of_animals() -> LocalFeatureStore:  # rows 0 to 3 are the gallery, 4 to 6 the queries: c, a and nothing
-    turned = [features_of(draw_animal(seed, degrees=12)) for seed in (3, 1)]
-    return join_stores(gallery_of(1, 2, 3, 4), join_features([*turned, no_features("sift")], "sift"))
 
 
 def test_evidence_holds_scores_of_the_index_and_inliers_of_leading_photographs() -> None:
@@ -60,27 +53,12 @@ def test_each_query_may_have_photographs_of_its_own() -> None:
     assert evidence.scores[0, 2] == evidence.inliers[0, 2] == 0
 
 
-def test_a_shortlist_gives_the_scores_of_a_gallery_of_these_photographs() -> None:
-    store = store_of_animals()
-    shortlist = np.array([[2, 0, -1], [0, 1, 3]])
-    evidence = gather_evidence(store, [4, 5], range(4), NAMES, shortlist=shortlist)
-    part = gather_evidence(store, [4], [0, 2], NAMES[[0, 2]])
-    np.testing.assert_array_equal(evidence.scores[0], [part.scores[0, 0], 0, part.scores[0, 1], 0])
-    np.testing.assert_array_equal(
-        evidence.individual_scores[0], [part.individual_scores[0, 0], 0, part.individual_scores[0, 1]]
-    )
-    assert evidence.inliers[0, 2] == part.inliers[0, 1]
-    whole = gather_evidence(store, [4, 5], range(4), NAMES, shortlist=np.tile(range(4), (2, 1)))
-    np.testing.assert_array_equal(whole.scores, gather_evidence(store, [4, 5], range(4), NAMES).scores)
-
-
 def test_no_queries_and_no_gallery_have_evidence_without_cells() -> None:
     store = store_of_animals()
     assert gather_evidence(store, [], range(4), NAMES).scores.shape == (0, 4)
     empty = gather_evidence(store, [4], [], [])
     assert empty.scores.shape == empty.inliers.shape == (1, 0)
     assert empty.individual_scores.shape == (1, 0)
-    assert gather_evidence(store, [4], [], [], shortlist=np.full((1, 3), -1)).scores.shape == (1, 0)
 
 
 def test_evidence_is_gathered_once_until_something_that_decides_it_changes(
@@ -101,12 +79,11 @@ def test_evidence_is_gathered_once_until_something_that_decides_it_changes(
     cached_evidence(store, [4, 5], range(4), NAMES[::-1], cache=tmp_path)
     cached_evidence(store, [4, 5], range(4), NAMES, verified=1, cache=tmp_path)
     cached_evidence(store, [4, 5], range(4), NAMES, allowed=np.eye(4, dtype=bool)[:2], cache=tmp_path)
-    cached_evidence(store, [4, 5], range(4), NAMES, shortlist=np.array([[0], [1]]), cache=tmp_path)
-    assert len(gathered) == 7
+    assert len(gathered) == 6
     for path in tmp_path.glob("*.npz"):
         path.write_bytes(path.read_bytes()[:50])
     cached_evidence(store, [4, 5], range(4), NAMES, cache=tmp_path)
-    assert len(gathered) == 8
+    assert len(gathered) == 7
 
 
 def test_an_evidence_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

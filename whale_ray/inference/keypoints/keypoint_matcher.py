@@ -11,12 +11,14 @@ from PIL import Image
 from whale_ray.data.image_io import Box, Geometry
 from whale_ray.errors import InputError
 from whale_ray.inference.encoder_input import Photograph, named_errors, open_photograph, prepare_photograph
+from whale_ray.retrieval.fusion.evidence_source import QueryEvidence, shortlist_by_embedding
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local.evidence import LocalEvidence, compare_features
 from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture, no_features
 from whale_ray.retrieval.local.local_index import LocalIndex
-from whale_ray.retrieval.search.pools import Refine
+from whale_ray.retrieval.local.shortlists import compare_shortlists
+from whale_ray.retrieval.search.pools import QueryGroup, Refine
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 
 Keypoints = Sequence[LocalFeatures | None] | LocalEvidence
@@ -35,10 +37,12 @@ class KeypointMatcher:
 
     Attributes:
         kind: Kind of the local features.
+        shortlist: Number of gallery photographs that a query is compared with; 0 for all, as the fusion was fitted.
     """
 
     def __init__(self, setting: RetrievalSetting, fusion: Mapping[str, Any]) -> None:
         self.kind, self._setting, self._model = setting.local, setting, read_fusion_model(fusion)
+        self.shortlist = self._model.shortlist
 
     def extract(self, image: Image.Image, *, box: Box | None = None) -> LocalFeatures:
         """Return the local features of a photograph.
@@ -50,13 +54,21 @@ class KeypointMatcher:
         return extract_features(local_picture(image, box=box), self.kind)
 
     def compare(
-        self, keypoints: Keypoints | None, index: LocalIndex | None, *, fused: np.ndarray | None = None
-    ) -> LocalEvidence:
+        self,
+        keypoints: Keypoints | None,
+        index: LocalIndex | None,
+        *,
+        vectors: np.ndarray,
+        groups: Sequence[QueryGroup],
+        fused: np.ndarray | None = None,
+    ) -> QueryEvidence:
         """Return the evidence of Q queries on the gallery.
 
         Args:
             keypoints: Local features of the queries, or their evidence, which is returned.
             index: Local features of the gallery, in the order of its rows.
+            vectors: Unit vectors of the queries, whose nearest photographs are the shortlists; shape (Q, D).
+            groups: The queries by pool of the gallery.
             fused: Queries that are ranked by fused score, bool, shape (Q,); the others need no features. None for all.
 
         Raises:
@@ -77,9 +89,11 @@ class KeypointMatcher:
             one if one is not None and is_needed else no_features(self.kind)
             for one, is_needed in zip(keypoints, needed, strict=True)
         ]
-        return compare_features(asked, index)
+        if not self.shortlist:
+            return compare_features(asked, index)
+        return compare_shortlists(asked, index, shortlist_by_embedding(vectors, groups, self.shortlist))
 
-    def refinement(self, evidence: LocalEvidence, *, fused: np.ndarray | None = None) -> Refine:
+    def refinement(self, evidence: QueryEvidence, *, fused: np.ndarray | None = None) -> Refine:
         """Return the `refine` of `PooledSearcher.rank` for Q queries.
 
         Args:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from whale_ray.inference.predictions import Candidate, Gallery, Identification, MatchedPhotograph
-from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
 from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.local.verification import verify
 from whale_ray.retrieval.search.pools import Pool
@@ -18,7 +18,7 @@ _DECIMALS = 4  # of a point, as a share of a side
 
 def add_matched_points(
     answers: Sequence[Identification],
-    evidence: LocalEvidence,
+    evidence: QueryEvidence,
     gallery: Gallery,
     pools: Sequence[Pool],
     *,
@@ -50,9 +50,10 @@ def add_match_lines(answer: Identification, query: LocalFeatures, gallery: Galle
     return replace(answer, candidates=tuple(_with_lines(one, query, gallery) for one in answer.candidates))
 
 
-def _most_points(evidence: LocalEvidence, query: int, gallery: Gallery, pool: Pool) -> dict[str, tuple[int, int]]:
+def _most_points(evidence: QueryEvidence, query: int, gallery: Gallery, pool: Pool) -> dict[str, tuple[int, int]]:
     """Return the most matched points of each individual, and the gallery row of that photograph."""
-    inliers, scores = evidence.inliers[query], evidence.scores[query]
+    asked = evidence.of_queries(np.array([query]))
+    inliers, scores = asked.inliers[0], asked.scores[0]
     rows = np.intersect1d(np.flatnonzero(inliers), pool.rows)
     found: dict[str, tuple[int, int]] = {}
     for row in sorted(rows.tolist(), key=lambda row: (-inliers[row], -scores[row], row)):

@@ -28,6 +28,7 @@ from whale_ray.retrieval.evaluation.selection import (
     plain_scores,
     pool_cross_fitted,
 )
+from whale_ray.retrieval.fusion.evidence_source import size_of_shortlists
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import (
@@ -155,7 +156,7 @@ def _score(
     clusters, folds = clusters_and_folds(
         held.individuals, images=files, groups=groups, rows=held.rows, unknown_label=held.unknown_label, seed=seed
     )
-    outcomes, fusions = zip(*(_answer(held, setting, folds) for setting in settings), strict=True)
+    outcomes, fusions = zip(*(_answer(held, setting, folds, clusters) for setting in settings), strict=True)
     final, *choices = choose_settings(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
     pooled = pool_cross_fitted(outcomes, choices, folds, held.queries)
     new = ~held.queries.known
@@ -184,14 +185,16 @@ def _score(
     )
 
 
-def _answer(held: SearchRuns, setting: RetrievalSetting, folds: np.ndarray) -> tuple[Outcome, FusionModel | None]:
+def _answer(
+    held: SearchRuns, setting: RetrievalSetting, folds: np.ndarray, clusters: np.ndarray
+) -> tuple[Outcome, FusionModel | None]:
     """Return what a setting gives each query, and its fusion; without a fusion the embedding alone ranks."""
     outcome = held.outcome(setting)
-    return (
-        (outcome, None)
-        if setting.local == "none"
-        else fuse_outcome(outcome, held.candidates(setting), held.queries, folds)
-    )
+    if setting.local == "none":
+        return outcome, None
+    outcome, model = fuse_outcome(outcome, held.candidates(setting), held.queries, folds, clusters=clusters)
+    shortlist = size_of_shortlists(held.runs[0].evidence[setting.local])
+    return outcome, model and replace(model, shortlist=shortlist)
 
 
 def score_setting(

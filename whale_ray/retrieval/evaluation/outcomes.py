@@ -14,7 +14,8 @@ from whale_ray.retrieval.evaluation.metrics import (
     threshold_steps,
 )
 from whale_ray.retrieval.fusion.candidates import Candidates
-from whale_ray.retrieval.fusion.fusion_model import FusionModel, cross_fit
+from whale_ray.retrieval.fusion.cross_fitting import cross_fit
+from whale_ray.retrieval.fusion.fusion_model import FusionModel
 from whale_ray.retrieval.search.voting import Ranking
 
 
@@ -104,7 +105,7 @@ def read_outcome(
 
 
 def fuse_outcome(
-    outcome: Outcome, candidates: Candidates, queries: Queries, folds: np.ndarray
+    outcome: Outcome, candidates: Candidates, queries: Queries, folds: np.ndarray, *, clusters: np.ndarray
 ) -> tuple[Outcome, FusionModel | None]:
     """Return the outcome of the fused scores, each query by a model fitted on the other folds, and the model of all.
 
@@ -116,20 +117,20 @@ def fuse_outcome(
         candidates: Candidates of the queries.
         queries: The right answers.
         folds: Fold of each query, shape (Q,).
+        clusters: Cluster of each query, shape (Q,).
     """
     right = (candidates.individuals == queries.truth[:, None]) & queries.known[:, None]
-    fitted = cross_fit(candidates.features, right, folds)
+    fitted = cross_fit(candidates.features, right, folds, clusters=clusters)
     if fitted is None:
         return outcome, None
-    scores, model = fitted
-    ranking = candidates.ranked(scores)
+    ranking = candidates.ranked(fitted.scores)
     fused = replace(
         outcome,
         ranks=find_ranks(ranking.individuals, queries.truth),
         cosines=ranking.cosines[:, :5].copy(),
         images=first_column(ranking.images, -1),
     )
-    return fused, model
+    return fused, fitted.model
 
 
 def weights_over_individuals(labels: np.ndarray, counted: np.ndarray) -> np.ndarray:

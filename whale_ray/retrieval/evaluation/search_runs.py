@@ -13,7 +13,7 @@ from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, join_outcomes, join_queries, read_outcome
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates, join_candidates
-from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.fusion.evidence_source import EvidenceSource, evidence_of
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.neighbor_search import Neighbors
 from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup
@@ -23,8 +23,8 @@ from whale_ray.retrieval.search.voting import VOTES, Ranking, join_rankings, joi
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
 
 SearchKey = tuple[VectorTransform, SearchMode]
-Evidence = Mapping[str, Mapping[int, LocalEvidence]]
-"""Local evidence by kind and split."""
+Evidence = Mapping[str, Mapping[int, EvidenceSource]]
+"""Local evidence, or its source, by kind and split."""
 
 
 def _search_key(setting: RetrievalSetting) -> SearchKey:
@@ -144,7 +144,7 @@ class SearchRun:
         viewpoints: np.ndarray,
         species: np.ndarray,
         held_out_as_new: bool,
-        evidence: Mapping[str, LocalEvidence],
+        evidence: Mapping[str, EvidenceSource],
     ) -> None:
         self.evidence = evidence
         self.vectors, self.rows, self.depths = vectors, rows, depths
@@ -213,7 +213,8 @@ class SearchRun:
         queries, way = self.searcher(setting.transform)[0], _search_key(setting)
         groups = self._groups(setting.transform, setting.side)
         rankings = [_vote(found, setting) for found in self._neighbors(way, VOTES[setting.vote].by_centroid)]
-        found = gather_candidates(queries, groups, rankings, way[1], self.evidence[setting.local])
+        evidence = evidence_of(self.evidence[setting.local], queries, groups)
+        found = gather_candidates(queries, groups, rankings, way[1], evidence)
         return replace(found, images=np.append(self.rows[self.gallery], -1)[found.images])
 
     def _groups(self, transform: VectorTransform, side: str) -> list[QueryGroup]:

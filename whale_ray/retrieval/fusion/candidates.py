@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from whale_ray.retrieval.fusion.candidate_features import FEATURES, candidate_features
-from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 from whale_ray.retrieval.search.neighbor_search import nearest_images
 from whale_ray.retrieval.search.pools import Pool, QueryGroup
@@ -25,6 +25,7 @@ BY_EVIDENCE: Final = 10
 """First individuals by each LNBNN score that are candidates."""
 _SCALE = 10.0  # of LNBNN scores, before their logarithm: most are between 0 and 2
 _QUERIES = 256  # whose candidates are gathered together
+_CELLS = 2**22  # of queries by gallery photographs that are held at once
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def gather_candidates(
     groups: Sequence[QueryGroup],
     rankings: Sequence[Ranking],
     mode: SearchMode,
-    evidence: LocalEvidence,
+    evidence: QueryEvidence,
 ) -> Candidates:
     """Return the candidates of queries; codes and rows are those of the gallery.
 
@@ -81,7 +82,7 @@ def gather_candidates(
 
 
 def gather_in_pool(
-    vectors: np.ndarray, group: QueryGroup, ranking: Ranking, mode: SearchMode, evidence: LocalEvidence
+    vectors: np.ndarray, group: QueryGroup, ranking: Ranking, mode: SearchMode, evidence: QueryEvidence
 ) -> Candidates:
     """Return the candidates of the queries of one group; codes and rows are those of its pool.
 
@@ -94,8 +95,9 @@ def gather_in_pool(
     """
     searched, index = group.pool.searcher.expand(vectors, mode)
     parts = []
-    for start in range(0, max(len(vectors), 1), _QUERIES):
-        part = slice(start, start + _QUERIES)
+    size = max(1, min(_QUERIES, _CELLS // max(len(group.pool.rows), 1)))
+    for start in range(0, max(len(vectors), 1), size):
+        part = slice(start, start + size)
         local = _LocalScores.of_pool(evidence, group.queries[part], group.pool, index)
         ranked = ranking.individuals[part, :BY_EMBEDDING]
         parts.append(_candidates(searched[part], _candidate_codes(ranked, local), ranked.shape[1], index, local))
@@ -123,7 +125,7 @@ class _LocalScores:
     inliers: np.ndarray
 
     @classmethod
-    def of_pool(cls, evidence: LocalEvidence, queries: np.ndarray, pool: Pool, index: GalleryIndex) -> _LocalScores:
+    def of_pool(cls, evidence: QueryEvidence, queries: np.ndarray, pool: Pool, index: GalleryIndex) -> _LocalScores:
         """Return the scores of some queries.
 
         Args:
@@ -133,14 +135,13 @@ class _LocalScores:
             index: Index of the pool's photographs.
         """
         rows = pool.rows[index.rows]  # gallery rows in the order of the index
+        asked = evidence.of_queries(queries)
         photographs, inliers = (
-            np.maximum.reduceat(values[queries][:, rows], index.starts, axis=1)
-            if len(rows)
-            else np.zeros((len(values[queries]), 0))
-            for values in (evidence.scores, evidence.inliers)
+            np.maximum.reduceat(values[:, rows], index.starts, axis=1) if len(rows) else np.zeros((len(values), 0))
+            for values in (asked.scores, asked.inliers)
         )
-        places = np.searchsorted(evidence.names, index.names)  # the evidence may have individuals of other pools
-        return cls(evidence.individual_scores[queries][:, places], photographs, inliers)
+        places = np.searchsorted(asked.names, index.names)  # the evidence may have individuals of other pools
+        return cls(asked.individual_scores[:, places], photographs, inliers)
 
 
 def _candidate_codes(ranked: np.ndarray, local: _LocalScores) -> np.ndarray:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from whale_ray.retrieval.fusion.candidates import gather_in_pool
+from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
-from whale_ray.retrieval.local.evidence import LocalEvidence
 from whale_ray.retrieval.search.pools import QueryGroup, Refine
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.retrieval.search.voting import Ranking, join_rankings
 
 
 def fused_refinement(
-    setting: RetrievalSetting, model: FusionModel, evidence: LocalEvidence, *, fused: np.ndarray | None = None
+    setting: RetrievalSetting, model: FusionModel, evidence: QueryEvidence, *, fused: np.ndarray | None = None
 ) -> Refine:
     """Return the `refine` of `PooledSearcher.rank` that ranks the candidates by fused score.
 

@@ -17,8 +17,6 @@ from whale_ray.verbosity import track_steps
 
 VERIFIED = 10
 """Number of leading photographs per query that are verified."""
-WHOLE_GALLERY_UP_TO = 20_000
-"""Number of gallery photographs above which queries should be compared with a shortlist."""
 _QUERIES = 32  # compared together
 
 
@@ -38,6 +36,10 @@ class LocalEvidence:
     inliers: np.ndarray
     names: np.ndarray
 
+    def of_queries(self, rows: np.ndarray) -> LocalEvidence:
+        """Return the evidence of some queries; `rows` are their positions, int, shape (q,)."""
+        return LocalEvidence(self.scores[rows], self.individual_scores[rows], self.inliers[rows], self.names)
+
 
 def gather_evidence(
     store: LocalFeatureStore,
@@ -47,11 +49,10 @@ def gather_evidence(
     *,
     verified: int = VERIFIED,
     allowed: np.ndarray | None = None,
-    shortlist: np.ndarray | None = None,
     on_batch: Callable[[], None] = lambda: None,
     progress: bool = False,
 ) -> LocalEvidence:
-    """Return the evidence of photographs in a store: that of `compare_features`, or of `compare_shortlists`.
+    """Return the evidence of photographs in a store, compared by `compare_features`.
 
     Args:
         store: Features of all photographs.
@@ -60,20 +61,12 @@ def gather_evidence(
         individuals: Individual of each gallery photograph, N names.
         verified: Number of leading photographs per query that are verified.
         allowed: Gallery photographs that may answer each query, bool, shape (Q, N); None for all.
-        shortlist: Positions of the gallery photographs that each query is compared with, int, shape (Q, S), -1 for
-            none; None compares with the whole gallery.
         on_batch: Called before each batch of queries.
         progress: Show a progress bar.
     """
     features = [store.of(int(row)) for row in np.asarray(queries)]
     index = LocalIndex(store.subset(gallery), individuals)
-    if shortlist is None:
-        return compare_features(
-            features, index, verified=verified, allowed=allowed, on_batch=on_batch, progress=progress
-        )
-    return compare_shortlists(
-        features, index, shortlist, verified=verified, allowed=allowed, on_batch=on_batch, progress=progress
-    )
+    return compare_features(features, index, verified=verified, allowed=allowed, on_batch=on_batch, progress=progress)
 
 
 def compare_features(
@@ -95,58 +88,20 @@ def compare_features(
         on_batch: Called before each batch of queries.
         progress: Show a progress bar.
     """
-    evidence = _no_evidence(len(queries), index)
+    scores = np.zeros((len(queries), len(index)), np.float32)
+    of_individuals = np.zeros((len(queries), len(index.names)), np.float32)
     batches = list(_batches(len(queries), allowed))
-    for rows, permitted in track_steps(batches, _comparing(len(queries)), progress=progress):
+    for rows, permitted in track_steps(batches, comparing_text(len(queries)), progress=progress):
         on_batch()
         asked = [queries[row] for row in rows]
-        evidence.scores[rows], evidence.individual_scores[rows] = index.scores(asked, permitted)
-    return _verify_leading(queries, index, evidence, verified, on_batch)
+        scores[rows], of_individuals[rows] = index.scores(asked, permitted)
+    inliers = verify_leading(queries, index, scores, verified, on_batch)
+    return LocalEvidence(scores, of_individuals, inliers, index.names)
 
 
-def compare_shortlists(
-    queries: Sequence[LocalFeatures],
-    index: LocalIndex,
-    shortlist: np.ndarray,
-    *,
-    verified: int = VERIFIED,
-    allowed: np.ndarray | None = None,
-    on_batch: Callable[[], None] = lambda: None,
-    progress: bool = False,
-) -> LocalEvidence:
-    """Compare each query with a shortlist of the gallery, as if this were the whole gallery.
-
-    For galleries above `WHOLE_GALLERY_UP_TO`: their descriptors are not indexed.
-
-    Args:
-        queries: Features of the query photographs.
-        index: The gallery; its whole is not searched, and needs no `prepare`.
-        shortlist: Positions of gallery photographs, int, shape (Q, S); -1 for none.
-        verified: Number of leading photographs per query that are verified.
-        allowed: Gallery photographs that may answer each query, bool, shape (Q, N); None for all.
-        on_batch: Called before each query.
-        progress: Show a progress bar.
-    """
-    evidence = _no_evidence(len(queries), index)
-    for row in track_steps(range(len(queries)), _comparing(len(queries)), progress=progress):
-        on_batch()
-        positions = np.unique(shortlist[row][shortlist[row] >= 0])
-        if allowed is not None:
-            positions = positions[allowed[row, positions]]
-        part = index.subset(positions)
-        scores, totals = part.scores([queries[row]])
-        evidence.scores[row, positions] = scores[0]
-        evidence.individual_scores[row, np.searchsorted(index.names, part.names)] = totals[0]
-    return _verify_leading(queries, index, evidence, verified, on_batch)
-
-
-def _comparing(queries: int) -> str:
+def comparing_text(queries: int) -> str:
+    """Return the label of the progress bar for a number of queries."""
     return f"comparing keypoints of {queries} photographs"
-
-
-def _no_evidence(queries: int, index: LocalIndex) -> LocalEvidence:
-    images, individuals = np.zeros((queries, len(index)), np.float32), np.zeros((queries, len(index.names)), np.float32)
-    return LocalEvidence(images, individuals, np.zeros_like(images), index.names)
 
 
 def _batches(count: int, allowed: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
@@ -160,20 +115,32 @@ def _batches(count: int, allowed: np.ndarray | None) -> Iterator[tuple[np.ndarra
             yield rows[start : start + _QUERIES], mask
 
 
-def _verify_leading(
+def verify_leading(
     queries: Sequence[LocalFeatures],
     index: LocalIndex,
-    evidence: LocalEvidence,
+    scores: np.ndarray,
     verified: int,
     on_batch: Callable[[], None],
-) -> LocalEvidence:
-    """Write the inliers of the photographs with the largest scores, ties by position, and return the evidence."""
+    *,
+    positions: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the inliers of the photographs with the largest scores above 0, float32, shape (Q, S); 0 for the others.
+
+    Args:
+        queries: Features of the query photographs.
+        index: The gallery.
+        scores: Score of each photograph, ties by place, shape (Q, S).
+        verified: Number of leading photographs per query that are verified.
+        on_batch: Called after each query.
+        positions: Gallery position of each score, shape (Q, S); None if they are the whole gallery.
+    """
+    inliers = np.zeros_like(scores)
 
     def verify_query(row: int) -> None:
-        scores = evidence.scores[row]
-        leading = np.argsort(-scores, kind="stable")[:verified]
-        for place in leading[scores[leading] > 0]:
-            evidence.inliers[row, place] = verify(queries[row], index.features(int(place))).inliers
+        leading = np.argsort(-scores[row], kind="stable")[:verified]
+        for place in leading[scores[row, leading] > 0]:
+            position = place if positions is None else positions[row, place]
+            inliers[row, place] = verify(queries[row], index.features(int(position))).inliers
 
     if verified and len(queries) == 1:  # of a service: no threads to start
         verify_query(0)
@@ -181,4 +148,4 @@ def _verify_leading(
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             for _ in pool.map(verify_query, range(len(queries))):
                 on_batch()
-    return evidence
+    return inliers

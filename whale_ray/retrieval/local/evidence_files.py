@@ -27,7 +27,6 @@ def cached_evidence(
     cache: Path,
     verified: int = VERIFIED,
     allowed: np.ndarray | None = None,
-    shortlist: np.ndarray | None = None,
     on_batch: Callable[[], None] = lambda: None,
     progress: bool = False,
 ) -> LocalEvidence:
@@ -43,7 +42,6 @@ def cached_evidence(
         cache: Cache folder of this machine.
         verified: Number of leading photographs per query that are verified.
         allowed: Gallery photographs that may answer each query, bool, shape (Q, N); None for all.
-        shortlist: Positions of the gallery photographs that each query is compared with; see `gather_evidence`.
         on_batch: Called before each batch of queries, and while another process is awaited.
         progress: Show a progress bar.
 
@@ -51,7 +49,7 @@ def cached_evidence(
         DataError: If the cache cannot be written.
     """
     kept = [np.asarray(array) for array in (queries, gallery, individuals)]
-    path = cache / f"evidence-{_fingerprint(store, *kept, allowed, shortlist, np.array(verified))}.npz"
+    path = cache / f"evidence-{_fingerprint(store, *kept, allowed, np.array(verified))}.npz"
     return read_or_compute(
         path,
         read=_read,
@@ -60,7 +58,6 @@ def cached_evidence(
             *kept,
             verified=verified,
             allowed=allowed,
-            shortlist=shortlist,
             on_batch=on_batch,
             progress=progress,
         ),

@@ -56,6 +56,16 @@ class LocalIndex:
     def __len__(self) -> int:
         return len(self._codes)
 
+    @property
+    def codes(self) -> np.ndarray:
+        """Individual of each photograph, its position in `names`, shape (N,)."""
+        return self._codes
+
+    @property
+    def kept(self) -> np.ndarray:
+        """False for photographs that `without` has left out, bool, shape (N,)."""
+        return self._kept
+
     def prepare(self) -> None:
         """Do now what the first search of the whole gallery would have to do once."""
         for search in self._searches:
@@ -172,9 +182,7 @@ class LocalIndex:
         rows = np.asarray(rows, dtype=np.int64)
         chosen = self._copy()
         chosen.names, chosen._codes = np.unique(np.asarray(individuals, dtype=str), return_inverse=True)
-        places = np.full(
-            len(self) + 1, -1, dtype=np.int32
-        )  # the last one: of photographs that this index has not either
+        places = np.full(len(self) + 1, -1, dtype=np.int32)  # the last one: of photographs that this index lacks too
         places[rows] = np.arange(len(rows))
         chosen._owners, chosen._kept, chosen._rows = places[self._owners], self._kept[rows], self._rows[rows]
         return chosen

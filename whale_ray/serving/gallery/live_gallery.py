@@ -66,7 +66,8 @@ class LiveGallery:
         self._bundle_vectors = normalize_rows(bundle.contents.gallery)
         self._vectors: dict[str, np.ndarray] = {}
         index = bundle.gallery.keypoints
-        self._keypoints = None if index is None else LiveKeypoints(index)
+        searches_all = bundle.keypoints is None or not bundle.keypoints.shortlist
+        self._keypoints = None if index is None else LiveKeypoints(index, searches_all)
         self._stored_keypoints = StoredKeypoints(store.engine, index.kind) if store and index is not None else None
         self._excluded: set[str] = set()
         self._lock = threading.Lock()

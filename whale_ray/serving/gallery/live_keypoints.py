@@ -18,14 +18,17 @@ class LiveKeypoints:
 
     Attributes:
         bundle: Index of the bundle's photographs.
+        searches_all: Queries are compared with the whole gallery, not with a shortlist.
     """
 
     bundle: LocalIndex
+    searches_all: bool = True
     _index: LocalIndex = field(init=False)
     _rows: dict[str, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.bundle.prepare()  # before the first call, which would wait for it
+        if self.searches_all:
+            self.bundle.prepare()  # before the first call, which would wait for it
         self._index = self.bundle
 
     @property

@@ -1,8 +1,12 @@
-"""Local evidence of a run: local-KIND.npz, gathered once for all trials, since it does not depend on an encoder."""
+"""Local evidence of a run: local-KIND.npz, written once for all trials.
+
+It holds the evidence of the queries on the whole gallery, which does not depend on an encoder. Of large galleries it
+holds the local features: the shortlists that are compared depend on the embeddings of each trial.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,9 +15,13 @@ import pandas as pd
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
+from whale_ray.retrieval.fusion.evidence_source import EvidenceSource
 from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.local.feature_store import LocalFeatureStore
+from whale_ray.retrieval.local.shortlists import ShortlistComparison
 
 _ARRAYS = tuple(field.name for field in fields(LocalEvidence))
+_FEATURES = ("points", "descriptors", "offsets")
 
 
 def compared_photographs(
@@ -57,10 +65,28 @@ def write_local_evidence(
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
+def write_local_features(
+    run: Path, store: LocalFeatureStore, *, images: Sequence[str], shortlist: int, made_from: str
+) -> None:
+    """Write the local features of a run whose trials compare shortlists.
+
+    Args:
+        run: The run folder.
+        store: Features of the photographs.
+        images: Name of each photograph.
+        shortlist: Number of gallery photographs that a query is compared with.
+        made_from: Fingerprint of what the features were made from.
+    """
+    arrays = {name: getattr(store, name) for name in _FEATURES}
+    arrays |= {"made_from": np.array(made_from), "shortlist": np.array(shortlist), "images": np.array(images, str)}
+    with replaced_atomically(_path(run, store.kind)) as draft, draft.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
 def read_local_evidence(
     run: Path, kinds: Iterable[str], *, table: pd.DataFrame, unknown_label: str
-) -> dict[str, dict[int, LocalEvidence]]:
-    """Return the local evidence of a run by kind and split.
+) -> dict[str, dict[int, EvidenceSource]]:
+    """Return the local evidence of a run by kind and split, or the photographs that shortlists are compared in.
 
     Args:
         run: The run folder.
@@ -88,16 +114,18 @@ def evidence_source(run: Path, kind: str) -> str:
         return ""
 
 
-def _read(run: Path, kind: str, table: pd.DataFrame, unknown_label: str) -> dict[int, LocalEvidence]:
+def _read(run: Path, kind: str, table: pd.DataFrame, unknown_label: str) -> dict[int, EvidenceSource]:
     path = _path(run, kind)
     if not path.exists():
         raise InputError(
             f"retrieval.local {kind} needs the evidence of its keypoints, but {path} does not exist. Run the sweep "
             f"again with `--set retrieval.local=[none,{kind}]`: nothing is trained again"
         )
-    found = {}
+    found: dict[int, EvidenceSource] = {}
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            if "shortlist" in stored:
+                return _comparisons(stored, kind, table, unknown_label)
             for split, queries, gallery in compared_photographs(table, unknown_label=unknown_label):
                 images = [*queries["image"], *gallery["image"]]
                 if stored[f"{split}/images"].tolist() != images:
@@ -109,6 +137,25 @@ def _read(run: Path, kind: str, table: pd.DataFrame, unknown_label: str) -> dict
             "the sweep again: it is gathered again, and nothing is trained again"
         ) from error
     return found
+
+
+def _comparisons(
+    stored: Mapping[str, np.ndarray], kind: str, table: pd.DataFrame, unknown_label: str
+) -> dict[int, EvidenceSource]:
+    store = LocalFeatureStore(kind, *(stored[name] for name in _FEATURES))
+    rows = {image: row for row, image in enumerate(stored["images"].tolist())}
+    if len(rows) != len(store) or not rows.keys() >= set(table["image"]):
+        raise ValueError("it is of other photographs")
+    return {
+        split: ShortlistComparison(
+            store,
+            queries["image"].map(rows).to_numpy(dtype=np.int64),
+            gallery["image"].map(rows).to_numpy(dtype=np.int64),
+            gallery["individual"].to_numpy(dtype=str),
+            size=int(stored["shortlist"]),
+        )
+        for split, queries, gallery in compared_photographs(table, unknown_label=unknown_label)
+    }
 
 
 def _path(run: Path, kind: str) -> Path:

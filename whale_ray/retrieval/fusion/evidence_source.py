@@ -1,0 +1,59 @@
+"""Evidence of an evaluation: gathered before the trials, or compared by the shortlists of an embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.local.shortlists import ShortlistComparison, ShortlistEvidence
+from whale_ray.retrieval.search.neighbor_search import find_images
+from whale_ray.retrieval.search.pools import QueryGroup
+
+EvidenceSource = LocalEvidence | ShortlistComparison
+"""Evidence on the whole gallery, or the photographs whose shortlists an embedding gives."""
+QueryEvidence = LocalEvidence | ShortlistEvidence
+"""Evidence of queries on a gallery; `of_queries` returns that of some of them on the whole gallery."""
+
+
+def evidence_of(source: EvidenceSource, queries: np.ndarray, groups: Sequence[QueryGroup]) -> QueryEvidence:
+    """Return the evidence of the queries of an embedding.
+
+    Args:
+        source: Evidence, or what has to be compared.
+        queries: Unit vectors from `normalize_rows`, shape (Q, D).
+        groups: The queries by pool.
+    """
+    if isinstance(source, ShortlistComparison):
+        return source.compare(shortlist_by_embedding(queries, groups, source.size))
+    return source
+
+
+def size_of_shortlists(source: EvidenceSource) -> int:
+    """Return the number of photographs of a shortlist; 0 if queries are compared with the whole gallery."""
+    return source.size if isinstance(source, ShortlistComparison) else 0
+
+
+def shortlist_by_embedding(queries: np.ndarray, groups: Sequence[QueryGroup], size: int) -> np.ndarray:
+    """Return the gallery photographs nearest to each query in its pool, by the plain cosine of their vectors.
+
+    Neither query expansion nor re-ranking has an effect, so that settings share shortlists. Ties are ordered by
+    individual, then by gallery order. A shortlist does not depend on the other queries.
+
+    Args:
+        queries: Unit vectors from `normalize_rows`, shape (Q, D).
+        groups: The queries by pool.
+        size: Number of photographs.
+
+    Returns:
+        Gallery rows, nearest first, int64, shape (Q, size); -1 where the pool has no more.
+    """
+    shortlist = np.full((len(queries), size), -1, dtype=np.int64)
+    for group in groups:
+        index = group.pool.searcher.index
+        if len(index) and len(group.queries):
+            positions, _ = find_images(queries[group.queries], index, size)
+            rows = group.pool.gallery_rows(np.append(index.rows, -1)[positions])
+            shortlist[group.queries, : rows.shape[1]] = rows
+    return shortlist
