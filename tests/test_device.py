@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -106,3 +107,27 @@ def test_out_of_memory_errors_of_every_cuda_library_retry_the_trial_alone(messag
     assert not may_fit_alone(error, gpus=1.0)
     assert not may_fit_alone(error, gpus=0.0)
     assert not may_fit_alone(ValueError(message), gpus=0.5)
+
+
+_COUNT_PAGE_FAULTS = """
+import resource
+import torch
+from whale_ray.device import keep_freed_memory
+def faults(allocations):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(allocations):
+        torch.ones(16 * 2**20)  # 64 MiB, which glibc would give back to the system
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+keep_freed_memory()
+faults(40)  # the heap grows until its free blocks fit
+print(faults(5))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library is not glibc")
+@pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_freed_memory_is_used_again_unless_the_environment_chooses(environment: dict[str, str], kept: bool) -> None:
+    command = [sys.executable, "-c", _COUNT_PAGE_FAULTS]
+    plain = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "GLIBC_TUNABLES")}
+    ran = subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=True)
+    assert (int(ran.stdout) < 1_000) is kept

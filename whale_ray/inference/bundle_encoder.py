@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from whale_ray.data.image_io import Geometry
+from whale_ray.device import keep_freed_memory
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.runtimes import build_runtime
@@ -33,6 +34,7 @@ class BundleEncoder:
     def __init__(
         self, contents: BundleContents, geometry: Geometry, *, device: str, runtime: str, threads: int | None
     ) -> None:
+        keep_freed_memory()
         encoder = rebuild_from_recipe(contents.manifest["encoder"])
         _load_weights(encoder, contents)
         encoder.eval().to(device)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from whale_ray.data.image_io import Geometry
+from whale_ray.device import keep_freed_memory
 from whale_ray.errors import EncoderError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.registry import Encoder, build_encoder
@@ -45,6 +46,7 @@ def open_frozen_encoder(name: str, *, weights: str = "pretrained") -> tuple[Froz
     Raises:
         EncoderError: If the encoder does not exist or its weights cannot be had.
     """
+    keep_freed_memory()
     try:
         encoder = build_encoder(
             name, embedding_size=None, neck="none", weights=weights, freeze="trunk", image_size=(_SIDE, _SIDE)

@@ -71,7 +71,7 @@ class DescriptorSearch:
         if self._lists is not None:
             options: dict[str, Any] = {"nprobe": _PROBED}
             if allowed is not None:
-                options["sel"] = faiss.IDSelectorBatch(np.flatnonzero(allowed))
+                options["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))  # type: ignore[call-arg, arg-type]
             # pytorch-metric-learning loads faiss.contrib.torch_utils, whose `search` has no `params`.
             search = getattr(self._lists, "search_numpy", self._lists.search)
             distances, places = search(floats, count, params=faiss.SearchParametersIVF(**options))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whale_ray.device import available_device
+from whale_ray.device import available_device, keep_freed_memory
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.dataset import catalog_of, geometry_of
 from whale_ray.sweep.planning.trial_points import (
@@ -96,6 +96,7 @@ def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step
     from whale_ray.retrieval.embed import embed
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     device = torch.device(available_device(gpus))
     check_encoder(settings)
     encoder = encoder_of(settings).to(device)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.pixel_cache import DecodedImages
-from whale_ray.device import reserved_device
+from whale_ray.device import keep_freed_memory, reserved_device
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
@@ -86,6 +86,7 @@ class TrialRun:
         import torch
 
         torch.set_num_threads(context.threads)
+        keep_freed_memory()
         self.context = context
         self.folder = folder or context.trial_folder(trial)
         self.trial = trial
