@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
+from process_groups import GroupScheduling, sort_by_group
 from small_sweep import SWEEP
 
 # Before torch is imported: threads that wait for each other cost more than the small tensors of the tests.
@@ -22,18 +22,15 @@ if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the longest files in the processes of pytest-xdist. In a single process the order of the files stays.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    return GroupScheduling(config, log)
 
-    `--dist loadfile` keeps the tests of a file, which share fixtures, in one process. `loadgroup` does not work: pytest
-    9.2 ignores the name that pytest-xdist 3.8 gives a test of a group.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    seconds: Counter[Path] = Counter()
-    for item in items:
-        seconds[item.path] += 300 if item.get_closest_marker("slow") else 1
-    items.sort(key=lambda item: -seconds[item.path])
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the tests of a process of pytest-xdist. In a single process the order of the files stays."""
+    if hasattr(config, "workerinput"):
+        sort_by_group(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

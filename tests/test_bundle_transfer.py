@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from hub_stand_in import READER, WRITER, Hub, logged_in_hub
+from server_processes import free_port, server_process
 from typer.testing import CliRunner
 
 from whale_ray.errors import BundleError
@@ -167,9 +165,7 @@ def test_a_token_that_may_not_write_is_one_message(
 def test_without_the_hub_and_without_a_copy_the_message_says_so(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(BundleError, match=r"the hub must answer for hf://whales/flukes, which is not in the cache"):
         local_bundle(URL)
 
@@ -242,26 +238,11 @@ def application() -> object:
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of moto's S3, with the bucket `whales`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    log = tmp_path_factory.mktemp("moto") / "log"
-    command = [sys.executable, "-m", "moto.server", "-p", str(port)]
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
-    try:
-        limit = time.monotonic() + 60
-        while True:
-            assert time.monotonic() < limit, log.read_text()
-            try:
-                httpx.put(f"http://127.0.0.1:{port}/whales").raise_for_status()
-                break
-            except httpx.TransportError:
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = (sys.executable, "-m", "moto.server", "-p", str(port))
+    with server_process(*command, url=url, log=tmp_path_factory.mktemp("moto") / "log"):
+        httpx.put(f"{url}/whales").raise_for_status()
+        yield url
 
 
 @pytest.fixture(params=["s3", "file"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import httpx
 from drawn_photographs import INDIVIDUALS, draw, encode
 
+PAUSE = 0.2  # seconds between the calls of a client: the load leaves processor time for replicas to start
 PHOTOGRAPHS = [encode(draw(number, 9), "JPEG") for number in range(len(INDIVIDUALS))]
 
 

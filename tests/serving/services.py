@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import pytest
 import torch
 import uvicorn
 from drawn_photographs import IMAGES_EACH, INDIVIDUALS, draw, encode
+from server_processes import free_port
 
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
@@ -99,15 +98,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def locked(**others: Any) -> AccessPolicy:
     """A policy for KEY alone."""
     return AccessPolicy(read_keys(None, KEY), **others)
-
-
-def free_port() -> int:
-    """Return a free port outside the range from which the system assigns ports."""
-    while True:
-        port = random.randrange(21_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def web_service(

@@ -15,8 +15,9 @@ import httpx
 import pytest
 import yaml
 from drawn_photographs import draw, encode
-from load_generator import load
-from services import TOP, check_ended, contents, descendants, free_port, process, write_named
+from load_generator import PAUSE, load
+from server_processes import free_port
+from services import TOP, check_ended, contents, descendants, process, write_named
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +104,7 @@ def test_the_file_is_deployed_and_a_changed_copy_replaces_it_under_load(
     running.wait_for(lambda: running.bundle() == "tiny-live")
     answer = httpx.post(f"{running.url}/v1/identify", files={"image": encode(draw(1, 0), "PNG")}, timeout=30)
     assert answer.json()["results"][0]["candidates"][0]["individual"] == "w_01"
-    with load(running.url, clients=4) as seen:
+    with load(running.url, clients=4, pause=PAUSE) as seen:
         seen.wait_for(20)
         running.deploy(write_named(tmp_path, "tiny-next"))
         running.wait_for(lambda: running.bundle() == "tiny-next")

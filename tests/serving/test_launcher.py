@@ -21,7 +21,8 @@ import ray
 from drawn_photographs import draw, encode
 from pydantic import ValidationError
 from ray.serve import Application
-from services import KEY, TOP, Running, contents, descendants, free_port, process, serving
+from server_processes import free_port
+from services import KEY, TOP, Running, contents, descendants, process, serving
 
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import write_bundle

@@ -21,7 +21,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from services import LIMITS, enrolment_server, free_port, process, serving
+from server_processes import free_port
+from services import LIMITS, enrolment_server, process, serving
 from test_routes_identify import check_problem
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -17,7 +17,8 @@ import pytest
 from databases import emptied
 from drawn_photographs import INDIVIDUALS, draw, encode
 from PIL import Image
-from services import TOP, contents, free_port, plain_server, web_service
+from server_processes import free_port
+from services import TOP, contents, plain_server, web_service
 from starlette.testclient import TestClient
 from test_routes_identify import check_problem
 

@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 import torch
 from drawn_photographs import draw, encode
-from load_generator import PHOTOGRAPHS, load
-from services import contents, descendants, free_port, process, write_named
+from load_generator import PAUSE, PHOTOGRAPHS, load
+from server_processes import free_port
+from services import contents, descendants, process, write_named
 
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.client import ask_service
 
 pytestmark = pytest.mark.slow
 COMMAND = (sys.executable, "-c", "from whale_ray.cli import main; main()")
-PAUSE = 0.05  # seconds between the calls of a client: the load leaves time for replicas to start
 
 
 @dataclass

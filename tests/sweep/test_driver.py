@@ -191,7 +191,6 @@ def test_one_process_stops_after_the_epoch_and_resumes(write_sweep: WriteSweep, 
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_each_step_after_the_last_trial_is_announced(
     write_sweep: WriteSweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -338,7 +337,7 @@ def test_a_stopped_sweep_resumes_with_equal_results(
     assert second.begun == [trial]
     assert second.epochs[0] == (trial, row["epochs"] + 1)
     assert not (runs / "little" / "trials" / trial / "checkpoint" / "state.pt").exists()
-    whole = run_sweep(sweep, runs=tmp_path / "whole")
+    whole = run_sweep(sweep, runs=tmp_path / "whole", in_process=True)
     scores = [table.set_index("trial").loc[trial, "map@5"] for table in (result.table, whole.table)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-9)
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pandas as pd
 import pytest
+from server_processes import free_port, server_process
 
 from whale_ray.errors import InputError
 from whale_ray.sweep.trials.trackers.mlflow_runs import MlflowTracker, begin_mlflow, check_mlflow, end_mlflow
@@ -28,35 +23,16 @@ if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """MLflow's own server, with its database and its artifacts in a folder of the test."""
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    url = f"http://127.0.0.1:{port}"
     stores = (f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/artifacts")
     command = (sys.executable, "-m", "mlflow", "server", *stores, "--port", str(port), "--workers", "1")
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    try:
-        limit = time.monotonic() + 120
-        while True:
-            assert time.monotonic() < limit, (folder / "log").read_text()
-            assert process.poll() is None, (folder / "log").read_text()
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+    variables = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with server_process(*command, url=f"{url}/health", log=folder / "log", **variables):
+        yield url
 
 
 def outcome_of(folder: Path, *, interrupted: bool = False) -> SweepOutcome:

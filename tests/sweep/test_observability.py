@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from recording_progress import RecordingProgress
+from server_processes import free_port, server_process
 
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.run_folder.sweep_identity import sweep_identity
@@ -30,21 +28,6 @@ if TYPE_CHECKING:
 BOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "whale_ray_sweep.json"
 PROMETHEUS = shutil.which("prometheus")
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running(*command: str, log: Path) -> Iterator[None]:
-    with log.open("w") as stream, subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
 
 
 def answer(url: str, *, within: float = 60.0, until: Callable[[Any], bool] = lambda found: True) -> Any:
@@ -102,7 +85,8 @@ def test_each_panel_of_the_dashboard_has_data(resumed: SweepResult, tmp_path: Pa
     (tmp_path / "prometheus.yml").write_text(json.dumps({"scrape_configs": [scrape]}))
     address = f"127.0.0.1:{free_port()}"
     options = (f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb")
-    with running(PROMETHEUS, *options, f"--web.listen-address={address}", log=tmp_path / "log"):
+    command = (PROMETHEUS, *options, f"--web.listen-address={address}")
+    with server_process(*command, url=f"http://{address}/-/ready", log=tmp_path / "log"):
         panels = json.loads(BOARD.read_text())["panels"]
         for expression in (target["expr"] for panel in panels for target in panel["targets"]):
             query = httpx.URL(
@@ -183,11 +167,11 @@ def test_wandb_has_the_report_and_the_bundle_as_artifacts(resumed: SweepResult) 
 
 
 def test_optuna_dashboard_shows_the_study_with_the_retrieval_choices(resumed: SweepResult, tmp_path: Path) -> None:
-    port = free_port()
-    command = [str(Path(sys.executable).parent / "optuna-dashboard"), f"sqlite:///{resumed.folder / 'study.db'}"]
-    with running(*command, "--port", str(port), log=tmp_path / "log"):
-        (study,) = answer(f"http://127.0.0.1:{port}/api/studies")["study_summaries"]
-        detail = answer(f"http://127.0.0.1:{port}/api/studies/{study.get('study_id', study.get('id'))}")
+    url = f"http://127.0.0.1:{(port := free_port())}/api/studies"
+    command = [Path(sys.executable).parent / "optuna-dashboard", f"sqlite:///{resumed.folder / 'study.db'}"]
+    with server_process(*command, "--port", str(port), url=url, log=tmp_path / "log"):
+        (study,) = answer(url)["study_summaries"]
+        detail = answer(f"{url}/{study.get('study_id', study.get('id'))}")
     (trial,) = detail["trials"]
     notes = {note["key"]: note["value"].strip(chr(34)) for note in trial["user_attrs"]}
     best = resumed.table.set_index("trial").loc[trained(resumed).name]

@@ -1,0 +1,66 @@
+"""Servers that tests start as processes of their own: a free port, the start, the wait for an answer, the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+
+def free_port() -> int:
+    """Return a free port outside the range from which the system assigns ports."""
+    while True:
+        port = random.randrange(21_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@contextmanager
+def server_process(
+    *command: str | Path, url: str, log: Path, seconds: float = 120.0, **variables: str
+) -> Iterator[None]:
+    """Run a server until the block ends. The block begins once the URL answers, with whatever status.
+
+    Args:
+        command: The command line.
+        url: A URL of the server.
+        log: File of its output; its folder is the working folder of the server.
+        seconds: Time limit of the start.
+        variables: Environment variables beside those of this process.
+    """
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env=os.environ | variables,
+            start_new_session=True,
+        )
+    try:
+        limit = time.monotonic() + seconds
+        while not _answers(url):
+            assert time.monotonic() < limit, log.read_text()
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # with the processes that the server has started
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(url)
+    except httpx.HTTPError:
+        return False
+    return True
