@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Sort the tests of a process of pytest-xdist. In a single process the order of the files stays."""
     if hasattr(config, "workerinput"):
         sort_by_group(items)
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported out of garbage collection, with which every trial of a sweep ends."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
