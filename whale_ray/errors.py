@@ -12,6 +12,7 @@
     │   └── ImageDecodeError       a known type, but damaged or empty      (422)
     ├── StoreError                 the database of enrolments; has the HTTP status of its refusal   (503)
     │   ├── EnrolledElsewhereError the picture is enrolled as another individual (409)
+    │   ├── NotWaitingError        the photograph was decided by another call meanwhile (404)
     │   └── NoSuchVersionError     the gallery never had this version      (404)
     └── TrainingError              a loss that is not finite; the trial fails and the sweep continues
 
@@ -141,6 +142,18 @@ class EnrolledElsewhereError(StoreError):
             "Delete it there first, if that was a mistake"
         )
         self.place, self.individual = place, individual
+
+
+class NotWaitingError(StoreError):
+    """A photograph that was to be enrolled from a queue no longer waits there; nothing was enrolled."""
+
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a photograph of a queue must still wait when it is enrolled, but it was decided or erased meanwhile. "
+            "List the queue again"
+        )
 
 
 class NoSuchVersionError(StoreError):

@@ -33,7 +33,7 @@ from whale_ray.serving.gallery.enrolled_pictures import (
 )
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.review.review_backlog import ReviewBacklog
-from whale_ray.serving.gallery.review.review_queue import ReviewItem, ReviewQueue
+from whale_ray.serving.gallery.review.review_queue import LatestAnswer, ReviewItem, ReviewQueue
 from whale_ray.serving.gallery.stored_keypoints import StoredKeypoints
 from whale_ray.serving.gallery.tables import KEYPOINTS
 
@@ -340,7 +340,7 @@ def test_a_store_of_another_format_is_refused(opened: Open) -> None:
     engine = opened().engine
     with engine.begin() as connection:
         connection.execute(sql.text("UPDATE whale_ray_store SET format = 99"))
-    with pytest.raises(StoreError, match=r"reads stores up to format 4, but .* has format 99"):
+    with pytest.raises(StoreError, match=r"reads stores up to format 5, but .* has format 99"):
         opened()
 
 
@@ -375,7 +375,7 @@ def test_a_database_without_latest_answers_is_upgraded_and_keeps_its_queue(store
     item = ReviewItem("d1", datetime(2026, 11, 24, tzinfo=UTC), "b1", "w_1", 0.5, "new", (0.0, 0.0, 5.0, 5.0))
     ReviewQueue(store).keep(item, data=b"data", thumbnail=b"small")
     with store.engine.begin() as connection:  # as format 3 was
-        latest = (f"latest_{name}" for name in ("bundle", "version", "nearest", "distance", "decision"))
+        latest = (f"latest_{name}" for name in ("bundle", "version", "nearest", "distance", "decision", "since"))
         for column in ("viewpoint", "species", *latest):
             connection.exec_driver_sql(f"ALTER TABLE queries DROP COLUMN {column}")
         connection.exec_driver_sql("DROP TABLE query_vectors")
@@ -386,6 +386,17 @@ def test_a_database_without_latest_answers_is_upgraded_and_keeps_its_queue(store
     assert [one.digest for one in backlog.pending("b1", 0, most=5)] == ["d1"]
     backlog.add_vectors("b1", {"d1": np.ones(3)})
     assert backlog.vectors("b1", ["d1"])["d1"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_database_of_format_4_is_upgraded_and_keeps_its_latest_answers(store: EnrolmentStore, opened: Open) -> None:
+    item = ReviewItem("d1", datetime(2026, 11, 24, tzinfo=UTC), "b1", "w_1", 0.5, "new")
+    ReviewQueue(store).keep(item, data=b"data", thumbnail=b"small")
+    ReviewBacklog(store).record("b1", 1, {"d1": LatestAnswer("b1", "w_2", 0.1, "known")})
+    with store.engine.begin() as connection:  # as format 4 was
+        connection.exec_driver_sql("ALTER TABLE queries DROP COLUMN latest_since")
+        connection.exec_driver_sql("UPDATE whale_ray_store SET format = 4")
+    (upgraded,) = ReviewQueue(opened()).waiting(changed=True)
+    assert upgraded.latest == LatestAnswer("b1", "w_2", 0.1, "known", since=None)
 
 
 def test_two_boxes_of_a_photograph_are_two_pictures(store: EnrolmentStore) -> None:

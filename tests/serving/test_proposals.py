@@ -1,9 +1,12 @@
-"""Proposed enrolments: a second person approves, and what is not approved never matches."""
+"""Proposed enrolments: a second person approves, what is not approved never matches, and one decision counts."""
 
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,19 @@ import httpx
 import pytest
 from PIL import Image
 from services import enrolment_server
+from test_gallery_store import picture
 from test_routes_gallery import photograph
 from test_routes_identify import check_problem
 
+from whale_ray.errors import EnrolledElsewhereError, NotWaitingError
 from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import read_keys
+from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.export import export_enrolled
+from whale_ray.serving.gallery.proposals import Proposals
+from whale_ray.serving.gallery.review.review_queue import ReviewItem, ReviewQueue
+from whale_ray.serving.gallery.transactions import Claim
 
 KEYS = {"boat": "identify,propose", "office": "identify,enrol", "both": "identify,propose,enrol"}
 
@@ -126,6 +135,90 @@ def test_a_box_is_proposed_with_it_and_lists_have_pages(call: Caller) -> None:
     assert rest["next"] is None
     for number in numbers:
         call("office", "DELETE", f"/v1/proposals/{number}")
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[EnrolmentStore]:
+    opened = EnrolmentStore(url)
+    yield opened
+    opened.close()
+
+
+def queue_photograph(store: EnrolmentStore, photo: EnrolledPicture) -> None:
+    item = ReviewItem(photo.digest, datetime(2026, 11, 24, tzinfo=UTC), "b1", "w_1", 0.5, "new")
+    ReviewQueue(store).keep(item, data=photo.data, thumbnail=photo.thumbnail)
+
+
+@pytest.mark.parametrize("queue", ["proposals", "review queue"])
+def test_a_photograph_that_is_rejected_while_it_is_embedded_is_not_enrolled(store: EnrolmentStore, queue: str) -> None:
+    photo, proposals, review = picture("a"), Proposals(store), ReviewQueue(store)
+    queue_photograph(store, photo)
+    (number,) = proposals.propose("w_1", [photo], by="boat")
+    if queue == "proposals":
+        claim = proposals.approval(number, by="office")
+        assert proposals.reject(number, by="home")
+    else:
+        claim = review.removal(photo.digest)
+        assert review.drop(photo.digest)
+    with pytest.raises(NotWaitingError, match="List the queue again"):
+        store.enrol("w_1", [photo], bundle="b1", claim=claim)
+    assert store.state().entries == ()
+    assert store.version() == 0
+
+
+@pytest.mark.parametrize("queue", ["proposals", "review queue"])
+def test_of_decisions_at_one_moment_the_first_counts(store: EnrolmentStore, queue: str) -> None:
+    proposals, review = Proposals(store), ReviewQueue(store)
+    is_proposal = queue == "proposals"
+
+    def approve(photo: EnrolledPicture, claim: Claim, start: threading.Barrier) -> bool:
+        start.wait()
+        try:
+            store.enrol("w_1", [photo], bundle="b1", claim=claim)
+        except NotWaitingError:
+            return False
+        return True
+
+    def reject(photo: EnrolledPicture, number: int, start: threading.Barrier) -> bool:
+        start.wait()
+        return proposals.reject(number, by="home") if is_proposal else review.drop(photo.digest)
+
+    for attempt in range(12):
+        photo, start = picture(f"of attempt {attempt}"), threading.Barrier(3)
+        (number,) = proposals.propose("w_1", [photo], by="boat")
+        queue_photograph(store, photo)
+        claims = [
+            proposals.approval(number, by=key) if is_proposal else review.removal(photo.digest)
+            for key in ("first", "second")
+        ]
+        with ThreadPoolExecutor(3) as threads:
+            rejected = threads.submit(reject, photo, number, start)
+            approved = [threads.submit(approve, photo, claim, start) for claim in claims]
+            is_rejected, is_approved = rejected.result(), [one.result() for one in approved]
+        assert [is_rejected, *is_approved].count(True) == 1
+        assert any(is_approved) == (photo.digest in {entry.digest for entry in store.state().entries})
+        if is_proposal:
+            assert any(is_approved) == (number in {one.number for one in proposals.list("approved")})
+            assert is_rejected == (number in {one.number for one in proposals.list("rejected")})
+
+
+def test_a_proposal_of_an_enrolled_photograph_is_approved_without_a_new_version(store: EnrolmentStore) -> None:
+    photo, proposals = picture("a"), Proposals(store)
+    store.enrol("w_1", [photo], bundle="b1")
+    (number,) = proposals.propose("w_1", [photo], by="boat")
+    claim = proposals.approval(number, by="office")
+    assert store.enrol("w_1", [photo], bundle="b1", claim=claim) == [False]
+    assert [one.number for one in proposals.list("approved")] == [number]
+    assert (store.version(), len(store.versions())) == (1, 1)
+
+
+def test_a_proposal_of_a_photograph_of_another_individual_goes_on_waiting(store: EnrolmentStore) -> None:
+    photo, proposals = picture("a"), Proposals(store)
+    (number,) = proposals.propose("w_2", [photo], by="boat")
+    store.enrol("w_1", [photo], bundle="b1")
+    with pytest.raises(EnrolledElsewhereError):
+        store.enrol("w_2", [photo], bundle="b1", claim=proposals.approval(number, by="office"))
+    assert proposals.waiting(number) is not None
 
 
 def test_a_service_without_keys_takes_no_proposals(bundle: Path, tmp_path: Path) -> None:

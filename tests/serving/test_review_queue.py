@@ -32,7 +32,9 @@ from whale_ray.serving.engine.recognizer import Recognizer
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.export import export_enrolled
 from whale_ray.serving.gallery.review.review_backlog import ReviewBacklog
-from whale_ray.serving.gallery.review.review_queue import ReviewItem, ReviewQueue
+from whale_ray.serving.gallery.review.review_queue import LatestAnswer, ReviewItem, ReviewQueue
+from whale_ray.serving.http.review.routes_review import queries
+from whale_ray.serving.query_parameters import WaitingQuery
 
 
 @pytest.fixture
@@ -199,6 +201,51 @@ def test_the_backlog_embeds_once_per_bundle_and_searches_once_per_version(bundle
     queue.drop("d0")
     assert not backlog.vectors(service.bundle.id, ["d0"])
     store.close()
+
+
+def test_nothing_is_pending_only_when_the_list_has_every_new_answer(bundle: Path, tmp_path: Path) -> None:
+    store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
+    service = web_service(bundle, store=store, keep=True)
+    queue, searcher = service.review_queue, service.backlog
+    assert queue is not None and searcher is not None  # noqa: PT018
+    item = ReviewItem("d1", datetime(2026, 11, 24, tzinfo=UTC), "older", "nobody", 0.5, "new")
+    queue.keep(item, data=photograph(1), thumbnail=b"small")
+    count = searcher.pending
+
+    async def count_after_the_search() -> int:
+        """The background search ends while the list is asked for."""
+        while await searcher.search_some():
+            pass
+        return await count()
+
+    searcher.pending = count_after_the_search  # type: ignore[method-assign]
+    try:
+        page = asyncio.run(queries(WaitingQuery(changed=True), service))
+    finally:
+        service.recognizer.decoders.close()
+        store.close()
+    assert (page.pending, page.total) == (0, 1)
+
+
+def test_an_answer_has_the_time_since_which_it_holds(store: EnrolmentStore) -> None:
+    queue, backlog, began = ReviewQueue(store), ReviewBacklog(store), datetime.now(UTC)
+    item = ReviewItem("d1", began - timedelta(days=1), "b1", "w_1", 0.5, "new")
+    queue.keep(item, data=b"data", thumbnail=b"small")
+
+    def since(version: int, nearest: str, distance: float, decision: str) -> datetime:
+        backlog.record("b1", version, {"d1": LatestAnswer("b1", nearest, distance, decision)})
+        (found,) = queue.waiting()
+        assert found.latest is not None
+        assert found.latest.since is not None
+        return found.latest.since
+
+    first = since(1, "w_1", 0.5, "new")
+    assert began <= first <= datetime.now(UTC)
+    assert since(2, "w_1", 0.4, "new") == first
+    second = since(3, "w_2", 0.1, "new")
+    assert second > first
+    assert since(4, "w_2", 0.1, "new") == second
+    assert since(5, "w_2", 0.1, "known") > second
 
 
 def test_nothing_is_queued_by_default(plain: str) -> None:

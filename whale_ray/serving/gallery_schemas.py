@@ -62,6 +62,9 @@ class LatestAnswer(BaseModel):
     nearest: str
     distance: Distance
     decision: Literal["new", "known"]
+    since: datetime | None = Field(
+        None, description="First search with this nearest individual and decision; null if it was not recorded."
+    )
 
 
 class KeptQuery(WithBox):

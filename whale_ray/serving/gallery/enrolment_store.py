@@ -30,7 +30,7 @@ from whale_ray.serving.gallery.tables import (
     VECTORS,
     VERSIONS,
 )
-from whale_ray.serving.gallery.transactions import chunk_names, gallery_transaction, vector_bytes
+from whale_ray.serving.gallery.transactions import Claim, chunk_names, gallery_transaction, vector_bytes
 
 _Row = TypeVarTuple("_Row")
 _IMAGE, _INDIVIDUAL = "image", "individual"
@@ -82,19 +82,25 @@ class EnrolmentStore:
         ]
         return StoreState(version, tuple(entries), images, individuals)
 
-    def enrol(self, individual: str, pictures: Sequence[EnrolledPicture], *, bundle: str) -> list[bool]:
+    def enrol(
+        self, individual: str, pictures: Sequence[EnrolledPicture], *, bundle: str, claim: Claim | None = None
+    ) -> list[bool]:
         """Add pictures, all or none; return whether each is new. A picture that is already there stays.
 
         Args:
             individual: Name of the individual.
             pictures: The pictures.
             bundle: Id of the bundle that made their vectors.
+            claim: Statement that takes the picture out of the queue where it waits, in the same transaction.
 
         Raises:
             EnrolledElsewhereError: If a picture is enrolled as another individual.
+            NotWaitingError: If the claim changes no row.
         """
         fresh = {picture.digest: picture for picture in pictures}
         with gallery_transaction(self.engine, "enrol") as change:
+            if claim is not None:
+                change.claim(claim)
             there = dict(change.pairs(IS_CURRENT & ENTRIES.c.digest.in_(fresh)))
             for place, picture in enumerate(pictures):
                 if there.get(picture.digest, individual) != individual:
@@ -103,6 +109,8 @@ class EnrolmentStore:
                 if picture.digest not in there:
                     change.keep(picture, bundle)
             change.open({(digest, individual) for digest in fresh.keys() - there.keys()})
+        if claim is not None:
+            erase_leftovers(self.engine)
         return [picture.digest not in there for picture in pictures]
 
     def forget_image(self, individual: str, image: str, *, hide: bool, aliases: Iterable[str] = ()) -> int:

@@ -19,6 +19,7 @@ from whale_ray.serving.gallery.database import erase_leftovers, translated_error
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.tables import PROPOSALS, STATE
+from whale_ray.serving.gallery.transactions import Claim
 
 WAITING, APPROVED, REJECTED = "waiting", "approved", "rejected"
 MOST_WAITING = 10_000
@@ -105,20 +106,33 @@ class Proposals:
             row = connection.execute(query).first()
         return None if row is None else ProposedPicture(_read(row), row.data, row.thumbnail)
 
-    def decide(self, number: int, state: str, *, by: str) -> bool:
-        """Erase the photograph, write down the decision and return whether the proposal still waited.
+    def approval(self, number: int, *, by: str) -> Claim:
+        """Return the claim of `EnrolmentStore.enrol` that approves a proposal if it still waits.
 
         Args:
             number: Number of the proposal.
-            state: `approved` or `rejected`.
-            by: Name of the key that decides.
+            by: Name of the key that approves.
         """
-        which = (PROPOSALS.c.number == number) & (PROPOSALS.c.state == WAITING)
-        values = {"state": state, "decided_by": by, "decided_at": datetime.now(UTC), "data": None, "thumbnail": None}
+        return _decision(number, APPROVED, by)
+
+    def reject(self, number: int, *, by: str) -> bool:
+        """Erase the photograph of a proposal and return whether it still waited.
+
+        Args:
+            number: Number of the proposal.
+            by: Name of the key that rejects.
+        """
         with translated_errors(), self._engine.begin() as connection:
-            found = connection.execute(PROPOSALS.update().where(which).values(values)).rowcount
+            found = connection.execute(_decision(number, REJECTED, by)).rowcount
         erase_leftovers(self._engine)
         return found > 0
+
+
+def _decision(number: int, state: str, by: str) -> sql.Update:
+    """Return the statement that records a decision and erases the photograph, unless another decision came first."""
+    is_waiting = (PROPOSALS.c.number == number) & (PROPOSALS.c.state == WAITING)
+    values = {"state": state, "decided_by": by, "decided_at": datetime.now(UTC), "data": None, "thumbnail": None}
+    return PROPOSALS.update().where(is_waiting).values(values)
 
 
 def _read(row: Any) -> Proposal:

@@ -11,7 +11,7 @@ from whale_ray.data.decoding.box_arguments import parse_box
 from whale_ray.data.formats.animal_rows import box_text
 from whale_ray.data.image_io import Box
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 METADATA = sql.MetaData()
 _DIGEST = sql.String(64)
 
@@ -137,6 +137,7 @@ QUERIES = sql.Table(
     sql.Column("latest_nearest", sql.Text),
     sql.Column("latest_distance", sql.Float),
     sql.Column("latest_decision", sql.String(16)),
+    sql.Column("latest_since", _UtcDateTime),  # first search with this nearest individual and decision
 )
 QUERY_VECTORS = sql.Table(
     "query_vectors",
@@ -170,6 +171,7 @@ _ADDED_COLUMNS: dict[int, tuple[sql.Column[Any], ...]] = {
         *(QUERIES.c[name] for name in ("viewpoint", "species", "latest_bundle", "latest_version")),
         *(QUERIES.c[name] for name in ("latest_nearest", "latest_distance", "latest_decision")),
     ),
+    5: (QUERIES.c.latest_since,),
 }
 """Nullable columns that each format added to the one before."""
 

@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 import numpy as np
 import sqlalchemy as sql
 
+from whale_ray.errors import NotWaitingError
 from whale_ray.serving.gallery.database import translated_errors
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.tables import ENTRIES, HIDDEN, IS_CURRENT, KEYPOINTS, PICTURES, STATE, VECTORS, VERSIONS
 
+Claim = sql.Update | sql.Delete
+"""A statement that changes a row of a queue if it still waits, and no row otherwise."""
 _CHUNK = 500  # names in one statement
 
 
@@ -24,6 +27,13 @@ class GalleryTransaction:
     connection: sql.Connection
     number: int
     pictures: int = 0
+    has_claimed: bool = False
+
+    def claim(self, waiting: Claim) -> None:
+        """Take a row out of its queue; raise NotWaitingError if another transaction has done so."""
+        if not self.connection.execute(waiting).rowcount:
+            raise NotWaitingError
+        self.has_claimed = True
 
     def pairs(self, which: sql.ColumnElement[bool]) -> set[tuple[str, str]]:
         """Return (digest, individual) of the selected entries."""
@@ -95,6 +105,9 @@ def gallery_transaction(engine: sql.Engine, kind: str) -> Iterator[GalleryTransa
         if change.pictures:
             row = {"number": change.number, "at": datetime.now(UTC), "kind": kind, "pictures": change.pictures}
             connection.execute(VERSIONS.insert().values(row))
+        elif change.has_claimed:  # of a picture that the gallery has already: no new version
+            connection.execute(STATE.update().values(version=STATE.c.version - 1))
+        if change.pictures or change.has_claimed:
             connection.commit()
 
 

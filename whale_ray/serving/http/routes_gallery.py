@@ -16,6 +16,7 @@ from whale_ray.serving import query_parameters as parameters
 from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL, IDENTIFY
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
+from whale_ray.serving.gallery.transactions import Claim
 from whale_ray.serving.gallery_schemas import (
     EnrolledImage,
     Enrolment,
@@ -58,21 +59,25 @@ async def enrol(id: str, request: Request, query: parameters.EnrolParameters, se
         return await enrol_uploads(id, uploads, service)
 
 
-async def enrol_uploads(individual: str, uploads: list[Upload], service: ModelService) -> Enrolment:
+async def enrol_uploads(
+    individual: str, uploads: list[Upload], service: ModelService, *, claim: Claim | None = None
+) -> Enrolment:
     """Enrol images under an individual and return them.
 
     Args:
         individual: Name of the individual.
         uploads: The images.
         service: The model.
+        claim: Takes the image out of the queue where it waits.
 
     Raises:
         ImageError: If one of them cannot be used.
         EnrolledElsewhereError: If one of them is enrolled as another individual.
+        NotWaitingError: If the image waits no longer.
     """
     store = require_store(service)
     pictures = await service.prepare_pictures(uploads)
-    new = await asyncio.to_thread(store.enrol, individual, pictures, bundle=service.bundle.id)
+    new = await asyncio.to_thread(store.enrol, individual, pictures, bundle=service.bundle.id, claim=claim)
     images = [
         EnrolledImage(filename=upload.filename, image=picture.name, status=_STATUS[is_new], box=picture.box)
         for upload, picture, is_new in zip(uploads, pictures, new, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import sqlalchemy as sql
@@ -109,15 +110,19 @@ class ReviewBacklog:
         """
         if not answers:
             return
+        nearest, decision = sql.bindparam("nearest_now"), sql.bindparam("decision_now")
+        is_same = (QUERIES.c.latest_nearest == nearest) & (QUERIES.c.latest_decision == decision)
+        now = sql.literal(datetime.now(UTC), QUERIES.c.latest_since.type)
         update = (
             QUERIES.update()
             .where(QUERIES.c.digest == sql.bindparam("which"))
             .values(
                 latest_bundle=bundle,
                 latest_version=version,
-                latest_nearest=sql.bindparam("nearest_now"),
+                latest_nearest=nearest,
                 latest_distance=sql.bindparam("distance_now"),
-                latest_decision=sql.bindparam("decision_now"),
+                latest_decision=decision,
+                latest_since=sql.case((is_same, QUERIES.c.latest_since), else_=now),
             )
         )
         rows = [

@@ -15,6 +15,7 @@ from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits
 from whale_ray.serving.gallery.database import erase_leftovers, translated_errors
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.gallery.tables import QUERIES
+from whale_ray.serving.gallery.transactions import Claim
 
 REVIEW_FRACTION = 0.75  # of the distance from which on an animal is taken for a new one
 MAX_ITEMS = 10_000
@@ -22,12 +23,22 @@ MAX_ITEMS = 10_000
 
 @dataclass(frozen=True)
 class LatestAnswer:
-    """Answer of the last search for a waiting image; `nearest` is the nearest individual, or empty."""
+    """Answer of the last search for a waiting image.
+
+    Attributes:
+        bundle: Id of the bundle that searched.
+        nearest: Nearest individual, or empty.
+        distance: Cosine distance to it.
+        decision: `new` or `known`.
+        since: Time of the first search with this nearest individual and decision; None before it is recorded, and for
+            answers that an earlier version recorded.
+    """
 
     bundle: str
     nearest: str
     distance: float
     decision: str
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -126,10 +137,14 @@ class ReviewQueue:
         with translated_errors(), self._engine.connect() as connection:
             return connection.execute(query).scalar()
 
+    def removal(self, digest: str) -> Claim:
+        """Return the claim of `EnrolmentStore.enrol` that erases an image if it is still queued."""
+        return QUERIES.delete().where(QUERIES.c.digest == digest)
+
     def drop(self, digest: str) -> bool:
         """Erase an image and return whether it was queued."""
         with translated_errors(), self._engine.begin() as connection:
-            found = connection.execute(QUERIES.delete().where(QUERIES.c.digest == digest)).rowcount
+            found = connection.execute(self.removal(digest)).rowcount
         erase_leftovers(self._engine)
         return found > 0
 
@@ -137,7 +152,8 @@ class ReviewQueue:
 def _read_item(row: Any) -> ReviewItem:
     latest = None
     if row.latest_decision is not None:
-        latest = LatestAnswer(row.latest_bundle, row.latest_nearest, row.latest_distance, row.latest_decision)
+        found = (row.latest_nearest, row.latest_distance, row.latest_decision)
+        latest = LatestAnswer(row.latest_bundle, *found, since=row.latest_since)
     traits = AnimalTraits(row.viewpoint or "", row.species or "")
     seen = (row.digest, row.at, row.bundle, row.nearest, row.distance, row.decision)
     return ReviewItem(*seen, box=row.box, traits=traits, latest=latest)

@@ -11,10 +11,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response, Security
 
+from whale_ray.errors import NotWaitingError
 from whale_ray.serving import query_parameters as parameters
 from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL, PROPOSE
-from whale_ray.serving.gallery.proposals import APPROVED, REJECTED, Proposal, Proposals, ProposedPicture
+from whale_ray.serving.gallery.proposals import Proposal, Proposals, ProposedPicture
 from whale_ray.serving.gallery_schemas import Enrolment, ProposalsPage, Proposed, ProposedEnrolment
 from whale_ray.serving.http import openapi
 from whale_ray.serving.http.model_service import ModelParameter, ModelService, SelectedModel
@@ -93,9 +94,11 @@ async def approve(number: _Number, request: Request, query: ModelParameter, serv
     await check_name(proposal.individual, service)
     traits = service.bundle.gallery.known_traits(proposal.traits)
     upload = Upload(None, found.data, proposal.box, traits)
-    enrolled = await enrol_uploads(proposal.individual, [upload], service)
-    await _decide(number, APPROVED, key, service)
-    return enrolled
+    claim = Proposals(require_store(service)).approval(number, by=key)
+    try:
+        return await enrol_uploads(proposal.individual, [upload], service, claim=claim)
+    except NotWaitingError:
+        raise _unknown(number) from None
 
 
 @router.delete(
@@ -106,7 +109,8 @@ async def approve(number: _Number, request: Request, query: ModelParameter, serv
 async def reject(number: _Number, request: Request, query: ModelParameter, service: SelectedModel) -> Proposed:
     """Reject a proposal and erase its photograph."""
     found = await _waiting(number, service)
-    if not await _decide(number, REJECTED, _key_name(request), service):
+    proposals, key = Proposals(require_store(service)), _key_name(request)
+    if not await asyncio.to_thread(proposals.reject, number, by=key):
         raise _unknown(number)
     return Proposed(individual=found.proposal.individual, proposals=[number])
 
@@ -116,10 +120,6 @@ async def _waiting(number: int, service: ModelService) -> ProposedPicture:
     if found is None:
         raise _unknown(number)
     return found
-
-
-async def _decide(number: int, state: str, key: str, service: ModelService) -> bool:
-    return await asyncio.to_thread(partial(Proposals(require_store(service)).decide, by=key), number, state)
 
 
 def _key_name(request: Request) -> str:

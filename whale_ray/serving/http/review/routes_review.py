@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from fastapi import APIRouter, Response, Security
 
+from whale_ray.errors import NotWaitingError
 from whale_ray.serving import query_parameters as parameters
 from whale_ray.serving.auth.access_control import authorize
 from whale_ray.serving.auth.api_keys import ENROL
@@ -32,8 +32,10 @@ async def queries(page: parameters.WaitingParameters, service: SelectedModel) ->
     After a new bundle or a change of the gallery, the default model searches them again in the background. `changed`
     lists those whose answer is another one now; `pending` says how many are still to be searched.
     """
-    waiting = await asyncio.to_thread(partial(_require_queue(service).waiting, changed=page.changed))
+    queue = _require_queue(service)
+    # Counted before the list is read: with 0 pending the list has every answer of that moment.
     pending = await service.backlog.pending() if service.backlog else 0
+    waiting = await asyncio.to_thread(queue.waiting, changed=page.changed)
     start = next((place + 1 for place, query in enumerate(waiting) if query.digest == page.after), 0)
     part = waiting[start : start + page.limit]
     last = start + page.limit >= len(waiting)
@@ -74,9 +76,10 @@ async def confirm(id: str, query: parameters.ConfirmParameters, service: Selecte
         raise _unknown_query(id)
     data, box, traits = found
     upload = Upload(None, data, box, service.bundle.gallery.known_traits(traits))
-    answer = await enrol_uploads(query.individual, [upload], service)
-    await asyncio.to_thread(kept.drop, _digest(id))
-    return answer
+    try:
+        return await enrol_uploads(query.individual, [upload], service, claim=kept.removal(_digest(id)))
+    except NotWaitingError:
+        raise _unknown_query(id) from None
 
 
 @router.delete(
