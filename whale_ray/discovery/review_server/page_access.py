@@ -7,7 +7,6 @@ choice of the headers Host and Origin.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
@@ -15,8 +14,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from whale_ray.web.host_origin import SAFE_METHODS, is_known_host, is_same_origin
+
 COOKIE = "whale_ray_discover"
-_SAFE_METHODS = {"GET", "HEAD"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -61,7 +61,7 @@ class PageAccess:
         """Return a refusal or the redirect that sets the cookie; None for an admitted call."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if not _is_own_host(host):
+        if not is_known_host(host):
             return problem(421, f"the Host must be an IP address or localhost, but is {host[:100]!r}")
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if given and self._is_token(given):
@@ -70,7 +70,8 @@ class PageAccess:
             return redirect
         if not self._is_token(_cookie(headers)):
             return problem(401, "the page needs its token. Open the address that whale-ray discover printed")
-        if scope["method"] not in _SAFE_METHODS and not _is_own_origin(headers, host):
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if scope["method"] not in SAFE_METHODS and not is_same_origin(host, origin=origin, site=site):
             return problem(403, "only the page itself may change answers. Open it at the printed address")
         return None
 
@@ -100,22 +101,3 @@ def _cookie(headers: Headers) -> str:
     except CookieError:
         return ""
     return found.value if found else ""
-
-
-def _is_own_host(host: str) -> bool:
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name.casefold() == "localhost":
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_own_origin(headers: Headers, host: str) -> bool:
-    """Return whether a change comes from the page or from a program, which sends neither header."""
-    origin = headers.get("origin")
-    if origin is None:
-        return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
-    return origin == f"http://{host}"

@@ -5,16 +5,15 @@ A page of another site can make a browser call this machine, but it cannot choos
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whale_ray.serving.problem_details import RefusalError
+from whale_ray.web.host_origin import SAFE_METHODS, is_known_host, is_same_origin
 
 _HEALTH = "/healthz"  # probes of load balancers send any Host
-_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
 def check_host(headers: Headers, hosts: Collection[str]) -> None:
@@ -28,8 +27,7 @@ def check_host(headers: Headers, hosts: Collection[str]) -> None:
         RefusalError: 421 for any other Host.
     """
     host = headers.get("host", "")
-    name = _host_name(host)
-    if not (name == "localhost" or name in hosts or _is_address(name)):
+    if not is_known_host(host, hosts):
         raise RefusalError(
             421,
             f"the Host must be an IP address, localhost or a configured name, but is {host[:100]!r}. "
@@ -47,39 +45,15 @@ def check_origin(method: str, headers: Headers) -> None:
     Raises:
         RefusalError: 403 if a page of another site sends the call.
     """
-    if method in _SAFE_METHODS:
+    if method in SAFE_METHODS:
         return
-    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-    host = headers.get("host", "")
-    if origin is None:
-        is_same_origin = site in ("same-origin", "none")
-    else:
-        is_same_origin = _without_default_port(origin.partition("://")[2]) == _without_default_port(host)
-    if not is_same_origin:
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if not is_same_origin(host, origin=origin, site=headers.get("sec-fetch-site")):
         raise RefusalError(
             403,
             f"only the service's own page may send this call from a browser, but its origin is {str(origin)[:100]!r}. "
             f"Open the page at {host}, or call from a program, which sends no Origin",
         )
-
-
-def _host_name(host: str) -> str:
-    """Return the lower-case name of `name:port`; an IPv6 address without its brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
-
-
-def _without_default_port(host: str) -> str:
-    return host.lower().removesuffix(":80").removesuffix(":443")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 class HostOriginMiddleware:

@@ -1,0 +1,1 @@
+"""Rules of HTTP that the service and the review page of discoveries share."""
