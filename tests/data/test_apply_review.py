@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from whale_ray.data.catalog import read_catalog
 from whale_ray.data.review.apply_review import COLUMNS, apply_review
 from whale_ray.errors import DataError
 
@@ -141,6 +142,35 @@ def test_a_photograph_from_the_service_is_added_under_its_merged_name(root: Path
     assert table.iloc[-1].to_dict() == {"Image": "met_today.png", "Place": "", "Id": "bob"}
 
 
+def test_view_and_species_of_an_added_photograph_are_written(root: Path) -> None:
+    seen = row("confirmed", "met_today.png", "ann", view="left", species="'=blue")
+    found = apply_review(review(root, seen), root=root)
+    table = pd.read_csv(found.path, dtype=str, keep_default_na=False)
+    assert table.columns.tolist() == ["Image", "Place", "Id", "view", "species"]
+    assert table.iloc[-1].tolist() == ["met_today.png", "", "ann", "left", "=blue"]
+    assert set(table["view"].iloc[:-1]) == {""}
+    assert found.settings == {"view_column": "view", "species_column": "species"}
+    rows = read_catalog(root, table=found.table, **found.settings).table  # type: ignore[arg-type]
+    assert rows.iloc[-1][["view", "species"]].tolist() == ["left", "=blue"]
+
+
+def test_view_and_species_go_into_the_columns_of_the_data_set(root: Path) -> None:
+    text = TABLE.replace("Image,Place,Id", "Image,Side,Id")
+    (root / "train.csv").write_text(text)
+    rows = review(root, row("confirmed", "met_today.png", "ann", view="left"))
+    found = apply_review(rows, root=root, view_column="Side")
+    table = pd.read_csv(found.path, dtype=str, keep_default_na=False)
+    assert table.columns.tolist() == ["Image", "Side", "Id"]
+    assert table.iloc[-1].tolist() == ["met_today.png", "left", "ann"]
+    assert found.settings == {}
+
+
+def test_without_a_known_view_the_table_keeps_its_columns(root: Path) -> None:
+    found = apply_review(review(root, row("confirmed", "met_today.png", "ann", view="", species="")), root=root)
+    assert pd.read_csv(found.path).columns.tolist() == ["Image", "Place", "Id"]
+    assert found.settings == {}
+
+
 def test_a_second_review_makes_a_second_table(root: Path) -> None:
     file = review(root, wrong("b2.png", "bob", "ann"))
     names = [apply_review(file, root=root).path.name for _ in range(2)]
@@ -250,6 +280,13 @@ def test_a_name_that_looks_like_a_formula_is_restored(root: Path) -> None:
         (
             [pair("new_individual", "n1.png new_whale", "n2.png new_whale", suggested="bob")],
             "a new individual needs a name of its own, but bob is taken",
+        ),
+        (
+            [
+                row("confirmed", "met_today.png", "ann", view="left"),
+                row("confirmed", "met_today.png", "ann", view="up"),
+            ],
+            "line 3: an animal has one view and one species, but an earlier line differs for met_today.png. Empty one",
         ),
         ([row("moved", "a1.png", "ann")], r"a kind is one of near_identical, .*, but got 'moved'"),
     ],

@@ -298,6 +298,25 @@ def test_enrolled_photographs_are_merged_into_the_training_table(tmp_path: Path)
         assert result.exit_code == 0, result.output
     table = (data / "train.reviewed.csv").read_text()
     assert table == "Image,Id\nold.jpg,w_1\nolder.jpg,w_1\nenrolled-a.jpg,w_1\nenrolled-b.jpg,=cmd()\n"
+    assert "data.view_column" not in result.output
+
+
+def test_viewpoint_and_species_of_enrolled_photographs_reach_the_training_table(tmp_path: Path) -> None:
+    url, data, review = f"sqlite:///{tmp_path}/enrolled.db", tmp_path / "data", tmp_path / "review.csv"
+    store = EnrolmentStore(url)
+    store.enrol("w_1", [picture("a")], bundle="b1")
+    store.enrol("w_1", [dataclasses.replace(picture("b"), traits=AnimalTraits("left", "fin"))], bundle="b1")
+    store.close()
+    (data / "train").mkdir(parents=True)
+    (data / "train.csv").write_text("Image,Id\nold.jpg,w_1\nolder.jpg,w_1\n")
+    for command in (("export-enrolled", url, data / "train", review), ("apply-review", review, "--data", data)):
+        result = CliRunner().invoke(application, [str(word) for word in command])
+        assert result.exit_code == 0, result.output
+    assert "--set data.table=train.reviewed.csv --set data.view_column=view --set data.species_column=species" in (
+        result.output
+    )
+    rows = read_catalog(data, table="train.reviewed.csv", view_column="view", species_column="species").table
+    assert rows[["view", "species"]].iloc[1:].to_numpy().tolist() == [["", ""], ["", ""], ["left", "fin"]]
 
 
 def test_enrolled_boxes_reach_the_training_table(tmp_path: Path) -> None:

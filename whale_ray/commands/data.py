@@ -102,4 +102,6 @@ def apply_review(
     reviewed = apply(review, **settings)
     for line in reviewed.lines:
         typer.echo(line)
-    typer.echo(f"{reviewed.path} is written. Sweep it with:\n{again} --set data.table={shlex.quote(reviewed.table)}")
+    needed = {"table": reviewed.table, **reviewed.settings}
+    options = " ".join(f"--set {shlex.quote(f'data.{key}={value}')}" for key, value in needed.items())
+    typer.echo(f"{reviewed.path} is written. Sweep it with:\n{again} {options}")

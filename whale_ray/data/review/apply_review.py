@@ -5,6 +5,7 @@ Writes a new table beside the old one. All faults are found before anything is w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,11 +42,13 @@ class ReviewResult:
         path: Path of the new table.
         table: The same path below the root of the data set, as the setting data.table takes it.
         lines: The changes as lines of text.
+        settings: Other settings of `data` that the new table needs: `view_column` or `species_column`, if it was added.
     """
 
     path: Path
     table: str
     lines: tuple[str, ...]
+    settings: Mapping[str, str]
 
 
 def apply_review(
@@ -58,6 +61,8 @@ def apply_review(
     image_column: str = "Image",
     label_column: str = "Id",
     group_column: str | None = None,
+    view_column: str | None = None,
+    species_column: str | None = None,
     unknown_label: str = "new_whale",
 ) -> ReviewResult:
     """Write the training table with the confirmed corrections as train.reviewed.csv (or .2, .3 ...) beside it.
@@ -71,6 +76,7 @@ def apply_review(
     - near_identical: `image` is removed and `other_image` stays.
     - confirmed: the photograph, which lies in `image_folder` and is not in the table, is appended. With a box in the
       column `box` (`x0,y0,x1,y1`) it is the animal in the box; a table without the columns x0, y0, x1, y1 gets them.
+      The columns `view` and `species` are written likewise.
 
     All other rows and columns keep their content and order; so does the separator, unless it is a space.
 
@@ -83,6 +89,8 @@ def apply_review(
         image_column: Column of file names.
         label_column: Column of individuals.
         group_column: Column of encounters, if any.
+        view_column: Column of views; None writes those of added photographs into a column `view`.
+        species_column: Column of species; None writes those of added photographs into a column `species`.
         unknown_label: Label of unknown individuals.
 
     Raises:
@@ -97,6 +105,8 @@ def apply_review(
         image_column=image_column,
         label_column=label_column,
         group_column=group_column,
+        view_column=view_column,
+        species_column=species_column,
         unknown_label=unknown_label,
     )
     catalog = read(table=table, format_name=format_name)
@@ -119,9 +129,13 @@ def apply_review(
     old = read_table(root / table, columns=(image_column, label_column))
     path = _next_free_path(root / table)
     with replaced_atomically(path) as draft:
-        _write_edited(old, draft, decisions, image_column=image_column, label_column=label_column)
+        details = {"view": view_column or "view", "species": species_column or "species"}
+        _write_edited(old, draft, decisions, image_column=image_column, label_column=label_column, details=details)
         read(table=str(Path(table).with_name(draft.name)), format_name="kaggle")
-    return ReviewResult(path, str(Path(table).with_name(path.name)), tuple(decisions.lines()))
+    written = {key for cells in decisions.added_cells.values() for key in cells}
+    chosen = {"view": view_column, "species": species_column}
+    settings = {f"{key}_column": key for key, column in chosen.items() if key in written and column is None}
+    return ReviewResult(path, str(Path(table).with_name(path.name)), tuple(decisions.lines()), settings)
 
 
 def _require_kaggle(catalog: Catalog) -> None:
@@ -146,16 +160,26 @@ def read_review_rows(path: Path) -> list[ReviewRow]:
     ]
 
 
-def _write_edited(old: DelimitedTable, path: Path, edits: LabelEdits, *, image_column: str, label_column: str) -> None:
+def _write_edited(
+    old: DelimitedTable,
+    path: Path,
+    edits: LabelEdits,
+    *,
+    image_column: str,
+    label_column: str,
+    details: Mapping[str, str],
+) -> None:
     """Write the table with its edits, with the separator of the old one; a program that needs a mark gets UTF-8's."""
     names = [f"{place} {name}" for place, name in enumerate(old.columns)]  # a name may occur twice
     image, label = (names[old.columns.index(column)] for column in (image_column, label_column))
     cells, columns = old.cells.set_axis(names, axis=1), list(old.columns)
-    for side in [side for side in BOX if side not in columns] if edits.added_boxes else []:
-        cells[f"{len(columns)} {side}"] = ""
-        columns.append(side)
-    sides = [f"{columns.index(side)} {side}" for side in BOX] if edits.added_boxes else BOX
-    new = edits.applied(cells, image_column=image, label_column=label, box_columns=sides)
+    written = {key for row in edits.added_cells.values() for key in row}
+    places = {key: details.get(key, key) for key in (*BOX, *details) if key in written}
+    for column in [column for column in places.values() if column not in columns]:
+        cells[f"{len(columns)} {column}"] = ""
+        columns.append(column)
+    numbered = {key: f"{columns.index(column)} {column}" for key, column in places.items()}
+    new = edits.applied(cells, image_column=image, label_column=label, columns=numbered)
     separator = old.separator if old.separator != " " else ","
     encoding = "utf-8" if old.encoding == "utf-8" else "utf-8-sig"
     new.set_axis(columns, axis=1).to_csv(path, sep=separator, index=False, encoding=encoding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class LabelEdits:
         dropped: Image that stays, by image that is removed.
         renamed: New name by individual.
         added: Individual by new image, or by `animal_name` of a new box.
-        added_boxes: File name and box by `animal_name` of a new box.
+        added_cells: Cells of the new row by its key in `added`: `file`, and x0, y0, x1, y1, view, species if known.
         faults: Faults found so far.
         confirmed: Number of confirmed rows.
         rejected: Number of rows that say no.
@@ -59,7 +59,7 @@ class LabelEdits:
     dropped: dict[str, tuple[str, int]] = field(default_factory=dict)
     renamed: dict[str, tuple[str, int]] = field(default_factory=dict)
     added: dict[str, tuple[str, int]] = field(default_factory=dict)
-    added_boxes: dict[str, tuple[str, Box]] = field(default_factory=dict)
+    added_cells: dict[str, dict[str, str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     confirmed: int = 0
     rejected: int = 0
@@ -113,7 +113,7 @@ class LabelEdits:
         """
         return self.labels.get(file) if box is None else self.boxes.get(animal_name(file, box))
 
-    def add(self, file: str, box: Box | None, individual: str, line: int) -> None:
+    def add(self, file: str, box: Box | None, individual: str, line: int, *, details: Mapping[str, str]) -> None:
         """Record a new row for a photograph, or for a box in it.
 
         Args:
@@ -121,10 +121,15 @@ class LabelEdits:
             box: Box of the animal; None for the whole photograph.
             individual: Its individual.
             line: Line that asks for it.
+            details: Its `view` and `species`, as far as they are known.
         """
         name = file if box is None else animal_name(file, box)
-        if box is not None:
-            self.added_boxes[name] = (file, box)
+        sides = {} if box is None else dict(zip(BOX, box_text(box).split(","), strict=True))
+        cells = {"file": file, **sides, **details}
+        if self.added_cells.setdefault(name, cells) != cells:
+            self.fault(
+                line, f"an animal has one view and one species, but an earlier line differs for {name}. Empty one"
+            )
         self.decide("added", name, individual, line)
 
     def decide(self, kind: str, key: str, value: str, line: int) -> None:
@@ -174,7 +179,7 @@ class LabelEdits:
         return self.renamed.get(individual, (individual, 0))[0]
 
     def applied(
-        self, table: pd.DataFrame, *, image_column: str, label_column: str, box_columns: Sequence[str] = BOX
+        self, table: pd.DataFrame, *, image_column: str, label_column: str, columns: Mapping[str, str]
     ) -> pd.DataFrame:
         """Return the table with all edits applied.
 
@@ -182,7 +187,7 @@ class LabelEdits:
             table: The training table, whose rows are those of `labels` in their order.
             image_column: Column of file names.
             label_column: Column of individuals.
-            box_columns: Columns of x0, y0, x1, y1, which the table has if boxes are added.
+            columns: Column of each other cell in `added_cells`.
         """
         images = pd.Series(list(self.labels), index=table.index)
         changed = table.copy()
@@ -195,9 +200,9 @@ class LabelEdits:
         blank = dict.fromkeys(table.columns, "")
         rows = []
         for image, (name, _) in self.added.items():
-            file, box = self.added_boxes.get(image, (image, None))
-            sides = {} if box is None else dict(zip(box_columns, box_text(box).split(","), strict=True))
-            rows.append(blank | {image_column: file, label_column: self.final_name(name)} | sides)
+            cells = dict(self.added_cells[image])
+            row = blank | {image_column: cells.pop("file"), label_column: self.final_name(name)}
+            rows.append(row | {columns[key]: value for key, value in cells.items()})
         return pd.concat([kept, pd.DataFrame(rows)], ignore_index=True) if rows else kept
 
     def lines(self) -> list[str]:

@@ -109,7 +109,8 @@ def _check_addition(decisions: LabelEdits, row: ReviewRow) -> list[str]:
 
 def _apply_addition(decisions: LabelEdits, row: ReviewRow) -> None:
     box = parse_box(row["box"]) if row["box"] else None
-    decisions.add(row["image"], box, _confirmed_name(row, row["individual"]), row.line)
+    details = {name: row[name] for name in ("view", "species") if row[name]}
+    decisions.add(row["image"], box, _confirmed_name(row, row["individual"]), row.line, details=details)
 
 
 # What a person can confirm, by the word in the column `kind`.

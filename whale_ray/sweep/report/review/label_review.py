@@ -233,6 +233,7 @@ def reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tupl
         raise InputError(
             f"the table of a review must be known, but beside {review} is no sweep.yaml. Name its folder with --data"
         )
-    names = ("table", "image_folder", "image_column", "label_column", "group_column", "unknown_label")
+    columns = ("image_column", "label_column", "group_column", "view_column", "species_column")
+    names = ("table", "image_folder", *columns, "unknown_label")
     settings = {"root": Path(found["root"]), "format_name": found["format"], **{name: found[name] for name in names}}
     return settings, shlex.join(["whale-ray", "sweep", *again])
