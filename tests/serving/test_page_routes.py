@@ -15,7 +15,9 @@ from services import LIMITS, plain_server, web_service
 
 from whale_ray.serving.page.languages import ASSETS, LANGUAGES
 
-SCRIPTS = ("answers.js", "api.js", "boxes.js", "dom.js", "matches.js", "page.js", "photographs.js", "texts.js")
+SCRIPTS = tuple(
+    f"{name}.js" for name in ("answers", "api", "boxes", "dom", "matches", "page", "photographs", "texts", "waiting")
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,16 @@ def test_the_page_is_public_and_allows_nothing_but_its_own_files(locked: str, la
     "call",
     [
         "GET /v1/model",
+        "GET /v1/session",
+        "GET /v1/proposals",
+        "GET /v1/proposals/1/thumbnail",
+        "POST /v1/proposals/1/approve",
+        "DELETE /v1/proposals/1",
+        "GET /v1/queries",
+        "GET /v1/queries/d1/thumbnail",
+        "POST /v1/queries/d1/confirm",
+        "DELETE /v1/queries/d1",
+        "GET /v1/individuals/-",
         "GET /v1/examples",
         "GET /v1/examples/0",
         "GET /v1/images/w_00%2F0.jpg",

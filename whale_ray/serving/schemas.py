@@ -217,6 +217,15 @@ class Examples(BaseModel):
     examples: list[Example]
 
 
+class SessionCard(BaseModel):
+    """The caller's key, its scopes, and what this service keeps."""
+
+    key: str | None = Field(description="Name of the key; null if the service has no keys.")
+    scopes: list[str] = Field(description="Scopes of the key; all scopes if the service has no keys.")
+    enrolments: bool = Field(description="The service has a database of enrolments.")
+    review_queue: bool = Field(description="The service keeps photographs for review (`keep_queries=on`).")
+
+
 class Health(BaseModel):
     """The service is ready."""
 

@@ -1,12 +1,15 @@
-"""Sign-in of the web page: exchanges an API key for a cookie that scripts cannot read and other sites cannot send."""
+"""Sessions: exchanges an API key for a cookie that scripts cannot read, and tells the caller what a key may do."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response, Security
 
 from whale_ray.serving.auth.access_control import authorize
+from whale_ray.serving.auth.api_keys import SCOPES, ApiKey
 from whale_ray.serving.auth.sessions import COOKIE, SESSION_SECONDS, create_session
 from whale_ray.serving.http import openapi
+from whale_ray.serving.http.model_service import ModelParameter, SelectedModel
+from whale_ray.serving.schemas import SessionCard
 
 router = APIRouter()
 
@@ -24,6 +27,18 @@ async def begin(request: Request) -> Response:
             COOKIE, create_session(key), SESSION_SECONDS, httponly=True, samesite="strict", secure=is_secure
         )
     return answer
+
+
+@router.get("/v1/session", dependencies=[Security(authorize)], responses=openapi.problem_responses(403, 404))
+async def show(request: Request, query: ModelParameter, service: SelectedModel) -> SessionCard:
+    """Return the name and the scopes of the caller's key."""
+    key: ApiKey | None = request.scope.get("key")
+    return SessionCard(
+        key=key and key.name,
+        scopes=[scope for scope in SCOPES if key is None or scope in key.scopes],
+        enrolments=service.live_gallery.store is not None,
+        review_queue=service.review_queue is not None,
+    )
 
 
 @router.delete(

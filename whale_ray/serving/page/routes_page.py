@@ -25,7 +25,7 @@ _HEADERS = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache", "Re
 _MEDIA_TYPES = {
     **{
         f"{name}.js": "text/javascript"
-        for name in ("answers", "api", "boxes", "dom", "matches", "page", "photographs", "texts")
+        for name in ("answers", "api", "boxes", "dom", "matches", "page", "photographs", "texts", "waiting")
     },
     "page.css": "text/css",
     "icon.svg": "image/svg+xml",

@@ -73,7 +73,8 @@ function searched({view, species, images, individuals}) {
   return fill(limits ? words.searched_part : words.searched_all, {limits, images, individuals});
 }
 
-function nameForm(onEnrol) {
+/** Return the form that calls onEnrol(name) with the name of a new individual. */
+export function nameForm(onEnrol) {
   const name = element('input', {maxLength: 200, autocomplete: 'off'});
   const form = element('form', {}, element('label', {}, words.name_of_new, name), element('button', {}, words.enrol));
   form.addEventListener('submit', event => {

@@ -68,6 +68,23 @@ export async function examplesOf(model) {
   return (await (await call('GET', '/v1/examples', {model})).json()).examples;
 }
 
+/** Return the name of the caller's key, its scopes, and what the service keeps. */
+export async function sessionCard() {
+  return (await call('GET', '/v1/session')).json();
+}
+
+/** Return the addresses of up to `most` gallery photographs of an individual; none for a new one. */
+export async function picturesOf(individual, most) {
+  try {
+    const name = encodeURIComponent(individual);
+    const answer = await call('GET', `/v1/individuals/-?individual=${name}&limit=${most}`);
+    return (await answer.json()).images.map(image => `/v1/images/-?image=${encodeURIComponent(image)}`);
+  } catch (error) {
+    if (error.status === 404) return [];
+    throw error;
+  }
+}
+
 /** Return the bundle's id and the results of one photograph ({file, box}); throw Problem if it cannot be used. */
 export async function identify({file, ...animal}, model) {
   const answer = await (await call('POST', '/v1/identify?lines=true', {model, photograph: file, ...animal})).json();

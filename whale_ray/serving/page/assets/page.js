@@ -1,10 +1,11 @@
-// The page: sign-in, choice of the model, identification, enrolment.
+// The page: sign-in, choice of the model, identification, enrolment, photographs that wait.
 
 import {Answer, card} from './answers.js';
 import {call, enrol, examplesOf, identify, modelCard, Problem, signIn} from './api.js';
 import {element, find, note, noteProblem, problemText} from './dom.js';
 import {choose, chosenPhotographs} from './photographs.js';
 import {fill, words} from './texts.js';
+import {hideWaiting, showWaiting} from './waiting.js';
 
 const AT_ONCE = 2;  // photographs in progress: one is uploaded while the service processes the other
 
@@ -18,6 +19,7 @@ function showRefusal(error) {
 function showSignIn(problem) {
   note();
   find('service').hidden = true;
+  hideWaiting();
   find('sign-in').hidden = false;
   find('sign-in-problem').textContent = problem;
   find('key').focus();
@@ -45,6 +47,7 @@ async function showService() {
   if (names.length > 1 && find('models').hidden) showModels(names, model.default);
   showAnimals(model);
   await showExamples();
+  await showWaiting(showRefusal);
 }
 
 const chosenModel = () => document.querySelector('#models input:checked')?.value ?? '';

@@ -8,6 +8,11 @@ export function fill(text, values) {
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
+/** Return a time of the API (UTC) in the language and the time zone of the browser. */
+export function dateText(text) {
+  return new Date(text).toLocaleString(language, {dateStyle: 'medium', timeStyle: 'short'});
+}
+
 /** Return 0.734 as "73 %". */
 export function percent(share) {
   return `${(100 * share).toFixed(0)} %`;
