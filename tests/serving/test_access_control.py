@@ -43,6 +43,7 @@ SCOPES = {
     "POST /v1/proposals/{number}/approve": "enrol",
     "DELETE /v1/proposals/{number}": "enrol",
     "POST /v1/session": ANY_KEY,
+    "GET /v1/session": ANY_KEY,
     "DELETE /v1/session": ANY_KEY,
     "GET /healthz": PUBLIC,
 }

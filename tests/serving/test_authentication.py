@@ -17,7 +17,7 @@ from test_routes_identify import check_problem
 
 from whale_ray.errors import InputError
 from whale_ray.serving.auth.access_control import AccessPolicy
-from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
+from whale_ray.serving.auth.api_keys import SCOPES, ApiKeys, read_keys
 from whale_ray.serving.auth.rate_limit import RateLimiter
 from whale_ray.serving.auth.sessions import COOKIE, SESSION_SECONDS, create_session, find_session_key
 from whale_ray.serving.deployment.host_and_port_checks import check_exposure
@@ -92,6 +92,16 @@ def test_a_session_cookie_is_http_only_and_same_site(client: httpx.Client) -> No
     check_problem(client.delete("/v1/individuals/w_01"), 403, "scope `enrol`")
     assert client.delete("/v1/session").status_code == 204
     check_problem(identify(client), 401, "API key is required")
+
+
+def test_a_session_tells_what_its_key_may_do(client: httpx.Client, plain: str) -> None:
+    check_problem(client.get("/v1/session"), 401, "Authorization: Bearer")
+    found = client.get("/v1/session", headers=bearer(IDENTIFY_KEY)).json()
+    assert found == {"key": "boat", "scopes": ["identify"], "enrolments": True, "review_queue": True}
+    assert client.get("/v1/session", headers=bearer(ENROL_KEY)).json()["scopes"] == ["enrol"]
+    with httpx.Client(base_url=plain) as keyless:
+        found = keyless.get("/v1/session").json()
+    assert found == {"key": None, "scopes": list(SCOPES), "enrolments": False, "review_queue": False}
 
 
 def test_a_session_expires_and_cannot_be_forged(

@@ -25,6 +25,7 @@ from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import read_keys
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
+BOAT_KEY = "the key of the boat"
 CHROMIUM = shutil.which("chromium")
 CUT_OFF = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="a browser is needed: chromium")]
@@ -40,9 +41,18 @@ def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def locked(bundle: Path) -> Iterator[str]:
-    with plain_server(web_service(bundle), services.locked()) as address:
+def locked(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service with two keys that keeps photographs for review: KEY may do everything, that of the boat proposes."""
+    folder = tmp_path_factory.mktemp("locked")
+    file = folder / "keys"
+    file.write_text(f"boat identify,propose {BOAT_KEY}\n")
+    file.chmod(0o600)
+    store = EnrolmentStore(f"sqlite:///{folder}/enrolled.db")
+    service = web_service(bundle, store=store, keep=True)
+    service.bundle.threshold = 0.9999999  # random weights: all are near
+    with plain_server(service, AccessPolicy(read_keys(file, KEY))) as address:
         yield address
+    store.close()
 
 
 @pytest.fixture(scope="module")
@@ -512,6 +522,117 @@ def test_a_session_that_ends_asks_for_the_key_and_keeps_the_photographs(
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Identify").click()
     page.locator(".match").first.wait_for()
+
+
+def sign_in(page: Page, address: str, key: str = KEY) -> None:
+    page.goto(address)
+    page.get_by_label("Key").fill(key)
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Examples of this model").wait_for()
+
+
+def has_focus(page: Page) -> str:
+    """Return the text of the element that has the focus."""
+    return str(page.evaluate("document.activeElement.textContent"))
+
+
+@pytest.fixture
+def boat(locked: str) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {BOAT_KEY}"}
+    with httpx.Client(base_url=locked, headers=headers, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def office(locked: str) -> Iterator[httpx.Client]:
+    """A client that decides; nothing waits at the beginning."""
+    with httpx.Client(base_url=locked, headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as client:
+        for one in client.get("/v1/queries").json()["queries"]:
+            client.delete(f"/v1/queries/{one['id']}")
+        yield client
+
+
+def test_proposals_are_decided_beside_the_pictures_of_the_individual(
+    page: Page, locked: str, boat: httpx.Client, office: httpx.Client, tmp_path: Path
+) -> None:
+    known = INDIVIDUALS[1]
+    names = ((office, "Own"), (boat, "Nut"), (boat, known))
+    for number, (client, name) in enumerate(names):
+        data = photograph(tmp_path, individual=50 + number).read_bytes()
+        assert client.post(f"/v1/individuals/{name}/proposals", content=data).status_code == 200
+    sign_in(page, locked)
+    section = page.locator("#proposals")
+    section.get_by_text("Waiting: 3.").wait_for()
+    cards = section.get_by_role("article")
+    cards.nth(0).get_by_text("Proposed by the key boat").wait_for()
+    assert are_loaded(page, "#proposals .query img, #proposals .match img")
+    assert cards.nth(0).locator(".match img").count() == 3
+    cards.nth(1).get_by_text("The gallery has no photograph of Nut yet").wait_for()
+    cards.nth(2).get_by_text("Another key has to approve").wait_for()
+    assert cards.nth(2).get_by_role("button", name="Approve").count() == 0
+    cards.nth(0).get_by_role("button", name=f"Approve as {known}").focus()
+    page.keyboard.press("Enter")
+    wait_for_status(page, f"The photograph is enrolled as {known}")
+    assert has_focus(page) == "Proposed as Nut"
+    for _ in range(2):  # past the approval
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    wait_for_status(page, "The proposal is rejected")
+    section.get_by_text("Waiting: 1.").wait_for()
+    approved, rejected = (
+        [one["individual"] for one in office.get("/v1/proposals", params={"state": state}).json()["proposals"]]
+        for state in ("approved", "rejected")
+    )
+    assert (approved, rejected) == ([known], ["Nut"])
+    (own,) = office.get("/v1/proposals").json()["proposals"]
+    office.delete(f"/v1/proposals/{own['number']}")
+    cards.nth(0).get_by_role("button", name="Reject").click()
+    wait_for_status(page, "it was decided meanwhile")
+    section.get_by_text("Nothing waits here").wait_for()
+    assert has_focus(page) == "Proposed enrolments"
+
+
+def test_the_queue_shows_which_answers_have_changed_and_since_when(
+    page: Page, locked: str, office: httpx.Client, tmp_path: Path
+) -> None:
+    pictures = [photograph(tmp_path, individual=60 + number).read_bytes() for number in range(2)]
+    for data in pictures:
+        (result,) = office.post("/v1/identify", content=data).json()["results"]
+        assert result["new_individual"]["decision"] == "new"
+    office.post("/v1/individuals/Moth/images", content=pictures[0])
+    sign_in(page, locked)
+    section = page.locator("#queue")
+    refresh, cards = section.get_by_role("button", name="Refresh"), section.get_by_role("article")
+    for _ in range(100):  # the search in the background takes a moment
+        if section.get_by_text("Waiting: 1.").count():
+            break
+        page.wait_for_timeout(100)
+        refresh.click()
+    cards.get_by_role("heading", name="nearest Moth").wait_for()
+    cards.get_by_text("First answer, ").wait_for()
+    cards.get_by_text(re.compile(r"Since \d.*nearest Moth")).wait_for()
+    assert are_loaded(page, "#queue .query img, #queue .match img")
+    section.get_by_label("Only those whose answer has changed").uncheck()
+    section.get_by_text("Waiting: 2.").wait_for()
+    changed, other = (
+        cards.filter(has=page.get_by_text("Since ")),
+        cards.filter(has_not=page.get_by_text("Since ")),
+    )
+    other.get_by_label("A name for a new individual").fill("Crab")
+    page.keyboard.press("Enter")
+    wait_for_status(page, "The photograph is enrolled as Crab")
+    assert office.get("/v1/individuals/Crab").json()["total"] == 1
+    changed.get_by_role("button", name="Delete this photograph").press("Enter")
+    wait_for_status(page, "The photograph is deleted")
+    assert office.get("/v1/queries").json()["total"] == 0
+
+
+def test_a_key_that_may_not_enrol_sees_nothing_that_waits(page: Page, locked: str) -> None:
+    sign_in(page, locked, BOAT_KEY)
+    page.wait_for_load_state("networkidle")
+    assert page.locator(".waiting").count() == 2
+    assert not page.locator(".waiting").first.is_visible()
+    assert not page.locator(".waiting").last.is_visible()
 
 
 def test_a_key_that_may_not_identify_is_refused_by_the_sign_in(page: Page, bundle: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ function waitingCard(title, details, {address, traits, individual, controls}) {
   const pictures = element('ul', {className: 'candidates'});
   if (individual) showPictures(pictures, individual);
   const heading = element('h3', {tabIndex: -1}, title);
-  return element('article', {className: 'answer'}, heading, ...details, element('div', {className: 'pair'}, yours, pictures));
+  return element('article', {className: 'card'}, heading, ...details, element('div', {className: 'pair'}, yours, pictures));
 }
 
 async function showPictures(place, individual) {
