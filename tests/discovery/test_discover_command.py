@@ -45,7 +45,7 @@ def folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def discovered(folder: Path, finished: SweepResult) -> tuple[Path, Result]:
     """The discovery folder after the first run without a page, and what the command printed."""
     out = folder / "out"
-    return out, run(folder, finished, "--out", out, "--no-page")
+    return out, run(folder, finished, "--out", out, "--no-page", local="sift")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,8 @@ def answered(discovered: tuple[Path, Result], folder: Path, finished: SweepResul
     is_same = questions["first"].map(truth) == questions["second"].map(truth)
     questions["answer"] = np.where(is_same, "same", "different")
     questions.to_csv(out / "filled.csv", index=False)
-    return out, questions, run(folder, finished, "--out", out, "--no-page", "--answers", out / "filled.csv")
+    options = ("--out", out, "--no-page", "--answers", out / "filled.csv")
+    return out, questions, run(folder, finished, *options, local="sift")
 
 
 @pytest.fixture
@@ -66,9 +67,9 @@ def continued(discovered: tuple[Path, Result], tmp_path: Path) -> Path:
     return shutil.copytree(discovered[0], tmp_path / "out")
 
 
-def run(folder: Path, finished: SweepResult | None, *options: object) -> Result:
+def run(folder: Path, finished: SweepResult | None, *options: object, local: str = "none") -> Result:
     bundle = ["--bundle", finished.folder / "best"] if finished is not None else []
-    arguments = ["discover", folder / "flukes", *bundle, *options]
+    arguments = ["discover", folder / "flukes", *bundle, "--local", local, *options]
     return CliRunner().invoke(application, [str(argument) for argument in arguments])
 
 
@@ -80,8 +81,8 @@ def test_every_file_of_the_folder_is_written(discovered: tuple[Path, Result]) ->
     out, result = discovered
     assert result.exit_code == 0, result.output
     assert {path.name for path in out.iterdir()} == {
-        "clusters.csv", "contradictions.csv", "discovery.json", "embeddings.npz", "lock", "photographs.csv",
-        "questions.csv", "table.csv",
+        "clusters.csv", "contradictions.csv", "discovery.json", "embeddings.npz", "keypoints", "lock",
+        "photographs.csv", "questions.csv", "table.csv",
     }  # fmt: skip
     assert list(read(out / "clusters.csv")) == ["Image", "cluster", "name", "confidence"]
     assert len(read(out / "clusters.csv")) == COUNT
@@ -95,6 +96,7 @@ def test_the_command_says_what_it_did_and_what_to_type_next(discovered: tuple[Pa
     out, result = discovered
     assert f"{COUNT + 1} photographs, 0 of them named" in result.stdout
     assert f"{COUNT} embedded now, 0 already in" in result.stdout
+    assert "comparing keypoints (sift)" in result.stdout
     assert re.search(rf"{COUNT} photographs are in \d+ clusters, \d+ of them with one photograph", result.stdout)
     assert "more answers are needed for an estimate" in result.stdout
     assert f"--answers {out / 'questions.csv'}" in result.stdout
@@ -144,7 +146,7 @@ def test_a_filled_table_of_questions_changes_the_clusters(
     cluster = read(out / "clusters.csv").set_index("Image")["cluster"]
     is_joined = questions["first"].map(cluster) == questions["second"].map(cluster)
     assert (is_joined == (questions["answer"] == "same")).all()
-    again = run(folder, finished, "--out", out, "--no-page", "--answers", out / "filled.csv")
+    again = run(folder, finished, "--out", out, "--no-page", "--answers", out / "filled.csv", local="sift")
     assert f"0 new answers of {out / 'filled.csv'} are saved, {len(questions)} were there before" in again.stdout
 
 
@@ -154,7 +156,8 @@ def test_a_table_that_makes_no_sense_changes_nothing(folder: Path, finished: Swe
     questions.loc[1, "first"] = "nothing.jpg"
     questions.to_csv(continued / "filled.csv", index=False)
     before = (continued / "clusters.csv").read_bytes()
-    result = run(folder, finished, "--out", continued, "--no-page", "--answers", continued / "filled.csv")
+    options = ("--out", continued, "--no-page", "--answers", continued / "filled.csv")
+    result = run(folder, finished, *options, local="sift")
     assert result.exit_code == 2
     assert "line 3: " in result.stderr
     assert not (continued / "answers.jsonl").exists()
@@ -164,8 +167,10 @@ def test_a_table_that_makes_no_sense_changes_nothing(folder: Path, finished: Swe
 def test_named_photographs_keep_their_names_and_stay_apart(folder: Path, finished: SweepResult, tmp_path: Path) -> None:
     labels = read(folder / "names.csv")
     labels[::2].to_csv(tmp_path / "half.csv", index=False)
-    result = run(folder, finished, "--out", tmp_path / "out", "--no-page", "--labels", tmp_path / "half.csv")
+    options = ("--out", tmp_path / "out", "--no-page", "--labels", tmp_path / "half.csv")
+    result = run(folder, finished, *options, local="sift")
     assert f"{len(labels[::2])} of them named" in result.stdout
+    assert "keypoints are not used" not in result.stdout
     assert "learned on the named photographs" in result.stdout
     found = read(tmp_path / "out" / "table.csv").set_index("Image")["Id"]
     assert (labels[::2].set_index("Image")["Id"] == found[labels[::2]["Image"]]).all()
@@ -208,6 +213,7 @@ def test_weights_that_cannot_be_had_are_refused_with_a_remedy(folder: Path, tmp_
     ("options", "message"),
     [
         (["--singles", "twice"], "one of unknown, named, omitted"),
+        (["--local", "surf"], "--local is one of none, sift, orb, but got 'surf'"),
         (["--host", "whale.example"], "--host is an IP address"),
     ],
 )

@@ -25,7 +25,7 @@ from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import read_keys
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
-BOAT_KEY = "the key of the boat"
+BOAT_KEY = "the-key-of-the-boat"
 CHROMIUM = shutil.which("chromium")
 CUT_OFF = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="a browser is needed: chromium")]
@@ -610,7 +610,7 @@ def test_the_queue_shows_which_answers_have_changed_and_since_when(
         refresh.click()
     cards.get_by_role("heading", name="nearest Moth").wait_for()
     cards.get_by_text("First answer, ").wait_for()
-    cards.get_by_text(re.compile(r"Since \d.*nearest Moth")).wait_for()
+    cards.get_by_text(re.compile(r"Since \w+ \d.*nearest Moth")).wait_for()
     assert are_loaded(page, "#queue .query img, #queue .match img")
     section.get_by_label("Only those whose answer has changed").uncheck()
     section.get_by_text("Waiting: 2.").wait_for()

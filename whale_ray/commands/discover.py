@@ -6,8 +6,7 @@ import getpass
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,17 +14,13 @@ import typer
 
 from whale_ray.commands.options import DataSettings, exits_with_message
 from whale_ray.errors import InputError
-from whale_ray.verbosity import is_quiet
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from whale_ray.data.catalog import Catalog
-    from whale_ray.discovery.photographs.photograph_embeddings import Embedder
     from whale_ray.discovery.records.discovery_folder import DiscoveryFolder
     from whale_ray.discovery.session import DiscoverySession
-    from whale_ray.inference.predictor import Bundle
 
+_LOCALS = ("none", "sift", "orb")
 DISCOVER_EXAMPLES = """
 Examples:
 
@@ -63,20 +58,26 @@ def discover(
         str, typer.Option(help="Frozen encoder without --bundle, as model.encoder.")
     ] = "torchvision:mobilenet_v2",
     weights: Annotated[str, typer.Option(help="Its weights: pretrained or a file.")] = "pretrained",
+    local: Annotated[
+        str, typer.Option(help="Keypoints that are compared beside the embeddings: sift, orb or none.")
+    ] = "sift",
     set_: DataSettings = None,
 ) -> None:
     """Find the individuals in photographs without names: clusters, questions for a person, a training table."""
-    from whale_ray.discovery.records.discovery_folder import DiscoveryFolder
     from whale_ray.discovery.records.result_tables import SINGLES
+
+    for option, value, known in (("--singles", singles, SINGLES), ("--local", local, _LOCALS)):
+        if value not in known:
+            raise InputError(f"{option} is one of {', '.join(known)}, but got {value!r}. Choose one of these")
+    from whale_ray.commands.discovery_session import open_encoder, open_session
+    from whale_ray.discovery.records.discovery_folder import DiscoveryFolder
     from whale_ray.discovery.review_server.server import serve_review_page
 
-    if singles not in SINGLES:
-        raise InputError(f"--singles is one of {', '.join(SINGLES)}, but got {singles!r}. Choose one of these")
     catalog = _read_photographs(photographs, labels, set_ or [])
     folder, name = DiscoveryFolder(out), _name_of(person)
-    opened = _open_encoder(bundle, encoder, weights)
+    opened = open_encoder(bundle, encoder, weights)
     with folder.opened(catalog.folder):
-        session = _open_session(folder, catalog, opened, singles=singles)
+        session = open_session(folder, catalog, opened, local=local, singles=singles)
         if answers is not None:
             _take_answers(session, answers, name)
         _print_summary(session)
@@ -124,79 +125,6 @@ def _read_photographs(folder: Path, labels: Path | None, overrides: list[str]) -
     individuals = catalog.table.loc[named, "individual"].nunique()
     typer.echo(f"{len(catalog.table)} photographs, {int(named.sum())} of them named ({individuals} individuals)")
     return catalog
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """An encoder, its fingerprint, and named photographs of other animals that pairs are calibrated on."""
-
-    embedder: Embedder
-    fingerprint: str
-    shown: str
-    bundle: Bundle | None = None
-
-
-def _open_encoder(bundle: str | None, encoder: str, weights: str) -> _Encoder:
-    from whale_ray.discovery.photographs.discovery_encoder import bundle_fingerprint, open_frozen_encoder
-
-    if bundle is None:
-        frozen, fingerprint = open_frozen_encoder(encoder, weights=weights)
-        return _Encoder(frozen, fingerprint, f"{encoder} (frozen)")
-    from whale_ray.inference.predictor import Bundle
-
-    loaded = Bundle.load(bundle)
-    return _Encoder(loaded, bundle_fingerprint(loaded), loaded.id, loaded)
-
-
-def _open_session(folder: DiscoveryFolder, catalog: Catalog, encoder: _Encoder, *, singles: str) -> DiscoverySession:
-    """Embed, calibrate and cluster the photographs, with a line for each step."""
-    from whale_ray.discovery.photograph_grouper import PhotographGrouper, calibrate_pairs
-    from whale_ray.discovery.photographs.photograph_embeddings import embed_photographs
-    from whale_ray.discovery.records.result_tables import write_photographs
-    from whale_ray.discovery.session import DiscoverySession
-
-    say = _step_printer()
-    say(f"decoding and embedding with {encoder.shown} …")
-    found = embed_photographs(
-        catalog, encoder.embedder, model=encoder.fingerprint, path=folder.embeddings, progress=not is_quiet()
-    )
-    say(f"  {found.embedded} embedded now, {len(found.rows) - found.embedded} already in {folder.embeddings}")
-    for name, reason in found.undecodable.items():
-        typer.echo(f"{name} cannot be decoded and is left out: {reason}", err=True)
-    write_photographs(folder, catalog, found.undecodable)
-    rows = catalog.table.iloc[found.rows]
-    individuals = rows["individual"].where(rows["individual"] != catalog.unknown_label, "").tolist()
-    say("comparing all pairs …")
-    named = _named_sets(found.vectors, individuals, encoder.bundle, set(rows["image"]))
-    calibration = calibrate_pairs(found.vectors, named)
-    if calibration.source:
-        say(f"  probabilities and threshold are learned on {calibration.source}")
-    else:
-        say("  too few names of other animals to learn from: probabilities are a guess. Name some with --labels")
-    say("clustering …")
-    group = PhotographGrouper(found.vectors, individuals, calibration)
-    return DiscoverySession(folder, catalog, rows["image"].tolist(), group, singles=singles)
-
-
-def _step_printer() -> Callable[[str], None]:
-    return (lambda text: None) if is_quiet() else typer.echo
-
-
-def _named_sets(
-    vectors: np.ndarray, individuals: list[str], bundle: Bundle | None, images: set[str]
-) -> tuple[tuple[str, np.ndarray, np.ndarray], ...]:
-    """Return the named photographs that pairs can be calibrated on: the labels first, then the bundle's gallery."""
-    import numpy as np
-
-    from whale_ray.discovery.photographs.discovery_encoder import is_trained_on_gallery
-
-    names = np.array(individuals, dtype=str)
-    sets = [("the named photographs", vectors[names != ""], names[names != ""])]
-    if bundle is not None and not is_trained_on_gallery(bundle):
-        others = np.array([image not in images for image in bundle.images], dtype=bool)
-        gallery = np.asarray(bundle.contents.gallery, dtype=np.float32)[others]
-        sets.append((f"the gallery of {bundle.id}", gallery, np.array(bundle.individuals, dtype=str)[others]))
-    return tuple(sets)
 
 
 def _take_answers(session: DiscoverySession, path: Path, person: str) -> None:

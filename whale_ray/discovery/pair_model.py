@@ -17,7 +17,9 @@ MATES = 2.0
 """Other photographs of the same animal that a photograph has on average, where no labels tell it."""
 _PENALTY = 1e-3
 _MOST_DIFFERENT = 50_000  # pairs of two animals that a fit uses
-_DEFAULT = (-6.6, 3.5)  # intercept and slope on cosines in standard deviations: docs/experiments/discovery.md
+# Intercept, slope on cosines in standard deviations, and weight of keypoints: docs/experiments/discovery.md
+_DEFAULT = (-6.6, 3.5, 0.0)
+_DEFAULT_WITH_KEYPOINTS = (-6.6, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -111,19 +113,24 @@ def _fit(table: np.ndarray, same: np.ndarray, weights: np.ndarray) -> tuple[floa
     return float(model.intercept_[0] - slopes @ middle), np.asarray(slopes)
 
 
-def default_pair_model(vectors: np.ndarray, *, mates: float = MATES) -> PairModel:
+def default_pair_model(
+    vectors: np.ndarray, *, local_scores: np.ndarray | None = None, mates: float = MATES
+) -> PairModel:
     """Return a model for photographs without any labels; `is_default` says that its probabilities are a guess.
 
     It measures a cosine in standard deviations of all cosines between the photographs.
 
     Args:
         vectors: Vectors of the photographs, shape (N, D).
+        local_scores: Keypoint score of each photograph against each other, shape (N, N); None without.
         mates: Other photographs of the same animal that a photograph has on average.
     """
+    intercept, cosine, keypoints = _DEFAULT if local_scores is None else _DEFAULT_WITH_KEYPOINTS
     precise = normalize_rows(vectors)
     sample = precise[np.random.default_rng(0).permutation(len(precise))[:1000]]
     cosines = (sample @ sample.T)[np.triu_indices(len(sample), 1)].astype(np.float64)
     middle, spread = (cosines.mean(), cosines.std()) if len(cosines) else (0.0, 0.0)
-    slope = _DEFAULT[1] / max(spread, 0.02)
+    slope = cosine / max(spread, 0.02)
+    weights = {"cosine": float(slope)} | ({} if local_scores is None else {LOCAL_FEATURE: keypoints})
     share = min(max(mates / max(len(precise) - 1, 1), 1e-6), 0.5)
-    return PairModel(_DEFAULT[0] - slope * float(middle), {"cosine": float(slope)}, share, mates, 0)
+    return PairModel(intercept - slope * float(middle), weights, share, mates, 0)

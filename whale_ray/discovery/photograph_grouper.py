@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -12,6 +12,7 @@ from whale_ray.discovery.cluster_threshold import DEFAULT_THRESHOLD, learn_thres
 from whale_ray.discovery.clustering import cluster_photographs
 from whale_ray.discovery.constraints import Constraints, Pair, find_contradictions
 from whale_ray.discovery.grouping import Grouping
+from whale_ray.discovery.pair_features import LOCAL_FEATURE
 from whale_ray.discovery.pair_model import PairModel, default_pair_model, fit_pair_model
 from whale_ray.discovery.pair_probabilities import PairProbabilities, compare_photographs
 from whale_ray.discovery.population_size import draw_population_sample, estimate_population
@@ -21,6 +22,23 @@ from whale_ray.discovery.session import RowAnswers
 QUESTIONS = 100
 """Number of questions in questions.csv."""
 _FOR_CLUSTERS = 2  # questions for the clusters between two for the number of animals
+
+
+@dataclass(frozen=True)
+class NamedPhotographs:
+    """Photographs of known individuals, from which pair model and threshold can be learned.
+
+    Attributes:
+        source: Description, for a message.
+        vectors: Their vectors, float32, shape (M, D).
+        individuals: Their individuals, shape (M,).
+        local_scores: Keypoint score of each against each other, shape (M, M); None without.
+    """
+
+    source: str
+    vectors: np.ndarray
+    individuals: np.ndarray
+    local_scores: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -37,22 +55,32 @@ class PairCalibration:
     threshold: float
     source: str
 
+    @property
+    def uses_keypoints(self) -> bool:
+        """True if the model needs keypoint scores."""
+        return LOCAL_FEATURE in self.model.weights
 
-def calibrate_pairs(vectors: np.ndarray, named: tuple[tuple[str, np.ndarray, np.ndarray], ...]) -> PairCalibration:
+
+def calibrate_pairs(
+    vectors: np.ndarray, named: Sequence[NamedPhotographs], *, local_scores: np.ndarray | None = None
+) -> PairCalibration:
     """Return pair model and threshold, learned on the first of the named sets that is large enough.
 
     Without one, the default model measures a cosine in standard deviations: its probabilities are a guess.
 
     Args:
         vectors: Vectors of the photographs that are clustered, shape (N, D).
-        named: Sets of named photographs: a description, vectors (M, D) and individuals (M,).
+        named: Sets of named photographs.
+        local_scores: Keypoint score of each clustered photograph against each other, shape (N, N); without it the
+            scores of the named photographs are not used either.
     """
-    for source, others, individuals in named:
-        model = fit_pair_model(others, individuals)
+    for one in named:
+        local = None if local_scores is None else one.local_scores
+        model = fit_pair_model(one.vectors, one.individuals, local_scores=local)
         if model is not None:
-            threshold = learn_threshold(others, individuals).threshold
-            return PairCalibration(model.for_photographs(len(vectors)), threshold, source)
-    return PairCalibration(default_pair_model(vectors), DEFAULT_THRESHOLD, "")
+            threshold = learn_threshold(one.vectors, one.individuals, local_scores=local).threshold
+            return PairCalibration(model.for_photographs(len(vectors)), threshold, one.source)
+    return PairCalibration(default_pair_model(vectors, local_scores=local_scores), DEFAULT_THRESHOLD, "")
 
 
 class PhotographGrouper:
@@ -62,10 +90,19 @@ class PhotographGrouper:
         vectors: Unit vectors of the photographs, float32, shape (N, D).
         individuals: Individual of each photograph; "" if unknown.
         calibration: Pair model and threshold.
+        local_scores: Keypoint score of each photograph against each other, shape (N, N), if the model needs it.
     """
 
-    def __init__(self, vectors: np.ndarray, individuals: list[str], calibration: PairCalibration) -> None:
-        self._probabilities = compare_photographs(vectors, calibration.model)
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        individuals: list[str],
+        calibration: PairCalibration,
+        *,
+        local_scores: np.ndarray | None = None,
+    ) -> None:
+        local = local_scores if calibration.uses_keypoints else None
+        self._probabilities = compare_photographs(vectors, calibration.model, local_scores=local)
         self._threshold = calibration.threshold
         self._names = {row: name for row, name in enumerate(individuals) if name}
         unanswered = self._cluster(Constraints(names=self._names))

@@ -28,6 +28,7 @@ class DiscoveryFolder:
         self.path = path
         self.photographs = path / "photographs.csv"
         self.embeddings = path / "embeddings.npz"
+        self.keypoints = path / "keypoints"
         self.answers = path / "answers.jsonl"
         self.clusters = path / "clusters.csv"
         self.questions = path / "questions.csv"
