@@ -34,7 +34,7 @@ async def show(request: Request, query: ModelParameter, service: SelectedModel) 
     """Return the name and the scopes of the caller's key."""
     key: ApiKey | None = request.scope.get("key")
     return SessionCard(
-        key=key and key.name,
+        key=key.name if key else None,
         scopes=[scope for scope in SCOPES if key is None or scope in key.scopes],
         enrolments=service.live_gallery.store is not None,
         review_queue=service.review_queue is not None,

@@ -110,7 +110,7 @@ class ReviewBacklog:
         """
         if not answers:
             return
-        nearest, decision = sql.bindparam("nearest_now"), sql.bindparam("decision_now")
+        nearest, decision = sql.bindparam("nearest_now", type_=sql.Text), sql.bindparam("decision_now", type_=sql.Text)
         is_same = (QUERIES.c.latest_nearest == nearest) & (QUERIES.c.latest_decision == decision)
         now = sql.literal(datetime.now(UTC), QUERIES.c.latest_since.type)
         update = (
