@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from small_sweep import SWEEP
 
 # Before torch is imported: threads that wait for each other cost more than the small tensors of the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The tests start hundreds of processes, and each would compile the project again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
