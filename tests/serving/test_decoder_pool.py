@@ -19,11 +19,13 @@ import pytest
 from drawn_photographs import draw, encode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from keypoint_networks import write_network
 from PIL import Image
 
 from whale_ray.data.decoding.image_formats import FORMATS, register_decoders
 from whale_ray.data.image_io import Geometry, decode_image, fit_image
 from whale_ray.errors import ImageBoxError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+from whale_ray.retrieval.local.learned.network_registry import register_network
 from whale_ray.retrieval.local.local_features import LOCAL_KINDS, descriptor_size, extract_features, local_picture
 from whale_ray.serving.engine.decoder_messages import DecodedImage
 from whale_ray.serving.engine.decoder_pool import DecoderPool
@@ -41,10 +43,16 @@ def decoders() -> Iterator[DecoderPool]:
     made.close()
 
 
-@pytest.fixture(scope="module", params=LOCAL_KINDS)
-def keypoint_decoders(request: pytest.FixtureRequest) -> Iterator[tuple[DecoderPool, str]]:
-    made = DecoderPool(GEOMETRY, count=1, local=request.param, **LIMITS)
-    yield made, request.param
+@pytest.fixture(scope="module", params=[*LOCAL_KINDS, "network"])
+def keypoint_decoders(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[DecoderPool, str]]:
+    kind, network = request.param, None
+    if kind == "network":
+        network = write_network(tmp_path_factory.mktemp("networks") / "grid.onnx")
+        kind = register_network(network)
+    made = DecoderPool(GEOMETRY, count=1, local=kind, network=network, **LIMITS)
+    yield made, kind
     made.close()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from keypoint_networks import write_network
 
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_bundle
@@ -21,6 +22,7 @@ from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.fusion import fusion_model
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local import shortlists
+from whale_ray.retrieval.local.learned.network_registry import kind_of
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.per_query_scores import of_settings
@@ -53,15 +55,17 @@ def dataset(write_sweep: Any) -> Dataset:
     return open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=pixel_cache())
 
 
-def score_with_keypoints(finished: SweepResult, dataset: Dataset, sweep: Any, run: Path) -> None:
+def score_with_keypoints(
+    finished: SweepResult, dataset: Dataset, write_sweep: Any, run: Path, *, local: str = "sift"
+) -> None:
     """Scores one trial of a finished sweep with local features in another run folder, and makes its bundle."""
     trial = next(one for one in finished_trials(finished.table) if not one.startswith("baseline"))
     folder = shutil.copytree(finished.folder / "trials" / trial, run / "trials" / trial)
     said: list[str] = []
     for _ in range(2):
-        gather_local_evidence(sweep, dataset, run, say=said.append)
+        gather_local_evidence(write_sweep(f"retrieval.local=[none,{local}]"), dataset, run, say=said.append)
     assert len(said) == 1
-    rescore_for_good(read_record(folder), Scoring((FUSED,), "recall@1"))
+    rescore_for_good(read_record(folder), Scoring((dataclasses.replace(FUSED, local=local),), "recall@1"))
     make_bundle(read_record(folder), dataset, run=run, examples=0, thumbnails=False)
 
 
@@ -76,20 +80,29 @@ def fewest_candidates() -> Iterator[None]:
 def run(finished: SweepResult, dataset: Dataset, write_sweep: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with one trial, scored with local features, and its bundle."""
     run = tmp_path_factory.mktemp("local")
-    score_with_keypoints(finished, dataset, write_sweep("retrieval.local=[none,sift]"), run)
+    score_with_keypoints(finished, dataset, write_sweep, run)
     return run
 
 
 @pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_network(tmp_path_factory.mktemp("networks") / "grid.onnx")
+
+
+@pytest.fixture(scope="module")
 def run_of_shortlists(
-    finished: SweepResult, dataset: Dataset, write_sweep: Any, tmp_path_factory: pytest.TempPathFactory
+    finished: SweepResult,
+    dataset: Dataset,
+    write_sweep: Any,
+    network: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """The same with shortlists, as of a large gallery."""
+    """The same with the keypoints of a network, and with shortlists, as of a large gallery."""
     run = tmp_path_factory.mktemp("shortlists")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shortlists, "WHOLE_GALLERY_UP_TO", 0)
         patch.setattr(shortlists, "SHORTLIST", 9)
-        score_with_keypoints(finished, dataset, write_sweep("retrieval.local=[none,sift]"), run)
+        score_with_keypoints(finished, dataset, write_sweep, run, local=str(network))
     return run
 
 
@@ -122,13 +135,15 @@ def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
     bundle, record = Bundle.load(run / "best"), only_trial(run)
     assert bundle.keypoints is not None
     assert bundle.keypoints.shortlist == size
-    assert (bundle.setting, bundle.threshold) == (FUSED, record.result["threshold"])
+    scored = dataclasses.replace(FUSED, local=record.result["local"])
+    assert bundle.setting == dataclasses.replace(FUSED, local=kind_of(scored.local))
+    assert bundle.threshold == record.result["threshold"]
     views, table = read_embeddings(record.folder)
     options = {"table": table, "unknown_label": "new_whale"}
-    evidence = read_local_evidence(run, ["sift"], **options)
+    evidence = read_local_evidence(run, [scored.local], **options)
     splits = table["split"].to_numpy()
-    held = SearchRuns(views, [FUSED], splits=splits, evidence=evidence, **roles(table, record.settings))
-    candidates = held.candidates(FUSED)
+    held = SearchRuns(views, [scored], splits=splits, evidence=evidence, **roles(table, record.settings))
+    candidates = held.candidates(scored)
     expected = candidates.ranked(read_fusion_model(record.result["fusion"]).scores(candidates.features))
     parts = table.set_index("image")["part"]
     rows = np.flatnonzero((parts[bundle.images] == "train").to_numpy())
@@ -261,10 +276,47 @@ def test_a_bundle_of_another_setting_has_no_keypoint_files(
     assert made.name != (run / "best").resolve().name
 
 
-def test_shortlists_give_other_scores_than_the_whole_gallery(run: Path, run_of_shortlists: Path) -> None:
-    whole, part = (only_trial(one).result["fusion"] for one in (run, run_of_shortlists))
-    assert (whole["shortlist"], part["shortlist"]) == (0, 9)
-    assert whole["weights"] != part["weights"]
+def test_the_network_is_in_the_bundle_and_its_path_is_not(run_of_shortlists: Path, network: Path) -> None:
+    best, kind = run_of_shortlists / "best", kind_of(str(network))
+    assert (best / "local.onnx").read_bytes() == network.read_bytes()
+    assert json.loads((best / "bundle.json").read_text())["retrieval"]["local"] == kind
+    assert f"- Keypoints: {kind}" in (best / "README.md").read_text()
+    assert (run_of_shortlists / "local-grid.onnx.npz").exists()
+
+
+@pytest.mark.parametrize("fault", ["missing", "damaged", "another"])
+def test_a_fault_in_the_network_of_a_bundle_is_named(run_of_shortlists: Path, tmp_path: Path, fault: str) -> None:
+    from whale_ray.inference.bundle_files import file_hashes
+
+    folder = Path(shutil.copytree(run_of_shortlists / "best", tmp_path / "bundle"))
+    (folder / "local.onnx").unlink()
+    if fault == "damaged":
+        (folder / "local.onnx").write_bytes(b"no model")
+    elif fault == "another":
+        write_network(folder / "local.onnx", seed=1)
+    with pytest.raises(BundleError, match=r"local\.onnx"):
+        read_bundle(folder)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    hashes = {name: one for name, one in file_hashes(folder).items() if name != "bundle.json"}
+    (folder / "bundle.json").write_text(json.dumps(manifest | {"files": hashes}))
+    with pytest.raises(BundleError, match=r"local\.onnx"):
+        read_bundle(folder)
+
+
+def test_another_network_of_the_same_name_is_refused(
+    run_of_shortlists: Path, dataset: Dataset, write_sweep: Any, tmp_path: Path
+) -> None:
+    sweep = write_sweep(f"retrieval.local=[{write_network(tmp_path / 'grid.onnx', seed=1)}]")
+    with pytest.raises(InputError, match=r"grid\.onnx must stay the file .* another name"):
+        gather_local_evidence(sweep, dataset, run_of_shortlists, say=pytest.fail)
+
+
+def test_a_report_without_the_file_of_the_network_has_no_pictures_of_keypoints(
+    record: Record, photographs: Path, tmp_path: Path
+) -> None:
+    pictures = Photographs(photographs / "train")
+    examples = find_examples(record, pictures)
+    assert with_keypoints(examples, str(tmp_path / "lost.onnx"), pictures) == examples
 
 
 @pytest.mark.parametrize("kept", ["run", "run_of_shortlists"])
@@ -275,14 +327,15 @@ def test_missing_evidence_is_named_with_the_remedy(
     run: Path = request.getfixturevalue(kept)
     record = only_trial(run)
     folder = shutil.copytree(record.folder, tmp_path / "trials" / record.trial)
-    path = tmp_path / "local-sift.npz"
+    path = tmp_path / f"local-{Path(record.result['local']).name}.npz"
     if fault == "damaged":
         path.write_bytes((run / path.name).read_bytes()[:200])
     elif fault == "other_photographs":
         with np.load(run / path.name) as stored:
             np.savez(path, **{name: value[1:] if name.endswith("images") else value for name, value in stored.items()})
+    setting = dataclasses.replace(FUSED, local=record.result["local"])
     with pytest.raises(InputError, match=r"sweep\s+again"):
-        rescore_for_good(read_record(folder), Scoring(SETTINGS, "recall@1"))
+        rescore_for_good(read_record(folder), Scoring((setting,), "recall@1"))
 
 
 def test_scores_of_each_setting_are_the_same_when_computed_again(record: Record, run: Path, tmp_path: Path) -> None:

@@ -44,5 +44,5 @@ def test_other_bytes_are_refused(kind: str, fault: str) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InputError, match="one of sift, orb, but got 'surf'"):
+    with pytest.raises(InputError, match="one of sift, orb or of a network, but got 'surf'"):
         keypoint_bytes("surf")

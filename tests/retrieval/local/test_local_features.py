@@ -67,5 +67,5 @@ def test_a_picture_of_one_color_has_no_features(kind: str, size: tuple[int, int]
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InputError, match="one of sift, orb, but got 'surf'"):
+    with pytest.raises(InputError, match="one of sift, orb or of a network, but got 'surf'"):
         extract_features(np.zeros((8, 8, 3), np.uint8), "surf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from whale_ray.errors import BundleError, DataError
+from whale_ray.errors import BundleError, DataError, InputError
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features, load_features
-from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture, squared_length
+from whale_ray.retrieval.local.learned.network_registry import register_network
+from whale_ray.retrieval.local.local_features import (
+    LOCAL_KINDS,
+    LocalFeatures,
+    extract_features,
+    local_picture,
+    squared_length,
+)
 
-GALLERY_FILE, GOLDEN_FILE = "local.npz", "golden/local.npz"
+GALLERY_FILE, GOLDEN_FILE, NETWORK_FILE = "local.npz", "golden/local.npz", "local.onnx"
 LEAST_REPRODUCED = 0.9
 """Smallest share of the keypoints of the golden images that must be found again."""
 _FAR = 0.01  # of two places of one keypoint, as a share of the longer side
@@ -27,15 +35,19 @@ class KeypointFiles(NamedTuple):
     Attributes:
         gallery: Features of the gallery photographs, row by row.
         golden: Features of the golden images.
+        network: ONNX file of the network that finds them; None for `sift` and `orb`.
     """
 
     gallery: LocalFeatureStore
     golden: LocalFeatureStore
+    network: Path | None = None
 
     def write(self, folder: Path) -> None:
-        """Write both files into the folder of a bundle."""
+        """Write the files into the folder of a bundle."""
         self.gallery.save(folder / GALLERY_FILE)
         self.golden.save(folder / GOLDEN_FILE)
+        if self.network is not None:
+            shutil.copyfile(self.network, folder / NETWORK_FILE)
 
 
 def read_keypoint_files(folder: Path, kind: str, *, rows: int, golden: int) -> KeypointFiles:
@@ -54,13 +66,30 @@ def read_keypoint_files(folder: Path, kind: str, *, rows: int, golden: int) -> K
         files = KeypointFiles(load_features(folder / GALLERY_FILE), load_features(folder / GOLDEN_FILE))
     except DataError as error:
         raise BundleError(f"{folder} cannot be read as a bundle: {error}") from error
-    for name, store, count in zip((GALLERY_FILE, GOLDEN_FILE), files, (rows, golden), strict=True):
+    stored = (files.gallery, files.golden)
+    for name, store, count in zip((GALLERY_FILE, GOLDEN_FILE), stored, (rows, golden), strict=True):
         if (store.kind, len(store)) != (kind, count):
             raise BundleError(
                 f"{name} of {folder} must have {kind} features of {count} photographs, but has {store.kind} features "
                 f"of {len(store)}. Make the bundle again"
             )
-    return files
+    return files if kind in LOCAL_KINDS else files._replace(network=_open_network(folder, kind))
+
+
+def _open_network(folder: Path, kind: str) -> Path:
+    """Return the network's file of a bundle, registered for this process.
+
+    Raises:
+        BundleError: If it is another network, or cannot be used here.
+    """
+    path = folder / NETWORK_FILE
+    try:
+        found = register_network(path)
+    except InputError as error:
+        raise BundleError(f"{folder} cannot be read as a bundle: {error}") from error
+    if found != kind:
+        raise BundleError(f"{NETWORK_FILE} of {folder} must be the network {kind}, but is {found}. Make it again")
+    return path
 
 
 def features_of_pictures(pictures: Sequence[bytes], kind: str) -> LocalFeatureStore:
@@ -91,7 +120,7 @@ def check_golden_keypoints(files: KeypointFiles, pictures: Sequence[bytes], *, b
     if len(expected.points) and share < LEAST_REPRODUCED:
         raise BundleError(
             f"the golden images must give {LEAST_REPRODUCED:.0%} of their {expected.kind} keypoints again, but those "
-            f"of {bundle} give {share:.0%} here. Use the version of OpenCV in its bundle.json, or make it again"
+            f"of {bundle} give {share:.0%} here. Use the versions of its bundle.json, or make it again"
         )
 
 

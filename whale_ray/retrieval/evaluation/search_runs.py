@@ -213,8 +213,8 @@ class SearchRun:
         queries, way = self.searcher(setting.transform)[0], _search_key(setting)
         groups = self._groups(setting.transform, setting.side)
         rankings = [_vote(found, setting) for found in self._neighbors(way, VOTES[setting.vote].by_centroid)]
-        evidence = evidence_of(self.evidence[setting.local], queries, groups)
-        found = gather_candidates(queries, groups, rankings, way[1], evidence)
+        known = evidence_of(self.evidence[setting.local], queries, groups)
+        found = gather_candidates(queries, groups, rankings, way[1], known)
         return replace(found, images=np.append(self.rows[self.gallery], -1)[found.images])
 
     def _groups(self, transform: VectorTransform, side: str) -> list[QueryGroup]:
@@ -232,9 +232,8 @@ class SearchRun:
                 one, asked = group.pool.searcher, queries[group.queries]
                 if by_centroid:
                     found.append(one.find_by_centroid(asked, mode, penalized=group.penalized, ready=True))
-                else:
-                    depth = self.depths[way]
-                    found.append(one.find(asked, mode, neighbours=depth, penalized=group.penalized, ready=True))
+                    continue
+                found.append(one.find(asked, mode, neighbours=self.depths[way], penalized=group.penalized, ready=True))
             self._found[way, by_centroid] = found
         return self._found[way, by_centroid]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import DataError
-from whale_ray.retrieval.local.local_features import LOCAL_KINDS, LocalFeatures, descriptor_size
+from whale_ray.retrieval.local.local_features import LocalFeatures, descriptor_size, is_local_kind
 
 _ARRAYS = ("points", "descriptors", "offsets")
 
@@ -112,7 +112,7 @@ def load_features(path: Path) -> LocalFeatureStore:
 
 
 def _fault(store: LocalFeatureStore) -> str | None:
-    if store.kind not in LOCAL_KINDS:
+    if not is_local_kind(store.kind):
         return f"the kind is {store.kind!r}"
     total = len(store.points)
     expected = {

@@ -173,9 +173,9 @@ RETRIEVAL_OPTIONS: Final = (
     ),
     RetrievalOption(
         name="local",
-        takes="choice none sift orb",
+        takes="keypoints",
         default="none",
-        meaning="local features that are fused with the embedding to re-rank the first individuals",
+        meaning="keypoints that are fused with the embedding to re-rank the first individuals",
         off="none",
         shown="local {}",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -11,7 +12,8 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.search.retrieval_options import effective_values, has_effect, option_choices
 from whale_ray.retrieval.search.voting import check_vote
 
-_CHOICES = ("flip", "whiten", "rerank", "side", "local")
+_CHOICES = ("flip", "whiten", "rerank", "side")
+_LOCAL = re.compile(r"none|sift|orb|.+\.onnx|onnx\d{1,3}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ class RetrievalSetting:
         side: Gallery images of another viewpoint than the query's: `any` treats them like the others, `same` leaves
             them out, `weighted` lowers their scores.
         side_penalty: Number subtracted from their scores; None unless `side` is `weighted`.
-        local: Kind of local features, `sift` or `orb`, that re-rank the first individuals together with the embedding;
-            `none` ranks by the embedding alone.
+        local: Local features that re-rank the first individuals together with the embedding: `sift`, `orb`, the path of
+            the ONNX file of a keypoint network or, in a bundle, its kind; `none` ranks by the embedding alone.
 
     Raises:
         InputError: If the values exclude each other.
@@ -120,6 +122,8 @@ class RetrievalSetting:
         for name in _CHOICES:
             if (value := getattr(self, name)) not in (choices := option_choices(name)):
                 raise InputError(f"{name} is one of {', '.join(choices)}, but got {value!r}. Name one of them")
+        if not _LOCAL.fullmatch(self.local):
+            raise InputError(f"local is none, sift, orb or an ONNX file, but got {self.local!r}. Name one of them")
         for name in ("expand_query", "augment_gallery"):
             if getattr(self, name) < 0:
                 raise InputError(f"`{name} >= 0` must hold, but got {getattr(self, name)}. Give 0 for none")

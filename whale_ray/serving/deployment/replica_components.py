@@ -50,6 +50,7 @@ def make_recogniser(
         bytes_=settings.image_bytes,
         pixels=settings.image_pixels,
         local=bundle.setting.local,
+        network=None if bundle.contents.keypoints is None else bundle.contents.keypoints.network,
     )
     return Recognizer(LiveGallery(bundle, store), encoder, decoders, threads=settings.threads, batch=settings.batch)
 

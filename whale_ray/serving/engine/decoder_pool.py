@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from whale_ray.data.image_io import FILL, Box, Geometry
 from whale_ray.errors import ImageDecodeError, ImageError
@@ -38,7 +39,8 @@ class DecoderPool:
         pixels: Largest number of pixels of an image.
         seconds: Time limit of a request.
         fill: Gray value around an image that does not fill the input, 0 to 255.
-        local: Kind of the keypoints that are searched on request, `sift` or `orb`; `none` for none.
+        local: Kind of the keypoints that are searched on request, `sift`, `orb` or of a network; `none` for none.
+        network: ONNX file of the network that finds them; None for `sift` and `orb`.
         command: Command of a process; its settings are added as the last argument.
 
     Attributes:
@@ -55,10 +57,12 @@ class DecoderPool:
         seconds: float = DECODE_SECONDS,
         fill: int = FILL,
         local: str = NO_LOCAL,
+        network: Path | None = None,
         command: Sequence[str] = (sys.executable, "-m", "whale_ray.serving.engine.decoder_process"),
     ) -> None:
         settings = json.dumps(
             {"geometry": asdict(geometry), "fill": fill, "local": local, "bytes": bytes_, "pixels": pixels}
+            | {"network": None if network is None else str(network)}
         )
         self.local = local
         self._most_bytes, reader = bytes_, AnswerReader((*geometry.stored, 3), local)

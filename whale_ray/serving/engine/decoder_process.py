@@ -37,15 +37,15 @@ def main(settings: str) -> None:
     """Answer requests until stdin ends.
 
     Args:
-        settings: JSON with `geometry`, `fill`, the kind of keypoints, `local`, and the limits per image, `bytes` and
-            `pixels`.
+        settings: JSON with `geometry`, `fill`, the kind of keypoints, `local`, the ONNX file that finds them,
+            `network`, and the limits per image, `bytes` and `pixels`.
     """
     given = json.loads(settings)
     geometry, fill = Geometry(**given["geometry"]), given["fill"]
     most_bytes, most_pixels = given["bytes"], given["pixels"]
     _limit_process(_BASE_BYTES + _BYTES_PER_PIXEL * most_pixels)
     fit = partial(_fit_box, geometry=geometry, fill=fill)
-    search = _keypoint_search(given["local"])
+    search = _keypoint_search(given["local"], given["network"])
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while header := requests.read(REQUEST_HEADER.size):
         thumbnail, keypoints, length, count = REQUEST_HEADER.unpack(header)
@@ -114,8 +114,11 @@ def _search_nothing(image: Image.Image, box: Box | None) -> bytes:
     return b""
 
 
-def _keypoint_search(kind: str) -> Search:
-    """Return the search for keypoints of this kind. OpenCV is imported only if there is one."""
+def _keypoint_search(kind: str, network: str | None) -> Search:
+    """Return the search for keypoints of this kind, by the network of an ONNX file if it has one.
+
+    OpenCV is imported only if keypoints are searched.
+    """
     if kind == NO_LOCAL:
         return _search_nothing
     import cv2
@@ -123,6 +126,10 @@ def _keypoint_search(kind: str) -> Search:
     from whale_ray.retrieval.local.feature_bytes import pack_features
     from whale_ray.retrieval.local.local_features import extract_features, local_picture
 
+    if network is not None:
+        from whale_ray.retrieval.local.learned.network_registry import register_network
+
+        register_network(Path(network))
     cv2.setNumThreads(1)  # further processes decode beside this one, and a thread takes address space
 
     def search(image: Image.Image, box: Box | None) -> bytes:

@@ -22,6 +22,7 @@ _BASES: dict[str, Schema] = {
     "bool": {"type": "boolean"},
     "text": {"type": "string", "minLength": 1},
     "weights": {"type": "string", "minLength": 1},
+    "keypoints": {"type": "string", "pattern": r"^(none|sift|orb|.+\.onnx)$"},
     "folder_name": {"type": "string", "pattern": "^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?$"},
     "size": {
         "anyOf": [{"type": "integer", "minimum": 16, "maximum": 4096}, {"type": "string", "pattern": r"^\d+x\d+$"}]

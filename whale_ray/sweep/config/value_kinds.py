@@ -12,6 +12,7 @@ from whale_ray.suggestions import did_you_mean, suggest
 
 ENCODER_FAMILIES: Final = ("tiny", "torchvision", "hf", "timm")
 WEIGHTS_WORDS: Final = ("pretrained", "random")
+KEYPOINT_WORDS: Final = ("none", "sift", "orb")
 
 
 def check_kind(kind: str, value: Any, *, choices: Sequence[str] = ()) -> Any:
@@ -108,6 +109,13 @@ def _weights(value: Any) -> str:
     return text
 
 
+def _keypoints(value: Any) -> str:
+    text = _text(value)
+    if text not in KEYPOINT_WORDS and not text.endswith(".onnx"):
+        raise ValueError(suggest(text, KEYPOINT_WORDS))
+    return text
+
+
 def _server_url(value: Any) -> str:
     url = urlsplit(_text(value))
     if "@" in value:
@@ -132,6 +140,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "size": _size,
     "encoder": _encoder,
     "weights": _weights,
+    "keypoints": _keypoints,
     "server_url": _server_url,
     "database_url": _database_url,
 }
@@ -145,6 +154,7 @@ RULES: dict[str, str] = {
     "size": "a side in pixels or 'HEIGHTxWIDTH', each side from 16 to 4096",
     "encoder": "tiny, torchvision:NAME, hf:NAME (a hub id or a folder) or timm:NAME (also hf-hub:ID or a folder)",
     "weights": "pretrained, random or the path of a file",
+    "keypoints": "none, sift, orb or the path of an ONNX file",
     "database_url": "a URL such as sqlite:///studies.db or postgresql://user@host/name",
     "server_url": "the URL of a server, such as http://127.0.0.1:5000, without user and password",
 }

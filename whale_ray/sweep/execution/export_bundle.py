@@ -136,7 +136,9 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     if license_id != UNSTATED:  # without it, bundles keep the IDs that they had before the setting
         manifest["license"] = license_id
     keypoints = gallery_keypoints(dataset, table["image"], setting.local)
-    manifest |= {} if keypoints is None else {"keypoint_bytes": keypoints.gallery.nbytes}
+    if keypoints is not None:
+        manifest["keypoint_bytes"] = keypoints.gallery.nbytes
+        manifest["retrieval"]["local"] = keypoints.gallery.kind  # not the path of a network's file
     manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies, keypoints)}"
     return BundleContents(
         manifest=manifest,

@@ -6,10 +6,15 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pandas as pd
+
+from whale_ray.errors import InputError
 from whale_ray.inference.keypoints.keypoint_files import KeypointFiles
+from whale_ray.retrieval.local.evidence import LocalEvidence
 from whale_ray.retrieval.local.evidence_files import cached_evidence
 from whale_ray.retrieval.local.feature_files import local_features_of
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features
+from whale_ray.retrieval.local.learned.network_registry import kind_of, network_file
 from whale_ray.retrieval.local.local_features import VERSION
 from whale_ray.retrieval.local.shortlists import shortlist_size
 from whale_ray.sweep.config.sweep_spec import Sweep
@@ -22,19 +27,20 @@ from whale_ray.sweep.run_folder.local_evidence import (
 )
 
 
-def gallery_keypoints(dataset: Dataset, images: Iterable[str], kind: str) -> KeypointFiles | None:
-    """Return the local features of gallery photographs, without those of golden images; None for the kind `none`.
+def gallery_keypoints(dataset: Dataset, images: Iterable[str], local: str) -> KeypointFiles | None:
+    """Return the local features of gallery photographs, without those of golden images; None for `none`.
 
     Args:
         dataset: Photographs of the sweep.
         images: Names of the rows.
-        kind: Kind of the local features.
+        local: Local features of the retrieval setting.
     """
-    if kind == "none":
+    if local == "none":
         return None
-    store = _features(dataset, kind)
-    rows = _rows_by_image(dataset)
-    return KeypointFiles(store.subset([rows[image] for image in images]), join_features([], kind))
+    kind = kind_of(local)
+    store, rows = _features(dataset, kind), _rows_by_image(dataset)
+    network = None if kind == local else network_file(kind)
+    return KeypointFiles(store.subset([rows[image] for image in images]), join_features([], kind), network)
 
 
 def gather_local_evidence(
@@ -51,36 +57,54 @@ def gather_local_evidence(
         say: Prints what is compared.
         progress: Show a progress bar.
     """
-    kinds = [kind for kind in sweep.retrieval["local"] if kind != "none"]
-    if not kinds:
+    locals_ = [local for local in sweep.retrieval["local"] if local != "none"]
+    if not locals_:
         return
-    table, unknown = dataset.scored(), dataset.unknown_label
-    splits = list(compared_photographs(table, unknown_label=unknown))
+    table = dataset.scored()
+    splits = list(compared_photographs(table, unknown_label=dataset.unknown_label))
     shortlist = shortlist_size(max((len(gallery) for _, _, gallery in splits), default=0))
-    for kind in kinds:
+    for local in locals_:
+        kind, written = kind_of(local), evidence_source(run, local)
         compared = table[["image", "individual", "part", "split"]].to_csv(index=False)
         compared += f"shortlists of {shortlist}" if shortlist else ""
         made_from = hashlib.sha256(f"{VERSION} {dataset.fingerprint} {compared}".encode()).hexdigest()
-        if evidence_source(run, kind) == made_from:
+        if kind != local:
+            made_from = f"{kind} {made_from}"
+            _check_network(run, local, kind, written)
+        if written == made_from:
             continue
-        photographs = f"{kind} keypoints of {int(dataset.usable.sum()):,} photographs"
+        photographs = f"{local} keypoints of {int(dataset.usable.sum()):,} photographs"
         if shortlist:
             say(f"{photographs} are found; each trial compares a query with {shortlist} photographs near it")
-            _write_features(run, dataset, kind, shortlist=shortlist, made_from=made_from, progress=progress)
+            store, images = _features(dataset, kind, progress=progress), table["image"].unique().tolist()
+            rows = _rows_by_image(dataset)
+            store = store.subset([rows[image] for image in images])
+            write_local_features(run, local, store, images=images, shortlist=shortlist, made_from=made_from)
             continue
         say(f"{photographs} are compared, once for all trials")
-        store, rows, evidence = _features(dataset, kind, progress=progress), _rows_by_image(dataset), {}
-        for split, queries, gallery in splits:
-            asked, known = ([rows[image] for image in part["image"]] for part in (queries, gallery))
-            labels = gallery["individual"].to_numpy(dtype=str)
-            evidence[split] = cached_evidence(store, asked, known, labels, cache=_cache(dataset), progress=progress)
-        write_local_evidence(run, kind, evidence, table=table, unknown_label=unknown, made_from=made_from)
+        evidence = _compare(dataset, kind, splits, progress=progress)
+        unknown = dataset.unknown_label
+        write_local_evidence(run, local, evidence, table=table, unknown_label=unknown, made_from=made_from)
 
 
-def _write_features(run: Path, dataset: Dataset, kind: str, *, shortlist: int, made_from: str, progress: bool) -> None:
-    images, rows = dataset.scored()["image"].unique().tolist(), _rows_by_image(dataset)
-    store = _features(dataset, kind, progress=progress).subset([rows[image] for image in images])
-    write_local_features(run, store, images=images, shortlist=shortlist, made_from=made_from)
+def _check_network(run: Path, local: str, kind: str, written: str) -> None:
+    """Raise InputError if the evidence of a run is of another network whose file has the same name."""
+    if written and not written.startswith(f"{kind} "):
+        raise InputError(
+            f"{Path(local).name} must stay the file that the trials of {run} were scored with, but it is another one "
+            "now. Give the new file another name"
+        )
+
+
+def _compare(
+    dataset: Dataset, kind: str, splits: Iterable[tuple[int, pd.DataFrame, pd.DataFrame]], *, progress: bool
+) -> dict[int, LocalEvidence]:
+    store, rows, evidence = _features(dataset, kind, progress=progress), _rows_by_image(dataset), {}
+    for split, queries, gallery in splits:
+        asked, known = ([rows[image] for image in part["image"]] for part in (queries, gallery))
+        labels = gallery["individual"].to_numpy(dtype=str)
+        evidence[split] = cached_evidence(store, asked, known, labels, cache=_cache(dataset), progress=progress)
+    return evidence
 
 
 def _cache(dataset: Dataset) -> Path:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from whale_ray.errors import InputError
+from whale_ray.retrieval.local.learned.network_registry import kind_of
 from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture
 from whale_ray.retrieval.local.match_drawing import draw_matches
 from whale_ray.retrieval.local.verification import verify
@@ -18,12 +20,15 @@ def with_keypoints(examples: Examples, kind: str, photographs: Photographs) -> E
 
     Args:
         examples: The examples.
-        kind: Kind of the local features of the best trial's setting; `none` for no pictures.
+        kind: Local features of the best trial's setting; `none` for no pictures.
         photographs: The photographs.
     """
     if kind == "none":
         return examples
-    drawer = _Drawer(kind, photographs)
+    try:
+        drawer = _Drawer(kind_of(kind), photographs)
+    except InputError:  # the file of the network is no longer there
+        return examples
     return Examples(
         mistakes=tuple(drawer.drawn(one, 2) for one in examples.mistakes),
         strangers=tuple(drawer.drawn(one, 1) for one in examples.strangers),

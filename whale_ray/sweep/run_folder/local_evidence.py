@@ -51,7 +51,7 @@ def write_local_evidence(
 
     Args:
         run: The run folder.
-        kind: Kind of the local features.
+        kind: Local features of the retrieval setting.
         evidence: Evidence by split.
         table: As in `compared_photographs`.
         unknown_label: Label of unknown individuals.
@@ -66,12 +66,13 @@ def write_local_evidence(
 
 
 def write_local_features(
-    run: Path, store: LocalFeatureStore, *, images: Sequence[str], shortlist: int, made_from: str
+    run: Path, kind: str, store: LocalFeatureStore, *, images: Sequence[str], shortlist: int, made_from: str
 ) -> None:
     """Write the local features of a run whose trials compare shortlists.
 
     Args:
         run: The run folder.
+        kind: Local features of the retrieval setting.
         store: Features of the photographs.
         images: Name of each photograph.
         shortlist: Number of gallery photographs that a query is compared with.
@@ -79,7 +80,8 @@ def write_local_features(
     """
     arrays = {name: getattr(store, name) for name in _FEATURES}
     arrays |= {"made_from": np.array(made_from), "shortlist": np.array(shortlist), "images": np.array(images, str)}
-    with replaced_atomically(_path(run, store.kind)) as draft, draft.open("wb") as file:
+    arrays |= {"kind": np.array(store.kind)}
+    with replaced_atomically(_path(run, kind)) as draft, draft.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
@@ -105,7 +107,7 @@ def evidence_source(run: Path, kind: str) -> str:
 
     Args:
         run: The run folder.
-        kind: Kind of the local features.
+        kind: Local features of the retrieval setting.
     """
     try:
         with _path(run, kind).open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -125,7 +127,7 @@ def _read(run: Path, kind: str, table: pd.DataFrame, unknown_label: str) -> dict
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if "shortlist" in stored:
-                return _comparisons(stored, kind, table, unknown_label)
+                return _comparisons(stored, table, unknown_label)
             for split, queries, gallery in compared_photographs(table, unknown_label=unknown_label):
                 images = [*queries["image"], *gallery["image"]]
                 if stored[f"{split}/images"].tolist() != images:
@@ -140,9 +142,9 @@ def _read(run: Path, kind: str, table: pd.DataFrame, unknown_label: str) -> dict
 
 
 def _comparisons(
-    stored: Mapping[str, np.ndarray], kind: str, table: pd.DataFrame, unknown_label: str
+    stored: Mapping[str, np.ndarray], table: pd.DataFrame, unknown_label: str
 ) -> dict[int, EvidenceSource]:
-    store = LocalFeatureStore(kind, *(stored[name] for name in _FEATURES))
+    store = LocalFeatureStore(str(stored["kind"]), *(stored[name] for name in _FEATURES))
     rows = {image: row for row, image in enumerate(stored["images"].tolist())}
     if len(rows) != len(store) or not rows.keys() >= set(table["image"]):
         raise ValueError("it is of other photographs")
@@ -159,4 +161,4 @@ def _comparisons(
 
 
 def _path(run: Path, kind: str) -> Path:
-    return run / f"local-{kind}.npz"
+    return run / f"local-{Path(kind).name}.npz"
