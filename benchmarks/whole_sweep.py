@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import joblib
 import typer
 
 SWEEP = """
@@ -37,6 +36,7 @@ GOAL = 1.1
 
 def run_plainly(file: Path, runs: Path) -> None:
     """Run the trainings of the sweep in sequence in this process, without Ray, and write its bundle."""
+    from whale_ray.device import available_cpus
     from whale_ray.sweep.config.sweep_spec import load_sweep
     from whale_ray.sweep.execution import driver
     from whale_ray.sweep.run_folder.records import write_result
@@ -45,7 +45,7 @@ def run_plainly(file: Path, runs: Path) -> None:
     def back_to_back(store: Any, job: Any, progress: Any, stopping: threading.Event) -> None:
         for trial in store.queue.trials():
             started = time.perf_counter()
-            figures = TrialRun(trial, replace(job, threads=joblib.cpu_count())).run(lambda figures: None)
+            figures = TrialRun(trial, replace(job, threads=available_cpus())).run(lambda figures: None)
             seconds = {"seconds": time.perf_counter() - started}
             write_result(store.index.trial_folder(trial), {**figures, **seconds, "status": "finished", "error": ""})
             store.outcomes.settle(trial, status="finished")

@@ -1,7 +1,8 @@
-"""GPU share: refused before any work if torch cannot use it."""
+"""GPU share, refused before any work if torch cannot use it; CPUs and threads within the quota of a container."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,14 @@ import ray
 import torch
 from small_sweep import SWEEP
 
-from whale_ray.device import reserved_device
+from whale_ray import device
+from whale_ray.device import (
+    available_cpus,
+    cpu_quota,
+    limit_default_threads,
+    reserved_device,
+    without_default_threads,
+)
 from whale_ray.errors import InputError
 from whale_ray.serving.deployment.rollout import check_gpus
 from whale_ray.serving.deployment.settings import ServeSettings
@@ -131,3 +139,73 @@ def test_freed_memory_is_used_again_unless_the_environment_chooses(environment: 
     plain = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "GLIBC_TUNABLES")}
     ran = subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=True)
     assert (int(ran.stdout) < 1_000) is kept
+
+
+# Quotas of containers
+
+
+def write_files(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, math.inf),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, math.inf),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        (  # a slice grants less than the machine's root, and its child nothing of its own
+            {
+                "proc/self/cgroup": "0::/user.slice/job\n",
+                "sys/fs/cgroup/user.slice/cpu.max": "400000 100000\n",
+                "sys/fs/cgroup/user.slice/job/cpu.max": "max 100000\n",
+            },
+            4.0,
+        ),
+        (  # the host's path is named, but the container sees its own group as the root
+            {"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"},
+            2.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "7:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/\n",
+                "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_quota_us": "300000\n",
+                "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            3.0,
+        ),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "damaged"}, math.inf),
+    ],
+)
+def test_the_smallest_quota_of_the_control_groups_counts(tmp_path: Path, files: dict[str, str], cpus: float) -> None:
+    assert cpu_quota(write_files(tmp_path, files)) == cpus
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [(math.inf, 8), (2.5, 3), (0.2, 1), (16.0, 8)])
+def test_a_quota_limits_the_cpus(monkeypatch: pytest.MonkeyPatch, quota: float, cpus: int) -> None:
+    monkeypatch.setattr(device, "_affinity", lambda: 8)
+    monkeypatch.setattr(device, "cpu_quota", lambda: quota)
+    assert available_cpus() == cpus
+
+
+@pytest.mark.parametrize(
+    ("quota", "given", "threads"), [(2.0, None, "2"), (2.0, "5", "5"), (math.inf, None, None), (math.inf, "8", "8")]
+)
+def test_libraries_get_the_threads_of_the_quota_but_ray_sets_its_own(
+    monkeypatch: pytest.MonkeyPatch, quota: float, given: str | None, threads: str | None
+) -> None:
+    monkeypatch.setattr(device, "_affinity", lambda: 8)
+    monkeypatch.setattr(device, "cpu_quota", lambda: quota)
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    limit_default_threads()
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+    with without_default_threads():
+        assert os.environ.get("OMP_NUM_THREADS") == given
+    assert os.environ.get("OMP_NUM_THREADS") == threads

@@ -8,6 +8,7 @@ import typer
 
 from whale_ray import __version__
 from whale_ray.commands import bundles, data, discover, export, services, sweeps
+from whale_ray.device import limit_default_threads
 from whale_ray.sweep.command import EXAMPLES, sweep
 from whale_ray.verbosity import set_verbosity
 
@@ -48,7 +49,8 @@ def configure(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print log records.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
 ) -> None:
-    """Set the verbosity of every command."""
+    """Set verbosity and default threads of every command."""
+    limit_default_threads()
     set_verbosity(verbose=verbose, quiet=quiet)
 
 

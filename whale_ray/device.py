@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whale_ray.errors import InputError
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # options of mallopt(3)
 _PAD = 64 * 2**20  # bytes that the heap grows by
 _OWN_CHOICES = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+_THREADS = "OMP_NUM_THREADS"  # read by PyTorch, faiss and OpenBLAS when they are loaded
 
 
 def reserved_device(gpus: float) -> str:
@@ -86,3 +89,79 @@ def keep_freed_memory() -> None:
         return
     for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, _PAD)):
         mallopt(option, value)
+
+
+def available_cpus() -> int:
+    """Return the CPUs that this process may use, at least 1: its affinity, or the CPU quota of its container.
+
+    A quota is rounded up. `joblib.cpu_count` reads the quota of the root control group alone and takes a quarter of a
+    second to import.
+    """
+    return max(1, min(_affinity(), math.ceil(min(cpu_quota(), 2**31))))
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(system: Path = Path("/")) -> float:
+    """Return the CPUs that the control groups of this process grant, the smallest of all levels; infinity for no quota.
+
+    Both versions of control groups count: `cpu.max` of version 2, `cpu.cfs_quota_us` of version 1.
+
+    Args:
+        system: Root of the file system.
+    """
+    return min(map(_granted_cpus, _control_groups(system)), default=math.inf)
+
+
+def _control_groups(system: Path) -> Iterator[Path]:
+    """Yield the folder of each control group that limits the CPUs of this process, and its parents."""
+    try:
+        lines = (system / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = system / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        own = root / path.lstrip("/")  # it may be missing in a container, whose root is the own group
+        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(root))
+
+
+def _granted_cpus(folder: Path) -> float:
+    """Return the quota of one control group in CPUs; infinity if it has none."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        granted = float(quota) / float(period)
+    except (OSError, ValueError):  # "max" is no number
+        return math.inf
+    return granted if granted > 0 else math.inf
+
+
+def limit_default_threads() -> None:
+    """Limit the threads of libraries that this process loads later to the CPU quota of its container, if it has one.
+
+    PyTorch, faiss and OpenBLAS start one thread per core of the machine. With a smaller quota, the kernel then stops
+    all of them for most of each period. A value of the user stays.
+    """
+    cpus = available_cpus()
+    if cpus < _affinity():
+        os.environ.setdefault(_THREADS, str(cpus))
+
+
+@contextlib.contextmanager
+def without_default_threads() -> Iterator[None]:
+    """Remove the limit of `limit_default_threads` within the block: Ray sets one for each worker by its CPUs."""
+    limit = os.environ.get(_THREADS)
+    is_ours = limit == str(available_cpus()) and available_cpus() < _affinity()
+    if is_ours:
+        del os.environ[_THREADS]
+    try:
+        yield
+    finally:
+        if is_ours and limit is not None:
+            os.environ[_THREADS] = limit

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 def components_by_pairs(count: int, pairs: np.ndarray) -> np.ndarray:
@@ -17,6 +15,9 @@ def components_by_pairs(count: int, pairs: np.ndarray) -> np.ndarray:
         count: Number of rows.
         pairs: Connected rows, int, shape (P, 2).
     """
+    from scipy.sparse import coo_array  # slow to import, and a dry run needs no components
+    from scipy.sparse.csgraph import connected_components
+
     first, second = pairs.reshape(-1, 2).T
     graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(count, count))
     labels = connected_components(graph, directed=False)[1]

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import scipy.fft
 from PIL import Image
 
 from whale_ray.verbosity import track_steps
@@ -132,6 +131,8 @@ def _best_correlations(templates: np.ndarray, image: np.ndarray) -> np.ndarray[A
         templates: uint8, shape (M, h, w).
         image: uint8, shape (H, W).
     """
+    from scipy import fft  # slow to import
+
     size = templates.shape[1:]
     scaled = [np.asarray(_resized(Image.fromarray(image), scale), dtype=np.float32) for scale in _SCALES]
     scaled = [one for one in scaled if one.shape[0] >= size[0] and one.shape[1] >= size[1]]
@@ -141,8 +142,8 @@ def _best_correlations(templates: np.ndarray, image: np.ndarray) -> np.ndarray[A
     best = np.empty(len(templates))
     for start in range(0, len(templates), _TEMPLATES_AT_ONCE):
         wanted = _normalize(templates[start : start + _TEMPLATES_AT_ONCE])
-        spectra = scipy.fft.rfft2(wanted, shape).conj()[:, None]
-        products = scipy.fft.irfft2(spectra * stack[None], shape)
+        spectra = fft.rfft2(wanted, shape).conj()[:, None]
+        products = fft.irfft2(spectra * stack[None], shape)
         rows, columns = inverse_norms.shape[1:]
         correlations = products[:, :, :rows, :columns] * inverse_norms
         correlations[:, inverse_norms == 0] = -1.0  # beyond the image at this scale
@@ -170,8 +171,10 @@ def _prepare_windows(scaled: list[np.ndarray], size: tuple[int, int]) -> tuple[n
         Spectra, complex, shape (S, H', W'); inverse norms, float32, shape (S, rows, columns), 0 beyond an image; and
         height and width of the transform.
     """
+    from scipy import fft
+
     height, width = (max(one.shape[axis] for one in scaled) for axis in (0, 1))
-    shape = [scipy.fft.next_fast_len(side, real=True) for side in (height, width)]
+    shape = [fft.next_fast_len(side, real=True) for side in (height, width)]
     padded = np.zeros((len(scaled), *shape), dtype=np.float32)
     inverse_norms = np.zeros((len(scaled), height - size[0] + 1, width - size[1] + 1), dtype=np.float32)
     for place, one in enumerate(scaled):
@@ -181,7 +184,7 @@ def _prepare_windows(scaled: list[np.ndarray], size: tuple[int, int]) -> tuple[n
         variances -= (_window_sums(centered.astype(np.float64), size) / (size[0] * size[1])) ** 2
         norms = np.sqrt(np.maximum(variances, 1e-6) * (size[0] * size[1]))
         inverse_norms[place, : norms.shape[0], : norms.shape[1]] = 1 / norms
-    return scipy.fft.rfft2(padded), inverse_norms, shape
+    return fft.rfft2(padded), inverse_norms, shape
 
 
 def _window_sums(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

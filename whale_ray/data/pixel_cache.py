@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 from filelock import FileLock
@@ -28,6 +27,7 @@ from whale_ray.data.decoding.thumbnails import StoredThumbnails, read_thumbnails
 from whale_ray.data.formats.animal_rows import BOX, DETAILS
 from whale_ray.data.image_io import VERSION, Geometry
 from whale_ray.data.near_duplicates import GREY_SIDE
+from whale_ray.device import available_cpus
 from whale_ray.errors import DataError
 from whale_ray.verbosity import track_steps
 
@@ -93,7 +93,7 @@ def decode_images(
         _require_writable(cache)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
-                _build(catalog, geometry, folder, workers or joblib.cpu_count(), progress)
+                _build(catalog, geometry, folder, workers or available_cpus(), progress)
                 decoded = len(catalog.table)
     return _read_decoded(folder, geometry, decoded)
 

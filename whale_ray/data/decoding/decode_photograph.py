@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import imagehash
 import numpy as np
 from PIL import Image
 
@@ -113,4 +112,6 @@ def _fit_row(
 
 
 def _perceptual_hash(image: Image.Image) -> str:
+    import imagehash
+
     return str(imagehash.phash(image.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import pillow_heif
 from PIL import AvifImagePlugin
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "HEIF", "AVIF")
@@ -64,5 +63,7 @@ def _format_of_brands(data: bytes) -> str | None:
 @cache
 def register_decoders() -> None:
     """Add HEIF to Pillow's formats and let HEIF and AVIF decode in one thread: photographs are decoded in parallel."""
+    import pillow_heif  # loads a library that only decoding needs
+
     pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1

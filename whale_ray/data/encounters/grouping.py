@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.cluster import hierarchy
 
 from whale_ray.data.components import components_by_pairs
 from whale_ray.data.encounters.photo_dates import day_of, hours_of
@@ -82,6 +81,8 @@ def _chain(rows: np.ndarray) -> np.ndarray:
 
 def _pairs_by_pixels(rows: np.ndarray, small: np.ndarray, method: str) -> np.ndarray:
     """Return pairs of rows that connect the clusters of alike photographs, int64, shape (P, 2)."""
+    from scipy.cluster import hierarchy  # slow to import
+
     pixels = small[rows].reshape(len(rows), -1).astype(np.float64)
     pixels -= pixels.mean(axis=1, keepdims=True)
     length = np.linalg.norm(pixels, axis=1, keepdims=True)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import groupby, repeat
 from pathlib import Path
 
-import joblib
 import numpy as np
 from filelock import FileLock
 
@@ -25,6 +24,7 @@ from whale_ray.data.synthetic.drawing_record import write_record
 from whale_ray.data.synthetic.fluke import Fluke, draw_fluke
 from whale_ray.data.synthetic.photo_plan import UNKNOWN, Photo, plan_photos
 from whale_ray.data.synthetic.scene import draw_day, draw_viewpoint, photograph, vary_viewpoint
+from whale_ray.device import available_cpus
 from whale_ray.errors import DataError
 
 _ANIMAL, _DAY, _ENCOUNTER, _PHOTO = range(1, 5)
@@ -79,7 +79,7 @@ def draw_dataset(
     with _whole_folder(root) as folder:
         _write_tables(folder, photos)
         write_record(folder, individuals=individuals, images=images, difficulty=difficulty, seed=seed)
-        drawn = _draw_all(folder, photos, _Appearance(seed, difficulty, size), workers or joblib.cpu_count())
+        drawn = _draw_all(folder, photos, _Appearance(seed, difficulty, size), workers or available_cpus())
         for _ in _with_progress_bar(drawn, len(photos)) if progress else drawn:
             pass
 

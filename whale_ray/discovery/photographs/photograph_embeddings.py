@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import joblib
 import numpy as np
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.image_io import VERSION, Geometry, fit_image
+from whale_ray.device import available_cpus
 from whale_ray.errors import DataError, ImageError
 from whale_ray.file_errors import short_reason
 from whale_ray.verbosity import track_steps
@@ -74,7 +74,7 @@ def embed_photographs(
     wanted = [image for image in images if keys[image] not in kept]
     undecodable: dict[str, str] = {}
     starts = range(0, len(wanted), _BATCH)
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         batches = _decoded_batches(pool, catalog, wanted, embedder.geometry, undecodable)
         tracked = track_steps(batches, "embedding photographs", progress=progress, total=len(starts))
         for count, (names, arrays) in enumerate(tracked, start=1):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import joblib
 import numpy as np
 
+from whale_ray.device import available_cpus
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore
 from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.local.local_index import LocalIndex
@@ -145,7 +145,7 @@ def verify_leading(
     if verified and len(queries) == 1:  # of a service: no threads to start
         verify_query(0)
     elif verified:
-        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        with ThreadPoolExecutor(available_cpus()) as pool:
             for _ in pool.map(verify_query, range(len(queries))):
                 on_batch()
     return inliers

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import joblib
-
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.image_io import VERSION as DECODER_VERSION
 from whale_ray.data.pixel_cache import fingerprint_files
+from whale_ray.device import available_cpus
 from whale_ray.errors import DataError, ImageError
 from whale_ray.retrieval.file_lock import read_or_compute
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features, load_features
@@ -56,7 +55,7 @@ def local_features_of(
     descriptor_size(kind)  # refuses an unknown kind
     facts = ("local", VERSION, DECODER_VERSION, kind, LOCAL_SIDE, MOST_KEYPOINTS)
     path = cache / f"{kind}-{fingerprint_files(catalog, *facts)}.npz"
-    threads = workers or joblib.cpu_count()
+    threads = workers or available_cpus()
     return read_or_compute(
         path,
         read=_read,

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from whale_ray.device import without_default_threads
 from whale_ray.errors import BundleError, InputError
 from whale_ray.ray_address import check_ray_address, requested_address
 from whale_ray.ray_private import set_default_http_host
@@ -151,9 +152,10 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
     os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
     if folder := shorten_ray_folder():
         print(f"Ray's files are in {folder}: the temporary folder is too long for its sockets", flush=True)
-    ray.init(
-        address="local", num_cpus=settings.cores, namespace="serve", include_dashboard=False, logging_level="ERROR"
-    )
+    with without_default_threads():
+        ray.init(
+            address="local", num_cpus=settings.cores, namespace="serve", include_dashboard=False, logging_level="ERROR"
+        )
     try:
         yield
     finally:

@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import joblib
-
 from whale_ray.data.pixel_cache import cache_size
+from whale_ray.device import available_cpus
 from whale_ray.errors import DataError
 from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, describe_aliases, fold_over, screen
 from whale_ray.sweep.config.sweep_spec import Sweep
@@ -81,7 +80,7 @@ def trials_at_once(sweep: Sweep) -> int:
 
 def _machine() -> tuple[int, int]:
     """Return the CPUs (container quota respected) and GPUs of this machine without importing torch or Ray."""
-    return joblib.cpu_count(), len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return available_cpus(), len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _search(sweep: Sweep) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from whale_ray.data.image_io import Geometry
-from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, distinct_settings
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, distinct_settings
 from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.screening_design import screen
 from whale_ray.sweep.config.sweep_spec import Sweep

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from whale_ray.device import reserved_device
+from whale_ray.device import reserved_device, without_default_threads
 from whale_ray.errors import InputError
 from whale_ray.ray_address import check_ray_address
 from whale_ray.ray_private import is_token_auth_enabled
@@ -43,7 +43,7 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
         say(f"Ray's files are in {folder}: the temporary folder is too long for its sockets")
     target = check_ray_address(address)
     try:
-        with kept_sigterm_handler():
+        with kept_sigterm_handler(), without_default_threads():
             context = ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise InputError(
