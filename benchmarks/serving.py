@@ -55,7 +55,13 @@ def pictures(count: int, *, jitter: int = 0) -> list[bytes]:
 
 
 def make_bundle(
-    folder: Path, size: int, *, seed: int = 0, encoder_name: str = "torchvision:resnet18", on_gpu: bool = False
+    folder: Path,
+    size: int,
+    *,
+    seed: int = 0,
+    encoder_name: str = "torchvision:resnet18",
+    gallery: int = GALLERY,
+    on_gpu: bool = False,
 ) -> Path:
     """Write a bundle of an encoder at this size, with the pictures in its gallery and its fastest runtime.
 
@@ -64,6 +70,7 @@ def make_bundle(
         size: Side of the images in pixels.
         seed: Seed of the weights.
         encoder_name: Name of the encoder, as in a sweep file.
+        gallery: Number of gallery images, at least 128.
         on_gpu: Use the runtime torch, the only one on a GPU.
     """
     import dataclasses
@@ -81,7 +88,7 @@ def make_bundle(
 
     torch.manual_seed(seed)
     encoder = build_encoder(encoder_name, embedding_size=512, weights="random", image_size=(size, size))
-    shown, names = pictures(32), [f"w_{row // 4:04d}" for row in range(GALLERY)]
+    shown, names = pictures(32), [f"w_{row // 4:04d}" for row in range(gallery)]
     manifest: dict[str, Any] = {
         "id": f"{encoder_name.partition(':')[2]}-{size}-{seed}",
         "settings": {"model": {"encoder": encoder_name}},
@@ -93,14 +100,14 @@ def make_bundle(
         "calibration": None,
         "unknown_label": "new_whale",
         "scores": {"known_queries": 0, "queries": 0},
-        "measured_gallery": GALLERY,
+        "measured_gallery": gallery,
         "individuals": len(set(names)),
-        "images": GALLERY,
+        "images": gallery,
         "data_fingerprint": "benchmark",
         "tolerance": 1e-4,
     }
-    rows = np.random.default_rng(seed).normal(size=(GALLERY, 512))
-    table = pd.DataFrame({"image": [f"{row}.jpg" for row in range(GALLERY)], "individual": names})
+    rows = np.random.default_rng(seed).normal(size=(gallery, 512))
+    table = pd.DataFrame({"image": [f"{row}.jpg" for row in range(gallery)], "individual": names})
     made = BundleContents(
         manifest, encoder.state_dict(), rows.astype(np.float16), table, tuple(shown[:4]), np.zeros((4, 512))
     )
@@ -118,7 +125,7 @@ def make_bundle(
     if on_gpu:
         return write_bundle(whole, folder / str(manifest["id"]))
     queries = [bundle.prepare(picture) for picture in pictures(32, jitter=1)]
-    named = with_fastest_runtime(whole, BenchmarkQueries(queries, names[: 4 * 32 : 4], np.arange(GALLERY)))
+    named = with_fastest_runtime(whole, BenchmarkQueries(queries, names[: 4 * 32 : 4], np.arange(gallery)))
     return write_bundle(named, folder / str(manifest["id"]))
 
 

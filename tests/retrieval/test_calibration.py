@@ -2,10 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from whale_ray.retrieval.evaluation.calibration import (
     Calibration,
     fit_calibration,
+    fit_logistic,
     leads,
     read_calibration,
     reliability,
@@ -46,6 +48,25 @@ def test_a_lead_is_over_the_other_first_candidates():
     found = leads(np.array([[0.5, 0.9, 0.7, np.nan, np.nan, 0.2], [0.6, 0.6, 0.1, 0.0, 0.0, 0.0]]))
     assert found[0, [0, 1, 2, 5]].tolist() == pytest.approx([-0.4, 0.2, -0.2, -0.7])
     assert found[1, :2].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["overlapping", "separable", "rare", "one feature is constant"])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_the_coefficients_are_those_of_scikit_learn(kind, is_weighted):
+    random = np.random.default_rng(0)
+    features = random.normal(size=(400, 3)) * [0.1, 2.0, 1.0] + [0.5, 0.0, 3.0]
+    if kind == "one feature is constant":
+        features[:, 2] = 1.0
+    noise = {"separable": 0.0, "rare": 0.3}.get(kind, 0.1)
+    outcomes = features[:, 0] + noise * random.normal(size=400) > (0.8 if kind == "rare" else 0.5)
+    weights = random.uniform(0.5, 3.0, 400) if is_weighted else None
+    spread = np.where(features.std(axis=0) > 0, features.std(axis=0), 1.0)
+    model = LogisticRegression(C=1e3, tol=1e-10, max_iter=10_000)
+    model.fit((features - features.mean(axis=0)) / spread, outcomes, sample_weight=weights)
+    expected = model.predict_proba((features - features.mean(axis=0)) / spread)
+    intercept, *slopes = fit_logistic(features, outcomes, weights)
+    logits = intercept + features @ slopes
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected[:, 1], atol=1e-4)
 
 
 def test_a_calibration_is_read_as_it_was_written():

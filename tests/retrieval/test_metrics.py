@@ -5,14 +5,14 @@ import pytest
 
 from whale_ray.retrieval.evaluation.metrics import (
     average_precisions,
-    best_thresholds,
     chance_of_image_recall,
     chance_of_map,
     chance_of_recall,
     find_ranks,
     recall_at,
-    threshold_steps,
 )
+from whale_ray.retrieval.evaluation.thresholds.best_of_settings import best_of_settings
+from whale_ray.retrieval.evaluation.thresholds.threshold_steps import best_thresholds, threshold_steps
 
 
 def test_recall_is_one_when_every_nearest_image_is_the_same_individual():
@@ -134,6 +134,19 @@ def test_an_empty_ranking_has_no_threshold():
     thresholds, sums = best_thresholds(steps, np.ones((1, 2), dtype=bool))
     assert thresholds.tolist() == [0.0]
     assert sums.tolist() == [0]
+
+
+@pytest.mark.parametrize(("queries", "new_share"), [(40, 0.3), (40, 0.0), (40, 1.0), (1, 1.0), (0, 0.0)])
+def test_the_thresholds_of_many_settings_are_those_of_each_alone(queries, new_share):
+    random = np.random.default_rng(queries)
+    new = random.random(queries) < new_share
+    cosines = np.sort(random.integers(0, 12, (30, queries, 5)) / 10, axis=2)[:, :, ::-1].copy()  # coarse: ties
+    cosines[random.random(cosines.shape) < 0.1] = np.nan
+    ranks = random.integers(0, 9, (30, queries)) * ~new
+    thresholds, sums = best_of_settings(cosines, ranks, new)
+    for place in range(30):
+        alone = best_thresholds(threshold_steps(cosines[place], ranks[place], new), np.ones((1, queries), dtype=bool))
+        assert (thresholds[place], sums[place]) == (alone[0][0], alone[1][0])
 
 
 @pytest.mark.parametrize("cutoff", [1, 2, 3, 5, 8])

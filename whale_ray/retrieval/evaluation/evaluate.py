@@ -156,7 +156,8 @@ def _score(
     clusters, folds = clusters_and_folds(
         held.individuals, images=files, groups=groups, rows=held.rows, unknown_label=held.unknown_label, seed=seed
     )
-    outcomes, fusions = zip(*(_answer(held, setting, folds, clusters) for setting in settings), strict=True)
+    codes = np.unique(clusters, return_inverse=True)[1]  # for intervals: names are slow to sort again and again
+    outcomes, fusions = zip(*(_answer(held, setting, folds, codes) for setting in settings), strict=True)
     final, *choices = choose_settings(outcomes, held.queries, groups_for_choosing(folds), objective=objective)
     pooled = pool_cross_fitted(outcomes, choices, folds, held.queries)
     new = ~held.queries.known
@@ -165,10 +166,8 @@ def _score(
     calibration = fit_calibration(chosen.cosines, chosen.ranks, new, held.queries.species)
     decision = decide.at(float(new.mean())) if len(new) and calibration.new is not None else None
     table = setting_table(settings, outcomes, held.queries)
-    scores = scores_with_intervals(
-        pooled, held.queries, clusters, decision=decision, lacks_fusion=lacks_fusion, seed=seed
-    )
-    split: dict[str, Any] = {"folds": folds, "clusters": clusters, "groups": groups, "seed": seed}
+    scores = scores_with_intervals(pooled, held.queries, codes, decision=decision, lacks_fusion=lacks_fusion, seed=seed)
+    split: dict[str, Any] = {"folds": folds, "clusters": codes, "groups": groups, "seed": seed}
     encounters = evaluate_encounters(held, settings[final.place], single=calibration, decision=decision, **split)
     return Evaluation(
         table=table,

@@ -11,7 +11,7 @@ import pandas as pd
 from whale_ray.retrieval.evaluation.metrics import average_precisions
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
-from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome, plain_scores
+from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome, scores_of_settings
 from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, effective_values
 from whale_ray.retrieval.search.retrieval_settings import SETTING_FIELDS, RetrievalSetting
 
@@ -24,8 +24,7 @@ def setting_table(settings: Sequence[RetrievalSetting], outcomes: Sequence[Outco
         outcomes: Outcome of each setting.
         queries: The right answers.
     """
-    rows = [plain_scores(outcome, queries) for outcome in outcomes]
-    return pd.concat([_setting_columns(settings), pd.DataFrame(rows, dtype=np.float64)], axis=1)
+    return pd.concat([_setting_columns(settings), pd.DataFrame(scores_of_settings(outcomes, queries))], axis=1)
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,16 @@ def auroc(cosines: np.ndarray, known: np.ndarray, weights: np.ndarray | None = N
         One value per row of `weights`; NaN if one kind is missing.
     """
     weights = np.ones((1, len(cosines))) if weights is None else weights
-    values, codes = np.unique(cosines, return_inverse=True)
-    if not len(values):
-        return np.full(len(weights), np.nan)
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(len(values)))
-    of_known, of_new = (np.add.reduceat((weights * kind)[:, order], starts, axis=1) for kind in (known, ~known))
-    wins = (of_known * (of_new.cumsum(axis=1) - of_new / 2)).sum(axis=1)
-    pairs = of_known.sum(axis=1) * of_new.sum(axis=1)
+    # In the order of their cosines, so that each known query's neighbors are found in the cache.
+    ordered_known, ordered_new = (
+        np.flatnonzero(kind)[np.argsort(cosines[kind], kind="stable")] for kind in (known, ~known)
+    )
+    of_known = np.take(weights, ordered_known, axis=1)
+    below = np.pad(np.take(weights, ordered_new, axis=1).cumsum(axis=1), ((0, 0), (1, 0)))
+    lower, upper = (np.searchsorted(cosines[ordered_new], cosines[ordered_known], side) for side in ("left", "right"))
+    halves = np.take(below, lower, axis=1) + np.take(below, upper, axis=1)
+    wins = np.einsum("bq,bq->b", of_known, halves) / 2
+    pairs = of_known.sum(axis=1) * below[:, -1]
     return np.asarray(np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0))
 
 
@@ -85,7 +87,7 @@ def _auroc_with_interval(
     names, codes = np.unique(clusters, return_inverse=True)
     if not all(has_enough_clusters(len(np.unique(codes[mask]))) for mask in (known, ~known)):
         return {"auroc": value}
-    draws = cluster_draws(len(names), np.random.default_rng(seed))
+    draws = cluster_draws(len(names), seed)
     low, high = percentiles(np.concatenate([auroc(cosines, known, each[:, codes]) for each in draws]))
     return {"auroc": value, "auroc_low": float(low), "auroc_high": float(high)}
 

@@ -8,11 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.metrics import (
-    ThresholdSteps,
-    find_ranks,
-    threshold_steps,
-)
+from whale_ray.retrieval.evaluation.metrics import find_ranks
+from whale_ray.retrieval.evaluation.thresholds.threshold_steps import ThresholdSteps, threshold_steps
 from whale_ray.retrieval.fusion.candidates import Candidates
 from whale_ray.retrieval.fusion.cross_fitting import cross_fit
 from whale_ray.retrieval.fusion.fusion_model import FusionModel

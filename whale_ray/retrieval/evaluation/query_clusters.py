@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from whale_ray.data.components import components_by_keys
 FOLDS = 5
 FEWEST_CLUSTERS = 4
 _DRAWS = 1000
-_CELLS = 2**22  # clusters drawn at once
+_CELLS = 2**20  # clusters drawn at once
+_MOST_KEPT = 2**24  # of which the draws are kept: all scores of an evaluation resample the same clusters
 
 
 def query_clusters(
@@ -108,7 +110,7 @@ def bootstrap_interval(
     """
     codes = np.unique(clusters, return_inverse=True)[1]
     sums, sizes = (_sum_by_cluster(each, codes) for each in (np.where(weights, values * weights, 0.0), weights))
-    means = _resampled_means(sums, sizes, np.random.default_rng(seed))
+    means = _resampled_means(sums, sizes, seed)
     enough = has_enough_clusters((sizes > 0).sum(axis=0))
     means[:, ~enough] = 0.0
     low, high = percentiles(means, level=level)
@@ -154,7 +156,8 @@ def percentiles(draws: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, 
         level: Confidence level, 0 to 1.
     """
     tail = 50.0 * (1.0 - level)
-    low, high = np.nanpercentile(draws, [tail, 100.0 - tail], axis=0)
+    percentile = np.nanpercentile if np.isnan(draws).any() else np.percentile  # the first is slow, column by column
+    low, high = percentile(draws, [tail, 100.0 - tail], axis=0)
     return low, high
 
 
@@ -162,27 +165,39 @@ def _sum_by_cluster(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(codes, column) for column in values.T], axis=1)
 
 
-def _resampled_means(sums: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _resampled_means(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
     """Return means of shape (draws, M); NaN for a draw without a counted query."""
     means = []
-    for weights in cluster_draws(len(sums), random):
+    for weights in cluster_draws(len(sums), seed):
         total = weights @ sizes
         means.append(np.divide(weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0))
     return np.concatenate(means)
 
 
-def cluster_draws(clusters: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield how often each cluster is drawn, float, shape (b, clusters), a few draws at a time.
+def cluster_draws(clusters: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each cluster is drawn, float64, shape (b, clusters), a few draws at a time.
 
     Args:
         clusters: Number of clusters.
-        random: Source of randomness.
+        seed: Seed of the draws.
     """
-    at_once = max(1, _CELLS // clusters)
+    parts = _kept_draws(clusters, seed) if _DRAWS * clusters <= _MOST_KEPT else _draw(clusters, seed)
+    yield from (part.astype(np.float64) for part in parts)
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(clusters: int, seed: int) -> tuple[np.ndarray, ...]:
+    return tuple(_draw(clusters, seed))
+
+
+def _draw(clusters: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each cluster is drawn, uint8, shape (b, clusters)."""
+    random, at_once = np.random.default_rng(seed), max(1, _CELLS // clusters)
     for start in range(0, _DRAWS, at_once):
         draws = min(at_once, _DRAWS - start)
         cells = random.integers(0, clusters, (draws, clusters)) + clusters * np.arange(draws)[:, None]
-        yield np.bincount(cells.ravel(), minlength=draws * clusters).reshape(draws, clusters).astype(np.float64)
+        counts = np.bincount(cells.ravel(), minlength=draws * clusters).reshape(draws, clusters)
+        yield np.minimum(counts, 255).astype(np.uint8)  # a cluster is drawn once on average, and never so often
 
 
 def paired_interval(

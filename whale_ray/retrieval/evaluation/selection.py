@@ -10,13 +10,13 @@ import numpy as np
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.calibration import fit_calibration
 from whale_ray.retrieval.evaluation.metrics import (
+    DEPTH,
+    are_hits,
     average_precisions,
-    best_thresholds,
-    recall_at,
     values_of_ranks,
 )
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
-from whale_ray.retrieval.evaluation.query_clusters import FOLDS
+from whale_ray.retrieval.evaluation.query_clusters import FOLDS, nan_to_none
 from whale_ray.retrieval.evaluation.score_names import (
     CUTOFFS,
     INDIVIDUAL_SCORES,
@@ -24,10 +24,12 @@ from whale_ray.retrieval.evaluation.score_names import (
     OBJECTIVES,
     averages_individuals,
 )
+from whale_ray.retrieval.evaluation.thresholds.best_of_settings import best_of_settings
+from whale_ray.retrieval.evaluation.thresholds.threshold_steps import SIXTIETHS, best_thresholds
 
 FEWEST_OF_SPECIES = 10
 """Known and new queries, of each so many, that a species needs for a threshold of its own."""
-_SIXTIETHS = 60
+_CELLS = 2**20  # cosines of several settings that are compared at once
 _DIGITS = 9  # sums that differ by rounding only are equal, and the first setting wins
 
 
@@ -43,15 +45,37 @@ def plain_scores(outcome: Outcome, queries: Queries) -> dict[str, float | None]:
     Returns:
         Score by name; None if there is no query for it.
     """
-    scores: dict[str, float | None] = {}
-    for name, ranks in (("recall", outcome.ranks), ("image_recall", outcome.image_ranks)):
-        scores |= {f"{name}@{cutoff}": recall_at(ranks, queries.asked, cutoff) for cutoff in CUTOFFS}
-    thresholds, sums = best_thresholds(outcome.steps, np.ones((1, len(queries.new)), dtype=bool))
-    scores[MAP] = float(sums[0]) / (_SIXTIETHS * len(queries.new)) if len(queries.new) else None
-    scores["threshold"] = float(thresholds[0]) if queries.new.any() else None
+    return {name: nan_to_none(values[0]) for name, values in scores_of_settings([outcome], queries).items()}
+
+
+def scores_of_settings(outcomes: Sequence[Outcome], queries: Queries) -> dict[str, np.ndarray]:
+    """Return `plain_scores` of several settings, float64, each of shape (S,); NaN if there is no query for a score.
+
+    Args:
+        outcomes: Outcome of each setting, at least one.
+        queries: The right answers.
+    """
+    at_once = max(1, _CELLS // max(1, DEPTH * len(queries.new)))
+    parts = [_scores(outcomes[start : start + at_once], queries) for start in range(0, len(outcomes), at_once)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _scores(outcomes: Sequence[Outcome], queries: Queries) -> dict[str, np.ndarray]:
+    ranks, image_ranks = (np.stack([getattr(one, name) for one in outcomes]) for name in ("ranks", "image_ranks"))
+    scores: dict[str, np.ndarray] = {}
+    none, asked = np.full(len(outcomes), np.nan), queries.asked
+    for name, each in (("recall", ranks[:, asked]), ("image_recall", image_ranks[:, asked])):
+        for cutoff in CUTOFFS:
+            scores[f"{name}@{cutoff}"] = are_hits(each, cutoff).mean(axis=1) if asked.any() else none
+    cosines = np.full((*ranks.shape, DEPTH), np.nan)
+    for place, one in enumerate(outcomes):
+        cosines[place, :, : one.cosines.shape[1]] = one.cosines
+    thresholds, sums = best_of_settings(cosines, ranks, queries.new)
+    scores[MAP] = sums / (SIXTIETHS * len(queries.new)) if len(queries.new) else none
+    scores["threshold"] = thresholds if queries.new.any() else none
     for name in INDIVIDUAL_SCORES:
-        values = values_of_ranks(name, outcome.ranks, outcome.image_ranks)
-        scores[name] = float(np.average(values, weights=queries.weights)) if queries.asked.any() else None
+        values = values_of_ranks(name, ranks, image_ranks)
+        scores[name] = np.average(values, axis=1, weights=queries.weights) if asked.any() else none
     return scores
 
 

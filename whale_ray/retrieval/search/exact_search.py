@@ -21,6 +21,7 @@ Rescore = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _MARGIN = 4  # steps by which faiss, in float32, may be wrong
 _PRODUCT_FROM = 4  # queries from which one matrix product is the shorter way; by itself faiss takes it from 250 on
 _CELLS = 2**22  # numbers held at once where a block of float64 is needed
+_CACHED_CELLS = 2**19  # the same where the block is gathered from the gallery: it stays in the processor's cache
 
 
 def use_threads(count: int) -> None:
@@ -31,7 +32,7 @@ def use_threads(count: int) -> None:
 
 
 def nearest_keys(
-    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, depth: int
+    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, depth: int, *, by_lists: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return keys of the nearest images (Q, images) and of the nearest individuals (Q, R), one image per individual.
 
@@ -41,14 +42,31 @@ def nearest_keys(
         images: Number of images per query.
         individuals: Number of individuals per query.
         depth: First number of candidates that faiss proposes.
+        by_lists: Take the candidates of the inverted lists, if the gallery has some: their cosines are exact, but a
+            nearer image may be missing.
     """
     if 16 * depth >= len(index):  # looking at all of them is then the shorter way
         return scan_gallery(queries, index, images, individuals)
-    image_keys, best_keys, settled = _search_nearest(queries, index, images, individuals, depth)
+    if by_lists and index.lists is not None:
+        image_keys, best_keys, settled = _search_lists(queries, index, images, individuals, depth)
+        depth //= 4  # an exact search begins with as few candidates
+    else:
+        image_keys, best_keys, settled = _search_nearest(queries, index, images, individuals, depth)
     if not settled.all():
         deeper = nearest_keys(queries[~settled], index, images, individuals, 4 * depth)
         image_keys[~settled], best_keys[~settled] = deeper
     return image_keys, best_keys
+
+
+def _search_lists(
+    queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, depth: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return `nearest_keys` among the candidates of the inverted lists, and which queries (Q,) got enough of them."""
+    assert index.lists is not None
+    places = index.lists.candidates(queries, index.vectors, depth)
+    keys = np.where(places < 0, ABSENT, encode_keys(_exact_cosines(queries, index, places), places))
+    image_keys, best_keys = _sorted_keys(keys, index, images, individuals)
+    return image_keys, best_keys, np.minimum(image_keys[:, -1], best_keys[:, individuals - 1]) > ABSENT
 
 
 def _search_nearest(
@@ -59,21 +77,31 @@ def _search_nearest(
 
     faiss.cvar.distance_compute_blas_threshold = _PRODUCT_FROM * queries.shape[1]  # it counts numbers
     rough, places = faiss.knn(queries, index.vectors, depth, metric=faiss.METRIC_INNER_PRODUCT)
-    keys = np.sort(encode_keys(_exact_cosines(queries, index, places), places), axis=1)[:, ::-1]
-    image_keys = keys[:, :images].copy()
-    best_keys = _limit(_first_of_each(keys, index, max(images, individuals)), image_keys, individuals)
+    keys = encode_keys(_exact_cosines(queries, index, places), places)
+    image_keys, best_keys = _sorted_keys(keys, index, images, individuals)
     beyond = (np.ceil(rough[:, -1].astype(np.float64) * STEPS).astype(np.int64) + _MARGIN + 1) << 32
     return image_keys, best_keys, np.minimum(image_keys[:, -1], best_keys[:, individuals - 1]) >= beyond
 
 
+def _sorted_keys(keys: np.ndarray, index: GalleryIndex, images: int, individuals: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys of the nearest images and individuals among candidates (Q, depth)."""
+    keys = np.sort(keys, axis=1)[:, ::-1]
+    image_keys = keys[:, :images].copy()
+    return image_keys, _limit(_first_of_each(keys, index, max(images, individuals)), image_keys, individuals)
+
+
 def _exact_cosines(queries: np.ndarray, index: GalleryIndex, places: np.ndarray) -> np.ndarray:
     """Return the float64 cosine of each query to its candidates (Q, depth)."""
-    cosines = np.empty(places.shape)
-    size = max(1, _CELLS // (places.shape[1] * queries.shape[1]))
+    cosines, (depth, features) = np.empty(places.shape), (places.shape[1], queries.shape[1])
+    size = max(1, min(len(queries), _CACHED_CELLS // (depth * features)))
+    candidates = np.empty((size, depth, features), dtype=np.float32)
+    precise = np.empty(candidates.shape)  # both are filled again and again: new memory costs as much as the product
     for start in range(0, len(queries), size):
-        part = slice(start, start + size)
-        candidates = index.vectors[places[part]].astype(np.float64)
-        cosines[part] = np.matmul(candidates, queries[part].astype(np.float64)[:, :, None])[:, :, 0]
+        asked = queries[start : start + size].astype(np.float64)
+        count = len(asked)
+        np.take(index.vectors, places[start : start + size], axis=0, out=candidates[:count], mode="clip")
+        precise[:count] = candidates[:count]
+        np.matmul(precise[:count], asked[:, :, None], out=cosines[start : start + size, :, None])
     return cosines
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from whale_ray.errors import InputError
+from whale_ray.retrieval.search.approximate.inverted_lists import InvertedLists, MovedLists
 
 STEPS = 1_000_000  # cosines are multiples of 1 / STEPS
+_NUMBERS = 2**20  # held at once in float64
 
 
 def normalize_rows(vectors: np.ndarray, *, rounded: bool = True) -> np.ndarray:
@@ -25,11 +28,21 @@ def normalize_rows(vectors: np.ndarray, *, rounded: bool = True) -> np.ndarray:
     Raises:
         ValueError: If a number is not finite.
     """
-    precise = np.asarray(vectors, dtype=np.float16 if rounded else np.float64).astype(np.float64)
+    given = np.asarray(vectors)
+    unit = np.empty(given.shape, dtype=np.float32)
+    rows = max(1, _NUMBERS // max(1, given.shape[1]))
+    for start in range(0, len(given), rows):
+        unit[start : start + rows] = _unit_rows(given[start : start + rows], np.float16 if rounded else np.float64)
+    return unit
+
+
+def _unit_rows(vectors: np.ndarray, stored: type[np.floating[Any]]) -> np.ndarray:
+    """Return the rows, first converted to the type in which they are stored, at unit length, float64."""
+    precise = vectors.astype(stored).astype(np.float64)
     if not np.isfinite(precise).all():
         raise ValueError("vectors must be finite in float16, but some are not. Bring them to unit length first")
     length = np.sqrt(np.einsum("nd,nd->n", precise, precise))[:, None]
-    return (precise / np.where(length > 0, length, 1.0)).astype(np.float32)
+    return np.asarray(precise / np.where(length > 0, length, 1.0))
 
 
 def required_views(flip: str) -> tuple[str, ...]:
@@ -72,7 +85,10 @@ class GalleryIndex:
         codes: Individual of each vector, shape (N,).
         vectors: Unit vectors, float32, shape (N, D).
         starts: First position of each individual.
+        lists: Inverted lists that propose candidates in a large gallery; None for an exact search.
     """
+
+    lists: InvertedLists | MovedLists | None = None
 
     def __init__(self, vectors: np.ndarray, labels: np.ndarray, *, rounded: bool = True, ready: bool = False) -> None:
         self.names, codes = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
@@ -80,10 +96,25 @@ class GalleryIndex:
         self.codes = codes[self.rows]
         self.images_per_individual = np.bincount(codes, minlength=len(self.names))
         self.starts = np.cumsum(self.images_per_individual) - self.images_per_individual
-        self.vectors = (vectors if ready else normalize_rows(np.asarray(vectors), rounded=rounded))[self.rows]
+        # Rows are sorted before they are normalized: the copy then has the size of what is stored, half of float32.
+        ordered = np.asarray(vectors)[self.rows]
+        self.vectors = ordered if ready else normalize_rows(ordered, rounded=rounded)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def move_lists(self, earlier: GalleryIndex, rows: np.ndarray) -> None:
+        """Use the inverted lists of an earlier gallery; without lists there, the search stays exact.
+
+        Args:
+            earlier: Index of the earlier gallery.
+            rows: Row in the earlier gallery of the first images of this one, shape (n,); the others have come since.
+        """
+        if not isinstance(earlier.lists, InvertedLists):
+            return
+        of_row, places = np.full(len(earlier), -1), np.argsort(self.rows)
+        of_row[rows] = places[: len(rows)]
+        self.lists = MovedLists(earlier.lists, of_row[earlier.rows], places[len(rows) :])
 
     def codes_of(self, labels: np.ndarray) -> np.ndarray:
         """Return the code of each label, int64; -1 for labels without a gallery image."""

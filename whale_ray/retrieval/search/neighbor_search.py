@@ -49,6 +49,7 @@ def find_neighbors(
     individuals: int = 50,
     neighbours: int = 1,
     rescore: Rescore | None = None,
+    by_lists: bool = False,
 ) -> Neighbors:
     """Return the nearest images and the nearest distinct individuals of each query.
 
@@ -58,6 +59,7 @@ def find_neighbors(
         individuals: Number of individuals per query, at least 1.
         neighbours: Number of images per query, at least 1.
         rescore: Replaces the cosines by other scores for the whole gallery; None keeps them.
+        by_lists: As in `nearest_keys`; without effect on a search with other scores.
     """
     images, distinct = min(neighbours, len(index)), min(individuals, len(index.names))
     depth = images + 2 * distinct
@@ -65,7 +67,7 @@ def find_neighbors(
     def search(vectors: np.ndarray) -> Neighbors:
         if rescore is not None:
             return _describe(*scan_gallery(vectors, index, images, distinct, rescore), index)
-        return _describe(*nearest_keys(vectors, index, images, distinct, depth), index)
+        return _describe(*nearest_keys(vectors, index, images, distinct, depth, by_lists=by_lists), index)
 
     return _in_chunks(search, queries)
 
@@ -129,16 +131,22 @@ def nearest_images(queries: np.ndarray, index: GalleryIndex, codes: np.ndarray) 
 
 
 def _in_chunks(search: Callable[[np.ndarray], Neighbors], vectors: np.ndarray) -> Neighbors:
-    starts = range(0, max(len(vectors), 1), _QUERIES)
-    parts = [search(vectors[start : start + _QUERIES]) for start in starts]
-    if len(parts) == 1:
-        return parts[0]
-    return Neighbors(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Neighbors)))
+    first = search(vectors[:_QUERIES])
+    if len(vectors) <= _QUERIES:
+        return first
+    arrays = {each.name: getattr(first, each.name) for each in fields(Neighbors)}
+    # Filled part by part: a list of all parts and its concatenation would take the memory twice.
+    whole = {name: np.empty((len(vectors), part.shape[1]), part.dtype) for name, part in arrays.items()}
+    for start in range(0, len(vectors), _QUERIES):
+        part = search(vectors[start : start + _QUERIES]) if start else first
+        for name, array in whole.items():
+            array[start : start + _QUERIES] = getattr(part, name)
+    return Neighbors(**whole)
 
 
 def _describe(image_keys: np.ndarray, best_keys: np.ndarray, index: GalleryIndex) -> Neighbors:
-    rows = np.append(index.rows, -1)  # place -1 is nowhere
-    codes = np.append(index.codes, -1)
+    rows = np.append(index.rows, -1).astype(np.int32)  # place -1 is nowhere
+    codes = np.append(index.codes, -1).astype(np.int32)
     images, individuals = decode_positions(image_keys), codes[decode_positions(best_keys)]
     return Neighbors(
         indices=rows[images],
@@ -151,8 +159,11 @@ def _describe(image_keys: np.ndarray, best_keys: np.ndarray, index: GalleryIndex
 
 
 def _columns(codes: np.ndarray, individuals: np.ndarray, count: int) -> np.ndarray:
-    """Return the column of `individuals` (Q, R) at which each of `codes` (Q, K) occurs."""
-    rows = np.arange(len(codes))[:, None]
-    column = np.zeros((len(codes), count + 1), dtype=np.int32)  # the last cell is of the absent
-    column[rows, individuals] = np.arange(individuals.shape[1])
-    return np.asarray(column[rows, codes])
+    """Return the column of `individuals` (Q, R) at which each of `codes` (Q, K), below `count`, occurs; int32."""
+    if not codes.size:
+        return np.zeros(codes.shape, dtype=np.int32)
+    firsts = (count + 1) * np.arange(len(codes))[:, None]  # numbers of one row are below those of the next
+    numbers = (individuals + firsts).ravel()
+    order = np.argsort(numbers)
+    places = np.searchsorted(numbers, (codes + firsts).ravel(), sorter=order)
+    return np.asarray((order[places] % individuals.shape[1]).reshape(codes.shape), dtype=np.int32)

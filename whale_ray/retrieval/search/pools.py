@@ -134,12 +134,14 @@ class PooledSearcher:
 
         The pools of a plain mode are left to their first search: they need no more than a copy of their vectors.
         """
-        if mode.plain:
-            return
         viewpoints = ["", *self.viewpoints] if mode.side == "same" else [""]
-        for species in ["", *self.species]:
+        for species in [] if mode.plain else ["", *self.species]:
             for viewpoint in viewpoints:
                 self._pool(viewpoint, species, mode.side).searcher.prepare(mode)
+
+    def use_lists(self, mode: SearchMode) -> None:
+        """Make inverted lists of the whole gallery as `GallerySearcher.use_lists` does; other pools search exactly."""
+        self._pools["", ""].searcher.use_lists(mode)
 
     def groups(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from whale_ray.errors import InputError
+from whale_ray.retrieval.search.approximate.inverted_lists import LISTS_FROM, make_lists
 from whale_ray.retrieval.search.exact_search import Rescore
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
@@ -45,6 +46,15 @@ class GallerySearcher:
         """Does now what the first search in this mode would have to do once."""
         self._rescore(mode)
 
+    def use_lists(self, mode: SearchMode) -> None:
+        """Make inverted lists if the gallery is large enough for them to pay and the mode is plain.
+
+        Other modes search exactly: re-ranking, a proxy classifier and a penalty need the scores of all images, and one
+        missing neighbor changes all scores of an expansion.
+        """
+        if mode.plain and len(self.index) >= LISTS_FROM and self.index.lists is None:
+            self.index.lists = make_lists(self.index.vectors)
+
     def expand(self, queries: np.ndarray, mode: SearchMode) -> tuple[np.ndarray, GalleryIndex]:
         """Return the expanded queries of a search mode and the augmented gallery that they meet.
 
@@ -84,7 +94,8 @@ class GallerySearcher:
         rescore = self._rescore(mode)
         if penalized is not None:
             rescore = _lowered(rescore, mode.side_penalty * penalized[self.index.rows])
-        return find_neighbors(asked, index, individuals=individuals, neighbours=neighbours, rescore=rescore)
+        wanted = {"individuals": individuals, "neighbours": neighbours}
+        return find_neighbors(asked, index, rescore=rescore, by_lists=mode.plain, **wanted)
 
     def find_by_centroid(
         self,

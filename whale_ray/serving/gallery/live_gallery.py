@@ -64,6 +64,7 @@ class LiveGallery:
         self._pictures = _picture_names(bundle)
         self.names = frozenset(bundle.individuals)
         self._bundle_vectors = normalize_rows(bundle.contents.gallery)
+        bundle.gallery.searcher.use_lists(bundle.setting.search_mode)
         self._vectors: dict[str, np.ndarray] = {}
         index = bundle.gallery.keypoints
         searches_all = bundle.keypoints is None or not bundle.keypoints.shortlist
@@ -141,6 +142,7 @@ class LiveGallery:
         vectors = np.concatenate([self._bundle_vectors[rows], normalize_rows(added)])
         traits = [*(self.bundle.traits[row] for row in rows), *(entry.traits for entry in there)]
         searcher = self.bundle.build_searcher(vectors, individuals, traits=traits, ready=True)
+        searcher.index.move_lists(self.bundle.gallery.searcher.index, np.array(rows, dtype=np.int64))
         index = None
         if self._keypoints:
             index = self._keypoints.select(rows, [entry.digest for entry in there], individuals)

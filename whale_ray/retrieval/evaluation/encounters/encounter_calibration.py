@@ -20,7 +20,7 @@ from whale_ray.retrieval.evaluation.calibration import (
     fit_logistic,
     read_calibration,
 )
-from whale_ray.retrieval.evaluation.metrics import best_thresholds, threshold_steps
+from whale_ray.retrieval.evaluation.thresholds.threshold_steps import best_thresholds, threshold_steps
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Thresholds between known and new that maximize MAP@5."""

@@ -1,0 +1,1 @@
+"""Approximate search in large galleries, by inverted lists."""
