@@ -32,7 +32,7 @@ from whale_ray.sweep.trials.training_setup import build_batches
 MODEL = "torchvision:resnet18"
 BATCH, PER_INDIVIDUAL = 64, 4
 SPEED_GOAL, PASSES_GOAL = 50.0, 1.1
-GRIDS = {
+GRIDS: dict[str, dict[str, list[Any]]] = {
     "embedding sizes and necks": {"embedding_size": [64, 128, 256], "neck": ["linear", "bnneck"]},
     "poolings and layers": {"embedding_size": [64, 128], "pool": ["avg", "gem"], "layers": [1, 2]},
 }
@@ -89,7 +89,7 @@ def main(
         draw_dataset(root, individuals=30, images=photographs, difficulty=0.0)
         pixels = decode_images(read_catalog(root), geometry, cache=Path(scratch) / "pixels")
         labels = np.arange(photographs) // PER_INDIVIDUAL
-        options = {"batch_size": BATCH, "images_per_individual": PER_INDIVIDUAL}
+        options: dict[str, Any] = {"batch_size": BATCH, "images_per_individual": PER_INDIVIDUAL}
         through = Batches(pixels.array, geometry, np.arange(photographs), labels, **options)
         train = {**options, "sampler": "pk", "negatives_share": 0.25, "flip": True}
         train |= dict.fromkeys(("affine", "colour", "blur", "erasing"), 0.0)

@@ -56,8 +56,10 @@ def shared_memory(pixels: Path, trials: int) -> int:
     """Return the bytes that the kernel counts for so many processes, each of which has read the whole memory map."""
     with ExitStack() as stack:
         command = [sys.executable, "-c", READER, str(pixels)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        readers = [stack.enter_context(subprocess.Popen(command, text=True, **pipes)) for _ in range(trials)]
+        readers = [
+            stack.enter_context(subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            for _ in range(trials)
+        ]
         for reader in readers:
             assert reader.stdout
             reader.stdout.readline()

@@ -63,7 +63,7 @@ class InvertedLists:
         import faiss
 
         size = self._projection.shape[1]
-        index = faiss.index_factory(size, f"IVF{lists},PQ{size // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
+        index: Any = faiss.index_factory(size, f"IVF{lists},PQ{size // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
         index.cp.min_points_per_centroid = 1  # of a small gallery, in tests
         index.train(sample @ self._projection)
         for start in range(0, len(vectors), _ROWS):
