@@ -1,68 +1,52 @@
-"""Distribution of the test files over the processes of pytest-xdist.
+"""Distribution of the tests over the processes of pytest-xdist.
 
-The files of a group run in one process, which starts their Ray cluster or their service once. Any other file is a group
-by itself: its tests share module fixtures.
+Tests that share a Ray cluster or a service on Ray are a group: one process runs them and starts what they share once.
+The other tests of a file are a group as well, for they share module fixtures.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-# Fixture that the files of a group share → the files. The longest group comes first.
-GROUPS = {
-    "cluster": (
-        "tests/sweep/test_driver.py",
-        "tests/sweep/test_fault_tolerance.py",
-        "tests/sweep/test_observability.py",
-        "tests/sweep/test_gpu_sharing.py",
-        "tests/sweep/test_ray_workarounds.py",
-        "tests/test_cli.py",
-        "tests/test_device.py",
-        "tests/test_ray_address.py",
-    ),
-    "ray_service": (
-        "tests/serving/test_launcher.py",
-        "tests/serving/test_http_app.py",
-        "tests/serving/test_routes_identify.py",
-        "tests/serving/test_routes_gallery.py",
-        "tests/serving/test_page.py",
-    ),
-}
-_GROUP_OF_FILE = {file: fixture for fixture, files in GROUPS.items() for file in files}
+ROOT = Path(__file__).parents[1]
+# Group → arguments of its tests, by which its files are found. The longest group comes first.
+GROUPS = {"Ray cluster": r"\bcluster: str\b", "service on Ray": r"\b(?:on_ray: str|ray_service: Running)\b"}
 
 
 class GroupScheduling(LoadFileScheduling):
-    """Gives each process a group or a file at a time, in the order of `sort_by_group`."""
+    """Gives each process one group at a time, in the order of `sort_by_group`."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return _GROUP_OF_FILE.get(file, file)
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """Return the group of a test: a key of GROUPS, or the file of the test."""
+    file = nodeid.split("::", 1)[0]
+    if nodeid.startswith("tests/serving/") and "[on_ray" in nodeid:  # the parameter of the fixture `client`
+        return "service on Ray"
+    return _group_of_file(file)
+
+
+@functools.cache
+def _group_of_file(file: str) -> str:
+    text = (ROOT / file).read_text() if file.startswith("tests/") else ""
+    return next((group for group, pattern in GROUPS.items() if re.search(pattern, text)), file)
 
 
 def sort_by_group(items: list[pytest.Item]) -> None:
-    """Put the groups first, then the files with the most slow tests; the tests of a file keep their order.
-
-    Raises:
-        pytest.UsageError: If a test outside a group uses the group's fixture: another process would start it again.
-    """
-    for item in items:
-        file = _file_of(item)
-        used = set(getattr(item, "fixturenames", ())) & GROUPS.keys()
-        if used - {_GROUP_OF_FILE.get(file)}:
-            raise pytest.UsageError(f"{file} uses {', '.join(used)}: add it to GROUPS in tests/process_groups.py")
-    slow = Counter(_file_of(item) for item in items if item.get_closest_marker("slow"))
-    groups = list(GROUPS)
+    """Put the shared groups first, then those with the most slow tests; the tests of a group keep their order."""
+    slow = Counter(group_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
+    shared = list(GROUPS)
 
     def place(item: pytest.Item) -> tuple[int, int]:
-        file = _file_of(item)
-        group = _GROUP_OF_FILE.get(file)
-        return (len(groups), -slow[file]) if group is None else (groups.index(group), 0)
+        group = group_of(item.nodeid)
+        return (shared.index(group), 0) if group in shared else (len(shared), -slow[group])
 
     items.sort(key=place)
-
-
-def _file_of(item: pytest.Item) -> str:
-    return item.nodeid.split("::", 1)[0]
