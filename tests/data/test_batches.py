@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from whale_ray.data.batches import Batches, prefetch_one
+from whale_ray.data.batches import Batches, FeatureBatches, prefetch_one
 from whale_ray.data.image_io import Geometry, center_crop
 
 PLAIN = Geometry(16, 24)
@@ -373,3 +373,44 @@ def test_prefetched_batches_keep_order_and_errors_and_leave_no_thread() -> None:
     assert next(ahead) == 1
     ahead.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+@pytest.mark.parametrize("workers", [2, 3, 9])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"images_per_individual": 2, "flip": "new_individual", "affine": 0.5, "erasing": 0.5},
+        {"images_per_individual": None, "flip": "augment", "colour": 0.5, "blur": 0.5},
+    ],
+    ids=["pk", "shuffled"],
+)
+def test_the_images_of_all_workers_together_are_the_batches_of_one(workers: int, settings: dict[str, object]) -> None:
+    geometry = Geometry(16, 24, margin=2) if "affine" in settings else PLAIN
+    array, labels = noisy(21, geometry), np.arange(21) % 4
+
+    def batches(rank: int, workers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        options = {"batch_size": 10, "seed": 3, "rank": rank, "workers": workers} | settings
+        return list(Batches(array, geometry, np.arange(21), labels, **options).epoch(1))  # type: ignore[arg-type]
+
+    shares = [batches(rank, workers) for rank in range(workers)]
+    for number, (pictures, wanted) in enumerate(batches(0, 1)):
+        for rank, share in enumerate(shares):
+            assert torch.allclose(share[number][0], pictures[rank::workers], atol=1e-6)
+            assert torch.equal(share[number][1], wanted)
+
+
+@pytest.mark.parametrize("flip", ["none", "augment", "new_individual"])
+def test_the_features_of_all_workers_together_are_the_batches_of_one(flip: str) -> None:
+    features, mirrored = np.random.default_rng(0).random((2, 11, 5), dtype=np.float32)
+
+    def batches(rank: int, workers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        options = {"batch_size": 11, "images_per_individual": None, "flip": flip, "rank": rank, "workers": workers}
+        labels = np.arange(11) % 3
+        made = FeatureBatches(features, mirrored, PLAIN, np.arange(11), labels, **options)
+        return list(made.epoch(1))
+
+    ((whole, wanted),) = batches(0, 1)
+    for rank in range(2):
+        ((share, labels),) = batches(rank, 2)
+        assert torch.equal(share, whole[rank::2])
+        assert torch.equal(labels, wanted)

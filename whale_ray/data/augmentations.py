@@ -28,20 +28,25 @@ class BatchRandom:
     Args:
         count: Images in the batch.
         generator: Source of randomness on the device of the batch.
+        own: Images of the batch that this worker loads. Numbers are drawn for all images, so that an image has the
+            same numbers for any number of workers.
     """
 
-    def __init__(self, count: int, generator: torch.Generator) -> None:
-        self._count, self._generator = count, generator
+    def __init__(self, count: int, generator: torch.Generator, own: slice = slice(None)) -> None:
+        self._count, self._generator, self._own = count, generator, own
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Return one number per image, uniform in [low, high).
+        """Return one number per image of this worker, uniform in [low, high).
 
         Args:
             low: Smallest value.
             high: Largest value.
         """
-        numbers = torch.rand(self._count, generator=self._generator, device=self._generator.device)
-        return low + (high - low) * numbers
+        return low + (high - low) * self.uniform_of_all()[self._own]
+
+    def uniform_of_all(self) -> Tensor:
+        """Return one number per image of the batch, uniform in [0, 1)."""
+        return torch.rand(self._count, generator=self._generator, device=self._generator.device)
 
 
 def apply_affine(pictures: Tensor, geometry: Geometry, strength: float, draw: BatchRandom) -> Tensor:

@@ -44,6 +44,8 @@ class Batches:
         seed: Seed of all randomness.
         device: Device of the returned tensors.
         on_batch: Called before each batch.
+        rank: Number of this worker, from 0. It loads the images rank, rank + workers, rank + 2 workers … of each batch.
+        workers: Number of workers that train together. Their images together are the batches of a single worker.
     """
 
     def __init__(
@@ -65,8 +67,11 @@ class Batches:
         seed: int = 0,
         device: torch.device | str = "cpu",
         on_batch: Callable[[], None] = lambda: None,
+        rank: int = 0,
+        workers: int = 1,
     ) -> None:
         self._on_batch = on_batch
+        self._rank, self._workers = rank, workers
         self._array, self._geometry, self._device = array, geometry, torch.device(device)
         self._rows, self._labels = rows, labels
         self._individuals = int(labels.max()) + 1
@@ -83,7 +88,10 @@ class Batches:
         return [int(count) for count in np.tile(counts, self.num_classes // self._individuals)]
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield `steps` batches: images, float32, shape (B, 3, H, W), 0 to 1, and labels, int64, shape (B,)."""
+        """Yield `steps` batches: images, float32, shape (B, 3, H, W), 0 to 1, and labels, int64, shape (B,).
+
+        With several workers, the images are those of this worker and the labels those of the whole batch.
+        """
         made = self._made(number)
         # a processor has no time to spare while it trains
         for batch in made if self._device.type == "cpu" else prefetch_one(made):
@@ -125,32 +133,36 @@ class Batches:
         size = _CPU_CHUNK if self._device.type == "cpu" else len(places)
         pieces = [slice(start, start + size) for start in range(0, len(places), size)]
         parts = [
-            self._varied(places[piece], None if mirrored is None else mirrored[piece], generator) for piece in pieces
+            self._varied(
+                places[piece], None if mirrored is None else mirrored[piece], generator, self._own_images(piece.start)
+            )
+            for piece in pieces
         ]
         return torch.cat([pictures for pictures, _ in parts]), torch.cat([labels for _, labels in parts])
 
+    def _own_images(self, start: int) -> slice:
+        """Return the images of this worker in a piece that begins at the image `start` of its batch."""
+        return slice((self._rank - start) % self._workers, None, self._workers)
+
     def _varied(
-        self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
+        self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator, own: slice
     ) -> tuple[Tensor, Tensor]:
         moved = self._strengths["affine"] > 0
-        whole = _rows_to_device(self._array, self._rows[places], self._device)
+        whole = _rows_to_device(self._array, self._rows[places[own]], self._device)
         pictures = whole if moved else center_crop(whole, self._geometry)
         pictures = pictures.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
         labels = _to_device(self._labels[places], self._device)
-        draw = BatchRandom(len(pictures), generator)
+        draw = BatchRandom(len(places), generator, own)
         if moved:
             pictures = apply_affine(pictures, self._geometry, self._strengths["affine"], draw)
         if self._flip != "none":
-            chosen = draw.uniform() < 0.5 if mirrored is None else _to_device(mirrored, self._device)
-            pictures, labels = self._flipped(pictures, labels, chosen)
+            chosen = draw.uniform_of_all() < 0.5 if mirrored is None else _to_device(mirrored, self._device)
+            pictures = torch.where(chosen[own, None, None, None], pictures.flip(3), pictures)
+            labels = self._renamed(labels, chosen)
         for name, vary in AUGMENTATIONS.items():
             if self._strengths[name] > 0:
                 pictures = vary(pictures, self._strengths[name], draw)
         return pictures, labels
-
-    def _flipped(self, pictures: Tensor, labels: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-        pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
-        return pictures, self._renamed(labels, mirrored)
 
     def _renamed(self, labels: Tensor, mirrored: Tensor) -> Tensor:
         """Return the labels after mirroring: with `new_individual`, those of the mirrored class."""
@@ -174,9 +186,9 @@ class FeatureBatches(Batches):
         self._mirrored = mirrored
 
     def _varied(
-        self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator
+        self, places: np.ndarray, mirrored: np.ndarray | None, generator: torch.Generator, own: slice
     ) -> tuple[Tensor, Tensor]:
-        rows = self._rows[places]
+        rows = self._rows[places[own]]
         features, labels = (
             _rows_to_device(self._array, rows, self._device),
             _to_device(self._labels[places], self._device),
@@ -184,12 +196,12 @@ class FeatureBatches(Batches):
         if self._flip == "none":
             return features, labels
         chosen = (
-            BatchRandom(len(rows), generator).uniform() < 0.5
+            BatchRandom(len(places), generator).uniform_of_all() < 0.5
             if mirrored is None
             else _to_device(mirrored, self._device)
         )
         others = _rows_to_device(self._mirrored, rows, self._device)
-        return torch.where(chosen[:, None], others, features), self._renamed(labels, chosen)
+        return torch.where(chosen[own, None], others, features), self._renamed(labels, chosen)
 
 
 def _to_device(values: np.ndarray, device: torch.device) -> Tensor:

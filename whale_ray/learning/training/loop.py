@@ -25,6 +25,7 @@ from whale_ray.learning.training.ema import ExponentialMovingAverage
 from whale_ray.learning.training.optim import SCHEDULES, Rates, Schedule, build_optimizer, set_rates
 from whale_ray.learning.training.precision import training_dtype
 from whale_ray.learning.training.state import Training
+from whale_ray.learning.training.worker_group import SINGLE_WORKER, WorkerGroup
 
 if TYPE_CHECKING:
     from whale_ray.data.batches import Batches
@@ -65,6 +66,7 @@ def start_training(
     precision: str = "auto",
     device: torch.device | str = "cpu",
     seed: int,
+    workers: WorkerGroup = SINGLE_WORKER,
     **rates: Unpack[Rates],
 ) -> Training:
     """Return a training that has not begun. Encoder and loss are moved to the device.
@@ -82,6 +84,7 @@ def start_training(
         precision: `auto`, `fp32` or `bf16`, see `training_dtype`.
         device: Device of the training.
         seed: Seed of all randomness in the epochs.
+        workers: The workers that train together. All of them must be given the same weights and arguments.
         **rates: Learning rates and weight decay, see `build_optimizer`.
 
     Raises:
@@ -102,6 +105,7 @@ def start_training(
         dtype=training_dtype(precision, place),
         device=place,
         seed=seed,
+        workers=workers,
     )
 
 
@@ -123,7 +127,7 @@ def train_epochs(training: Training, batches: Batches) -> Iterator[Epoch]:
 
 def _train_epoch(training: Training, batches: Batches, number: int) -> Epoch:
     begun = time.perf_counter()
-    _seed_everything(training.seed, number)
+    _seed_everything(training.seed, number, training.workers.rank)
     training.set_stage(number)
     total, images, previous = 0.0, 0, None
     done = (number - 1) * training.schedule.steps
@@ -141,8 +145,9 @@ def _train_epoch(training: Training, batches: Batches, number: int) -> Epoch:
     return Epoch(number, total / max(1, images), images, time.perf_counter() - begun, rate)
 
 
-def _seed_everything(seed: int, number: int) -> None:
-    drawn = np.random.SeedSequence([seed, number]).generate_state(2)
+def _seed_everything(seed: int, number: int, rank: int) -> None:
+    """Seed the process for an epoch; each further worker of a training drops out other activations."""
+    drawn = np.random.SeedSequence([seed, number, *([rank] if rank else [])]).generate_state(2)
     torch.manual_seed(int(drawn[0]))
     random.seed(int(drawn[1]))
     np.random.seed(int(drawn[1]))
@@ -153,14 +158,16 @@ def _train_step(training: Training, pictures: Tensor, labels: Tensor) -> Tensor:
     pictures = pictures.to(training.device, memory_format=layout, non_blocking=True)
     labels = labels.to(training.device, non_blocking=True)
     training.optimiser.zero_grad(set_to_none=True)
-    half = training.dtype == torch.bfloat16
+    half, workers = training.dtype == torch.bfloat16, training.workers
+    workers.check_batch(len(labels))
     settled = settled_norms(training.encoder) if len(labels) == 1 else nullcontext()
-    with torch.autocast(training.device.type, torch.bfloat16, enabled=half), settled:
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=half), settled, workers.synchronized_norms():
         embeddings = training.encoder(pictures)
-    value: Tensor = training.loss(embeddings.float(), labels)
+    value: Tensor = training.loss(workers.gather_embeddings(embeddings.float(), len(labels)), labels)
     norms: list[Tensor] = []
     if value.requires_grad:
         torch.autograd.backward(value)
+        workers.sum_gradients(training.encoder, training.loss)
         norms = _clip_gradients(training)
         training.optimiser.step()
     return torch.stack([value.detach(), *norms])

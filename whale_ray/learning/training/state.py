@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from whale_ray.learning.encoders.registry import Encoder
 from whale_ray.learning.training.ema import ExponentialMovingAverage
 from whale_ray.learning.training.optim import Schedule
+from whale_ray.learning.training.worker_group import SINGLE_WORKER, WorkerGroup
 
 
 class Training:
@@ -25,6 +26,7 @@ class Training:
         dtype: Number format of the forward pass.
         device: Device of the training.
         seed: Seed of all randomness in the epochs.
+        workers: The workers that train together.
 
     Attributes:
         epoch: Number of finished epochs.
@@ -42,10 +44,11 @@ class Training:
         dtype: torch.dtype,
         device: torch.device,
         seed: int,
+        workers: WorkerGroup = SINGLE_WORKER,
     ) -> None:
         self.encoder, self.loss, self.optimiser, self.schedule = encoder, loss, optimiser, schedule
         self.average, self.clip = average, clip
-        self.dtype, self.device, self.seed = dtype, device, seed
+        self.dtype, self.device, self.seed, self.workers = dtype, device, seed, workers
         self.epoch = 0
         self._trunk = [parameter for parameter in encoder.trunk.parameters() if parameter.requires_grad]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -174,12 +175,16 @@ def _check_ensemble(reading: Reading) -> None:
 
 
 def _check_gpus(reading: Reading) -> None:
-    gpus = reading.fixed.get("resources.gpus", 0.0)
+    gpus, workers = reading.fixed.get("resources.gpus", 0.0), reading.fixed.get("resources.workers", 1)
     if gpus > 1:
         message = (
-            f"`resources.gpus` must be at most 1, but got {gpus:g}: a trial trains on one GPU, the rest would idle."
+            f"`resources.gpus` must be at most 1, but got {gpus:g}: a process trains on one GPU, the rest would idle."
         )
-        reading.fault("resources.gpus", f"{message} Write 1; on several GPUs as many trials run at once.")
+        remedy = f"For a trial on several GPUs write `resources: {{workers: {math.ceil(gpus)}, gpus: 1}}`."
+        reading.fault("resources.gpus", f"{message} {remedy}")
+    elif workers > 1 and gpus not in (0, 1):
+        message = f"each of {workers} workers of a trial needs a whole GPU or none, but `resources.gpus` is {gpus:g}."
+        reading.fault("resources.gpus", f"{message} Write 1 or 0, or leave resources.workers out.")
 
 
 CHECKS: tuple[Callable[[Reading], None], ...] = (

@@ -172,6 +172,8 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path, identity: SweepIdentity) 
         scoring=scoring_of(sweep),
         threads=max(1, int(fixed["resources.cpus"])),
         gpus=fixed["resources.gpus"],
+        workers=fixed["resources.workers"],
+        cpus=fixed["resources.cpus"],
         tracking=tracking_of(sweep, prefix=identity.wandb_prefix),
     )
 

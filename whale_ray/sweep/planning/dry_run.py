@@ -74,7 +74,8 @@ def trials_left(sweep: Sweep, records: list[Record]) -> int:
 def trials_at_once(sweep: Sweep) -> int:
     """Return how many trials fit on this machine at once, by CPUs and GPUs."""
     cpus, gpus = _machine()
-    wanted = ((cpus, sweep.fixed["resources.cpus"]), (gpus, sweep.fixed["resources.gpus"]))
+    workers = sweep.fixed["resources.workers"]
+    wanted = ((cpus, workers * sweep.fixed["resources.cpus"]), (gpus, workers * sweep.fixed["resources.gpus"]))
     return int(min((have / one for have, one in wanted if one), default=cpus) + 1e-9)
 
 
@@ -135,8 +136,10 @@ def _resources(sweep: Sweep) -> str:
     fixed, (cpus, gpus), together = sweep.fixed, _machine(), trials_at_once(sweep)
     fits = f"{together} at once" if together else "too few; lower resources.cpus or .gpus, or name a cluster: --address"
     idle = f"; {IDLE_GPU}" if gpus and not fixed["resources.gpus"] else ""
+    workers = fixed["resources.workers"]
+    of = f"each of {workers} workers of a trial" if workers > 1 else "a trial"
     return (
-        f"a trial takes {fixed['resources.cpus']:g} CPU and {fixed['resources.gpus']:g} GPU; "
+        f"{of} takes {fixed['resources.cpus']:g} CPU and {fixed['resources.gpus']:g} GPU; "
         f"this machine has {cpus} CPU and {gpus} GPU: {fits}{idle}"
     )
 

@@ -24,6 +24,9 @@ class Heartbeat:
     Args:
         folder: The trial's folder.
         node: ID of the Ray node.
+
+    Attributes:
+        beat: Records that the trial is alive.
     """
 
     def __init__(self, folder: Path, *, node: str) -> None:
@@ -31,7 +34,7 @@ class Heartbeat:
         self._lock = FileLock(self._path, thread_local=False)
         self._lock.acquire()
         self._path.write_text(json.dumps({"pid": os.getpid(), "node": node}))
-        self._last = time.monotonic()
+        self.beat = Beat(folder)
 
     def __enter__(self) -> Heartbeat:
         return self
@@ -40,8 +43,22 @@ class Heartbeat:
         self._path.unlink(missing_ok=True)
         self._lock.release()
 
-    def beat(self) -> None:
-        """Record that the trial is alive, at most once a second."""
+
+class Beat:
+    """Callable that records that a trial is alive, at most once a second.
+
+    The process that trains calls it; another one may hold the trial's `Heartbeat`.
+
+    Args:
+        folder: The trial's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ALIVE
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        """Record that the trial is alive."""
         if time.monotonic() - self._last >= 1.0:
             with contextlib.suppress(FileNotFoundError):  # `--fresh` has moved the run folder
                 os.utime(self._path)

@@ -25,9 +25,12 @@ from whale_ray.sweep.trials.training_setup import begin_training, build_batches,
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from whale_ray.data.batches import Batches
+    from whale_ray.learning.encoders.registry import Encoder
     from whale_ray.learning.training.loop import Training
+    from whale_ray.learning.training.worker_group import WorkerGroup
 
 OnEpoch = Callable[[EpochRow], None]
 
@@ -47,6 +50,7 @@ class SplitTrainer:
         objective: Name of the score that decides which epoch is the best.
         device: Device of the encoder.
         on_batch: Called before each batch, in training and embedding.
+        workers: The workers that train together; None for this process alone. Only the first one scores and writes.
 
     Attributes:
         encoder: The encoder; after `train`, with the weights to keep.
@@ -66,9 +70,13 @@ class SplitTrainer:
         objective: str,
         device: torch.device,
         on_batch: Callable[[], None],
+        workers: WorkerGroup | None = None,
     ) -> None:
         import torch
 
+        from whale_ray.learning.training.worker_group import SINGLE_WORKER
+
+        self.workers = workers or SINGLE_WORKER
         self.settings, self.dataset, self.folder = settings, dataset, folder
         self.first, self.objective, self.device = first, objective, device
         self.rows = dataset.rows("train", "val")
@@ -125,7 +133,8 @@ class SplitTrainer:
         held = hold_out(self.dataset, seed=seed)
         kept = ~np.isin(rows, held)
         training, epochs = self._first_round(rows[kept], labels[kept], first, on_epoch)
-        found, names = self._pseudo_labels(held, are_known=second.exists and (self.folder / LABELS).exists())
+        are_known = second.exists and (self.folder / LABELS).exists()
+        found, names = self.workers.from_first(lambda: self._pseudo_labels(held, are_known=are_known))
         codes = dict(zip(self.dataset.table["individual"].to_numpy()[rows], labels, strict=True))
         guessed = np.array([codes[name] for name in names], dtype=np.int64)
         batches = self._build_batches(np.append(rows, found), np.append(labels, guessed), seed=seed + 1)
@@ -151,7 +160,7 @@ class SplitTrainer:
         on_epoch: OnEpoch,
     ) -> tuple[Training, list[EpochRow]]:
         """Resume and finish a round; `before` are the rows of the round before, which the result includes."""
-        training, done, note = resume_training(begin, checkpoint, rebuild=self._rebuild_encoder)
+        training, done, note = resume_training(begin, checkpoint, rebuild=self._rebuild_encoder, workers=self.workers)
         self.encoder = training.outcome
         self.class_proxies = partial(
             learned_proxies,
@@ -188,8 +197,7 @@ class SplitTrainer:
             embedding_size=self.encoder.embedding_size,
             memory=train["memory"],
         )
-        seed = self.settings["seed"]
-        return begin_training(self.encoder, loss, batches, train=train, seed=seed, device=self.device)
+        return self._begin(self.encoder, loss, batches, train)
 
     def _begin_second_round(self, first: Training, checkpoint: Checkpoint, batches: Batches) -> Training:
         """Return a training from the weights of the first round's last epoch, with a new schedule."""
@@ -198,8 +206,11 @@ class SplitTrainer:
         train = self.settings["train"]
         epochs = train["pseudo_epochs"]
         schedule = {"epochs": epochs, "warmup_epochs": min(train["warmup_epochs"], epochs), "head_epochs": 0}
-        seed = self.settings["seed"]
-        return begin_training(first.encoder, first.loss, batches, train=train | schedule, seed=seed, device=self.device)
+        return self._begin(first.encoder, first.loss, batches, train | schedule)
+
+    def _begin(self, encoder: Encoder, loss: nn.Module, batches: Batches, train: dict[str, Any]) -> Training:
+        seed, device = self.settings["seed"], self.device
+        return begin_training(encoder, loss, batches, train=train, seed=seed, device=device, workers=self.workers)
 
     def _pseudo_labels(self, held: np.ndarray, *, are_known: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and individuals of the pseudo-labels, read from the file if they are known already."""
@@ -228,4 +239,6 @@ class SplitTrainer:
 
     def _build_batches(self, rows: np.ndarray, labels: np.ndarray, *, seed: int) -> Batches:
         train = self.settings["train"]
-        return build_batches(self.encoder, rows, labels, train=train, seed=seed, embedder=self.embedder)
+        return build_batches(
+            self.encoder, rows, labels, train=train, seed=seed, embedder=self.embedder, workers=self.workers
+        )

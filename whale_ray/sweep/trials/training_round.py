@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
     from whale_ray.data.batches import Batches
     from whale_ray.learning.training.loop import Epoch, Training
+    from whale_ray.learning.training.worker_group import WorkerGroup
 
 EpochRow = dict[str, Any]
 
 
 def resume_training(
-    begin: Callable[[], Training], checkpoint: Checkpoint, *, rebuild: Callable[[], None]
+    begin: Callable[[], Training], checkpoint: Checkpoint, *, rebuild: Callable[[], None], workers: WorkerGroup
 ) -> tuple[Training, list[EpochRow], EpochRow]:
     """Return a training after the last epoch of its checkpoint.
 
@@ -29,16 +31,23 @@ def resume_training(
         begin: Returns the training before its first epoch.
         checkpoint: The checkpoint; it may not exist yet.
         rebuild: Called if the checkpoint is damaged, before `begin` is called again.
+        workers: The workers that train together. The first one reads the checkpoint; the others get its state.
 
     Returns:
         The training; the rows of the epochs done; `note`, added to each further epoch if the checkpoint was damaged.
     """
     training = begin()
+    epochs: list[EpochRow] = []
+    note: EpochRow = {}
     try:
-        return training, checkpoint.load(training), {}
+        epochs = checkpoint.load(training) if workers.is_first else []
     except CheckpointError as error:
         rebuild()
-        return begin(), [], {"note": f"{error}; it starts again"}
+        training, note = begin(), {"note": f"{error}; it starts again"}
+    if workers.size > 1:
+        state, epochs = workers.from_first(lambda: (training.state_dict(), epochs))
+        training.load_state_dict(state)
+    return training, epochs, note
 
 
 def train_round(
@@ -55,6 +64,8 @@ def train_round(
 ) -> list[EpochRow]:
     """Train the remaining epochs of a round and return the rows of all epochs.
 
+    Of several workers that train together, the first one scores, writes and reports.
+
     Args:
         training: The training.
         batches: Its batches.
@@ -69,13 +80,18 @@ def train_round(
     from whale_ray.learning.training.loop import train_epochs
 
     rows = list(epochs)
-    for epoch in train_epochs(training, batches):
+
+    def finish(epoch: Epoch) -> EpochRow:
         number = offset + epoch.number
         spent = sum(row["seconds"] for row in rows)
-        rows.append(_epoch_row(epoch, number, spent=spent) | note_on_pairs(training.loss) | score(number))
-        checkpoint.save(training, rows, objective=objective)
-        write_atomically(folder / "epochs.csv", pd.DataFrame(rows).to_csv(index=False))
-        on_epoch(rows[-1])
+        row = _epoch_row(epoch, number, spent=spent) | note_on_pairs(training.loss) | score(number)
+        checkpoint.save(training, [*rows, row], objective=objective)
+        write_atomically(folder / "epochs.csv", pd.DataFrame([*rows, row]).to_csv(index=False))
+        on_epoch(row)
+        return row
+
+    for epoch in train_epochs(training, batches):
+        rows.append(training.workers.from_first(partial(finish, epoch)))
     return rows
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from whale_ray.data.batches import Batches
     from whale_ray.learning.encoders.registry import Encoder
     from whale_ray.learning.training.loop import Training
+    from whale_ray.learning.training.worker_group import WorkerGroup
 
 _AUGMENTATIONS = ("affine", "colour", "blur", "erasing")
 _OPTIMIZATION = (
@@ -42,6 +43,7 @@ def build_batches(
     train: Mapping[str, Any],
     seed: int,
     embedder: TrialEmbedder,
+    workers: WorkerGroup,
 ) -> Batches:
     """Return the batches of a training, made of images or of features.
 
@@ -52,6 +54,7 @@ def build_batches(
         train: The `train` settings.
         seed: Seed of order and augmentation.
         embedder: Gives pixels, features and device.
+        workers: The workers that share each batch.
     """
     from whale_ray.data.batches import Batches, FeatureBatches
 
@@ -71,6 +74,8 @@ def build_batches(
         seed=seed,
         device=embedder.device,
         on_batch=embedder.on_batch,
+        rank=workers.rank,
+        workers=workers.size,
     )
 
 
@@ -95,7 +100,14 @@ def build_training_loss(batches: Batches, *, loss: Mapping[str, Any], embedding_
 
 
 def begin_training(
-    encoder: Encoder, loss: nn.Module, batches: Batches, *, train: Mapping[str, Any], seed: int, device: Any
+    encoder: Encoder,
+    loss: nn.Module,
+    batches: Batches,
+    *,
+    train: Mapping[str, Any],
+    seed: int,
+    device: Any,
+    workers: WorkerGroup,
 ) -> Training:
     """Return a training before its first epoch.
 
@@ -106,6 +118,7 @@ def begin_training(
         train: The `train` settings.
         seed: Seed of the training.
         device: Device of the encoder.
+        workers: The workers that train together.
     """
     from whale_ray.learning.training.loop import start_training
 
@@ -115,5 +128,6 @@ def begin_training(
         steps=batches.steps,
         device=device,
         seed=seed,
+        workers=workers,
         **{name: train[name] for name in _OPTIMIZATION},
     )

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,9 @@ from whale_ray.sweep.trials.trackers.registry import open_trackers
 from whale_ray.sweep.trials.trackers.tracker import TrackedTrial, Tracker, Tracking
 from whale_ray.sweep.trials.training_round import EpochRow
 
+if TYPE_CHECKING:
+    from whale_ray.learning.training.worker_group import WorkerGroup
+
 FOLDS = "folds"
 
 
@@ -42,8 +45,10 @@ class SweepContext:
         dataset: The photographs.
         scoring: Retrieval settings and objective.
         threads: Number of PyTorch threads per trial.
-        gpus: GPUs per trial; a fraction is a share of one.
+        gpus: GPUs per worker of a trial; a fraction is a share of one.
         tracking: Experiment trackers.
+        workers: Number of processes that train a trial together on Ray.
+        cpus: CPUs per worker of a trial.
     """
 
     folder: Path
@@ -53,6 +58,13 @@ class SweepContext:
     threads: int
     gpus: float
     tracking: Tracking
+    workers: int = 1
+    cpus: float = 1.0
+
+    @property
+    def worker_resources(self) -> dict[str, float]:
+        """What Ray reserves for one worker of a trial, by Ray's resource name."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
     def trial_folder(self, trial: str) -> Path:
         """Return the folder of a trial."""
@@ -68,6 +80,7 @@ class TrialRun:
         folder: Folder for the results; default: the trial's folder.
         device: Name of a PyTorch device; default: the share of a GPU that is reserved for the trial.
         on_batch: Called before each batch, in training and embedding.
+        workers: The workers that train together; None for this process alone.
 
     Attributes:
         settings: Settings of the trial.
@@ -82,6 +95,7 @@ class TrialRun:
         folder: Path | None = None,
         device: str | None = None,
         on_batch: Callable[[], None] = lambda: None,
+        workers: WorkerGroup | None = None,
     ) -> None:
         import torch
 
@@ -90,7 +104,7 @@ class TrialRun:
         self.context = context
         self.folder = folder or context.trial_folder(trial)
         self.trial = trial
-        self.on_batch = on_batch
+        self.on_batch, self.workers = on_batch, workers
         written = json.loads((context.trial_folder(trial) / "settings.json").read_text())
         self.settings: Settings = completed(written["settings"])
         self.scoring = context.scoring.of(written["kind"])
@@ -121,6 +135,11 @@ class TrialRun:
         trainer.save_weights()
         write_embeddings(views, trainer.table, self.folder, _of_split(0, trainer.class_proxies()))
         trainer.drop_training_state()
+
+    def assist(self) -> None:
+        """Train as a further worker beside the first one, which runs `run`."""
+        for split in self.context.dataset.splits:
+            self._trainer(split, self.folder).train(lambda row: None)
 
     @cached_property
     def pixels(self) -> DecodedImages:
@@ -183,6 +202,7 @@ class TrialRun:
             objective=self.scoring.objective,
             device=self.device,
             on_batch=self.on_batch,
+            workers=self.workers,
         )
 
     def _tracker(self) -> AbstractContextManager[Tracker]:

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.device import available_device
@@ -24,6 +24,7 @@ from whale_ray.sweep.run_folder.checkpoints import drop_state
 from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_folder.heartbeat import Heartbeat
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU, read_record, write_result
+from whale_ray.sweep.trials.distributed_run import DistributedRun, WorkerLostError
 from whale_ray.sweep.trials.ensemble import MEMBERS, join_members
 from whale_ray.sweep.trials.trial_run import FOLDS, SweepContext, TrialRun
 
@@ -47,10 +48,43 @@ def run_trial_on_ray(config: Mapping[str, Any], context: SweepContext) -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
     # Relative paths in settings start from the folder of the driver; Tune has moved the worker elsewhere.
     os.chdir(context.working_folder)
-    run_trial(config["trial"], context, report=tune.report, node=ray.get_runtime_context().get_node_id())
+    node = ray.get_runtime_context().get_node_id()
+    prepare = TrialRun if context.workers == 1 else DistributedRun
+    run_trial(config["trial"], context, report=tune.report, node=node, prepare=prepare)
 
 
-def run_trial(trial: str, context: SweepContext, *, report: Callable[[dict[str, Any]], object], node: str) -> None:
+class Run(Protocol):
+    """A trial that can be run: in this process, or with several workers.
+
+    Attributes:
+        settings: Settings of the trial.
+        earlier_seconds: Training time before this process, in seconds.
+    """
+
+    settings: dict[str, Any]
+    earlier_seconds: float
+
+    def run(self, report: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Train and score the trial and return its result, calling `report` with each new epoch."""
+        raise NotImplementedError
+
+
+class PrepareRun(Protocol):
+    """Prepares the run of a trial."""
+
+    def __call__(self, trial: str, context: SweepContext, *, on_batch: Callable[[], None]) -> Run:
+        """Return the run of a trial, which calls `on_batch` before each batch."""
+        raise NotImplementedError
+
+
+def run_trial(
+    trial: str,
+    context: SweepContext,
+    *,
+    report: Callable[[dict[str, Any]], object],
+    node: str,
+    prepare: PrepareRun = TrialRun,
+) -> None:
     """Train, score and record a trial; errors are recorded, not raised.
 
     A trial that has its result already (it was given up, but started again) does nothing. If the disk is full, no
@@ -61,13 +95,17 @@ def run_trial(trial: str, context: SweepContext, *, report: Callable[[dict[str, 
         context: What all trials of the sweep share.
         report: Called with the figures of each new epoch, and at the end with `done`.
         node: ID of the Ray node; "" outside of Ray.
+        prepare: Prepares the run of the trial.
+
+    Raises:
+        WorkerLostError: If a worker of the trial has been killed; the trial can be started again.
     """
     folder = context.trial_folder(trial)
     result: dict[str, Any] = {}
     try:
         with Heartbeat(folder, node=node) as heartbeat:
             if not (folder / "result.json").exists():
-                result = _run_and_record(trial, context, heartbeat, report)
+                result = _run_and_record(trial, context, heartbeat, report, prepare)
     except Exception as error:
         if not is_disk_full(error):
             raise
@@ -80,17 +118,21 @@ def run_trial(trial: str, context: SweepContext, *, report: Callable[[dict[str, 
 
 
 def _run_and_record(
-    trial: str, context: SweepContext, heartbeat: Heartbeat, report: Callable[[dict[str, Any]], object]
+    trial: str,
+    context: SweepContext,
+    heartbeat: Heartbeat,
+    report: Callable[[dict[str, Any]], object],
+    prepare: PrepareRun,
 ) -> dict[str, Any]:
     """Return the trial's result, written; {} without writing anything if the trial is to be tried again."""
     folder = context.trial_folder(trial)
     started = time.perf_counter()
     run = None
     try:
-        run = TrialRun(trial, context, on_batch=heartbeat.beat)
+        run = prepare(trial, context, on_batch=heartbeat.beat)
         result = run.run(lambda row: report(_without_none(row))) | {"status": "finished", "error": ""}
     except Exception as error:
-        if is_disk_full(error):
+        if is_disk_full(error) or isinstance(error, WorkerLostError):
             raise
         write_atomically(folder / "traceback.txt", traceback.format_exc())
         if may_fit_alone(error, gpus=context.gpus) and not (folder / NEEDS_WHOLE_GPU).exists():

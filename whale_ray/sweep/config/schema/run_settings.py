@@ -5,8 +5,14 @@ from __future__ import annotations
 from whale_ray.sweep.config.fields import Setting, brief
 
 RESOURCES_SETTINGS: tuple[Setting, ...] = (
-    brief("resources.cpus", "float > 0", 1.0, "cores of a trial; fractions share one"),
-    brief("resources.gpus", "float >= 0", 0.0, "GPUs of a trial, at most 1; fractions share one"),
+    brief("resources.cpus", "float > 0", 1.0, "cores of a trial, or of each of its workers; fractions share one"),
+    brief(
+        "resources.gpus",
+        "float >= 0",
+        0.0,
+        "GPUs of a trial, or of each of its workers, at most 1; fractions share one",
+    ),
+    brief("resources.workers", "int >= 1", 1, "processes that train a trial together on Ray; they share each batch"),
     brief(
         "resources.stall_minutes",
         "float > 0 or null",

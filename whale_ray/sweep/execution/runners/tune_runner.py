@@ -47,8 +47,9 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
         InputError: If one trial does not fit on the cluster, or torch cannot use its GPU.
     """
     fixed = store.sweep.fixed
+    workers = fixed["resources.workers"]
     share = {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}
-    max_running = count_trial_slots(share)
+    max_running = count_trial_slots({name: amount * workers for name, amount in share.items()})
     check_gpu(share["GPU"], say=progress.say, stopping=stopping)
     trainable = tune.with_parameters(run_trial_on_ray, context=job)
     trainable.__name__ = f"{store.sweep.name}: one trial at a time"  # name of the actors in Ray's dashboard
@@ -58,7 +59,7 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
     ):
         events = TrialEventHandler(store, progress, stopping, report, _metrics(store))
         tune.Tuner(
-            tune.with_resources(trainable, lambda config: share | ({"GPU": 1} if config["alone"] else {})),
+            tune.with_resources(trainable, lambda config: _reservation(config, share, workers=workers)),
             tune_config=tune.TuneConfig(
                 search_alg=_QueueSearcher(store, progress, stopping, max_running=max_running),
                 scheduler=_EarlyStoppingScheduler(store),
@@ -76,6 +77,13 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
                 stop=_EventStopper(stopping),
             ),
         ).fit()
+
+
+def _reservation(config: dict[str, Any], share: dict[str, float], *, workers: int) -> dict[str, float]:
+    """Return what Tune reserves for a trial's process; several workers reserve theirs by Ray Train."""
+    if workers > 1:
+        return {"memory": 1}  # Tune refuses an empty reservation
+    return share | ({"GPU": 1} if config["alone"] else {})
 
 
 def _metrics(store: TrialStore) -> Metrics:

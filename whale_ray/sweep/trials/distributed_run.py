@@ -1,0 +1,240 @@
+"""One trial trained by several workers: Ray Train starts them, the trial's own process passes on what they report.
+
+The first worker trains, scores and writes like the single worker of other trials; the others train beside it. After
+each epoch the first worker waits until the trial's process answers whether the trial continues, so that all workers of
+a trial that early stopping ends have left before its process takes another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from whale_ray.device import reserved_device
+from whale_ray.sweep.config.loss_schema import completed
+from whale_ray.sweep.run_folder.heartbeat import Beat
+from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
+
+Row = dict[str, Any]
+_COLLECTIVE_SECONDS = 24 * 3600  # the others wait while the first worker scores; the heartbeat finds stalled trials
+_POLL_SECONDS = 1.0
+_STARTED, _EPOCH, _RESULT = "started", "epoch", "result"
+_LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "TCPStore")
+
+
+class WorkerLostError(Exception):
+    """A worker of a trial has been killed, or cannot reach the others."""
+
+
+class _TrialStoppedError(Exception):
+    """Leaves the training of a trial that early stopping or the user has ended."""
+
+
+class DistributedRun:
+    """Trains, scores and records one trial with several workers; has the interface of `TrialRun`.
+
+    Args:
+        trial: ID of the trial; its settings.json exists.
+        context: What all trials of the sweep share.
+        on_batch: Called until the workers have started; then they record the heartbeat themselves.
+
+    Attributes:
+        settings: Settings of the trial.
+        earlier_seconds: Training time before these workers, in seconds.
+    """
+
+    def __init__(self, trial: str, context: SweepContext, *, on_batch: Callable[[], None]) -> None:
+        self._trial, self._context, self._on_wait = trial, context, on_batch
+        written = json.loads((context.trial_folder(trial) / "settings.json").read_text())
+        self.settings: dict[str, Any] = completed(written["settings"])
+        self.earlier_seconds = 0.0
+
+    def run(self, report: Callable[[Row], object]) -> Row:
+        """Train, score and write the trial, and return its result.
+
+        Args:
+            report: Called with the row of each new epoch. If it raises, all workers end before it is raised again.
+
+        Raises:
+            WorkerLostError: If a worker has been killed.
+        """
+        import ray
+
+        channel = ray.remote(num_cpus=0)(_Channel).remote()
+        config = {"trial": self._trial, "context": self._context, "channel": channel}
+        training = _TrainingThread(config, workers=self._context.workers, resources=self._context.worker_resources)
+        training.start()
+        result: Row | None = None
+        try:
+            result = self._follow(channel, training, report)
+        finally:
+            training.join()
+            ray.kill(channel)
+        training.raise_error()
+        if result is None:
+            raise WorkerLostError("the workers ended without a result")
+        return result
+
+    def _follow(self, channel: Any, training: _TrainingThread, report: Callable[[Row], object]) -> Row | None:
+        """Pass on the epochs until the training has ended; return the result, None if it failed."""
+        import ray
+
+        has_started = False
+        while True:
+            has_ended = not training.is_alive()
+            message = ray.get(channel.receive.remote(0.0 if has_ended else _POLL_SECONDS))
+            if message is None and has_ended:
+                return None
+            if message is None:
+                if not has_started:
+                    self._on_wait()
+                continue
+            kind, value = message
+            has_started = True
+            if kind == _RESULT:
+                self.earlier_seconds = value["earlier_seconds"]
+                result: Row = value["result"]
+                return result
+            if kind == _EPOCH:
+                _answer(channel, value, report)
+
+
+def _answer(channel: Any, row: Row, report: Callable[[Row], object]) -> None:
+    try:
+        report(row)
+    except BaseException:  # Tune ends a stopped trial by SystemExit
+        channel.answer.remote(False)
+        raise
+    channel.answer.remote(True)
+
+
+class _Channel:
+    """Actor between the first worker and the trial's process: epochs one way, answers the other way."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self._answers: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def send(self, kind: str, value: Any) -> None:
+        """Hand a message to the trial's process."""
+        await self._messages.put((kind, value))
+
+    async def receive(self, seconds: float) -> tuple[str, Any] | None:
+        """Return the next message; None if there is none within `seconds`."""
+        if not self._messages.empty():
+            return self._messages.get_nowait()
+        try:
+            return await asyncio.wait_for(self._messages.get(), seconds)
+        except TimeoutError:
+            return None
+
+    async def answer(self, may_continue: bool) -> None:
+        """Answer an epoch."""
+        await self._answers.put(may_continue)
+
+    async def wait_for_answer(self) -> bool:
+        """Return whether the trial continues."""
+        return await self._answers.get()
+
+
+class _TrainingThread(threading.Thread):
+    """Runs Ray Train's controller and waits for it, so that the trial's own thread can report to Tune."""
+
+    def __init__(self, config: dict[str, Any], *, workers: int, resources: dict[str, float]) -> None:
+        super().__init__(daemon=True)
+        self._config, self._workers, self._resources = config, workers, resources
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Train until all workers have ended."""
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        has_gpus = bool(self._resources.get("GPU"))
+        try:
+            with tempfile.TemporaryDirectory(prefix="whale_ray_train_") as scratch:
+                TorchTrainer(
+                    train_as_worker,
+                    train_loop_config=self._config,
+                    # Objects are always broadcast on the CPU.
+                    torch_config=TorchConfig(
+                        backend="cpu:gloo,cuda:nccl" if has_gpus else "gloo", timeout_s=_COLLECTIVE_SECONDS
+                    ),
+                    scaling_config=ScalingConfig(
+                        num_workers=self._workers, use_gpu=has_gpus, resources_per_worker=self._resources
+                    ),
+                    run_config=RunConfig(name="trial", storage_path=scratch),
+                ).fit()
+        except Exception as error:
+            self._error = error
+
+    def raise_error(self) -> None:
+        """Raise what a worker raised.
+
+        Raises:
+            WorkerLostError: If a worker has been killed, or has lost the connection to a killed one.
+        """
+        if self._error is None:
+            return
+        failures = getattr(self._error, "worker_failures", {})
+        own = [one for one in failures.values() if not is_lost_worker(one)]
+        if not own:
+            raise WorkerLostError(str(self._error)) from self._error
+        raise own[0] from self._error
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Return whether an error of a worker says that it, or another one, has been killed."""
+    if type(error).__module__.startswith("ray."):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST_PEER)
+
+
+def train_as_worker(config: dict[str, Any]) -> None:
+    """Train a trial as one of its workers.
+
+    Args:
+        config: `trial`: ID of the trial; `context`: what all trials of the sweep share; `channel`: actor that passes
+            messages to the trial's process.
+    """
+    import ray
+    from ray import train
+    from ray.train.torch import get_device
+
+    from whale_ray.learning.training.worker_group import FirstWorkerError, WorkerGroup
+
+    context: SweepContext = config["context"]
+    os.chdir(context.working_folder)  # relative paths in settings start from there; Ray Train has moved the worker
+    place = train.get_context()
+    workers = WorkerGroup(place.get_world_rank(), place.get_world_size())
+    device = "cpu" if reserved_device(context.gpus) == "cpu" else str(get_device())
+    channel = config["channel"]
+
+    def report(row: Row) -> None:
+        ray.get(channel.send.remote(_EPOCH, row))
+        if not ray.get(channel.wait_for_answer.remote()):
+            raise _TrialStoppedError
+
+    trial = config["trial"]
+    if not workers.is_first:
+        with tempfile.TemporaryDirectory(prefix="whale_ray_worker_") as scratch:
+            run = TrialRun(trial, context, folder=Path(scratch), device=device, workers=workers)
+            try:
+                run.assist()
+            except FirstWorkerError:
+                return
+        return
+    ray.get(channel.send.remote(_STARTED, None))
+    beat = Beat(context.trial_folder(trial))
+    run = TrialRun(trial, context, device=device, on_batch=beat, workers=workers)
+    try:
+        result = run.run(report)
+    except _TrialStoppedError:
+        return
+    ray.get(channel.send.remote(_RESULT, {"result": result, "earlier_seconds": run.earlier_seconds}))
