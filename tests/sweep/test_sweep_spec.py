@@ -694,9 +694,16 @@ def test_an_axis_without_effect_is_refused(tmp_path: Path, options: list[str], e
 def test_a_trial_on_several_gpus_is_refused_but_its_earlier_run_folder_opens(tmp_path: Path, gpus: str) -> None:
     ((_, message),) = faults(tmp_path, PLAIN, [f"resources.gpus={gpus}"])
     assert "`resources.gpus` must be at most 1, but got" in message
+    assert f"write `resources: {{workers: {math.ceil(float(gpus))}, gpus: 1}}`" in message
     assert read(tmp_path, PLAIN, ["resources.gpus=1"]).fixed["resources.gpus"] == 1.0
     (tmp_path / "sweep.yaml").write_text(PLAIN + f"resources: {{gpus: {gpus}}}\n")
     assert load_sweep(tmp_path / "sweep.yaml", is_recorded=True).fixed["resources.gpus"] == float(gpus)
+
+
+def test_workers_on_a_share_of_a_gpu_are_refused(tmp_path: Path) -> None:
+    ((_, message),) = faults(tmp_path, PLAIN, ["resources.workers=2", "resources.gpus=0.5"])
+    assert "each of 2 workers of a trial needs a whole GPU or none, but `resources.gpus` is 0.5" in message
+    assert read(tmp_path, PLAIN, ["resources.workers=2", "resources.gpus=1"]).fixed["resources.workers"] == 2
 
 
 def test_an_axis_with_an_effect_under_some_values_is_accepted(tmp_path: Path) -> None:
