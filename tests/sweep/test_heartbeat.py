@@ -48,7 +48,7 @@ def test_a_heartbeat_is_read_after_the_run_folder_was_moved(tmp_path: Path) -> N
     (tmp_path / "trial").mkdir()
     with Heartbeat(tmp_path / "trial", node="n1") as heartbeat:
         (tmp_path / "trial").rename(tmp_path / "moved")
-        heartbeat._last -= 2.0
+        heartbeat.beat._last -= 2.0
         heartbeat.beat()
 
 
@@ -56,7 +56,7 @@ def test_a_trial_has_stalled_if_its_heartbeat_does_not_change(tmp_path: Path) ->
     detector = StallDetector(0.0)
     with Heartbeat(tmp_path, node="n1") as heartbeat:
         assert list(detector.find_stalled({"a": tmp_path})) == []
-        heartbeat._last -= 2.0
+        heartbeat.beat._last -= 2.0
         time.sleep(0.01)
         heartbeat.beat()
         assert list(detector.find_stalled({"a": tmp_path})) == []
