@@ -103,7 +103,7 @@ class WorkerGroup:
         return whole
 
     def sum_gradients(self, encoder: nn.Module, loss: nn.Module) -> None:
-        """Replace the gradients of each worker by those of the whole batch, equal on all workers.
+        """Sum the encoder's gradients over the workers and average those of the loss.
 
         Args:
             encoder: Each worker has the gradients of its own images; they are summed.
