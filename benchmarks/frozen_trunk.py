@@ -26,6 +26,7 @@ from whale_ray.data.synthetic.dataset import draw_dataset
 from whale_ray.learning.encoders.registry import Encoder, build_encoder
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.learning.training.loop import start_training, train_epochs
+from whale_ray.learning.training.worker_group import SINGLE_WORKER
 from whale_ray.sweep.trials.embedder import TrialEmbedder
 from whale_ray.sweep.trials.training_setup import build_batches
 
@@ -95,7 +96,8 @@ def main(
         train |= dict.fromkeys(("affine", "colour", "blur", "erasing"), 0.0)
         encoders = [frozen_encoder(geometry, embedding_size=128) for _ in range(2)]
         embedder = embedder_of(pixels, Path(scratch) / "features")
-        stored = build_batches(encoders[0], np.arange(photographs), labels, train=train, seed=0, embedder=embedder)
+        shared: dict[str, Any] = {"train": train, "seed": 0, "embedder": embedder, "workers": SINGLE_WORKER}
+        stored = build_batches(encoders[0], np.arange(photographs), labels, **shared)
         both = [epochs_of(*one, epochs=rounds + 1) for one in zip(encoders, (stored, through), strict=True)]
         pair = pairs.take_turns(both[1], both[0], rounds=rounds)
         found = {name: passes(pixels, Path(scratch) / name, grid) for name, grid in GRIDS.items()}
