@@ -170,6 +170,11 @@ function waitingCard(title, details, {address, traits, individual, controls}) {
 async function showPictures(place, individual) {
   const addresses = await picturesOf(individual, PICTURES).catch(() => []);
   const alt = fill(words.in_gallery, {individual});
-  const items = addresses.map(src => element('li', {className: 'match'}, element('figure', {}, element('img', {src, alt}))));
+  const items = addresses.map(src => {
+    const image = element('img', {src, alt});
+    const item = element('li', {className: 'match'}, element('figure', {}, image));
+    image.addEventListener('error', () => item.remove());  // a bundle may have no thumbnails
+    return item;
+  });
   place.replaceChildren(...items, element('li', {className: 'hint'}, items.length ? alt : fill(words.not_in_gallery, {individual})));
 }
