@@ -89,7 +89,10 @@ def report(
         typer.Option(metavar="AXIS=VALUES", help="Score every finished trial with these settings. Trains nothing."),
     ] = None,
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Shortcut audit of every photograph; keypoints vote on the labels. Slow.")
+        bool,
+        typer.Option(
+            "--thorough", help="Shortcut audit of every photograph; keypoints vote on the labels; all maps. Slow."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from whale_ray.inference.predictor import Bundle
 
 Pair = tuple[str, str]
-MOST_SECONDS = 120.0
+MOST_SECONDS = 15.0
+_SECONDS_IF_THOROUGH = 240.0
 _VERSION = 1
 
 
@@ -58,16 +59,19 @@ class MatchMaps:
     seconds: float
 
 
-def map_matches(run: Path, record: Record, pairs: Iterable[Pair], catalog: Catalog) -> MatchMaps:
+def map_matches(
+    run: Path, record: Record, pairs: Iterable[Pair], catalog: Catalog, *, thorough: bool = False
+) -> MatchMaps:
     """Return the map of each pair's first photograph, by the bundle of the run if it is of that trial.
 
-    Existing maps are read. A call spends at most two minutes; the next call continues.
+    Existing maps are read. A call spends `MOST_SECONDS`; the next call continues.
 
     Args:
         run: The run folder.
         record: The trial.
         pairs: Pairs of rows, by their identifiers.
         catalog: The photographs.
+        thorough: Spend four minutes.
     """
     wanted = list(dict.fromkeys(pairs))
     manifest = run / "best" / "bundle.json"
@@ -80,20 +84,20 @@ def map_matches(run: Path, record: Record, pairs: Iterable[Pair], catalog: Catal
     reason = ""
     try:
         if missing:
-            reason = _make(run, missing, catalog, kept)
+            reason = _make(run, missing, catalog, kept, _SECONDS_IF_THOROUGH if thorough else MOST_SECONDS)
     except (WhaleRayError, OSError) as error:
         reason = str(error)
     return MatchMaps({pair: kept.found[pair] for pair in wanted if pair in kept.found}, reason, kept.seconds)
 
 
-def _make(run: Path, missing: Sequence[Pair], catalog: Catalog, kept: _Kept) -> str:
+def _make(run: Path, missing: Sequence[Pair], catalog: Catalog, kept: _Kept, most: float) -> str:
     from whale_ray.inference.predictor import Bundle
 
     started = time.monotonic()
     sight = _Sight(Bundle.load(run / "best"), catalog)
     left = 0
     for pair in missing:
-        if time.monotonic() - started > MOST_SECONDS:
+        if time.monotonic() - started > most:
             left += 1
         else:
             kept.found[pair] = sight.map_of(*pair)
@@ -101,8 +105,8 @@ def _make(run: Path, missing: Sequence[Pair], catalog: Catalog, kept: _Kept) -> 
     kept.write()
     if not left:
         return ""
-    command = f"whale-ray report {shlex.quote(str(run))}"
-    return f"{left} maps are left, since making them took {MOST_SECONDS:.0f} s: `{command}` makes the next"
+    command = f"whale-ray report {shlex.quote(str(run))} --thorough"
+    return f"{left} maps are left, since making them took {most:.0f} s: `{command}` makes the next"
 
 
 class _Sight:

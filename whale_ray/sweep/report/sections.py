@@ -175,7 +175,9 @@ def build_examples(page: ReportContext) -> ExamplesSection:
         catalog = catalog_of(page.best.settings["data"])
     except DataError as error:
         return ExamplesSection(examples, (), MatchMaps({}, f"the photographs cannot be used: {error}", 0.0))
-    maps = map_matches(page.run, page.best, (pair for one in shown for pair in one.pairs), catalog)
+    maps = map_matches(
+        page.run, page.best, (pair for one in shown for pair in one.pairs), catalog, thorough=page.thorough
+    )
     return ExamplesSection(with_maps(examples, maps.found, page.photographs), (), maps)
 
 
