@@ -21,6 +21,7 @@ from whale_ray.retrieval.search.retrieval_options import option_choices
 WHITENINGS = option_choices("whiten")
 # A share of the mean variance is added to each direction's: those that hardly vary would be blown up otherwise.
 _SHRINKAGE = 0.2
+_LEAST_DEVIATION = 1e-6  # of the largest: directions with less do not vary
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class LowRankMap:
 
     Attributes:
         scale: Factor of every direction outside `directions`.
-        directions: Orthonormal, float64, shape (D, r).
+        directions: Orthonormal or 0, float64, shape (D, r).
         gains: What each of them gets beside `scale`, float64, shape (r,).
     """
 
@@ -109,25 +110,38 @@ def _fit_narrow(mean: np.ndarray, centered: np.ndarray, *, within: np.ndarray | 
 
 
 def _fit_wide(mean: np.ndarray, centered: np.ndarray, *, within: np.ndarray | None) -> Whitening:
-    """Return the whitening of N <= D vectors, from thin singular value decompositions; `within` None fits `pca`."""
+    """Return the whitening of N <= D vectors, from N x N products; `within` None fits `pca`."""
     most = len(centered) - 1
     whole = _low_rank_whitening(centered if within is None else within)
     if within is None:
         white = (whole.scale + whole.gains[:most]) * whole.directions[:, :most]
         return Whitening(mean, white, whole)
-    _, _, rows = np.linalg.svd(whole.apply(centered), full_matrices=False)
+    _, rows = _singular_directions(whole.apply(centered))
     return Whitening(mean, whole.apply(rows[:most]).T, whole)
 
 
 def _low_rank_whitening(centered: np.ndarray) -> LowRankMap:
     """Return the map that gives centered vectors (n, D) the same variance in every direction, but for the shrinkage."""
     count, features = centered.shape
-    _, deviations, rows = np.linalg.svd(centered, full_matrices=False)
+    deviations, rows = _singular_directions(centered)
     variances = np.zeros(features)
     variances[: len(deviations)] = deviations**2 / count
     scales = 1.0 / np.sqrt(_shrunk(variances))
-    rest = float(scales[-1]) if len(deviations) < features else 0.0
+    rest = float(scales[-1])
     return LowRankMap(rest, rows.T, scales[: len(deviations)] - rest)
+
+
+def _singular_directions(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return singular values (n,), falling, and right singular vectors (n, D) of n <= D vectors; both 0 for null ones.
+
+    The eigenvectors of the n x n products take a tenth of the time of a thin singular value decomposition.
+    """
+    values, left = np.linalg.eigh(vectors @ vectors.T)
+    deviations = np.sqrt(np.clip(values[::-1], 0.0, None))
+    varying = deviations > _LEAST_DEVIATION * deviations[0]
+    deviations = np.where(varying, deviations, 0.0)
+    rows = left[:, ::-1].T @ vectors
+    return deviations, np.divide(rows, deviations[:, None], out=np.zeros_like(rows), where=varying[:, None])
 
 
 def _around_individuals(vectors: np.ndarray, individuals: np.ndarray, unknown_label: str) -> np.ndarray:
