@@ -18,6 +18,7 @@ NAMES = {
     "ray._private.authentication.authentication_utils": "is_token_auth_enabled",
     "ray._private.authentication.authentication_token_setup": "maybe_enable_token_auth_if_token_available",
     "ray._private.services": "canonicalize_bootstrap_address",
+    "ray._private.state": "state",
     "ray._private.utils": "read_ray_address",
     "ray.serve.context": "_get_global_client",
     "ray.serve.config": "HTTPOptions",

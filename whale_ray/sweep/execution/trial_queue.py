@@ -8,7 +8,7 @@ from itertools import islice
 
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.config.trial_identity import trial_identity
-from whale_ray.sweep.planning.dry_run import trials_left
+from whale_ray.sweep.planning.dry_run import planned_trials, trials_left
 from whale_ray.sweep.planning.optuna_study import Proposal, Study
 from whale_ray.sweep.planning.resume import copy_state, find_shorter_trial
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
@@ -50,6 +50,11 @@ class TrialQueue:
     def running(self) -> frozenset[str]:
         """The trials that were handed out and have not ended."""
         return frozenset(self._running)
+
+    def count_waiting(self) -> int:
+        """Return how many trials wait for a place, without asking the study; repeats of finalists are not counted."""
+        begun = sum(record.kind == "trial" for record in self._index.records())
+        return len(self._again) + max(0, planned_trials(self._sweep) - begun)
 
     def has_work(self) -> bool:
         """Return whether a trial is left to run, without asking the study for a proposal."""

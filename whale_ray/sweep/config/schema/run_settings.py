@@ -14,6 +14,9 @@ RESOURCES_SETTINGS: tuple[Setting, ...] = (
     ),
     brief("resources.workers", "int >= 1", 1, "processes that train a trial together on Ray; they share each batch"),
     brief(
+        "resources.wait_minutes", "float >= 0", 0.0, "minutes to wait for nodes if no trial fits on the Ray cluster yet"
+    ),
+    brief(
         "resources.stall_minutes",
         "float > 0 or null",
         30.0,

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from whale_ray.device import reserved_device, without_default_threads
@@ -86,31 +86,6 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def count_trial_slots(resources: Mapping[str, float]) -> int:
-    """Return how many trials fit on the cluster at once.
-
-    Args:
-        resources: What one trial reserves, by Ray's resource name (CPU, GPU).
-
-    Raises:
-        InputError: If not even one fits.
-    """
-    import ray
-
-    have = ray.cluster_resources()
-    wanted = {name: amount for name, amount in resources.items() if amount > 0}
-    if not wanted:
-        return int(have.get("CPU", 1))
-    short = {name: have.get(name, 0.0) for name, amount in wanted.items() if have.get(name, 0.0) < amount}
-    if short:
-        parts = [f"{wanted[name]:g} {name} where the cluster has {found:g}" for name, found in short.items()]
-        raise InputError(
-            f"a trial's resources must fit on the cluster, but it wants {' and '.join(parts)}. Lower "
-            "resources.cpus or resources.gpus, or name a larger cluster with --address"
-        )
-    return min(int(have[name] / amount + 1e-9) for name, amount in wanted.items())
-
-
 def check_gpu(gpus: float, *, say: Callable[[str], None], stopping: threading.Event) -> None:
     """Check on a node of the cluster that torch can use the GPU share that Ray reserves.
 
@@ -149,3 +124,34 @@ def _fault_of_gpu(gpus: float) -> str:
     except InputError as error:
         return str(error)
     return ""
+
+
+class RayNodeProbe:
+    """A task without work on one node of the cluster, which shows whether the node is alive.
+
+    Args:
+        node: Ray's node ID.
+    """
+
+    def __init__(self, node: str) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+        self._task = ray.remote(num_cpus=0, max_retries=0)(_do_nothing).options(scheduling_strategy=there).remote()
+
+    def is_node_alive(self) -> bool | None:
+        """Return whether the task has run; None while it waits."""
+        import ray
+
+        if not ray.wait([self._task], timeout=0)[0]:
+            return None
+        try:
+            ray.get(self._task)
+        except ray.exceptions.RayError:
+            return False
+        return True
+
+
+def _do_nothing() -> None:
+    """Run on the node that is probed."""

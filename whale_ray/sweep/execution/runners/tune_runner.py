@@ -18,9 +18,11 @@ from ray.tune.search import Searcher
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.runners.prometheus import Metrics
-from whale_ray.sweep.execution.runners.ray_cluster import check_gpu, count_trial_slots, end_worker
+from whale_ray.sweep.execution.runners.ray_cluster import RayNodeProbe, check_gpu, end_worker
 from whale_ray.sweep.execution.runners.ray_workarounds import FailedResets, NoTuneState
 from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
+from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
+from whale_ray.sweep.execution.runners.worker_losses import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.dry_run import planned_runs
 from whale_ray.sweep.report.live import LiveReport
@@ -30,7 +32,7 @@ from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU
 from whale_ray.sweep.trials.trial_run import SweepContext
 from whale_ray.sweep.trials.worker import run_trial_on_ray
 
-MAX_WORKER_LOSSES = 2
+MAX_WORKER_LOSSES = 3
 _MAX_STALLS = 2
 
 
@@ -47,10 +49,13 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
         InputError: If one trial does not fit on the cluster, or torch cannot use its GPU.
     """
     fixed = store.sweep.fixed
-    workers = fixed["resources.workers"]
-    share = {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}
-    max_running = count_trial_slots({name: amount * workers for name, amount in share.items()})
-    check_gpu(share["GPU"], say=progress.say, stopping=stopping)
+    slots = TrialSlots(
+        {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}, workers=fixed["resources.workers"]
+    )
+    slots.wait_for_one(minutes=fixed["resources.wait_minutes"], say=progress.say, stopping=stopping)
+    if stopping.is_set():
+        return
+    check_gpu(fixed["resources.gpus"], say=progress.say, stopping=stopping)
     trainable = tune.with_parameters(run_trial_on_ray, context=job)
     trainable.__name__ = f"{store.sweep.name}: one trial at a time"  # name of the actors in Ray's dashboard
     with (
@@ -59,9 +64,9 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
     ):
         events = TrialEventHandler(store, progress, stopping, report, _metrics(store))
         tune.Tuner(
-            tune.with_resources(trainable, lambda config: _reservation(config, share, workers=workers)),
+            tune.with_resources(trainable, lambda config: slots.reservation(alone=config["alone"])),
             tune_config=tune.TuneConfig(
-                search_alg=_QueueSearcher(store, progress, stopping, max_running=max_running),
+                search_alg=_QueueSearcher(store, progress, stopping, slots),
                 scheduler=_EarlyStoppingScheduler(store),
                 num_samples=-1,
                 reuse_actors=True,
@@ -72,18 +77,12 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
                 name=store.sweep.name,
                 storage_path=scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=MAX_WORKER_LOSSES),
-                callbacks=[_EventCallback(store, progress, events)],
+                failure_config=tune.FailureConfig(max_failures=0),  # WorkerLosses decides
+                callbacks=[_EventCallback(store, progress, events, stopping, slots)],
                 stop=_EventStopper(stopping),
             ),
         ).fit()
-
-
-def _reservation(config: dict[str, Any], share: dict[str, float], *, workers: int) -> dict[str, float]:
-    """Return what Tune reserves for a trial's process; several workers reserve theirs by Ray Train."""
-    if workers > 1:
-        return {"memory": 1}  # Tune refuses an empty reservation
-    return share | ({"GPU": 1} if config["alone"] else {})
+    slots.end_demand()
 
 
 def _metrics(store: TrialStore) -> Metrics:
@@ -101,24 +100,24 @@ def _trial_id(trial: Any) -> str:
 
 
 class _QueueSearcher(NoTuneState, Searcher):
-    """Suggests the next trial of the queue while fewer than `max_running` run and the disk is not full.
+    """Suggests the next trial of the queue while the cluster has a place for it and the disk is not full.
 
     The queue counts the running trials: Tune's `max_concurrent_trials` keeps counting a trial whose worker could not
     be reset (see `FailedResets`).
     """
 
-    def __init__(self, store: TrialStore, progress: Progress, stopping: threading.Event, *, max_running: int) -> None:
+    def __init__(self, store: TrialStore, progress: Progress, stopping: threading.Event, slots: TrialSlots) -> None:
         super().__init__()
         self._store, self._stopping = store, stopping
         self._gate = DiskSpaceGate(store.folder, minimum=store.sweep.fixed["resources.min_free_gb"], say=progress.say)
-        self._max_running = max_running
+        self._slots = slots
         self._ids: Iterator[str | None] = store.queue.trials()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the config of the next trial, None if it has to wait, or `Searcher.FINISHED`."""
         if self._stopping.is_set():
             return str(Searcher.FINISHED)
-        if len(self._store.queue.running) >= self._max_running or self._gate.is_full():
+        if len(self._store.queue.running) >= self._slots.count() or self._gate.is_full():
             return None
         trial = next(self._ids, Searcher.FINISHED)
         if trial is None or trial == Searcher.FINISHED:
@@ -154,10 +153,20 @@ class _EarlyStoppingScheduler(NoTuneState, FIFOScheduler):
 
 
 class _EventCallback(NoTuneState, tune.Callback):
-    """Passes Tune's events on, ends the workers of stalled trials and queues trials of failed resets again."""
+    """Passes Tune's events on, ends the workers of stalled trials and queues trials without a worker again."""
 
-    def __init__(self, store: TrialStore, progress: Progress, events: TrialEventHandler) -> None:
+    def __init__(
+        self,
+        store: TrialStore,
+        progress: Progress,
+        events: TrialEventHandler,
+        stopping: threading.Event,
+        slots: TrialSlots,
+    ) -> None:
         self._store, self._progress, self._events = store, progress, events
+        self._stopping, self._slots = stopping, slots
+        self._losses = WorkerLosses(limit=MAX_WORKER_LOSSES, probe=RayNodeProbe)
+        self._errors: dict[str, str] = {}
         self._minutes = store.sweep.fixed["resources.stall_minutes"]
         self._stalls = StallDetector(self._minutes)
         self._stall_counts: dict[str, int] = {}
@@ -176,19 +185,32 @@ class _EventCallback(NoTuneState, tune.Callback):
         self._events.ended(_trial_id(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record a trial that has lost its worker too often."""
+        """Record a trial that has lost its worker."""
         self._failed_resets.mark_reported(trial)
-        losses = f"its worker was lost {MAX_WORKER_LOSSES + 1} times"
-        self._events.failed(_trial_id(trial), error=losses, details=str(trial.get_error()))
+        name = _trial_id(trial)
+        self._errors[name] = str(trial.get_error())
+        self._losses.record(name, node=node_of_loss(self._store.index.trial_folder(name), self._errors[name]))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Queue trials of failed resets again and end stalled workers, which Tune restarts from their checkpoint."""
+        """Queue trials without a worker again, which resume from their checkpoint, and end stalled workers."""
         self._store.clock.save_if_due()
+        self._slots.update_demand(self._store.queue.count_waiting)
+        for name, may_retry in self._losses.settle():
+            self._end_loss(name, may_retry=may_retry)
         for trial in self._failed_resets.find(trials):
             self._run_again(_trial_id(trial))
         running = [_trial_id(trial) for trial in trials if trial.status == "RUNNING"]
         for name in self._stalls.find_stalled({name: self._store.index.trial_folder(name) for name in running}):
             self._end_stalled(name)
+
+    def _end_loss(self, trial: str, *, may_retry: bool) -> None:
+        if self._stopping.is_set() or self._store.index.reload(trial).status != "running":
+            self._events.ended(trial)
+        elif may_retry:
+            self._store.queue.run_again(trial)
+        else:
+            losses = f"its worker was lost {MAX_WORKER_LOSSES} times"
+            self._events.failed(trial, error=losses, details=self._errors[trial])
 
     def _run_again(self, trial: str) -> None:
         if self._store.index.reload(trial).status == "running":

@@ -1,0 +1,79 @@
+"""Nodes that are killed and nodes that join while a sweep runs: several Ray nodes on this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from ray.cluster_utils import Cluster
+from small_sweep import SWEEP
+
+from whale_ray.sweep.execution.driver import run_sweep
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.config.sweep_spec import Sweep
+
+pytestmark = pytest.mark.slow
+OPTIONS = ("train.epochs=4", "train.precision=fp32", "resources.cpus=1")
+TIMES = ("seconds", "milliseconds_per_image", "images_per_second")
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """Adds a node with one CPU and a cache folder of its own to a cluster whose head runs no trial."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+
+    def add(name: str) -> Any:
+        return cluster.add_node(num_cpus=1, env_vars={"WHALE_RAY_CACHE": str(tmp_path / name)})
+
+    add.cluster = cluster  # type: ignore[attr-defined]
+    yield add
+    cluster.shutdown()
+
+
+def nodes_of_trials(run: Path) -> dict[str, str]:
+    """The Ray node of each running trial that has finished an epoch."""
+    found = {}
+    for path in run.glob("trials/*/alive"):
+        try:
+            found[path.parent.name] = json.loads(path.read_text())["node"]
+        except (FileNotFoundError, ValueError):
+            continue
+    return {trial: node for trial, node in found.items() if (run / "trials" / trial / "epochs.csv").exists()}
+
+
+def test_a_killed_node_costs_no_trial_its_place_and_a_new_node_gets_one(
+    nodes: Callable[[str], Any], write_sweep: Callable[..., Sweep], photographs: Path, tmp_path: Path
+) -> None:
+    lost, _ = nodes("first"), nodes("second")
+    file, run = tmp_path / "little.yaml", tmp_path / "runs" / "little"
+    file.write_text(SWEEP.replace("ROOT", str(photographs)))
+    address = nodes.cluster.address  # type: ignore[attr-defined]
+    command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(run.parent), "--address", address]
+    driver = subprocess.Popen([*command, *(word for option in OPTIONS for word in ("--set", option))])
+    seen: set[str] = set()
+    added = None
+    while driver.poll() is None:
+        present = nodes_of_trials(run)
+        seen |= set(present.values())
+        if added is None and lost.unique_id in present.values():
+            nodes.cluster.remove_node(lost, allow_graceful=False)  # type: ignore[attr-defined]
+            added = nodes("third")
+        time.sleep(0.05)
+    assert driver.returncode == 0
+    assert added.unique_id in seen
+
+    wanted = run_sweep(write_sweep(*OPTIONS), runs=tmp_path / "undisturbed", in_process=True)
+    tables = [pd.read_csv(one / "leaderboard.csv").sort_values("trial") for one in (run, wanted.folder)]
+    first, second = (table.drop(columns=[*TIMES, "rank"], errors="ignore").reset_index(drop=True) for table in tables)
+    pd.testing.assert_frame_equal(first, second)
+    for trial in first["trial"]:
+        epochs = run / "trials" / trial / "epochs.csv"
+        assert not epochs.exists() or pd.read_csv(epochs)["epoch"].is_unique

@@ -1,0 +1,130 @@
+"""Places for trials on the cluster, counted again while it grows and shrinks, and the demand for more nodes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from whale_ray.errors import InputError
+from whale_ray.ray_private import has_autoscaler
+
+_REFRESH_SECONDS, _DEMAND_SECONDS = 2.0, 5.0
+_MAX_DEMAND = 16  # trials for which nodes are asked at once
+
+
+def count_places(nodes: Iterable[Mapping[str, float]], share: Mapping[str, float], *, workers: int = 1) -> int:
+    """Return how many trials fit on the nodes at once.
+
+    Args:
+        nodes: Resources of each node, by Ray's resource name.
+        share: What one worker of a trial reserves; a worker is on one node.
+        workers: Number of workers of a trial.
+    """
+    wanted = {name: amount for name, amount in share.items() if amount > 0} or {"CPU": 1.0}
+    fitting = sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()) for node in nodes)
+    return fitting // workers
+
+
+class TrialSlots:
+    """Places for trials on the cluster that Ray is connected to.
+
+    Args:
+        share: What one worker of a trial reserves, by Ray's resource name (CPU, GPU).
+        workers: Number of workers of a trial.
+    """
+
+    def __init__(self, share: Mapping[str, float], *, workers: int) -> None:
+        self._share = {name: amount for name, amount in share.items() if amount > 0}
+        self._workers = workers
+        self._count, self._counted_at = 0, float("-inf")
+        self._demand: list[Any] = []
+        self._asked_at = float("-inf")
+
+    def count(self) -> int:
+        """Return how many trials fit at once, counted again every two seconds."""
+        if time.monotonic() - self._counted_at >= _REFRESH_SECONDS:
+            self._count = count_places(_alive_nodes(), self._share, workers=self._workers)
+            self._counted_at = time.monotonic()
+        return self._count
+
+    def reservation(self, *, alone: bool) -> dict[str, float]:
+        """Return what Tune reserves for the process of a trial.
+
+        Args:
+            alone: The trial did not fit on a share of a GPU and gets a whole one.
+        """
+        if self._workers > 1:
+            return {"memory": 1}  # Ray Train reserves for the workers, and Tune refuses an empty reservation
+        return self._share | ({"GPU": 1.0} if alone else {})
+
+    def wait_for_one(self, *, minutes: float, say: Callable[[str], None], stopping: threading.Event) -> None:
+        """Return when a trial fits, or when `stopping` is set.
+
+        Args:
+            minutes: Longest wait for nodes that can join.
+            say: Prints a line for the user.
+            stopping: Ends the wait.
+
+        Raises:
+            InputError: If no trial fits after the wait.
+        """
+        deadline = time.monotonic() + 60.0 * minutes
+        if not self.count() and minutes:
+            say(f"waiting up to {minutes:g} minutes for nodes: {self._lack()}")
+            self._ask_for(1)
+        while not self.count() and time.monotonic() < deadline and not stopping.wait(1.0):
+            pass
+        self.end_demand()
+        if not self.count() and not stopping.is_set():
+            remedy = "Lower resources.cpus, .gpus or .workers, or name a larger cluster with --address"
+            wait = ". If nodes can still join, set resources.wait_minutes" if not minutes else ""
+            raise InputError(f"a trial's resources must fit on the cluster, but {self._lack()}. {remedy}{wait}")
+
+    def update_demand(self, waiting: Callable[[], int]) -> None:
+        """Show the autoscaler, every few seconds, the trials that wait for a place; others need no demand.
+
+        A demand is a placement group that ends with the driver, also if that is killed. If it is met, it is removed, so
+        that a trial takes the place.
+
+        Args:
+            waiting: Returns the number of trials beyond those that run.
+        """
+        if time.monotonic() - self._asked_at >= _DEMAND_SECONDS and has_autoscaler():
+            self._ask_for(waiting())
+            self._asked_at = time.monotonic()
+
+    def end_demand(self) -> None:
+        """Withdraw the demand for more nodes."""
+        if self._demand:
+            self._ask_for(0)
+
+    def _ask_for(self, trials: int) -> None:
+        from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+        is_met = {group.id: placement_group_table(group)["state"] == "CREATED" for group in self._demand}
+        kept = [group for group in self._demand if not is_met[group.id]][: min(trials, _MAX_DEMAND)]
+        for group in self._demand:
+            if group not in kept:
+                remove_placement_group(group)
+        bundles = [self._share] * self._workers
+        self._demand = kept + [placement_group(bundles) for _ in range(min(trials, _MAX_DEMAND) - len(kept))]
+
+    def _lack(self) -> str:
+        nodes = _alive_nodes()
+        largest = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in self._share}
+        short = [name for name, amount in self._share.items() if largest[name] < amount] or list(self._share)
+        parts = [
+            f"{self._share[name]:g} {name} where the cluster has {sum(node.get(name, 0.0) for node in nodes):g}, at "
+            f"most {largest[name]:g} on a node"
+            for name in short
+        ]
+        wants = f"each of {self._workers} workers wants" if self._workers > 1 else "it wants"
+        return f"{wants} {' and '.join(parts)}"
+
+
+def _alive_nodes() -> list[Mapping[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
