@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,14 +12,16 @@ from pathlib import Path
 
 import grpc
 import pytest
+from ray._private.utils import check_version_info
 
 from whale_ray import ray_address
 from whale_ray.errors import InputError
-from whale_ray.ray_address import check_ray_address, requested_address
+from whale_ray.ray_address import check_driver_address, check_ray_address, requested_address
 from whale_ray.serving.deployment.launcher import serve_models
 from whale_ray.serving.deployment.rollout import deploy
 from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.sweep.execution.driver import run_sweep
+from whale_ray.sweep.execution.runners.ray_cluster import describe_mismatch
 
 SHORT = 0.3
 
@@ -102,6 +105,29 @@ def test_a_text_that_is_no_address_is_refused(address: str) -> None:
 
 def test_a_client_server_of_ray_is_any_server_of_remote_calls(remote_calls: str) -> None:
     assert check_ray_address(f"ray://{remote_calls}", seconds=5) == f"ray://{remote_calls}"
+
+
+@pytest.mark.parametrize("origin", ["--address", "RAY_ADDRESS"])
+def test_a_sweep_by_ray_client_is_refused_with_the_two_ways_that_work(
+    monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    if origin == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(InputError, match=rf"ray://head:10001 \({origin}\).* take head:6379.*http://head:8265"):
+        check_driver_address("ray://head:10001" if origin == "--address" else None)
+
+
+def test_versions_that_differ_are_named_with_the_remedy() -> None:
+    metadata = {"ray_version": "2.59.0", "python_version": "3.12.1"}
+    with pytest.raises(RuntimeError, match="Version mismatch") as raised:
+        check_version_info(metadata, "here")
+    found = describe_mismatch(raised.value, "head:6379")
+    assert isinstance(found, InputError)
+    assert re.search(
+        r"at head:6379 has Ray 2.59.0 and Python 3.12.1 and this machine Ray 2.60.\S+ and Python", str(found)
+    )
+    other = RuntimeError("something else")
+    assert describe_mismatch(other, "head:6379") is other
 
 
 def test_a_running_cluster_answers(cluster: str) -> None:

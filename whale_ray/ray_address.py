@@ -76,6 +76,28 @@ def check_ray_address(option: str | None, *, seconds: float = SECONDS) -> str:
     return requested.value
 
 
+def check_driver_address(option: str | None) -> str:
+    """Return the address of `check_ray_address` for the driver of a sweep.
+
+    Args:
+        option: Value of `--address`; None if it was not given.
+
+    Raises:
+        InputError: If no cluster answers, or the address is one of Ray Client, which would run the search on the head
+            while study, run folder and report are on this machine.
+    """
+    requested = requested_address(option)
+    form = None if requested is None else _FORM.fullmatch(requested.value)
+    if requested and form and form["client"]:
+        host = form["target"].rpartition(":")[0]
+        raise InputError(
+            f"a machine of the cluster must drive a sweep, but {requested.value} ({requested.origin}) connects by Ray "
+            f"Client. On a machine of the cluster take {host}:6379. From elsewhere take `ray job submit --address "
+            f"http://{host}:8265 --working-dir . -- python -m whale_ray.sweep SWEEP.yaml`"
+        )
+    return check_ray_address(option)
+
+
 def _check_auto(seconds: float) -> str:
     try:
         address = local_cluster_address()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from whale_ray.ray_address import check_ray_address
+from whale_ray.ray_address import check_driver_address
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.export_bundle import make_best_bundle
@@ -102,7 +102,7 @@ def run_sweep(
     stopping = stopping or threading.Event()
     is_begun = import_from is not None or any((Path(runs) / sweep.name).glob("trials/*/result.json"))
     if not in_process and (fresh or not is_begun):  # otherwise there may be nothing to train, which needs no cluster
-        check_ray_address(address)  # known now, and not when the photographs are decoded
+        check_driver_address(address)  # known now, and not when the photographs are decoded
     if not fresh:
         wanted, sweep = sweep, keep_earlier_grouping(sweep, Path(runs) / sweep.name)
         for note in notes_on_grouping(wanted, sweep):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from whale_ray.device import reserved_device, without_default_threads
 from whale_ray.errors import InputError
-from whale_ray.ray_address import check_ray_address
+from whale_ray.ray_address import check_driver_address
 from whale_ray.ray_private import is_token_auth_enabled
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.sweep.execution.runners.ray_workarounds import kept_sigterm_handler, set_ray_environment
@@ -27,11 +28,11 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
     """Connect to the cluster at `address` for the length of the block; None starts a local one that ends with it.
 
     Args:
-        address: HOST:PORT, ray://HOST:PORT or `auto`. RAY_ADDRESS counts if it is None or `auto`.
+        address: HOST:PORT or `auto`. RAY_ADDRESS counts if it is None or `auto`.
         say: Prints a line for the user.
 
     Raises:
-        InputError: If no cluster answers at `address`.
+        InputError: If no cluster answers at `address`, or it has another version of Ray or Python.
     """
     set_ray_environment()
     import ray
@@ -41,7 +42,7 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
         return
     if folder := shorten_ray_folder():
         say(f"Ray's files are in {folder}: the temporary folder is too long for its sockets")
-    target = check_ray_address(address)
+    target = check_driver_address(address)
     try:
         with kept_sigterm_handler(), without_default_threads():
             context = ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
@@ -49,12 +50,32 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
         raise InputError(
             f"a Ray cluster must take this sweep at {target}, but: {error}. See `ray status --address {target}`"
         ) from error
+    except RuntimeError as error:
+        raise describe_mismatch(error, target) from error
     try:
         if context.dashboard_url:
             say(f"Ray dashboard: http://{context.dashboard_url}{_sign_in_hint()}")
         yield
     finally:
         ray.shutdown()
+
+
+def describe_mismatch(error: RuntimeError, target: str) -> Exception:
+    """Return an InputError if the cluster has other versions of Ray or Python; any other error unchanged.
+
+    Args:
+        error: What `ray.init` has raised.
+        target: Address of the cluster.
+    """
+    found = re.findall(r"(Ray|Python): (\S+)", str(error))
+    if "Version mismatch" not in str(error) or len(found) != 4:
+        return error
+    theirs, ours = (" and ".join(f"{name} {version}" for name, version in part) for part in (found[:2], found[2:]))
+    return InputError(
+        f"this machine and the cluster must have the same Ray and Python, but the cluster at {target} has {theirs} and "
+        f"this machine {ours}. Install those versions here, or submit the sweep with `ray job submit`, which runs it "
+        "on the cluster"
+    )
 
 
 def _sign_in_hint() -> str:
