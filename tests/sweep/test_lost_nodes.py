@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
 
 pytestmark = pytest.mark.slow
-OPTIONS = ("train.epochs=4", "train.precision=fp32", "resources.cpus=1")
+OPTIONS = ("train.epochs=12", "train.learning_rate=[1.0e-3, 3.0e-3]", "train.precision=fp32", "resources.cpus=1")
 TIMES = ("seconds", "milliseconds_per_image", "images_per_second")
 
 
@@ -52,23 +52,24 @@ def nodes_of_trials(run: Path) -> dict[str, str]:
 def test_a_killed_node_costs_no_trial_its_place_and_a_new_node_gets_one(
     nodes: Callable[[str], Any], write_sweep: Callable[..., Sweep], photographs: Path, tmp_path: Path
 ) -> None:
-    lost, _ = nodes("first"), nodes("second")
+    present = {node._node_id: node for node in (nodes("first"), nodes("second"))}
     file, run = tmp_path / "little.yaml", tmp_path / "runs" / "little"
     file.write_text(SWEEP.replace("ROOT", str(photographs)))
     address = nodes.cluster.address  # type: ignore[attr-defined]
     command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(run.parent), "--address", address]
     driver = subprocess.Popen([*command, *(word for option in OPTIONS for word in ("--set", option))])
     seen: set[str] = set()
-    added = None
+    added = ""
     while driver.poll() is None:
-        present = nodes_of_trials(run)
-        seen |= set(present.values())
-        if added is None and lost.unique_id in present.values():
+        running = nodes_of_trials(run)
+        seen |= set(running.values())
+        if running and not added:
+            lost = present[next(iter(running.values()))]
             nodes.cluster.remove_node(lost, allow_graceful=False)  # type: ignore[attr-defined]
-            added = nodes("third")
+            added = nodes("third")._node_id
         time.sleep(0.05)
     assert driver.returncode == 0
-    assert added.unique_id in seen
+    assert added in seen
 
     wanted = run_sweep(write_sweep(*OPTIONS), runs=tmp_path / "undisturbed", in_process=True)
     tables = [pd.read_csv(one / "leaderboard.csv").sort_values("trial") for one in (run, wanted.folder)]
