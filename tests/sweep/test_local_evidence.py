@@ -29,6 +29,7 @@ from whale_ray.sweep.analysis.per_query_scores import of_settings
 from whale_ray.sweep.analysis.rescoring import rescore_for_good
 from whale_ray.sweep.execution.export_bundle import make_bundle
 from whale_ray.sweep.execution.gather_local_evidence import gather_local_evidence
+from whale_ray.sweep.execution.preparation import check_inputs
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.report.example_matches import find_examples
@@ -309,6 +310,11 @@ def test_another_network_of_the_same_name_is_refused(
     sweep = write_sweep(f"retrieval.local=[{write_network(tmp_path / 'grid.onnx', seed=1)}]")
     with pytest.raises(InputError, match=r"grid\.onnx must stay the file .* another name"):
         gather_local_evidence(sweep, dataset, run_of_shortlists, say=pytest.fail)
+
+
+def test_a_file_that_is_no_network_is_refused_before_photographs_are_decoded(write_sweep: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"lost\.onnx cannot find keypoints"):
+        check_inputs(write_sweep(f"retrieval.local=[sift,{tmp_path / 'lost.onnx'}]"))
 
 
 def test_a_report_without_the_file_of_the_network_has_no_pictures_of_keypoints(

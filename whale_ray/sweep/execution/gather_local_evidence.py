@@ -43,6 +43,16 @@ def gallery_keypoints(dataset: Dataset, images: Iterable[str], local: str) -> Ke
     return KeypointFiles(store.subset([rows[image] for image in images]), join_features([], kind), network)
 
 
+def check_keypoints(sweep: Sweep) -> None:
+    """Open the keypoint networks of a sweep.
+
+    Raises:
+        InputError: If a file is no keypoint network, or ONNX Runtime is missing.
+    """
+    for local in sweep.retrieval["local"]:
+        kind_of(local)
+
+
 def gather_local_evidence(
     sweep: Sweep, dataset: Dataset, run: Path, *, say: Callable[[str], None], progress: bool = False
 ) -> None:

@@ -13,6 +13,7 @@ from whale_ray.data.encounters.contact_sheet import write_contact_sheet
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.gather_local_evidence import check_keypoints
 from whale_ray.sweep.planning.dataset import Dataset, catalog_of, open_dataset, pixel_cache, write_split
 from whale_ray.sweep.planning.pair_positives import check_positives
 from whale_ray.sweep.planning.study_storage import check_storage
@@ -25,7 +26,7 @@ from whale_ray.sweep.trials.trackers.tracker import Tracking
 
 
 def check_inputs(sweep: Sweep) -> Catalog:
-    """Check data, encoders, database and trackers before anything that takes long, and return the photographs' catalog.
+    """Check data, models, database and trackers before anything that takes long, and return the catalog of photographs.
 
     Raises:
         InputError: With all faults.
@@ -34,6 +35,7 @@ def check_inputs(sweep: Sweep) -> Catalog:
     checks: tuple[Callable[[], object], ...] = (
         lambda: catalogs.append(catalog_of(first_settings(sweep)["data"])),
         lambda: check_encoders(sweep),
+        lambda: check_keypoints(sweep),
         lambda: check_storage(sweep.fixed["search.storage"]),
         lambda: check_trackers(tracking_of(sweep)),
     )
