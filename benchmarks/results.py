@@ -57,6 +57,7 @@ BENCHMARKS = (
     Benchmark("pixel cache, second sweep", "second_sweep.py", quick=("--rounds", "1")),
     Benchmark("pixel cache, decoding and memory", "pixel_cache.py", quick=("--rounds", "2", "--photographs", "120")),
     Benchmark("frozen trunks", "frozen_trunk.py", quick=("--rounds", "2", "--photographs", "120")),
+    Benchmark("search in a large gallery", "large_gallery.py", quick=("--rounds", "1", "--images", "50000")),
     Benchmark("start of the commands", "startup.py", quick=("--rounds", "3")),
     Benchmark("service", "serving.py", quick=("--short", "--sizes", "64")),
     Benchmark("service, by size of the gallery", "gallery_sizes.py", quick=("--short",)),

@@ -3,8 +3,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from whale_ray.retrieval.search.approximate.inverted_lists import RECALL, InvertedLists, make_lists
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
+from whale_ray.retrieval.search.nearest_images.inverted_lists import RECALL, InvertedLists, make_lists
 from whale_ray.retrieval.search.neighbor_search import find_neighbors
 from whale_ray.retrieval.search.pools import PooledSearcher
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, SearchMode
@@ -75,7 +75,7 @@ def test_lists_are_made_for_large_galleries_and_settings_that_use_them(monkeypat
 
 
 def test_a_gallery_in_which_the_lists_miss_too_many_images_is_searched_exactly(monkeypatch):
-    monkeypatch.setattr("whale_ray.retrieval.search.approximate.inverted_lists.RECALL", 1.01)
+    monkeypatch.setattr("whale_ray.retrieval.search.nearest_images.inverted_lists.RECALL", 1.01)
     assert make_lists(draw(1000)[0]) is None
 
 

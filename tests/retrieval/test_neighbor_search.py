@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
+from whale_ray.retrieval.search.nearest_images.matrix_product import nearest_candidates
 from whale_ray.retrieval.search.neighbor_search import find_by_centroid, find_neighbors
 
 
@@ -124,3 +125,20 @@ def test_queries_in_a_batch_have_the_same_neighbors_as_alone():
         alone = find_neighbors(normalize_rows(queries[place : place + 1]), index, individuals=20, neighbours=5)
         assert together.indices[place].tolist() == alone.indices[0].tolist()
         assert together.individuals[place].tolist() == alone.individuals[0].tolist()
+
+
+@pytest.mark.parametrize(("rows", "columns", "count"), [(5, 40, 40), (7, 900, 12), (3, 5000, 100)])
+@pytest.mark.parametrize("kind", ["distinct", "equal", "few values"])
+def test_candidates_of_a_matrix_product_are_those_of_a_sort(rows, columns, count, kind):
+    random = np.random.default_rng(count)
+    vectors = random.normal(size=(columns, 6))
+    if kind == "equal":
+        vectors[columns // 3 :] = vectors[0]
+    if kind == "few values":
+        vectors = np.eye(6)[random.integers(0, 6, columns)]
+    vectors, queries = normalize_rows(vectors), normalize_rows(random.normal(size=(rows, 6)))
+    places, cosines = nearest_candidates(queries, vectors, count)
+    wanted = np.sort(queries @ vectors.T, axis=1)[:, ::-1][:, :count]
+    np.testing.assert_allclose(cosines, wanted, atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(queries @ vectors.T, places, axis=1), cosines, atol=1e-6)
+    assert all(len(set(row)) == count for row in places.tolist())

@@ -17,7 +17,7 @@ from whale_ray.retrieval.evaluation.decisions import odds_ratio
 CANDIDATES = 5
 _PENALTY = 1e-3  # keeps weights finite where a cosine parts right from wrong without a fault
 _FEWEST = 10  # outcomes of the rarer kind below which there is nothing to fit
-_MOST_STEPS, _SMALLEST_STEP = 100, 1e-9  # of Newton's method; coefficients of standardized features
+_MOST_STEPS, _SMALLEST_STEP = 100, 1e-6  # of Newton's method; coefficients of standardized features
 
 
 @dataclass(frozen=True)

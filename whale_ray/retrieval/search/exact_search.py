@@ -1,9 +1,9 @@
-"""Exact cosine search with deterministic ties, by faiss and float64 rescoring.
+"""Exact cosine search with deterministic ties, by matrix products and float64 rescoring.
 
-faiss proposes candidates in float32. Their cosines are computed again in float64 and rounded to steps of 1e-6, so that
-the position of a vector in a matrix product decides no tie. Ties are ordered by individual, then by gallery order. If a
-tie may extend beyond the candidates, the search deepens. Cosine and gallery position are packed into one int64 key, so
-that sorting keys sorts by both.
+A matrix product proposes candidates in float32. Their cosines are computed again in float64 and rounded to steps of
+1e-6, so that the position of a vector in a matrix product decides no tie. Ties are ordered by individual, then by
+gallery order. If a tie may extend beyond the candidates, the search deepens. Cosine and gallery position are packed
+into one int64 key, so that sorting keys sorts by both.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from whale_ray.retrieval.search.gallery_index import STEPS, GalleryIndex
+from whale_ray.retrieval.search.nearest_images.matrix_product import nearest_candidates
 
 Rescore = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From unit queries (q, D) and their cosines to the whole gallery (q, N), in the order of the index: other scores
 (q, N) in [-1, 1], by which images are near."""
 
-_MARGIN = 4  # steps by which faiss, in float32, may be wrong
-_PRODUCT_FROM = 4  # queries from which one matrix product is the shorter way; by itself faiss takes it from 250 on
+_MARGIN = 4  # steps by which a product in float32 may be wrong
 _CELLS = 2**22  # numbers held at once where a block of float64 is needed
 _CACHED_CELLS = 2**19  # the same where the block is gathered from the gallery: it stays in the processor's cache
 
 
 def use_threads(count: int) -> None:
-    """Has searches on the calling thread use so many threads; faiss would take every core, even for one query."""
+    """Limit searches to so many threads; BLAS and faiss would take every core, even for one query."""
     import faiss
+    from threadpoolctl import threadpool_limits
 
     faiss.omp_set_num_threads(count)
+    threadpool_limits(count, user_api="blas")
 
 
 def nearest_keys(
@@ -41,7 +43,7 @@ def nearest_keys(
         index: The gallery.
         images: Number of images per query.
         individuals: Number of individuals per query.
-        depth: First number of candidates that faiss proposes.
+        depth: First number of candidates that are proposed.
         by_lists: Take the candidates of the inverted lists, if the gallery has some: their cosines are exact, but a
             nearer image may be missing.
     """
@@ -73,14 +75,23 @@ def _search_nearest(
     queries: np.ndarray, index: GalleryIndex, images: int, individuals: int, depth: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return `nearest_keys` among `depth` candidates, and for which queries (Q,) these suffice."""
-    import faiss
-
-    faiss.cvar.distance_compute_blas_threshold = _PRODUCT_FROM * queries.shape[1]  # it counts numbers
-    rough, places = faiss.knn(queries, index.vectors, depth, metric=faiss.METRIC_INNER_PRODUCT)
-    keys = encode_keys(_exact_cosines(queries, index, places), places)
+    places, rough = nearest_candidates(queries, index.vectors, depth)
+    needed = _needed(encode_keys(rough, places), index, images, individuals)
+    keys = encode_keys(_exact_cosines(queries, index, places, needed), places)
+    keys[np.arange(depth) >= needed[:, None]] = ABSENT
     image_keys, best_keys = _sorted_keys(keys, index, images, individuals)
     beyond = (np.ceil(rough[:, -1].astype(np.float64) * STEPS).astype(np.int64) + _MARGIN + 1) << 32
     return image_keys, best_keys, np.minimum(image_keys[:, -1], best_keys[:, individuals - 1]) >= beyond
+
+
+def _needed(keys: np.ndarray, index: GalleryIndex, images: int, individuals: int) -> np.ndarray:
+    """Return the number of first candidates (Q,) that can be among the nearest images or of the nearest individuals.
+
+    The keys are those of rough cosines, which may be wrong by `_MARGIN`, in descending order.
+    """
+    best = _first_of_each(keys, index, individuals)
+    last = np.minimum(keys[:, images - 1], best[:, individuals - 1]) >> 32
+    return np.asarray(((keys >> 32) >= last[:, None] - 2 * _MARGIN - 1).sum(axis=1))
 
 
 def _sorted_keys(keys: np.ndarray, index: GalleryIndex, images: int, individuals: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,18 +101,23 @@ def _sorted_keys(keys: np.ndarray, index: GalleryIndex, images: int, individuals
     return image_keys, _limit(_first_of_each(keys, index, max(images, individuals)), image_keys, individuals)
 
 
-def _exact_cosines(queries: np.ndarray, index: GalleryIndex, places: np.ndarray) -> np.ndarray:
-    """Return the float64 cosine of each query to its candidates (Q, depth)."""
-    cosines, (depth, features) = np.empty(places.shape), (places.shape[1], queries.shape[1])
+def _exact_cosines(
+    queries: np.ndarray, index: GalleryIndex, places: np.ndarray, needed: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the float64 cosine of each query to its candidates (Q, depth); -1 beyond the `needed` first ones (Q,)."""
+    cosines, (depth, features) = np.full(places.shape, -1.0), (places.shape[1], queries.shape[1])
     size = max(1, min(len(queries), _CACHED_CELLS // (depth * features)))
-    candidates = np.empty((size, depth, features), dtype=np.float32)
-    precise = np.empty(candidates.shape)  # both are filled again and again: new memory costs as much as the product
+    gathered = np.empty(size * depth * features, dtype=np.float32)
+    precise = np.empty(gathered.shape)  # both are filled again and again: new memory costs as much as the product
     for start in range(0, len(queries), size):
-        asked = queries[start : start + size].astype(np.float64)
-        count = len(asked)
-        np.take(index.vectors, places[start : start + size], axis=0, out=candidates[:count], mode="clip")
-        precise[:count] = candidates[:count]
-        np.matmul(precise[:count], asked[:, :, None], out=cosines[start : start + size, :, None])
+        part = slice(start, start + size)
+        asked = queries[part].astype(np.float64)
+        width = depth if needed is None else int(needed[part].max())
+        shape = (len(asked), width, features)
+        rows, held = (buffer[: np.prod(shape)].reshape(shape) for buffer in (gathered, precise))
+        np.take(index.vectors, places[part, :width], axis=0, out=rows, mode="clip")
+        held[:] = rows
+        cosines[part, :width] = np.matmul(held, asked[:, :, None])[:, :, 0]
     return cosines
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.approximate.inverted_lists import InvertedLists, MovedLists
+from whale_ray.retrieval.search.nearest_images.inverted_lists import InvertedLists, MovedLists
 
 STEPS = 1_000_000  # cosines are multiples of 1 / STEPS
 _NUMBERS = 2**20  # held at once in float64

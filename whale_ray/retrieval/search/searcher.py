@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.search.approximate.inverted_lists import LISTS_FROM, make_lists
 from whale_ray.retrieval.search.exact_search import Rescore
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.k_reciprocal import KReciprocalReranker
+from whale_ray.retrieval.search.nearest_images.inverted_lists import LISTS_FROM, make_lists
 from whale_ray.retrieval.search.neighbor_search import Neighbors, find_by_centroid, find_neighbors, nearest_images
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies, ProxyClassifier
 from whale_ray.retrieval.search.query_expansion import augment_gallery, expand_queries

@@ -1,1 +1,0 @@
-"""Approximate search in large galleries, by inverted lists."""
