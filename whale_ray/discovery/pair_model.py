@@ -17,9 +17,9 @@ MATES = 2.0
 """Other photographs of the same animal that a photograph has on average, where no labels tell it."""
 _PENALTY = 1e-3
 _MOST_DIFFERENT = 50_000  # pairs of two animals that a fit uses
-# Intercept, slope on cosines in standard deviations, and weight of keypoints: docs/experiments/discovery.md
-_DEFAULT = (-6.6, 3.5, 0.0)
-_DEFAULT_WITH_KEYPOINTS = (-6.6, 1.5, 2.0)
+_DEFAULT = (-6.6, 3.5)  # intercept and slope on cosines in standard deviations: docs/experiments/discovery.md
+_DEFAULT_WITH_KEYPOINTS = (-5.5, 1.8, 4.0)  # and weight of keypoints; intercept for the share _DEFAULT_SHARE
+_DEFAULT_SHARE = 0.005
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,15 @@ def default_pair_model(
         local_scores: Keypoint score of each photograph against each other, shape (N, N); None without.
         mates: Other photographs of the same animal that a photograph has on average.
     """
-    intercept, cosine, keypoints = _DEFAULT if local_scores is None else _DEFAULT_WITH_KEYPOINTS
     precise = normalize_rows(vectors)
     sample = precise[np.random.default_rng(0).permutation(len(precise))[:1000]]
     cosines = (sample @ sample.T)[np.triu_indices(len(sample), 1)].astype(np.float64)
     middle, spread = (cosines.mean(), cosines.std()) if len(cosines) else (0.0, 0.0)
-    slope = cosine / max(spread, 0.02)
-    weights = {"cosine": float(slope)} | ({} if local_scores is None else {LOCAL_FEATURE: keypoints})
     share = min(max(mates / max(len(precise) - 1, 1), 1e-6), 0.5)
-    return PairModel(intercept - slope * float(middle), weights, share, mates, 0)
+    intercept, slope = _DEFAULT if local_scores is None else _DEFAULT_WITH_KEYPOINTS[:2]
+    slope /= max(float(spread), 0.02)
+    intercept -= slope * float(middle)
+    if local_scores is None:
+        return PairModel(intercept, {"cosine": slope}, share, mates, 0)
+    weights = {"cosine": slope, LOCAL_FEATURE: _DEFAULT_WITH_KEYPOINTS[2]}
+    return PairModel(intercept, weights, _DEFAULT_SHARE, mates, 0).at_share(share)
