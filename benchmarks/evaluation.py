@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from whale_ray.device import keep_freed_memory
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, evaluate
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.neighbor_search import find_neighbors
@@ -86,6 +87,7 @@ def main(
     if only_memory:
         print(memory_ratio(memory))
         return
+    keep_freed_memory()  # as a trial does
     gallery, queries = round(GALLERY * scale), round(QUERIES * scale)
     vectors, codes = draw(gallery + queries, round(INDIVIDUALS * scale))
     full = vectors.astype(np.float32)

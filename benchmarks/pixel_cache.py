@@ -34,7 +34,8 @@ TRIALS = 4
 SPEED_GOAL, MEMORY_GOAL = 0.9, 1.1
 READER = """
 import sys, numpy as np
-print(int(np.load(sys.argv[1], mmap_mode="r").sum()), flush=True)
+pixels = np.load(sys.argv[1], mmap_mode="r")
+print(int(pixels.sum()), flush=True)
 sys.stdin.read()
 """
 

@@ -1,7 +1,7 @@
-"""Benchmark of scoring: seconds for 100 retrieval settings divided by those of one training epoch; goal 0.05.
+"""Benchmark of scoring: seconds for 202 retrieval settings against those of one training epoch, and of 202 evaluations.
 
 Two sizes: 15,000 photographs with the class balance of the competition and 512 dimensions, against resnet18 at 224 px;
-and the quickstart sweep, with 100 settings and with its own. Embeddings are drawn beforehand. The time of an epoch is
+and the quickstart sweep, with 202 settings and with its own. Embeddings are drawn beforehand. The time of an epoch is
 extrapolated from a measured number of steps.
 """
 
@@ -24,6 +24,7 @@ from whale_ray.data.batches import Batches
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.split import parts_of, split_photographs
 from whale_ray.data.synthetic.photo_plan import UNKNOWN, plan_photos
+from whale_ray.device import keep_freed_memory
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.learning.training.loop import start_training, train_epochs
@@ -32,13 +33,13 @@ from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.config.value_kinds import image_size
 from whale_ray.sweep.planning.trial_points import retrieval_settings
 
-GOAL = 0.05
+GOAL, SEPARATE_GOAL = 0.05, 50.0
 QUICKSTART = Path(__file__).parents[1] / "sweeps" / "quickstart.yaml"
 NOISE = 1.5  # of an embedding, beside its individual's direction of length 1 in each dimension
-HUNDRED = distinct_settings(
+MANY = distinct_settings(
     vote=["nearest", "majority", "softmax", "centroid"],
-    neighbours=[1, 2, 3, 5, 8, 10, 15, 20],
-    temperature=[0.01, 0.02, 0.05, 0.1, 0.2],
+    neighbours=[1, 2, 3, 5, 8, 10, 15, 20, 25],
+    temperature=[0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2],
     flip=["none", "average"],
 )
 
@@ -59,8 +60,8 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Return the realistic case, then the encoders of the quickstart with 100 settings and with its own."""
-    large = Case("15,000 photographs", 15_000, 2_960, "torchvision:resnet18", (224, 224), 32, 512, 3, HUNDRED)
+    """Return the realistic case, then the encoders of the quickstart with many settings and with its own."""
+    large = Case("15,000 photographs", 15_000, 2_960, "torchvision:resnet18", (224, 224), 32, 512, 3, MANY)
     sweep = load_sweep(QUICKSTART)
     small = partial(
         Case,
@@ -72,7 +73,7 @@ def cases() -> list[Case]:
         steps=4,
     )
     own = [setting for setting in retrieval_settings(sweep) if setting.local == "none"]  # no keypoints: vectors only
-    wanted, encoders = [HUNDRED, own], ("tiny", "torchvision:resnet18")
+    wanted, encoders = [MANY, own], ("tiny", "torchvision:resnet18")
     return [large] + [small("quickstart", encoder=name, settings=each) for each in wanted for name in encoders]
 
 
@@ -91,8 +92,10 @@ def photographs(case: Case) -> tuple[pd.DataFrame, np.ndarray]:
     return table, np.array([photo.animal for photo in photos])
 
 
-def scoring(case: Case, table: pd.DataFrame, animals: np.ndarray) -> Callable[[], object]:
-    """Return a function that scores every setting on drawn embeddings."""
+def scoring(
+    case: Case, table: pd.DataFrame, animals: np.ndarray, settings: Sequence[RetrievalSetting]
+) -> Callable[[], object]:
+    """Return a function that scores the settings on drawn embeddings."""
     random = np.random.default_rng(0)
     directions = random.standard_normal((animals.max() + 1, case.embedding_size))
     views = {view: _embeddings(directions[animals], random) for view in ("plain", "flip")}
@@ -103,7 +106,7 @@ def scoring(case: Case, table: pd.DataFrame, animals: np.ndarray) -> Callable[[]
         individuals=columns["individual"],
         groups=columns["group"],
         parts=columns["part"],
-        settings=case.settings,
+        settings=settings,
         unknown_label=UNKNOWN,
     )
 
@@ -128,12 +131,15 @@ def training(case: Case, individuals: int, *, rounds: int) -> Callable[[], objec
     return lambda: next(epochs)
 
 
-def measure(case: Case, *, rounds: int) -> tuple[list[str], float]:
-    """Return a row of the table and the ratio of scoring to one epoch."""
+def measure(case: Case, *, rounds: int) -> tuple[list[str], float, float]:
+    """Return a row of the table, and the ratios of scoring to one epoch and of separate evaluations to scoring."""
     table, animals = photographs(case)
     known = (table["part"] == "train") & (table["individual"] != UNKNOWN)
     individuals = table["individual"][known].nunique()
-    pair = pairs.take_turns(scoring(case, table, animals), training(case, individuals, rounds=rounds), rounds=rounds)
+    together = scoring(case, table, animals, case.settings)
+    alone = scoring(case, table, animals, [case.settings[len(case.settings) // 2]])
+    pair = pairs.take_turns(together, training(case, individuals, rounds=rounds), rounds=rounds)
+    separate = pairs.take_turns(alone, together, rounds=rounds).ratio * len(case.settings)
     gallery, queries = int(known.sum()), int((table["part"] == "val").sum())
     scale = gallery / (case.steps * case.batch)
     row = [
@@ -147,21 +153,26 @@ def measure(case: Case, *, rounds: int) -> tuple[list[str], float]:
         f"{pair.ratio / scale:.4f}",
         f"{pair.cpu_ratio / scale:.4f}",
     ]
-    return row, pair.ratio / scale
+    return row, pair.ratio / scale, separate
 
 
 def main(rounds: Annotated[int, typer.Option(help="Rounds of both, in alternation.", min=1)] = 5) -> None:
     """Print the time to score retrieval settings divided by that of one epoch; about two minutes on one thread."""
     torch.set_num_threads(pairs.THREADS)
-    rows, verdicts = [], []
+    keep_freed_memory()  # as a trial does
+    rows, verdicts, others = [], [], []
     for case in cases():
-        row, ratio = measure(case, rounds=rounds)
+        row, ratio, separate = measure(case, rounds=rounds)
         rows.append(row)
+        if case.settings is MANY:
+            others.append((f"{len(MANY)} separate evaluations / one of all settings, {case.name}, {row[1]}", separate))
         verdicts.append((f"scoring {len(case.settings)} settings / one epoch, {case.name}, {row[1]}", ratio))
     head = ["case", "encoder", "gallery x queries x D", "settings", "scoring s", "epoch s (extrapolated)"]
     pairs.print_table([*head, "steps measured", "ratio", "ratio, processor time"], rows)
     for name, ratio in verdicts:
         pairs.print_verdict(name, ratio, at_most=GOAL)
+    for name, ratio in others:
+        pairs.print_verdict(name, ratio, at_least=SEPARATE_GOAL)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 LISTS_FROM = 50_000
-"""Gallery images from which lists pay (docs/experiments/search.md)."""
+"""Gallery images from which lists pay (docs/experiments/retrieval.md)."""
 RECALL = 0.995
 """Share of the ten nearest images that the lists must find for gallery images, searched when they are made."""
-_CANDIDATES = 256  # of each query, at least: their cosines are computed exactly
+_CANDIDATES, _MORE = 256, 1024  # of each query, at least: their cosines are computed exactly
 _DIMENSIONS = 256  # of the vectors in the lists, at most; each has 2 bits
 _SAMPLE = 64  # vectors per list from which centroids and codes are learned
 _TRIED = 256  # gallery images that are searched to choose the number of lists
@@ -40,7 +40,7 @@ class InvertedLists:
         lists = max(1, round(len(vectors) ** 0.5))
         sample = vectors[random.permutation(len(vectors))[: _SAMPLE * lists]]
         self._projection = _main_directions(sample, random)
-        self._index = self._fill(vectors, sample, lists)
+        self._index, self._count = self._fill(vectors, sample, lists), _CANDIDATES
         self.recall = self._choose_probes(vectors)
 
     @property
@@ -56,7 +56,7 @@ class InvertedLists:
             vectors: The gallery; unused, since the lists have all its images.
             count: Candidates per query.
         """
-        _, places = self._index.search(queries @ self._projection, max(count, _CANDIDATES))
+        _, places = self._index.search(queries @ self._projection, max(count, self._count))
         return np.asarray(places)
 
     def _fill(self, vectors: np.ndarray, sample: np.ndarray, lists: int) -> Any:
@@ -71,18 +71,23 @@ class InvertedLists:
         return index
 
     def _choose_probes(self, vectors: np.ndarray) -> float:
-        """Set the smallest number of lists, a power of two or all, that reaches `RECALL`, and return the recall."""
+        """Set the smallest number of lists, a power of two or all, that reaches `RECALL`, and return the recall.
+
+        If all lists miss too many images, there are more candidates.
+        """
         import faiss
 
         queries = vectors[np.random.default_rng(1).permutation(len(vectors))[:_TRIED]]
         # An image finds itself at once: it does not count.
         nearest = faiss.knn(queries, vectors, _NEAREST + 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 1:]
-        lists, recall, probes = self._index.nlist, 0.0, 1
-        while recall < RECALL and probes < 2 * lists:
-            self._index.nprobe = min(probes, lists)
-            found = self.candidates(queries, vectors, _CANDIDATES)
-            recall = float((nearest[:, :, None] == found[:, None, :]).any(axis=2).mean())
-            probes *= 2
+        lists, recall = self._index.nlist, 0.0
+        powers = [2**power for power in range(int(lists).bit_length())]
+        for probes, count in [*((one, _CANDIDATES) for one in (*powers, lists)), (lists, _MORE)]:
+            self._index.nprobe, self._count = probes, count
+            found = self.candidates(queries, vectors, count)
+            recall = float(np.mean([np.isin(*pair).mean() for pair in zip(nearest, found, strict=True)]))
+            if recall >= RECALL:
+                break
         return recall
 
 
