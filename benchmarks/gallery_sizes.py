@@ -1,7 +1,7 @@
 """Benchmark of the service with 1, 10 and 100 thousand gallery images: p50 against 1,000, at 1 and 32 clients.
 
-The same encoder, ResNet-18 with random weights and 512 dimensions at 64 pixels, answers with galleries of random unit
-vectors, eight images of each individual. All services run at once and are measured in alternation.
+The same encoder, ResNet-18 with random weights and 512 dimensions at 64 pixels, answers with galleries that are
+drawn as in `large_gallery.py`. All services run at once and are measured in alternation.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import Annotated
 import pairs
 import typer
 from clients import ask_for, photograph_request
+from large_gallery import draw
 from serving import behind_haproxy, free_port, make_bundle, pictures, server, service_command, wait_for_quiet
 
 CLIENTS = (1, 32)
 SIZES = (1_000, 10_000, 100_000)
 GOAL = 1.5
 SIDE = 64  # pixels
-IMAGES_PER_INDIVIDUAL = 8
+SPREAD = 0.3  # within an individual, of that between individuals
 
 
 def with_gallery(bundle: Path, folder: Path, images: int) -> Path:
-    """Write a copy of a bundle with a gallery of random unit vectors, and return its folder.
+    """Write a copy of a bundle with a drawn gallery, and return its folder.
 
     Args:
         bundle: The bundle.
@@ -37,15 +38,13 @@ def with_gallery(bundle: Path, folder: Path, images: int) -> Path:
     import pandas as pd
 
     from whale_ray.inference.bundle import read_bundle, write_bundle
-    from whale_ray.retrieval.search.gallery_index import normalize_rows
 
     contents = read_bundle(bundle)
-    rows = np.random.default_rng(0).standard_normal((images, 512), dtype=np.float32)
-    names = [f"w_{row // IMAGES_PER_INDIVIDUAL:06d}" for row in range(images)]
+    vectors, labels, _ = draw(images, SPREAD)
+    names = labels.tolist()
     manifest = contents.manifest | {"id": f"gallery-{images}", "images": images, "individuals": len(set(names))}
     table = pd.DataFrame({"image": [f"{row}.jpg" for row in range(images)], "individual": names})
-    vectors = normalize_rows(rows).astype(np.float16)
-    made = dataclasses.replace(contents, manifest=manifest, gallery=vectors, table=table)
+    made = dataclasses.replace(contents, manifest=manifest, gallery=vectors.astype(np.float16), table=table)
     return write_bundle(made, folder / str(manifest["id"]))
 
 

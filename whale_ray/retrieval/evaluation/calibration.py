@@ -186,6 +186,7 @@ def _minimize_log_loss(design: np.ndarray, outcomes: np.ndarray, weights: np.nda
     """
     signs = np.where(outcomes, -1.0, 1.0)
     penalties = np.append(0.0, np.full(design.shape[1] - 1, _PENALTY))
+    ridge = np.diag(penalties + 1e-12)  # probabilities of exactly 0 and 1 leave no curvature
 
     def loss(coefficients: np.ndarray) -> float:
         return float(weights @ np.logaddexp(0.0, signs * (design @ coefficients)) + penalties @ coefficients**2 / 2)
@@ -194,8 +195,8 @@ def _minimize_log_loss(design: np.ndarray, outcomes: np.ndarray, weights: np.nda
     for _ in range(_MOST_STEPS):
         probabilities = 1.0 / (1.0 + np.exp(-np.clip(design @ found, -700.0, 700.0)))
         gradient = design.T @ (weights * (probabilities - outcomes)) + penalties * found
-        curvature = (design.T * (weights * probabilities * (1.0 - probabilities))) @ design + np.diag(penalties)
-        step = np.linalg.lstsq(curvature, gradient)[0]
+        curvature = (design.T * (weights * probabilities * (1.0 - probabilities))) @ design + ridge
+        step = np.linalg.solve(curvature, gradient)
         while (reached := loss(found - step)) > least and np.abs(step).max() > _SMALLEST_STEP:
             step = step / 2
         if reached > least:

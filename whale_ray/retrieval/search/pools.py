@@ -130,17 +130,14 @@ class PooledSearcher:
         return sorted({*self._species.tolist()} - {""})
 
     def prepare(self, mode: SearchMode) -> None:
-        """Does now what the first search of each pool in this mode would have to do once.
-
-        The pools of a plain mode are left to their first search: they need no more than a copy of their vectors.
-        """
+        """Do now what the first search of each pool would do once; pools of a plain mode only copy their vectors."""
         viewpoints = ["", *self.viewpoints] if mode.side == "same" else [""]
         for species in [] if mode.plain else ["", *self.species]:
             for viewpoint in viewpoints:
                 self._pool(viewpoint, species, mode.side).searcher.prepare(mode)
 
     def use_lists(self, mode: SearchMode) -> None:
-        """Make inverted lists of the whole gallery as `GallerySearcher.use_lists` does; other pools search exactly."""
+        """Make inverted lists of the whole gallery, as `GallerySearcher` does; other pools search exactly."""
         self._pools["", ""].searcher.use_lists(mode)
 
     def groups(
