@@ -8,6 +8,9 @@ from typing import Any
 
 from ray.util.metrics import Gauge
 
+from whale_ray.sweep.execution.trial_store import TrialStore
+from whale_ray.sweep.planning.dry_run import planned_runs
+
 STATUSES = ("waiting", "running", "finished", "pruned", "failed")
 _FIGURES = {
     "loss": "Mean loss of the last epoch",
@@ -94,3 +97,14 @@ class Metrics:
         now = self._counts | Counter(running=len(self._settings), waiting=max(0, self._total - begun))
         for status in STATUSES:
             self._trials.set(now[status], {"sweep": self._sweep, "status": status})
+
+
+def metrics_of(store: TrialStore) -> Metrics:
+    """Return the gauges of a sweep, with the trials that have ended already."""
+    ended = [record for record in store.index.records() if record.status != "running"]
+    return Metrics(
+        sweep=store.sweep.name,
+        objective=store.objective,
+        total=planned_runs(store.sweep),
+        before=[(record.status, record.result.get(store.objective)) for record in ended],
+    )

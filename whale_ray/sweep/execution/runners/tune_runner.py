@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray import tune
@@ -17,14 +17,13 @@ from ray.tune.search import Searcher
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
-from whale_ray.sweep.execution.runners.prometheus import Metrics
+from whale_ray.sweep.execution.runners.prometheus import metrics_of
 from whale_ray.sweep.execution.runners.ray_cluster import RayNodeProbe, check_gpu, end_worker
 from whale_ray.sweep.execution.runners.ray_workarounds import FailedResets, NoTuneState
 from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
 from whale_ray.sweep.execution.runners.worker_losses import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.trial_store import TrialStore
-from whale_ray.sweep.planning.dry_run import planned_runs
 from whale_ray.sweep.report.live import LiveReport
 from whale_ray.sweep.run_folder.disk_space import DiskSpaceGate
 from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
@@ -62,11 +61,12 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
         tempfile.TemporaryDirectory(prefix="whale_ray_tune_") as scratch,
         LiveReport(store.folder, say=progress.say) as report,
     ):
-        events = TrialEventHandler(store, progress, stopping, report, _metrics(store))
+        events = TrialEventHandler(store, progress, stopping, report, metrics_of(store))
+        callback = _EventCallback(store, progress, events, stopping, slots)
         tune.Tuner(
             tune.with_resources(trainable, lambda config: slots.reservation(alone=config["alone"])),
             tune_config=tune.TuneConfig(
-                search_alg=_QueueSearcher(store, progress, stopping, slots),
+                search_alg=_QueueSearcher(store, progress, stopping, slots, callback.settle),
                 scheduler=_EarlyStoppingScheduler(store),
                 num_samples=-1,
                 reuse_actors=True,
@@ -78,21 +78,11 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),  # WorkerLosses decides
-                callbacks=[_EventCallback(store, progress, events, stopping, slots)],
+                callbacks=[callback],
                 stop=_EventStopper(stopping),
             ),
         ).fit()
     slots.end_demand()
-
-
-def _metrics(store: TrialStore) -> Metrics:
-    ended = [record for record in store.index.records() if record.status != "running"]
-    return Metrics(
-        sweep=store.sweep.name,
-        objective=store.objective,
-        total=planned_runs(store.sweep),
-        before=[(record.status, record.result.get(store.objective)) for record in ended],
-    )
 
 
 def _trial_id(trial: Any) -> str:
@@ -106,15 +96,23 @@ class _QueueSearcher(NoTuneState, Searcher):
     be reset (see `FailedResets`).
     """
 
-    def __init__(self, store: TrialStore, progress: Progress, stopping: threading.Event, slots: TrialSlots) -> None:
+    def __init__(
+        self,
+        store: TrialStore,
+        progress: Progress,
+        stopping: threading.Event,
+        slots: TrialSlots,
+        settle: Callable[[], None],
+    ) -> None:
         super().__init__()
         self._store, self._stopping = store, stopping
         self._gate = DiskSpaceGate(store.folder, minimum=store.sweep.fixed["resources.min_free_gb"], say=progress.say)
-        self._slots = slots
+        self._slots, self._settle = slots, settle
         self._ids: Iterator[str | None] = store.queue.trials()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the config of the next trial, None if it has to wait, or `Searcher.FINISHED`."""
+        self._settle()  # while no trial runs, Tune calls nothing else
         if self._stopping.is_set():
             return str(Searcher.FINISHED)
         if len(self._store.queue.running) >= self._slots.count() or self._gate.is_full():
@@ -194,14 +192,18 @@ class _EventCallback(NoTuneState, tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Queue trials without a worker again, which resume from their checkpoint, and end stalled workers."""
         self._store.clock.save_if_due()
-        self._slots.update_demand(self._store.queue.count_waiting)
-        for name, may_retry in self._losses.settle():
-            self._end_loss(name, may_retry=may_retry)
+        self.settle()
         for trial in self._failed_resets.find(trials):
             self._run_again(_trial_id(trial))
         running = [_trial_id(trial) for trial in trials if trial.status == "RUNNING"]
         for name in self._stalls.find_stalled({name: self._store.index.trial_folder(name) for name in running}):
             self._end_stalled(name)
+
+    def settle(self) -> None:
+        """Queue or fail trials that have lost a worker, and show the autoscaler how many trials wait."""
+        self._slots.update_demand(self._store.queue.count_waiting)
+        for name, may_retry in self._losses.settle():
+            self._end_loss(name, may_retry=may_retry)
 
     def _end_loss(self, trial: str, *, may_retry: bool) -> None:
         if self._stopping.is_set() or self._store.index.reload(trial).status != "running":
