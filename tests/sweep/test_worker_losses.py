@@ -11,6 +11,7 @@ import pytest
 from whale_ray.errors import InputError
 from whale_ray.sweep.execution.runners import trial_slots
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots, count_places
+from whale_ray.sweep.execution.runners.tune_runner import _QueueSearcher
 from whale_ray.sweep.execution.runners.worker_losses import WorkerLosses, node_of_loss
 
 
@@ -86,3 +87,11 @@ def test_without_a_wait_a_trial_that_does_not_fit_is_refused_with_the_setting_th
     slots = TrialSlots({"CPU": 1.0}, workers=4)
     with pytest.raises(InputError, match=r"each of 4 workers wants 1 CPU where .*set resources.wait_minutes"):
         slots.wait_for_one(minutes=0, say=print, stopping=threading.Event())
+
+
+def test_losses_are_settled_when_tune_asks_for_a_trial_since_it_calls_nothing_else_while_none_runs() -> None:
+    searcher, stopping, settled = _QueueSearcher.__new__(_QueueSearcher), threading.Event(), list[str]()
+    stopping.set()
+    searcher.__dict__ |= {"_settle": lambda: settled.append("now"), "_stopping": stopping}
+    assert searcher.suggest("any") == "FINISHED"
+    assert settled == ["now"]
