@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from filelock import FileLock
 from process_groups import GroupScheduling, sort_by_group
+from server_processes import free_port, server_process
 from small_sweep import SWEEP
 
 # Before torch is imported: threads that wait for each other cost more than the small tensors of the tests.
@@ -106,6 +108,16 @@ def cluster(cache: Path) -> Iterator[str]:
     context = ray.init(address="local", num_cpus=2, **options)
     yield context.address_info["gcs_address"]
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of moto's S3, with the bucket `whales`."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = (sys.executable, "-m", "moto.server", "-p", str(port))
+    with server_process(*command, url=url, log=tmp_path_factory.mktemp("moto") / "log"):
+        httpx.put(f"{url}/whales").raise_for_status()
+        yield url
 
 
 WriteSweep = Callable[..., Any]

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from hub_stand_in import READER, WRITER, Hub, logged_in_hub
-from server_processes import free_port, server_process
+from server_processes import free_port
 from typer.testing import CliRunner
 
 from whale_ray.errors import BundleError
@@ -233,16 +232,6 @@ def application() -> object:
 
 
 # Object storage
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of moto's S3, with the bucket `whales`."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    command = (sys.executable, "-m", "moto.server", "-p", str(port))
-    with server_process(*command, url=url, log=tmp_path_factory.mktemp("moto") / "log"):
-        httpx.put(f"{url}/whales").raise_for_status()
-        yield url
 
 
 @pytest.fixture(params=["s3", "file"])

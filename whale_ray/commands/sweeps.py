@@ -32,6 +32,8 @@ Examples:
 
   whale-ray report runs/quickstart --json
 
+  whale-ray report s3://BUCKET/runs/quickstart
+
   whale-ray report runs/quickstart --retrieval 'vote=[nearest, softmax]' --retrieval 'neighbours=[1, 5, 20]'
 """
 SPEC_EXAMPLE = "Example: whale-ray spec --json-schema > sweep.schema.json"
@@ -83,7 +85,7 @@ def spec(
 
 @exits_with_message
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/quickstart.")],
+    run: Annotated[str, typer.Argument(help="A run folder, e.g. runs/quickstart or s3://BUCKET/runs/quickstart.")],
     retrieval: Annotated[
         list[str] | None,
         typer.Option(metavar="AXIS=VALUES", help="Score every finished trial with these settings. Trains nothing."),
@@ -98,13 +100,15 @@ def report(
 ) -> None:
     """Write report.html of a run folder again, or score its trials with other retrieval settings."""
     from whale_ray.sweep.report.page import write_report
+    from whale_ray.sweep.run_store.remote_run import local_run
 
-    if retrieval:
-        _score_again(run, retrieval, as_json=as_json)
     shows_progress = not (is_quiet() or as_json)
     say = functools.partial(typer.echo, err=True) if shows_progress else lambda text: None
-    path = write_report(run, progress=shows_progress, thorough=thorough, say=say)
-    typer.echo(json.dumps(_as_json(run, path), indent=1) if as_json else path)
+    folder = local_run(run, say=say)
+    if retrieval:
+        _score_again(folder, retrieval, as_json=as_json)
+    path = write_report(folder, progress=shows_progress, thorough=thorough, say=say)
+    typer.echo(json.dumps(_as_json(folder, path), indent=1) if as_json else path)
 
 
 def _as_json(run: Path, report_path: Path) -> dict[str, object]:

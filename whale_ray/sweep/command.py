@@ -39,7 +39,7 @@ def sweep(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the file.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; overrides data.root.")] = None,
-    runs: Annotated[str, typer.Option(help="Folder of run folders.")] = "runs",
+    runs: Annotated[str, typer.Option(help="Folder or URL (s3://…, gs://…) of run folders.")] = "runs",
     address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster: HOST:6379 or auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run and start nothing.")] = False,
     estimate: Annotated[
@@ -48,7 +48,7 @@ def sweep(
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     import_: Annotated[
-        Path | None, typer.Option("--import", metavar="RUN", help="Copy the finished trials of another run folder.")
+        str | None, typer.Option("--import", metavar="RUN", help="Copy the finished trials of another run folder.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move the old run folder aside and start again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON instead of text.")] = False,
@@ -63,10 +63,10 @@ def sweep(
         if as_json and not (dry_run or estimate):
             raise InputError("--json needs --dry-run, but it was given without it. Add --dry-run, or remove --json")
         if dry_run or estimate:
-            _print_forecast(plan, Path(runs) / plan.name, measure=estimate, as_json=as_json)
+            _print_forecast(plan, _known_run(runs, plan.name), measure=estimate, as_json=as_json)
             return
         options = {"address": address, "fresh": fresh, "retry_failed": retry_failed, "import_from": import_}
-        code = run_and_show(plan, runs=Path(runs), **options)
+        code = run_and_show(plan, runs=runs, **options)
     except InputError as error:
         typer.echo(f"whale_ray: {error}", err=True)
         raise typer.Exit(2) from None
@@ -103,12 +103,15 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
     for row in result.table[result.table["status"] == "failed"].itertuples():
         progress.result(f"failed: trial {row.trial}: {row.error} ({result.folder}/trials/{row.trial}/traceback.txt)")
     progress.result(f"report       {result.report}")
+    if result.url is not None:
+        progress.result(f"run folder   {result.url}")
     if result.bundle is not None:
         if result.table["kind"][0] == "baseline":
             progress.result("the best trial is a baseline, the frozen encoder: no trained trial has a higher score")
         so_far = " (so far)" if result.interrupted else ""
         progress.result(f"best bundle  {result.folder / 'best'} -> {result.bundle}{so_far}")
-        progress.result(f"serve it     whale-ray serve {shlex.quote(str(result.folder / 'best'))}")
+        best = f"{result.url}/best" if result.url and not result.unpublished else str(result.folder / "best")
+        progress.result(f"serve it     whale-ray serve {shlex.quote(best)}")
     if result.interrupted:
         progress.result("interrupted: finished trials are kept. Run the same command again to resume")
     return result.exit_code
@@ -134,6 +137,13 @@ def _stop_on_signals(progress: Any) -> Iterator[threading.Event]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _known_run(runs: str, name: str) -> Path:
+    """Return the local folder of a run, which need not exist; a run in a run store is downloaded."""
+    from whale_ray.sweep.run_store.remote_run import known_run
+
+    return known_run(runs, name, say=lambda line: typer.echo(line, err=True))
 
 
 def _print_forecast(plan: Sweep, run: Path, *, measure: bool, as_json: bool) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlencode, urlsplit
 
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import MANIFEST, read_manifest
+from whale_ray.inference.bundle_transfer.storage_systems import open_storage, storage_errors
 
 _COPIED_BYTES = 1 << 20
+_LINK_BYTES = 1024
 
 
 def pull_from_storage(url: str) -> Path:
@@ -31,7 +32,8 @@ def pull_from_storage(url: str) -> Path:
         BundleError: If there is no bundle, it may not be read, a file is damaged, or the storage does not answer.
     """
     with _storage_errors(url):
-        system, place = _open(url)
+        system, place = open_storage(url)
+        place = _follow_link(system, place)
         manifest = _read(system, f"{place}/{MANIFEST}")
         names = _listed_names(manifest, url)
         folder = _cache() / hashlib.sha256(manifest).hexdigest()[:32]
@@ -65,7 +67,7 @@ def push_to_storage(folder: Path, url: str) -> str:
     manifest = read_manifest(folder)
     own = (folder / MANIFEST).read_bytes()
     with _storage_errors(url):
-        system, place = _open(url)
+        system, place = open_storage(url)
         found = system.get_file_info(f"{place}/{MANIFEST}")
         if found.is_file and _read(system, f"{place}/{MANIFEST}") != own:
             raise BundleError(f"a bundle is never overwritten, but {url} holds another one. Choose another path")
@@ -76,18 +78,15 @@ def push_to_storage(folder: Path, url: str) -> str:
     return url
 
 
-def _open(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL and the path in it; AWS_ENDPOINT_URL names a storage other than Amazon's."""
-    from pyarrow.fs import FileSystem
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if url.startswith("s3://") and endpoint and "endpoint_override=" not in url:
-        server = urlsplit(endpoint)
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        options = urlencode({"endpoint_override": server.netloc, "scheme": server.scheme, "region": region})
-        url += ("&" if "?" in url else "?") + options
-    system, place = FileSystem.from_uri(url)
-    return system, str(place).rstrip("/")
+def _follow_link(system: Any, place: str) -> str:
+    """Return the path of a bundle; `best` of a run in object storage is a small file that names its bundle."""
+    found = system.get_file_info(place)
+    if not found.is_file or found.size > _LINK_BYTES:
+        return place
+    target = PurePosixPath(_read(system, place).decode(errors="replace").strip())
+    if target.is_absolute() or ".." in target.parts:
+        return place
+    return str(PurePosixPath(place).parent / target)
 
 
 def _read(system: Any, path: str) -> bytes:
@@ -126,15 +125,10 @@ def _cache() -> Path:
 @contextmanager
 def _storage_errors(url: str) -> Iterator[None]:
     """Raise the errors of the storage as one `BundleError` with the remedy."""
-    import pyarrow
-
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise BundleError(f"{url} must hold a bundle, but has no {MANIFEST} or lacks a file of it: {error}") from error
-    except (OSError, pyarrow.ArrowException) as error:
-        text = str(error).strip().splitlines()[0]
-        raise BundleError(
-            f"{url} must be storage that can be used, but: {text}. Check the URL, the network and the credentials "
-            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
-        ) from error
+    with storage_errors(url, BundleError):
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise BundleError(
+                f"{url} must hold a bundle, but has no {MANIFEST} or lacks a file of it: {error}"
+            ) from error

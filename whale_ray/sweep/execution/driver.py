@@ -31,6 +31,7 @@ from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leader
 from whale_ray.sweep.run_folder.lock import claimed
 from whale_ray.sweep.run_folder.records import forget_failed
 from whale_ray.sweep.run_folder.sweep_identity import SweepIdentity, sweep_identity
+from whale_ray.sweep.run_store.remote_run import OpenedRuns, local_run, opened_runs
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trackers.registry import begin_trackers, end_trackers
 from whale_ray.sweep.trials.trackers.tracker import SweepOutcome
@@ -49,6 +50,8 @@ class SweepResult:
         bundle: Best bundle; None if no trial finished.
         report: Path of report.html.
         interrupted: The sweep was stopped before its last trial.
+        url: URL of the run folder in a run store, of which `folder` is the mirror; None without one.
+        unpublished: Files of `folder` that could not be uploaded.
     """
 
     folder: Path
@@ -56,13 +59,15 @@ class SweepResult:
     bundle: Path | None
     report: Path
     interrupted: bool
+    url: str | None = None
+    unpublished: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 all trials ended as meant; 3 a bundle, but some failed; 1 no bundle; 130 interrupted."""
+        """0 all trials ended as meant; 3 some failed; 1 no bundle, or files are not uploaded; 130 interrupted."""
         if self.interrupted:
             return 130
-        if self.bundle is None:
+        if self.bundle is None or self.unpublished:
             return 1
         return 3 if (self.table["status"] == "failed").any() else 0
 
@@ -74,7 +79,7 @@ def run_sweep(
     address: str | None = None,
     fresh: bool = False,
     retry_failed: bool = False,
-    import_from: Path | None = None,
+    import_from: Path | str | None = None,
     progress: Progress | None = None,
     stopping: threading.Event | None = None,
     in_process: bool = False,
@@ -87,7 +92,8 @@ def run_sweep(
         address: A running Ray cluster; None starts one for the sweep.
         fresh: Move an existing run folder aside first.
         retry_failed: Run failed trials again.
-        import_from: Another run folder; its finished trials are copied if they fit this sweep and its photographs.
+        import_from: Another run folder or its URL; its finished trials are copied if they fit this sweep and its
+            photographs.
         progress: Display of the sweep; None prints plain lines.
         stopping: When it is set, running trials end and keep their last checkpoint.
         in_process: Run the trials one after another in this process, without Ray, as a debugger needs it.
@@ -100,15 +106,45 @@ def run_sweep(
     """
     progress = progress or Progress(sweep=sweep.name, objective=sweep.fixed["search.objective"])
     stopping = stopping or threading.Event()
-    is_begun = import_from is not None or any((Path(runs) / sweep.name).glob("trials/*/result.json"))
-    if not in_process and (fresh or not is_begun):  # otherwise there may be nothing to train, which needs no cluster
-        check_driver_address(address)  # known now, and not when the photographs are decoded
+    imported = None if import_from is None else local_run(import_from, say=progress.say)
+    with opened_runs(runs, sweep.name, fresh=fresh, say=progress.say, stopping=stopping) as opened:
+        is_begun = imported is not None or any((opened.folder / sweep.name).glob("trials/*/result.json"))
+        if not in_process and (fresh or not is_begun):  # otherwise there may be nothing to train, without a cluster
+            check_driver_address(address)  # known now, and not when the photographs are decoded
+        result = _run_opened(
+            sweep,
+            opened,
+            progress,
+            stopping,
+            address=address,
+            fresh=fresh,
+            retry_failed=retry_failed,
+            import_from=imported,
+            in_process=in_process,
+        )
+    url = opened.remote.url if opened.remote else None
+    return replace(result, url=url, unpublished=tuple(opened.unpublished))
+
+
+def _run_opened(
+    sweep: Sweep,
+    opened: OpenedRuns,
+    progress: Progress,
+    stopping: threading.Event,
+    *,
+    address: str | None,
+    fresh: bool,
+    retry_failed: bool,
+    import_from: Path | None,
+    in_process: bool,
+) -> SweepResult:
+    """Run the sweep in its run folder on this machine."""
     if not fresh:
-        wanted, sweep = sweep, keep_earlier_grouping(sweep, Path(runs) / sweep.name)
+        wanted, sweep = sweep, keep_earlier_grouping(sweep, opened.folder / sweep.name)
         for note in notes_on_grouping(wanted, sweep):
             progress.say(note)
     dataset = prepare_dataset(sweep, check_inputs(sweep), progress)
-    with claimed(Path(runs) / sweep.name, fresh=fresh) as folder:
+    with claimed(opened.folder / sweep.name, fresh=fresh and opened.remote is None) as folder:
         identity = sweep_identity(folder, sweep.name)
         if retry_failed:
             forget_failed(folder)
@@ -117,9 +153,9 @@ def run_sweep(
             for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
                 progress.say(line)
         refresh_traits(dataset, folder)
-        store = _open_store(sweep, dataset, folder, progress)
+        store = replace(_open_store(sweep, dataset, folder, progress), fetch=opened.fetch_trial)
         write_inputs(sweep, dataset, folder)
-        job = _job(sweep, dataset, folder, identity)
+        job = replace(_job(sweep, dataset, folder, identity), remote=opened.remote)
         if worked := store.queue.has_work():
             job = replace(job, tracking=begin_trackers(job.tracking, folder, say=progress.say))
             if in_process:

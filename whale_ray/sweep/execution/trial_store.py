@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class TrialStore:
         early_stopping: Early stopping over all trials; None if the sweep has no scheduler.
         rescored: Number of trials that were scored again, for other settings or by a newer version.
         notes: What the user should know about the run folder, a line each.
+        fetch: Downloads what a worker on another node has published of a trial.
     """
 
     sweep: Sweep
@@ -48,6 +49,7 @@ class TrialStore:
     early_stopping: EarlyStopping | None
     rescored: int
     notes: tuple[str, ...]
+    fetch: Callable[[str], None] = lambda trial: None
 
     @property
     def folder(self) -> Path:

@@ -21,6 +21,7 @@ from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.planning.trial_points import Settings
+from whale_ray.sweep.run_store.remote_run import RemoteRun
 from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views, write_embeddings
 from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, study_figures, write_scores
@@ -49,6 +50,7 @@ class SweepContext:
         tracking: Experiment trackers.
         workers: Number of processes that train a trial together on Ray.
         cpus: CPUs per worker of a trial.
+        remote: The run folder in a run store; None if `folder` is all there is.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class SweepContext:
     tracking: Tracking
     workers: int = 1
     cpus: float = 1.0
+    remote: RemoteRun | None = None
 
     @property
     def worker_resources(self) -> dict[str, float]:

@@ -24,6 +24,7 @@ from whale_ray.sweep.run_folder.checkpoints import drop_state
 from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_folder.heartbeat import Heartbeat
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU, read_record, write_result
+from whale_ray.sweep.run_store.trial_files import published_trial
 from whale_ray.sweep.trials.distributed_run import DistributedRun, WorkerLostError
 from whale_ray.sweep.trials.ensemble import MEMBERS, join_members
 from whale_ray.sweep.trials.trial_run import FOLDS, SweepContext, TrialRun
@@ -50,7 +51,9 @@ def run_trial_on_ray(config: Mapping[str, Any], context: SweepContext) -> None:
     os.chdir(context.working_folder)
     node = ray.get_runtime_context().get_node_id()
     prepare = TrialRun if context.workers == 1 else DistributedRun
-    run_trial(config["trial"], context, report=tune.report, node=node, prepare=prepare)
+    with published_trial(context.remote, context.folder, config["trial"], tune.report) as (folder, report):
+        here = dataclasses.replace(context, folder=folder)
+        run_trial(config["trial"], here, report=report, node=node, prepare=prepare)
 
 
 class Run(Protocol):

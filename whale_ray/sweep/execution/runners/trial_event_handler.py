@@ -47,6 +47,7 @@ class TrialEventHandler:
     ) -> None:
         self._store, self._progress, self._stopping = store, progress, stopping
         self._report, self._metrics = report, metrics
+        self._elsewhere: set[str] = set()
 
     def started(self, trial: str) -> None:
         """Show a trial that begins."""
@@ -61,8 +62,11 @@ class TrialEventHandler:
 
         Args:
             trial: ID of the trial.
-            figures: Epoch, loss, scores and speed; `no_room` with the reason if nothing can be written.
+            figures: Epoch, loss, scores and speed; `no_room` with the reason if nothing can be written; `elsewhere` if
+                the trial publishes its files from another node.
         """
+        if figures.get("elsewhere"):
+            self._elsewhere.add(trial)
         if reason := figures.get("no_room"):
             self._stopping.set()
             self._progress.say(f"trial {trial} cannot write to its disk: {reason}")
@@ -74,6 +78,7 @@ class TrialEventHandler:
 
     def ended(self, trial: str) -> None:
         """Record a trial that ended by itself or was stopped."""
+        self._fetch(trial)
         if self._store.queue.requeue_alone(trial):
             self._progress.say(f"trial {trial} did not fit beside others, and will run again alone on a whole GPU")
         elif self._store.index.reload(trial).status != "running" or not self._stopping.is_set():
@@ -87,8 +92,19 @@ class TrialEventHandler:
             error: Reason, one line.
             details: Text of traceback.txt.
         """
+        self._fetch(trial)
         write_atomically(self._store.index.trial_folder(trial) / "traceback.txt", f"{details}\n")
         self._settle(trial, status="failed", error=error)
+
+    def _fetch(self, trial: str) -> None:
+        """Download the files of a trial that ran on another node; without them, stop before it is recorded."""
+        if trial not in self._elsewhere:
+            return
+        try:
+            self._store.fetch(trial)
+        except OSError as error:
+            self._stopping.set()
+            self._progress.say(f"the files of trial {trial} cannot be downloaded: {error}")
 
     def _settle(self, trial: str, *, status: str, error: str = "") -> None:
         record = self._store.outcomes.settle(trial, status=status, error=error)

@@ -1,0 +1,304 @@
+"""Mirrors of run folders, leases of drivers and files of trials, on a mounted disk in place of object storage."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whale_ray.errors import InputError
+from whale_ray.sweep.run_store import driver_lease, publisher, remote_run
+from whale_ray.sweep.run_store.driver_lease import DriverLease, LeaseLostError
+from whale_ray.sweep.run_store.mirror import RunMirror
+from whale_ray.sweep.run_store.object_store import ObjectStore
+from whale_ray.sweep.run_store.remote_run import local_run, mirror_folder, opened_runs
+from whale_ray.sweep.run_store.trial_files import published_trial
+
+FILES = {"sweep.yaml": "name: a", "trials/1/settings.json": "{}", "trials/1/result.json": "{}", "bundles/b/x": "1"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(f"file://{tmp_path}/disk/runs/little")
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(driver_lease, "EXPIRE_SECONDS", 0.4)
+    monkeypatch.setattr(publisher, "FINISH_SECONDS", 0.2)
+
+
+def written(folder: Path, files: dict[str, str] = FILES) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def opened(url: str, name: str = "little", *, fresh: bool = False, said: list[str] | None = None) -> Any:
+    lines = [] if said is None else said
+    return opened_runs(url, name, fresh=fresh, say=lines.append, stopping=threading.Event())
+
+
+def test_another_mirror_of_the_store_has_the_same_files_link_and_database(store: ObjectStore, tmp_path: Path) -> None:
+    here = written(tmp_path / "here", {**FILES, "lock": "1", ".draft": "2", "study.db-journal": "3"})
+    (here / "best").symlink_to("bundles/b")
+    with closing(sqlite3.connect(here / "study.db")) as database:
+        database.execute("create table found (x)")
+        database.commit()
+        RunMirror(store, here).push()
+    there = RunMirror(store, tmp_path / "there")
+    shown: list[int] = []
+    there.pull(on_start=lambda files, size: shown.append(files))
+    assert {name: (there.folder / name).read_text() for name in FILES} == FILES
+    assert os.readlink(there.folder / "best") == "bundles/b"
+    assert shown == [len(FILES) + 2]
+    with closing(sqlite3.connect(there.folder / "study.db")) as database:
+        assert database.execute("select name from sqlite_master").fetchall() == [("found",)]
+    assert set(store.list()) == {*FILES, "best", "study.db"}
+    assert there.pending() == []
+
+
+def test_results_are_published_after_the_files_they_speak_of(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = written(
+        tmp_path / "here", dict.fromkeys(("trials/1/result.json", "trials/1/zeta", "b/bundle.json", "b/z"), "")
+    )
+    keys: list[str] = []
+    upload = store.upload
+    monkeypatch.setattr(store, "upload", lambda path, key: (keys.append(key), upload(path, key))[1])
+    RunMirror(store, here).push()
+    assert keys.index("trials/1/zeta") < keys.index("trials/1/result.json")
+    assert keys.index("b/z") < keys.index("b/bundle.json")
+
+
+def test_only_changes_are_uploaded_and_deletions_follow(store: ObjectStore, tmp_path: Path) -> None:
+    mirror = RunMirror(store, written(tmp_path / "here"))
+    mirror.push()
+    (mirror.folder / "sweep.yaml").write_text("name: other")
+    (mirror.folder / "bundles/b/x").unlink()
+    assert RunMirror(store, mirror.folder).pending() == ["sweep.yaml"]
+    mirror.push()
+    assert store.read("sweep.yaml") == b"name: other"
+    assert "bundles/b/x" not in store.list()
+
+
+def test_a_file_that_was_not_uploaded_yet_is_kept_when_the_sweep_continues(store: ObjectStore, tmp_path: Path) -> None:
+    mirror = RunMirror(store, written(tmp_path / "here"))
+    mirror.push()
+    (mirror.folder / "trials/1/result.json").write_text('{"status": "finished"}')
+    again = RunMirror(store, mirror.folder)
+    again.pull()
+    assert again.pending() == ["trials/1/result.json"]
+
+
+def test_what_another_machine_has_published_or_deleted_replaces_the_mirror(store: ObjectStore, tmp_path: Path) -> None:
+    old = RunMirror(store, written(tmp_path / "old"))
+    old.push()
+    other = RunMirror(store, tmp_path / "other")
+    other.pull()
+    (other.folder / "trials/1/result.json").write_text('{"longer": 1}')
+    (other.folder / "bundles/b/x").unlink()
+    other.push()
+    RunMirror(store, old.folder).pull()
+    assert (old.folder / "trials/1/result.json").read_text() == '{"longer": 1}'
+    assert not (old.folder / "bundles/b/x").exists()
+
+
+def test_an_emptied_store_gets_every_file_again(store: ObjectStore, tmp_path: Path) -> None:
+    RunMirror(store, written(tmp_path / "here")).push()
+    for key in store.list():
+        store.delete(key)
+    again = RunMirror(store, tmp_path / "here")
+    again.pull()
+    again.push()
+    assert set(store.list()) == set(FILES)
+
+
+def lease(store: ObjectStore, lost: list[str] | None = None) -> DriverLease:
+    return DriverLease(store, say=lambda line: None, on_lost=lambda: (lost or []).append("lost"))
+
+
+def test_a_second_driver_is_refused_while_the_first_renews_its_lease(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_lease, "RENEW_SECONDS", 0.05)
+    first = lease(store)
+    first.acquire()
+    with pytest.raises(
+        InputError, match=rf"one driver at a time .* process {os.getpid()} on .* Wait for it or stop it"
+    ):
+        lease(store).acquire()
+    first.release()
+    second = lease(store)
+    second.acquire()
+    second.release()
+    assert not store.list(driver_lease.FOLDER)
+
+
+def test_the_lease_of_a_silent_driver_expires_and_its_driver_notices(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_lease, "RENEW_SECONDS", 1000.0)
+    first, second = lease(store), lease(store)
+    store.write("sweep.yaml", b"")
+    first.acquire()
+    second.acquire()
+    with pytest.raises(LeaseLostError):
+        first.renew()
+    second.renew()
+    first.release()
+    second.release()
+
+
+def test_a_driver_whose_store_was_emptied_keeps_its_lease(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_lease, "RENEW_SECONDS", 1000.0)
+    holder = lease(store)
+    holder.acquire()
+    for key in store.list():
+        store.delete(key)
+    holder.renew()
+    assert store.list(driver_lease.FOLDER)
+    holder.release()
+
+
+def test_the_lease_of_a_killed_driver_of_this_machine_is_free_at_once(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_lease, "EXPIRE_SECONDS", 1000.0)
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    monkeypatch.setattr(os, "getpid", lambda: int(ended.stdout))
+    killed = lease(store)
+    killed.acquire()
+    monkeypatch.undo()
+    said: list[str] = []
+    DriverLease(store, say=said.append, on_lost=lambda: None).acquire()
+    assert said == []
+
+
+def test_a_lease_whose_object_comes_back_is_lost_to_the_driver_that_holds_it(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_lease, "RENEW_SECONDS", 1000.0)
+    holder = lease(store)
+    holder.acquire()
+    store.write(f"{driver_lease.FOLDER}/other", json.dumps({"pid": 1, "host": "b", "machine": "b"}).encode())
+    holder.renew()
+    holder.renew()
+    with pytest.raises(LeaseLostError):
+        holder.renew()
+    holder.release()
+
+
+def test_a_local_folder_is_used_as_it_is(tmp_path: Path) -> None:
+    with opened(str(tmp_path / "runs")) as runs:
+        assert runs.folder == tmp_path / "runs"
+        assert runs.remote is None
+        runs.fetch_trial("1")
+    assert local_run(tmp_path / "runs", say=print) == tmp_path / "runs"
+
+
+def test_fresh_keeps_the_old_run_beside_the_new_one(store: ObjectStore, tmp_path: Path) -> None:
+    runs = store.url.rpartition("/")[0]
+    with opened(runs) as first:
+        written(first.folder / "little")
+    with opened(runs, fresh=True) as second:
+        assert not any((second.folder / "little").iterdir())
+        written(second.folder / "little", {"sweep.yaml": "name: b"})
+    assert set(store.list()) == {"sweep.yaml"}
+    (aside,) = {key.split("/")[0] for key in ObjectStore(runs).list()} - {"little"}
+    assert aside.startswith("little.")
+    assert ObjectStore(f"{runs}/{aside}").read("sweep.yaml") == b"name: a"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s4://whales/runs", "begins with s3://, gs://, file://, but got s4://whales/runs/little"),
+        ("s3:///runs", "names a bucket, s3://BUCKET/PATH, but got s3:///runs/little"),
+    ],
+)
+def test_an_address_that_is_no_store_is_refused(address: str, message: str) -> None:
+    with pytest.raises(InputError, match=message), opened(address):
+        raise AssertionError
+
+
+def test_a_place_with_other_files_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+    store.write("holiday.jpg", b"")
+    with pytest.raises(InputError, match=r"holds something else \(holiday.jpg\)"), opened(store.url.rpartition("/")[0]):
+        raise AssertionError
+    with pytest.raises(InputError, match=r"a run folder holds sweep.yaml, but .*little does not"):
+        local_run(store.url, say=print)
+
+
+def test_files_that_a_store_refuses_are_named_and_uploaded_the_next_time(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, said = store.url.rpartition("/")[0], list[str]()
+
+    def refuse(self: ObjectStore, path: Path, key: str) -> str:
+        raise OSError("AWS Error NO_SUCH_BUCKET")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ObjectStore, "upload", refuse)
+        with opened(runs, said=said) as first:
+            written(first.folder / "little")
+    assert set(first.unpublished) == set(FILES)
+    assert "4 files are not in" in said[-1]
+    assert "NO_SUCH_BUCKET" in said[0]
+    with opened(runs) as second:
+        assert (second.folder / "little/sweep.yaml").exists()
+    assert second.unpublished == []
+    assert set(store.list()) == set(FILES)
+
+
+def test_a_trial_on_another_node_is_published_before_its_end_is_reported(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, reported = store.url.rpartition("/")[0], list[dict[str, Any]]()
+    with opened(runs) as driver:
+        folder = written(
+            driver.folder / "little", {"sweep.yaml": "", "trials/1/settings.json": "{}", "local-sift.npz": ""}
+        )
+        with published_trial(driver.remote, folder, "1", reported.append) as (here, report):
+            assert here == folder
+            assert report == reported.append
+        RunMirror(store, folder).push()
+        monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path / "other_node"))
+
+        def report_to_driver(figures: dict[str, Any]) -> None:
+            reported.append(figures | {"published": "trials/1/result.json" in store.list()})
+
+        with published_trial(driver.remote, tmp_path / "not_here", "1", report_to_driver) as (here, report):
+            assert here == mirror_folder(store.url)
+            assert (here / "local-sift.npz").exists()
+            report({"epoch": 1})
+            written(here, {"trials/1/result.json": '{"status": "finished"}', "trials/1/checkpoint/w": "w"})
+            report({"done": True})
+        driver.fetch_trial("1")
+        assert (folder / "trials/1/checkpoint/w").read_text() == "w"
+    assert [one["published"] for one in reported] == [False, True]
+    assert all(one["elsewhere"] for one in reported)
+
+
+def test_a_trial_whose_files_the_store_refuses_says_so(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(Path(store.url.removeprefix("file://")), FILES)
+    reported: list[dict[str, Any]] = []
+    remote = remote_run.RemoteRun(store.url, "session")
+    with published_trial(remote, tmp_path / "not_here", "1", reported.append) as (here, report):
+        (here / "trials/1/result.json").write_text('{"status": "finished"}')
+        monkeypatch.setattr(ObjectStore, "upload", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+        report({"done": True})
+    assert "takes no files; 1 files of the trial wait in" in reported[0]["no_room"]

@@ -1,0 +1,142 @@
+"""Sweeps whose run folder is in a bucket of S3 (moto): same results, resume elsewhere, a bucket that vanishes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from whale_ray.cli import application
+from whale_ray.errors import InputError
+from whale_ray.inference.bundle import MANIFEST
+from whale_ray.inference.bundle_transfer.addresses import local_bundle
+from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.driver import run_sweep
+from whale_ray.sweep.run_store import publisher
+from whale_ray.sweep.run_store.object_store import ObjectStore
+from whale_ray.sweep.run_store.remote_run import mirror_folder
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.execution.driver import SweepResult
+
+WriteSweep = Callable[..., Any]
+MEASURED = ["seconds", "milliseconds_per_image"]
+
+DRIVER = """
+import sys
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.driver import run_sweep
+from whale_ray.sweep.run_store import publisher
+publisher.EVERY_SECONDS = 0.2
+run_sweep(load_sweep(sys.argv[1], []), runs=sys.argv[2], in_process=True)
+"""
+
+
+@pytest.fixture
+def bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket."""
+    for name, value in (("ENDPOINT_URL", s3), ("ACCESS_KEY_ID", "somebody"), ("SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr(publisher, "FINISH_SECONDS", 0.5)
+    name = f"bucket-{uuid.uuid4().hex}"
+    httpx.put(f"{s3}/{name}").raise_for_status()
+    return f"s3://{name}"
+
+
+def delete_bucket(url: str) -> None:
+    from pyarrow.fs import S3FileSystem
+
+    server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    options = {"endpoint_override": server, "scheme": "http", "region": "us-east-1"}
+    S3FileSystem(**options, allow_bucket_deletion=True).delete_dir(url.removeprefix("s3://"))
+
+
+def results(result: SweepResult) -> pd.DataFrame:
+    return result.table.drop(columns=[name for name in MEASURED if name in result.table])
+
+
+def test_a_sweep_on_s3_has_the_local_results_and_all_commands_read_it(
+    bucket: str, finished: SweepResult, write_sweep: WriteSweep
+) -> None:
+    result = run_sweep(write_sweep(), runs=f"{bucket}/runs", in_process=True)
+    pd.testing.assert_frame_equal(results(result), results(finished), check_exact=True)
+    assert result.url == f"{bucket}/runs/little"
+    assert result.exit_code == 0
+    assert result.bundle is not None
+    manifest = (result.bundle / MANIFEST).read_bytes()
+    shutil.rmtree(result.folder)
+    assert (local_bundle(f"{bucket}/runs/little/best") / MANIFEST).read_bytes() == manifest
+    shown = CliRunner().invoke(application, ["report", f"{bucket}/runs/little"])
+    assert shown.exit_code == 0, shown.output
+    assert "downloading" in shown.output
+
+
+def test_a_sweep_continues_elsewhere_when_its_driver_and_the_mirror_are_gone(
+    bucket: str, finished: SweepResult, write_sweep: WriteSweep, tmp_path: Path
+) -> None:
+    (tmp_path / "little.yaml").write_text(write_sweep().to_yaml())
+    command = [sys.executable, "-c", DRIVER, tmp_path / "little.yaml", bucket]
+    store = ObjectStore(f"{bucket}/little")
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        limit = time.monotonic() + 120.0
+        while not any(key.endswith("state.pt") for key in store.list()):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < limit, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    shutil.rmtree(mirror_folder(f"{bucket}/little"))
+    result = run_sweep(write_sweep(), runs=bucket, in_process=True)
+    pd.testing.assert_frame_equal(results(result), results(finished), check_exact=True)
+
+
+def test_a_bucket_that_vanishes_loses_nothing(
+    bucket: str, s3: str, finished: SweepResult, write_sweep: WriteSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    started: list[str] = []
+
+    def start(trial: str, setting: str) -> None:
+        started.append(trial)
+        if len(started) == 1:
+            delete_bucket(bucket)
+
+    progress = Progress(sweep="little", objective="recall@1")
+    monkeypatch.setattr(progress, "say", said.append)
+    monkeypatch.setattr(progress, "started", start)
+    result = run_sweep(write_sweep(), runs=bucket, in_process=True, progress=progress)
+    pd.testing.assert_frame_equal(results(result), results(finished), check_exact=True)
+    assert result.exit_code == 1
+    assert "leaderboard.csv" in result.unpublished
+    assert "the same command on this machine uploads them" in said[-1]
+    httpx.put(f"{s3}/{bucket.removeprefix('s3://')}").raise_for_status()
+    assert run_sweep(write_sweep(), runs=bucket, in_process=True).exit_code == 0
+    assert {"leaderboard.csv", "best", "study.db"} <= set(ObjectStore(f"{bucket}/little").list())
+
+
+@pytest.mark.parametrize("runs", ["s3://no-such-bucket-of-whales/runs", "unreachable"])
+def test_a_store_that_cannot_be_used_is_refused_before_anything_starts(
+    bucket: str, runs: str, write_sweep: WriteSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if runs == "unreachable":
+        runs = bucket
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match=r"must be storage that can be used, but: .*Check the URL, the network"):
+        run_sweep(write_sweep(), runs=runs, in_process=True)
+
+
+def test_a_run_to_import_must_be_in_the_store(bucket: str, write_sweep: WriteSweep, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a run folder holds sweep.yaml, but .*/little does not"):
+        run_sweep(write_sweep(), runs=tmp_path, import_from=f"{bucket}/little", in_process=True)

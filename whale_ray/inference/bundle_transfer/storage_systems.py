@@ -1,0 +1,87 @@
+"""File systems of object storage (S3, GCS) and mounted disks by URL, and their errors as messages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from whale_ray.errors import InputError
+from whale_ray.suggestions import suggest
+
+SCHEMES = ("s3", "gs", "file")
+_CONNECT_SECONDS = 3
+_ATTEMPTS = 2
+_GCS_RETRY_SECONDS = 8
+
+
+def open_storage(url: str) -> tuple[Any, str]:
+    """Return the pyarrow file system of a URL and the path in it.
+
+    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL names a storage other than Amazon's; so does `?endpoint_override=` of the
+    URL. Credentials are read when the file system is made. Calls give up after a few seconds.
+
+    Args:
+        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`.
+
+    Raises:
+        InputError: If the scheme is none of these, or the URL has no bucket.
+    """
+    from pyarrow.fs import FileSystem
+
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        named = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        hint = suggest(parts.scheme, SCHEMES) or "Name a folder or one of these."
+        raise InputError(f"storage is named by a URL that begins with {named}, but got {url}. {hint}")
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise InputError(f"a URL of S3 names a bucket, s3://BUCKET/PATH, but got {url}. Name the bucket")
+        return _s3(parts.netloc, dict(parse_qsl(parts.query))), f"{parts.netloc}{parts.path}".rstrip("/")
+    if parts.scheme == "gs" and "retry_limit_seconds" not in url:
+        url += ("&" if parts.query else "?") + f"retry_limit_seconds={_GCS_RETRY_SECONDS}"
+    system, place = FileSystem.from_uri(url)
+    return system, str(place).rstrip("/")
+
+
+def _s3(bucket: str, options: dict[str, str]) -> Any:
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and "endpoint_override" not in options:
+        server = urlsplit(endpoint)
+        options = {"scheme": server.scheme, **options, "endpoint_override": server.netloc}
+    if "region" not in options:
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        options["region"] = region or ("us-east-1" if "endpoint_override" in options else resolve_s3_region(bucket))
+    return S3FileSystem(
+        **options,
+        connect_timeout=_CONNECT_SECONDS,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        allow_delayed_open=True,  # a small file is one request
+    )
+
+
+@contextmanager
+def storage_errors(url: str, kind: type[InputError] = InputError) -> Iterator[None]:
+    """Raise the errors of the storage as one error with the remedy.
+
+    Args:
+        url: URL of the storage.
+        kind: Type of the error.
+
+    Raises:
+        InputError: If the storage refuses a call or does not answer.
+    """
+    import pyarrow
+
+    try:
+        yield
+    except (OSError, pyarrow.ArrowException) as error:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise kind(
+            f"{url} must be storage that can be used, but: {text}. Check the URL, the network and the credentials "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+        ) from error

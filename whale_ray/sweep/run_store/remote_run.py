@@ -1,0 +1,212 @@
+"""Run folders by address: a local folder as it is, or a URL whose run folder is mirrored below WHALE_RAY_CACHE."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import stamina
+
+from whale_ray.atomic_files import write_atomically
+from whale_ray.errors import InputError
+from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
+from whale_ray.sweep.run_store.driver_lease import DriverLease
+from whale_ray.sweep.run_store.mirror import RunMirror
+from whale_ray.sweep.run_store.object_store import ObjectStore, is_url
+from whale_ray.sweep.run_store.publisher import Publisher
+
+_OWN = ("sweep.yaml", "identity.json")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RemoteRun:
+    """A run folder in a run store, for workers on all nodes.
+
+    Attributes:
+        url: URL of the run folder.
+        session: Random ID of the driver's session.
+    """
+
+    url: str
+    session: str
+
+    def is_shared(self, folder: Path) -> bool:
+        """Return whether a local folder is the mirror that the driver itself uses and publishes."""
+        try:
+            return _session_file(folder).read_text() == self.session
+        except OSError:
+            return False
+
+
+class OpenedRuns:
+    """The folder of run folders that a driver works on.
+
+    Attributes:
+        folder: The local folder; the run folder is below it.
+        remote: The run folder in a run store; None if `folder` is all there is.
+        unpublished: Files that could not be uploaded, known when the block has ended.
+    """
+
+    def __init__(self, folder: Path, remote: RemoteRun | None = None, mirror: RunMirror | None = None) -> None:
+        self.folder, self.remote, self._mirror = folder, remote, mirror
+        self.unpublished: list[str] = []
+
+    def fetch_trial(self, trial: str) -> None:
+        """Download what a worker on another node has published of a trial.
+
+        Args:
+            trial: ID of the trial.
+        """
+        if self._mirror is not None:
+            for attempt in stamina.retry_context(on=OSError, attempts=5, timeout=30.0):
+                with attempt:
+                    self._mirror.pull(f"trials/{trial}/")
+
+
+@contextmanager
+def opened_runs(
+    address: Path | str, name: str, *, fresh: bool, say: Say, stopping: threading.Event
+) -> Iterator[OpenedRuns]:
+    """Yield the local folder of run folders; changes of the run folder are published while the block lasts.
+
+    Args:
+        address: Folder or URL of run folders.
+        name: Name of the run folder.
+        fresh: Give an existing run in the store another name first.
+        say: Prints a line.
+        stopping: Set if another driver takes over the run folder.
+
+    Raises:
+        InputError: If the store cannot be used, another driver uses the run folder, or it holds something else.
+    """
+    if not is_url(address):
+        yield OpenedRuns(Path(address))
+        return
+    url = f"{str(address).rstrip('/')}/{name}"
+
+    def stop() -> None:
+        say(f"another driver has taken over {url}: this sweep stops")
+        stopping.set()
+
+    with storage_errors(url):
+        store = ObjectStore(url)
+        lease = DriverLease(store, say=say, on_lost=stop)
+        lease.acquire()
+    try:
+        with storage_errors(url):
+            folder = mirror_folder(url)
+            if fresh:
+                _move_aside(store, folder)
+            mirror = _downloaded(store, folder, say)
+        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex), mirror)
+        with _published(opened, mirror, say):
+            yield opened
+    finally:
+        lease.release()
+
+
+@contextmanager
+def _published(opened: OpenedRuns, mirror: RunMirror, say: Say) -> Iterator[None]:
+    assert opened.remote is not None
+    write_atomically(_session_file(mirror.folder), opened.remote.session)
+    publisher = Publisher(mirror, say=say)
+    try:
+        yield
+    finally:
+        opened.unpublished = publisher.finish()
+        if opened.unpublished:
+            shown = ", ".join(opened.unpublished[:5]) + (", …" if len(opened.unpublished) > 5 else "")
+            say(
+                f"{len(opened.unpublished)} files are not in {mirror.store.url}: {shown}. They are kept in "
+                f"{mirror.folder}; the same command on this machine uploads them"
+            )
+
+
+def local_run(address: Path | str, *, say: Say) -> Path:
+    """Return the local folder of a run; a run in a store is downloaded first, and its store is not changed.
+
+    Args:
+        address: Run folder or its URL.
+        say: Prints the number of files and bytes.
+
+    Raises:
+        InputError: If the store cannot be used or holds no run there.
+    """
+    if not is_url(address):
+        return Path(address)
+    url = str(address).rstrip("/")
+    with storage_errors(url):
+        store = ObjectStore(url)
+        if "sweep.yaml" not in store.list():
+            raise InputError(f"a run folder holds sweep.yaml, but {url} does not. Name one below the URL of --runs")
+        return _downloaded(store, mirror_folder(url, use="read"), say).folder
+
+
+def known_run(address: Path | str, name: str, *, say: Say) -> Path:
+    """Return the local folder of a run, which need not exist yet; a run in a store is downloaded first.
+
+    Args:
+        address: Folder or URL of run folders.
+        name: Name of the run folder.
+        say: Prints the number of files and bytes.
+
+    Raises:
+        InputError: If the store cannot be used or holds something else there.
+    """
+    if not is_url(address):
+        return Path(address) / name
+    url = f"{str(address).rstrip('/')}/{name}"
+    with storage_errors(url):
+        return _downloaded(ObjectStore(url), mirror_folder(url, use="read"), say).folder
+
+
+def _downloaded(store: ObjectStore, folder: Path, say: Say) -> RunMirror:
+    keys = [key for key in store.list() if not key.startswith(".")]
+    if keys and not set(_OWN) & set(keys):
+        raise InputError(
+            f"the run folder {store.url} must be a sweep's own, but holds something else ({', '.join(keys[:3])}). "
+            "Give the sweep another name, or choose another place with --runs"
+        )
+    mirror = RunMirror(store, folder)
+    mirror.pull(on_start=lambda files, size: say(f"{store.url}: downloading {files} files, {size / 1e6:.1f} MB"))
+    return mirror
+
+
+def mirror_folder(url: str, *, use: str = "write") -> Path:
+    """Return the local folder on this node that mirrors the run folder at a URL.
+
+    Args:
+        url: URL of the run folder.
+        use: write, for drivers and trials; read, for commands that may run beside them.
+    """
+    parent, _, name = url.rpartition("/")
+    cache = Path(os.environ.get("WHALE_RAY_CACHE") or Path.home() / ".cache" / "whale_ray")
+    folder = (
+        cache / ("runs" if use == "write" else "read_runs") / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _session_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.session")
+
+
+def _move_aside(store: ObjectStore, folder: Path) -> None:
+    """Give the objects of a run other keys, beside the run folder, and its mirror another name."""
+    parent, _, name = store.url.rpartition("/")
+    runs, aside = ObjectStore(parent), f"{name}.{time.strftime('%Y%m%d-%H%M%S')}"
+    for key in store.list():
+        if not key.startswith("."):
+            runs.move(f"{name}/{key}", f"{aside}/{key}")
+    folder.rename(folder.with_name(aside))
+    folder.mkdir()
