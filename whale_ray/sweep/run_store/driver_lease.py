@@ -1,6 +1,6 @@
 """Lease on a run folder in object storage: one driver at a time writes to it.
 
-Each driver writes an object of its own below `.lease/` and then lists that folder. Storage that lists what was written
+Each driver writes one object below `.lease/` and then lists that folder. Storage that lists what was written
 (S3, GCS, disks) shows at least one of two drivers the other's object, and a driver that sees another one gives way. So
 no conditional writes are needed, which pyarrow does not offer.
 """

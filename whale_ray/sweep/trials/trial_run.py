@@ -66,7 +66,7 @@ class SweepContext:
 
     @property
     def worker_resources(self) -> dict[str, float]:
-        """What Ray reserves for one worker of a trial, by Ray's resource name."""
+        """Amounts that Ray reserves for one worker of a trial, by Ray's resource name."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
     def trial_folder(self, trial: str) -> Path:
