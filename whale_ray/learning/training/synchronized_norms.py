@@ -84,12 +84,14 @@ class _AllReduce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Return the sum of the workers' values, in their shape."""
         total = values.clone()
         torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Return the sum of the workers' gradients, in the shape of the values."""
         total = gradients[0].contiguous().clone()
         torch.distributed.all_reduce(total)
         return total

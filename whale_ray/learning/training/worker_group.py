@@ -106,7 +106,7 @@ class WorkerGroup:
         """Sum the encoder's gradients over the workers and average those of the loss.
 
         Args:
-            encoder: Each worker has the gradients of its own images; they are summed.
+            encoder: Each worker has the gradients of its images; they are summed.
             loss: Each worker has the gradients of the whole batch; they are averaged, so that the proxies stay equal.
         """
         if self.size > 1:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from whale_ray.data.batches import Batches
     from whale_ray.learning.training.loop import Epoch, Training
     from whale_ray.learning.training.worker_group import WorkerGroup
+    from whale_ray.sweep.trials.trackers.tracker import Tracker
 
 EpochRow = dict[str, Any]
 
@@ -125,3 +126,45 @@ def _epoch_row(epoch: Epoch, number: int, *, spent: float) -> EpochRow:
         "training_seconds": spent + epoch.seconds,
         "learning_rate": epoch.learning_rate,
     }
+
+
+class TrainingCurve:
+    """Epoch rows of a trial; the epochs of several folds are numbered consecutively.
+
+    Args:
+        folder: Folder of the trial, which gets epochs.csv.
+        report: Called with the row of each new epoch.
+        tracker: Gets the rows as well.
+
+    Attributes:
+        epochs: The rows so far.
+    """
+
+    def __init__(self, folder: Path, report: Callable[[EpochRow], object], tracker: Tracker) -> None:
+        self._path, self._report, self._tracker = folder / "epochs.csv", report, tracker
+        self.epochs: list[EpochRow] = []
+
+    def last_note(self) -> EpochRow:
+        """Return the `note` of the last epoch, if it has one."""
+        return {name: value for row in self.epochs[-1:] for name, value in row.items() if name == "note" and value}
+
+    def log_epoch(self, row: EpochRow) -> None:
+        """Log and report an epoch that has just ended."""
+        numbered = row | {"epoch": len(self.epochs) + row["epoch"]}
+        self._tracker.log(row, epoch=numbered["epoch"])
+        self._report(numbered)
+
+    def add_training(self, epochs: list[EpochRow], fold: int | None = None) -> None:
+        """Add the rows of a training that has ended.
+
+        Args:
+            epochs: Rows of the training, epochs from 1.
+            fold: Fold of a k-fold split, whose epochs follow those of earlier folds; None replaces all rows.
+        """
+        if fold is None:
+            self.epochs = epochs
+            return
+        done = len(self.epochs)
+        self.epochs += [{**row, "fold": fold, "epoch": done + row["epoch"]} for row in epochs]
+        if epochs:
+            write_atomically(self._path, pd.DataFrame(self.epochs).to_csv(index=False))

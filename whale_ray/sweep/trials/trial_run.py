@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from whale_ray.atomic_files import write_atomically
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.device import keep_freed_memory, reserved_device
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
@@ -28,7 +26,7 @@ from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, stu
 from whale_ray.sweep.trials.split_trainer import SplitTrainer
 from whale_ray.sweep.trials.trackers.registry import open_trackers
 from whale_ray.sweep.trials.trackers.tracker import TrackedTrial, Tracker, Tracking
-from whale_ray.sweep.trials.training_round import EpochRow
+from whale_ray.sweep.trials.training_round import EpochRow, TrainingCurve
 
 if TYPE_CHECKING:
     from whale_ray.learning.training.worker_group import WorkerGroup
@@ -150,7 +148,7 @@ class TrialRun:
         return self.context.dataset.pixels(geometry_of(self.settings["data"], self.settings["train"]))
 
     def _result(self, report: Callable[[EpochRow], object], tracker: Tracker) -> dict[str, Any]:
-        curve = _TrainingCurve(self.folder, report, tracker)
+        curve = TrainingCurve(self.folder, report, tracker)
         train = self._train_single if self.context.dataset.folds == 1 else self._train_folds
         views, proxies, speed = train(curve)
         table = self.context.dataset.scored()
@@ -170,14 +168,14 @@ class TrialRun:
             "milliseconds_per_image": 1000.0 / speed,
         }
 
-    def _train_single(self, curve: _TrainingCurve) -> tuple[Views, SplitProxies, float]:
+    def _train_single(self, curve: TrainingCurve) -> tuple[Views, SplitProxies, float]:
         trainer = self._trainer(self.context.dataset, self.folder)
         curve.add_training(trainer.train(curve.log_epoch))
         self._add_totals(trainer)
         trainer.save_weights()
         return trainer.embed_views(), _of_split(0, trainer.class_proxies()), trainer.images_per_second()
 
-    def _train_folds(self, curve: _TrainingCurve) -> tuple[Views, SplitProxies, float]:
+    def _train_folds(self, curve: TrainingCurve) -> tuple[Views, SplitProxies, float]:
         """Train each fold once, without keeping its weights, and join the embeddings of all folds."""
         parts: list[Views] = []
         proxies: dict[int, ClassProxies] = {}
@@ -216,36 +214,3 @@ class TrialRun:
 
 def _of_split(split: int, proxies: ClassProxies | None) -> dict[int, ClassProxies]:
     return {} if proxies is None else {split: proxies}
-
-
-class _TrainingCurve:
-    """Epoch rows of a trial; the epochs of several folds are numbered consecutively."""
-
-    def __init__(self, folder: Path, report: Callable[[EpochRow], object], tracker: Tracker) -> None:
-        self._path, self._report, self._tracker = folder / "epochs.csv", report, tracker
-        self.epochs: list[EpochRow] = []
-
-    def last_note(self) -> EpochRow:
-        """Return the `note` of the last epoch, if it has one."""
-        return {name: value for row in self.epochs[-1:] for name, value in row.items() if name == "note" and value}
-
-    def log_epoch(self, row: EpochRow) -> None:
-        """Log and report an epoch that has just ended."""
-        numbered = row | {"epoch": len(self.epochs) + row["epoch"]}
-        self._tracker.log(row, epoch=numbered["epoch"])
-        self._report(numbered)
-
-    def add_training(self, epochs: list[EpochRow], fold: int | None = None) -> None:
-        """Add the rows of a training that has ended.
-
-        Args:
-            epochs: Rows of the training, epochs from 1.
-            fold: Fold of a k-fold split, whose epochs follow those of earlier folds; None replaces all rows.
-        """
-        if fold is None:
-            self.epochs = epochs
-            return
-        done = len(self.epochs)
-        self.epochs += [{**row, "fold": fold, "epoch": done + row["epoch"]} for row in epochs]
-        if epochs:
-            write_atomically(self._path, pd.DataFrame(self.epochs).to_csv(index=False))
