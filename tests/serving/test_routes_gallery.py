@@ -274,7 +274,7 @@ def test_a_store_that_does_not_answer_is_a_503_problem(bundle: Path, tmp_path: P
 
 SERVER = """
 import sys, uvicorn
-sys.path.insert(0, sys.argv[4])
+sys.path[:0] = sys.argv[4:]  # folders of the modules that tests share
 from pathlib import Path
 from services import build_app, web_service
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
@@ -285,7 +285,8 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[3]), log_level="error", ws=
 
 def started(bundle: Path, url: str) -> tuple[subprocess.Popen[bytes], httpx.Client]:
     port = free_port()
-    command = [sys.executable, "-c", SERVER, str(bundle), url, str(port), str(Path(__file__).parent)]
+    shared = [str(folder) for folder in Path(__file__).parents[:2]]
+    command = [sys.executable, "-c", SERVER, str(bundle), url, str(port), *shared]
     server = subprocess.Popen(command, cwd=TOP)
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
     deadline = time.monotonic() + 60
