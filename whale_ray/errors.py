@@ -33,6 +33,11 @@ def hide_passwords(text: str) -> str:
     return _PASSWORD.sub(r"\1:***@", text)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text without a full stop, for a message; its type if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 class WhaleRayError(Exception):
     """Root of every error that whale_ray raises on purpose."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from whale_ray.errors import EncoderError
+from whale_ray.errors import EncoderError, first_line
 
 TORCH = "torch"
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -110,8 +110,9 @@ def build_runtime(name: str, encoder: nn.Module, *, size: tuple[int, int], threa
         remedy = "Type `pip install 'whale-ray[fast]'`"
         raise EncoderError(f"the runtime {name} needs {error.name}, which is not installed. {remedy}") from error
     except Exception as error:  # whatever another library's compiler raises
-        reason = str(error).strip().partition("\n")[0]
-        raise EncoderError(f"the runtime {name} cannot run this encoder: {reason}. Use the runtime torch") from error
+        raise EncoderError(
+            f"the runtime {name} cannot run this encoder: {first_line(error)}. Use the runtime torch"
+        ) from error
 
 
 def _onnx(encoder: nn.Module, size: tuple[int, int]) -> bytes:

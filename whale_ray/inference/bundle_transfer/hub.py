@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from whale_ray.errors import BundleError
+from whale_ray.errors import BundleError, first_line
 from whale_ray.inference.bundle import MANIFEST, read_manifest
 from whale_ray.verbosity import is_quiet
 
@@ -163,12 +163,12 @@ def _hub_errors(address: HubAddress) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise BundleError(_refusal(address, error.response.status_code, str(error))) from error
     except ValueError as error:  # of a name, or of the card's metadata
-        raise BundleError(f"the hub must accept {address}, but: {_first_line(error)}") from error
+        raise BundleError(f"the hub must accept {address}, but: {first_line(error)}") from error
     except _network_errors() as error:
         if isinstance(error.__cause__, HfHubHTTPError):
             raise BundleError(_refusal(address, error.__cause__.response.status_code, str(error.__cause__))) from error
         raise BundleError(
-            f"the hub must answer for {address}, which is not in the cache, but: {_first_line(error)}. Check the "
+            f"the hub must answer for {address}, which is not in the cache, but: {first_line(error)}. Check the "
             "network, HF_ENDPOINT and HF_HUB_OFFLINE"
         ) from error
 
@@ -180,10 +180,6 @@ def _refusal(address: HubAddress, status: int, text: str) -> str:
             "right to write at the hub, and run `hf auth login` or set HF_TOKEN"
         )
     return f"the hub must take the call for {address}, but answers {status}: {text.strip().splitlines()[0]}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _set_progress_bars() -> None:

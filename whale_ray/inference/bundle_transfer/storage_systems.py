@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from whale_ray.errors import InputError
+from whale_ray.errors import InputError, first_line
 from whale_ray.suggestions import suggest
 
 SCHEMES = ("s3", "gs", "file")
@@ -80,8 +80,7 @@ def storage_errors(url: str, kind: type[InputError] = InputError) -> Iterator[No
     try:
         yield
     except (OSError, pyarrow.ArrowException) as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise kind(
-            f"{url} must be storage that can be used, but: {text}. Check the URL, the network and the credentials "
-            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+            f"{url} must be storage that can be used, but: {first_line(error)}. Check the URL, the network and the "
+            "credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
         ) from error

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from whale_ray.data.image_io import Box, Geometry, fit_image, visible_box
-from whale_ray.errors import InputError
 from whale_ray.inference.detection.yolo_output import animal_boxes
+from whale_ray.learning.onnx_image_model import OnnxImageModel
 
 CONFIDENCE = 0.2
 """Smallest confidence, as the user guide of MegaDetector 5 recommends."""
 PADDING = 114  # the grey with which YOLOv5 fills the shorter side
-_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _REMEDY = "Export it as YOLOv5 does: `python export.py --weights md_v5a.pt --include onnx --imgsz 1280`"
 
 
@@ -51,34 +50,21 @@ class Detector:
 
     def __init__(self, path: Path, *, confidence: float = CONFIDENCE, threads: int | None = None) -> None:
         self.path, self.confidence = path, confidence
-        self._session = _open_session(path, threads)
-        (self._name, self._type), (height, width) = self._read_input()
-        self.geometry = Geometry(height, width)
-        grey = np.full((height, width, 3), PADDING, dtype=np.uint8)
-        output = self._run(grey)
+        self._model = OnnxImageModel(
+            path, purpose="cannot be the detector", user="a detector needs", remedy=_REMEDY, threads=threads or 0
+        )
+        shape = self._model.shape
+        if not self._model.takes_one_image or shape[1] != 3 or self._model.sides is None:
+            raise self._model.fault(
+                f"its input must have the shape (1, 3, height, width) of a fixed size, but has {shape}"
+            )
+        self.geometry = Geometry(*self._model.sides)
+        output = self._run(np.full((*self._model.sides, 3), PADDING, dtype=np.uint8))
         if output.ndim != 3 or output.shape[0] != 1 or output.shape[2] < 6:
-            raise self._wrong(f"its output must have the shape (1, N, 5 + classes), but has {output.shape}")
-
-    def _read_input(self) -> tuple[tuple[str, type], tuple[int, int]]:
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type not in _FLOATS:
-            types = ", ".join(one.type for one in inputs)
-            raise self._wrong(f"it must have one input of float or float16, but has {types or 'none'}")
-        shape = list(inputs[0].shape)
-        is_batch = len(shape) == 4 and (shape[0] == 1 or not isinstance(shape[0], int))
-        if not is_batch or shape[1] != 3 or not all(isinstance(side, int) and side > 0 for side in shape[2:]):
-            raise self._wrong(f"its input must have the shape (1, 3, height, width) of a fixed size, but has {shape}")
-        return (inputs[0].name, _FLOATS[inputs[0].type]), (shape[2], shape[3])
+            raise self._model.fault(f"its output must have the shape (1, N, 5 + classes), but has {output.shape}")
 
     def _run(self, array: np.ndarray) -> np.ndarray:
-        images: np.ndarray = (array.astype(np.float32) / 255).transpose(2, 0, 1)[None].astype(self._type)
-        try:
-            return np.asarray(self._session.run(None, {self._name: images})[0])
-        except Exception as error:  # whatever ONNX Runtime raises
-            raise self._wrong(f"it must run on a picture, but: {_first_line(error)}") from error
-
-    def _wrong(self, fault: str) -> InputError:
-        return InputError(f"{self.path} cannot be the detector: {fault}. {_REMEDY}")
+        return self._model.run(array.astype(np.float32) / 255)[0]
 
     def detect(self, image: Image.Image) -> list[Detection]:
         """Return the animals in an upright RGB image, the most confident first."""
@@ -98,27 +84,3 @@ class Detector:
         is_inside = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
         found = zip(boxes[is_inside].tolist(), confidences[is_inside].tolist(), strict=True)
         return [Detection((left, top, right, bottom), confidence) for (left, top, right, bottom), confidence in found]
-
-
-def _open_session(path: Path, threads: int | None) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path} cannot be the detector: it must be an ONNX file, but is not there. {_REMEDY}")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(
-            f"a detector needs {error.name}, which is not installed. Type `pip install 'whale-ray[fast]'`"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads or 0, 1
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # whatever ONNX Runtime raises
-        raise InputError(
-            f"{path} cannot be the detector: it must be an ONNX model, but: {_first_line(error)}. {_REMEDY}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pyarrow
 
+from whale_ray.errors import first_line
 from whale_ray.sweep.run_store.mirror import RunMirror
 
 EVERY_SECONDS = 3.0
@@ -56,8 +57,9 @@ class Publisher:
             self._mirror.push(self._prefix)
         except (OSError, pyarrow.ArrowException) as error:
             if not self._is_failing:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self._say(f"{url} takes no files: {reason}. The sweep continues; its files are kept in {folder}")
+                self._say(
+                    f"{url} takes no files: {first_line(error)}. The sweep continues; its files are kept in {folder}"
+                )
             self._is_failing = True
             return False
         if self._is_failing:

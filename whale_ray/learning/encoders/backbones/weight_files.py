@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whale_ray.errors import EncoderError
+from whale_ray.errors import EncoderError, first_line
 
 _SHOWN = 4
 
@@ -48,8 +48,9 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise EncoderError(f"the weights in {path} cannot be read as tensors: {reason}. {_REMEDY}") from error
+        raise EncoderError(
+            f"the weights in {path} cannot be read as tensors: {first_line(error)}. {_REMEDY}"
+        ) from error
 
 
 def _unwrap(content: Any) -> dict[str, Any]:

@@ -7,12 +7,11 @@ one image in, keypoints, scores and descriptors out.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from whale_ray.errors import InputError
+from whale_ray.learning.onnx_image_model import OnnxImageModel
 
 LEAST_SIZE, MOST_SIZE = 8, 256
 """Limits of the number of values of a descriptor; with more, squared distances of bytes are not exact in float32."""
@@ -20,7 +19,6 @@ SCALE = 255
 """Length of a unit descriptor in bytes: values are rounded to 128 + 255 v within 0 and 255."""
 _MULTIPLE = 32  # of the sides of the input, which networks with pooling need
 _GRAY = (0.299, 0.587, 0.114)
-_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _REMEDY = "Export an extractor such as DISK or ALIKED without the matcher"
 
 
@@ -41,15 +39,20 @@ class KeypointNetwork:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._session = path, _open_session(path)
-        self._name, self._type, self._channels, self._sides = self._read_input()
+        self._model = OnnxImageModel(
+            path, purpose="cannot find keypoints", user="learned keypoints need", remedy=_REMEDY, threads=1
+        )  # one thread: photographs are searched in parallel
+        self._check_input()
+        self._channels, self._sides = self._model.shape[1], self._model.sides
         sides = self._sides or (96, 128)
         noise = np.random.default_rng(0).integers(0, 256, (*sides, 3)).astype(np.uint8)
         points, _, descriptors = self._run(noise)
         self._is_normalized = bool(len(points) and np.abs(points).max() <= 1.0)
         self.size = descriptors.shape[1]
         if not LEAST_SIZE <= self.size <= MOST_SIZE:
-            raise self._fault(f"its descriptors must have {LEAST_SIZE} to {MOST_SIZE} values, but have {self.size}")
+            raise self._model.fault(
+                f"its descriptors must have {LEAST_SIZE} to {MOST_SIZE} values, but have {self.size}"
+            )
 
     def find(self, picture: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the strongest keypoints of a picture.
@@ -90,35 +93,24 @@ class KeypointNetwork:
         """Return points (N, 2), scores (N,) and descriptors (N, D) of a picture of the input's size, float64."""
         values = picture.astype(np.float32) / 255
         values = values @ np.array(_GRAY, np.float32)[:, None] if self._channels == 1 else values
-        images: np.ndarray = np.ascontiguousarray(values.transpose(2, 0, 1)[None], dtype=self._type)
-        try:
-            outputs = [np.asarray(output) for output in self._session.run(None, {self._name: images})]
-        except Exception as error:  # whatever ONNX Runtime raises
-            raise self._fault(f"it must run on a picture, but: {_first_line(error)}") from error
+        outputs = self._model.run(values)
         points = [one for one in outputs if one.ndim == 3 and one.shape[2] == 2]
         scores = [one for one in outputs if one.ndim == 2]
         descriptors = [one for one in outputs if one.ndim == 3 and one.shape[2] != 2]
         found = [one[0][0].astype(np.float64) for one in (points, scores, descriptors) if len(one) == 1]
         if len(outputs) != 3 or len(found) != 3 or len({len(one) for one in found}) != 1:
             shapes = ", ".join(str(output.shape) for output in outputs)
-            raise self._fault(f"its outputs must have the shapes (1, N, 2), (1, N) and (1, N, D), but have {shapes}")
+            raise self._model.fault(
+                f"its outputs must have the shapes (1, N, 2), (1, N) and (1, N, D), but have {shapes}"
+            )
         return found[0], found[1], found[2]
 
-    def _read_input(self) -> tuple[str, type, int, tuple[int, int] | None]:
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type not in _FLOATS:
-            types = ", ".join(one.type for one in inputs)
-            raise self._fault(f"it must have one input of float or float16, but has {types or 'none'}")
-        shape = list(inputs[0].shape)
-        if len(shape) != 4 or shape[0] not in (1, *(one for one in shape[:1] if not isinstance(one, int))):
-            raise self._fault(f"its input must have the shape (1, 3 or 1, H, W), but has {shape}")
+    def _check_input(self) -> None:
+        shape = self._model.shape
+        if not self._model.takes_one_image:
+            raise self._model.fault(f"its input must have the shape (1, 3 or 1, H, W), but has {shape}")
         if shape[1] not in (1, 3):
-            raise self._fault(f"its input must have 3 channels (RGB) or 1 (gray), but has the shape {shape}")
-        fixed = all(isinstance(side, int) and side > 0 for side in shape[2:])
-        return inputs[0].name, _FLOATS[inputs[0].type], shape[1], (shape[2], shape[3]) if fixed else None
-
-    def _fault(self, fault: str) -> InputError:
-        return InputError(f"{self._path} cannot find keypoints: {fault}. {_REMEDY}")
+            raise self._model.fault(f"its input must have 3 channels (RGB) or 1 (gray), but has the shape {shape}")
 
 
 def quantize_descriptors(descriptors: np.ndarray) -> np.ndarray:
@@ -130,27 +122,3 @@ def quantize_descriptors(descriptors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
     units = descriptors / np.maximum(lengths, 1e-12)
     return np.asarray(np.clip(np.rint(SCALE * units) + 128, 0, 255).astype(np.uint8))
-
-
-def _open_session(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path} cannot find keypoints: it must be an ONNX file, but is not there. {_REMEDY}")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(
-            f"learned keypoints need {error.name}, which is not installed. Type `pip install 'whale-ray[fast]'`"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # photographs are searched in parallel
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # whatever ONNX Runtime raises
-        raise InputError(
-            f"{path} cannot find keypoints: it must be an ONNX model, but: {_first_line(error)}. {_REMEDY}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
