@@ -14,13 +14,13 @@ import typer
 
 from whale_ray.commands.options import DataSettings, exits_with_message
 from whale_ray.errors import InputError
+from whale_ray.sweep.config.value_kinds import KEYPOINT_WORDS
 
 if TYPE_CHECKING:
     from whale_ray.data.catalog import Catalog
     from whale_ray.discovery.records.discovery_folder import DiscoveryFolder
     from whale_ray.discovery.session import DiscoverySession
 
-_LOCALS = ("none", "sift", "orb")
 DISCOVER_EXAMPLES = """
 Examples:
 
@@ -66,7 +66,7 @@ def discover(
     """Find the individuals in photographs without names: clusters, questions for a person, a training table."""
     from whale_ray.discovery.records.result_tables import SINGLES
 
-    for option, value, known in (("--singles", singles, SINGLES), ("--local", local, _LOCALS)):
+    for option, value, known in (("--singles", singles, SINGLES), ("--local", local, KEYPOINT_WORDS)):
         if value not in known:
             raise InputError(f"{option} is one of {', '.join(known)}, but got {value!r}. Choose one of these")
     from whale_ray.commands.discovery_session import open_encoder, open_session

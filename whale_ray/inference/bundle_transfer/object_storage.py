@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from whale_ray.data.pixel_cache import cache_folder
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import MANIFEST, read_manifest
 from whale_ray.inference.bundle_transfer.storage_systems import open_storage, storage_errors
@@ -36,7 +36,7 @@ def pull_from_storage(url: str) -> Path:
         place = _follow_link(system, place)
         manifest = _read(system, f"{place}/{MANIFEST}")
         names = _listed_names(manifest, url)
-        folder = _cache() / hashlib.sha256(manifest).hexdigest()[:32]
+        folder = cache_folder() / "bundles" / hashlib.sha256(manifest).hexdigest()[:32]
         if folder.exists():
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,10 +116,6 @@ def _publish(draft: Path, folder: Path) -> None:
     except OSError:  # another process has just pulled the same content
         if not folder.exists():
             raise
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("WHALE_RAY_CACHE") or Path.home() / ".cache" / "whale_ray") / "bundles"
 
 
 @contextmanager

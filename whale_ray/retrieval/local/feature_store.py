@@ -13,7 +13,7 @@ from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import DataError
 from whale_ray.retrieval.local.local_features import LocalFeatures, descriptor_size, is_local_kind
 
-_ARRAYS = ("points", "descriptors", "offsets")
+FEATURE_ARRAYS = ("points", "descriptors", "offsets")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LocalFeatureStore:
     def save(self, path: Path) -> None:
         """Write the features as one .npz file, atomically."""
         with replaced_atomically(path) as draft, draft.open("wb") as stream:
-            np.savez(stream, kind=np.array(self.kind), **{name: getattr(self, name) for name in _ARRAYS})
+            np.savez(stream, kind=np.array(self.kind), **{name: getattr(self, name) for name in FEATURE_ARRAYS})
 
 
 def join_features(features: Iterable[LocalFeatures], kind: str) -> LocalFeatureStore:
@@ -100,7 +100,7 @@ def load_features(path: Path) -> LocalFeatureStore:
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            store = LocalFeatureStore(str(arrays["kind"]), *(arrays[name] for name in _ARRAYS))
+            store = LocalFeatureStore(str(arrays["kind"]), *(arrays[name] for name in FEATURE_ARRAYS))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(

@@ -12,6 +12,7 @@ from whale_ray.sweep.config.loss_schema import loss_settings
 from whale_ray.sweep.config.schema.all_settings import SECTIONS, SELECTORS, section_settings
 from whale_ray.sweep.config.schema.data_settings import SPLIT_VALUES
 from whale_ray.sweep.config.schema.search_settings import SPEED
+from whale_ray.sweep.config.value_kinds import KEYPOINT_WORDS
 
 Schema = dict[str, Any]
 
@@ -22,7 +23,7 @@ _BASES: dict[str, Schema] = {
     "bool": {"type": "boolean"},
     "text": {"type": "string", "minLength": 1},
     "weights": {"type": "string", "minLength": 1},
-    "keypoints": {"type": "string", "pattern": r"^(none|sift|orb|.+\.onnx)$"},
+    "keypoints": {"type": "string", "pattern": rf"^({'|'.join(KEYPOINT_WORDS)}|.+\.onnx)$"},
     "folder_name": {"type": "string", "pattern": "^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?$"},
     "size": {
         "anyOf": [{"type": "integer", "minimum": 16, "maximum": 4096}, {"type": "string", "pattern": r"^\d+x\d+$"}]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from whale_ray.data.encounters.photo_dates import day_of, photograph_dates
 from whale_ray.data.encounters.same_day import count_same_day
 from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.image_io import Geometry
-from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images, open_decoded
+from whale_ray.data.pixel_cache import DecodedImages, cache_folder, data_fingerprint, decode_images, open_decoded
 from whale_ray.data.split import NEVER_VALIDATES, SPLITS, parts_of, split_photographs
 from whale_ray.sweep.config.value_kinds import image_size
 
@@ -222,8 +221,8 @@ def open_dataset(
 
 
 def pixel_cache() -> Path:
-    """Return the folder of decoded images: below WHALE_RAY_CACHE, else below the user's cache folder."""
-    return Path(os.environ.get("WHALE_RAY_CACHE") or Path.home() / ".cache" / "whale_ray") / "pixels"
+    """Return the folder of decoded images."""
+    return cache_folder() / "pixels"
 
 
 def geometry_of(data: Mapping[str, Any], train: Mapping[str, Any]) -> Geometry:

@@ -17,11 +17,10 @@ from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
 from whale_ray.retrieval.fusion.evidence_source import EvidenceSource
 from whale_ray.retrieval.local.evidence import LocalEvidence
-from whale_ray.retrieval.local.feature_store import LocalFeatureStore
+from whale_ray.retrieval.local.feature_store import FEATURE_ARRAYS, LocalFeatureStore
 from whale_ray.retrieval.local.shortlists import ShortlistComparison
 
 _ARRAYS = tuple(field.name for field in fields(LocalEvidence))
-_FEATURES = ("points", "descriptors", "offsets")
 
 
 def compared_photographs(
@@ -78,7 +77,7 @@ def write_local_features(
         shortlist: Number of gallery photographs that a query is compared with.
         made_from: Fingerprint of what the features were made from.
     """
-    arrays = {name: getattr(store, name) for name in _FEATURES}
+    arrays = {name: getattr(store, name) for name in FEATURE_ARRAYS}
     arrays |= {"made_from": np.array(made_from), "shortlist": np.array(shortlist), "images": np.array(images, str)}
     arrays |= {"kind": np.array(store.kind)}
     with replaced_atomically(_path(run, kind)) as draft, draft.open("wb") as file:
@@ -144,7 +143,7 @@ def _read(run: Path, kind: str, table: pd.DataFrame, unknown_label: str) -> dict
 def _comparisons(
     stored: Mapping[str, np.ndarray], table: pd.DataFrame, unknown_label: str
 ) -> dict[int, EvidenceSource]:
-    store = LocalFeatureStore(str(stored["kind"]), *(stored[name] for name in _FEATURES))
+    store = LocalFeatureStore(str(stored["kind"]), *(stored[name] for name in FEATURE_ARRAYS))
     rows = {image: row for row, image in enumerate(stored["images"].tolist())}
     if len(rows) != len(store) or not rows.keys() >= set(table["image"]):
         raise ValueError("it is of other photographs")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 import uuid
@@ -15,6 +14,7 @@ from pathlib import Path
 import stamina
 
 from whale_ray.atomic_files import write_atomically
+from whale_ray.data.pixel_cache import cache_folder
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 from whale_ray.sweep.run_store.driver_lease import DriverLease
@@ -189,10 +189,8 @@ def mirror_folder(url: str, *, use: str = "write") -> Path:
         use: write, for drivers and trials; read, for commands that may run beside them.
     """
     parent, _, name = url.rpartition("/")
-    cache = Path(os.environ.get("WHALE_RAY_CACHE") or Path.home() / ".cache" / "whale_ray")
-    folder = (
-        cache / ("runs" if use == "write" else "read_runs") / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
-    )
+    kind = "runs" if use == "write" else "read_runs"
+    folder = cache_folder() / kind / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

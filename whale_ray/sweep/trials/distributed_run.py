@@ -8,7 +8,6 @@ a trial that early stopping ends have left before its process takes another one.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import tempfile
 import threading
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from whale_ray.device import reserved_device
-from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.run_folder.heartbeat import Beat
 from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
 
@@ -51,8 +49,7 @@ class DistributedRun:
 
     def __init__(self, trial: str, context: SweepContext, *, on_batch: Callable[[], None]) -> None:
         self._trial, self._context, self._on_wait = trial, context, on_batch
-        written = json.loads((context.trial_folder(trial) / "settings.json").read_text())
-        self.settings: dict[str, Any] = completed(written["settings"])
+        _, self.settings = context.read_settings(trial)
         self.earlier_seconds = 0.0
 
     def run(self, report: Callable[[Row], object]) -> Row:

@@ -71,6 +71,11 @@ class SweepContext:
         """Return the folder of a trial."""
         return self.folder / "trials" / trial
 
+    def read_settings(self, trial: str) -> tuple[str, Settings]:
+        """Return the kind of a trial and its settings, those that its version did not have yet completed."""
+        written = json.loads((self.trial_folder(trial) / "settings.json").read_text())
+        return written["kind"], completed(written["settings"])
+
 
 class TrialRun:
     """Trains, scores and records one trial in this process.
@@ -106,9 +111,8 @@ class TrialRun:
         self.folder = folder or context.trial_folder(trial)
         self.trial = trial
         self.on_batch, self.workers = on_batch, workers
-        written = json.loads((context.trial_folder(trial) / "settings.json").read_text())
-        self.settings: Settings = completed(written["settings"])
-        self.scoring = context.scoring.of(written["kind"])
+        kind, self.settings = context.read_settings(trial)
+        self.scoring = context.scoring.of(kind)
         self.device = torch.device(device or reserved_device(context.gpus))
         self.earlier_seconds = 0.0
         self.pseudo_labels: int | None = None

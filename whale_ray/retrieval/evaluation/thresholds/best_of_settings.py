@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from whale_ray.retrieval.evaluation.metrics import DEPTH, are_hits
-from whale_ray.retrieval.evaluation.thresholds.threshold_steps import SIXTIETHS, middle_of_widest, piece_edges
-
-_WORTH = np.append(SIXTIETHS // np.arange(1, DEPTH + 1), 0)  # of the right answer at each place, in sixtieths
+from whale_ray.retrieval.evaluation.thresholds.threshold_steps import WORTH, middle_of_widest, piece_edges
 
 
 def best_of_settings(cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,14 +39,14 @@ def _steps(lowest: np.ndarray, ranks: np.ndarray, new: np.ndarray) -> tuple[np.n
     """
     of_new = lowest[:, new]
     there = ~np.isnan(of_new)
-    next_worth = np.where(np.pad(there[:, :, 1:], ((0, 0), (0, 0), (0, 1))), _WORTH[1 : DEPTH + 1], 0)
-    gains_of_new = np.where(there, _WORTH[:DEPTH] - next_worth, 0)
+    next_worth = np.where(np.pad(there[:, :, 1:], ((0, 0), (0, 0), (0, 1))), WORTH[1 : DEPTH + 1], 0)
+    gains_of_new = np.where(there, WORTH[:DEPTH] - next_worth, 0)
     known_ranks = ranks[:, ~new]
     is_ranked = are_hits(known_ranks, DEPTH)
     places = np.where(is_ranked, known_ranks - 1, 0)
     of_known = np.take_along_axis(lowest[:, ~new], places[:, :, None], axis=2)[:, :, 0]
-    worth = np.where(is_ranked, _WORTH[places], 0)
-    gains_of_known = np.where(is_ranked, _WORTH[places + 1], 0) - worth
+    worth = np.where(is_ranked, WORTH[places], 0)
+    gains_of_known = np.where(is_ranked, WORTH[places + 1], 0) - worth
     count = len(ranks)
     values = np.concatenate([np.where(is_ranked, of_known, np.nan), of_new.reshape(count, -1)], axis=1)
     gains = np.concatenate([gains_of_known, gains_of_new.reshape(count, -1)], axis=1)

@@ -12,6 +12,8 @@ from whale_ray.retrieval.search.gallery_index import STEPS
 
 SIXTIETHS: Final = 60
 """1, 1/2 … 1/5 are whole numbers of sixtieths, so that sums are exact."""
+WORTH = np.append(SIXTIETHS // np.arange(1, DEPTH + 1), 0)
+"""Value of the right answer at each place, in sixtieths; 0 beyond the last one."""
 DIGITS: Final = 9
 """Weighted sums that are equal to so many digits differ by rounding only."""
 
@@ -43,14 +45,13 @@ def threshold_steps(cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray) -> 
     """
     lowest = np.minimum.accumulate(cosines[:, :DEPTH], axis=1)
     width = lowest.shape[1]
-    worth = np.append(SIXTIETHS // np.arange(1, DEPTH + 1), 0)
     ranked = np.flatnonzero(are_hits(ranks, width) & ~new)
     present = ~np.isnan(lowest)
-    next_worth = np.where(np.pad(present[:, 1:], ((0, 0), (0, 1)))[:, :width], worth[1 : width + 1], 0)
-    gains = np.where(new[:, None], worth[:width] - next_worth, 0)
-    gains[ranked, ranks[ranked] - 1] = worth[ranks[ranked]] - worth[ranks[ranked] - 1]
+    next_worth = np.where(np.pad(present[:, 1:], ((0, 0), (0, 1)))[:, :width], WORTH[1 : width + 1], 0)
+    gains = np.where(new[:, None], WORTH[:width] - next_worth, 0)
+    gains[ranked, ranks[ranked] - 1] = WORTH[ranks[ranked]] - WORTH[ranks[ranked] - 1]
     base = np.zeros(len(ranks), dtype=np.int64)
-    base[ranked] = worth[ranks[ranked] - 1]
+    base[ranked] = WORTH[ranks[ranked] - 1]
     queries, columns = np.nonzero(present & (gains != 0))
     order = np.argsort(lowest[queries, columns], kind="stable")
     queries, columns = queries[order], columns[order]

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from whale_ray.device import reserved_device, without_default_threads
 from whale_ray.errors import InputError
@@ -94,12 +95,19 @@ def end_worker(*, pid: int, node: str) -> None:
         node: Ray's node ID.
     """
     import ray
+
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(_start_on(node, _kill, pid), timeout=60)
+
+
+def _start_on(node: str, function: Callable[..., None], *arguments: Any) -> Any:
+    """Start a task on one node, without resources and without another try; return its reference."""
+    import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    ending = ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there)
-    with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(ending.remote(pid), timeout=60)
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    return task.options(scheduling_strategy=there).remote(*arguments)
 
 
 def _kill(pid: int) -> None:
@@ -155,11 +163,7 @@ class RayNodeProbe:
     """
 
     def __init__(self, node: str) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-        self._task = ray.remote(num_cpus=0, max_retries=0)(_do_nothing).options(scheduling_strategy=there).remote()
+        self._task = _start_on(node, _do_nothing)
 
     def is_node_alive(self) -> bool | None:
         """Return whether the task has run; None while it waits."""

@@ -31,12 +31,12 @@ class TrialSlots:
     """Places for trials on the cluster that Ray is connected to.
 
     Args:
-        share: What one worker of a trial reserves, by Ray's resource name (CPU, GPU).
+        share: What one worker of a trial reserves, more than 0 of each of Ray's resources (CPU, GPU).
         workers: Number of workers of a trial.
     """
 
     def __init__(self, share: Mapping[str, float], *, workers: int) -> None:
-        self._share = {name: amount for name, amount in share.items() if amount > 0}
+        self._share = dict(share)
         self._workers = workers
         self._count, self._counted_at = 0, float("-inf")
         self._demand: list[Any] = []

@@ -48,9 +48,7 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
         InputError: If one trial does not fit on the cluster, or torch cannot use its GPU.
     """
     fixed = store.sweep.fixed
-    slots = TrialSlots(
-        {"CPU": fixed["resources.cpus"], "GPU": fixed["resources.gpus"]}, workers=fixed["resources.workers"]
-    )
+    slots = TrialSlots(job.worker_resources, workers=job.workers)
     slots.wait_for_one(minutes=fixed["resources.wait_minutes"], say=progress.say, stopping=stopping)
     if stopping.is_set():
         return

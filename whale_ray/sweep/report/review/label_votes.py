@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whale_ray.data.catalog import Catalog
+from whale_ray.data.pixel_cache import cache_folder
 from whale_ray.errors import InputError
 from whale_ray.retrieval.label_quality.match_vectors import match_vectors
 from whale_ray.retrieval.local.evidence_files import cached_evidence
@@ -15,7 +16,6 @@ from whale_ray.retrieval.local.feature_files import local_features_of
 from whale_ray.retrieval.local.learned.network_registry import kind_of
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, VectorTransform, chosen_setting
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
-from whale_ray.sweep.planning.dataset import pixel_cache
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
@@ -131,7 +131,7 @@ def matcher_vote(
     gallery = np.flatnonzero(rows.individuals != rows.unknown_label)
     if catalog is None or not place.keys() >= set(rows.images) or not len(gallery):
         return None, "the photographs cannot be read"
-    cache = pixel_cache().parent / "local"
+    cache = cache_folder() / "local"
     store = local_features_of(catalog, kind, cache=cache, progress=progress)
     stored = np.array([place[image] for image in rows.images])
     fold = _folds(rows)
