@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from whale_ray.errors import InputError
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store import driver_lease, publisher, remote_run
 from whale_ray.sweep.run_store.driver_lease import DriverLease, LeaseLostError
 from whale_ray.sweep.run_store.mirror import RunMirror
-from whale_ray.sweep.run_store.object_store import ObjectStore
 from whale_ray.sweep.run_store.remote_run import local_run, mirror_folder, opened_runs
 from whale_ray.sweep.run_store.trial_files import published_trial
 

@@ -22,10 +22,10 @@ from whale_ray.cli import application
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle import MANIFEST
 from whale_ray.inference.bundle_transfer.addresses import local_bundle
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.driver import run_sweep
 from whale_ray.sweep.run_store import publisher
-from whale_ray.sweep.run_store.object_store import ObjectStore
 from whale_ray.sweep.run_store.remote_run import mirror_folder
 
 if TYPE_CHECKING:

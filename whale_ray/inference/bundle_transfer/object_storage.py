@@ -9,15 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from whale_ray.data.pixel_cache import cache_folder
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import MANIFEST, read_manifest
-from whale_ray.inference.bundle_transfer.storage_systems import open_storage, storage_errors
-
-_COPIED_BYTES = 1 << 20
-_LINK_BYTES = 1024
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
+from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 
 
 def pull_from_storage(url: str) -> Path:
@@ -32,9 +29,8 @@ def pull_from_storage(url: str) -> Path:
         BundleError: If there is no bundle, it may not be read, a file is damaged, or the storage does not answer.
     """
     with _storage_errors(url):
-        system, place = open_storage(url)
-        place = _follow_link(system, place)
-        manifest = _read(system, f"{place}/{MANIFEST}")
+        store = ObjectStore(url).follow_link()
+        manifest = store.read(MANIFEST)
         names = _listed_names(manifest, url)
         folder = cache_folder() / "bundles" / hashlib.sha256(manifest).hexdigest()[:32]
         if folder.exists():
@@ -44,9 +40,7 @@ def pull_from_storage(url: str) -> Path:
         try:
             (draft / MANIFEST).write_bytes(manifest)
             for name in names:
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                with system.open_input_stream(f"{place}/{name}") as source, (draft / name).open("wb") as target:
-                    shutil.copyfileobj(source, target, _COPIED_BYTES)
+                store.download(name, draft / name)
             read_manifest(draft)
             _publish(draft, folder)
         finally:
@@ -67,31 +61,12 @@ def push_to_storage(folder: Path, url: str) -> str:
     manifest = read_manifest(folder)
     own = (folder / MANIFEST).read_bytes()
     with _storage_errors(url):
-        system, place = open_storage(url)
-        found = system.get_file_info(f"{place}/{MANIFEST}")
-        if found.is_file and _read(system, f"{place}/{MANIFEST}") != own:
+        store = ObjectStore(url)
+        if store.size(MANIFEST) is not None and store.read(MANIFEST) != own:
             raise BundleError(f"a bundle is never overwritten, but {url} holds another one. Choose another path")
         for name in (*manifest["files"], MANIFEST):
-            system.create_dir(str(PurePosixPath(place, name).parent), recursive=True)
-            with (folder / name).open("rb") as source, system.open_output_stream(f"{place}/{name}") as target:
-                shutil.copyfileobj(source, target, _COPIED_BYTES)
+            store.upload(folder / name, name)
     return url
-
-
-def _follow_link(system: Any, place: str) -> str:
-    """Return the path of a bundle; `best` of a run in object storage is a small file that names its bundle."""
-    found = system.get_file_info(place)
-    if not found.is_file or found.size > _LINK_BYTES:
-        return place
-    target = PurePosixPath(_read(system, place).decode(errors="replace").strip())
-    if target.is_absolute() or ".." in target.parts:
-        return place
-    return str(PurePosixPath(place).parent / target)
-
-
-def _read(system: Any, path: str) -> bytes:
-    with system.open_input_stream(path) as stream:
-        return bytes(stream.read())
 
 
 def _listed_names(manifest: bytes, url: str) -> list[str]:

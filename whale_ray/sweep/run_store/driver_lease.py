@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow
 
 from whale_ray.errors import InputError
-from whale_ray.sweep.run_store.object_store import ObjectStore
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 
 FOLDER = ".lease"
 RENEW_SECONDS = 5.0

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from whale_ray.atomic_files import replace_symlink, write_atomically
-from whale_ray.sweep.run_store.object_store import ObjectStore
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 
 _RECORD = ".published.json"
 _LOCAL_ONLY = ("lock", "alive")  # files that only processes on the same disk use

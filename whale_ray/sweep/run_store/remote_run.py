@@ -16,10 +16,10 @@ import stamina
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.pixel_cache import cache_folder
 from whale_ray.errors import InputError
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore, is_url
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 from whale_ray.sweep.run_store.driver_lease import DriverLease
 from whale_ray.sweep.run_store.mirror import RunMirror
-from whale_ray.sweep.run_store.object_store import ObjectStore, is_url
 from whale_ray.sweep.run_store.publisher import Publisher
 
 _OWN = ("sweep.yaml", "identity.json")

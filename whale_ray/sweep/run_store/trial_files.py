@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow
 
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store.mirror import RunMirror
-from whale_ray.sweep.run_store.object_store import ObjectStore
 from whale_ray.sweep.run_store.publisher import Publisher
 from whale_ray.sweep.run_store.remote_run import RemoteRun, mirror_folder
 

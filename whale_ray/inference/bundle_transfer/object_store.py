@@ -12,6 +12,7 @@ from whale_ray.atomic_files import replaced_atomically
 from whale_ray.inference.bundle_transfer.storage_systems import open_storage
 
 _COPIED_BYTES = 1 << 20
+_LINK_BYTES = 1024  # of an object that names another place
 
 
 def is_url(address: str | Path) -> bool:
@@ -62,6 +63,25 @@ class ObjectStore:
         with self._system.open_input_stream(self._path(key)) as stream:
             return bytes(stream.read())
 
+    def size(self, key: str) -> int | None:
+        """Return the bytes of an object; None if there is none."""
+        found = self._system.get_file_info(self._path(key))
+        return int(found.size) if found.is_file else None
+
+    def follow_link(self) -> ObjectStore:
+        """Return the store that a small object at this URL names, beside it; this store if there is none.
+
+        `best` of a run in object storage is such an object.
+        """
+        found = self._system.get_file_info(self._place)
+        if not found.is_file or found.size > _LINK_BYTES:
+            return self
+        with self._system.open_input_stream(self._place) as stream:
+            target = PurePosixPath(bytes(stream.read()).decode(errors="replace").strip())
+        if target.is_absolute() or ".." in target.parts:
+            return self
+        return ObjectStore(f"{self.url.rpartition('/')[0]}/{target}")
+
     def write(self, key: str, content: bytes) -> None:
         """Write an object, which appears when it is complete.
 
@@ -110,7 +130,7 @@ class ObjectStore:
 
     def delete(self, key: str) -> None:
         """Delete an object, if it exists."""
-        if self._system.get_file_info(self._path(key)).is_file:
+        if self.size(key) is not None:
             self._system.delete_file(self._path(key))
 
     @contextmanager
