@@ -132,7 +132,10 @@ def check_sockets(pid: int, port: int, *, taking: str) -> None:
         re.M,
     )
     table = {(process, reaches.strip("* ")) for _, names, reaches in rows for process in re.findall(r"`(\w+)`", names)}
-    found = listening(pid)
+    found, deadline = listening(pid), time.monotonic() + 30
+    while not any(at == port for _, _, at in found) and time.monotonic() < deadline:
+        time.sleep(0.2)  # a reload may replace HAProxy while its sockets are read
+        found = listening(pid)
     assert {(name, address) for name, address, at in found if at == port} == {(taking, "127.0.0.1")}
     assert len(found) > 5
     for name, address, at in found:
