@@ -9,7 +9,7 @@ from __future__ import annotations
 import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -54,10 +54,10 @@ def epochs_of(encoder: Encoder, batches: Batches, *, epochs: int) -> Callable[[]
     return lambda: next(rows)
 
 
-def embedder_of(pixels: DecodedImages, cache: Path) -> TrialEmbedder:
-    """Return the embedder of a trial on this machine."""
-    device = torch.device("cpu")
-    return TrialEmbedder(pixels, feature_cache=cache, batch_size=BATCH, device=device, on_batch=lambda: None)
+def embedder_of(pixels: DecodedImages, cache: Path, poolings: Sequence[tuple[str, int]] = ()) -> TrialEmbedder:
+    """Return the embedder of a trial on this machine, in a sweep with these poolings."""
+    options: dict[str, Any] = {"batch_size": BATCH, "device": torch.device("cpu"), "on_batch": lambda: None}
+    return TrialEmbedder(pixels, feature_cache=cache, poolings=poolings, **options)
 
 
 def passes(pixels: DecodedImages, cache: Path, grid: dict[str, list[Any]]) -> float:
@@ -69,11 +69,12 @@ def passes(pixels: DecodedImages, cache: Path, grid: dict[str, list[Any]]) -> fl
         seen += len(images[0])
 
     rows = np.arange(len(pixels.array))
+    poolings = list(itertools.product(grid.get("pool", ["auto"]), grid.get("layers", [1])))
     for values in itertools.product(*grid.values()):
         encoder = frozen_encoder(pixels.geometry, **dict(zip(grid, values, strict=True)))
         first = next(module for module in encoder.trunk.modules() if isinstance(module, torch.nn.Conv2d))
         first.register_forward_pre_hook(add)
-        embedder_of(pixels, cache).embed_views(encoder, rows)
+        embedder_of(pixels, cache, poolings).embed_views(encoder, rows)
     return seen / (2 * len(rows))
 
 

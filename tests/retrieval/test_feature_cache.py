@@ -114,3 +114,30 @@ def test_batches_of_features_are_those_of_their_pictures(tmp_path: Path, flip: s
         assert torch.equal(labels, names)
         with torch.inference_mode():
             torch.testing.assert_close(encoder.eval().features(pictures), features, atol=1e-4, rtol=1e-3)
+
+
+def resnet(pool: str, layers: int = 1) -> Encoder:
+    torch.manual_seed(0)
+    options = {"embedding_size": 8, "weights": "random", "freeze": "trunk", "image_size": (32, 48)}
+    return build_encoder("torchvision:resnet18", pool=pool, layers=layers, **options)  # type: ignore[arg-type]
+
+
+GRID = [(pool, layers) for pool in ("avg", "gem") for layers in (1, 2)]
+BESIDE = [*GRID, ("cls", 1), ("auto", 1), ("avg", 8)]  # no class token; the average; not so many maps
+
+
+@pytest.mark.parametrize(("pool", "layers"), GRID)
+def test_one_pass_computes_the_features_of_all_poolings(tmp_path: Path, pool: str, layers: int) -> None:
+    def count() -> None:
+        batches.append(1)
+
+    batches: list[int] = []
+    pixels, options = pixels_of(), {"flipped": False, "batch_size": 4, "on_batch": count}
+    frozen_features(resnet("gem"), pixels, cache=tmp_path / "all", poolings=BESIDE, **options)  # type: ignore[arg-type]
+    assert len(batches) == 3
+    encoder = resnet(pool, layers)
+    shared = frozen_features(encoder, pixels, cache=tmp_path / "all", poolings=BESIDE, **options)  # type: ignore[arg-type]
+    assert len(batches) == 3
+    alone = frozen_features(encoder, pixels, cache=tmp_path / "alone", **options)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(shared, alone)
+    assert len(list((tmp_path / "all").glob("*.npy"))) == len(GRID)

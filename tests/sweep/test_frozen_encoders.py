@@ -76,7 +76,7 @@ HEADS = """
 name: heads
 data: {root: ROOT, image_size: 32x64}
 split: {kfold: 2}
-model: {encoder: tiny, embedding_size: [8, 16], freeze: trunk}
+model: {encoder: tiny, embedding_size: [8, 16], pool: [avg, gem], freeze: trunk}
 loss: {name: arcface}
 train: {epochs: 2, batch_size: 16, affine: 0, colour: 0, flip: new_individual}
 search: {strategy: grid}
@@ -93,9 +93,10 @@ def test_heads_on_a_frozen_trunk_learn_from_features_that_are_computed_once(
     before = set(features.glob("*.npy"))
     result = run_sweep(load_sweep(tmp_path / "heads.yaml"), runs=tmp_path / "runs", in_process=True)
     assert result.exit_code == 0
-    assert len(result.table) == 3
-    # two views; the baseline has other pooling of the same trunk, which here is the same
-    assert len(set(features.glob("*.npy")) - before) == 2
+    assert len(result.table) == 5
+    # two views and two poolings; the baseline pools as the first trials do
+    assert len(set(features.glob("*.npy")) - before) == 4
+    assert len(list(features.glob("*.lock"))) == 2  # one pass for each view
     assert result.bundle is not None
     bundle = Bundle.load(result.bundle)
     (answer,) = bundle.identify([photographs / "train" / bundle.images[0]])

@@ -17,6 +17,7 @@ from whale_ray.sweep.planning.trial_points import (
     check_encoders,
     encoder_of,
     first_settings,
+    frozen_poolings,
     geometries,
     grid_points,
     label,
@@ -167,3 +168,17 @@ def test_an_encoder_that_cannot_be_built_is_found_before_the_start(tmp_path: Pat
     text = f"name: wrong\nmodel: {model.replace('FOLDER', str(tmp_path))}\nloss: {{name: arcface}}\n"
     with pytest.raises(InputError, match=message):
         check_encoders(sweep_of(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("{encoder: tiny, freeze: trunk, pool: [avg, gem]}", (("avg", 1), ("gem", 1), ("auto", 1))),
+        ("{encoder: tiny, freeze: [none, trunk], pool: gem, layers: [1, 3]}", (("gem", 1), ("gem", 3), ("auto", 1))),
+        ("{encoder: tiny, freeze: trunk}", (("auto", 1),)),
+        ("{encoder: tiny, pool: [avg, gem]}", ()),
+    ],
+)
+def test_poolings_of_frozen_trials(tmp_path: Path, model: str, wanted: tuple[tuple[str, int], ...]) -> None:
+    text = f"name: poolings\nmodel: {model}\nloss: {{name: arcface}}\ndata: {{root: .}}\n"
+    assert frozen_poolings(sweep_of(tmp_path, text)) == wanted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,9 +82,26 @@ class Encoder(nn.Module):
 
         With several layers, their unit vectors are concatenated.
         """
+        return self.pool_maps(self.maps(images), self.head.pool)
+
+    def maps(self, images: Tensor, layers: int | None = None) -> list[Tensor]:
+        """Return the backbone's last feature maps, as `Backbone.maps` does.
+
+        Args:
+            images: As in `forward`.
+            layers: Number of maps; None for those that the encoder pools.
+        """
         channels = select_channels(images, self.trunk.channels)
-        maps = self.trunk.maps((channels - self.mean) / self.std)
-        last, *others = [self.head.pool(one, self.trunk.prefix) for one in maps]
+        return self.trunk.maps((channels - self.mean) / self.std, layers)
+
+    def pool_maps(self, maps: Sequence[Tensor], pool: nn.Module) -> Tensor:
+        """Return the features that a pooling makes of maps, shape (B, C), as `features` does.
+
+        Args:
+            maps: The last feature map first.
+            pool: The pooling.
+        """
+        last, *others = [pool(one, self.trunk.prefix) for one in maps]
         if not others:
             pooled: Tensor = self.trunk.norm(last)
             return pooled

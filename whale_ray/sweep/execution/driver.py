@@ -26,6 +26,7 @@ from whale_ray.sweep.execution.runners.in_process_runner import run_trials_in_pr
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.planning.resume import keep_earlier_grouping, notes_on_grouping
+from whale_ray.sweep.planning.trial_points import frozen_poolings
 from whale_ray.sweep.report.page import write_report
 from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leaderboard
 from whale_ray.sweep.run_folder.lock import claimed
@@ -211,6 +212,7 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path, identity: SweepIdentity) 
         workers=fixed["resources.workers"],
         cpus=fixed["resources.cpus"],
         tracking=tracking_of(sweep, prefix=identity.wandb_prefix),
+        poolings=frozen_poolings(sweep),
     )
 
 

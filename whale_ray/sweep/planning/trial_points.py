@@ -127,6 +127,15 @@ def geometries(sweep: Sweep) -> list[Geometry]:
     return list(dict.fromkeys(geometry_of(settings["data"], settings["train"]) for settings in found))
 
 
+def frozen_poolings(sweep: Sweep) -> tuple[tuple[str, int], ...]:
+    """Return `pool` and `layers` of all frozen encoders of the sweep, baselines included; () without frozen trials."""
+    deciding = ("encoder", "pool", "layers", "freeze")
+    names = [axis.name for axis in sweep.axes if axis.name.startswith("model.") and axis.name.endswith(deciding)]
+    models = [sweep.settings(point)["model"] for point in corner_points(sweep, *names)]
+    found = [(str(model["pool"]), int(model["layers"])) for model in models if model["freeze"] == "trunk"]
+    return tuple(dict.fromkeys([*found, ("auto", 1)])) if found else ()
+
+
 def epochs_of(settings: Settings) -> int:
     """Return the number of epochs of a trial, including those with pseudo-labels."""
     train = settings["train"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ class TrialEmbedder:
         batch_size: Number of images per batch.
         device: Device of the encoder.
         on_batch: Called before each batch.
+        poolings: `pool` and `layers` of other frozen trials; their features come from the same pass.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class TrialEmbedder:
         batch_size: int,
         device: torch.device,
         on_batch: Callable[[], None],
+        poolings: Sequence[tuple[str, int]] = (),
     ) -> None:
         self.pixels, self.feature_cache = pixels, feature_cache
         self.batch_size, self.device, self.on_batch = batch_size, device, on_batch
+        self.poolings = poolings
         self._features: dict[bool, np.ndarray] = {}
 
     def embed(self, encoder: Encoder, rows: np.ndarray, *, flipped: bool) -> np.ndarray:
@@ -102,6 +105,7 @@ class TrialEmbedder:
                 self.pixels,
                 flipped=flipped,
                 cache=self.feature_cache,
+                poolings=self.poolings,
                 batch_size=self.batch_size,
                 device=self.device,
                 on_batch=self.on_batch,

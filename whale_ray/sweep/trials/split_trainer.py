@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ class SplitTrainer:
         device: Device of the encoder.
         on_batch: Called before each batch, in training and embedding.
         workers: The workers that train together; None for this process alone. Only the first one scores and writes.
+        poolings: As in `TrialEmbedder`.
 
     Attributes:
         encoder: The encoder; after `train`, with the weights to keep.
@@ -71,6 +72,7 @@ class SplitTrainer:
         device: torch.device,
         on_batch: Callable[[], None],
         workers: WorkerGroup | None = None,
+        poolings: Sequence[tuple[str, int]] = (),
     ) -> None:
         import torch
 
@@ -90,6 +92,7 @@ class SplitTrainer:
             batch_size=settings["train"]["batch_size"],
             device=device,
             on_batch=on_batch,
+            poolings=poolings,
         )
         torch.manual_seed(settings["seed"])
         self.encoder = encoder_of(settings).to(device)

@@ -49,6 +49,7 @@ class SweepContext:
         workers: Number of processes that train a trial together on Ray.
         cpus: CPUs per worker of a trial.
         remote: The run folder in a run store; None if `folder` is all there is.
+        poolings: `pool` and `layers` of all frozen encoders of the sweep: one pass computes the features of all.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class SweepContext:
     workers: int = 1
     cpus: float = 1.0
     remote: RemoteRun | None = None
+    poolings: tuple[tuple[str, int], ...] = ()
 
     @property
     def worker_resources(self) -> dict[str, float]:
@@ -208,6 +210,7 @@ class TrialRun:
             device=self.device,
             on_batch=self.on_batch,
             workers=self.workers,
+            poolings=self.context.poolings,
         )
 
     def _tracker(self) -> AbstractContextManager[Tracker]:

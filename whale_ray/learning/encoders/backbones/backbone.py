@@ -79,9 +79,15 @@ class Backbone(nn.Module):
         features: Tensor = self.body(images)
         return features
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the last feature map, then the last map of each larger size, `layers` maps in all."""
-        if self.layers == 1:
+    def maps(self, images: Tensor, layers: int | None = None) -> list[Tensor]:
+        """Return the last feature map, then the last map of each larger size.
+
+        Args:
+            images: Normalised images.
+            layers: Number of maps; fewer are returned if the network has fewer sizes. None for those of the encoder.
+        """
+        layers = layers or self.layers
+        if layers == 1:
             return [self(images)]
         maps: list[Tensor] = []
         for layer in flatten_sequential(self.body):
@@ -89,7 +95,7 @@ class Backbone(nn.Module):
             if maps and maps[-1].shape[2:] == images.shape[2:]:
                 maps.pop()
             maps.append(images)
-        return maps[: -self.layers - 1 : -1]
+        return maps[: -layers - 1 : -1]
 
     def measure(self, image_size: tuple[int, int], *, name: str, layers: int = 1) -> None:
         """Set the number of features and of prefix tokens from one black image.
