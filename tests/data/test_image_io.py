@@ -552,3 +552,12 @@ def test_warnings_of_decoding_threads_stay_with_their_image() -> None:
     assert all(len(messages) == 1 and "tag 283" in messages[0] for messages in found[1::2])
     with pytest.warns(UserWarning, match="as before"):
         warnings.warn("as before", stacklevel=1)
+
+
+def test_a_decoded_jpeg_outlives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.full((8, 9, 3), 90, np.uint8)).save(path)
+    image = decode_image(path)
+    path.unlink()
+    assert np.abs(np.asarray(image.resize((3, 3))).astype(int) - 90).max() <= 2
+    assert image.copy().size == (9, 8)

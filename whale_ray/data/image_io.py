@@ -27,7 +27,7 @@ from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLa
 
 MAX_PIXELS = 100_000_000
 FILL = 127  # the grey of what lies beyond a picture's edge
-VERSION = 5  # of decoding, fitting and dates: pixels decoded by another version are decoded again
+VERSION = 6  # of decoding, fitting and dates: pixels decoded by another version are decoded again
 Image.MAX_IMAGE_PIXELS = None  # decode_image has its own limit, which is an error and not a warning
 Box = tuple[float, float, float, float]
 Array = TypeVar("Array", bound=Any)  # of NumPy, or a tensor

@@ -30,9 +30,15 @@ _TEMPLATES_AT_ONCE = 32
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def shrink_to_grey(image: Image.Image) -> np.ndarray:
-    """Return the image in grey, uint8, its longer side `GREY_SIDE` pixels; the aspect ratio is kept."""
-    return np.asarray(_resized(image.convert("L"), GREY_SIDE / max(image.size)))
+def shrink_to_grey(image: Image.Image, *, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    """Return the image in grey, uint8, its longer side `GREY_SIDE` pixels; the aspect ratio is kept.
+
+    Args:
+        image: The image, in color or grey.
+        box: x0, y0, x1, y1 of the part to show; None for the whole image.
+    """
+    x0, y0, x1, y1 = box or (0.0, 0.0, *image.size)
+    return np.asarray(_resized(image.convert("L"), GREY_SIDE / max(x1 - x0, y1 - y0), (x0, y0, x1, y1)))
 
 
 def copy_correlations(
@@ -94,9 +100,12 @@ def _coarsen(image: np.ndarray) -> np.ndarray:
     return np.asarray(_resized(Image.fromarray(image), _COARSE_SIDE / max(image.shape)))
 
 
-def _resized(image: Image.Image, scale: float) -> Image.Image:
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BOX if scale < 1 / 3 else Image.Resampling.BILINEAR)
+def _resized(image: Image.Image, scale: float, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+    x0, y0, x1, y1 = box or (0.0, 0.0, *image.size)
+    size = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
+    return image.resize(
+        size, Image.Resampling.BOX if scale < 1 / 3 else Image.Resampling.BILINEAR, box=(x0, y0, x1, y1)
+    )
 
 
 def _correlate(

@@ -22,7 +22,8 @@ import pandas as pd
 from filelock import FileLock
 
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.decoding.decode_photograph import SMALL_SIDE, RowArrays, decode_photograph
+from whale_ray.data.decoding.decode_photograph import RowArrays, decode_photograph
+from whale_ray.data.decoding.small_images import SMALL_SIDE
 from whale_ray.data.decoding.thumbnails import StoredThumbnails, read_thumbnails, write_thumbnails
 from whale_ray.data.formats.animal_rows import BOX, DETAILS
 from whale_ray.data.image_io import VERSION, Geometry

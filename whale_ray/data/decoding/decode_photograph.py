@@ -11,13 +11,11 @@ from PIL import Image
 
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.decoding.exif_date import read_exif_date
+from whale_ray.data.decoding.small_images import SmallImages
 from whale_ray.data.decoding.thumbnails import shrink_to_jpeg
 from whale_ray.data.image_io import Box, Geometry, crop_to_box, decode_image, fit_image, read_file
-from whale_ray.data.near_duplicates import shrink_to_grey
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
-SMALL_SIDE = 16
-"""Pixels of each side of `RowArrays.small`."""
 _STATUS = {ImageTypeError: "wrong_type", ImageTooLargeError: "too_large", ImageDecodeError: "damaged"}
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -97,21 +95,16 @@ def _fit_row(
     added: dict[str, object] = {}
     try:
         seen = crop_to_box(image, box) if is_shared else image
-        added["phash"] = _perceptual_hash(seen)
-        grey = shrink_to_grey(seen)
+        small = SmallImages(seen)
+        added["phash"] = small.perceptual_hash()
+        grey = small.grey()
         arrays.grey_sizes[row] = grey.shape
         arrays.grey[row, : grey.shape[0], : grey.shape[1]] = grey
-        arrays.small[row] = seen.convert("L").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+        arrays.small[row] = small.square()
         arrays.pixels[row] = fit_image(image, geometry, box=box)
+        shown = small.reduced if box is None or is_shared else crop_to_box(image, box)
         # A thumbnail is made in place, and other rows need the image.
-        whole = image.copy() if is_shared and box is None else image
-        arrays.thumbnails[row] = shrink_to_jpeg(crop_to_box(whole, box))
+        arrays.thumbnails[row] = shrink_to_jpeg(shown.copy() if shown is image else shown)
     except DataError as error:
         added |= {"status": "wrong_box", "reason": str(error)}
     return added
-
-
-def _perceptual_hash(image: Image.Image) -> str:
-    import imagehash
-
-    return str(imagehash.phash(image.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0)))

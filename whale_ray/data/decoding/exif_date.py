@@ -29,4 +29,6 @@ def read_exif_date(data: bytes) -> str:
     except Exception:  # damaged EXIF raises struct.error, SyntaxError and more
         return ""
     texts = [str(tags[tag]).replace("\0", " ") for tag in _TAGS if tag in tags]
+    if not texts:
+        return ""  # most often; pandas takes longer than the decoder
     return next((date for date in parse_dates(pd.Series(texts, dtype=object)).dates if date), "")

@@ -65,6 +65,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    if image.mode == "RGB" and image.format == "JPEG":
+        return image  # `convert` copies it, which takes a tenth of the decoding
     return image.convert("RGB")
 
 
