@@ -21,7 +21,7 @@ _TOGETHER = 8
 _ROUNDS = 5
 _SECONDS = 1.5
 _FAR_BEHIND = 2.0  # times the fastest: a runtime that is slower than that after two rounds is not timed again
-_RECALL_SECONDS = 8.0
+_RECALL_SECONDS = 4.0
 _FEWEST_QUERIES = 32
 
 
@@ -45,7 +45,7 @@ def with_fastest_runtime(contents: BundleContents, queries: BenchmarkQueries, *,
 
     All usable runtimes are timed: the smallest time for one photograph plus eight together. The fastest is then
     compared with torch on the queries, the next one if it recognises fewer, and so on; queries that would take longer
-    than eight seconds with torch are left out. `passed_over` in the manifest's `runtime` says why a runtime that is
+    than four seconds with torch are left out. `passed_over` in the manifest's `runtime` says why a runtime that is
     missing, emulated by this processor, unable to run the encoder or less exact was not chosen.
 
     Args:

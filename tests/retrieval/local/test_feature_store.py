@@ -49,6 +49,15 @@ def test_a_saved_store_is_read_as_it_was(kind: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(read, name), getattr(store, name))
 
 
+@pytest.mark.parametrize("most", [1, 3, 9])
+def test_the_strongest_keypoints_are_the_first_of_each_photograph(most: int) -> None:
+    features = [random_features(count, seed=count) for count in (5, 0, 2, 3)]
+    kept = join_features(features, "sift").strongest(most)
+    assert list(kept.counts) == [min(count, most) for count in (5, 0, 2, 3)]
+    for row, whole in enumerate(features):
+        np.testing.assert_array_equal(kept.of(row).descriptors, whole.descriptors[:most])
+
+
 def test_a_keypoint_takes_132_bytes() -> None:
     store = join_features([random_features(100, seed=0)], "sift")
     assert store.nbytes == 100 * 132 + 2 * 8

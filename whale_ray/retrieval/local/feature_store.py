@@ -63,6 +63,13 @@ class LocalFeatureStore:
         places = np.repeat(self.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
         return LocalFeatureStore(self.kind, self.points[places], self.descriptors[places], offsets)
 
+    def strongest(self, most: int) -> LocalFeatureStore:
+        """Return the features with at most `most` keypoints per photograph, the strongest ones."""
+        rank = np.arange(len(self.points)) - np.repeat(self.offsets[:-1], self.counts)
+        kept = rank < most
+        offsets = _offsets(np.minimum(self.counts, most))
+        return LocalFeatureStore(self.kind, self.points[kept], self.descriptors[kept], offsets)
+
     def save(self, path: Path) -> None:
         """Write the features as one .npz file, atomically."""
         with replaced_atomically(path) as draft, draft.open("wb") as stream:

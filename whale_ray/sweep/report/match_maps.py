@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from whale_ray.inference.predictor import Bundle
 
 Pair = tuple[str, str]
-MOST_SECONDS = 15.0
+MOST_SECONDS = 6.0
 _SECONDS_IF_THOROUGH = 240.0
 _VERSION = 1
 

@@ -22,7 +22,7 @@ from whale_ray.sweep.trials.embeddings_io import read_embeddings
 from whale_ray.verbosity import track_steps
 
 AUDIT_FILE = "shortcut_audit.json"
-MOST_SECONDS = 30.0
+MOST_SECONDS = 10.0
 _QUERIES, _PER_INDIVIDUAL, _GALLERY = 300, 3, 600
 _FEWEST = 40  # photographs below which a score says nothing
 _BATCH = 16
