@@ -87,8 +87,10 @@ def main() -> None:
         ranking = searcher.rank(pooled(vectors, known, most), setting)
         hits[most] = (searcher.index.names[ranking.individuals[:, 0]] == truth).astype(np.float64)
         new = [
-            float((found.cosines[:, 0] < threshold).mean())
-            for found in (ranking, searcher.rank(pooled(vectors, strangers, most), setting))
+            float((searcher.rank(pooled(vectors, each, most), setting).cosines[:, 0] < threshold).mean())
+            if each
+            else np.nan
+            for each in (known, strangers)
         ]
         low, high = paired_interval(hits[most], hits[1], truth)
         gained = f"{(hits[most] - hits[1]).mean():+.3f} ({low:+.3f} to {high:+.3f})" if most > 1 else ""

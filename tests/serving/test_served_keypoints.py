@@ -23,12 +23,13 @@ from test_recognizer import RemoteEncoder
 from whale_ray.data.decoding.box_arguments import format_box
 from whale_ray.data.image_io import Box
 from whale_ray.inference.keypoints.keypoint_files import features_of_pictures
+from whale_ray.inference.keypoints.keypoint_matcher import KeypointMatcher, read_photograph
 from whale_ray.inference.predictions import Identification
 from whale_ray.inference.predictor import Bundle
-from whale_ray.retrieval.evaluation.calibration import Calibration
-from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read_encounter_calibration
 from whale_ray.retrieval.local.feature_store import join_features
 from whale_ray.retrieval.local.local_index import LocalIndex
+from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.client import ask_service
 from whale_ray.serving.engine.encoder import LocalEncoder
 from whale_ray.serving.engine.recognizer import Recognizer
@@ -158,22 +159,37 @@ def test_a_model_without_local_features_matches_no_points(plain: str) -> None:
     assert all("matched" not in one for one in result["candidates"])
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
-def test_an_encounter_is_answered_by_keypoints_unless_its_calibration_is_of_embeddings(
-    sift_bundle: Path, tmp_path: Path, calibrated: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("calibrated", ["not", "by embedding", "by fused score"])
+def test_an_encounter_is_answered_as_by_the_bundle(
+    sift_bundle: Path, calibrated: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    manifest = Bundle.load(sift_bundle).card
+    other = {**manifest["fusion"], "intercept": -1.0}
+    encounters = {"match": None, "new": None, "match_slope": 0.0, "new_slope": 0.0, "threshold": 0.5}
+    encounters |= {"fusion": other} if calibrated == "by fused score" else {}
     service = web_service(sift_bundle)
-    if calibrated:
-        monkeypatch.setattr(service.bundle, "encounters", EncounterCalibration(Calibration(None, None), 0.0, 0.0, 0.5))
-    files = [("image", (f"{view}.png", encode(spotted(1, view), "PNG"))) for view in (4, 5)]
+    if calibrated != "not":
+        service.bundle.encounters = read_encounter_calibration(encounters)
+        matcher = KeypointMatcher(service.bundle.setting, manifest["fusion"], service.bundle.encounters)
+        monkeypatch.setattr(service.bundle, "keypoints", matcher)
+    data = [encode(spotted(1, view), "PNG") for view in (4, 5)]
+    files = [("image", (f"{view}.png", one)) for view, one in enumerate(data)]
     with plain_server(service) as address:
         answer = httpx.post(f"{address}/v1/identify", files=files, params={"encounter": True, "lines": True})
         (result,) = answer.json()["results"]
         single = httpx.post(f"{address}/v1/identify", files=files[:1], params={"encounter": True, "lines": True})
+    read = [read_photograph(one, service.bundle.geometry, service.bundle.keypoints) for one in data]
+    mean = normalize_rows(service.bundle.embed([array for array, _ in read]).sum(axis=0)[None])
+    local = [one for _, one in read if one is not None]
+    (expected,) = service.bundle.rank(mean, photographs=[2], local=[local])
+    check_equal(result, expected)
     assert (result["views"], result["candidates"][0]["individual"]) == (2, "w_01")
-    assert (result["candidates"][0]["matched_points"] is None) is calibrated
+    assert (result["candidates"][0]["matched_points"] is None) is (calibrated == "by embedding")
     assert "matched" not in result["candidates"][0]
     assert len(single.json()["results"][0]["candidates"][0]["matched"]["lines"]) > 10
+    scores = {one.individual: one.score for one in expected.candidates}
+    (plain,) = Bundle.load(sift_bundle).rank(mean, photographs=[2], local=[local])
+    assert (scores == {one.individual: one.score for one in plain.candidates}) is (calibrated == "not")
 
 
 def test_features_stay_with_their_photograph_when_another_process_embeds(sift_bundle: Path) -> None:

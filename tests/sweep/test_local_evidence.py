@@ -17,7 +17,11 @@ from keypoint_networks import write_network
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.kaggle_submission import write_submission
+from whale_ray.inference.keypoints.keypoint_matcher import KeypointMatcher
 from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.evaluation.encounters.encounter_rankings import ask_encounters
+from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
+from whale_ray.retrieval.evaluation.encounters.fused_encounters import encounter_candidates
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.fusion import fusion_model
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
@@ -128,6 +132,22 @@ def test_the_setting_is_chosen_and_its_fusion_kept(record: Record) -> None:
     assert table["local"].tolist() == ["sift"]
 
 
+def with_measured_gallery(bundle: Bundle, table: pd.DataFrame) -> Bundle:
+    """The bundle with the gallery that its trial was scored with: the photographs of the training part."""
+    parts = table.set_index("image")["part"]
+    rows = np.flatnonzero((parts[bundle.images] == "train").to_numpy())
+    assert bundle.contents.keypoints is not None
+    gallery = bundle.contents.keypoints.gallery.subset(rows)
+    return Bundle(
+        dataclasses.replace(
+            bundle.contents,
+            gallery=bundle.contents.gallery[rows],
+            table=bundle.contents.table.iloc[rows].reset_index(drop=True),
+            keypoints=bundle.contents.keypoints._replace(gallery=gallery),
+        )
+    )
+
+
 @pytest.mark.parametrize(("folder", "size"), [("run", 0), ("run_of_shortlists", 9)])
 def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
     request: pytest.FixtureRequest, dataset: Dataset, folder: str, size: int
@@ -146,18 +166,7 @@ def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
     held = SearchRuns(views, [scored], splits=splits, evidence=evidence, **roles(table, record.settings))
     candidates = held.candidates(scored)
     expected = candidates.ranked(read_fusion_model(record.result["fusion"]).scores(candidates.features))
-    parts = table.set_index("image")["part"]
-    rows = np.flatnonzero((parts[bundle.images] == "train").to_numpy())
-    assert bundle.contents.keypoints is not None
-    gallery = bundle.contents.keypoints.gallery.subset(rows)
-    measured = Bundle(
-        dataclasses.replace(
-            bundle.contents,
-            gallery=bundle.contents.gallery[rows],
-            table=bundle.contents.table.iloc[rows].reset_index(drop=True),
-            keypoints=bundle.contents.keypoints._replace(gallery=gallery),
-        )
-    )
+    measured = with_measured_gallery(bundle, table)
     stored = {image: row for row, image in enumerate(bundle.images)}
     assert measured.keypoints is not None
     asked = [place for place, row in enumerate(held.rows) if table["image"].iloc[row] in stored]
@@ -175,6 +184,44 @@ def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
             cosines = measured.contents.gallery.astype(np.float32) @ vector[0]
             nearest = cosines[np.array(measured.individuals) == one.individual].max()
             assert one.distance == pytest.approx(1 - nearest, abs=2e-3)
+
+
+@pytest.mark.parametrize("folder", ["run", "run_of_shortlists"])
+def test_the_bundle_ranks_encounters_as_a_trial_is_scored_to_the_last_digit(
+    request: pytest.FixtureRequest, dataset: Dataset, folder: str
+) -> None:
+    run: Path = request.getfixturevalue(folder)
+    bundle, record = Bundle.load(run / "best"), only_trial(run)
+    scored = dataclasses.replace(FUSED, local=record.result["local"])
+    views, table = read_embeddings(record.folder)
+    evidence = read_local_evidence(run, [scored.local], table=table, unknown_label="new_whale")
+    splits = table["split"].to_numpy()
+    held = SearchRuns(views, [scored], splits=splits, evidence=evidence, **roles(table, record.settings))
+    asking = [rows.to_numpy()[:3] for rows in held_groups(held, table)]
+    (asked,) = ask_encounters(held, scored, EncounterSet(tuple(asking), np.zeros(len(asking), dtype=bool)))
+    candidates = encounter_candidates(asked, scored)
+    expected = candidates.ranked(read_fusion_model(record.result["fusion"]).scores(candidates.features))
+    measured = with_measured_gallery(bundle, table)
+    assert measured.keypoints is not None
+    measured.keypoints = KeypointMatcher(measured.setting, record.result["fusion"], None)
+    for place, rows in enumerate(asking):
+        stored = [bundle.images.index(table["image"].iloc[row]) for row in rows]
+        local = [measured.keypoints.extract(dataset.catalog.decode(bundle.images[row])) for row in stored]
+        mean = normalize_rows(normalize_rows(bundle.contents.gallery[stored]).sum(axis=0)[None])
+        (answer,) = measured.rank(mean, top=50, photographs=[len(rows)], local=[local])
+        count = len(answer.candidates)
+        names = measured.gallery.searcher.index.names[expected.individuals[place, :count]].tolist()
+        assert [one.individual for one in answer.candidates] == names
+        assert [one.score for one in answer.candidates] == expected.cosines[place, :count].tolist()
+        assert {type(one.matched_points) for one in answer.candidates} == {int}
+
+
+def held_groups(held: SearchRuns, table: pd.DataFrame) -> list[pd.Series]:
+    """Rows of the queries of each named individual that has several."""
+    rows = pd.Series(held.rows)
+    named = rows[table["individual"].iloc[held.rows].ne("new_whale").to_numpy()]
+    groups = [one for _, one in named.groupby(table["individual"].iloc[named].to_numpy())]
+    return [one for one in groups if len(one) > 1]
 
 
 def test_photographs_are_identified_and_submitted_with_their_keypoints(

@@ -64,7 +64,7 @@ class Bundle(BundleDecisions):
         self.images: list[str] = contents.table["image"].tolist()
         self.traits, files = contents.traits, contents.keypoints
         searcher = self.build_searcher(contents.gallery, self.individuals, traits=self.traits)
-        self.keypoints = None if files is None else KeypointMatcher(self.setting, manifest["fusion"])
+        self.keypoints = None if files is None else KeypointMatcher(self.setting, manifest["fusion"], self.encounters)
         index = None if files is None else LocalIndex(files.gallery, self.individuals)
         self.gallery = Gallery(self.images, self.individuals, searcher, index)
 
@@ -183,20 +183,23 @@ class Bundle(BundleDecisions):
             traits: Viewpoint and species of each query; None if all are unknown.
             photographs: Number of photographs whose normalized mean each embedding is; None for one each.
             local: Local features of each query, or their evidence on the gallery; needed if the setting has some. Of
-                several photographs those of one: encounters are ranked by embedding if they have a calibration.
+                several photographs those of each, whose evidence is averaged; an older bundle, whose calibration of
+                encounters is of embeddings alone, needs none.
 
         Raises:
             InputError: If they are needed and missing.
         """
         gallery, traits = gallery or self.gallery, traits or [UNKNOWN_TRAITS] * len(vectors)
         viewpoints, species = [one.viewpoint for one in traits], [one.species for one in traits]
-        # The calibration of encounters holds for their embeddings alone.
-        fused = np.array([count == 1 or self.encounters is None for count in photographs or [1] * len(vectors)], bool)
+        counts = photographs or [1] * len(vectors)
         evidence = refine = None
+        fused = [False] * len(vectors)
         if self.keypoints is not None:
+            models = self.keypoints.models(counts)
+            fused = [model is not None for model in models]
             groups = gallery.searcher.groups(self.setting.side, len(vectors), viewpoints=viewpoints, species=species)
             evidence = self.keypoints.compare(local, gallery.keypoints, vectors=vectors, groups=groups, fused=fused)
-            refine = self.keypoints.refinement(evidence, fused=fused)
+            refine = self.keypoints.refinement(evidence, models)
         found = gallery.searcher.rank(
             vectors,
             self.setting,
@@ -207,10 +210,10 @@ class Bundle(BundleDecisions):
             ready=True,
             refine=refine,
         )
-        answers = self.answers(found, gallery, top=top, traits=traits, photographs=photographs)
+        answers = self.answers(found, gallery, top=top, traits=traits, photographs=counts)
         if evidence is None:
             return answers
-        return add_matched_points(answers, evidence, gallery, found.pools, fused=fused.tolist())
+        return add_matched_points(answers, evidence, gallery, found.pools, fused=fused)
 
     def identify(
         self,

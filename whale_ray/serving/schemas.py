@@ -66,7 +66,7 @@ class Candidate(BaseModel):
         None,
         description="Keypoints of your photograph that match one photograph of this individual in place and look; 0 if "
         "none do, or if its photographs are not among the ten with the most similar keypoints. Null for models without "
-        "keypoint matching, and for encounters that are ranked without it.",
+        "keypoint matching, and for encounters ranked without it; of several photographs that with most counts.",
     )
     matched: MatchedPhotograph | None = Field(
         None, description="That photograph. Left out without `lines=true` or without points.", exclude_if=_is_none

@@ -90,7 +90,7 @@ def test_one_query_at_the_gallery_is_ranked_as_in_the_sweep_to_the_last_digit(se
     gallery = np.flatnonzero(photographs["parts"] == "train")
     searcher = PooledSearcher(views["plain"][gallery], names[gallery])
     for query, row in enumerate(held.rows):
-        refine = fused_refinement(setting, model, row_of(evidence["sift"][0], query))
+        refine = fused_refinement(setting, [model], row_of(evidence["sift"][0], query))
         found = searcher.rank(views["plain"][row : row + 1], setting, first=3, refine=refine)
         width = found.ranking.individuals.shape[1]
         assert width >= BY_EMBEDDING
@@ -147,10 +147,8 @@ def test_queries_that_are_not_fused_keep_their_ranking_by_embedding():
     plain = searcher.rank(vectors[asking], **options).ranking
     mask = np.arange(len(asking)) % 3 == 0
     every, some = (
-        searcher.rank(
-            vectors[asking], refine=fused_refinement(FUSED, model, evidence["sift"][0], fused=fused), **options
-        )
-        for fused in (None, mask)
+        searcher.rank(vectors[asking], refine=fused_refinement(FUSED, models, evidence["sift"][0]), **options)
+        for models in ([model] * len(asking), [model if is_fused else None for is_fused in mask])
     )
     width = plain.individuals.shape[1]
     np.testing.assert_array_equal(some.ranking.cosines[mask], every.ranking.cosines[mask])

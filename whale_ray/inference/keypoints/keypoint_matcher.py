@@ -11,17 +11,21 @@ from PIL import Image
 from whale_ray.data.image_io import Box, Geometry
 from whale_ray.errors import InputError
 from whale_ray.inference.encoder_input import Photograph, named_errors, open_photograph, prepare_photograph
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
+from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
 from whale_ray.retrieval.fusion.evidence_source import QueryEvidence, shortlist_by_embedding
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
-from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
+from whale_ray.retrieval.fusion.fusion_model import FusionModel, read_fusion_model
 from whale_ray.retrieval.local.evidence import LocalEvidence, compare_features
 from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture, no_features
 from whale_ray.retrieval.local.local_index import LocalIndex
-from whale_ray.retrieval.local.shortlists import compare_shortlists
+from whale_ray.retrieval.local.shortlists import ShortlistEvidence, compare_shortlists
 from whale_ray.retrieval.search.pools import QueryGroup, Refine
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 
-Keypoints = Sequence[LocalFeatures | None] | LocalEvidence
+QueryKeypoints = LocalFeatures | Sequence[LocalFeatures] | None
+"""Local features of a query: of its photograph, or of each of its photographs."""
+Keypoints = Sequence[QueryKeypoints] | LocalEvidence
 """Local features of Q queries, or their evidence on the gallery."""
 
 
@@ -31,6 +35,7 @@ class KeypointMatcher:
     Args:
         setting: The retrieval setting; it has local features.
         fusion: `FusionModel.written` of the bundle.
+        encounters: Calibration of several photographs of one animal; None if the bundle has none.
 
     Raises:
         BundleError: If the fusion cannot be used.
@@ -40,9 +45,21 @@ class KeypointMatcher:
         shortlist: Number of gallery photographs that a query is compared with; 0 for all, as the fusion was fitted.
     """
 
-    def __init__(self, setting: RetrievalSetting, fusion: Mapping[str, Any]) -> None:
+    def __init__(
+        self, setting: RetrievalSetting, fusion: Mapping[str, Any], encounters: EncounterCalibration | None = None
+    ) -> None:
         self.kind, self._setting, self._model = setting.local, setting, read_fusion_model(fusion)
         self.shortlist = self._model.shortlist
+        # A calibration of encounters holds for the scores that it was fitted on: fused ones, or those of embeddings.
+        self._model_of_encounters = self._model if encounters is None else encounters.fusion
+
+    def models(self, photographs: Sequence[int]) -> list[FusionModel | None]:
+        """Return the fusion model of each query; None if the embedding alone ranks it.
+
+        Args:
+            photographs: Number of photographs of each query.
+        """
+        return [self._model if count == 1 else self._model_of_encounters for count in photographs]
 
     def extract(self, image: Image.Image, *, box: Box | None = None) -> LocalFeatures:
         """Return the local features of a photograph.
@@ -60,7 +77,7 @@ class KeypointMatcher:
         *,
         vectors: np.ndarray,
         groups: Sequence[QueryGroup],
-        fused: np.ndarray | None = None,
+        fused: Sequence[bool],
     ) -> QueryEvidence:
         """Return the evidence of Q queries on the gallery.
 
@@ -69,7 +86,7 @@ class KeypointMatcher:
             index: Local features of the gallery, in the order of its rows.
             vectors: Unit vectors of the queries, whose nearest photographs are the shortlists; shape (Q, D).
             groups: The queries by pool of the gallery.
-            fused: Queries that are ranked by fused score, bool, shape (Q,); the others need no features. None for all.
+            fused: Whether each query is ranked by fused score; the others need no features.
 
         Raises:
             InputError: If features of the queries or of the gallery are missing.
@@ -78,29 +95,36 @@ class KeypointMatcher:
             return keypoints
         if index is None:
             raise _missing(self.kind, "gallery")
-        if fused is not None and keypoints is None:
-            keypoints = [None] * len(fused)
-        if keypoints is None:
-            raise _missing(self.kind, "queries")
-        needed = np.ones(len(keypoints), dtype=bool) if fused is None else fused
-        if any(one is None for one, is_needed in zip(keypoints, needed, strict=True) if is_needed):
-            raise _missing(self.kind, "queries")
         asked = [
-            one if one is not None and is_needed else no_features(self.kind)
-            for one, is_needed in zip(keypoints, needed, strict=True)
+            self._needed(one, is_fused) for one, is_fused in zip(keypoints or [None] * len(fused), fused, strict=True)
         ]
+        photographs, counts = [one for query in asked for one in query], [len(query) for query in asked]
+        found: LocalEvidence | ShortlistEvidence
         if not self.shortlist:
-            return compare_features(asked, index)
-        return compare_shortlists(asked, index, shortlist_by_embedding(vectors, groups, self.shortlist))
+            found = compare_features(photographs, index)
+        else:
+            shortlist = shortlist_by_embedding(vectors, groups, self.shortlist)
+            found = compare_shortlists(photographs, index, np.repeat(shortlist, counts, axis=0))
+        if len(photographs) == len(asked):
+            return found
+        return EncounterEvidence(found, tuple(np.split(np.arange(len(photographs)), np.cumsum(counts)[:-1])))
 
-    def refinement(self, evidence: QueryEvidence, *, fused: np.ndarray | None = None) -> Refine:
+    def _needed(self, query: QueryKeypoints, is_fused: bool) -> Sequence[LocalFeatures]:
+        """Return the local features of the photographs of a query that are compared, at least one."""
+        if not is_fused:
+            return [no_features(self.kind)]
+        if query is None:
+            raise _missing(self.kind, "queries")
+        return [query] if isinstance(query, LocalFeatures) else query
+
+    def refinement(self, evidence: QueryEvidence, models: Sequence[FusionModel | None]) -> Refine:
         """Return the `refine` of `PooledSearcher.rank` for Q queries.
 
         Args:
             evidence: Result of `compare`.
-            fused: Queries that are ranked by fused score, bool, shape (Q,). None for all.
+            models: Result of `models`.
         """
-        return fused_refinement(self._setting, self._model, evidence, fused=fused)
+        return fused_refinement(self._setting, models, evidence)
 
 
 def _missing(kind: str, whose: str) -> InputError:

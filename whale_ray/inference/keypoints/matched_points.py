@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from whale_ray.inference.predictions import Candidate, Gallery, Identification, MatchedPhotograph
+from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
 from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
 from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.local.verification import verify
@@ -25,6 +26,8 @@ def add_matched_points(
     fused: Sequence[bool],
 ) -> list[Identification]:
     """Return the answers with the number of matched points of each candidate, and its photograph that has most.
+
+    Of several photographs of one animal, that with the most matched points counts.
 
     Args:
         answers: Answers to Q queries.
@@ -52,7 +55,8 @@ def add_match_lines(answer: Identification, query: LocalFeatures, gallery: Galle
 
 def _most_points(evidence: QueryEvidence, query: int, gallery: Gallery, pool: Pool) -> dict[str, tuple[int, int]]:
     """Return the most matched points of each individual, and the gallery row of that photograph."""
-    asked = evidence.of_queries(np.array([query]))
+    row = np.array([query])
+    asked = evidence.largest_of_queries(row) if isinstance(evidence, EncounterEvidence) else evidence.of_queries(row)
     inliers, scores = asked.inliers[0], asked.scores[0]
     rows = np.intersect1d(np.flatnonzero(inliers), pool.rows)
     found: dict[str, tuple[int, int]] = {}

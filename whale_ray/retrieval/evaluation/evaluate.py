@@ -168,10 +168,11 @@ def _score(
     table = setting_table(settings, outcomes, held.queries)
     scores = scores_with_intervals(pooled, held.queries, codes, decision=decision, lacks_fusion=lacks_fusion, seed=seed)
     split: dict[str, Any] = {"folds": folds, "clusters": codes, "groups": groups, "seed": seed}
-    encounters = evaluate_encounters(held, settings[final.place], single=calibration, decision=decision, **split)
+    best = settings[final.place] if fusion else replace(settings[final.place], local="none")
+    encounters = evaluate_encounters(held, best, single=calibration, decision=decision, **split)
     return Evaluation(
         table=table,
-        best=settings[final.place] if fusion else replace(settings[final.place], local="none"),
+        best=best,
         threshold=final.threshold,
         species_thresholds=dict(final.of_species),
         calibration=calibration,

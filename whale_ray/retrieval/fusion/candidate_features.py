@@ -30,6 +30,19 @@ def candidate_features(ranks: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.stack(parts, axis=2)
 
 
+def features_without(features: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Return the features as if some candidates were not in the gallery; NaN at their places.
+
+    Args:
+        features: From `candidate_features`, shape (Q, R, F).
+        removed: The candidate is removed, bool, shape (Q, R).
+    """
+    ranks = np.rint(np.exp(features[:, :, 0]))
+    before = (removed[:, None, :] & (ranks[:, None, :] < ranks[:, :, None])).sum(axis=2)
+    scores = np.where(removed[:, :, None], np.nan, features[:, :, 1::3])
+    return candidate_features(ranks - before, np.moveaxis(scores, 2, 0))
+
+
 def leads_over_others(scores: np.ndarray) -> np.ndarray:
     """Return how far each score exceeds the largest of the other candidates; 0 without others, NaN stays NaN.
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from whale_ray.retrieval.fusion.candidate_features import FEATURES, candidate_features
+from whale_ray.retrieval.fusion.candidate_features import FEATURES, candidate_features, features_without
 from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 from whale_ray.retrieval.search.neighbor_search import nearest_images
@@ -53,6 +53,21 @@ class Candidates:
             scores[self.individuals[:, 0] < 0, 0] = NO_CANDIDATE
         parts = (self.individuals, scores, self.images)
         return Ranking(*(np.take_along_axis(part, order, axis=1) for part in parts))
+
+    def of_queries(self, rows: np.ndarray) -> Candidates:
+        """Return the candidates of some queries; `rows` are their positions, int, shape (q,)."""
+        return Candidates(self.individuals[rows], self.images[rows], self.features[rows])
+
+    def without(self, removed: np.ndarray) -> Candidates:
+        """Return the candidates as if some of them, bool, shape (Q, R), were not in the gallery."""
+        features = features_without(self.features, removed)
+        order = np.argsort(removed | (self.individuals < 0), axis=1, kind="stable")
+        codes, images = (np.where(removed, -1, part) for part in (self.individuals, self.images))
+        return Candidates(
+            np.take_along_axis(codes, order, axis=1),
+            np.take_along_axis(images, order, axis=1),
+            np.take_along_axis(features, order[:, :, None], axis=1),
+        )
 
 
 def gather_candidates(

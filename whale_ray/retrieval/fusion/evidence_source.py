@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
 from whale_ray.retrieval.local.evidence import LocalEvidence
 from whale_ray.retrieval.local.shortlists import ShortlistComparison, ShortlistEvidence
 from whale_ray.retrieval.search.neighbor_search import find_images
@@ -13,7 +14,7 @@ from whale_ray.retrieval.search.pools import QueryGroup
 
 EvidenceSource = LocalEvidence | ShortlistComparison
 """Evidence on the whole gallery, or the photographs whose shortlists an embedding gives."""
-QueryEvidence = LocalEvidence | ShortlistEvidence
+QueryEvidence = LocalEvidence | ShortlistEvidence | EncounterEvidence
 """Evidence of queries on a gallery; `of_queries` returns that of some of them on the whole gallery."""
 
 
@@ -28,6 +29,25 @@ def evidence_of(source: EvidenceSource, queries: np.ndarray, groups: Sequence[Qu
     if isinstance(source, ShortlistComparison):
         return source.compare(shortlist_by_embedding(queries, groups, source.size))
     return source
+
+
+def evidence_of_encounters(
+    source: EvidenceSource, photographs: Sequence[np.ndarray], encounters: np.ndarray, groups: Sequence[QueryGroup]
+) -> EncounterEvidence:
+    """Return the evidence of encounters, whose photographs are compared with one shortlist, that of the encounter.
+
+    Args:
+        source: Evidence of queries, or what has to be compared.
+        photographs: Positions of the photographs of each encounter among these queries; none is in two encounters.
+        encounters: Unit vectors of the encounters, shape (E, D).
+        groups: The encounters by pool.
+    """
+    if not isinstance(source, ShortlistComparison):
+        return EncounterEvidence(source, tuple(photographs))
+    shortlists = np.full((source.count, source.size), -1, dtype=np.int64)
+    for rows, shortlist in zip(photographs, shortlist_by_embedding(encounters, groups, source.size), strict=True):
+        shortlists[rows] = shortlist
+    return EncounterEvidence(source.compare(shortlists), tuple(photographs))
 
 
 def size_of_shortlists(source: EvidenceSource) -> int:

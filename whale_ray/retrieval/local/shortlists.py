@@ -127,6 +127,11 @@ class ShortlistComparison:
         self._store, self._queries, self._gallery, self._individuals = store, queries, gallery, individuals
         self._compared: dict[bytes, ShortlistEvidence] = {}
 
+    @property
+    def count(self) -> int:
+        """Number of queries."""
+        return len(self._queries)
+
     @cached_property
     def _index(self) -> LocalIndex:
         return LocalIndex(self._store.subset(self._gallery), self._individuals)

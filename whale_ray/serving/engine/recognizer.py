@@ -11,6 +11,7 @@ import numpy as np
 
 from whale_ray.data.image_io import Box
 from whale_ray.errors import ImageError
+from whale_ray.inference.keypoints.keypoint_matcher import QueryKeypoints
 from whale_ray.inference.keypoints.matched_points import add_match_lines
 from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits, Gallery, Identification
 from whale_ray.retrieval.local.local_features import LocalFeatures
@@ -144,7 +145,7 @@ class Recognizer:
         top: int,
         traits: AnimalTraits = UNKNOWN_TRAITS,
         photographs: int = 1,
-        keypoints: LocalFeatures | None = None,
+        keypoints: QueryKeypoints = None,
         lines: bool = False,
     ) -> Identification:
         """Return the answer for one embedding.
@@ -154,9 +155,9 @@ class Recognizer:
             top: Number of individuals.
             traits: Viewpoint and species of the animal.
             photographs: Number of photographs whose normalized mean the embedding is.
-            keypoints: Local features of the photograph, as `decode` returns them; a bundle with local features needs
-                them to answer one photograph.
-            lines: Also find the lines that join matched keypoints.
+            keypoints: Local features of the photograph, or of each photograph, as `decode` returns them; a bundle with
+                local features needs them.
+            lines: Also find the lines that join matched keypoints of one photograph.
 
         Raises:
             InputError: If the bundle needs local features, but none are given.
@@ -210,7 +211,7 @@ class Recognizer:
 
 def _answer(found: Identification, asked: SearchRequest, gallery: Gallery) -> Identification:
     found = found.first(asked.top)
-    if not asked.lines or asked.keypoints is None:
+    if not asked.lines or not isinstance(asked.keypoints, LocalFeatures):
         return found
     return add_match_lines(found, asked.keypoints, gallery)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from whale_ray.inference.keypoints.keypoint_matcher import QueryKeypoints
 from whale_ray.inference.predictions import AnimalTraits, Identification
-from whale_ray.retrieval.local.local_features import LocalFeatures
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class SearchRequest:
         top: Number of individuals.
         traits: Viewpoint and species of the animal.
         photographs: Number of photographs whose normalized mean the embedding is.
-        keypoints: Local features of the photograph; None for a bundle without.
+        keypoints: Local features of the photograph, or of each photograph; None for a bundle without.
         lines: Also find the lines that join matched keypoints.
     """
 
@@ -27,7 +27,7 @@ class SearchRequest:
     top: int
     traits: AnimalTraits
     photographs: int = 1
-    keypoints: LocalFeatures | None = None
+    keypoints: QueryKeypoints = None
     lines: bool = False
 
     def embedded(self, vector: np.ndarray) -> SearchRequest:

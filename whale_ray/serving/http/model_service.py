@@ -106,10 +106,9 @@ class ModelService:
     ) -> list[Identified | Unidentified]:
         """Return one result for all usable images of an encounter and a problem for each other image.
 
-        The mean of the L2-normalised embeddings is searched. With several images, decision and probabilities come from
-        the bundle's calibration of encounters; probabilities are null in bundles without one. A bundle with local
-        features compares those of the image with the most keypoints, unless its calibration of encounters holds for
-        embeddings alone.
+        The mean of the L2-normalised embeddings is searched, and a bundle with local features averages the evidence of
+        the images. With several images, decision and probabilities come from the bundle's calibration of encounters;
+        probabilities are null in bundles without one.
 
         Args:
             uploads: Images of one individual.
@@ -127,14 +126,14 @@ class ModelService:
         if not used:
             raise faults[0][1]
         mean = normalize_rows(np.sum([vector for _, vector, _ in used], axis=0)[None])[0]
-        keypoints = max((one for _, _, one in used if one is not None), key=len, default=None)
+        keypoints = tuple(one for _, _, one in used if one is not None)  # of all images, or none
         found = await self.recognizer.rank(
             mean,
             top=top,
             traits=used[0][0].traits,
             photographs=len(used),
-            keypoints=keypoints,
-            lines=lines and len(used) == 1,
+            keypoints=keypoints[0] if len(used) == 1 and keypoints else keypoints or None,
+            lines=lines,
         )
         await self._queue_encounter(used, found)
         whole = self._results.identified(found, views=len(used))

@@ -1,8 +1,8 @@
-"""Calibration of encounters: probabilities and threshold for the mean embedding of several photographs.
+"""Calibration of encounters: probabilities and threshold for several photographs of one animal.
 
-A mean is nearer to every individual than a single photograph, so that a calibration of single photographs calls too few
-encounters new. The logistic regressions of `calibration` are fitted on encounters, with the logarithm of the number of
-photographs as another feature.
+A mean embedding is nearer to every individual than a single photograph, so that a calibration of single photographs
+calls too few encounters new. The logistic regressions of `calibration` are fitted on encounters, with the logarithm of
+the number of photographs as another feature.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from whale_ray.retrieval.evaluation.calibration import (
     read_calibration,
 )
 from whale_ray.retrieval.evaluation.thresholds.threshold_steps import best_thresholds, threshold_steps
+from whale_ray.retrieval.fusion.fusion_model import FusionModel, read_fusion_model
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,17 @@ class EncounterCalibration:
         base: The calibration, extrapolated to one photograph.
         match_slope: Change of the logit of a match per unit of the logarithm of the number of photographs.
         new_slope: The same of the logit of a new animal.
-        threshold: Cosine of the first candidate below which an encounter is called new, best for map@5; None if no
+        threshold: Score of the first candidate below which an encounter is called new, best for map@5; None if no
             encounter is new.
+        fusion: Fusion of embedding and local evidence, fitted on encounters, whose scores are calibrated; None if
+            encounters are ranked by the embedding alone.
     """
 
     base: Calibration
     match_slope: float
     new_slope: float
     threshold: float | None
+    fusion: FusionModel | None = None
 
     def at(self, photographs: int) -> Calibration:
         """Return the calibration of encounters with so many photographs."""
@@ -52,7 +56,8 @@ class EncounterCalibration:
     def written(self) -> dict[str, Any]:
         """As JSON; `read_encounter_calibration` reads it."""
         slopes = {"match_slope": self.match_slope, "new_slope": self.new_slope}
-        return {**self.base.written(), **slopes, "threshold": self.threshold}
+        fusion = {"fusion": self.fusion.written()} if self.fusion else {}
+        return {**self.base.written(), **slopes, "threshold": self.threshold, **fusion}
 
 
 def read_encounter_calibration(written: Mapping[str, Any] | None) -> EncounterCalibration | None:
@@ -65,6 +70,7 @@ def read_encounter_calibration(written: Mapping[str, Any] | None) -> EncounterCa
         float(written["match_slope"]),
         float(written["new_slope"]),
         None if threshold is None else float(threshold),
+        read_fusion_model(written["fusion"]) if "fusion" in written else None,
     )
 
 
@@ -79,7 +85,7 @@ def fit_encounter_calibration(
     """Fit the calibration on Q answered encounters; None if there are too few of either kind.
 
     Args:
-        cosines: Cosines of the ranked candidates, NaN if there are no more, shape (Q, R).
+        cosines: Cosines or fused scores of the ranked candidates, NaN if there are no more, shape (Q, R).
         ranks: Rank of the right candidate, 0 for none, shape (Q,).
         new: The animal is in no gallery, bool, shape (Q,).
         photographs: Number of photographs of each encounter, shape (Q,).

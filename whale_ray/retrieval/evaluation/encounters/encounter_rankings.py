@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,9 +10,11 @@ import numpy as np
 from whale_ray.retrieval.evaluation.calibration import CANDIDATES
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
 from whale_ray.retrieval.evaluation.metrics import find_ranks
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.search_runs import SearchRun, SearchRuns
 from whale_ray.retrieval.search.gallery_index import normalize_rows
+from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
+from whale_ray.retrieval.search.voting import join_rankings
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,69 @@ class EncounterRankings:
     photographs: np.ndarray
 
 
+@dataclass(frozen=True)
+class AskedEncounters:
+    """Encounters of one split and the gallery that they are searched in.
+
+    Attributes:
+        run: The gallery and its queries.
+        searcher: Searcher of the gallery.
+        groups: The encounters by pool.
+        vectors: Normalized mean embedding of each encounter, as the service searches it, float32, shape (E, D).
+        photographs: Positions of the photographs of each encounter among the queries of the run.
+        first: Position of the first photograph of each encounter among all photographs, shape (E,).
+        truth: Code of the individual in the gallery; -1 if it is not there. Shape (E,).
+    """
+
+    run: SearchRun
+    searcher: PooledSearcher
+    groups: Sequence[QueryGroup]
+    vectors: np.ndarray
+    photographs: tuple[np.ndarray, ...]
+    first: np.ndarray
+    truth: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of photographs of each encounter, shape (E,)."""
+        return np.array([len(rows) for rows in self.photographs])
+
+
+def ask_encounters(
+    held: SearchRuns, setting: RetrievalSetting, encounters: EncounterSet, *, most: int | None = None
+) -> Iterator[AskedEncounters]:
+    """Yield the encounters of each split that has some.
+
+    Args:
+        held: The galleries and queries.
+        setting: The retrieval setting.
+        encounters: The encounters; each has queries of one split.
+        most: Number of photographs used of each encounter; None for all.
+    """
+    for run in held.runs:
+        place = dict(zip(run.rows[run.asking].tolist(), range(len(run.asking)), strict=True))
+        asked = [rows[:most] for rows in encounters.rows if int(rows[0]) in place]
+        if not asked:
+            continue
+        unit, searcher = run.searcher(setting.transform)
+        photographs = tuple(np.array([place[int(row)] for row in rows]) for rows in asked)
+        first = np.array([rows[0] for rows in asked])
+        traits = {name: values[first] for name, values in held.traits.items()}
+        yield AskedEncounters(
+            run,
+            searcher,
+            searcher.groups(setting.side, len(asked), viewpoints=traits["viewpoint"], species=traits["species"]),
+            normalize_rows(np.stack([unit[rows].sum(axis=0) for rows in photographs])),
+            photographs,
+            first,
+            searcher.index.codes_of(held.individuals[first]),
+        )
+
+
 def rank_encounters(
     held: SearchRuns, setting: RetrievalSetting, encounters: EncounterSet, *, most: int | None = None, playing: int = 0
 ) -> EncounterRankings:
-    """Return the rankings of the normalized mean embedding of each encounter, as the service searches it.
+    """Return the rankings of the normalized mean embedding of each encounter, without local evidence.
 
     Args:
         held: The galleries and queries.
@@ -47,31 +108,36 @@ def rank_encounters(
         playing: Number of known encounters that are ranked once more without their individual, to play a new animal.
     """
     parts, width = [], CANDIDATES + 1
-    for run in held.runs:
-        place = dict(zip(run.rows[run.asking].tolist(), range(len(run.asking)), strict=True))
-        asked = [rows[:most] for rows in encounters.rows if int(rows[0]) in place]
-        if not asked:
-            continue
-        unit, searcher = run.searcher(setting.transform)
-        means = normalize_rows(np.stack([unit[[place[int(row)] for row in rows]].sum(axis=0) for rows in asked]))
-        first = np.array([rows[0] for rows in asked])
-        traits = {name: values[first] for name, values in held.traits.items()}
-        ranking = searcher.rank(
-            means, setting, first=1, viewpoints=traits["viewpoint"], species=traits["species"], ready=True
-        ).ranking
-        truth = searcher.index.codes_of(held.individuals[first])
+    for asked in ask_encounters(held, setting, encounters, most=most):
+        rankings = [
+            group.pool.in_gallery(
+                group.pool.searcher.rank(asked.vectors[group.queries], setting, penalized=group.penalized, ready=True)
+            )
+            for group in asked.groups
+        ]
+        ranking = join_rankings(rankings, [group.queries for group in asked.groups])
         shown = ranking.cosines[:, :width]
         cosines = np.pad(shown, ((0, 0), (0, width - shown.shape[1])), constant_values=np.nan)
-        ranks = find_ranks(ranking.individuals[:, :width], truth)
-        parts.append((cosines, ranks, truth >= 0, first, np.array([len(rows) for rows in asked])))
+        ranks = find_ranks(ranking.individuals[:, :width], asked.truth)
+        parts.append((cosines, ranks, asked.truth >= 0, asked.first, asked.counts))
     found = EncounterRankings(*(np.concatenate(each) for each in zip(*parts, strict=True)))
     return _with_players(found, playing)
 
 
+def choose_players(known: np.ndarray, playing: int) -> np.ndarray:
+    """Return the positions of evenly spaced known encounters, which play new animals, shape (playing,).
+
+    Args:
+        known: The individual is in the gallery, bool, shape (Q,).
+        playing: Number of players, at most that of known encounters.
+    """
+    places = np.flatnonzero(known)
+    return places[np.linspace(0, len(places), playing, endpoint=False).astype(np.int64)] if playing else places[:0]
+
+
 def _with_players(found: EncounterRankings, playing: int) -> EncounterRankings:
     """Append evenly spaced known encounters without their own individual, and keep the first candidates."""
-    known = np.flatnonzero(found.known)
-    chosen = known[np.linspace(0, len(known), playing, endpoint=False).astype(np.int64)] if playing else known[:0]
+    chosen = choose_players(found.known, playing)
     kept = [np.delete(found.cosines[row], max(int(found.ranks[row]) - 1, -1)) for row in chosen]
     plain = EncounterRankings(
         found.cosines[:, :CANDIDATES],

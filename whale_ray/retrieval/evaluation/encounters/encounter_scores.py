@@ -16,9 +16,11 @@ from whale_ray.retrieval.evaluation.encounters.encounter_calibration import (
 )
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import EncounterRankings, rank_encounters
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet, find_encounters
+from whale_ray.retrieval.evaluation.encounters.fused_encounters import fuse_encounters
 from whale_ray.retrieval.evaluation.open_set_metrics import auroc
 from whale_ray.retrieval.evaluation.query_clusters import FOLDS, means_with_intervals, nan_to_none
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.fusion.fusion_model import FusionModel
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 
 FEWEST_NEW = 20
@@ -33,7 +35,8 @@ class EncounterEvaluation:
     Attributes:
         calibration: Calibration fitted on all encounters; None if there are too few.
         scores: `encounters`: numbers of encounters, and `rows`: cross-fitted scores of the first photograph, of all
-            photographs, and of all photographs with the calibration of single ones. Empty without a calibration.
+            photographs, and of all photographs with the calibration of single ones; where scores are fused, also of
+            all photographs by the embedding alone. Empty without a calibration.
     """
 
     calibration: EncounterCalibration | None
@@ -58,8 +61,9 @@ def evaluate_encounters(
 
     New animals weigh as much as among the single queries, so that one decision holds for both. With fewer than
     `FEWEST_NEW` encounters of new animals, known encounters are ranked without their individual as well. Their
-    individuals may have been trained on, and are then farther from others than new animals are. Encounters are ranked
-    by the embedding alone, without local evidence.
+    individuals may have been trained on, and are then farther from others than new animals are. A setting with local
+    features ranks encounters by a fusion that is fitted on them; by the embedding alone with too few encounters of
+    known or of new animals.
 
     Args:
         held: Galleries and queries.
@@ -86,22 +90,47 @@ def evaluate_encounters(
     )
     if not encounters.rows:
         return NO_ENCOUNTERS
-    query = np.zeros(len(asking), dtype=np.int64)
-    query[held.rows] = np.arange(len(held.rows))
-    known = sum(bool(held.queries.known[query[rows[0]]]) for rows in encounters.rows)
+    fold_of, cluster_of, is_known = (np.zeros(len(asking), dtype=np.int64) for _ in range(3))
+    fold_of[held.rows], cluster_of[held.rows], is_known[held.rows] = folds, clusters, held.queries.known
+    known = sum(int(is_known[rows[0]]) for rows in encounters.rows)
     playing = known if len(encounters.rows) - known < FEWEST_NEW else 0
-    setting = replace(setting, local="none")
-    several, one = (rank_encounters(held, setting, encounters, most=most, playing=playing) for most in (None, 1))
-    scorer = _Scorer(share, decision, folds[query[several.first]], clusters[query[several.first]], seed)
-    calibration = scorer.fit(several, np.ones(len(several.known), dtype=bool))
+    scorer = _Scorer(share, decision, fold_of, cluster_of, seed)
+    answers = _rank(held, setting, encounters, playing=playing, folds=fold_of, clusters=cluster_of)
+    calibration = scorer.fit(answers.several, np.ones(len(answers.several.known), dtype=bool))
     if calibration is None:
         return NO_ENCOUNTERS
     rows = [
-        {"photographs": "first", **scorer.scores(one, scorer.cross_fitted(one))},
-        {"photographs": "all", **scorer.scores(several, scorer.cross_fitted(several))},
-        {"photographs": "all, as single", **scorer.scores(several, _probabilities(lambda _: single, several))},
+        {"photographs": "first", **scorer.scores(answers.one)},
+        {"photographs": "all", **scorer.scores(answers.several)},
+        {"photographs": "all, as single", **scorer.scores(answers.several, single)},
     ]
-    return EncounterEvaluation(calibration, {"encounters": {**_counts(encounters, several, playing), "rows": rows}})
+    if answers.by_embedding is not None:
+        rows.append({"photographs": "all, by embedding", **scorer.scores(answers.by_embedding)})
+    counts = _counts(encounters, answers.several, playing)
+    return EncounterEvaluation(replace(calibration, fusion=answers.fusion), {"encounters": {**counts, "rows": rows}})
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Rankings of the first photograph and of all photographs, and the latter without the fusion if there is one."""
+
+    one: EncounterRankings
+    several: EncounterRankings
+    by_embedding: EncounterRankings | None = None
+    fusion: FusionModel | None = None
+
+
+def _rank(
+    held: SearchRuns, setting: RetrievalSetting, encounters: EncounterSet, *, playing: int, **options: np.ndarray
+) -> _Answers:
+    plain = replace(setting, local="none")
+    several, one = (rank_encounters(held, plain, encounters, most=most, playing=playing) for most in (None, 1))
+    if setting.local != "none" and not playing:
+        # The own individual of a player takes part in the evidence of the others, which a new animal does not have.
+        fused, first = (fuse_encounters(held, setting, encounters, most=most, **options) for most in (None, 1))
+        if fused and first:
+            return _Answers(first.rankings, fused.rankings, several, fused.model)
+    return _Answers(one, several)
 
 
 def _counts(encounters: EncounterSet, found: EncounterRankings, playing: int) -> dict[str, Any]:
@@ -117,7 +146,7 @@ def _counts(encounters: EncounterSet, found: EncounterRankings, playing: int) ->
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Cross-fitting of encounters: share of new animals, fold and cluster of each encounter."""
+    """Cross-fitting of encounters: share of new animals, fold and cluster of each photograph."""
 
     share: float
     decision: Decision | None
@@ -144,15 +173,21 @@ class _Scorer:
         """Return the probabilities of a match and of new, shape (Q, 2), each from the other folds."""
         probabilities = np.full((len(found.known), 2), np.nan)
         for fold in range(FOLDS):
-            here = self.folds == fold
+            here = self.folds[found.first] == fold
             fitted = self.fit(found, ~here)
             if fitted is not None:
                 probabilities[here] = _probabilities(fitted.at, found)[here]
         return probabilities
 
-    def scores(self, found: EncounterRankings, probabilities: np.ndarray) -> dict[str, float | None]:
-        """Return recall@1, Brier scores, AUROC and the shares called new, with intervals over clusters."""
-        match, new = probabilities.T
+    def scores(self, found: EncounterRankings, calibration: Calibration | None = None) -> dict[str, Any]:
+        """Return recall@1, Brier scores, AUROC and the shares called new, with intervals over clusters.
+
+        Args:
+            found: The rankings.
+            calibration: Gives the probabilities; None for cross-fitted calibrations.
+        """
+        fitted = self.cross_fitted(found) if calibration is None else _probabilities(lambda _: calibration, found)
+        match, new = fitted.T
         assumed = new if self.decision is None else self.decision.of_new(new)
         given = ~np.isnan(new)
         weights = self.weights(found.known) * given
@@ -161,7 +196,7 @@ class _Scorer:
         says_new = np.nan_to_num(assumed) >= 0.5
         values = np.column_stack([right, *errors, says_new, says_new]).astype(np.float64)
         each = np.column_stack([known, weights, weights, known & given, ~known & given]).astype(np.float64)
-        scores = means_with_intervals(_NAMES, values, each, self.clusters, seed=self.seed)
+        scores = means_with_intervals(_NAMES, values, each, self.clusters[found.first], seed=self.seed)
         return scores | {"auroc": nan_to_none(float(auroc(-new[given], known[given])[0]))}
 
 

@@ -30,6 +30,7 @@ _ROWS = {
     "first": "the first",
     "all": "all",
     "all, as single": "all, with the probabilities of single photographs",
+    "all, by embedding": "all, by the embedding alone",
 }
 
 

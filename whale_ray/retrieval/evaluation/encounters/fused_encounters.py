@@ -1,0 +1,92 @@
+"""Rankings of encounters by fused scores: mean embedding and mean local evidence of their photographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from whale_ray.retrieval.evaluation.calibration import CANDIDATES
+from whale_ray.retrieval.evaluation.encounters.encounter_rankings import (
+    AskedEncounters,
+    EncounterRankings,
+    ask_encounters,
+)
+from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
+from whale_ray.retrieval.evaluation.metrics import find_ranks
+from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates, join_candidates
+from whale_ray.retrieval.fusion.cross_fitting import cross_fit
+from whale_ray.retrieval.fusion.evidence_source import evidence_of_encounters, size_of_shortlists
+from whale_ray.retrieval.fusion.fusion_model import FusionModel
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
+
+
+@dataclass(frozen=True)
+class FusedEncounters:
+    """Answers to encounters by fused scores.
+
+    Attributes:
+        rankings: Each by a model fitted on the other folds.
+        model: Fitted on all folds, for use.
+    """
+
+    rankings: EncounterRankings
+    model: FusionModel
+
+
+def fuse_encounters(
+    held: SearchRuns,
+    setting: RetrievalSetting,
+    encounters: EncounterSet,
+    *,
+    folds: np.ndarray,
+    clusters: np.ndarray,
+    most: int | None = None,
+) -> FusedEncounters | None:
+    """Return the rankings of encounters by a fusion that is fitted on encounters; None if there are too few.
+
+    Args:
+        held: The galleries and queries, with local evidence.
+        setting: A retrieval setting with local features.
+        encounters: The encounters; each has queries of one split.
+        folds: Fold of each photograph that is a query, int, shape (N,).
+        clusters: Cluster of each photograph that is a query, int, shape (N,).
+        most: Number of photographs used of each encounter; None for all.
+    """
+    asked = [*ask_encounters(held, setting, encounters, most=most)]
+    candidates = join_candidates([encounter_candidates(one, setting) for one in asked])
+    truth, first, counts = (
+        np.concatenate([getattr(one, name) for one in asked]) for name in ("truth", "first", "counts")
+    )
+    right = (candidates.individuals == truth[:, None]) & (truth >= 0)[:, None]
+    fitted = cross_fit(candidates.features, right, folds[first], clusters=clusters[first])
+    if fitted is None:
+        return None
+    ranking = candidates.ranked(fitted.scores)
+    shown = ranking.cosines[:, :CANDIDATES]
+    rankings = EncounterRankings(
+        np.pad(shown, ((0, 0), (0, CANDIDATES - shown.shape[1])), constant_values=np.nan),
+        find_ranks(ranking.individuals[:, :CANDIDATES], truth),
+        truth >= 0,
+        first,
+        counts,
+    )
+    shortlist = size_of_shortlists(asked[0].run.evidence[setting.local])
+    return FusedEncounters(rankings, replace(fitted.model, shortlist=shortlist))
+
+
+def encounter_candidates(asked: AskedEncounters, setting: RetrievalSetting) -> Candidates:
+    """Return the candidates of the encounters of one split; codes are those of its gallery.
+
+    Args:
+        asked: The encounters.
+        setting: A retrieval setting with local features.
+    """
+    rankings = [
+        group.pool.searcher.rank(asked.vectors[group.queries], setting, penalized=group.penalized, ready=True)
+        for group in asked.groups
+    ]
+    source = asked.run.evidence[setting.local]
+    evidence = evidence_of_encounters(source, asked.photographs, asked.vectors, asked.groups)
+    return gather_candidates(asked.vectors, asked.groups, rankings, setting.search_mode, evidence)
