@@ -14,6 +14,7 @@ from statistics import quantiles
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
+TIMEOUT = 60.0  # seconds after which a call counts as a broken connection
 
 
 @dataclass
@@ -78,7 +79,8 @@ async def _ask(go_on: Callable[[], bool], port: int, requests: list[bytes], paus
         started = time.perf_counter()
         try:
             connection = connection or await asyncio.open_connection(LOOPBACK, port)
-            status, body, kept = await _call(*connection, requests[number % len(requests)])
+            async with asyncio.timeout(TIMEOUT):
+                status, body, kept = await _call(*connection, requests[number % len(requests)])
         except (OSError, EOFError):
             status, body, kept = 0, {}, False
         answers.seconds.setdefault(status, []).append(time.perf_counter() - started)

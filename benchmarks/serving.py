@@ -222,9 +222,17 @@ def all_servers(bundle: Path, means: Means) -> Iterator[dict[str, int]]:
 
 
 def measure(
-    bundle: Path, means: Means, *, seconds: float, rounds: int
+    bundle: Path, means: Means, *, seconds: float, rounds: int, patience: float = 60.0
 ) -> tuple[float, dict[tuple[str, int], list[Answers]]]:
-    """Return the photographs per second of the bare loop, and the rounds of each server and number of clients."""
+    """Return the photographs per second of the bare loop, and the rounds of each server and number of clients.
+
+    Args:
+        bundle: The bundle that all servers load.
+        means: Threads and processes of each server.
+        seconds: Seconds per measurement.
+        rounds: Rounds, in alternation.
+        patience: Seconds to wait for a quiet machine before each measurement.
+    """
     from rivals import bare_loop
 
     shown = pictures(32)
@@ -240,12 +248,12 @@ def measure(
         for _ in range(rounds):
             for clients in CLIENTS:
                 for name, port in ports.items():
-                    wait_for_quiet()
+                    wait_for_quiet(patience)
                     found.setdefault((name, clients), []).append(ask_for(seconds, port, requests, clients=clients))
     return median(loops), found
 
 
-def wait_for_quiet(seconds: float = 60.0) -> None:
+def wait_for_quiet(seconds: float) -> None:
     """Wait until this machine is nearly idle, for at most `seconds`."""
     until = time.monotonic() + seconds
     while psutil.cpu_percent(interval=1.0) > QUIET_PERCENT:
@@ -307,13 +315,14 @@ def main(
     """Time all servers; about half an hour on two cores."""
     from whale_ray.inference.bundle import read_bundle
 
-    seconds, rounds = (2.0, 1) if short else (seconds, rounds)
+    seconds, rounds, patience = (2.0, 1, 5.0) if short else (seconds, rounds, 60.0)
     with tempfile.TemporaryDirectory() as scratch:
         for size in map(int, sizes.split(",")):
             bundle = make_bundle(Path(scratch), size, encoder_name=encoder, on_gpu=gpus > 0)
             runtime = read_bundle(bundle).manifest.get("runtime") or {"name": "torch", "reason": "it runs on a GPU"}
             print(f"{encoder}, {size} px: {runtime}", flush=True)
-            report(size, *measure(bundle, Means(threads, decoders, gpus), seconds=seconds, rounds=rounds))
+            found = measure(bundle, Means(threads, decoders, gpus), seconds=seconds, rounds=rounds, patience=patience)
+            report(size, *found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -170,10 +170,13 @@ def _batches(place: Place, case: Case, geometry: Geometry, path: Path) -> Batche
 def main(
     rounds: Annotated[int, typer.Option(help="Rounds of both, in alternation.", min=1)] = 7,
     device: Annotated[str, typer.Option(help=f"{' or '.join(PLACES)}.")] = "cpu",
+    short: Annotated[bool, typer.Option("--short", help="Three rounds of the first case.")] = False,
 ) -> None:
     """Print images/s of a trial divided by those of the bare training step; some minutes on one thread."""
     torch.set_num_threads(pairs.THREADS)
     place = PLACES[device]
+    if short:
+        rounds, place = 3, replace(place, cases=place.cases[:1])
     rows, ratios = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for case in place.cases:
