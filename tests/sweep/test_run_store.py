@@ -1,4 +1,4 @@
-"""Mirrors of run folders, leases of drivers and files of trials, on a mounted disk in place of object storage."""
+"""Mirrors of run folders and leases of drivers, on a mounted disk in place of object storage."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ import pytest
 
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
-from whale_ray.sweep.run_store import driver_lease, publisher, remote_run
+from whale_ray.sweep.run_store import driver_lease, publisher
 from whale_ray.sweep.run_store.driver_lease import DriverLease, LeaseLostError
 from whale_ray.sweep.run_store.mirror import RunMirror
-from whale_ray.sweep.run_store.remote_run import local_run, mirror_folder, opened_runs
-from whale_ray.sweep.run_store.trial_files import published_trial
+from whale_ray.sweep.run_store.remote_run import local_run, opened_runs
 
 FILES = {"sweep.yaml": "name: a", "trials/1/settings.json": "{}", "trials/1/result.json": "{}", "bundles/b/x": "1"}
 
@@ -260,45 +259,3 @@ def test_files_that_a_store_refuses_are_named_and_uploaded_the_next_time(
         assert (second.folder / "little/sweep.yaml").exists()
     assert second.unpublished == []
     assert set(store.list()) == set(FILES)
-
-
-def test_a_trial_on_another_node_is_published_before_its_end_is_reported(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs, reported = store.url.rpartition("/")[0], list[dict[str, Any]]()
-    with opened(runs) as driver:
-        folder = written(
-            driver.folder / "little", {"sweep.yaml": "", "trials/1/settings.json": "{}", "local-sift.npz": ""}
-        )
-        with published_trial(driver.remote, folder, "1", reported.append) as (here, report):
-            assert here == folder
-            assert report == reported.append
-        RunMirror(store, folder).push()
-        monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path / "other_node"))
-
-        def report_to_driver(figures: dict[str, Any]) -> None:
-            reported.append(figures | {"published": "trials/1/result.json" in store.list()})
-
-        with published_trial(driver.remote, tmp_path / "not_here", "1", report_to_driver) as (here, report):
-            assert here == mirror_folder(store.url)
-            assert (here / "local-sift.npz").exists()
-            report({"epoch": 1})
-            written(here, {"trials/1/result.json": '{"status": "finished"}', "trials/1/checkpoint/w": "w"})
-            report({"done": True})
-        driver.fetch_trial("1")
-        assert (folder / "trials/1/checkpoint/w").read_text() == "w"
-    assert [one["published"] for one in reported] == [False, True]
-    assert all(one["elsewhere"] for one in reported)
-
-
-def test_a_trial_whose_files_the_store_refuses_says_so(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written(Path(store.url.removeprefix("file://")), FILES)
-    reported: list[dict[str, Any]] = []
-    remote = remote_run.RemoteRun(store.url, "session")
-    with published_trial(remote, tmp_path / "not_here", "1", reported.append) as (here, report):
-        (here / "trials/1/result.json").write_text('{"status": "finished"}')
-        monkeypatch.setattr(ObjectStore, "upload", lambda *_: (_ for _ in ()).throw(OSError("gone")))
-        report({"done": True})
-    assert "takes no files; 1 files of the trial wait in" in reported[0]["no_room"]

@@ -11,7 +11,7 @@ import pytest
 from whale_ray.errors import InputError
 from whale_ray.sweep.execution.runners import trial_slots
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots, count_places
-from whale_ray.sweep.execution.runners.tune_runner import _QueueSearcher
+from whale_ray.sweep.execution.runners.tune_search import QueueSearcher
 from whale_ray.sweep.execution.runners.worker_losses import WorkerLosses, node_of_loss
 
 
@@ -90,7 +90,7 @@ def test_without_a_wait_a_trial_that_does_not_fit_is_refused_with_the_setting_th
 
 
 def test_losses_are_settled_when_tune_asks_for_a_trial_since_it_calls_nothing_else_while_none_runs() -> None:
-    searcher, stopping, settled = _QueueSearcher.__new__(_QueueSearcher), threading.Event(), list[str]()
+    searcher, stopping, settled = QueueSearcher.__new__(QueueSearcher), threading.Event(), list[str]()
     stopping.set()
     searcher.__dict__ |= {"_settle": lambda: settled.append("now"), "_stopping": stopping}
     assert searcher.suggest("any") == "FINISHED"

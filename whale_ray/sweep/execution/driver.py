@@ -156,7 +156,8 @@ def _run_opened(
         refresh_traits(dataset, folder)
         store = replace(_open_store(sweep, dataset, folder, progress), fetch=opened.fetch_trial)
         write_inputs(sweep, dataset, folder)
-        job = replace(_job(sweep, dataset, folder, identity), remote=opened.remote)
+        stall_minutes = sweep.fixed["resources.stall_minutes"]
+        job = replace(_job(sweep, dataset, folder, identity), remote=opened.watched(stall_minutes=stall_minutes))
         if worked := store.queue.has_work():
             job = replace(job, tracking=begin_trackers(job.tracking, folder, say=progress.say))
             if in_process:

@@ -38,7 +38,8 @@ class TrialStore:
         early_stopping: Early stopping over all trials; None if the sweep has no scheduler.
         rescored: Number of trials that were scored again, for other settings or by a newer version.
         notes: What the user should know about the run folder, a line each.
-        fetch: Downloads what a worker on another node has published of a trial.
+        fetch: Downloads what a worker on another node has published of a trial, given the number of epochs that it
+            has reported.
     """
 
     sweep: Sweep
@@ -49,7 +50,7 @@ class TrialStore:
     early_stopping: EarlyStopping | None
     rescored: int
     notes: tuple[str, ...]
-    fetch: Callable[[str], None] = lambda trial: None
+    fetch: Callable[[str, int], None] = lambda trial, epochs: None
 
     @property
     def folder(self) -> Path:

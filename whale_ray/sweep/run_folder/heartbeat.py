@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,22 @@ class Heartbeat:
     Args:
         folder: The trial's folder.
         node: ID of the Ray node.
+        on_beat: Called with process and node at the start and at each beat.
 
     Attributes:
         beat: Records that the trial is alive.
     """
 
-    def __init__(self, folder: Path, *, node: str) -> None:
+    def __init__(
+        self, folder: Path, *, node: str, on_beat: Callable[[dict[str, Any]], object] = lambda place: None
+    ) -> None:
         self._path = folder / ALIVE
         self._lock = FileLock(self._path, thread_local=False)
         self._lock.acquire()
-        self._path.write_text(json.dumps({"pid": os.getpid(), "node": node}))
-        self.beat = Beat(folder)
+        place = {"pid": os.getpid(), "node": node}
+        write_heartbeat(folder, place)
+        self.beat = Beat(folder, on_beat=partial(on_beat, place))
+        on_beat(place)
 
     def __enter__(self) -> Heartbeat:
         return self
@@ -51,10 +57,11 @@ class Beat:
 
     Args:
         folder: The trial's folder.
+        on_beat: Called at each beat.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / ALIVE
+    def __init__(self, folder: Path, *, on_beat: Callable[[], object] = lambda: None) -> None:
+        self._path, self._on_beat = folder / ALIVE, on_beat
         self._last = time.monotonic()
 
     def __call__(self) -> None:
@@ -62,7 +69,23 @@ class Beat:
         if time.monotonic() - self._last >= 1.0:
             with contextlib.suppress(FileNotFoundError):  # `--fresh` has moved the run folder
                 os.utime(self._path)
+            self._on_beat()
             self._last = time.monotonic()
+
+
+def write_heartbeat(folder: Path, place: Mapping[str, Any]) -> None:
+    """Write the heartbeat of a trial.
+
+    Args:
+        folder: The trial's folder.
+        place: Process (`pid`) and Ray node (`node`) of the trial.
+    """
+    (folder / ALIVE).write_text(json.dumps(dict(place)))
+
+
+def drop_heartbeat(folder: Path) -> None:
+    """Remove the heartbeat of a trial whose worker could not do so."""
+    (folder / ALIVE).unlink(missing_ok=True)
 
 
 def read_heartbeat(folder: Path) -> dict[str, Any] | None:

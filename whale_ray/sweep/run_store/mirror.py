@@ -99,6 +99,14 @@ class RunMirror:
         """
         return list(self._changed(prefix))
 
+    def has_changed(self, prefix: str = "") -> bool:
+        """Return whether `push` would upload or delete anything.
+
+        Args:
+            prefix: Folder below the run folder; "" for all.
+        """
+        return any(self._changed(prefix)) or bool(self._deleted(prefix))
+
     def _has(self, key: str, version: str) -> bool:
         path = self.folder / key
         return self._synced.get(key, ("",))[0] == version and (path.exists() or path.is_symlink())

@@ -22,18 +22,45 @@ class Publisher:
         mirror: The mirror.
         prefix: Folder below the run folder to upload; "" for all.
         say: Prints a line when the store cannot be reached, and when it can be reached again.
+        may_publish: Asked before each upload; if False, nothing is uploaded any more.
+
+    Attributes:
+        is_superseded: True once `may_publish` was False.
     """
 
-    def __init__(self, mirror: RunMirror, *, prefix: str = "", say: Callable[[str], None]) -> None:
-        self._mirror, self._prefix, self._say = mirror, prefix, say
+    def __init__(
+        self,
+        mirror: RunMirror,
+        *,
+        prefix: str = "",
+        say: Callable[[str], None],
+        may_publish: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._mirror, self._prefix, self._say, self._may_publish = mirror, prefix, say, may_publish
+        self.is_superseded = False
         self._ended = threading.Event()
         self._is_failing = False
+        self._state = threading.Condition()
+        self._requested = self._published = 0
         self._thread = threading.Thread(target=self._run, name="run store publisher", daemon=True)
         self._thread.start()
+
+    def publish_epoch(self) -> None:
+        """Start to upload the files of an epoch, and wait until those of the epoch before it are uploaded.
+
+        So a node that is lost costs one finished epoch at most. While the store takes no files, nothing is awaited.
+        """
+        with self._state:
+            before = self._requested
+            self._requested += 1
+            self._state.notify_all()
+            self._state.wait_for(lambda: self._published >= before or self._is_failing or self._ended.is_set())
 
     def stop(self) -> None:
         """End the thread after the upload that it is in."""
         self._ended.set()
+        with self._state:
+            self._state.notify_all()
         self._thread.join()
 
     def finish(self) -> list[str]:
@@ -42,27 +69,39 @@ class Publisher:
         begun = time.monotonic()
         while not self._push() and time.monotonic() - begun < FINISH_SECONDS:
             time.sleep(min(1.0, FINISH_SECONDS / 4))
-        return self._mirror.pending(self._prefix)
+        return [] if self.is_superseded else self._mirror.pending(self._prefix)
 
     def _run(self) -> None:
-        while not self._ended.wait(EVERY_SECONDS):
-            self._push()
+        while not self._ended.is_set():
+            with self._state:
+                self._state.wait_for(self._is_due, timeout=EVERY_SECONDS)
+            if not self._ended.is_set():
+                self._push()
+
+    def _is_due(self) -> bool:
+        return self._ended.is_set() or (self._requested > self._published and not self._is_failing)
 
     def _push(self) -> bool:
         """Upload what has changed and return whether the store took it."""
-        url, folder = self._mirror.store.url, self._mirror.folder
+        requested, is_failing = self._requested, False
         try:
             if self._is_failing:
                 self._mirror.store.reconnect()
-            self._mirror.push(self._prefix)
+            if self._mirror.has_changed(self._prefix) and not (self.is_superseded or self._may_publish()):
+                self.is_superseded = True
+            if not self.is_superseded:
+                self._mirror.push(self._prefix)
         except (OSError, pyarrow.ArrowException) as error:
+            is_failing = True
             if not self._is_failing:
                 self._say(
-                    f"{url} takes no files: {first_line(error)}. The sweep continues; its files are kept in {folder}"
+                    f"{self._mirror.store.url} takes no files: {first_line(error)}. The sweep continues; its files are "
+                    f"kept in {self._mirror.folder}"
                 )
-            self._is_failing = True
-            return False
-        if self._is_failing:
-            self._say(f"{url} takes files again")
-        self._is_failing = False
-        return True
+        if self._is_failing and not is_failing:
+            self._say(f"{self._mirror.store.url} takes files again")
+        with self._state:
+            self._is_failing = is_failing
+            self._published = self._published if is_failing else requested
+            self._state.notify_all()
+        return not is_failing

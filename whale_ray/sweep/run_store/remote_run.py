@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import stamina
@@ -24,6 +24,8 @@ from whale_ray.sweep.run_store.publisher import Publisher
 
 _OWN = ("sweep.yaml", "identity.json")
 
+_FETCH_SECONDS = 30.0
+
 Say = Callable[[str], None]
 
 
@@ -34,10 +36,16 @@ class RemoteRun:
     Attributes:
         url: URL of the run folder.
         session: Random ID of the driver's session.
+        folder: The driver's mirror, on its node.
+        heartbeat_seconds: Time between two heartbeats of a trial on another node.
+        claim: Token of the claim on a trial; "" before it is claimed.
     """
 
     url: str
     session: str
+    folder: Path
+    heartbeat_seconds: float = 15.0
+    claim: str = ""
 
     def is_shared(self, folder: Path) -> bool:
         """Return whether a local folder is the mirror that the driver itself uses and publishes."""
@@ -60,16 +68,43 @@ class OpenedRuns:
         self.folder, self.remote, self._mirror = folder, remote, mirror
         self.unpublished: list[str] = []
 
-    def fetch_trial(self, trial: str) -> None:
+    def watched(self, *, stall_minutes: float | None) -> RemoteRun | None:
+        """Return `remote` with heartbeats that are frequent enough to find stalled trials.
+
+        Args:
+            stall_minutes: Minutes without a heartbeat after which a trial has stalled; None for no limit.
+        """
+        if self.remote is None or stall_minutes is None:
+            return self.remote
+        return replace(self.remote, heartbeat_seconds=min(self.remote.heartbeat_seconds, 15.0 * stall_minutes))
+
+    def fetch_trial(self, trial: str, epochs: int = 0) -> None:
         """Download what a worker on another node has published of a trial.
 
         Args:
             trial: ID of the trial.
+            epochs: Number of epochs that the worker has reported; up to 30 s, they are awaited.
+
+        Raises:
+            OSError: If the store does not answer.
         """
-        if self._mirror is not None:
-            for attempt in stamina.retry_context(on=OSError, attempts=5, timeout=30.0):
-                with attempt:
-                    self._mirror.pull(f"trials/{trial}/")
+        if self._mirror is None:
+            return
+        deadline = time.monotonic() + _FETCH_SECONDS
+        for attempt in stamina.retry_context(on=OSError, attempts=5, timeout=_FETCH_SECONDS):
+            with attempt:
+                self._mirror.pull(f"trials/{trial}/")
+        while not _has_epochs(self._mirror.folder / "trials" / trial, epochs) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            self._mirror.pull(f"trials/{trial}/")
+
+
+def _has_epochs(folder: Path, epochs: int) -> bool:
+    """Return whether a trial has ended or epochs.csv has the row of an epoch; in folds, it has them later."""
+    if not epochs or (folder / "result.json").exists() or (folder / "folds").exists():
+        return True
+    path = folder / "epochs.csv"
+    return path.exists() and any(line.startswith(f"{epochs},") for line in path.read_text().splitlines())
 
 
 @contextmanager
@@ -107,7 +142,7 @@ def opened_runs(
             if fresh:
                 _move_aside(store, folder)
             mirror = _downloaded(store, folder, say)
-        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex), mirror)
+        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, folder), mirror)
         with _published(opened, mirror, say):
             yield opened
     finally:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +18,126 @@ from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.publisher import Publisher
 from whale_ray.sweep.run_store.remote_run import RemoteRun, mirror_folder
+from whale_ray.sweep.run_store.trial_claim import TrialClaim
 
 WAIT_SECONDS = 600.0
+HEARTBEAT = "heartbeat"
+"""Figure of a report that is only a sign of life: process (`pid`) and Ray node (`node`) of the trial."""
 _EVIDENCE = "local-"
 Report = Callable[[dict[str, Any]], object]
 
 
+@dataclass(frozen=True)
+class TrialPlace:
+    """Where a trial works, and how it reports to the driver.
+
+    Attributes:
+        folder: The run folder on this node.
+        report: Called with the figures of an epoch, and at the end with `done`.
+        on_beat: Called with process and node of the trial while it is alive.
+        remote: The run folder in a run store, with the trial's claim; None if there is none.
+    """
+
+    folder: Path
+    report: Report
+    on_beat: Report
+    remote: RemoteRun | None
+
+
 @contextmanager
 def published_trial(
-    remote: RemoteRun | None, folder: Path, trial: str, report: Report
-) -> Iterator[tuple[Path, Report]]:
-    """Yield the run folder on this node and the function to report with, and publish the trial while the block lasts.
+    remote: RemoteRun | None, folder: Path, trial: str, report: Report, *, trains: bool = True
+) -> Iterator[TrialPlace]:
+    """Yield the place of a trial on this node, and publish the trial while the block lasts.
 
-    All files are published before the report that the trial has ended. That report has `elsewhere`, and `no_room` with
-    the reason if files could not be published.
+    Each epoch is published while the next one trains. All files are published before the report that the trial has
+    ended, and, if the process is ended by SIGTERM, before it exits. Reports have `elsewhere`; the last one has
+    `no_room` with the reason if files could not be published.
 
     Args:
         remote: The run folder in a run store; None if `folder` is the run folder.
-        folder: The run folder on the driver's node.
+        folder: The run folder on the driver's node, or on that of the trial's first process.
         trial: ID of the trial.
-        report: Called with the figures of an epoch.
-    """
-    if remote is None or remote.is_shared(folder):
-        yield folder, report
-        return
-    here, prefix = mirror_folder(remote.url), f"trials/{trial}/"
-    mirror = RunMirror(ObjectStore(remote.url), here, below=prefix)
-    _fetch(mirror, prefix)
-    publisher = Publisher(mirror, prefix=prefix, say=print)
-    pending: list[str] | None = None
+        report: Called with the figures of an epoch or with `heartbeat`.
+        trains: False if other processes train and publish; this one publishes at the end only.
 
-    def report_here(figures: dict[str, Any]) -> object:
-        nonlocal pending
+    Raises:
+        SystemExit: From a report, if another worker has taken over the trial.
+    """
+    prefix = f"trials/{trial}/"
+    if remote is None:
+        yield TrialPlace(folder, report, _ignore, None)
+        return
+    claim = TrialClaim(ObjectStore(remote.url), prefix, token=remote.claim)
+    claimed = dataclasses.replace(remote, claim=claim.token)
+    if remote.is_shared(remote.folder):
+        with contextlib.suppress(OSError, pyarrow.ArrowException):  # the driver's publisher reports it
+            claim.take()
+        yield TrialPlace(remote.folder, report, _ignore, claimed)
+        _release(claim)
+        return
+    files = _TrialFiles(claimed, prefix, claim, report, trains=trains)
+    atexit.register(files.finish)
+    try:
+        yield TrialPlace(files.folder, files.report, files.report_heartbeat, claimed)
+    finally:
+        atexit.unregister(files.finish)
+        files.finish()
+        _release(claim)
+
+
+class _TrialFiles:
+    """The files of a trial on this node, published while it trains."""
+
+    def __init__(self, remote: RemoteRun, prefix: str, claim: TrialClaim, report: Report, *, trains: bool) -> None:
+        self.folder = mirror_folder(remote.url)
+        self._remote, self._prefix, self._claim, self._report = remote, prefix, claim, report
+        _fetch(RunMirror(ObjectStore(remote.url), self.folder, below=prefix), prefix, claim)
+        self._publisher = self._open_publisher() if trains else None
+        self._pending: list[str] | None = None
+        self._beaten_at = float("-inf")
+
+    def report(self, figures: dict[str, Any]) -> object:
+        """Publish an epoch or the whole trial and report it."""
         figures = figures | {"elsewhere": True}
         if figures.get("done"):
-            pending = publisher.finish()
-            if pending:
-                figures["no_room"] = f"{remote.url} takes no files; {len(pending)} files of the trial wait in {here}"
-        return report(figures)
+            if pending := self.finish():
+                reason = f"{self._remote.url} takes no files; {len(pending)} files of the trial wait in {self.folder}"
+                figures["no_room"] = reason
+        elif self._publisher:
+            self._publisher.publish_epoch()
+        self._leave_if_superseded()
+        return self._report(figures)
 
-    try:
-        yield here, report_here
-    finally:
-        if pending is None:  # early stopping or the user has ended the trial
-            publisher.finish()
+    def report_heartbeat(self, place: dict[str, Any]) -> None:
+        """Report a sign of life, every 15 s at most: Tune stops the training for the time of a report."""
+        if time.monotonic() - self._beaten_at >= self._remote.heartbeat_seconds:
+            self._leave_if_superseded()
+            self._report({HEARTBEAT: place, "elsewhere": True})
+            self._beaten_at = time.monotonic()
+
+    def finish(self) -> list[str]:
+        """Publish what is left and return what is not published, the same in all further calls."""
+        if self._pending is None:
+            self._publisher = self._publisher or self._open_publisher()
+            self._pending = self._publisher.finish()
+        return self._pending
+
+    def _open_publisher(self) -> Publisher:
+        mirror = RunMirror(ObjectStore(self._remote.url), self.folder, below=self._prefix)
+        return Publisher(mirror, prefix=self._prefix, say=print, may_publish=self._claim.is_held)
+
+    def _leave_if_superseded(self) -> None:
+        if self._publisher and self._publisher.is_superseded:
+            raise SystemExit(f"another worker has taken over {self._remote.url}/{self._prefix}")
 
 
-def _fetch(mirror: RunMirror, prefix: str) -> None:
-    """Download the trial, once the driver has published its settings, and what its scoring needs."""
+def _fetch(mirror: RunMirror, prefix: str, claim: TrialClaim) -> None:
+    """Claim and download the trial, once the driver has published its settings, and what its scoring needs."""
     begun = time.monotonic()
     while True:
         try:
+            claim.take()
             mirror.pull(prefix)
             if (mirror.folder / prefix / "settings.json").exists():
                 RunMirror(mirror.store, mirror.folder).pull(recursive=False, beginning=_EVIDENCE)
@@ -76,3 +149,12 @@ def _fetch(mirror: RunMirror, prefix: str) -> None:
         if time.monotonic() - begun > WAIT_SECONDS:
             raise OSError(f"a trial starts from its settings, but {reason}")
         time.sleep(1.0)
+
+
+def _release(claim: TrialClaim) -> None:
+    with contextlib.suppress(OSError, pyarrow.ArrowException):  # the next worker of the trial takes it
+        claim.release()
+
+
+def _ignore(place: dict[str, Any]) -> None:
+    """Take a heartbeat that the driver reads from the trial's folder."""

@@ -8,21 +8,25 @@ a trial that early stopping ends have left before its process takes another one.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from whale_ray.device import reserved_device
 from whale_ray.sweep.run_folder.heartbeat import Beat
+from whale_ray.sweep.run_store.trial_files import published_trial
 from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
 
 Row = dict[str, Any]
 _COLLECTIVE_SECONDS = 24 * 3600  # the others wait while the first worker scores; the heartbeat finds stalled trials
 _POLL_SECONDS = 1.0
-_STARTED, _EPOCH, _RESULT = "started", "epoch", "result"
+_BEAT, _EPOCH, _RESULT = "beat", "epoch", "result"
 _LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "TCPStore")
 
 
@@ -40,7 +44,7 @@ class DistributedRun:
     Args:
         trial: ID of the trial; its settings.json exists.
         context: What all trials of the sweep share.
-        on_batch: Called until the workers have started; then they record the heartbeat themselves.
+        on_batch: Called while the workers start, and when they report that they are alive.
 
     Attributes:
         settings: Settings of the trial.
@@ -49,7 +53,8 @@ class DistributedRun:
 
     def __init__(self, trial: str, context: SweepContext, *, on_batch: Callable[[], None]) -> None:
         self._trial, self._context, self._on_wait = trial, context, on_batch
-        _, self.settings = context.read_settings(trial)
+        self._record = context.read_settings(trial)
+        self.settings = self._record[1]
         self.earlier_seconds = 0.0
 
     def run(self, report: Callable[[Row], object]) -> Row:
@@ -64,7 +69,7 @@ class DistributedRun:
         import ray
 
         channel = ray.remote(num_cpus=0)(_Channel).remote()
-        config = {"trial": self._trial, "context": self._context, "channel": channel}
+        config = {"trial": self._trial, "record": self._record, "context": self._context, "channel": channel}
         training = _TrainingThread(config, workers=self._context.workers, resources=self._context.worker_resources)
         training.start()
         result: Row | None = None
@@ -94,6 +99,8 @@ class DistributedRun:
                 continue
             kind, value = message
             has_started = True
+            if kind == _BEAT:
+                self._on_wait()
             if kind == _RESULT:
                 self.earlier_seconds = value["earlier_seconds"]
                 result: Row = value["result"]
@@ -197,41 +204,41 @@ def train_as_worker(config: dict[str, Any]) -> None:
     """Train a trial as one of its workers.
 
     Args:
-        config: `trial`: ID of the trial; `context`: what all trials of the sweep share; `channel`: actor that passes
-            messages to the trial's process.
+        config: `trial`: ID of the trial; `record`: its kind and settings; `context`: what all trials of the sweep
+            share; `channel`: actor that passes messages to the trial's process.
     """
-    import ray
     from ray import train
     from ray.train.torch import get_device
 
     from whale_ray.learning.training.worker_group import FirstWorkerError, WorkerGroup
 
-    context: SweepContext = config["context"]
+    trial, context = config["trial"], config["context"]
     os.chdir(context.working_folder)  # relative paths in settings start from there; Ray Train has moved the worker
     place = train.get_context()
     workers = WorkerGroup(place.get_world_rank(), place.get_world_size())
     device = "cpu" if reserved_device(context.gpus) == "cpu" else str(get_device())
-    channel = config["channel"]
+    prepare = partial(TrialRun, trial, record=config["record"], device=device, workers=workers)
+    if workers.is_first:
+        _train_as_first(trial, context, config["channel"], prepare)
+        return
+    with tempfile.TemporaryDirectory(prefix="whale_ray_worker_") as scratch, suppress(FirstWorkerError):
+        prepare(context, folder=Path(scratch)).assist()
+
+
+def _train_as_first(trial: str, context: SweepContext, channel: Any, prepare: Callable[..., TrialRun]) -> None:
+    """Train, score and write the trial where it belongs on this node, which may be another than that of its process."""
+    import ray
 
     def report(row: Row) -> None:
         ray.get(channel.send.remote(_EPOCH, row))
         if not ray.get(channel.wait_for_answer.remote()):
             raise _TrialStoppedError
 
-    trial = config["trial"]
-    if not workers.is_first:
-        with tempfile.TemporaryDirectory(prefix="whale_ray_worker_") as scratch:
-            run = TrialRun(trial, context, folder=Path(scratch), device=device, workers=workers)
-            try:
-                run.assist()
-            except FirstWorkerError:
-                return
-        return
-    ray.get(channel.send.remote(_STARTED, None))
-    beat = Beat(context.trial_folder(trial))
-    run = TrialRun(trial, context, device=device, on_batch=beat, workers=workers)
-    try:
-        result = run.run(report)
-    except _TrialStoppedError:
-        return
-    ray.get(channel.send.remote(_RESULT, {"result": result, "earlier_seconds": run.earlier_seconds}))
+    with suppress(_TrialStoppedError):
+        with published_trial(context.remote, context.folder, trial, report) as place:
+            here = dataclasses.replace(context, folder=place.folder)
+            ray.get(channel.send.remote(_BEAT, None))
+            beat = Beat(here.trial_folder(trial), on_beat=lambda: channel.send.remote(_BEAT, None))
+            run = prepare(here, on_batch=beat)
+            result = run.run(place.report)
+        ray.get(channel.send.remote(_RESULT, {"result": result, "earlier_seconds": run.earlier_seconds}))

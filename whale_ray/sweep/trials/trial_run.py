@@ -89,6 +89,7 @@ class TrialRun:
         device: Name of a PyTorch device; default: the share of a GPU that is reserved for the trial.
         on_batch: Called before each batch, in training and embedding.
         workers: The workers that train together; None for this process alone.
+        record: Kind and settings of the trial; None reads them from its folder.
 
     Attributes:
         settings: Settings of the trial.
@@ -104,6 +105,7 @@ class TrialRun:
         device: str | None = None,
         on_batch: Callable[[], None] = lambda: None,
         workers: WorkerGroup | None = None,
+        record: tuple[str, Settings] | None = None,
     ) -> None:
         import torch
 
@@ -113,7 +115,7 @@ class TrialRun:
         self.folder = folder or context.trial_folder(trial)
         self.trial = trial
         self.on_batch, self.workers = on_batch, workers
-        kind, self.settings = context.read_settings(trial)
+        kind, self.settings = record or context.read_settings(trial)
         self.scoring = context.scoring.of(kind)
         self.device = torch.device(device or reserved_device(context.gpus))
         self.earlier_seconds = 0.0

@@ -51,9 +51,10 @@ def run_trial_on_ray(config: Mapping[str, Any], context: SweepContext) -> None:
     os.chdir(context.working_folder)
     node = ray.get_runtime_context().get_node_id()
     prepare = TrialRun if context.workers == 1 else DistributedRun
-    with published_trial(context.remote, context.folder, config["trial"], tune.report) as (folder, report):
-        here = dataclasses.replace(context, folder=folder)
-        run_trial(config["trial"], here, report=report, node=node, prepare=prepare)
+    trial, trains = config["trial"], context.workers == 1
+    with published_trial(context.remote, context.folder, trial, tune.report, trains=trains) as place:
+        here = dataclasses.replace(context, folder=place.folder, remote=place.remote)
+        run_trial(trial, here, report=place.report, node=node, prepare=prepare, on_beat=place.on_beat)
 
 
 class Run(Protocol):
@@ -87,6 +88,7 @@ def run_trial(
     report: Callable[[dict[str, Any]], object],
     node: str,
     prepare: PrepareRun = TrialRun,
+    on_beat: Callable[[dict[str, Any]], object] = lambda place: None,
 ) -> None:
     """Train, score and record a trial; errors are recorded, not raised.
 
@@ -99,6 +101,7 @@ def run_trial(
         report: Called with the figures of each new epoch, and at the end with `done`.
         node: ID of the Ray node; "" outside of Ray.
         prepare: Prepares the run of the trial.
+        on_beat: Called with process and node of the trial while it is alive.
 
     Raises:
         WorkerLostError: If a worker of the trial has been killed; the trial can be started again.
@@ -106,7 +109,7 @@ def run_trial(
     folder = context.trial_folder(trial)
     result: dict[str, Any] = {}
     try:
-        with Heartbeat(folder, node=node) as heartbeat:
+        with Heartbeat(folder, node=node, on_beat=on_beat) as heartbeat:
             if not (folder / "result.json").exists():
                 result = _run_and_record(trial, context, heartbeat, report, prepare)
     except Exception as error:

@@ -11,6 +11,7 @@ from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.trial_points import epochs_of, label
 from whale_ray.sweep.report.live import LiveReport
+from whale_ray.sweep.run_folder.heartbeat import drop_heartbeat, write_heartbeat
 
 
 class MetricsExporter(Protocol):
@@ -47,7 +48,7 @@ class TrialEventHandler:
     ) -> None:
         self._store, self._progress, self._stopping = store, progress, stopping
         self._report, self._metrics = report, metrics
-        self._elsewhere: set[str] = set()
+        self._elsewhere: dict[str, int] = {}  # the last epoch that each trial on another node has reported
 
     def started(self, trial: str) -> None:
         """Show a trial that begins."""
@@ -66,7 +67,7 @@ class TrialEventHandler:
                 the trial publishes its files from another node.
         """
         if figures.get("elsewhere"):
-            self._elsewhere.add(trial)
+            self._elsewhere[trial] = 0 if figures.get("done") else int(figures["epoch"])
         if reason := figures.get("no_room"):
             self._stopping.set()
             self._progress.say(f"trial {trial} cannot write to its disk: {reason}")
@@ -76,9 +77,19 @@ class TrialEventHandler:
         if self._metrics:
             self._metrics.epoch(trial, figures)
 
+    def heartbeat(self, trial: str, place: Mapping[str, Any]) -> None:
+        """Write the heartbeat of a trial on another node into its folder, where stalled trials are looked for.
+
+        Args:
+            trial: ID of the trial.
+            place: Process (`pid`) and Ray node (`node`) of the trial.
+        """
+        self._elsewhere.setdefault(trial, 0)
+        write_heartbeat(self._store.index.trial_folder(trial), place)
+
     def ended(self, trial: str) -> None:
         """Record a trial that ended by itself or was stopped."""
-        self._fetch(trial)
+        self.fetch(trial, epochs=self._elsewhere.get(trial, 0))
         if self._store.queue.requeue_alone(trial):
             self._progress.say(f"trial {trial} did not fit beside others, and will run again alone on a whole GPU")
         elif self._store.index.reload(trial).status != "running" or not self._stopping.is_set():
@@ -92,16 +103,23 @@ class TrialEventHandler:
             error: Reason, one line.
             details: Text of traceback.txt.
         """
-        self._fetch(trial)
+        self.fetch(trial)
         write_atomically(self._store.index.trial_folder(trial) / "traceback.txt", f"{details}\n")
         self._settle(trial, status="failed", error=error)
 
-    def _fetch(self, trial: str) -> None:
-        """Download the files of a trial that ran on another node; without them, stop before it is recorded."""
+    def fetch(self, trial: str, *, epochs: int = 0) -> None:
+        """Download the files of a trial that ran on another node; without them, stop before it is recorded.
+
+        Args:
+            trial: ID of the trial.
+            epochs: Number of epochs whose files its worker is about to publish; they are awaited.
+        """
         if trial not in self._elsewhere:
             return
+        drop_heartbeat(self._store.index.trial_folder(trial))
         try:
-            self._store.fetch(trial)
+            self._store.fetch(trial, epochs)
+            del self._elsewhere[trial]
         except OSError as error:
             self._stopping.set()
             self._progress.say(f"the files of trial {trial} cannot be downloaded: {error}")

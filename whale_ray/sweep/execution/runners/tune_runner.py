@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
@@ -22,12 +19,12 @@ from whale_ray.sweep.execution.runners.ray_cluster import RayNodeProbe, check_gp
 from whale_ray.sweep.execution.runners.ray_workarounds import FailedResets, NoTuneState
 from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
+from whale_ray.sweep.execution.runners.tune_search import EarlyStoppingScheduler, QueueSearcher, trial_id
 from whale_ray.sweep.execution.runners.worker_losses import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.report.live import LiveReport
-from whale_ray.sweep.run_folder.disk_space import DiskSpaceGate
 from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
-from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU
+from whale_ray.sweep.run_store.trial_files import HEARTBEAT
 from whale_ray.sweep.trials.trial_run import SweepContext
 from whale_ray.sweep.trials.worker import run_trial_on_ray
 
@@ -64,12 +61,12 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
         tune.Tuner(
             tune.with_resources(trainable, lambda config: slots.reservation(alone=config["alone"])),
             tune_config=tune.TuneConfig(
-                search_alg=_QueueSearcher(store, progress, stopping, slots, callback.settle),
-                scheduler=_EarlyStoppingScheduler(store),
+                search_alg=QueueSearcher(store, progress, stopping, slots, callback.settle),
+                scheduler=EarlyStoppingScheduler(store),
                 num_samples=-1,
                 reuse_actors=True,
-                trial_name_creator=_trial_id,
-                trial_dirname_creator=_trial_id,
+                trial_name_creator=trial_id,
+                trial_dirname_creator=trial_id,
             ),
             run_config=tune.RunConfig(
                 name=store.sweep.name,
@@ -81,71 +78,6 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
             ),
         ).fit()
     slots.end_demand()
-
-
-def _trial_id(trial: Any) -> str:
-    return str(trial.config["trial"])
-
-
-class _QueueSearcher(NoTuneState, Searcher):
-    """Suggests the next trial of the queue while the cluster has a place for it and the disk is not full.
-
-    The queue counts the running trials: Tune's `max_concurrent_trials` keeps counting a trial whose worker could not
-    be reset (see `FailedResets`).
-    """
-
-    def __init__(
-        self,
-        store: TrialStore,
-        progress: Progress,
-        stopping: threading.Event,
-        slots: TrialSlots,
-        settle: Callable[[], None],
-    ) -> None:
-        super().__init__()
-        self._store, self._stopping = store, stopping
-        self._gate = DiskSpaceGate(store.folder, minimum=store.sweep.fixed["resources.min_free_gb"], say=progress.say)
-        self._slots, self._settle = slots, settle
-        self._ids: Iterator[str | None] = store.queue.trials()
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the config of the next trial, None if it has to wait, or `Searcher.FINISHED`."""
-        self._settle()  # while no trial runs, Tune calls nothing else
-        if self._stopping.is_set():
-            return str(Searcher.FINISHED)
-        if len(self._store.queue.running) >= self._slots.count() or self._gate.is_full():
-            return None
-        trial = next(self._ids, Searcher.FINISHED)
-        if trial is None or trial == Searcher.FINISHED:
-            return trial
-        return {"trial": trial, "alone": (self._store.index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists()}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: the callback records the outcome of a trial."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the run folder is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: the run folder is the state."""
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Return True: the search space is the sweep's, not Tune's."""
-        return True
-
-
-class _EarlyStoppingScheduler(NoTuneState, FIFOScheduler):
-    """Starts trials in the order of the queue and stops those that early stopping ends."""
-
-    def __init__(self, store: TrialStore) -> None:
-        super().__init__()
-        self._store = store
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Return Tune's decision on a trial after an epoch."""
-        if result.get("done") or self._store.may_continue(_trial_id(trial), result):
-            return str(FIFOScheduler.CONTINUE)
-        return str(FIFOScheduler.STOP)
 
 
 class _EventCallback(NoTuneState, tune.Callback):
@@ -170,20 +102,23 @@ class _EventCallback(NoTuneState, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that begins."""
-        self._events.started(_trial_id(trial))
+        self._events.started(trial_id(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Show the figures of an epoch."""
-        self._events.epoch(_trial_id(trial), result)
+        """Show the figures of an epoch, or record a heartbeat."""
+        if place := result.get(HEARTBEAT):
+            self._events.heartbeat(trial_id(trial), place)
+        else:
+            self._events.epoch(trial_id(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that ended by itself or was stopped."""
-        self._events.ended(_trial_id(trial))
+        self._events.ended(trial_id(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that has lost its worker."""
         self._failed_resets.mark_reported(trial)
-        name = _trial_id(trial)
+        name = trial_id(trial)
         self._errors[name] = str(trial.get_error())
         self._losses.record(name, node=node_of_loss(self._store.index.trial_folder(name), self._errors[name]))
 
@@ -192,8 +127,8 @@ class _EventCallback(NoTuneState, tune.Callback):
         self._store.clock.save_if_due()
         self.settle()
         for trial in self._failed_resets.find(trials):
-            self._run_again(_trial_id(trial))
-        running = [_trial_id(trial) for trial in trials if trial.status == "RUNNING"]
+            self._run_again(trial_id(trial))
+        running = [trial_id(trial) for trial in trials if trial.status == "RUNNING"]
         for name in self._stalls.find_stalled({name: self._store.index.trial_folder(name) for name in running}):
             self._end_stalled(name)
 
@@ -204,6 +139,7 @@ class _EventCallback(NoTuneState, tune.Callback):
             self._end_loss(name, may_retry=may_retry)
 
     def _end_loss(self, trial: str, *, may_retry: bool) -> None:
+        self._events.fetch(trial)
         if self._stopping.is_set() or self._store.index.reload(trial).status != "running":
             self._events.ended(trial)
         elif may_retry:
@@ -213,6 +149,7 @@ class _EventCallback(NoTuneState, tune.Callback):
             self._events.failed(trial, error=losses, details=self._errors[trial])
 
     def _run_again(self, trial: str) -> None:
+        self._events.fetch(trial)
         if self._store.index.reload(trial).status == "running":
             self._store.queue.run_again(trial)
             self._progress.say(f"trial {trial} lost its worker before it started, and gets another one")

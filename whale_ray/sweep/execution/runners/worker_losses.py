@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from whale_ray.sweep.run_folder.heartbeat import read_heartbeat
 
-_NODE = re.compile(r"node_id='([0-9a-f]+)'")
+_NODE = re.compile(r"(?:node_id='|Node Id: )([0-9a-f]+)")
 
 
 class NodeProbe(Protocol):
@@ -62,7 +62,7 @@ def node_of_loss(folder: Path, error: str) -> str | None:
 
     Args:
         folder: The trial's folder; its heartbeat names the node.
-        error: Text of the error; Ray Train names the nodes of lost workers.
+        error: Text of the error; Ray Train names the nodes of lost workers, and Ray those that have died.
     """
     found = _NODE.search(error)
     heartbeat: dict[str, Any] = read_heartbeat(folder) or {}

@@ -1,0 +1,85 @@
+"""Searcher and scheduler of Ray Tune: the trials of the queue in order, and those that early stopping ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.runners.ray_workarounds import NoTuneState
+from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
+from whale_ray.sweep.execution.trial_store import TrialStore
+from whale_ray.sweep.run_folder.disk_space import DiskSpaceGate
+from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU
+from whale_ray.sweep.run_store.trial_files import HEARTBEAT
+
+
+def trial_id(trial: Any) -> str:
+    """Return the ID of a `ray.tune.experiment.Trial` in the run folder."""
+    return str(trial.config["trial"])
+
+
+class QueueSearcher(NoTuneState, Searcher):
+    """Suggests the next trial of the queue while the cluster has a place for it and the disk is not full.
+
+    The queue counts the running trials: Tune's `max_concurrent_trials` keeps counting a trial whose worker could not
+    be reset (see `FailedResets`).
+    """
+
+    def __init__(
+        self,
+        store: TrialStore,
+        progress: Progress,
+        stopping: threading.Event,
+        slots: TrialSlots,
+        settle: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._store, self._stopping = store, stopping
+        self._gate = DiskSpaceGate(store.folder, minimum=store.sweep.fixed["resources.min_free_gb"], say=progress.say)
+        self._slots, self._settle = slots, settle
+        self._ids: Iterator[str | None] = store.queue.trials()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the config of the next trial, None if it has to wait, or `Searcher.FINISHED`."""
+        self._settle()  # while no trial runs, Tune calls nothing else
+        if self._stopping.is_set():
+            return str(Searcher.FINISHED)
+        if len(self._store.queue.running) >= self._slots.count() or self._gate.is_full():
+            return None
+        trial = next(self._ids, Searcher.FINISHED)
+        if trial is None or trial == Searcher.FINISHED:
+            return trial
+        return {"trial": trial, "alone": (self._store.index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: the callback records the outcome of a trial."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the run folder is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the run folder is the state."""
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Return True: the search space is the sweep's, not Tune's."""
+        return True
+
+
+class EarlyStoppingScheduler(NoTuneState, FIFOScheduler):
+    """Starts trials in the order of the queue and stops those that early stopping ends."""
+
+    def __init__(self, store: TrialStore) -> None:
+        super().__init__()
+        self._store = store
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return Tune's decision on a trial after an epoch."""
+        is_epoch = not result.get("done") and HEARTBEAT not in result
+        if not is_epoch or self._store.may_continue(trial_id(trial), result):
+            return str(FIFOScheduler.CONTINUE)
+        return str(FIFOScheduler.STOP)
