@@ -212,7 +212,7 @@ def compare(first: Path, second: Path) -> int:
         tables.append(table.drop(columns=[*TIMES, "rank"], errors="ignore"))
         for trial in table["trial"]:
             assert pd.read_csv(run / "trials" / trial / "epochs.csv")["epoch"].is_unique
-    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
     return len(tables[0])
 
 
@@ -258,11 +258,23 @@ def main(
         repeats = driver.repeats()
         say(f"epochs that were trained again, by trial: {repeats}")
         assert all(count <= 1 for count in repeats.values()), repeats
-        alone = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(folder / "alone"), "--quiet"]
-        subprocess.run(alone, env=environment, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+        cluster.stop()
+        alone = run_alone(file, folder / "alone", environment)
         (mirror,) = folder.glob("driver/cache/runs/*/nodes")
-        count = compare(mirror, folder / "alone/nodes")
+        count = compare(mirror, alone)
         say(f"the table of {count} trials equals that of one machine to the last digit")
+
+
+def run_alone(file: Path, runs: Path, environment: dict[str, str]) -> Path:
+    """Run the sweep trial by trial in one process, without Ray, and return its run folder."""
+    code = (
+        "import sys; from whale_ray.sweep.config.sweep_spec import load_sweep; "
+        "from whale_ray.sweep.execution.driver import run_sweep; "
+        "run_sweep(load_sweep(sys.argv[1], []), runs=sys.argv[2], in_process=True)"
+    )
+    command = [sys.executable, "-c", code, str(file), str(runs)]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, cwd=file.parent)
+    return runs / "nodes"
 
 
 def write_sweep(folder: Path, photographs: str, *, trials: int, epochs: int) -> Path:

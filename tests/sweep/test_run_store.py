@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store import driver_lease, publisher
 from whale_ray.sweep.run_store.driver_lease import DriverLease, LeaseLostError
 from whale_ray.sweep.run_store.mirror import RunMirror
-from whale_ray.sweep.run_store.remote_run import local_run, opened_runs
+from whale_ray.sweep.run_store.remote_run import opened_runs
+from whale_ray.sweep.run_store.run_download import local_run
 
 FILES = {"sweep.yaml": "name: a", "trials/1/settings.json": "{}", "trials/1/result.json": "{}", "bundles/b/x": "1"}
 
@@ -122,6 +124,25 @@ def test_an_emptied_store_gets_every_file_again(store: ObjectStore, tmp_path: Pa
     again.pull()
     again.push()
     assert set(store.list()) == set(FILES)
+
+
+def test_weights_that_were_left_out_are_downloaded_on_demand_and_deleted_with_their_folder(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    weights = {f"trials/{trial}/checkpoint/encoder.safetensors": trial for trial in "12"}
+    RunMirror(store, written(tmp_path / "there", FILES | weights)).push()
+    mirror = RunMirror(store, tmp_path / "here")
+    mirror.pull(weights=False)
+    first, second = (mirror.folder / name for name in weights)
+    assert (first.exists(), second.exists(), mirror.has_left_out("trials/1/")) == (False, False, True)
+    mirror.push()
+    assert set(weights) <= set(store.list())
+    again = RunMirror(store, mirror.folder)
+    again.pull("trials/1/checkpoint/")
+    assert (first.read_text(), second.exists(), again.has_left_out("trials/1/")) == ("1", False, False)
+    shutil.rmtree(second.parent)
+    again.push()
+    assert set(weights) & set(store.list()) == {"trials/1/checkpoint/encoder.safetensors"}
 
 
 def lease(store: ObjectStore, lost: list[str] | None = None) -> DriverLease:

@@ -26,7 +26,7 @@ from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.driver import run_sweep
 from whale_ray.sweep.run_store import publisher
-from whale_ray.sweep.run_store.remote_run import mirror_folder
+from whale_ray.sweep.run_store.run_download import mirror_folder
 
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
@@ -82,6 +82,9 @@ def test_a_sweep_on_s3_has_the_local_results_and_all_commands_read_it(
     shown = CliRunner().invoke(application, ["report", f"{bucket}/runs/little"])
     assert shown.exit_code == 0, shown.output
     assert "downloading" in shown.output
+    assert f"{bucket}/runs/little/report.html is uploaded" in shown.output
+    store = ObjectStore(f"{bucket}/runs/little")
+    assert store.size("report.html") == Path(shown.stdout.splitlines()[-1]).stat().st_size
 
 
 def test_a_sweep_continues_elsewhere_when_its_driver_and_the_mirror_are_gone(

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from whale_ray.atomic_files import write_atomically
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store import publisher
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.publisher import Publisher
-from whale_ray.sweep.run_store.remote_run import RemoteRun, mirror_folder, opened_runs
+from whale_ray.sweep.run_store.remote_run import RemoteRun, opened_runs
+from whale_ray.sweep.run_store.run_download import mirror_folder
 from whale_ray.sweep.run_store.trial_claim import TrialClaim
 from whale_ray.sweep.run_store.trial_files import published_trial
 
@@ -126,7 +128,8 @@ def test_an_epoch_is_reported_when_the_epoch_before_it_is_published(
     mirror = RunMirror(store, tmp_path / "here")
     uploader = Publisher(mirror, prefix="trials/1/", say=print)
     for epoch in range(1, 6):
-        written(mirror.folder, {"trials/1/epochs.csv": "epoch\n" + "".join(f"{row}\n" for row in range(1, epoch + 1))})
+        rows = "".join(f"{row}\n" for row in range(1, epoch + 1))
+        write_atomically(mirror.folder / "trials/1/epochs.csv", f"epoch\n{rows}")
         uploader.publish_epoch()
         published = store.read("trials/1/epochs.csv").decode() if epoch > 1 else ""
         assert epoch == 1 or f"\n{epoch - 1}\n" in published

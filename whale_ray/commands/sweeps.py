@@ -100,14 +100,15 @@ def report(
 ) -> None:
     """Write report.html of a run folder again, or score its trials with other retrieval settings."""
     from whale_ray.sweep.report.page import write_report
-    from whale_ray.sweep.run_store.remote_run import local_run
+    from whale_ray.sweep.run_store.run_download import local_run, upload_file
 
     shows_progress = not (is_quiet() or as_json)
     say = functools.partial(typer.echo, err=True) if shows_progress else lambda text: None
-    folder = local_run(run, say=say)
+    folder = local_run(run, say=say, weights=False)
     if retrieval:
         _score_again(folder, retrieval, as_json=as_json)
     path = write_report(folder, progress=shows_progress, thorough=thorough, say=say)
+    upload_file(run, path, say=say)
     typer.echo(json.dumps(_as_json(folder, path), indent=1) if as_json else path)
 
 

@@ -141,7 +141,7 @@ def _stop_on_signals(progress: Any) -> Iterator[threading.Event]:
 
 def _known_run(runs: str, name: str) -> Path:
     """Return the local folder of a run, which need not exist; a run in a run store is downloaded."""
-    from whale_ray.sweep.run_store.remote_run import known_run
+    from whale_ray.sweep.run_store.run_download import known_run
 
     return known_run(runs, name, say=lambda line: typer.echo(line, err=True))
 

@@ -32,7 +32,8 @@ from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leader
 from whale_ray.sweep.run_folder.lock import claimed
 from whale_ray.sweep.run_folder.records import forget_failed
 from whale_ray.sweep.run_folder.sweep_identity import SweepIdentity, sweep_identity
-from whale_ray.sweep.run_store.remote_run import OpenedRuns, local_run, opened_runs
+from whale_ray.sweep.run_store.remote_run import OpenedRuns, opened_runs
+from whale_ray.sweep.run_store.run_download import local_run
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trackers.registry import begin_trackers, end_trackers
 from whale_ray.sweep.trials.trackers.tracker import SweepOutcome
@@ -154,7 +155,8 @@ def _run_opened(
             for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
                 progress.say(line)
         refresh_traits(dataset, folder)
-        store = replace(_open_store(sweep, dataset, folder, progress), fetch=opened.fetch_trial)
+        store = _open_store(sweep, dataset, folder, progress)
+        store = replace(store, fetch=opened.fetch_trial, fetch_weights=opened.fetch_weights)
         write_inputs(sweep, dataset, folder)
         stall_minutes = sweep.fixed["resources.stall_minutes"]
         job = replace(_job(sweep, dataset, folder, identity), remote=opened.watched(stall_minutes=stall_minutes))
@@ -223,7 +225,7 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
     if not interrupted:
         if fixed["search.ensemble"]:
             say("the best trials are joined to an ensemble, which is scored")
-        store.outcomes.make_ensemble(say)
+        store.outcomes.make_ensemble(say, fetch_weights=store.fetch_weights)
     store.index.reload_all()  # interrupted trials: their last epoch
     table = store.outcomes.leaderboard()
     write_leaderboard(table, store.folder / "leaderboard.csv")
@@ -232,7 +234,7 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
         say("no bundle yet: that of a sweep in k folds is trained on all photographs when the sweep has ended")
     retrain = (in_folds or fixed["bundle.retrain_on_all"]) and not interrupted
     bundle = make_best_bundle(
-        () if in_folds and interrupted else map(store.index.get, finished_trials(table)),
+        () if in_folds and interrupted else map(store.with_weights, finished_trials(table)),
         job.dataset,
         run=store.folder,
         say=say,

@@ -59,16 +59,22 @@ class TrialOutcomes:
         record = self._index.reload(trial)
         self._index.write_result(trial, {**record.result, "status": "failed", "error": error})
 
-    def make_ensemble(self, say: Callable[[str], None]) -> None:
+    def make_ensemble(
+        self, say: Callable[[str], None], *, fetch_weights: Callable[[str], None] = lambda trial: None
+    ) -> None:
         """Join the best trials if the sweep asks for it; the ensemble becomes a row of the leaderboard.
 
         For the headline, it is also scored with the members that each fold's other queries choose.
 
         Args:
             say: Prints the progress.
+            fetch_weights: Downloads the weights of a member, given its ID.
         """
         table, scoring = self.leaderboard(), scoring_of(self._sweep)
-        made = make_ensemble(self._quota.members(table), self._index.folder, scoring)
+        members = self._quota.members(table)
+        for member in members:
+            fetch_weights(member.trial)
+        made = make_ensemble(members, self._index.folder, scoring)
         if made is None:
             return
         trials = ranked_trials(table, self._index.records())

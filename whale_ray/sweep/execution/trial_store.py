@@ -40,6 +40,7 @@ class TrialStore:
         notes: What the user should know about the run folder, a line each.
         fetch: Downloads what a worker on another node has published of a trial, given the number of epochs that it
             has reported.
+        fetch_weights: Downloads the weights of a finished trial.
     """
 
     sweep: Sweep
@@ -51,6 +52,7 @@ class TrialStore:
     rescored: int
     notes: tuple[str, ...]
     fetch: Callable[[str, int], None] = lambda trial, epochs: None
+    fetch_weights: Callable[[str], None] = lambda trial: None
 
     @property
     def folder(self) -> Path:
@@ -61,6 +63,11 @@ class TrialStore:
     def objective(self) -> str:
         """The score that the search maximizes."""
         return self.sweep.objective
+
+    def with_weights(self, trial: str) -> Record:
+        """Return the record of a finished trial after its weights were downloaded."""
+        self.fetch_weights(trial)
+        return self.index.get(trial)
 
     def may_continue(self, trial: str, figures: Mapping[str, Any]) -> bool:
         """Return whether early stopping lets a trial train further.

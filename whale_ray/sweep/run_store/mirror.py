@@ -18,6 +18,8 @@ _LOCAL_ONLY = ("lock", "alive")  # files that only processes on the same disk us
 _FIRST = ("sweep.yaml", "identity.json")
 _LAST = ("result.json", "bundle.json", "best")
 _LINK = "best"
+_WEIGHTS = "/checkpoint/encoder.safetensors"
+_LEFT_OUT = ""  # local version of a file that is in the store only
 
 
 class RunMirror:
@@ -26,7 +28,8 @@ class RunMirror:
     A file is uploaded if it has changed since it was last uploaded or downloaded, and downloaded if its object has. If
     both have changed, the object is kept: another driver has run the sweep meanwhile. The link `best` is an object
     with its target. A trial's result, a bundle's manifest and `best` are uploaded after all other files. Names that
-    begin with a dot are not uploaded.
+    begin with a dot are not uploaded. Weights of trials can be left out of a download; they are deleted in the store
+    when their folder here is.
 
     Args:
         store: The run folder's store.
@@ -46,6 +49,7 @@ class RunMirror:
         *,
         recursive: bool = True,
         beginning: str = "",
+        weights: bool = True,
         on_start: Callable[[int, int], None] = lambda files, size: None,
     ) -> None:
         """Download the objects that this folder lacks or has in an older version.
@@ -54,6 +58,7 @@ class RunMirror:
             prefix: Folder below the run folder to download; "" for all.
             recursive: Also download the folders below it.
             beginning: Beginning of the keys to download.
+            weights: Also download the weights of trials.
             on_start: Called with the number of files and bytes before the download, if there are any.
         """
         found = self.store.list(prefix, recursive=recursive)
@@ -64,11 +69,21 @@ class RunMirror:
             for key, version in found.items()
             if key.startswith(beginning) and not _is_hidden(key) and not self._has(key, version)
         }
+        left_out = [] if weights else [key for key in wanted if key.endswith(_WEIGHTS)]
+        for key in left_out:
+            self._leave_out(key, wanted.pop(key))
         if wanted:
             on_start(len(wanted), sum(version.size for version in wanted.values()))
         with self._saved_record():
             for key in sorted(wanted, key=_order):
                 self._download(key, wanted[key])
+
+    def _leave_out(self, key: str, version: str) -> None:
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # of an earlier version
+        with self._lock:
+            self._synced[key] = (version, _LEFT_OUT)
 
     def _drop_missing(self, found: Container[str]) -> None:
         """Delete unchanged files whose objects another driver has deleted; an emptied store gets all files again."""
@@ -107,6 +122,14 @@ class RunMirror:
         """
         return any(self._changed(prefix)) or bool(self._deleted(prefix))
 
+    def has_left_out(self, prefix: str) -> bool:
+        """Return whether the weights below a folder were left out of a download and are in the store.
+
+        Args:
+            prefix: Folder below the run folder.
+        """
+        return any(local == _LEFT_OUT for key, (_, local) in list(self._synced.items()) if key.startswith(prefix))
+
     def _has(self, key: str, version: str) -> bool:
         path = self.folder / key
         return self._synced.get(key, ("",))[0] == version and (path.exists() or path.is_symlink())
@@ -119,8 +142,12 @@ class RunMirror:
 
     def _deleted(self, prefix: str) -> list[str]:
         with self._lock:
-            keys = [key for key in self._synced if key.startswith(prefix)]
-        return [key for key in keys if _local_version(self.folder / key) is None]
+            keys = [(key, local) for key, (_, local) in self._synced.items() if key.startswith(prefix)]
+        return [key for key, local in keys if self._is_deleted(self.folder / key, local)]
+
+    @staticmethod
+    def _is_deleted(path: Path, synced: str) -> bool:
+        return not path.parent.is_dir() if synced == _LEFT_OUT else _local_version(path) is None
 
     def _download(self, key: str, version: str) -> None:
         path = self.folder / key
@@ -129,7 +156,7 @@ class RunMirror:
         else:
             self.store.download(key, path)
         with self._lock:
-            self._synced[key] = (version, _local_version(path) or "")
+            self._synced[key] = (version, _local_version(path) or "gone")
 
     def _upload(self, key: str) -> None:
         path = self.folder / key
@@ -148,7 +175,7 @@ class RunMirror:
                 return
             raise
         with self._lock:
-            self._synced[key] = (published, version or "")
+            self._synced[key] = (published, version or "gone")
 
     @contextmanager
     def _saved_record(self) -> Iterator[None]:

@@ -1,12 +1,11 @@
-"""Run folders by address: a local folder as it is, or a URL whose run folder is mirrored below WHALE_RAY_CACHE."""
+"""Run folders of drivers: a local folder, or a URL whose run folder is mirrored and published while the sweep runs."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,19 +13,14 @@ from pathlib import Path
 import stamina
 
 from whale_ray.atomic_files import write_atomically
-from whale_ray.data.pixel_cache import cache_folder
-from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore, is_url
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 from whale_ray.sweep.run_store.driver_lease import DriverLease
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.publisher import Publisher
-
-_OWN = ("sweep.yaml", "identity.json")
+from whale_ray.sweep.run_store.run_download import Say, download_run, mirror_folder
 
 _FETCH_SECONDS = 30.0
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -93,10 +87,25 @@ class OpenedRuns:
         deadline = time.monotonic() + _FETCH_SECONDS
         for attempt in stamina.retry_context(on=OSError, attempts=5, timeout=_FETCH_SECONDS):
             with attempt:
-                self._mirror.pull(f"trials/{trial}/")
+                self._mirror.pull(f"trials/{trial}/", weights=False)
         while not _has_epochs(self._mirror.folder / "trials" / trial, epochs) and time.monotonic() < deadline:
             time.sleep(0.2)
-            self._mirror.pull(f"trials/{trial}/")
+            self._mirror.pull(f"trials/{trial}/", weights=False)
+
+    def fetch_weights(self, trial: str) -> None:
+        """Download the weights of a finished trial, which all other downloads leave out.
+
+        Args:
+            trial: ID of the trial.
+
+        Raises:
+            OSError: If the store does not answer.
+        """
+        prefix = f"trials/{trial}/checkpoint/"
+        if self._mirror is not None and self._mirror.has_left_out(prefix):
+            for attempt in stamina.retry_context(on=OSError, attempts=5, timeout=_FETCH_SECONDS):
+                with attempt:
+                    self._mirror.pull(prefix)
 
 
 def _has_epochs(folder: Path, epochs: int) -> bool:
@@ -141,7 +150,7 @@ def opened_runs(
             folder = mirror_folder(url)
             if fresh:
                 _move_aside(store, folder)
-            mirror = _downloaded(store, folder, say)
+            mirror = download_run(store, folder, say)
         opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, folder), mirror)
         with _published(opened, mirror, say):
             yield opened
@@ -164,70 +173,6 @@ def _published(opened: OpenedRuns, mirror: RunMirror, say: Say) -> Iterator[None
                 f"{len(opened.unpublished)} files are not in {mirror.store.url}: {shown}. They are kept in "
                 f"{mirror.folder}; the same command on this machine uploads them"
             )
-
-
-def local_run(address: Path | str, *, say: Say) -> Path:
-    """Return the local folder of a run; a run in a store is downloaded first, and its store is not changed.
-
-    Args:
-        address: Run folder or its URL.
-        say: Prints the number of files and bytes.
-
-    Raises:
-        InputError: If the store cannot be used or holds no run there.
-    """
-    if not is_url(address):
-        return Path(address)
-    url = str(address).rstrip("/")
-    with storage_errors(url):
-        store = ObjectStore(url)
-        if "sweep.yaml" not in store.list():
-            raise InputError(f"a run folder holds sweep.yaml, but {url} does not. Name one below the URL of --runs")
-        return _downloaded(store, mirror_folder(url, use="read"), say).folder
-
-
-def known_run(address: Path | str, name: str, *, say: Say) -> Path:
-    """Return the local folder of a run, which need not exist yet; a run in a store is downloaded first.
-
-    Args:
-        address: Folder or URL of run folders.
-        name: Name of the run folder.
-        say: Prints the number of files and bytes.
-
-    Raises:
-        InputError: If the store cannot be used or holds something else there.
-    """
-    if not is_url(address):
-        return Path(address) / name
-    url = f"{str(address).rstrip('/')}/{name}"
-    with storage_errors(url):
-        return _downloaded(ObjectStore(url), mirror_folder(url, use="read"), say).folder
-
-
-def _downloaded(store: ObjectStore, folder: Path, say: Say) -> RunMirror:
-    keys = [key for key in store.list() if not key.startswith(".")]
-    if keys and not set(_OWN) & set(keys):
-        raise InputError(
-            f"the run folder {store.url} must be a sweep's own, but holds something else ({', '.join(keys[:3])}). "
-            "Give the sweep another name, or choose another place with --runs"
-        )
-    mirror = RunMirror(store, folder)
-    mirror.pull(on_start=lambda files, size: say(f"{store.url}: downloading {files} files, {size / 1e6:.1f} MB"))
-    return mirror
-
-
-def mirror_folder(url: str, *, use: str = "write") -> Path:
-    """Return the local folder on this node that mirrors the run folder at a URL.
-
-    Args:
-        url: URL of the run folder.
-        use: write, for drivers and trials; read, for commands that may run beside them.
-    """
-    parent, _, name = url.rpartition("/")
-    kind = "runs" if use == "write" else "read_runs"
-    folder = cache_folder() / kind / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _session_file(folder: Path) -> Path:
