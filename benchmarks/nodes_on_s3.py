@@ -1,4 +1,4 @@
-"""Benchmark of a sweep on several Ray nodes that share nothing but S3: one node is killed, another one joins.
+"""Benchmark of a sweep on several Ray nodes that share nothing but S3: nodes are lost, and others join.
 
 Each node has its own HOME, cache and temporary folder, and does not see those of the driver (mount namespaces, for
 which Linux asks for root or user namespaces). S3 is moto's server. The table must equal that of one machine to the last
@@ -10,21 +10,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
-import psutil
 import typer
+from ray_machines import Cluster, Machine, free_port, wait_for
 
 SWEEP = """
 name: nodes
@@ -39,61 +39,6 @@ resources: {cpus: 1}
 """
 TIMES = ("seconds", "milliseconds_per_image", "images_per_second")
 EPOCH = re.compile(r"trial (\S+) epoch (\d+),")
-
-
-class Machine:
-    """A Ray node in a mount namespace of its own: other machines' homes are empty there.
-
-    Args:
-        home: Its home; cache and temporary files are in it.
-        hidden: Homes of other machines.
-        arguments: Arguments of `ray start`.
-        environment: Environment variables.
-    """
-
-    def __init__(self, home: Path, hidden: list[Path], arguments: list[str], environment: dict[str, str]) -> None:
-        home.mkdir(parents=True)
-        self.name = home.name
-        self.environment = environment | {"HOME": str(home), "WHALE_RAY_CACHE": str(home / "cache")}
-        mounts = "".join(f"mount -t tmpfs none {folder}; " for folder in hidden)
-        command = f"{mounts}exec {Path(sys.executable).with_name('ray')} start --block {' '.join(arguments)}"
-        self.log = home / "ray.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*namespace(), "sh", "-c", command], env=self.environment, stdout=log, stderr=log
-            )
-
-    def wait_until_started(self) -> None:
-        """Return when Ray runs; raise with its log if it does not."""
-        wait_for(lambda: "Ray runtime started" in self.log.read_text() or self.process.poll() is not None, self.name)
-        if self.process.poll() is not None:
-            raise SystemExit(self.log.read_text())
-
-    def processes(self) -> list[psutil.Process]:
-        """Return Ray's processes of this machine, its workers included."""
-        with suppress(psutil.NoSuchProcess):
-            parent = psutil.Process(self.process.pid)
-            return [parent, *parent.children(recursive=True)]
-        return []
-
-    def kill(self) -> None:
-        """Kill all of its processes at once, as if its power had failed."""
-        for process in self.processes():
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.wait()
-
-
-def namespace() -> list[str]:
-    """Return the command that runs another one with mounts of its own."""
-    return ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-
-
-def free_port() -> int:
-    """Return a port of loopback that no process listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @contextmanager
@@ -118,58 +63,6 @@ def answers(url: str) -> bool:
     return False
 
 
-def wait_for(is_met: Any, name: str, *, seconds: float = 120.0) -> None:
-    """Return when a condition is met; raise if it is not met in time."""
-    end = time.monotonic() + seconds
-    while not is_met():
-        if time.monotonic() > end:
-            raise TimeoutError(name)
-        time.sleep(0.05)
-
-
-class Cluster:
-    """A head without places for trials, and nodes with one each.
-
-    Args:
-        folder: Folder of all homes.
-        environment: Environment variables of all machines.
-    """
-
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.folder, self.environment = folder, environment
-        self.address = f"127.0.0.1:{free_port()}"
-        self.machines: dict[str, Machine] = {}
-        self.start_head()
-
-    def start_head(self) -> None:
-        """Start the head, with which the driver shares its home."""
-        port = self.address.rpartition(":")[2]
-        self.head = self._machine(
-            "driver", ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"], hidden=[]
-        )
-        self.head.wait_until_started()
-
-    def add(self, name: str) -> Machine:
-        """Start a node and return it."""
-        arguments = [f"--address={self.address}", "--num-cpus=1"]
-        node = self.machines[name] = self._machine(name, arguments, hidden=[self.folder / "driver"])
-        return node
-
-    def _machine(self, name: str, arguments: list[str], *, hidden: list[Path]) -> Machine:
-        arguments += [
-            f"--temp-dir={self.folder / name}/r",
-            "--dashboard-agent-listen-port=0",
-            "--object-store-memory=100000000",
-            "--disable-usage-stats",
-        ]
-        return Machine(self.folder / name, hidden, arguments, self.environment)
-
-    def stop(self) -> None:
-        """Kill all machines."""
-        for machine in [*self.machines.values(), self.head]:
-            machine.kill()
-
-
 class Driver:
     """The command of the sweep, with the times of the lines that it prints."""
 
@@ -188,6 +81,19 @@ class Driver:
     def finished(self) -> int:
         """Return the number of finished trials."""
         return sum(" finished (" in line for line in self.lines())
+
+    def has_ended(self) -> bool:
+        """Return whether the command has ended."""
+        return self.process.poll() is not None
+
+    def starts(self, trial: str) -> int:
+        """Return how often a trial was started."""
+        return sum(line.startswith(f"trial {trial} starts") for line in self.lines())
+
+    def trains(self, trial: str) -> bool:
+        """Return whether a trial has reported three epochs or more, and has not ended."""
+        lines = [line for line in self.lines() if line.startswith(f"trial {trial} ")]
+        return sum(" epoch " in line for line in lines) >= 3 and not any(" finished " in line for line in lines)
 
     def repeats(self) -> dict[str, int]:
         """Return how many epochs each trial has reported more than once."""
@@ -220,10 +126,11 @@ def main(
     trials: Annotated[int, typer.Option(help="Number of trials, even.")] = 24,
     nodes: Annotated[int, typer.Option(help="Number of nodes with one place for a trial each.")] = 3,
     epochs: Annotated[int, typer.Option(help="Epochs of a trial.")] = 12,
+    losses: Annotated[str, typer.Option(help="kill, terminate, freeze, head: one after the other.")] = "kill",
     s3: Annotated[str, typer.Option(help="URL of a running moto server; empty: start one.")] = "",
     photographs: Annotated[str, typer.Option(help="Folder of photographs; empty: draw 72.")] = "",
 ) -> None:
-    """Run the sweep on several nodes, kill one in the middle and compare the table with that of one machine."""
+    """Run the sweep on several nodes, lose some in the middle and compare the table with that of one machine."""
     begun = time.monotonic()
 
     def say(text: str) -> None:
@@ -238,7 +145,7 @@ def main(
             "AWS_ACCESS_KEY_ID": "a",
             "AWS_SECRET_ACCESS_KEY": "b",
         }
-        environment |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment |= {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
         bucket = f"nodes-{folder.name.lower().replace('_', '-')}"
         urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"))
         file = write_sweep(folder, photographs, trials=trials, epochs=epochs)
@@ -248,10 +155,12 @@ def main(
         for node in [cluster.add(f"n{number}") for number in range(nodes)]:
             node.wait_until_started()
         say(f"{nodes} nodes run, each with one place for a trial")
-        driver = Driver(file, f"s3://{bucket}", cluster)
-        stack.callback(driver.process.kill)
-        disturb(driver, cluster, after=trials // 3, say=say)
-        wait_for(lambda: driver.process.poll() is not None, "the sweep", seconds=1800.0)
+        disturbance = Disturbance(cluster, lambda: Driver(file, f"s3://{bucket}", cluster), say)
+        stack.callback(lambda: disturbance.driver.process.kill())
+        for number, loss in enumerate(losses.split(","), start=1):
+            disturbance.lose(loss, after=number * trials // 4)
+        driver = disturbance.driver
+        wait_for(driver.has_ended, "the sweep", seconds=1800.0)
         say(f"the sweep has ended with exit code {driver.process.returncode}, {driver.finished()} trials finished")
         if driver.process.returncode:
             raise SystemExit("\n".join(driver.lines()[-40:]))
@@ -291,37 +200,66 @@ def write_sweep(folder: Path, photographs: str, *, trials: int, epochs: int) -> 
     return file
 
 
-def disturb(driver: Driver, cluster: Cluster, *, after: int, say: Any) -> None:
-    """Kill a node that has a trial when some trials have finished, and start another one.
+class Disturbance:
+    """Takes nodes from a running sweep, one after the other, and gives it new ones.
 
     Args:
-        driver: The running sweep.
-        cluster: Its nodes.
-        after: Number of finished trials.
+        cluster: The nodes.
+        start: Starts the command of the sweep.
         say: Prints a line.
     """
-    victims = list(cluster.machines.values())
 
-    def busy() -> Machine | None:
-        return next((one for one in victims if (trial := node_of(one)) and has_epochs(driver, trial)), None)
+    def __init__(self, cluster: Cluster, start: Callable[[], Driver], say: Callable[[str], None]) -> None:
+        self._cluster, self._start, self._say = cluster, start, say
+        self.driver = start()
 
-    wait_for(lambda: (driver.finished() >= after and busy() is not None) or driver.process.poll() is not None, "trials")
-    victim = busy()
-    if victim is None:
-        raise SystemExit("\n".join(driver.lines()[-40:]))
-    say(f"{driver.finished()} trials have finished; node {victim.name} is killed with trial {node_of(victim)}")
-    victim.kill()
-    added = cluster.add("new")
-    added.wait_until_started()
-    say("another node has joined")
-    wait_for(lambda: node_of(added) is not None or driver.process.poll() is not None, "a trial on the new node")
-    say(f"the new node has trial {node_of(added)}")
+    def lose(self, loss: str, *, after: int) -> None:
+        """Lose a node that trains, or the head, when some trials have finished.
 
+        Args:
+            loss: kill (SIGKILL); terminate (SIGTERM and SIGKILL five seconds later); freeze (cut off until its trial
+                runs elsewhere); head (head and driver killed, another cluster, the same command).
+            after: Number of finished trials.
+        """
+        driver = self.driver
+        wait_for(lambda: driver.has_ended() or (driver.finished() >= after and self._busy()), "trials", seconds=600.0)
+        victim = self._busy()
+        if victim is None:
+            raise SystemExit("\n".join(driver.lines()[-40:]))
+        trial = str(node_of(victim))
+        self._say(f"{driver.finished()} trials have finished; {loss}: node {victim.name} with trial {trial}")
+        if loss == "head":
+            self._restart()
+            return
+        if loss == "kill":
+            victim.kill()
+        if loss == "terminate":
+            victim.terminate(seconds=5.0)
+        if loss == "freeze":
+            victim.signal(signal.SIGSTOP)
+        del self._cluster.machines[victim.name]
+        added = self._cluster.add(f"new{len(self._cluster.started)}")
+        added.wait_until_started()
+        self._say(f"node {added.name} has joined")
+        wait_for(lambda: driver.has_ended() or node_of(added), "a trial on the new node")
+        self._say(f"node {added.name} has trial {node_of(added)}")
+        if loss == "freeze":
+            wait_for(lambda: driver.has_ended() or driver.starts(trial) > 1, "the trial elsewhere")
+            victim.signal(signal.SIGCONT)
+            self._say(f"node {victim.name} is back; trial {trial} runs elsewhere")
 
-def has_epochs(driver: Driver, trial: str) -> bool:
-    """Return whether a trial has reported three epochs or more in this run, and has not ended."""
-    lines = [line for line in driver.lines() if line.startswith(f"trial {trial} ")]
-    return sum("epoch" in line for line in lines) >= 3 and not any("finished" in line for line in lines)
+    def _restart(self) -> None:
+        self.driver.process.kill()
+        self._cluster.head.kill()
+        self._cluster.start_head()
+        for node in [self._cluster.add(f"new{len(self._cluster.started)}") for _ in range(2)]:
+            node.wait_until_started()
+        self._say("another cluster runs; the nodes of the old one still train")
+        self.driver = self._start()
+
+    def _busy(self) -> Machine | None:
+        machines = self._cluster.machines.values()
+        return next((one for one in machines if (trial := node_of(one)) and self.driver.trains(trial)), None)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
 from whale_ray.sweep.run_folder.heartbeat import Heartbeat, StallDetector, read_heartbeat
 
 WORKER = """
@@ -64,3 +67,37 @@ def test_a_trial_has_stalled_if_its_heartbeat_does_not_change(tmp_path: Path) ->
         assert list(detector.find_stalled({"a": tmp_path})) == ["a"]
         assert list(StallDetector(None).find_stalled({"a": tmp_path})) == []
     assert list(StallDetector(0.0).find_stalled({"b": tmp_path})) == []
+
+
+def handler_of_events(folder: Path, fetched: list[tuple[str, int]]) -> TrialEventHandler:
+    index = SimpleNamespace(trial_folder=lambda trial: folder)
+    store = SimpleNamespace(index=index, fetch=lambda trial, epochs: fetched.append((trial, epochs)))
+    progress = SimpleNamespace(epoch=lambda trial, figures: None, say=print)
+    return TrialEventHandler(store, progress, threading.Event(), SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_a_stalled_trial_on_another_node_is_found_by_the_heartbeats_that_it_has_reported(tmp_path: Path) -> None:
+    fetched: list[tuple[str, int]] = []
+    events, detector = handler_of_events(tmp_path, fetched), StallDetector(0.0)
+    events.heartbeat("a", {"pid": 7, "node": "ab"})
+    assert read_heartbeat(tmp_path) == {"pid": 7, "node": "ab"}
+    assert list(detector.find_stalled({"a": tmp_path})) == []
+    time.sleep(0.01)
+    events.heartbeat("a", {"pid": 7, "node": "ab"})
+    assert list(detector.find_stalled({"a": tmp_path})) == []
+    time.sleep(0.01)
+    assert list(detector.find_stalled({"a": tmp_path})) == ["a"]
+    events.fetch("a")
+    assert read_heartbeat(tmp_path) is None
+    assert fetched == [("a", 0)]
+
+
+def test_a_trial_that_was_fetched_and_one_on_the_disk_of_the_driver_are_not_fetched(tmp_path: Path) -> None:
+    fetched: list[tuple[str, int]] = []
+    events = handler_of_events(tmp_path, fetched)
+    events.epoch("local", {"epoch": 1})
+    events.epoch("remote", {"epoch": 2, "elsewhere": True})
+    for _ in range(2):
+        events.fetch("local")
+        events.fetch("remote", epochs=2)
+    assert fetched == [("remote", 2)]

@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,15 +131,57 @@ def test_a_bucket_that_vanishes_loses_nothing(
     assert {"leaderboard.csv", "best", "study.db"} <= set(ObjectStore(f"{bucket}/little").list())
 
 
-@pytest.mark.parametrize("runs", ["s3://no-such-bucket-of-whales/runs", "unreachable"])
+class ReadOnlyS3(BaseHTTPRequestHandler):
+    """S3 as credentials without the permission to write see it."""
+
+    def do_GET(self) -> None:
+        self._answer(200, "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>")
+
+    def do_PUT(self) -> None:
+        self._answer(403, "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+
+    def do_POST(self) -> None:
+        self.do_PUT()
+
+    def _answer(self, status: int, text: str) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def read_only_s3() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ReadOnlyS3)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("store", "reason"),
+    [("no bucket", "NO_SUCH_BUCKET"), ("unreachable", "NETWORK_CONNECTION"), ("read only", "ACCESS_DENIED")],
+)
 def test_a_store_that_cannot_be_used_is_refused_before_anything_starts(
-    bucket: str, runs: str, write_sweep: WriteSweep, monkeypatch: pytest.MonkeyPatch
+    bucket: str, read_only_s3: str, store: str, reason: str, write_sweep: WriteSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if runs == "unreachable":
-        runs = bucket
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    with pytest.raises(InputError, match=r"must be storage that can be used, but: .*Check the URL, the network"):
-        run_sweep(write_sweep(), runs=runs, in_process=True)
+    runs = "s3://no-such-bucket-of-whales/runs" if store == "no bucket" else bucket
+    if store != "no bucket":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", read_only_s3 if store == "read only" else "http://127.0.0.1:1")
+    said: list[str] = []
+    progress = Progress(sweep="little", objective="recall@1")
+    monkeypatch.setattr(progress, "say", said.append)
+    with pytest.raises(InputError, match=rf"must be storage that can be used, but: .*{reason}.*Check the URL"):
+        run_sweep(write_sweep(), runs=runs, in_process=True, progress=progress)
+    assert said == []
 
 
 def test_a_run_to_import_must_be_in_the_store(bucket: str, write_sweep: WriteSweep, tmp_path: Path) -> None:

@@ -204,3 +204,16 @@ def test_heartbeats_are_four_times_as_frequent_as_the_search_for_stalled_trials(
     with opened(store.url.rpartition("/")[0]) as driver:
         remote = driver.watched(stall_minutes=minutes)
     assert remote.heartbeat_seconds == pytest.approx(seconds)
+
+
+def test_the_epochs_of_a_trial_that_was_stopped_are_awaited(store: ObjectStore, tmp_path: Path) -> None:
+    """Early stopping ends a trial at an epoch whose files its worker is still uploading."""
+    with opened_runs(
+        store.url.rpartition("/")[0], "little", fresh=False, say=print, stopping=threading.Event()
+    ) as runs:
+        store.write("trials/1/epochs.csv", b"epoch,loss\n1,0.5\n")
+        later = threading.Timer(0.3, store.write, ("trials/1/epochs.csv", b"epoch,loss\n1,0.5\n2,0.4\n"))
+        later.start()
+        runs.fetch_trial("1", 2)
+        assert (runs.folder / "little/trials/1/epochs.csv").read_text().endswith("2,0.4\n")
+        later.join()

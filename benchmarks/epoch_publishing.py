@@ -1,0 +1,112 @@
+"""Benchmark of the time that an epoch takes if its checkpoint is published to S3 (moto), against a local run folder.
+
+Both trials train in this process; the time of an epoch is that between two reports. Goal: at most 5 % more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+from unittest import mock
+
+import typer
+from nodes_on_s3 import moto
+
+SWEEP = """
+name: NAME
+data: {root: ROOT, image_size: 48x96}
+model: {encoder: ENCODER, weights: random, embedding_size: 64}
+loss: {name: arcface}
+train: {epochs: EPOCHS, batch_size: 32, learning_rate: [1.0e-3], evaluate_every: 100, precision: fp32}
+retrieval: {neighbours: 1, vote: nearest}
+search: {strategy: grid}
+resources: {cpus: 1}
+"""
+GOAL = 1.05
+
+
+def time_epochs(file: Path, runs: str, *, cache: Path | None) -> tuple[list[float], float]:
+    """Return the seconds of each epoch but the first, and the megabytes of the checkpoint.
+
+    Args:
+        file: The sweep file.
+        runs: Folder or URL of run folders.
+        cache: Cache of the node that does not see the driver's disk; None trains in the run folder.
+    """
+    from whale_ray.sweep.config.sweep_spec import load_sweep
+    from whale_ray.sweep.execution.driver import run_sweep
+    from whale_ray.sweep.execution.runners import in_process_runner
+    from whale_ray.sweep.run_store.trial_files import published_trial
+    from whale_ray.sweep.trials.worker import run_trial
+
+    ends: dict[str, list[float]] = {}
+    sizes = [0.0]
+
+    def run(trial: str, job: Any, *, report: Callable[[dict[str, Any]], object], node: str) -> None:
+        def timed(place: Any) -> Callable[[dict[str, Any]], object]:
+            def report_epoch(figures: dict[str, Any]) -> object:
+                state = place / "trials" / trial / "checkpoint" / "state.pt"
+                sizes.append(state.stat().st_size / 1e6 if state.exists() else 0.0)
+                answer = report(figures)
+                ends.setdefault(trial, []).append(time.perf_counter())
+                return answer
+
+            return report_epoch
+
+        if cache is None:
+            run_trial(trial, job, report=timed(job.folder), node=node)
+            return
+        remote = dataclasses.replace(job.remote, folder=Path("/not_here"))
+        with mock.patch.dict(os.environ, {"WHALE_RAY_CACHE": str(cache)}):
+            from whale_ray.sweep.run_store.run_download import mirror_folder
+
+            after = timed(mirror_folder(remote.url))
+            with published_trial(remote, job.folder, trial, after) as place:
+                here = dataclasses.replace(job, folder=place.folder)
+                run_trial(trial, here, report=place.report, node=node, on_beat=place.on_beat)
+
+    with mock.patch.object(in_process_runner, "run_trial", run):
+        run_sweep(load_sweep(file, []), runs=runs, in_process=True)
+    trained = max(ends.values(), key=len)
+    return [later - earlier for earlier, later in pairwise(trained[:-1])], max(sizes)
+
+
+def main(
+    encoder: Annotated[str, typer.Option(help="Encoder of the trial.")] = "torchvision:resnet18",
+    images: Annotated[int, typer.Option(help="Photographs that are drawn.")] = 400,
+    epochs: Annotated[int, typer.Option(help="Epochs of each trial.")] = 4,
+    rounds: Annotated[int, typer.Option(help="How often both are measured.")] = 2,
+) -> None:
+    """Train alternately with a local run folder and one in S3, and compare the medians of the epochs."""
+    from whale_ray.data.synthetic.dataset import draw_dataset
+
+    with tempfile.TemporaryDirectory(prefix="wr") as name, moto(Path(name)) as endpoint:
+        folder = Path(name)
+        draw_dataset(folder / "drawn", individuals=20, images=images, difficulty=0.2, size=(64, 128), workers=1)
+        keys = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        os.environ |= {**keys, "WHALE_RAY_CACHE": str(folder / "cache")}
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/runs", method="PUT"))
+        text = SWEEP.replace("ROOT", str(folder / "drawn")).replace("ENCODER", encoder).replace("EPOCHS", str(epochs))
+        found: dict[str, list[float]] = {"local": [], "S3": []}
+        for number in range(rounds):
+            file = folder / f"round{number}.yaml"
+            file.write_text(text.replace("NAME", file.stem))
+            local, size = time_epochs(file, str(folder / "local"), cache=None)
+            published, _ = time_epochs(file, "s3://runs", cache=folder / "node")
+            found["local"] += local
+            found["S3"] += published
+            typer.echo(f"round {number}: local {median(local):.3f} s, S3 {median(published):.3f} s an epoch")
+        ratio = median(found["S3"]) / median(found["local"])
+        typer.echo(f"{encoder}, checkpoint of {size:.1f} MB: ratio {ratio:.3f} (goal {GOAL})")
+
+
+if __name__ == "__main__":
+    typer.run(main)

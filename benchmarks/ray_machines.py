@@ -1,0 +1,144 @@
+"""Ray nodes of one machine that share no files: each has a home of its own and a mount namespace (Linux)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+class Machine:
+    """A Ray node in a mount namespace of its own: other machines' homes are empty there.
+
+    Args:
+        home: Its home; cache and temporary files are in it.
+        hidden: Homes of other machines.
+        arguments: Arguments of `ray start`.
+        environment: Environment variables.
+    """
+
+    def __init__(self, home: Path, hidden: list[Path], arguments: list[str], environment: dict[str, str]) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.name = home.name
+        self.environment = environment | {"HOME": str(home), "WHALE_RAY_CACHE": str(home / "cache")}
+        mounts = "".join(f"mount -t tmpfs none {folder}; " for folder in hidden)
+        command = f"{mounts}exec {Path(sys.executable).with_name('ray')} start --block {' '.join(arguments)}"
+        self.log = home / "ray.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*namespace(), "sh", "-c", command], env=self.environment, stdout=log, stderr=log
+            )
+
+    def wait_until_started(self) -> None:
+        """Return when Ray runs; raise with its log if it does not."""
+        wait_for(lambda: "Ray runtime started" in self.log.read_text() or self.process.poll() is not None, self.name)
+        if self.process.poll() is not None:
+            raise SystemExit(self.log.read_text())
+
+    def processes(self) -> list[psutil.Process]:
+        """Return Ray's processes of this machine, its workers included."""
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        return []
+
+    def kill(self) -> None:
+        """Kill all of its processes at once, as if its power had failed."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+    def terminate(self, *, seconds: float) -> None:
+        """Send SIGTERM to `ray start`, and SIGKILL to all processes some seconds later.
+
+        Args:
+            seconds: Seconds between the two.
+        """
+        processes = self.processes()
+        self.process.terminate()
+        time.sleep(seconds)
+        self.kill()
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all processes."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+
+def namespace() -> list[str]:
+    """Return the command that runs another one with mounts of its own."""
+    return ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+
+
+def free_port() -> int:
+    """Return a port of loopback that no process listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def wait_for(is_met: Any, name: str, *, seconds: float = 120.0) -> None:
+    """Return when a condition is met; raise if it is not met in time."""
+    end = time.monotonic() + seconds
+    while not is_met():
+        if time.monotonic() > end:
+            raise TimeoutError(name)
+        time.sleep(0.05)
+
+
+class Cluster:
+    """A head without places for trials, and nodes with one each.
+
+    Args:
+        folder: Folder of all homes.
+        environment: Environment variables of all machines.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder, self.environment = folder, environment
+        self.machines: dict[str, Machine] = {}
+        self.started: list[Machine] = []
+        self.start_head()
+
+    def start_head(self) -> None:
+        """Start the head of a new cluster, with which the driver shares its home."""
+        self.machines = {}
+        self.address = f"127.0.0.1:{(port := free_port())}"
+        self.head = self._machine(
+            "driver", ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"], hidden=[]
+        )
+        self.head.wait_until_started()
+
+    def add(self, name: str) -> Machine:
+        """Start a node and return it."""
+        arguments = [f"--address={self.address}", "--num-cpus=1"]
+        node = self.machines[name] = self._machine(name, arguments, hidden=[self.folder / "driver"])
+        return node
+
+    def _machine(self, name: str, arguments: list[str], *, hidden: list[Path]) -> Machine:
+        arguments += [
+            f"--temp-dir={self.folder / name}/r{len(self.started)}",
+            "--dashboard-agent-listen-port=0",
+            "--object-store-memory=100000000",
+            "--disable-usage-stats",
+        ]
+        self.started.append(Machine(self.folder / name, hidden, arguments, self.environment))
+        return self.started[-1]
+
+    def stop(self) -> None:
+        """Kill all machines."""
+        for machine in reversed(self.started):
+            machine.kill()
