@@ -41,7 +41,7 @@ class OnnxImageModel:
 
     @property
     def takes_one_image(self) -> bool:
-        """Whether the input has four dimensions, and a batch of one image is accepted."""
+        """True if the input has four dimensions and accepts a batch of one image."""
         return len(self.shape) == 4 and (self.shape[0] == 1 or not isinstance(self.shape[0], int))
 
     @property

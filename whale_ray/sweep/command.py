@@ -31,6 +31,7 @@ Examples:
 
 The same command again resumes the sweep.
 """
+_INTERRUPTED = "interrupted: finished trials are kept. Run the same command again to resume"
 
 
 def sweep(
@@ -97,7 +98,11 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
 
     progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"], total=planned_runs(plan))
     with _stop_on_signals(progress) as stopping:
-        result = run_sweep(plan, progress=progress, stopping=stopping, **options)
+        try:
+            result = run_sweep(plan, progress=progress, stopping=stopping, **options)
+        except KeyboardInterrupt:
+            progress.result(_INTERRUPTED)
+            return 130
     axes = [axis.name for axis in plan.axes]
     progress.console.print(leaderboard_table(result.table, axes=axes, objective=plan.ranked_by))
     for row in result.table[result.table["status"] == "failed"].itertuples():
@@ -113,20 +118,21 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
         best = f"{result.url}/best" if result.url and not result.unpublished else str(result.folder / "best")
         progress.result(f"serve it     whale-ray serve {shlex.quote(best)}")
     if result.interrupted:
-        progress.result("interrupted: finished trials are kept. Run the same command again to resume")
+        progress.result(_INTERRUPTED)
     return result.exit_code
 
 
 @contextlib.contextmanager
 def _stop_on_signals(progress: Any) -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets; the second signal ends the process at once.
+    """Yield an event that Ctrl-C or SIGTERM sets while trials run.
 
-    The earlier handlers return when the block ends.
+    The second signal raises KeyboardInterrupt, and so does the first one before and after the trials, where there is no
+    epoch to wait for. The earlier handlers return when the block ends.
     """
     stopping = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
-        if stopping.is_set():
+        if stopping.is_set() or not progress.trials_run:
             raise KeyboardInterrupt
         stopping.set()
         progress.say("stopping: trials keep their last checkpoint. A second Ctrl-C stops at once")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -49,6 +50,7 @@ class Progress:
         self._earlier = 0
         self._best: tuple[float, str] | None = None
         self._started = time.monotonic()
+        self.trials_run = False
         self._live = Live(console=self.console, refresh_per_second=2, transient=True, get_renderable=self._table)
 
     def __enter__(self) -> Progress:
@@ -58,6 +60,15 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    @contextlib.contextmanager
+    def trials(self) -> Iterator[None]:
+        """Open a block in which trials run: a signal lets them end their epoch; outside it, it ends the command."""
+        self.trials_run = True
+        try:
+            yield
+        finally:
+            self.trials_run = False
 
     def say(self, text: str) -> None:
         """Print a line that stays, unless the command is quiet."""

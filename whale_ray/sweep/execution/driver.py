@@ -162,11 +162,12 @@ def _run_opened(
         job = replace(_job(sweep, dataset, folder, identity), remote=opened.watched(stall_minutes=stall_minutes))
         if worked := store.queue.has_work():
             job = replace(job, tracking=begin_trackers(job.tracking, folder, say=progress.say))
-            if in_process:
-                with progress:
-                    run_trials_in_process(store, job, progress, stopping)
-            else:
-                _run_on_ray(store, job, progress, stopping, address=address)
+            with progress.trials():
+                if in_process:
+                    with progress:
+                        run_trials_in_process(store, job, progress, stopping)
+                else:
+                    _run_on_ray(store, job, progress, stopping, address=address)
         else:
             progress.say("nothing is left to train: every trial that this sweep asks for has ended")
         result = _conclude(job, store, interrupted=stopping.is_set(), say=progress.say)
