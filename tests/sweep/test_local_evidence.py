@@ -21,11 +21,12 @@ from whale_ray.inference.keypoints.keypoint_matcher import KeypointMatcher
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import ask_encounters
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
-from whale_ray.retrieval.evaluation.encounters.fused_encounters import encounter_candidates
+from whale_ray.retrieval.evaluation.encounters.fused_encounters import encounter_candidates, held_out_candidates
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.fusion import fusion_model
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local import shortlists
+from whale_ray.retrieval.local.evidence import LocalEvidence
 from whale_ray.retrieval.local.learned.network_registry import kind_of
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
@@ -40,7 +41,7 @@ from whale_ray.sweep.report.example_matches import find_examples
 from whale_ray.sweep.report.keypoint_pictures import with_keypoints
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
-from whale_ray.sweep.run_folder.local_evidence import read_local_evidence
+from whale_ray.sweep.run_folder.local_evidence import photographs_to_hold_out, read_local_evidence
 from whale_ray.sweep.run_folder.records import Record, read_record
 from whale_ray.sweep.run_folder.setting_queries import FILE
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
@@ -214,6 +215,36 @@ def test_the_bundle_ranks_encounters_as_a_trial_is_scored_to_the_last_digit(
         assert [one.individual for one in answer.candidates] == names
         assert [one.score for one in answer.candidates] == expected.cosines[place, :count].tolist()
         assert {type(one.matched_points) for one in answer.candidates} == {int}
+
+
+@pytest.mark.parametrize("folder", ["run", "run_of_shortlists"])
+def test_known_encounters_are_compared_without_the_photographs_of_their_individual(
+    request: pytest.FixtureRequest, folder: str
+) -> None:
+    run: Path = request.getfixturevalue(folder)
+    record = only_trial(run)
+    scored = dataclasses.replace(FUSED, local=record.result["local"])
+    views, table = read_embeddings(record.folder)
+    evidence = read_local_evidence(run, [scored.local], table=table, unknown_label="new_whale")
+    splits = table["split"].to_numpy()
+    held = SearchRuns(views, [scored], splits=splits, evidence=evidence, **roles(table, record.settings))
+    images = photographs_to_hold_out(table, unknown_label="new_whale")[0]
+    rows = [one.to_numpy() for one in held_groups(held, table) if table["image"].iloc[one].isin(images).all()]
+    assert rows
+    (asked,) = ask_encounters(held, scored, EncounterSet(tuple(rows), np.zeros(len(rows), dtype=bool)))
+    whole, without = encounter_candidates(asked, scored), held_out_candidates(asked, scored)
+    assert without is not None
+    assert (whole.individuals == asked.truth[:, None]).any(axis=1).all()
+    assert not (without.individuals == asked.truth[:, None]).any()
+    assert np.isfinite(without.features[without.individuals >= 0]).all()
+    source = evidence[scored.local][0]
+    if isinstance(source, LocalEvidence):
+        older = dataclasses.replace(source, held_out=None)
+        old = SearchRuns(
+            views, [scored], splits=splits, evidence={scored.local: {0: older}}, **roles(table, record.settings)
+        )
+        (asked,) = ask_encounters(old, scored, EncounterSet(tuple(rows), np.zeros(len(rows), dtype=bool)))
+        assert held_out_candidates(asked, scored) is None
 
 
 def held_groups(held: SearchRuns, table: pd.DataFrame) -> list[pd.Series]:

@@ -9,11 +9,18 @@ from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import ask_encounters
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
 from whale_ray.retrieval.evaluation.encounters.fused_encounters import encounter_candidates
+from whale_ray.retrieval.evaluation.encounters.held_out_encounters import (
+    FEWEST_NEW,
+    MOST_PHOTOGRAPHS_HELD_OUT,
+    encounters_to_hold_out,
+    encounters_with_evidence,
+)
 from whale_ray.retrieval.evaluation.evaluate import evaluate
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.fusion.candidate_features import candidate_features, features_without
 from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
-from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.local.evidence import HeldOutEvidence, LocalEvidence
 from whale_ray.retrieval.local.shortlists import ShortlistEvidence
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.pools import PooledSearcher
@@ -97,6 +104,53 @@ def test_encounters_are_ranked_by_the_embedding_without_enough_of_them(kind):
     assert found.encounters is None or found.encounters.fusion is None
     rows = found.scores.get("encounters", {"rows": []})["rows"]
     assert "all, by embedding" not in [row["photographs"] for row in rows]
+
+
+def hold_out(photographs, evidence):
+    """The evidence with that of known encounters without their individual, which has none for its photographs."""
+    names, asking = (photographs["individuals"][photographs["parts"] == part] for part in ("train", "val"))
+    queries = np.flatnonzero(asking != "new_whale")
+    without = evidence["sift"][0].of_queries(queries)
+    own = asking[queries, None] == names
+    scores, inliers = (np.where(own, 0, values).astype(np.float32) for values in (without.scores, without.inliers))
+    individual_scores = np.where(asking[queries, None] == without.names, 0, without.individual_scores)
+    held_out = HeldOutEvidence(queries, LocalEvidence(scores, individual_scores, inliers, without.names))
+    return {"sift": {0: replace(evidence["sift"][0], held_out=held_out)}}
+
+
+def test_known_encounters_without_their_individual_play_new_animals():
+    photographs, evidence = draw(grouped=False)
+    found = evaluate(settings=[FUSED], evidence=hold_out(photographs, evidence), **photographs)
+    scores = found.scores["encounters"]
+    assert found.encounters.fusion is not None
+    assert scores["known"] == scores["playing_new"] == 70
+    assert scores["new"] == 0
+    assert scores["rows"][1]["auroc"] > scores["rows"][3]["auroc"] + 0.05
+    assert scores["rows"][1]["brier/new"] < scores["rows"][3]["brier/new"]
+
+
+@pytest.mark.parametrize(("enough", "known"), [(FEWEST_NEW, 0), (FEWEST_NEW - 1, 300)])
+def test_encounters_are_held_out_if_few_are_of_new_animals(enough, known):
+    rows = tuple(np.arange(2 * place, 2 * place + 2) for place in range(300 + enough))
+    is_known = np.arange(2 * len(rows)) < 600
+    found = encounters_to_hold_out(EncounterSet(rows, np.zeros(len(rows), dtype=bool)), is_known)
+    assert len(found.rows) == known
+    kept = encounters_with_evidence(found)
+    assert len(kept.rows) == min(known, MOST_PHOTOGRAPHS_HELD_OUT // 2)
+    assert all(is_known[rows].all() for rows in kept.rows)
+
+
+def test_features_without_a_candidate_are_those_of_a_gallery_without_it():
+    random = np.random.default_rng(0)
+    scores, ranks = random.normal(size=(5, 6, 9)), np.tile(np.minimum(np.arange(9), 7) + 1, (6, 1))
+    removed = np.arange(9) == random.integers(0, 9, 6)[:, None]
+    found = features_without(candidate_features(ranks, scores), removed)
+    for query in range(6):
+        kept = ~removed[query]
+        others = np.where(np.flatnonzero(kept) < 7, np.arange(8), 6 if removed[query, :7].any() else 7) + 1
+        expected = candidate_features(others[None], scores[:, query, kept][:, None])
+        np.testing.assert_allclose(found[query, kept], expected[0], atol=1e-12)
+        assert np.isnan(found[query, ~kept]).all()
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)

@@ -32,7 +32,12 @@ def evidence_of(source: EvidenceSource, queries: np.ndarray, groups: Sequence[Qu
 
 
 def evidence_of_encounters(
-    source: EvidenceSource, photographs: Sequence[np.ndarray], encounters: np.ndarray, groups: Sequence[QueryGroup]
+    source: EvidenceSource,
+    photographs: Sequence[np.ndarray],
+    encounters: np.ndarray,
+    groups: Sequence[QueryGroup],
+    *,
+    allowed: np.ndarray | None = None,
 ) -> EncounterEvidence:
     """Return the evidence of encounters, whose photographs are compared with one shortlist, that of the encounter.
 
@@ -41,13 +46,29 @@ def evidence_of_encounters(
         photographs: Positions of the photographs of each encounter among these queries; none is in two encounters.
         encounters: Unit vectors of the encounters, shape (E, D).
         groups: The encounters by pool.
+        allowed: Gallery photographs that the shortlist of each encounter may hold, bool, shape (E, N); None for all.
     """
     if not isinstance(source, ShortlistComparison):
         return EncounterEvidence(source, tuple(photographs))
+    nearest = shortlist_by_embedding(encounters, groups, source.size)
+    if allowed is not None:
+        nearest[~np.take_along_axis(allowed, nearest, axis=1)] = -1
     shortlists = np.full((source.count, source.size), -1, dtype=np.int64)
-    for rows, shortlist in zip(photographs, shortlist_by_embedding(encounters, groups, source.size), strict=True):
+    for rows, shortlist in zip(photographs, nearest, strict=True):
         shortlists[rows] = shortlist
     return EncounterEvidence(source.compare(shortlists), tuple(photographs))
+
+
+def held_out_evidence(evidence: LocalEvidence, photographs: Sequence[np.ndarray]) -> EncounterEvidence | None:
+    """Return the evidence of encounters without their individual; None if it was not gathered for one of them.
+
+    Args:
+        evidence: Evidence of queries.
+        photographs: Positions of the photographs of each encounter among these queries.
+    """
+    if (held_out := evidence.held_out) is None or not np.isin(np.concatenate(photographs), held_out.queries).all():
+        return None
+    return EncounterEvidence(held_out.evidence, tuple(np.searchsorted(held_out.queries, rows) for rows in photographs))
 
 
 def size_of_shortlists(source: EvidenceSource) -> int:

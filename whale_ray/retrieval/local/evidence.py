@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -29,16 +30,38 @@ class LocalEvidence:
         individual_scores: LNBNN score of each individual, float32, shape (Q, C), 0 or more.
         inliers: Verified matches, float32, shape (Q, N); 0 where a photograph was not verified.
         names: The individuals, sorted, shape (C,).
+        held_out: Evidence of some queries as if their individual were not in the gallery; None if it was not gathered.
     """
 
     scores: np.ndarray
     individual_scores: np.ndarray
     inliers: np.ndarray
     names: np.ndarray
+    held_out: HeldOutEvidence | None = None
 
     def of_queries(self, rows: np.ndarray) -> LocalEvidence:
         """Return the evidence of some queries; `rows` are their positions, int, shape (q,)."""
         return LocalEvidence(self.scores[rows], self.individual_scores[rows], self.inliers[rows], self.names)
+
+
+@dataclass(frozen=True)
+class HeldOutEvidence:
+    """Evidence of queries that are compared without the photographs of their own individual.
+
+    The own photographs take part in the evidence of all others, since a match counts by how much nearer it is than the
+    nearest descriptor of another individual. It is not enough to leave the own individual out of a ranking.
+
+    Attributes:
+        queries: Positions of these queries among all, ascending, shape (P,).
+        evidence: Their evidence.
+    """
+
+    queries: np.ndarray
+    evidence: LocalEvidence
+
+
+EVIDENCE_ARRAYS: Final = ("scores", "individual_scores", "inliers", "names")
+"""Fields of `LocalEvidence` that files hold."""
 
 
 def gather_evidence(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.retrieval.file_lock import read_or_compute
-from whale_ray.retrieval.local.evidence import VERIFIED, LocalEvidence, gather_evidence
+from whale_ray.retrieval.local.evidence import EVIDENCE_ARRAYS, VERIFIED, LocalEvidence, gather_evidence
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore
 
 _VERSION = 2  # of scores and verification: evidence of another version is gathered again
@@ -85,12 +84,12 @@ def _read(path: Path) -> LocalEvidence | None:
         return None
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return LocalEvidence(**{one.name: arrays[one.name] for one in fields(LocalEvidence)})
+            return LocalEvidence(**{name: arrays[name] for name in EVIDENCE_ARRAYS})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
 def _write(evidence: LocalEvidence, path: Path) -> None:
-    arrays = {one.name: getattr(evidence, one.name) for one in fields(LocalEvidence)}
+    arrays = {name: getattr(evidence, name) for name in EVIDENCE_ARRAYS}
     with replaced_atomically(path) as draft, draft.open("wb") as stream:
         np.savez_compressed(stream, **arrays)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from whale_ray.errors import InputError
 from whale_ray.inference.keypoints.keypoint_files import KeypointFiles
-from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.local.evidence import HeldOutEvidence, LocalEvidence
 from whale_ray.retrieval.local.evidence_files import cached_evidence
 from whale_ray.retrieval.local.feature_files import local_features_of
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features
@@ -22,6 +25,7 @@ from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.run_folder.local_evidence import (
     compared_photographs,
     evidence_source,
+    photographs_to_hold_out,
     write_local_evidence,
     write_local_features,
 )
@@ -92,7 +96,7 @@ def gather_local_evidence(
             write_local_features(run, local, store, images=images, shortlist=shortlist, made_from=made_from)
             continue
         say(f"{photographs} are compared, once for all trials")
-        evidence = _compare(dataset, kind, splits, progress=progress)
+        evidence = _compare(dataset, kind, table, progress=progress)
         unknown = dataset.unknown_label
         write_local_evidence(run, local, evidence, table=table, unknown_label=unknown, made_from=made_from)
 
@@ -106,14 +110,19 @@ def _check_network(run: Path, local: str, kind: str, written: str) -> None:
         )
 
 
-def _compare(
-    dataset: Dataset, kind: str, splits: Iterable[tuple[int, pd.DataFrame, pd.DataFrame]], *, progress: bool
-) -> dict[int, LocalEvidence]:
+def _compare(dataset: Dataset, kind: str, table: pd.DataFrame, *, progress: bool) -> dict[int, LocalEvidence]:
     store, rows, evidence = _features(dataset, kind, progress=progress), _rows_by_image(dataset), {}
-    for split, queries, gallery in splits:
-        asked, known = ([rows[image] for image in part["image"]] for part in (queries, gallery))
+    held_out = photographs_to_hold_out(table, unknown_label=dataset.unknown_label)
+    for split, queries, gallery in compared_photographs(table, unknown_label=dataset.unknown_label):
+        asked, known = (np.array([rows[image] for image in part["image"]]) for part in (queries, gallery))
         labels = gallery["individual"].to_numpy(dtype=str)
-        evidence[split] = cached_evidence(store, asked, known, labels, cache=_cache(dataset), progress=progress)
+        options: dict[str, Any] = {"cache": _cache(dataset), "progress": progress}
+        evidence[split] = cached_evidence(store, asked, known, labels, **options)
+        places = np.flatnonzero(queries["image"].isin(held_out[split]))
+        if len(places):
+            allowed = queries["individual"].to_numpy(dtype=str)[places, None] != labels
+            without = cached_evidence(store, asked[places], known, labels, allowed=allowed, **options)
+            evidence[split] = replace(evidence[split], held_out=HeldOutEvidence(places, without))
     return evidence
 
 

@@ -7,7 +7,7 @@ holds the local features: the shortlists that are compared depend on the embeddi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,17 @@ import pandas as pd
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
+from whale_ray.retrieval.evaluation.encounters.encounter_sets import find_encounters
+from whale_ray.retrieval.evaluation.encounters.held_out_encounters import (
+    encounters_to_hold_out,
+    encounters_with_evidence,
+)
 from whale_ray.retrieval.fusion.evidence_source import EvidenceSource
-from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.local.evidence import EVIDENCE_ARRAYS, HeldOutEvidence, LocalEvidence
 from whale_ray.retrieval.local.feature_store import FEATURE_ARRAYS, LocalFeatureStore
 from whale_ray.retrieval.local.shortlists import ShortlistComparison
 
-_ARRAYS = tuple(field.name for field in fields(LocalEvidence))
+_HELD_OUT = "held_out"
 
 
 def compared_photographs(
@@ -35,6 +40,25 @@ def compared_photographs(
     for split, rows in table.groupby("split", sort=True):
         named = rows["individual"] != unknown_label
         yield int(str(split)), rows[rows["part"] == "val"], rows[(rows["part"] == "train") & named]
+
+
+def photographs_to_hold_out(table: pd.DataFrame, *, unknown_label: str) -> dict[int, set[str]]:
+    """Return the images by split whose evidence without their individual an evaluation of encounters needs.
+
+    Args:
+        table: As in `compared_photographs`, with the group of each photograph.
+        unknown_label: Label of unknown individuals.
+    """
+    individuals, splits = table["individual"].to_numpy(dtype=str), table["split"].to_numpy()
+    asking, known = (table["part"] == "val").to_numpy(), np.zeros(len(table), dtype=bool)
+    for split, _, gallery in compared_photographs(table, unknown_label=unknown_label):
+        known[splits == split] = np.isin(individuals[splits == split], gallery["individual"].unique())
+    groups = table["group"].to_numpy(dtype=str)
+    found = find_encounters(individuals, asking=asking, splits=splits, groups=groups, unknown_label=unknown_label)
+    chosen = encounters_with_evidence(encounters_to_hold_out(found, known))
+    rows = np.concatenate([*chosen.rows, np.zeros(0, dtype=np.int64)])
+    images = table["image"].to_numpy()[rows]
+    return {int(split): {*images[splits[rows] == split]} for split in np.unique(splits)}
 
 
 def write_local_evidence(
@@ -58,7 +82,10 @@ def write_local_evidence(
     """
     arrays = {"made_from": np.array(made_from)}
     for split, queries, gallery in compared_photographs(table, unknown_label=unknown_label):
-        arrays |= {f"{split}/{name}": getattr(evidence[split], name) for name in _ARRAYS}
+        arrays |= _arrays(evidence[split], str(split))
+        if (held_out := evidence[split].held_out) is not None:
+            arrays |= _arrays(held_out.evidence, f"{split}/{_HELD_OUT}")
+            arrays |= {f"{split}/{_HELD_OUT}/queries": held_out.queries}
         arrays |= {f"{split}/images": np.array([*queries["image"], *gallery["image"]], dtype=str)}
     with replaced_atomically(_path(run, kind)) as draft, draft.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -131,13 +158,26 @@ def _read(run: Path, kind: str, table: pd.DataFrame, unknown_label: str) -> dict
                 images = [*queries["image"], *gallery["image"]]
                 if stored[f"{split}/images"].tolist() != images:
                     raise ValueError("it is of other photographs")
-                found[split] = LocalEvidence(**{name: stored[f"{split}/{name}"] for name in _ARRAYS})
+                held_out = None
+                if f"{split}/{_HELD_OUT}/queries" in stored:  # older runs have none
+                    evidence = _evidence(stored, f"{split}/{_HELD_OUT}")
+                    held_out = HeldOutEvidence(stored[f"{split}/{_HELD_OUT}/queries"], evidence)
+                found[split] = replace(_evidence(stored, str(split)), held_out=held_out)
     except Exception as error:  # numpy and zipfile raise many types for a truncated or foreign file
         raise InputError(
             f"the evidence of keypoints must be whole, but {path} cannot be used: {error}. Remove the file and run "
             "the sweep again: it is gathered again, and nothing is trained again"
         ) from error
     return found
+
+
+def _arrays(evidence: LocalEvidence, prefix: str) -> dict[str, np.ndarray]:
+    return {f"{prefix}/{name}": getattr(evidence, name) for name in EVIDENCE_ARRAYS}
+
+
+def _evidence(stored: Mapping[str, np.ndarray], prefix: str) -> LocalEvidence:
+    scores, individual_scores, inliers, names = (stored[f"{prefix}/{name}"] for name in EVIDENCE_ARRAYS)
+    return LocalEvidence(scores, individual_scores, inliers, names)
 
 
 def _comparisons(

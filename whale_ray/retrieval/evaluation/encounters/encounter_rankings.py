@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from whale_ray.retrieval.evaluation.calibration import CANDIDATES
-from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
+from whale_ray.retrieval.evaluation.encounters.encounter_sets import NO_ENCOUNTERS, EncounterSet
 from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.search_runs import SearchRun, SearchRuns
 from whale_ray.retrieval.search.gallery_index import normalize_rows
@@ -96,7 +96,12 @@ def ask_encounters(
 
 
 def rank_encounters(
-    held: SearchRuns, setting: RetrievalSetting, encounters: EncounterSet, *, most: int | None = None, playing: int = 0
+    held: SearchRuns,
+    setting: RetrievalSetting,
+    encounters: EncounterSet,
+    *,
+    held_out: EncounterSet = NO_ENCOUNTERS,
+    most: int | None = None,
 ) -> EncounterRankings:
     """Return the rankings of the normalized mean embedding of each encounter, without local evidence.
 
@@ -104,8 +109,8 @@ def rank_encounters(
         held: The galleries and queries.
         setting: The retrieval setting.
         encounters: The encounters; each has queries of one split.
+        held_out: Those of them that are ranked once more without their individual, to play a new animal.
         most: Number of photographs used of each encounter; None for all.
-        playing: Number of known encounters that are ranked once more without their individual, to play a new animal.
     """
     parts, width = [], CANDIDATES + 1
     for asked in ask_encounters(held, setting, encounters, most=most):
@@ -121,23 +126,12 @@ def rank_encounters(
         ranks = find_ranks(ranking.individuals[:, :width], asked.truth)
         parts.append((cosines, ranks, asked.truth >= 0, asked.first, asked.counts))
     found = EncounterRankings(*(np.concatenate(each) for each in zip(*parts, strict=True)))
-    return _with_players(found, playing)
+    return _with_players(found, held_out)
 
 
-def choose_players(known: np.ndarray, playing: int) -> np.ndarray:
-    """Return the positions of evenly spaced known encounters, which play new animals, shape (playing,).
-
-    Args:
-        known: The individual is in the gallery, bool, shape (Q,).
-        playing: Number of players, at most that of known encounters.
-    """
-    places = np.flatnonzero(known)
-    return places[np.linspace(0, len(places), playing, endpoint=False).astype(np.int64)] if playing else places[:0]
-
-
-def _with_players(found: EncounterRankings, playing: int) -> EncounterRankings:
-    """Append evenly spaced known encounters without their own individual, and keep the first candidates."""
-    chosen = choose_players(found.known, playing)
+def _with_players(found: EncounterRankings, held_out: EncounterSet) -> EncounterRankings:
+    """Append some encounters without their own individual, and keep the first candidates."""
+    chosen = np.flatnonzero(np.isin(found.first, [rows[0] for rows in held_out.rows]))
     kept = [np.delete(found.cosines[row], max(int(found.ranks[row]) - 1, -1)) for row in chosen]
     plain = EncounterRankings(
         found.cosines[:, :CANDIDATES],

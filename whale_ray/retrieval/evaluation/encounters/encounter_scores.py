@@ -17,14 +17,13 @@ from whale_ray.retrieval.evaluation.encounters.encounter_calibration import (
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import EncounterRankings, rank_encounters
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet, find_encounters
 from whale_ray.retrieval.evaluation.encounters.fused_encounters import fuse_encounters
+from whale_ray.retrieval.evaluation.encounters.held_out_encounters import encounters_to_hold_out
 from whale_ray.retrieval.evaluation.open_set_metrics import auroc
 from whale_ray.retrieval.evaluation.query_clusters import FOLDS, means_with_intervals, nan_to_none
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 
-FEWEST_NEW = 20
-"""Encounters of new animals below which known ones play new animals."""
 _NAMES = ("recall@1", "brier/match", "brier/new", "new/known", "new/new")
 
 
@@ -43,7 +42,7 @@ class EncounterEvaluation:
     scores: dict[str, Any]
 
 
-NO_ENCOUNTERS = EncounterEvaluation(None, {})
+NO_EVALUATION = EncounterEvaluation(None, {})
 
 
 def evaluate_encounters(
@@ -59,11 +58,11 @@ def evaluate_encounters(
 ) -> EncounterEvaluation:
     """Return calibration and scores of the encounters among the queries of an evaluation, for its chosen setting.
 
-    New animals weigh as much as among the single queries, so that one decision holds for both. With fewer than
-    `FEWEST_NEW` encounters of new animals, known encounters are ranked without their individual as well. Their
-    individuals may have been trained on, and are then farther from others than new animals are. A setting with local
-    features ranks encounters by a fusion that is fitted on them; by the embedding alone with too few encounters of
-    known or of new animals.
+    New animals weigh as much as among the single queries, so that one decision holds for both. With few encounters of
+    new animals, known encounters are ranked without their individual as well. Their individuals may have been trained
+    on, and are then farther from others than new animals are. A setting with local features ranks encounters by a
+    fusion that is fitted on them; by the embedding alone with too few of them, or if the evidence of known encounters
+    without their individual is needed and was not gathered, as in older runs.
 
     Args:
         held: Galleries and queries.
@@ -77,7 +76,7 @@ def evaluate_encounters(
     """
     share = float((~held.queries.known).mean()) if len(folds) else 0.0
     if not 0.0 < share < 1.0:
-        return NO_ENCOUNTERS
+        return NO_EVALUATION
     asking = np.zeros(len(held.individuals), dtype=bool)
     asking[held.rows] = True
     encounters = find_encounters(
@@ -89,16 +88,15 @@ def evaluate_encounters(
         seed=seed,
     )
     if not encounters.rows:
-        return NO_ENCOUNTERS
+        return NO_EVALUATION
     fold_of, cluster_of, is_known = (np.zeros(len(asking), dtype=np.int64) for _ in range(3))
     fold_of[held.rows], cluster_of[held.rows], is_known[held.rows] = folds, clusters, held.queries.known
-    known = sum(int(is_known[rows[0]]) for rows in encounters.rows)
-    playing = known if len(encounters.rows) - known < FEWEST_NEW else 0
+    held_out = encounters_to_hold_out(encounters, is_known.astype(bool))
     scorer = _Scorer(share, decision, fold_of, cluster_of, seed)
-    answers = _rank(held, setting, encounters, playing=playing, folds=fold_of, clusters=cluster_of)
+    answers = _rank(held, setting, encounters, held_out=held_out, folds=fold_of, clusters=cluster_of)
     calibration = scorer.fit(answers.several, np.ones(len(answers.several.known), dtype=bool))
     if calibration is None:
-        return NO_ENCOUNTERS
+        return NO_EVALUATION
     rows = [
         {"photographs": "first", **scorer.scores(answers.one)},
         {"photographs": "all", **scorer.scores(answers.several)},
@@ -106,7 +104,7 @@ def evaluate_encounters(
     ]
     if answers.by_embedding is not None:
         rows.append({"photographs": "all, by embedding", **scorer.scores(answers.by_embedding)})
-    counts = _counts(encounters, answers.several, playing)
+    counts = _counts(encounters, answers.several)
     return EncounterEvaluation(replace(calibration, fusion=answers.fusion), {"encounters": {**counts, "rows": rows}})
 
 
@@ -121,20 +119,20 @@ class _Answers:
 
 
 def _rank(
-    held: SearchRuns, setting: RetrievalSetting, encounters: EncounterSet, *, playing: int, **options: np.ndarray
+    held: SearchRuns, setting: RetrievalSetting, encounters: EncounterSet, *, held_out: EncounterSet, **options: Any
 ) -> _Answers:
     plain = replace(setting, local="none")
-    several, one = (rank_encounters(held, plain, encounters, most=most, playing=playing) for most in (None, 1))
-    if setting.local != "none" and not playing:
-        # The own individual of a player takes part in the evidence of the others, which a new animal does not have.
+    several, one = (rank_encounters(held, plain, encounters, most=most, held_out=held_out) for most in (None, 1))
+    if setting.local != "none":
+        options |= {"held_out": held_out}
         fused, first = (fuse_encounters(held, setting, encounters, most=most, **options) for most in (None, 1))
         if fused and first:
             return _Answers(first.rankings, fused.rankings, several, fused.model)
     return _Answers(one, several)
 
 
-def _counts(encounters: EncounterSet, found: EncounterRankings, playing: int) -> dict[str, Any]:
-    known = int(found.known.sum())
+def _counts(encounters: EncounterSet, found: EncounterRankings) -> dict[str, Any]:
+    known, playing = int(found.known.sum()), len(found.known) - len(encounters.rows)
     return {
         "known": known,
         "new": len(found.known) - known - playing,

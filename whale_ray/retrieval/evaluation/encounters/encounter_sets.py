@@ -28,6 +28,9 @@ class EncounterSet:
     drawn: np.ndarray
 
 
+NO_ENCOUNTERS = EncounterSet((), np.zeros(0, dtype=bool))
+
+
 def find_encounters(
     individuals: np.ndarray,
     *,

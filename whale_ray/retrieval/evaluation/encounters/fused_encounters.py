@@ -12,13 +12,16 @@ from whale_ray.retrieval.evaluation.encounters.encounter_rankings import (
     EncounterRankings,
     ask_encounters,
 )
-from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
+from whale_ray.retrieval.evaluation.encounters.encounter_sets import NO_ENCOUNTERS, EncounterSet
+from whale_ray.retrieval.evaluation.encounters.held_out_encounters import encounters_with_evidence
 from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates, join_candidates
 from whale_ray.retrieval.fusion.cross_fitting import cross_fit
-from whale_ray.retrieval.fusion.evidence_source import evidence_of_encounters, size_of_shortlists
+from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
+from whale_ray.retrieval.fusion.evidence_source import evidence_of_encounters, held_out_evidence, size_of_shortlists
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
+from whale_ray.retrieval.local.evidence import LocalEvidence
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 
 
@@ -42,9 +45,12 @@ def fuse_encounters(
     *,
     folds: np.ndarray,
     clusters: np.ndarray,
+    held_out: EncounterSet = NO_ENCOUNTERS,
     most: int | None = None,
 ) -> FusedEncounters | None:
-    """Return the rankings of encounters by a fusion that is fitted on encounters; None if there are too few.
+    """Return the rankings of encounters by a fusion that is fitted on encounters.
+
+    None if there are too few of them, or if `held_out` has some, but none of them has evidence without its individual.
 
     Args:
         held: The galleries and queries, with local evidence.
@@ -52,10 +58,20 @@ def fuse_encounters(
         encounters: The encounters; each has queries of one split.
         folds: Fold of each photograph that is a query, int, shape (N,).
         clusters: Cluster of each photograph that is a query, int, shape (N,).
+        held_out: Those of them that are ranked once more without their individual, to play a new animal; some of
+            them, if they are many.
         most: Number of photographs used of each encounter; None for all.
     """
     asked = [*ask_encounters(held, setting, encounters, most=most)]
-    candidates = join_candidates([encounter_candidates(one, setting) for one in asked])
+    found = [encounter_candidates(one, setting) for one in asked]
+    if held_out.rows:
+        players = encounters_with_evidence(held_out)
+        for one in ask_encounters(held, setting, players, most=most):
+            if (candidates := held_out_candidates(one, setting)) is None:
+                return None
+            found.append(candidates)
+            asked.append(replace(one, truth=np.full(len(one.truth), -1)))
+    candidates = join_candidates(found)
     truth, first, counts = (
         np.concatenate([getattr(one, name) for one in asked]) for name in ("truth", "first", "counts")
     )
@@ -83,10 +99,34 @@ def encounter_candidates(asked: AskedEncounters, setting: RetrievalSetting) -> C
         asked: The encounters.
         setting: A retrieval setting with local features.
     """
+    source = asked.run.evidence[setting.local]
+    evidence = evidence_of_encounters(source, asked.photographs, asked.vectors, asked.groups)
+    return _gather(asked, setting, evidence)
+
+
+def held_out_candidates(asked: AskedEncounters, setting: RetrievalSetting) -> Candidates | None:
+    """Return the candidates as if the individual of each encounter were not in the gallery; None without evidence.
+
+    Args:
+        asked: Encounters of known individuals.
+        setting: A retrieval setting with local features.
+    """
+    source, own = asked.run.evidence[setting.local], asked.truth
+    if isinstance(source, LocalEvidence):
+        evidence = held_out_evidence(source, asked.photographs)
+    else:
+        codes = asked.searcher.index.codes_of(asked.run.vectors.individuals[asked.run.gallery])
+        allowed = codes != own[:, None]
+        evidence = evidence_of_encounters(source, asked.photographs, asked.vectors, asked.groups, allowed=allowed)
+    if evidence is None:
+        return None
+    candidates = _gather(asked, setting, evidence)
+    return candidates.without(candidates.individuals == own[:, None])
+
+
+def _gather(asked: AskedEncounters, setting: RetrievalSetting, evidence: EncounterEvidence) -> Candidates:
     rankings = [
         group.pool.searcher.rank(asked.vectors[group.queries], setting, penalized=group.penalized, ready=True)
         for group in asked.groups
     ]
-    source = asked.run.evidence[setting.local]
-    evidence = evidence_of_encounters(source, asked.photographs, asked.vectors, asked.groups)
     return gather_candidates(asked.vectors, asked.groups, rankings, setting.search_mode, evidence)
