@@ -7,11 +7,11 @@ from sklearn.linear_model import LogisticRegression
 from whale_ray.retrieval.evaluation.calibration import (
     Calibration,
     fit_calibration,
-    fit_logistic,
     leads,
     read_calibration,
     reliability,
 )
+from whale_ray.retrieval.logistic_regression import fit_logistic
 
 
 def answers(queries=4000, seed=0, slope=12.0):
@@ -52,7 +52,8 @@ def test_a_lead_is_over_the_other_first_candidates():
 
 @pytest.mark.parametrize("kind", ["overlapping", "separable", "rare", "one feature is constant"])
 @pytest.mark.parametrize("is_weighted", [False, True])
-def test_the_coefficients_are_those_of_scikit_learn(kind, is_weighted):
+@pytest.mark.parametrize("penalty", [1e-3, 1.0])
+def test_the_coefficients_are_those_of_scikit_learn(kind, is_weighted, penalty):
     random = np.random.default_rng(0)
     features = random.normal(size=(400, 3)) * [0.1, 2.0, 1.0] + [0.5, 0.0, 3.0]
     if kind == "one feature is constant":
@@ -61,12 +62,15 @@ def test_the_coefficients_are_those_of_scikit_learn(kind, is_weighted):
     outcomes = features[:, 0] + noise * random.normal(size=400) > (0.8 if kind == "rare" else 0.5)
     weights = random.uniform(0.5, 3.0, 400) if is_weighted else None
     spread = np.where(features.std(axis=0) > 0, features.std(axis=0), 1.0)
-    model = LogisticRegression(C=1e3, tol=1e-10, max_iter=10_000)
+    model = LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=10_000)
     model.fit((features - features.mean(axis=0)) / spread, outcomes, sample_weight=weights)
     expected = model.predict_proba((features - features.mean(axis=0)) / spread)
-    intercept, *slopes = fit_logistic(features, outcomes, weights)
+    intercept, *slopes = fit_logistic(features, outcomes, weights, penalty=penalty)
     logits = intercept + features @ slopes
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected[:, 1], atol=1e-4)
+    similar = fit_logistic(features[::2], outcomes[::2], penalty=penalty, fewest=1)
+    again = fit_logistic(features, outcomes, weights, penalty=penalty, start=similar)
+    np.testing.assert_allclose(again, [intercept, *slopes], rtol=1e-5, atol=1e-6)
 
 
 def test_a_calibration_is_read_as_it_was_written():

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 
 from whale_ray.retrieval.evaluation.decisions import odds_ratio
+from whale_ray.retrieval.logistic_regression import fit_logistic
 
 CANDIDATES = 5
-_PENALTY = 1e-3  # keeps weights finite where a cosine parts right from wrong without a fault
-_FEWEST = 10  # outcomes of the rarer kind below which there is nothing to fit
-_MOST_STEPS, _SMALLEST_STEP = 100, 1e-6  # of Newton's method; coefficients of standardized features
 
 
 @dataclass(frozen=True)
@@ -155,56 +153,6 @@ def _fit(features: np.ndarray, outcomes: np.ndarray) -> LogisticModel | None:
     """Fit on features (N, 3) (cosine, lead, first) and outcomes (N,); None if there is too little data."""
     fitted = fit_logistic(features, outcomes)
     return None if fitted is None else LogisticModel(*map(float, fitted))
-
-
-def fit_logistic(features: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray | None:
-    """Return intercept and coefficients, float64, shape (1 + F,), of a logistic regression.
-
-    Args:
-        features: Shape (N, F).
-        outcomes: bool, shape (N,).
-        weights: Weight of each outcome, shape (N,); None for equal weights.
-
-    Returns:
-        None if there are fewer than ten outcomes of either kind.
-    """
-    if min(outcomes.sum(), (~outcomes).sum()) < _FEWEST:
-        return None
-    middle, spread = features.mean(axis=0), features.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
-    design = np.column_stack([np.ones(len(features)), (features - middle) / spread])
-    intercept, *slopes = _minimize_log_loss(design, outcomes, np.ones(len(features)) if weights is None else weights)
-    coefficients = slopes / spread
-    return np.append(intercept - coefficients @ middle, coefficients)
-
-
-def _minimize_log_loss(design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the coefficients of the smallest penalized log loss, by Newton's method with halved steps.
-
-    An evaluation fits some thirty models of three or four features. scikit-learn finds the same coefficients, but takes
-    ten times as long for one, and a second to import.
-    """
-    signs = np.where(outcomes, -1.0, 1.0)
-    penalties = np.append(0.0, np.full(design.shape[1] - 1, _PENALTY))
-    ridge = np.diag(penalties + 1e-12)  # probabilities of exactly 0 and 1 leave no curvature
-
-    def loss(coefficients: np.ndarray) -> float:
-        return float(weights @ np.logaddexp(0.0, signs * (design @ coefficients)) + penalties @ coefficients**2 / 2)
-
-    found, least = np.zeros(design.shape[1]), loss(np.zeros(design.shape[1]))
-    for _ in range(_MOST_STEPS):
-        probabilities = 1.0 / (1.0 + np.exp(-np.clip(design @ found, -700.0, 700.0)))
-        gradient = design.T @ (weights * (probabilities - outcomes)) + penalties * found
-        curvature = (design.T * (weights * probabilities * (1.0 - probabilities))) @ design + ridge
-        step = np.linalg.solve(curvature, gradient)
-        while (reached := loss(found - step)) > least and np.abs(step).max() > _SMALLEST_STEP:
-            step = step / 2
-        if reached > least:
-            break
-        found, least = found - step, reached
-        if np.abs(step).max() <= _SMALLEST_STEP:
-            break
-    return found
 
 
 def _apply(part: LogisticModel | None, cosines: np.ndarray) -> np.ndarray:

@@ -67,13 +67,14 @@ def is_beyond_noise(gains: np.ndarray, clusters: np.ndarray) -> bool:
 
 
 def _cross_fitted(features: np.ndarray, right: np.ndarray, folds: np.ndarray, *, isotonic: bool) -> CrossFit | None:
+    model = fit_fusion_model(features, right, isotonic=isotonic)
     scores, logits = (np.full(right.shape, np.nan) for _ in range(2))
     for fold in np.unique(folds):
         here = folds == fold
-        if (model := fit_fusion_model(features[~here], right[~here], isotonic=isotonic)) is None:
+        fitted = fit_fusion_model(features[~here], right[~here], isotonic=isotonic, start=model)
+        if fitted is None:
             return None
-        scores[here], logits[here] = model.scores(features[here]), model.log_odds(features[here])
-    model = fit_fusion_model(features, right, isotonic=isotonic)
+        scores[here], logits[here] = fitted.scores(features[here]), fitted.log_odds(features[here])
     losses = np.logaddexp(0.0, np.where(right, -logits, logits), out=np.zeros(right.shape), where=~np.isnan(logits))
     losses[~fitted_candidates(features)] = 0.0
     return None if model is None else CrossFit(scores, model, losses.sum(axis=1))

@@ -16,6 +16,7 @@ import numpy as np
 from whale_ray.errors import BundleError
 from whale_ray.retrieval.fusion.candidate_features import FEATURES, SCORES
 from whale_ray.retrieval.fusion.isotonic_curves import IsotonicCurve, fit_curve, read_curves
+from whale_ray.retrieval.logistic_regression import fit_logistic
 from whale_ray.retrieval.search.gallery_index import STEPS
 
 LIMIT: Final = 20.0
@@ -108,16 +109,17 @@ def fitted_candidates(features: np.ndarray) -> np.ndarray:
     return np.asarray(leading & ~np.isnan(features).any(axis=2))
 
 
-def fit_fusion_model(features: np.ndarray, right: np.ndarray, *, isotonic: bool = False) -> FusionModel | None:
+def fit_fusion_model(
+    features: np.ndarray, right: np.ndarray, *, isotonic: bool = False, start: FusionModel | None = None
+) -> FusionModel | None:
     """Fit the model on the leading candidates of Q queries; None if too few of them are right or wrong.
 
     Args:
         features: From `candidate_features`, NaN for no candidate, shape (Q, R, F).
         right: Whether the candidate is the individual of the query, bool, shape (Q, R).
         isotonic: Calibrate the values of the scores by isotonic regression first.
+        start: Model of similar candidates, from which the fit takes fewer steps; None for no model.
     """
-    from sklearn.linear_model import LogisticRegression
-
     there = fitted_candidates(features)
     rows, outcomes = features[there], right[there]
     if min(outcomes.sum(), (~outcomes).sum()) < FEWEST:
@@ -127,10 +129,9 @@ def fit_fusion_model(features: np.ndarray, right: np.ndarray, *, isotonic: bool 
         column = FEATURES.index(name)
         curves[name] = fit_curve(rows[:, column], outcomes)
         rows[:, column] = curves[name](rows[:, column])
-    middle, spread = rows.mean(axis=0), rows.std(axis=0)
-    spread = np.where(spread > 1e-12, spread, 1.0)
-    fitted = LogisticRegression(C=1.0 / _PENALTY, solver="newton-cholesky", max_iter=100)
-    fitted.fit((rows - middle) / spread, outcomes)
-    weights = fitted.coef_[0] / spread
-    intercept = float(fitted.intercept_[0] - weights @ middle)
-    return FusionModel(intercept, dict(zip(FEATURES, map(float, weights), strict=True)), curves=curves)
+    first = None if start is None else np.array([start.intercept, *start.weights.values()])
+    fitted = fit_logistic(rows, outcomes, penalty=_PENALTY, fewest=FEWEST, start=first)
+    if fitted is None:
+        return None
+    intercept, *weights = map(float, fitted)
+    return FusionModel(intercept, dict(zip(FEATURES, weights, strict=True)), curves=curves)

@@ -17,11 +17,11 @@ from whale_ray.retrieval.evaluation.calibration import (
     Calibration,
     LogisticModel,
     candidate_features,
-    fit_logistic,
     read_calibration,
 )
 from whale_ray.retrieval.evaluation.thresholds.threshold_steps import best_thresholds, threshold_steps
 from whale_ray.retrieval.fusion.fusion_model import FusionModel, read_fusion_model
+from whale_ray.retrieval.logistic_regression import fit_logistic
 
 
 @dataclass(frozen=True)
