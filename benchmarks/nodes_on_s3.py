@@ -35,7 +35,7 @@ train: {epochs: EPOCHS, batch_size: 16, learning_rate: [RATES], precision: fp32}
 retrieval: {vote: [nearest, softmax], neighbours: [1, 5], flip: [none, average]}
 search: {strategy: grid}
 bundle: {examples: 3, runtime: torch}
-resources: {cpus: 1}
+resources: {cpus: 1, workers: WORKERS}
 """
 TIMES = ("seconds", "milliseconds_per_image", "images_per_second")
 EPOCH = re.compile(r"trial (\S+) epoch (\d+),")
@@ -116,17 +116,27 @@ def compare(first: Path, second: Path) -> int:
     for run in (first, second):
         table = pd.read_csv(run / "leaderboard.csv").sort_values("trial", ignore_index=True)
         tables.append(table.drop(columns=[*TIMES, "rank"], errors="ignore"))
-        for trial in table["trial"]:
-            assert pd.read_csv(run / "trials" / trial / "epochs.csv")["epoch"].is_unique
+        for path in run.glob("trials/*/epochs.csv"):
+            assert pd.read_csv(path)["epoch"].is_unique
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
     return len(tables[0])
+
+
+def compare_losses(first: Path, second: Path) -> float:
+    """Return the largest relative difference of the losses of two run folders, epoch by epoch."""
+    found = [0.0]
+    for path in first.glob("trials/*/epochs.csv"):
+        ours, theirs = (pd.read_csv(run / path.relative_to(first))["loss"].to_numpy() for run in (first, second))
+        found.append(float(abs(ours / theirs - 1.0).max()))
+    return max(found)
 
 
 def main(
     trials: Annotated[int, typer.Option(help="Number of trials, even.")] = 24,
     nodes: Annotated[int, typer.Option(help="Number of nodes with one place for a trial each.")] = 3,
     epochs: Annotated[int, typer.Option(help="Epochs of a trial.")] = 12,
-    losses: Annotated[str, typer.Option(help="kill, terminate, freeze, head: one after the other.")] = "kill",
+    workers: Annotated[int, typer.Option(help="Workers of a trial; with several, losses are compared.")] = 1,
+    losses: Annotated[str, typer.Option(help="kill, terminate, freeze, head: one after the other; none.")] = "kill",
     s3: Annotated[str, typer.Option(help="URL of a running moto server; empty: start one.")] = "",
     photographs: Annotated[str, typer.Option(help="Folder of photographs; empty: draw 72.")] = "",
 ) -> None:
@@ -148,7 +158,7 @@ def main(
         environment |= {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
         bucket = f"nodes-{folder.name.lower().replace('_', '-')}"
         urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"))
-        file = write_sweep(folder, photographs, trials=trials, epochs=epochs)
+        file = write_sweep(folder, photographs, trials=trials, epochs=epochs, workers=workers)
 
         cluster = Cluster(folder, environment)
         stack.callback(cluster.stop)
@@ -157,10 +167,14 @@ def main(
         say(f"{nodes} nodes run, each with one place for a trial")
         disturbance = Disturbance(cluster, lambda: Driver(file, f"s3://{bucket}", cluster), say)
         stack.callback(lambda: disturbance.driver.process.kill())
-        for number, loss in enumerate(losses.split(","), start=1):
-            disturbance.lose(loss, after=number * trials // 4)
-        driver = disturbance.driver
-        wait_for(driver.has_ended, "the sweep", seconds=1800.0)
+        try:
+            for number, loss in enumerate([] if losses == "none" else losses.split(","), start=1):
+                disturbance.lose(loss, after=number * trials // 4)
+            driver = disturbance.driver
+            wait_for(driver.has_ended, "the sweep", seconds=1800.0)
+        except TimeoutError:
+            typer.echo("\n".join(disturbance.driver.lines()[-100:]))
+            raise
         say(f"the sweep has ended with exit code {driver.process.returncode}, {driver.finished()} trials finished")
         if driver.process.returncode:
             raise SystemExit("\n".join(driver.lines()[-40:]))
@@ -170,8 +184,10 @@ def main(
         cluster.stop()
         alone = run_alone(file, folder / "alone", environment)
         (mirror,) = folder.glob("driver/cache/runs/*/nodes")
-        count = compare(mirror, alone)
-        say(f"the table of {count} trials equals that of one machine to the last digit")
+        if workers > 1:
+            say(f"the losses of the epochs differ from one worker's by at most {compare_losses(mirror, alone):.1e}")
+        else:
+            say(f"the table of {compare(mirror, alone)} trials equals that of one machine to the last digit")
 
 
 def run_alone(file: Path, runs: Path, environment: dict[str, str]) -> Path:
@@ -186,7 +202,7 @@ def run_alone(file: Path, runs: Path, environment: dict[str, str]) -> Path:
     return runs / "nodes"
 
 
-def write_sweep(folder: Path, photographs: str, *, trials: int, epochs: int) -> Path:
+def write_sweep(folder: Path, photographs: str, *, trials: int, epochs: int, workers: int) -> Path:
     """Write the sweep file, draw photographs if there are none, and return the file."""
     if not photographs:
         from whale_ray.data.synthetic.dataset import draw_dataset
@@ -194,7 +210,12 @@ def write_sweep(folder: Path, photographs: str, *, trials: int, epochs: int) -> 
         photographs = str(folder / "drawn")
         draw_dataset(Path(photographs), individuals=8, images=72, difficulty=0.2, size=(32, 64), workers=1)
     rates = ", ".join(f"{1.0e-3 * (1 + number):g}" for number in range(trials // 2))
-    text = SWEEP.replace("ROOT", photographs).replace("RATES", rates).replace("EPOCHS", str(epochs))
+    text = (
+        SWEEP.replace("ROOT", photographs)
+        .replace("RATES", rates)
+        .replace("EPOCHS", str(epochs))
+        .replace("WORKERS", str(workers))
+    )
     file = folder / "nodes.yaml"
     file.write_text(text)
     return file
@@ -241,12 +262,13 @@ class Disturbance:
         added = self._cluster.add(f"new{len(self._cluster.started)}")
         added.wait_until_started()
         self._say(f"node {added.name} has joined")
-        wait_for(lambda: driver.has_ended() or node_of(added), "a trial on the new node")
-        self._say(f"node {added.name} has trial {node_of(added)}")
         if loss == "freeze":
-            wait_for(lambda: driver.has_ended() or driver.starts(trial) > 1, "the trial elsewhere")
+            wait_for(lambda: driver.has_ended() or driver.starts(trial) > 1, "the trial elsewhere", seconds=600.0)
             victim.signal(signal.SIGCONT)
-            self._say(f"node {victim.name} is back; trial {trial} runs elsewhere")
+            self._say(f"node {victim.name} is back; trial {trial} was started elsewhere")
+        # Workers that have a trial take the next one before a new worker has started, so short trials may leave it out.
+        wait_for(lambda: driver.has_ended() or node_of(added), "a trial on the new node", seconds=600.0)
+        self._say(f"node {added.name} has trial {node_of(added)}")
 
     def _restart(self) -> None:
         self.driver.process.kill()

@@ -151,7 +151,7 @@ def opened_runs(
             if fresh:
                 _move_aside(store, folder)
             mirror = download_run(store, folder, say)
-        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, folder), mirror)
+        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, folder.resolve()), mirror)
         with _published(opened, mirror, say):
             yield opened
     finally:

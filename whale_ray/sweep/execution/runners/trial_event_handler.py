@@ -89,7 +89,8 @@ class TrialEventHandler:
 
     def ended(self, trial: str) -> None:
         """Record a trial that ended by itself or was stopped."""
-        self.fetch(trial, epochs=self._elsewhere.get(trial, 0))
+        # An interrupted worker may be killed before it has published what it reported.
+        self.fetch(trial, epochs=0 if self._stopping.is_set() else self._elsewhere.get(trial, 0))
         if self._store.queue.requeue_alone(trial):
             self._progress.say(f"trial {trial} did not fit beside others, and will run again alone on a whole GPU")
         elif self._store.index.reload(trial).status != "running" or not self._stopping.is_set():
