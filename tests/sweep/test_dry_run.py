@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 from small_sweep import SWEEP
 
+from whale_ray.sweep.config.trial_identity import trial_identity
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.planning.dry_run import forecast, trials_at_once, trials_left
 from whale_ray.sweep.planning.time_estimate import estimate, measure_step
-from whale_ray.sweep.planning.trial_points import first_settings
+from whale_ray.sweep.planning.trial_points import first_settings, grid_points
 from whale_ray.sweep.run_folder.records import read_records
 
 if TYPE_CHECKING:
@@ -45,6 +46,41 @@ def test_done_trials_are_counted_by_grid_cell(write_sweep: WriteSweep, finished:
     assert "2 to begin" in lines
     assert "baseline, frozen" in lines
     assert "(there already)" in lines
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("seed=[0, 1]", "model.embedding_size=[16, 24]"),
+        ("loss=[{name: arcface, scale: [16, 30]}, {name: proxy_anchor}]",),
+        ("loss=[{name: arcface, margin_degrees: {low: 20, high: 40, step: 10}}, {name: triplet}]",),
+        ("train.epochs=[1, 2]", "model.embedding_size=24"),
+        ("loss.name=[triplet, proxy_anchor]",),
+    ],
+)
+def test_trials_left_are_the_cells_whose_identity_has_no_trial(
+    write_sweep: WriteSweep, finished: SweepResult, options: tuple[str, ...]
+) -> None:
+    sweep, records = write_sweep(*options), read_records(finished.folder)
+    known = {record.trial for record in records}
+    fingerprint = records[0].data_fingerprint
+    cells = [sweep.settings(point) for point in grid_points(sweep.axes)]
+    missing = [cell for cell in cells if trial_identity(cell, data_fingerprint=fingerprint) not in known]
+    assert trials_left(sweep, records) == len(missing)
+
+
+def test_the_forecast_of_a_large_grid_makes_no_settings_of_its_cells(
+    write_sweep: WriteSweep, finished: SweepResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hundred = json.dumps(list(range(1, 101)))
+    sweep = write_sweep(f"seed={hundred}", f"train.epochs={hundred}", "model.embedding_size=[16, 24, 32, 40, 48]")
+    made: list[object] = []
+    settings = type(sweep).settings
+    monkeypatch.setattr(type(sweep), "settings", lambda self, point: made.append(point) or settings(self, point))
+    lines = list(forecast(sweep, finished.folder))
+    assert "100000 trials" in lines[0]
+    assert len(made) < 20
 
 
 def test_a_trial_that_does_not_fit_on_this_machine_is_reported(write_sweep: WriteSweep, tmp_path: Path) -> None:

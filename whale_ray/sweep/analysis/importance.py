@@ -17,7 +17,7 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
 from whale_ray.retrieval.search.retrieval_options import effective_values
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
-from whale_ray.sweep.analysis.fanova import FEWEST_TRIALS, explain
+from whale_ray.sweep.analysis.fanova import FEWEST_TRIALS, MOST_TRIALS, explain
 from whale_ray.sweep.analysis.paired_contrasts import (
     Contrast,
     Estimate,
@@ -186,12 +186,14 @@ def _of_search(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
     if len(trials) < FEWEST_TRIALS:
         return []
     scores = np.array([one.result[sweep.objective] for one in trials], dtype=float)
+    few = f"a random {MOST_TRIALS} of the " if len(trials) > MOST_TRIALS else ""
     where = {axis.name: f", where {axis.when[0]} is {axis.when[1]}" for axis in sweep.axes if axis.when}
     return [
         Row(
             *(one.axis, SHARE, "", "", one.value, one.low, one.high, one.among),
             "beyond noise" if one.beyond_noise else "noise",
-            f"fANOVA over finished trials{where.get(one.axis, '')}; interval over resampled trials, noise by shuffles",
+            f"fANOVA over {few}finished trials{where.get(one.axis, '')}; "
+            "interval over resampled trials, noise by shuffles",
         )
         for one in explain([one.point for one in trials], scores, sweep.axes)
     ]

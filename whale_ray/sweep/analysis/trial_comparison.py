@@ -98,11 +98,18 @@ def chosen_by_others(records: Sequence[Record], objective: str) -> pd.DataFrame:
         objective: Name of the score.
     """
     tables = [queries_by_fold(record) for record in records]
+    scored = [_score_by_fold(table, objective) for table in tables]
     rows = []
     for fold in range(FOLDS):
-        scored = [score_queries(table[fold], objective) for table in tables]
-        means = [one.loc[one["fold"] != fold, "score"].mean() for one in scored]
+        means = [one[fold].loc[one[fold]["fold"] != fold, "score"].mean() for one in scored]
         best = 0 if np.isnan(means).any() else int(np.argmax(means))
         chosen = tables[best][fold]
         rows.append(chosen[chosen["fold"] == fold])
     return pd.concat(rows, ignore_index=True)
+
+
+def _score_by_fold(tables: Mapping[int, pd.DataFrame], objective: str) -> dict[int, pd.DataFrame]:
+    """Return the scored queries of each fold; most trials have one table for all folds, which is scored once."""
+    distinct = {id(table): table for table in tables.values()}
+    scored = {key: score_queries(table, objective) for key, table in distinct.items()}
+    return {fold: scored[id(table)] for fold, table in tables.items()}

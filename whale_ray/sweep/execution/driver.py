@@ -223,6 +223,7 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path, identity: SweepIdentity) 
 def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
     """Write the leaderboard, the best bundle and the report."""
     fixed = store.sweep.fixed
+    store.outcomes.catch_up()
     if not interrupted:
         if fixed["search.ensemble"]:
             say("the best trials are joined to an ensemble, which is scored")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pandas as pd
 
@@ -17,16 +19,21 @@ from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.ensemble import choose_members, make_ensemble, ranked_trials
 from whale_ray.sweep.trials.scoring import scoring_of
 
+_ALWAYS_WRITTEN = 100  # rows of a table that takes milliseconds
+_REST = 9  # pause after a writing, as a multiple of its time
+
 
 class TrialOutcomes:
     """Writes down what became of each trial of one sweep.
 
-    The files read per settled trial do not depend on the number of trials in the run folder.
+    The files read per settled trial do not depend on the number of trials in the run folder. The leaderboard is written
+    after each trial; with many trials, at most a tenth of the time goes into it, and the last trials follow later.
     """
 
     def __init__(self, sweep: Sweep, index: RecordIndex, queue: TrialQueue, feedback: StudyFeedback) -> None:
         self._sweep, self._index, self._queue, self._feedback = sweep, index, queue, feedback
         self._quota = CheckpointQuota(sweep, index)
+        self._pace, self._is_behind = WritingPace(), False
 
     def settle(self, trial: str, *, status: str, error: str = "") -> Record:
         """Record the outcome of a trial that has ended and return its record.
@@ -43,11 +50,23 @@ class TrialOutcomes:
         self._feedback.report(record)
         if record.status != "finished":
             drop_weights(record.folder / "checkpoint")
-        self._index.reload_all(self._queue.running)  # leaderboard.csv shows the last epoch of trials that run
-        table = self.leaderboard()
-        self._quota.enforce(table)
-        write_leaderboard(table, self._index.folder / "leaderboard.csv")
+        self._is_behind = not self._pace.is_due(len(self._index))
+        if not self._is_behind:
+            self._write()
         return record
+
+    def catch_up(self) -> None:
+        """Write leaderboard.csv and enforce the quota if trials were settled since that was done."""
+        if self._is_behind:
+            self._write()
+
+    def _write(self) -> None:
+        self._is_behind = False
+        with self._pace.measured():
+            self._index.reload_all(self._queue.running)  # leaderboard.csv shows the last epoch of trials that run
+            table = self.leaderboard()
+            self._quota.enforce(table)
+            write_leaderboard(table, self._index.folder / "leaderboard.csv")
 
     def fail(self, trial: str, error: str) -> None:
         """Write a failed result for a trial whose worker still runs.
@@ -84,6 +103,32 @@ class TrialOutcomes:
     def leaderboard(self) -> pd.DataFrame:
         """Return the leaderboard of the indexed records, best first."""
         return sweep_leaderboard(self._index.records(), self._sweep)
+
+
+class WritingPace:
+    """Limits the share of time that a growing table takes which is written again and again.
+
+    >>> pace = WritingPace()
+    >>> with pace.measured():
+    ...     pass
+    >>> pace.is_due(_ALWAYS_WRITTEN)
+    True
+    """
+
+    def __init__(self) -> None:
+        self._next = float("-inf")
+
+    def is_due(self, rows: int) -> bool:
+        """Return whether a table of so many rows is to be written now: always if it is small."""
+        return rows <= _ALWAYS_WRITTEN or time.monotonic() >= self._next
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Measure the block that writes the table."""
+        started = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self._next = ended + _REST * (ended - started)
 
 
 class CheckpointQuota:

@@ -14,11 +14,20 @@ from pathlib import Path
 from whale_ray.data.pixel_cache import cache_size
 from whale_ray.device import available_cpus
 from whale_ray.errors import DataError
+from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, describe_aliases, fold_over, screen
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.config.trial_identity import trial_identity
 from whale_ray.sweep.planning.dataset import catalog_of, check_groups, pixel_cache
-from whale_ray.sweep.planning.trial_points import baselines, first_settings, geometries, label, listed_points
+from whale_ray.sweep.planning.trial_points import (
+    Point,
+    baselines,
+    exists,
+    first_settings,
+    geometries,
+    label,
+    listed_points,
+)
 from whale_ray.sweep.run_folder.records import Record, read_records
 
 IDLE_GPU = "no trial uses the GPU that is there: with resources.gpus=0.5, two trials share one"
@@ -65,10 +74,26 @@ def trials_left(sweep: Sweep, records: list[Record]) -> int:
     """
     if (points := listed_points(sweep)) is None:
         return max(0, planned_trials(sweep) - sum(record.kind == "trial" for record in records))
-    known = {record.trial for record in records}
     fingerprint = next((record.data_fingerprint for record in records), "")
+    if sweep.fixed["search.strategy"] == "grid":  # a grid may have far more cells than trials
+        return sweep.grid_cells() - sum(_is_cell(sweep, record, fingerprint) for record in records)
+    known = {record.trial for record in records}
     ids = (trial_identity(sweep.settings(point), data_fingerprint=fingerprint) for point in points)
     return sum(trial not in known for trial in ids)
+
+
+def _is_cell(sweep: Sweep, record: Record, fingerprint: str) -> bool:
+    """Return whether a trial is that of a cell of the sweep's grid."""
+    if record.kind not in ("trial", "repeat"):
+        return False
+    settings, point = completed(record.settings), Point()
+    for axis in sweep.axes:
+        if exists(axis, point):
+            section, *path = axis.name.split(".")
+            point[axis.name] = settings[section].get(path[-1]) if path else settings[section]
+            if point[axis.name] not in (axis.listed() or ()):
+                return False
+    return trial_identity(sweep.settings(point), data_fingerprint=fingerprint) == record.trial
 
 
 def trials_at_once(sweep: Sweep) -> int:

@@ -76,7 +76,13 @@ class Study:
             name=f"{sweep.name} {sweep_id}" if shared else sweep.name,
         )
         self._numbers: dict[str, int] = {}
+        # Each call of `get_trials` would take longer with every trial.
+        self._keys: dict[int, int] = {}
+        self._ended: set[int] = set()
         for one in self._study.get_trials(deepcopy=False):
+            self._keys[one.number] = one._trial_id
+            if one.state.is_finished():
+                self._ended.add(one.number)
             trial = one.user_attrs.get("trial")
             if trial in begun:
                 self._numbers[trial] = one.number
@@ -102,6 +108,7 @@ class Study:
 
     def _ask(self) -> Proposal:
         trial = self._study.ask()
+        self._keys[trial.number] = trial._trial_id
         return Proposal(trial.number, suggest_point(trial, self._axes))
 
     def begin(self, number: int, trial: str) -> None:
@@ -123,7 +130,7 @@ class Study:
             ended: The trial has a result; an unfinished one gets a place that is still open.
         """
         number = self._numbers.get(trial)
-        if number is not None and (ended or not self._frozen(number).state.is_finished()):
+        if number is not None and (ended or number not in self._ended):
             return
         if fits(point, self._axes):
             self.begin(self.ask_for(point).number, trial)
@@ -147,7 +154,7 @@ class Study:
             notes: User attributes of the trial.
         """
         number = self._numbers.get(trial)
-        if number is None or self._frozen(number).state.is_finished():
+        if number is None or number in self._ended:
             return
         values = [values] if isinstance(values, int | float) else values
         handle = self._handle(number)
@@ -162,6 +169,7 @@ class Study:
             self._study.tell(number, state=TrialState.PRUNED)
         else:
             self._study.tell(number, list(values))
+        self._ended.add(number)
 
     def tell_duplicate(self, number: int, trial: str, values: float | Sequence[float] | None) -> None:
         """Record that a proposal repeats the point of another trial.
@@ -174,11 +182,8 @@ class Study:
         self._handle(number).set_user_attr("repeats", trial)
         self._study.tell(number, values, state=TrialState.FAIL if values is None else None)
 
-    def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
-
     def _handle(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self._study, self._frozen(number)._trial_id)
+        return optuna.Trial(self._study, self._keys[number])
 
 
 def _open_study(

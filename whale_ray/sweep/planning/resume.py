@@ -119,13 +119,13 @@ def find_shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> R
     if not can_be_continued(settings):
         return None
     wanted, same = settings["train"]["epochs"], _but_epochs(settings)
-    shorter = [
+    shorter = [  # few trials keep their state, and a comparison of settings takes longest
         record
         for record in records
         if record.status == "finished"
         and record.settings["train"]["epochs"] < wanted
-        and _but_epochs(record.settings) == same
         and (record.folder / "checkpoint" / STATES[0]).exists()
+        and _but_epochs(record.settings) == same
     ]
     return max(shorter, key=lambda record: int(record.settings["train"]["epochs"]), default=None)
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from whale_ray.retrieval.search.retrieval_settings import SETTING_FIELDS
+from dataclasses import fields
+from typing import Any
+
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.planning.optuna_study import Study
 from whale_ray.sweep.run_folder.records import Record, read_curve
+
+_ALWAYS_NOTED = ("vote", "neighbours", "temperature", "flip")
+_DEFAULTS = {field.name: field.default for field in fields(RetrievalSetting)}
 
 
 class StudyFeedback:
@@ -27,7 +33,9 @@ class StudyFeedback:
         if record.kind != "trial" or record.status == "running":
             return
         scores = None if record.status == "failed" else self._scores(record)
-        notes = {name: record.result.get(name) for name in SETTING_FIELDS}
+        chosen = {name: record.result.get(name) for name in _DEFAULTS}
+        # Each note is a transaction of the database.
+        notes = {name: value for name, value in chosen.items() if name in _ALWAYS_NOTED or _is_set(name, value)}
         curve = {row["epoch"]: row[self._objective] for row in read_curve(record.folder, self._objective)}
         self._study.tell(record.trial, scores, pruned=record.status == "pruned", curve=curve, notes=notes)
 
@@ -45,3 +53,7 @@ class StudyFeedback:
         """Return the trial's value of each objective; None if one is missing."""
         values = [record.result.get(name) for name in (self._objective, self._also) if name is not None]
         return None if None in values else [float(value) for value in values if value is not None]
+
+
+def _is_set(option: str, value: Any) -> bool:
+    return value is not None and value != _DEFAULTS[option]
