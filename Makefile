@@ -38,7 +38,7 @@ lint: $(INSTALLED)  ## formatting, lint, types, import contracts, spelling
 	$(BIN)/typos
 
 check: lint  ## lint and the quick tests; run it after each edit
-	$(BIN)/pytest -m 'not slow' $(PARALLEL)
+	$(BIN)/pytest -m 'not slow and not integration' $(PARALLEL)
 
 docs: $(INSTALLED)  ## build the documentation into docs/_build, warnings are errors
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html

@@ -24,6 +24,8 @@ from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 MODULE = "python -m whale_ray.sweep"
 # Commands that are not run here, and the reason.
 LEFT_OUT = {

@@ -14,6 +14,8 @@ from whale_ray.learning.training.optim import layer_blocks
 
 import timm  # isort: skip
 
+pytestmark = pytest.mark.integration
+
 SIZE = (64, 64)
 # Name → architecture, arguments, features, pooled features. Maps NHWC and NCHW, tokens with a class token, with
 # registers and without either, a list of tokens, a head wider than the features, a norm after the pooling.

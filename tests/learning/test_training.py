@@ -20,6 +20,8 @@ from whale_ray.learning.training.loop import Epoch, Training, start_training, tr
 from whale_ray.learning.training.optim import Schedule, layer_blocks
 from whale_ray.learning.training.precision import training_dtype
 
+pytestmark = pytest.mark.integration
+
 CLASSES = 4
 TINY_STAGES = ("stem", "stage1", "stage2", "stage3")
 

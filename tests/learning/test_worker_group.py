@@ -20,6 +20,8 @@ from whale_ray.learning.training.loop import start_training, train_epochs
 from whale_ray.learning.training.synchronized_norms import synchronized_batch_norm
 from whale_ray.learning.training.worker_group import SINGLE_WORKER, FirstWorkerError, WorkerGroup
 
+pytestmark = pytest.mark.integration
+
 WORKERS, CLASSES, IMAGES = 2, 4, 22
 CASES: dict[str, dict[str, Any]] = {
     "arcface": {"loss": "arcface", "images_per_individual": 2},

@@ -30,6 +30,8 @@ from whale_ray.retrieval.local.local_features import LOCAL_KINDS, descriptor_siz
 from whale_ray.serving.engine.decoder_messages import DecodedImage
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 
+pytestmark = pytest.mark.integration
+
 GEOMETRY = Geometry(48, 64, margin=0.125)
 LIMITS = {"bytes_": 400_000, "pixels": 4_000_000}
 GOOD = encode(draw(1, 0), "JPEG")

@@ -25,6 +25,8 @@ from whale_ray.serving.http.load_shedding import AdmissionController, UploadBudg
 from whale_ray.serving.http.uploads import Limits
 from whale_ray.serving.problem_details import RefusalError
 
+pytestmark = pytest.mark.integration
+
 MOST = 4
 
 

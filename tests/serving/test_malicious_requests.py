@@ -25,6 +25,8 @@ from server_processes import free_port
 from services import LIMITS, enrolment_server, process, serving
 from test_routes_identify import check_problem
 
+pytestmark = pytest.mark.integration
+
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 

@@ -29,6 +29,8 @@ from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.http.app import build_app
 
+pytestmark = pytest.mark.integration
+
 Pair = tuple[httpx.Client, httpx.Client]
 
 

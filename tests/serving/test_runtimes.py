@@ -22,6 +22,8 @@ from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest
 from whale_ray.inference.runtimes import BFLOAT16_RUNTIMES, RUNTIMES, TORCH, build_runtime
 from whale_ray.learning.encoders.registry import build_encoder
 
+pytestmark = pytest.mark.integration
+
 OTHERS = sorted(RUNTIMES.keys() - {TORCH})
 
 

@@ -38,6 +38,8 @@ from whale_ray.serving.gallery.live_gallery import LiveGallery
 from whale_ray.serving.gallery.tables import KEYPOINTS
 from whale_ray.serving.http.content_negotiation import bundle_results
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

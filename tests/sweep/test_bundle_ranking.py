@@ -31,6 +31,8 @@ from whale_ray.sweep.trials.scoring import Scoring
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 RERANK: dict[str, Any] = {"rerank": "k_reciprocal", "rerank_k1": 8, "rerank_k2": 3, "rerank_lambda": 0.3}
 SETTINGS = [
     RetrievalSetting(expand_query=2),

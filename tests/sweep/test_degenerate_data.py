@@ -18,6 +18,8 @@ from whale_ray.errors import DataError
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.driver import run_sweep
 
+pytestmark = pytest.mark.integration
+
 SWEEP = """
 name: poor
 data: {root: ROOT, image_size: 32x64, val_fraction: 0.4, group_column: GROUP}

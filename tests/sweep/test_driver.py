@@ -28,6 +28,8 @@ from whale_ray.sweep.planning.trial_points import first_settings, geometries
 if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def runs(finished: SweepResult, tmp_path: Path) -> Path:

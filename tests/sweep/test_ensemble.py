@@ -35,6 +35,8 @@ from whale_ray.sweep.trials.trackers.tracker import Tracking
 from whale_ray.sweep.trials.trial_run import SweepContext
 from whale_ray.sweep.trials.worker import retrain_on_all
 
+pytestmark = pytest.mark.integration
+
 TOGETHER = """
 name: together
 data: {root: ROOT, image_size: 32x64, val_fraction: 0.4}

@@ -31,6 +31,8 @@ from whale_ray.sweep.run_folder.records import Record, read_record
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 OPTIONS: dict[str, Any] = {"examples": 3, "thumbnails": True}
 
 

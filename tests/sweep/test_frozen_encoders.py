@@ -14,6 +14,8 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 
+pytestmark = pytest.mark.integration
+
 FROZEN = """
 name: frozen
 data: {root: ROOT, image_size: 32x64, val_fraction: 0.4}

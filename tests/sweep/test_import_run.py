@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     WriteSweep = Callable[..., Sweep]
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def dataset(write_sweep: WriteSweep) -> Dataset:

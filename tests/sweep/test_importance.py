@@ -35,6 +35,8 @@ from whale_ray.sweep.trials.scoring import scoring_of
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 GRID = [{"a": a, "b": b, "c": c} for a in (0, 1) for b in ("x", "y", "z") for c in (True, False)]
 
 

@@ -25,6 +25,8 @@ from whale_ray.sweep.report.review.label_votes import choose_voters, matcher_vot
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.records import Record
 
+pytestmark = pytest.mark.integration
+
 NASTY = "=w<03>"
 
 

@@ -50,6 +50,8 @@ from whale_ray.sweep.trials.scoring import Scoring, roles
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 FUSED = RetrievalSetting(flip="average", local="sift")
 SETTINGS = (RetrievalSetting(flip="average"), FUSED)
 

@@ -13,6 +13,8 @@ from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.planning.optuna_study import Study
 from whale_ray.sweep.planning.trial_points import Point, exists, grid_points
 
+pytestmark = pytest.mark.integration
+
 SPACE = """
 name: space
 model: {encoder: tiny, embedding_size: [8, 16, 32], weights: random}

@@ -22,6 +22,8 @@ from whale_ray.sweep.trials.pseudo_labels import LABELS, check_unknown, hold_out
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.split_trainer import SplitTrainer
 
+pytestmark = pytest.mark.integration
+
 PSEUDO = """
 name: pseudo
 data: {root: ROOT, image_size: 32x64, group_by: twins}

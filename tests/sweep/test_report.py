@@ -30,6 +30,8 @@ from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import read_record, read_records, write_record, write_result
 
+pytestmark = pytest.mark.integration
+
 SWEEP = """
 name: flukes
 data: {root: ROOT, image_size: 64}

@@ -24,6 +24,8 @@ from whale_ray.sweep.planning.dry_run import forecast, planned_trials, trials_le
 from whale_ray.sweep.planning.trial_points import listed_points
 from whale_ray.sweep.run_folder.records import read_records
 
+pytestmark = pytest.mark.integration
+
 AXES = """
 name: screened
 data: {root: ROOT, image_size: 32x64, val_fraction: 0.4}

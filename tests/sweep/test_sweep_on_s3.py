@@ -33,6 +33,8 @@ from whale_ray.sweep.run_store.run_download import mirror_folder
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 WriteSweep = Callable[..., Any]
 MEASURED = ["seconds", "milliseconds_per_image"]
 

@@ -22,6 +22,8 @@ from whale_ray.sweep.run_folder.records import read_record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 from whale_ray.sweep.trials.scoring import score_trial, scoring_of
 
+pytestmark = pytest.mark.integration
+
 FOLDED = """
 name: folded
 data: {root: ROOT, image_size: 32x64}

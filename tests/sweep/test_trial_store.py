@@ -20,6 +20,8 @@ from whale_ray.sweep.run_folder.records import forget_failed, read_record, write
 from whale_ray.sweep.trials.embeddings_io import write_embeddings
 from whale_ray.sweep.trials.scoring import scoring_of
 
+pytestmark = pytest.mark.integration
+
 GRID = """
 name: grid
 model: {encoder: tiny, embedding_size: [8, 16], weights: random}

@@ -30,6 +30,8 @@ from whale_ray.sweep.trials.scoring import Scoring
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 SIDES = """
 name: sides
 data: {root: ROOT, image_size: 32x64, val_fraction: 0.4, view_column: Side, species_column: Species}
