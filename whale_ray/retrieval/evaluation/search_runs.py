@@ -35,6 +35,11 @@ def _vote(found: Neighbors, setting: RetrievalSetting) -> Ranking:
     return rank_individuals(found, vote=setting.vote, neighbours=setting.neighbours, temperature=setting.temperature)
 
 
+def _joined(groups: Sequence[QueryGroup], rankings: Sequence[Ranking]) -> Ranking:
+    found = map(lambda group, one: group.pool.in_gallery(one), groups, rankings)
+    return join_rankings(list(found), [group.queries for group in groups])
+
+
 class SearchRuns:
     """Search results, computed once per transform and search mode, in the gallery of each split.
 
@@ -74,11 +79,8 @@ class SearchRuns:
         evidence: Evidence | None = None,
     ) -> None:
         self.individuals, parts = np.asarray(individuals, dtype=str), np.asarray(parts)
-        unknown = np.full(len(parts), "")
-        self.traits = {
-            name: unknown if values is None else np.asarray(values, dtype=str)
-            for name, values in (("viewpoint", viewpoints), ("species", species))
-        }
+        unknown, traits = np.full(len(parts), ""), {"viewpoint": viewpoints, "species": species}
+        self.traits = {key: unknown if one is None else np.asarray(one, dtype=str) for key, one in traits.items()}
         splits = np.zeros(len(parts), dtype=np.int64) if splits is None else np.asarray(splits)
         depths: dict[SearchKey, int] = {}
         for setting in settings:
@@ -188,34 +190,32 @@ class SearchRun:
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
         """Return what a setting gives each query of this gallery."""
-        queries, _ = self.searcher(setting.transform)
-        way, groups = _search_key(setting), self._groups(setting.transform, setting.side)
-        rankings, nearest = [], []
-        for group, found in zip(groups, self._neighbors(way, VOTES[setting.vote].by_centroid), strict=True):
-            pool = group.pool
-            ranking = _vote(found, setting)
-            _, images = pool.searcher.nearest_images(queries[group.queries], ranking, way[1], first=1, ready=True)
-            rankings.append(pool.in_gallery(ranking))
-            nearest.append(pool.gallery_rows(images))
-        places = [group.queries for group in groups]
-        return read_outcome(
-            join_rankings(rankings, places),
-            self._ranks_of_images(way),
-            self.queries,
-            nearest=join_rows(nearest, places, -1),
-            rows=self.rows[self.gallery],
-        )
+        (queries, _), way = self.searcher(setting.transform), _search_key(setting)
+        (groups, rankings), nearest = self._rankings(setting), []
+        for group, one in zip(groups, rankings, strict=True):
+            asked, searcher = queries[group.queries], group.pool.searcher
+            nearest.append(group.pool.gallery_rows(searcher.nearest_images(asked, one, way[1], first=1, ready=True)[1]))
+        first = join_rows(nearest, [group.queries for group in groups], -1)
+        ranking, ranks, rows = _joined(groups, rankings), self._ranks_of_images(way), self.rows[self.gallery]
+        return read_outcome(ranking, ranks, self.queries, nearest=first, rows=rows)
+
+    def rank(self, setting: RetrievalSetting) -> Ranking:
+        """Return the ranking of each query of this gallery, by the embedding alone."""
+        return _joined(*self._rankings(setting))
 
     def candidates(self, setting: RetrievalSetting) -> Candidates:
         """Return the candidates of each query, as `SearchRuns.candidates` does."""
         if setting.local not in self.evidence:
             raise InputError(f"retrieval.local {setting.local} needs evidence of its kind. Gather it, or take none")
-        queries, way = self.searcher(setting.transform)[0], _search_key(setting)
-        groups = self._groups(setting.transform, setting.side)
-        rankings = [_vote(found, setting) for found in self._neighbors(way, VOTES[setting.vote].by_centroid)]
+        (queries, _), (groups, rankings) = self.searcher(setting.transform), self._rankings(setting)
         known = evidence_of(self.evidence[setting.local], queries, groups)
-        found = gather_candidates(queries, groups, rankings, way[1], known)
+        found = gather_candidates(queries, groups, rankings, setting.search_mode, known)
         return replace(found, images=np.append(self.rows[self.gallery], -1)[found.images])
+
+    def _rankings(self, setting: RetrievalSetting) -> tuple[list[QueryGroup], list[Ranking]]:
+        """Return the groups of queries and the ranking of each in its pool."""
+        found = self._neighbors(_search_key(setting), VOTES[setting.vote].by_centroid)
+        return self._groups(setting.transform, setting.side), [_vote(one, setting) for one in found]
 
     def _groups(self, transform: VectorTransform, side: str) -> list[QueryGroup]:
         if (transform, side) not in self._grouped:

@@ -16,6 +16,8 @@ from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.retrieval.search.voting import join_rankings
 
+_SEARCHED = 4 * CANDIDATES  # individuals: with fewer, some searches are repeated for more candidates
+
 
 @dataclass(frozen=True)
 class EncounterRankings:
@@ -114,19 +116,31 @@ def rank_encounters(
     """
     parts, width = [], CANDIDATES + 1
     for asked in ask_encounters(held, setting, encounters, most=most):
-        rankings = [
-            group.pool.in_gallery(
-                group.pool.searcher.rank(asked.vectors[group.queries], setting, penalized=group.penalized, ready=True)
-            )
-            for group in asked.groups
-        ]
-        ranking = join_rankings(rankings, [group.queries for group in asked.groups])
-        shown = ranking.cosines[:, :width]
+        shown, individuals = _first_candidates(asked, setting, width, is_single=most == 1)
         cosines = np.pad(shown, ((0, 0), (0, width - shown.shape[1])), constant_values=np.nan)
-        ranks = find_ranks(ranking.individuals[:, :width], asked.truth)
+        ranks = find_ranks(individuals, asked.truth)
         parts.append((cosines, ranks, asked.truth >= 0, asked.first, asked.counts))
     found = EncounterRankings(*(np.concatenate(each) for each in zip(*parts, strict=True)))
     return _with_players(found, held_out)
+
+
+def _first_candidates(
+    asked: AskedEncounters, setting: RetrievalSetting, width: int, *, is_single: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return cosines and codes of the first candidates, shape (E, at most `width`)."""
+    if is_single:
+        ranking, rows = asked.run.rank(setting), np.concatenate(asked.photographs)
+        return ranking.cosines[rows, :width], ranking.individuals[rows, :width]
+    rankings = [
+        group.pool.in_gallery(
+            group.pool.searcher.rank(
+                asked.vectors[group.queries], setting, individuals=_SEARCHED, penalized=group.penalized, ready=True
+            )
+        )
+        for group in asked.groups
+    ]
+    ranking = join_rankings(rankings, [group.queries for group in asked.groups])
+    return ranking.cosines[:, :width], ranking.individuals[:, :width]
 
 
 def _with_players(found: EncounterRankings, held_out: EncounterSet) -> EncounterRankings:
