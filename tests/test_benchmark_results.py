@@ -13,6 +13,8 @@ from click.testing import Result
 from typer import Typer
 from typer.testing import CliRunner
 
+pytestmark = pytest.mark.integration
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 ROW = """
 import sys

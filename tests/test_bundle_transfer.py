@@ -24,6 +24,8 @@ from whale_ray.inference.predictor import Bundle
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 URL = "hf://whales/flukes"
 
 

@@ -18,6 +18,8 @@ import yaml
 
 from whale_ray.serving.deployment.settings import ServeSettings
 
+pytestmark = pytest.mark.integration
+
 DEPLOY = Path(__file__).parents[1] / "deploy"
 TEMPLATE = {"type": "object", "required": ["spec"]}
 GROUP = {"rayStartParams": {"type": "object", "additionalProperties": {"type": "string"}}, "template": TEMPLATE}

@@ -19,6 +19,8 @@ from whale_ray.file_errors import explain_file_error, is_inside, short_reason
 from whale_ray.serving.gallery.enrolled_pictures import EnrolledPicture
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
+pytestmark = pytest.mark.integration
+
 BAD = ("nowhere/x", "file", "folder", "loop", "loop/x", "file/x", "x" * 300)
 COMMANDS = (
     "audit BAD",

@@ -23,6 +23,8 @@ from whale_ray.discovery.review_server import server
 from whale_ray.discovery.session import DiscoverySession
 from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 COUNT = 30
 
 

@@ -24,6 +24,8 @@ from whale_ray.serving import client
 from whale_ray.serving.client import ask_service
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> list[Path]:

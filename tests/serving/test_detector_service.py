@@ -28,6 +28,8 @@ from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.serving.engine.animal_finder import AnimalFinder
 from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 
+pytestmark = pytest.mark.integration
+
 SIZE = (200, 100)  # of the photographs; the detector's input is 100 x 100
 BOXES = {"w_02": (104, 30, 200, 94), "w_01": (0, 0, 96, 64)}
 ANIMALS = [(76, 56, 48, 32, 0.9, 0.8, 0, 0), (24, 41, 48, 32, 0.5, 0.8, 0, 0)]

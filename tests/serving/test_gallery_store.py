@@ -37,6 +37,8 @@ from whale_ray.serving.gallery.review.review_queue import LatestAnswer, ReviewIt
 from whale_ray.serving.gallery.stored_keypoints import StoredKeypoints
 from whale_ray.serving.gallery.tables import KEYPOINTS
 
+pytestmark = pytest.mark.integration
+
 TOP = Path(__file__).parents[2]
 
 

@@ -36,6 +36,8 @@ from whale_ray.serving.gallery.review.review_queue import LatestAnswer, ReviewIt
 from whale_ray.serving.http.review.routes_review import queries
 from whale_ray.serving.query_parameters import WaitingQuery
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def store(url: str) -> Iterator[EnrolmentStore]:

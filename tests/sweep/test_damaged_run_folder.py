@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     WriteSweep = Callable[..., Sweep]
 
+pytestmark = pytest.mark.integration
+
 NOBODY = "127.0.0.1:1"  # an address at which no cluster answers: nothing may be trained
 
 

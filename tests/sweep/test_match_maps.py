@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 WIDE = Geometry(32, 64, "pad", 0.125)
 
 

@@ -19,6 +19,8 @@ from whale_ray.sweep.trials.embeddings_io import read_embeddings
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(finished: SweepResult, tmp_path: Path) -> Path:

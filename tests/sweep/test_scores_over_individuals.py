@@ -21,6 +21,8 @@ from whale_ray.sweep.run_folder.records import Record, read_record, write_record
 from whale_ray.sweep.trials.embeddings_io import write_embeddings
 from whale_ray.sweep.trials.scoring import write_scores
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = distinct_settings(vote=["nearest", "softmax"], neighbours=[5], temperature=[0.05], flip=["none"])
 UNKNOWN = "new_whale"
 

@@ -23,6 +23,8 @@ from whale_ray.sweep.run_folder.records import Record, read_record
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(finished: SweepResult, tmp_path: Path) -> Path:

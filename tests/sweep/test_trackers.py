@@ -12,6 +12,8 @@ from whale_ray.sweep.run_folder.sweep_identity import sweep_identity
 from whale_ray.sweep.trials.trackers.registry import open_trackers
 from whale_ray.sweep.trials.trackers.tracker import TrackedTrial, Tracking
 
+pytestmark = pytest.mark.integration
+
 
 def test_two_fresh_runs_of_a_sweep_are_two_wandb_runs(tmp_path: Path) -> None:
     names = []

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     WriteSweep = Callable[..., Sweep]
 
+pytestmark = pytest.mark.integration
+
 BOTH = "search.objective=[recall@1, milliseconds_per_image]"
 
 
