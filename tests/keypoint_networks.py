@@ -1,4 +1,4 @@
-"""Small ONNX models that find keypoints on a grid, for tests of learned keypoints."""
+"""Small ONNX models that find keypoints on a grid and match them, for tests of learned keypoints."""
 
 from __future__ import annotations
 
@@ -75,6 +75,72 @@ def write_network(
         [helper.make_tensor_value_info("image", floats, (1, channels, *(sides or ("height", "width"))))],
         outputs,
         [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def write_matcher(
+    path: Path, *, size: int = 32, assigned: bool = False, half: bool = False, drop: str = "", seed: int = 0
+) -> Path:
+    """Matches the mutually nearest descriptors; the confidence of a match is half of its cosine, at least 0.
+
+    `assigned` gives the match of each keypoint of the first photograph, -1 for none, instead of pairs. `drop` leaves
+    out an output. `seed` is written into the file and changes nothing else.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    node, floats = helper.make_node, TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    whole = TensorProto.INT64
+    nodes = [
+        node("Cast", ["desc0"], ["first"], to=TensorProto.FLOAT),
+        node("Cast", ["desc1"], ["second"], to=TensorProto.FLOAT),
+        node("Transpose", ["second"], ["turned"], perm=[0, 2, 1]),
+        node("MatMul", ["first", "turned"], ["batch"]),
+        node("Squeeze", ["batch", "zero"], ["cosines"]),
+        node("ArgMax", ["cosines"], ["best"], axis=1, keepdims=0),
+        node("ArgMax", ["cosines"], ["back"], axis=0, keepdims=0),
+        node("Gather", ["back", "best"], ["again"]),
+        node("Shape", ["best"], ["count"]),
+        node("Squeeze", ["count", "zero"], ["length"]),
+        node("Range", ["none", "length", "one"], ["rows"]),
+        node("Equal", ["again", "rows"], ["mutual"]),
+        node("ReduceMax", ["cosines", "ones"], ["largest"], keepdims=0),
+        node("Relu", ["largest"], ["positive"]),
+        node("Mul", ["positive", "half"], ["sure"]),
+    ]
+    if assigned:
+        nodes += [
+            node("Where", ["mutual", "best", "lost"], ["matched"]),
+            node("Unsqueeze", ["matched", "zero"], ["matches0"]),
+            node("Unsqueeze", ["sure", "zero"], ["mscores0"]),
+        ]
+    else:
+        nodes += [
+            node("NonZero", ["mutual"], ["kept"]),
+            node("Squeeze", ["kept", "zero"], ["places"]),
+            node("Gather", ["best", "places"], ["others"]),
+            node("Unsqueeze", ["places", "ones"], ["left"]),
+            node("Unsqueeze", ["others", "ones"], ["right"]),
+            node("Concat", ["left", "right"], ["matches0"], axis=1),
+            node("Gather", ["sure", "places"], ["mscores0"]),
+        ]
+    shapes = {"kpts0": (1, "M", 2), "kpts1": (1, "N", 2), "desc0": (1, "M", size), "desc1": (1, "N", size)}
+    forms: dict[str, tuple[int, tuple[object, ...]]] = {
+        "matches0": (whole, (1, "M") if assigned else ("K", 2)),
+        "mscores0": (TensorProto.FLOAT, (1, "M") if assigned else ("K",)),
+    }
+    values = {"zero": [0], "ones": [1], "none": 0, "one": 1, "lost": -1}
+    constants = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in values.items()]
+    constants.append(numpy_helper.from_array(np.float32(0.5), "half"))
+    graph = helper.make_graph(
+        nodes,
+        "matches",
+        [helper.make_tensor_value_info(name, floats, shape) for name, shape in shapes.items()],
+        [helper.make_tensor_value_info(name, *form) for name, form in forms.items() if name != drop],
+        constants,
+        doc_string=f"seed {seed}",
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     return path

@@ -37,6 +37,7 @@ COMMANDS = (
     "identify",
     "discover",
     "push",
+    "export-matcher",
     "serve",
 )
 

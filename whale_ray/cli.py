@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from whale_ray import __version__
-from whale_ray.commands import bundles, data, discover, export, services, sweeps
+from whale_ray.commands import bundles, data, discover, export, matchers, services, sweeps
 from whale_ray.device import limit_default_threads
 from whale_ray.sweep.command import EXAMPLES, sweep
 from whale_ray.verbosity import set_verbosity
@@ -30,6 +30,7 @@ application.command(epilog=sweeps.REPORT_EXAMPLES)(sweeps.report)
 application.command(epilog=bundles.SUBMIT_EXAMPLE)(bundles.submit)
 application.command(epilog=bundles.IDENTIFY_EXAMPLES)(bundles.identify)
 application.command(epilog=bundles.PUSH_EXAMPLES)(bundles.push)
+application.command(epilog=matchers.MATCHER_EXAMPLE)(matchers.export_matcher)
 application.command(epilog=services.SERVE_EXAMPLES)(services.serve)
 application.command(epilog=services.DEPLOY_EXAMPLE)(services.deploy)
 application.command(epilog=services.EXPORT_EXAMPLE)(services.export_enrolled)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from drawn_photographs import IMAGES_EACH, encode
 from keypoint_bundles import spotted, write_local_bundle
+from keypoint_networks import write_matcher, write_network
 from PIL import Image
 from services import contents, enrolment_server, plain_server, web_service
 from test_recognizer import RemoteEncoder
@@ -28,6 +29,7 @@ from whale_ray.inference.predictions import Identification
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read_encounter_calibration
 from whale_ray.retrieval.local.feature_store import join_features
+from whale_ray.retrieval.local.learned.network_registry import register_network
 from whale_ray.retrieval.local.local_index import LocalIndex
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.serving.client import ask_service
@@ -46,10 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("local")
 
 
-@pytest.fixture(scope="module", params=[("sift", 0), ("orb", 9)])
+@pytest.fixture(scope="module", params=[("sift", 0), ("orb", 9), ("matcher", 0)])
 def local_bundle(request: pytest.FixtureRequest, folder: Path) -> Path:
-    """A bundle that compares a query with the whole gallery, or with a shortlist."""
+    """A bundle that compares a query with the whole gallery, or with a shortlist, or by networks."""
     kind, shortlist = request.param
+    if kind == "matcher":
+        kind = register_network(write_network(folder / "grid.onnx"), write_matcher(folder / "glue.onnx"))
     return write_local_bundle(folder, kind, shortlist=shortlist)
 
 

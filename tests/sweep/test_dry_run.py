@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from small_sweep import SWEEP
+from typer.testing import CliRunner
 
+from whale_ray.cli import application
 from whale_ray.sweep.config.trial_identity import trial_identity
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.planning.dry_run import forecast, trials_at_once, trials_left
@@ -122,6 +124,18 @@ def test_the_estimate_grows_with_the_number_of_trials(write_sweep: WriteSweep) -
     *encoders, total = estimate(write_sweep(), trials=2, at_once=2)
     assert [line.split(":")[0] for line in encoders] == ["tiny at 32x64"]
     assert "for the 2 to train on this machine, 2 at a time" in total
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path, found: bool) -> None:
+    path, network = tmp_path / "sweep.yaml", tmp_path / "wrong.onnx"
+    path.write_text(SWEEP.replace("ROOT", str(tmp_path)))
+    if found:
+        network.write_bytes(b"no model")
+    options = ["--runs", str(tmp_path), "--dry-run", "--set", f"retrieval.local=[none,{network}]"]
+    answer = CliRunner().invoke(application, ["sweep", str(path), *options])
+    assert answer.exit_code == 2
+    assert f"{network} cannot find keypoints: it must be an ONNX {'model' if found else 'file'}" in answer.stderr
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from keypoint_networks import write_network
+from keypoint_networks import write_matcher, write_network
 
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_bundle
@@ -27,7 +27,9 @@ from whale_ray.retrieval.fusion import fusion_model
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local import shortlists
 from whale_ray.retrieval.local.evidence import LocalEvidence
-from whale_ray.retrieval.local.learned.network_registry import kind_of
+from whale_ray.retrieval.local.learned.network_registry import kind_of, matcher_of, network_files
+from whale_ray.retrieval.local.shortlists import ShortlistComparison
+from whale_ray.retrieval.local.verification import verify
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.per_query_scores import of_settings
@@ -41,7 +43,12 @@ from whale_ray.sweep.report.example_matches import find_examples
 from whale_ray.sweep.report.keypoint_pictures import with_keypoints
 from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
-from whale_ray.sweep.run_folder.local_evidence import photographs_to_hold_out, read_local_evidence
+from whale_ray.sweep.run_folder.local_evidence import (
+    evidence_name,
+    photographs_to_hold_out,
+    read_local_evidence,
+    write_local_features,
+)
 from whale_ray.sweep.run_folder.records import Record, read_record
 from whale_ray.sweep.run_folder.setting_queries import FILE
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
@@ -114,6 +121,22 @@ def run_of_shortlists(
     return run
 
 
+@pytest.fixture(scope="module")
+def networks(network: Path) -> str:
+    """The setting with the keypoint network and a match network."""
+    return f"{network}+{write_matcher(network.with_name('glue.onnx'))}"
+
+
+@pytest.fixture(scope="module")
+def run_of_matcher(
+    finished: SweepResult, dataset: Dataset, write_sweep: Any, networks: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same with the keypoints of a network, matched by a network."""
+    run = tmp_path_factory.mktemp("matcher")
+    score_with_keypoints(finished, dataset, write_sweep, run, local=networks)
+    return run
+
+
 def only_trial(run: Path) -> Record:
     return read_record(next((run / "trials").iterdir()))
 
@@ -151,7 +174,7 @@ def with_measured_gallery(bundle: Bundle, table: pd.DataFrame) -> Bundle:
     )
 
 
-@pytest.mark.parametrize(("folder", "size"), [("run", 0), ("run_of_shortlists", 9)])
+@pytest.mark.parametrize(("folder", "size"), [("run", 0), ("run_of_shortlists", 9), ("run_of_matcher", 0)])
 def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
     request: pytest.FixtureRequest, dataset: Dataset, folder: str, size: int
 ) -> None:
@@ -365,22 +388,58 @@ def test_the_network_is_in_the_bundle_and_its_path_is_not(run_of_shortlists: Pat
     assert (run_of_shortlists / "local-grid.onnx.npz").exists()
 
 
+def test_both_networks_are_in_the_bundle_and_their_paths_are_not(run_of_matcher: Path, networks: str) -> None:
+    best, kind = run_of_matcher / "best", kind_of(networks)
+    for name, file in zip(("local.onnx", "local-matcher.onnx"), network_files(networks), strict=True):
+        assert (best / name).read_bytes() == file.read_bytes()
+    manifest = json.loads((best / "bundle.json").read_text())
+    assert manifest["retrieval"]["local"] == kind
+    assert manifest["fusion"]["weights"]["confidence_value"] != 0
+    assert (run_of_matcher / "local-grid.onnx+glue.onnx.npz").exists()
+
+
+def test_shortlists_of_a_run_are_compared_by_the_match_network(
+    run_of_matcher: Path, networks: str, tmp_path: Path
+) -> None:
+    contents = read_bundle(run_of_matcher / "best")
+    assert contents.keypoints is not None
+    store, images = contents.keypoints.gallery, [f"{row}.jpg" for row in range(len(contents.table))]
+    matcher = network_files(networks)[1]
+    options: dict[str, Any] = {"images": images, "shortlist": 4, "made_from": "these"}
+    write_local_features(tmp_path, networks, store, matcher=matcher, **options)
+    table = pd.DataFrame({"image": images, "individual": contents.table["individual"], "part": "train", "split": 0})
+    table = pd.concat([table, table.iloc[:3].assign(part="val")])
+    source = read_local_evidence(tmp_path, [networks], table=table, unknown_label="new_whale")[networks][0]
+    assert isinstance(source, ShortlistComparison)
+    found = source.compare(np.tile(np.arange(4), (3, 1)))
+    assert found.confidences is not None
+    matched = np.flatnonzero(found.scores[0] > 0)
+    for place in matched:
+        expected = verify(store.of(0), store.of(int(place)), matcher=matcher_of(kind_of(networks)))
+        assert (found.inliers[0, place], found.confidences[0, place]) == (
+            expected.inliers,
+            np.float32(expected.confidence),
+        )
+    assert found.confidences[0, matched].any()
+
+
+@pytest.mark.parametrize("file", ["local.onnx", "local-matcher.onnx"])
 @pytest.mark.parametrize("fault", ["missing", "damaged", "another"])
-def test_a_fault_in_the_network_of_a_bundle_is_named(run_of_shortlists: Path, tmp_path: Path, fault: str) -> None:
+def test_a_fault_in_a_network_of_a_bundle_is_named(run_of_matcher: Path, tmp_path: Path, fault: str, file: str) -> None:
     from whale_ray.inference.bundle_files import file_hashes
 
-    folder = Path(shutil.copytree(run_of_shortlists / "best", tmp_path / "bundle"))
-    (folder / "local.onnx").unlink()
+    folder = Path(shutil.copytree(run_of_matcher / "best", tmp_path / "bundle"))
+    (folder / file).unlink()
     if fault == "damaged":
-        (folder / "local.onnx").write_bytes(b"no model")
+        (folder / file).write_bytes(b"no model")
     elif fault == "another":
-        write_network(folder / "local.onnx", seed=1)
-    with pytest.raises(BundleError, match=r"local\.onnx"):
+        (write_network if file == "local.onnx" else write_matcher)(folder / file, seed=1)
+    with pytest.raises(BundleError, match=file):
         read_bundle(folder)
     manifest = json.loads((folder / "bundle.json").read_text())
     hashes = {name: one for name, one in file_hashes(folder).items() if name != "bundle.json"}
     (folder / "bundle.json").write_text(json.dumps(manifest | {"files": hashes}))
-    with pytest.raises(BundleError, match=r"local\.onnx"):
+    with pytest.raises(BundleError, match=file):
         read_bundle(folder)
 
 
@@ -392,9 +451,13 @@ def test_another_network_of_the_same_name_is_refused(
         gather_local_evidence(sweep, dataset, run_of_shortlists, say=pytest.fail)
 
 
-def test_a_file_that_is_no_network_is_refused_before_photographs_are_decoded(write_sweep: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"lost\.onnx cannot find keypoints"):
-        check_inputs(write_sweep(f"retrieval.local=[sift,{tmp_path / 'lost.onnx'}]"))
+@pytest.mark.parametrize("is_matcher", [False, True])
+def test_a_file_that_is_no_network_is_refused_before_photographs_are_decoded(
+    write_sweep: Any, network: Path, tmp_path: Path, is_matcher: bool
+) -> None:
+    lost = str(tmp_path / "lost.onnx")
+    with pytest.raises(InputError, match=rf"lost\.onnx cannot {'match' if is_matcher else 'find'} keypoints"):
+        check_inputs(write_sweep(f"retrieval.local=[sift,{f'{network}+{lost}' if is_matcher else lost}]"))
 
 
 def test_a_report_without_the_file_of_the_network_has_no_pictures_of_keypoints(
@@ -405,7 +468,7 @@ def test_a_report_without_the_file_of_the_network_has_no_pictures_of_keypoints(
     assert with_keypoints(examples, str(tmp_path / "lost.onnx"), pictures) == examples
 
 
-@pytest.mark.parametrize("kept", ["run", "run_of_shortlists"])
+@pytest.mark.parametrize("kept", ["run", "run_of_shortlists", "run_of_matcher"])
 @pytest.mark.parametrize("fault", ["missing", "damaged", "other_photographs"])
 def test_missing_evidence_is_named_with_the_remedy(
     request: pytest.FixtureRequest, tmp_path: Path, fault: str, kept: str
@@ -413,7 +476,7 @@ def test_missing_evidence_is_named_with_the_remedy(
     run: Path = request.getfixturevalue(kept)
     record = only_trial(run)
     folder = shutil.copytree(record.folder, tmp_path / "trials" / record.trial)
-    path = tmp_path / f"local-{Path(record.result['local']).name}.npz"
+    path = tmp_path / f"local-{evidence_name(record.result['local'])}.npz"
     if fault == "damaged":
         path.write_bytes((run / path.name).read_bytes()[:200])
     elif fault == "other_photographs":
@@ -448,6 +511,17 @@ def test_examples_of_the_report_show_the_matched_keypoints(record: Record, photo
         assert one.keypoints[0].data.startswith("data:image/jpeg;base64,")
     assert all(len(one.keypoints) == len(one.answers) for one in shown.mistakes)
     assert [len(one.keypoints) for one in shown.right] == [1] * len(shown.right)
+
+
+def test_the_report_draws_the_matches_of_the_match_network(
+    run_of_matcher: Path, networks: str, photographs: Path
+) -> None:
+    pictures = Photographs(photographs / "train")
+    examples = find_examples(only_trial(run_of_matcher), pictures)
+    both, alone = (with_keypoints(examples, each, pictures) for each in (networks, str(network_files(networks)[0])))
+    points = [[one.inliers for each in found.right for one in each.keypoints] for found in (both, alone)]
+    assert any(points[0])
+    assert points[0] != points[1]
 
 
 def test_examples_without_photographs_have_no_keypoints(record: Record, tmp_path: Path) -> None:

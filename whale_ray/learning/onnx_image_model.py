@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from whale_ray.errors import InputError, first_line
+from whale_ray.learning.onnx_session import open_session
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -31,7 +32,8 @@ class OnnxImageModel:
 
     def __init__(self, path: Path, *, purpose: str, user: str, remedy: str, threads: int) -> None:
         self._path, self._purpose, self._remedy = path, purpose, remedy
-        self._session = self._open_session(user, threads)
+        refused = f"{path} {purpose}"
+        self._session = open_session(path, refused=refused, user=user, remedy=remedy, threads=threads)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _FLOATS:
             types = ", ".join(one.type for one in inputs)
@@ -69,20 +71,3 @@ class OnnxImageModel:
     def fault(self, reason: str) -> InputError:
         """Return the error that the file cannot be used for this purpose."""
         return InputError(f"{self._path} {self._purpose}: {reason}. {self._remedy}")
-
-    def _open_session(self, user: str, threads: int) -> Any:
-        if not self._path.is_file():
-            raise self.fault("it must be an ONNX file, but is not there")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError(
-                f"{user} {error.name}, which is not installed. Type `pip install 'whale-ray[fast]'`"
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 4
-        try:
-            return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # whatever ONNX Runtime raises
-            raise self.fault(f"it must be an ONNX model, but: {first_line(error)}") from error

@@ -158,6 +158,10 @@ def _print_forecast(plan: Sweep, run: Path, *, measure: bool, as_json: bool) -> 
     from whale_ray.sweep.planning.resume import keep_earlier_grouping
     from whale_ray.sweep.run_folder.records import read_records
 
+    if any(local.endswith(".onnx") for local in plan.retrieval["local"]):
+        from whale_ray.sweep.execution.gather_local_evidence import check_keypoints
+
+        check_keypoints(plan)
     plan = keep_earlier_grouping(plan, run)
     lines, records = list(forecast(plan, run)), read_records(run)
     left = trials_left(plan, records) + sum(one.status == "running" and one.kind == "trial" for one in records)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from whale_ray.errors import BundleError
-from whale_ray.retrieval.fusion.candidate_features import FEATURES, SCORES, candidate_features
+from whale_ray.retrieval.fusion.candidate_features import (
+    FEATURES,
+    MATCHER_FEATURES,
+    SCORES,
+    candidate_features,
+)
 from whale_ray.retrieval.fusion.cross_fitting import cross_fit
 from whale_ray.retrieval.fusion.fusion_model import VALUES, FusionModel, fit_fusion_model, read_fusion_model
 
@@ -94,11 +99,15 @@ def test_a_model_without_local_evidence_is_finite():
 
 
 @pytest.mark.parametrize("isotonic", [False, True])
-def test_a_written_model_gives_the_same_scores(isotonic):
+@pytest.mark.parametrize("names", [FEATURES, MATCHER_FEATURES], ids=len)
+def test_a_written_model_gives_the_same_scores(isotonic, names):
     features, right, _ = draw()
+    if names == MATCHER_FEATURES:  # the confidence beside the others
+        features = np.concatenate([features, np.sqrt(np.abs(features[:, :, -3:]))], axis=2)
     model = fit_fusion_model(features, right, isotonic=isotonic)
     again = read_fusion_model(json.loads(json.dumps(model.written(), sort_keys=True)))
-    assert {*again.curves} == ({*VALUES} if isotonic else set())
+    assert tuple(again.weights) == names
+    assert {*again.curves} == ({*VALUES} & {*names} if isotonic else set())
     np.testing.assert_array_equal(model.scores(features), again.scores(features))
 
 

@@ -66,7 +66,9 @@ def test_no_queries_and_no_gallery_have_evidence_without_cells(queries: int) -> 
 def test_the_same_shortlists_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
     monkeypatch.setattr(
-        shortlists, "compare_shortlists", lambda *parts: compared.append(1) or compare_shortlists(*parts)
+        shortlists,
+        "compare_shortlists",
+        lambda *parts, **options: compared.append(1) or compare_shortlists(*parts, **options),
     )
     comparison = ShortlistComparison(store_of_animals(), [4, 5], range(4), NAMES)
     first = comparison.compare(np.array([[2, 0], [0, 1]]))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from whale_ray.errors import BundleError, DataError, InputError
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features, load_features
-from whale_ray.retrieval.local.learned.network_registry import register_network
+from whale_ray.retrieval.local.learned.network_registry import features_kind, register_network
 from whale_ray.retrieval.local.local_features import (
     LOCAL_KINDS,
     LocalFeatures,
@@ -22,7 +22,8 @@ from whale_ray.retrieval.local.local_features import (
     squared_length,
 )
 
-GALLERY_FILE, GOLDEN_FILE, NETWORK_FILE = "local.npz", "golden/local.npz", "local.onnx"
+GALLERY_FILE, GOLDEN_FILE = "local.npz", "golden/local.npz"
+NETWORK_FILE, MATCHER_FILE = "local.onnx", "local-matcher.onnx"
 LEAST_REPRODUCED = 0.9
 """Smallest share of the keypoints of the golden images that must be found again."""
 _FAR = 0.01  # of two places of one keypoint, as a share of the longer side
@@ -36,18 +37,21 @@ class KeypointFiles(NamedTuple):
         gallery: Features of the gallery photographs, row by row.
         golden: Features of the golden images.
         network: ONNX file of the network that finds them; None for `sift` and `orb`.
+        matcher: ONNX file of the network that matches them; None without.
     """
 
     gallery: LocalFeatureStore
     golden: LocalFeatureStore
     network: Path | None = None
+    matcher: Path | None = None
 
     def write(self, folder: Path) -> None:
         """Write the files into the folder of a bundle."""
         self.gallery.save(folder / GALLERY_FILE)
         self.golden.save(folder / GOLDEN_FILE)
-        if self.network is not None:
-            shutil.copyfile(self.network, folder / NETWORK_FILE)
+        for file, name in ((self.network, NETWORK_FILE), (self.matcher, MATCHER_FILE)):
+            if file is not None:
+                shutil.copyfile(file, folder / name)
 
 
 def read_keypoint_files(folder: Path, kind: str, *, rows: int, golden: int) -> KeypointFiles:
@@ -66,30 +70,31 @@ def read_keypoint_files(folder: Path, kind: str, *, rows: int, golden: int) -> K
         files = KeypointFiles(load_features(folder / GALLERY_FILE), load_features(folder / GOLDEN_FILE))
     except DataError as error:
         raise BundleError(f"{folder} cannot be read as a bundle: {error}") from error
-    stored = (files.gallery, files.golden)
+    stored, expected = (files.gallery, files.golden), features_kind(kind)
     for name, store, count in zip((GALLERY_FILE, GOLDEN_FILE), stored, (rows, golden), strict=True):
-        if (store.kind, len(store)) != (kind, count):
+        if (store.kind, len(store)) != (expected, count):
             raise BundleError(
-                f"{name} of {folder} must have {kind} features of {count} photographs, but has {store.kind} features "
-                f"of {len(store)}. Make the bundle again"
+                f"{name} of {folder} must have {expected} features of {count} photographs, but has {store.kind} "
+                f"features of {len(store)}. Make the bundle again"
             )
-    return files if kind in LOCAL_KINDS else files._replace(network=_open_network(folder, kind))
+    return files if kind in LOCAL_KINDS else _with_networks(files, folder, kind)
 
 
-def _open_network(folder: Path, kind: str) -> Path:
-    """Return the network's file of a bundle, registered for this process.
+def _with_networks(files: KeypointFiles, folder: Path, kind: str) -> KeypointFiles:
+    """Return the files with those of the networks, which are registered for this process.
 
     Raises:
-        BundleError: If it is another network, or cannot be used here.
+        BundleError: If they are other networks, or cannot be used here.
     """
-    path = folder / NETWORK_FILE
+    network, matcher = folder / NETWORK_FILE, folder / MATCHER_FILE if kind != features_kind(kind) else None
+    names = NETWORK_FILE if matcher is None else f"{NETWORK_FILE} and {MATCHER_FILE}"
     try:
-        found = register_network(path)
+        found = register_network(network, matcher)
     except InputError as error:
         raise BundleError(f"{folder} cannot be read as a bundle: {error}") from error
     if found != kind:
-        raise BundleError(f"{NETWORK_FILE} of {folder} must be the network {kind}, but is {found}. Make it again")
-    return path
+        raise BundleError(f"{names} of {folder} must be {kind}, but {found} came. Make the bundle again")
+    return files._replace(network=network, matcher=matcher)
 
 
 def features_of_pictures(pictures: Sequence[bytes], kind: str) -> LocalFeatureStore:

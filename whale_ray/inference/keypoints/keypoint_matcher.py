@@ -17,6 +17,7 @@ from whale_ray.retrieval.fusion.evidence_source import QueryEvidence, shortlist_
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
 from whale_ray.retrieval.fusion.fusion_model import FusionModel, read_fusion_model
 from whale_ray.retrieval.local.evidence import LocalEvidence, compare_features
+from whale_ray.retrieval.local.learned.network_registry import features_kind, matcher_of
 from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture, no_features
 from whale_ray.retrieval.local.local_index import LocalIndex
 from whale_ray.retrieval.local.shortlists import ShortlistEvidence, compare_shortlists
@@ -42,13 +43,15 @@ class KeypointMatcher:
 
     Attributes:
         kind: Kind of the local features.
+        network: Network that matches them; None for the mutually nearest descriptors.
         shortlist: Number of gallery photographs that a query is compared with; 0 for all, as the fusion was fitted.
     """
 
     def __init__(
         self, setting: RetrievalSetting, fusion: Mapping[str, Any], encounters: EncounterCalibration | None = None
     ) -> None:
-        self.kind, self._setting, self._model = setting.local, setting, read_fusion_model(fusion)
+        self.kind, self.network = features_kind(setting.local), matcher_of(setting.local)
+        self._setting, self._model = setting, read_fusion_model(fusion)
         self.shortlist = self._model.shortlist
         # A calibration of encounters holds for the scores that it was fitted on: fused ones, or those of embeddings.
         self._model_of_encounters = self._model if encounters is None else encounters.fusion
@@ -101,10 +104,11 @@ class KeypointMatcher:
         photographs, counts = [one for query in asked for one in query], [len(query) for query in asked]
         found: LocalEvidence | ShortlistEvidence
         if not self.shortlist:
-            found = compare_features(photographs, index)
+            found = compare_features(photographs, index, matcher=self.network)
         else:
             shortlist = shortlist_by_embedding(vectors, groups, self.shortlist)
-            found = compare_shortlists(photographs, index, np.repeat(shortlist, counts, axis=0))
+            shortlist = np.repeat(shortlist, counts, axis=0)
+            found = compare_shortlists(photographs, index, shortlist, matcher=self.network)
         if len(photographs) == len(asked):
             return found
         return EncounterEvidence(found, tuple(np.split(np.arange(len(photographs)), np.cumsum(counts)[:-1])))

@@ -10,6 +10,7 @@ import numpy as np
 from whale_ray.inference.predictions import Candidate, Gallery, Identification, MatchedPhotograph
 from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
 from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
+from whale_ray.retrieval.local.learned.match_network import MatchNetwork
 from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.local.verification import verify
 from whale_ray.retrieval.search.pools import Pool
@@ -42,15 +43,18 @@ def add_matched_points(
     ]
 
 
-def add_match_lines(answer: Identification, query: LocalFeatures, gallery: Gallery) -> Identification:
+def add_match_lines(
+    answer: Identification, query: LocalFeatures, gallery: Gallery, *, matcher: MatchNetwork | None = None
+) -> Identification:
     """Return the answer with the lines that join the matched points of the query and of each candidate.
 
     Args:
         answer: From `add_matched_points`, for the same gallery.
         query: Local features of the query.
         gallery: The gallery.
+        matcher: Network that matched them; None for the mutually nearest descriptors.
     """
-    return replace(answer, candidates=tuple(_with_lines(one, query, gallery) for one in answer.candidates))
+    return replace(answer, candidates=tuple(_with_lines(one, query, gallery, matcher) for one in answer.candidates))
 
 
 def _most_points(evidence: QueryEvidence, query: int, gallery: Gallery, pool: Pool) -> dict[str, tuple[int, int]]:
@@ -75,9 +79,11 @@ def _with_points(answer: Identification, most: dict[str, tuple[int, int]], galle
     return replace(answer, candidates=tuple(map(counted, answer.candidates)))
 
 
-def _with_lines(candidate: Candidate, query: LocalFeatures, gallery: Gallery) -> Candidate:
+def _with_lines(
+    candidate: Candidate, query: LocalFeatures, gallery: Gallery, matcher: MatchNetwork | None
+) -> Candidate:
     if candidate.matched is None or gallery.keypoints is None:
         return candidate
-    matches = verify(query, gallery.keypoints.features(candidate.matched.row)).matches
+    matches = verify(query, gallery.keypoints.features(candidate.matched.row), matcher=matcher).matches
     ends = np.round(matches.reshape(-1, 4).astype(float), _DECIMALS).tolist()
     return replace(candidate, matched=replace(candidate.matched, lines=tuple(map(tuple, ends))))

@@ -5,6 +5,7 @@ Every score counts by its value, by its lead over the best other candidate and b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -12,16 +13,27 @@ import numpy as np
 SCORES: Final = ("nearest", "mean", "individual", "photograph", "inliers")
 """Scores of a candidate: cosine to the nearest vector and to the class mean; LNBNN score of the individual and of its
 best photograph; inliers of its best verified photograph."""
-FEATURES: Final = ("rank", *(f"{score}_{part}" for score in SCORES for part in ("value", "lead", "rank")))
-"""Names of the features; `rank` is the rank in the ranking by embedding."""
+MATCHER_SCORES: Final = (*SCORES, "confidence")
+"""The same with a match network: the largest sum of the confidences of its matches with a photograph."""
+
+
+def feature_names(scores: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the features of scores; `rank` is the rank in the ranking by embedding."""
+    return ("rank", *(f"{score}_{part}" for score in scores for part in ("value", "lead", "rank")))
+
+
+FEATURES: Final = feature_names(SCORES)
+"""Names of the features without a match network."""
+MATCHER_FEATURES: Final = feature_names(MATCHER_SCORES)
+"""Names of the features with a match network: those without come first."""
 
 
 def candidate_features(ranks: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the features of candidates, float64, shape (Q, R, F), in the order of `FEATURES`; NaN where none is.
+    """Return the features of candidates, float64, shape (Q, R, F), in the order of `feature_names`; NaN where none is.
 
     Args:
         ranks: Rank of each candidate in the ranking by embedding, from 1, shape (Q, R).
-        scores: The scores in the order of `SCORES`, NaN for no candidate, shape (S, Q, R).
+        scores: The scores in the order of `SCORES` or `MATCHER_SCORES`, NaN for no candidate, shape (S, Q, R).
     """
     scores = np.asarray(scores, dtype=np.float64)
     parts = [np.where(np.isnan(scores[0]), np.nan, np.log(ranks))]

@@ -11,7 +11,12 @@ from typing import Final
 
 import numpy as np
 
-from whale_ray.retrieval.fusion.candidate_features import FEATURES, candidate_features, features_without
+from whale_ray.retrieval.fusion.candidate_features import (
+    FEATURES,
+    MATCHER_FEATURES,
+    candidate_features,
+    features_without,
+)
 from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 from whale_ray.retrieval.search.neighbor_search import nearest_images
@@ -133,11 +138,16 @@ def join_candidates(parts: Sequence[Candidates]) -> Candidates:
 
 @dataclass(frozen=True)
 class _LocalScores:
-    """LNBNN score of each individual of a pool, of its best photograph, and its most inliers, each (Q, C)."""
+    """LNBNN score of each individual of a pool, of its best photograph, and its most inliers, each (Q, C).
+
+    Attributes:
+        confidences: Largest sum of confidences by a match network; None without one.
+    """
 
     individuals: np.ndarray
     photographs: np.ndarray
     inliers: np.ndarray
+    confidences: np.ndarray | None
 
     @classmethod
     def of_pool(cls, evidence: QueryEvidence, queries: np.ndarray, pool: Pool, index: GalleryIndex) -> _LocalScores:
@@ -151,12 +161,23 @@ class _LocalScores:
         """
         rows = pool.rows[index.rows]  # gallery rows in the order of the index
         asked = evidence.of_queries(queries)
-        photographs, inliers = (
+        largest = [
             np.maximum.reduceat(values[:, rows], index.starts, axis=1) if len(rows) else np.zeros((len(values), 0))
-            for values in (asked.scores, asked.inliers)
-        )
+            for values in (asked.scores, asked.inliers, asked.confidences)
+            if values is not None
+        ]
+        confidences = None if asked.confidences is None else largest[2]
         places = np.searchsorted(asked.names, index.names)  # the evidence may have individuals of other pools
-        return cls(asked.individual_scores[:, places], photographs, inliers)
+        return cls(asked.individual_scores[:, places], largest[0], largest[1], confidences)
+
+    def of_candidates(self, codes: np.ndarray) -> list[np.ndarray]:
+        """Return the logarithms of the scores of candidates, each (Q, R), NaN for no candidate."""
+        given = (_SCALE * self.individuals, _SCALE * self.photographs, self.inliers, self.confidences)
+        return [
+            np.log1p(np.where(codes < 0, np.nan, np.take_along_axis(values, np.maximum(codes, 0), axis=1)))
+            for values in given
+            if values is not None
+        ]
 
 
 def _candidate_codes(ranked: np.ndarray, local: _LocalScores) -> np.ndarray:
@@ -181,16 +202,12 @@ def _candidates(
 ) -> Candidates:
     """Return the candidates with these codes, the first `ranked` of which are the ranking by embedding."""
     if not codes.size:
-        return Candidates(codes, codes, np.zeros((*codes.shape, len(FEATURES))))
+        names = FEATURES if local.confidences is None else MATCHER_FEATURES
+        return Candidates(codes, codes, np.zeros((*codes.shape, len(names))))
     nearest, images = nearest_images(queries, index, codes)
     mean, _ = nearest_images(queries, index.centroids, codes)
-    individual, photograph, inliers = (
-        np.where(codes < 0, np.nan, np.take_along_axis(values, np.maximum(codes, 0), axis=1))
-        for values in (local.individuals, local.photographs, local.inliers)
-    )
     ranks = np.broadcast_to(np.minimum(np.arange(codes.shape[1]), ranked) + 1, codes.shape)
-    scores = (nearest, mean, np.log1p(_SCALE * individual), np.log1p(_SCALE * photograph), np.log1p(inliers))
-    return Candidates(codes, images, candidate_features(ranks, np.stack(scores)))
+    return Candidates(codes, images, candidate_features(ranks, np.stack([nearest, mean, *local.of_candidates(codes)])))
 
 
 def _widened(values: np.ndarray, width: int, absent: float) -> np.ndarray:

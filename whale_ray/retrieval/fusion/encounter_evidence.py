@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.local.evidence import LocalEvidence, read_evidence
 from whale_ray.retrieval.local.shortlists import ShortlistEvidence
 
 
@@ -38,8 +38,9 @@ class EncounterEvidence:
         parts = [self.photographs.of_queries(self.rows[row]) for row in rows]  # one encounter at a time, for memory
         if not parts:
             return self.photographs.of_queries(np.arange(0))
-        scores, individual_scores, inliers = (
-            np.stack([reduce(getattr(part, name)) for part in parts]).astype(np.float32)
-            for name in ("scores", "individual_scores", "inliers")
-        )
-        return LocalEvidence(scores, individual_scores, inliers, self.photographs.names)
+        reduced = {
+            name: np.stack([reduce(getattr(part, name)) for part in parts]).astype(np.float32)
+            for name in parts[0].arrays()
+            if name != "names"
+        }
+        return read_evidence(reduced | {"names": self.photographs.names})

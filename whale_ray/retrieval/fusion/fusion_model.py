@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from whale_ray.errors import BundleError
-from whale_ray.retrieval.fusion.candidate_features import FEATURES, SCORES
+from whale_ray.retrieval.fusion.candidate_features import FEATURES, MATCHER_FEATURES, MATCHER_SCORES
 from whale_ray.retrieval.fusion.isotonic_curves import IsotonicCurve, fit_curve, read_curves
 from whale_ray.retrieval.logistic_regression import fit_logistic
 from whale_ray.retrieval.search.gallery_index import STEPS
@@ -23,7 +23,7 @@ LIMIT: Final = 20.0
 """Log-odds at which fused scores end: a score of 1."""
 FEWEST: Final = 10
 """Right and wrong candidates, of each so many, below which no model is fitted."""
-VALUES: Final = tuple(f"{score}_value" for score in SCORES)
+VALUES: Final = tuple(f"{score}_value" for score in MATCHER_SCORES)
 """Features that may be calibrated by isotonic regression."""
 _FITTED = {"rank": 20, "individual_rank": 10, "photograph_rank": 10}
 """The model is fitted on candidates with such a rank at most: the others are wrong without a doubt, but cost time."""
@@ -47,7 +47,7 @@ class FusionModel:
     curves: Mapping[str, IsotonicCurve] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if tuple(self.weights) != FEATURES:
+        if tuple(self.weights) not in (FEATURES, MATCHER_FEATURES):
             raise BundleError(
                 f"a fusion model weighs {', '.join(FEATURES)}, but got {', '.join(self.weights)}. Another version made "
                 "it: run the sweep again"
@@ -88,7 +88,7 @@ def read_fusion_model(written: Mapping[str, Any]) -> FusionModel:
         BundleError: If it has other features or no numbers.
     """
     try:
-        weights = {name: float(written["weights"][name]) for name in FEATURES if name in written["weights"]}
+        weights = {name: float(written["weights"][name]) for name in MATCHER_FEATURES if name in written["weights"]}
         curves = read_curves(written.get("curves", {}), VALUES)
         model = FusionModel(float(written["intercept"]), weights, int(written.get("shortlist", 0)), curves)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -125,8 +125,9 @@ def fit_fusion_model(
     if min(outcomes.sum(), (~outcomes).sum()) < FEWEST:
         return None
     curves = {}
-    for name in VALUES if isotonic else ():
-        column = FEATURES.index(name)
+    names = FEATURES if features.shape[2] == len(FEATURES) else MATCHER_FEATURES
+    for name in (one for one in VALUES if isotonic and one in names):
+        column = names.index(name)
         curves[name] = fit_curve(rows[:, column], outcomes)
         rows[:, column] = curves[name](rows[:, column])
     first = None if start is None else np.array([start.intercept, *start.weights.values()])
@@ -134,4 +135,4 @@ def fit_fusion_model(
     if fitted is None:
         return None
     intercept, *weights = map(float, fitted)
-    return FusionModel(intercept, dict(zip(FEATURES, weights, strict=True)), curves=curves)
+    return FusionModel(intercept, dict(zip(names, weights, strict=True)), curves=curves)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from whale_ray.device import available_cpus
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore
+from whale_ray.retrieval.local.learned.match_network import MATCHED, MatchNetwork
 from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.local.local_index import LocalIndex
 from whale_ray.retrieval.local.verification import verify
@@ -31,6 +32,8 @@ class LocalEvidence:
         inliers: Verified matches, float32, shape (Q, N); 0 where a photograph was not verified.
         names: The individuals, sorted, shape (C,).
         held_out: Evidence of some queries as if their individual were not in the gallery; None if it was not gathered.
+        confidences: Sum of the confidences of the matches by a match network, float32, shape (Q, N); 0 where it was not
+            run. None without a match network.
     """
 
     scores: np.ndarray
@@ -38,10 +41,16 @@ class LocalEvidence:
     inliers: np.ndarray
     names: np.ndarray
     held_out: HeldOutEvidence | None = None
+    confidences: np.ndarray | None = None
 
     def of_queries(self, rows: np.ndarray) -> LocalEvidence:
         """Return the evidence of some queries; `rows` are their positions, int, shape (q,)."""
-        return LocalEvidence(self.scores[rows], self.individual_scores[rows], self.inliers[rows], self.names)
+        return read_evidence({name: array if name == "names" else array[rows] for name, array in self.arrays().items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of this evidence by name; `read_evidence` makes it again."""
+        confidences = {} if self.confidences is None else {_CONFIDENCES: self.confidences}
+        return {name: getattr(self, name) for name in EVIDENCE_ARRAYS} | confidences
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,22 @@ class HeldOutEvidence:
 
 
 EVIDENCE_ARRAYS: Final = ("scores", "individual_scores", "inliers", "names")
-"""Fields of `LocalEvidence` that files hold."""
+"""Arrays that all evidence has."""
+_CONFIDENCES = "confidences"
+
+
+def read_evidence(arrays: Mapping[str, np.ndarray], *, prefix: str = "") -> LocalEvidence:
+    """Return the evidence with these arrays, without `held_out`.
+
+    Args:
+        arrays: Result of `LocalEvidence.arrays`, each name after the prefix.
+        prefix: Begins the name of each array.
+
+    Raises:
+        KeyError: If an array is missing.
+    """
+    found: dict[str, Any] = {name: arrays[f"{prefix}{name}"] for name in EVIDENCE_ARRAYS}
+    return LocalEvidence(**found, confidences=arrays.get(f"{prefix}{_CONFIDENCES}"))
 
 
 def gather_evidence(
@@ -71,6 +95,7 @@ def gather_evidence(
     individuals: np.ndarray | Sequence[str],
     *,
     verified: int = VERIFIED,
+    matcher: MatchNetwork | None = None,
     allowed: np.ndarray | None = None,
     on_batch: Callable[[], None] = lambda: None,
     progress: bool = False,
@@ -83,13 +108,15 @@ def gather_evidence(
         gallery: Rows of the gallery in the store, shape (N,).
         individuals: Individual of each gallery photograph, N names.
         verified: Number of leading photographs per query that are verified.
+        matcher: Match network that finds the matches to verify, of at most 5 leading photographs.
         allowed: Gallery photographs that may answer each query, bool, shape (Q, N); None for all.
         on_batch: Called before each batch of queries.
         progress: Show a progress bar.
     """
     features = [store.of(int(row)) for row in np.asarray(queries)]
     index = LocalIndex(store.subset(gallery), individuals)
-    return compare_features(features, index, verified=verified, allowed=allowed, on_batch=on_batch, progress=progress)
+    options: dict[str, Any] = {"allowed": allowed, "on_batch": on_batch, "progress": progress}
+    return compare_features(features, index, verified=verified, matcher=matcher, **options)
 
 
 def compare_features(
@@ -97,6 +124,7 @@ def compare_features(
     index: LocalIndex,
     *,
     verified: int = VERIFIED,
+    matcher: MatchNetwork | None = None,
     allowed: np.ndarray | None = None,
     on_batch: Callable[[], None] = lambda: None,
     progress: bool = False,
@@ -107,6 +135,7 @@ def compare_features(
         queries: Features of the query photographs.
         index: The gallery.
         verified: Number of leading photographs per query that are verified.
+        matcher: Match network that finds the matches to verify, of at most 5 leading photographs.
         allowed: Gallery photographs that may answer each query, bool, shape (Q, N); None for all.
         on_batch: Called before each batch of queries.
         progress: Show a progress bar.
@@ -118,8 +147,8 @@ def compare_features(
         on_batch()
         asked = [queries[row] for row in rows]
         scores[rows], of_individuals[rows] = index.scores(asked, permitted)
-    inliers = verify_leading(queries, index, scores, verified, on_batch)
-    return LocalEvidence(scores, of_individuals, inliers, index.names)
+    inliers, confidences = verify_leading(queries, index, scores, verified, on_batch, matcher=matcher)
+    return LocalEvidence(scores, of_individuals, inliers, index.names, confidences=confidences)
 
 
 def comparing_text(queries: int) -> str:
@@ -146,8 +175,11 @@ def verify_leading(
     on_batch: Callable[[], None],
     *,
     positions: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return the inliers of the photographs with the largest scores above 0, float32, shape (Q, S); 0 for the others.
+    matcher: MatchNetwork | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the inliers of the photographs with the largest scores above 0, and the confidences of their matches.
+
+    Both are float32, shape (Q, S), 0 for the other photographs. Without a match network there are no confidences.
 
     Args:
         queries: Features of the query photographs.
@@ -156,14 +188,17 @@ def verify_leading(
         verified: Number of leading photographs per query that are verified.
         on_batch: Called after each query.
         positions: Gallery position of each score, shape (Q, S); None if they are the whole gallery.
+        matcher: Match network that finds the matches to verify, of at most 5 leading photographs.
     """
-    inliers = np.zeros_like(scores)
+    inliers, confidences = np.zeros_like(scores), np.zeros_like(scores)
+    verified = verified if matcher is None else min(verified, MATCHED)
 
     def verify_query(row: int) -> None:
         leading = np.argsort(-scores[row], kind="stable")[:verified]
         for place in leading[scores[row, leading] > 0]:
             position = place if positions is None else positions[row, place]
-            inliers[row, place] = verify(queries[row], index.features(int(position))).inliers
+            found = verify(queries[row], index.features(int(position)), matcher=matcher)
+            inliers[row, place], confidences[row, place] = found.inliers, found.confidence
 
     if verified and len(queries) == 1:  # of a service: no threads to start
         verify_query(0)
@@ -171,4 +206,4 @@ def verify_leading(
         with ThreadPoolExecutor(available_cpus()) as pool:
             for _ in pool.map(verify_query, range(len(queries))):
                 on_batch()
-    return inliers
+    return inliers, None if matcher is None else confidences

@@ -11,8 +11,9 @@ import numpy as np
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.retrieval.file_lock import read_or_compute
-from whale_ray.retrieval.local.evidence import EVIDENCE_ARRAYS, VERIFIED, LocalEvidence, gather_evidence
+from whale_ray.retrieval.local.evidence import VERIFIED, LocalEvidence, gather_evidence, read_evidence
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore
+from whale_ray.retrieval.local.learned.match_network import MATCHED, MatchNetwork
 
 _VERSION = 2  # of scores and verification: evidence of another version is gathered again
 
@@ -25,6 +26,7 @@ def cached_evidence(
     *,
     cache: Path,
     verified: int = VERIFIED,
+    matcher: MatchNetwork | None = None,
     allowed: np.ndarray | None = None,
     on_batch: Callable[[], None] = lambda: None,
     progress: bool = False,
@@ -40,6 +42,7 @@ def cached_evidence(
         individuals: Individual of each gallery photograph, N names.
         cache: Cache folder of this machine.
         verified: Number of leading photographs per query that are verified.
+        matcher: Match network that finds the matches to verify, of at most 5 leading photographs.
         allowed: Gallery photographs that may answer each query, bool, shape (Q, N); None for all.
         on_batch: Called before each batch of queries, and while another process is awaited.
         progress: Show a progress bar.
@@ -48,7 +51,8 @@ def cached_evidence(
         DataError: If the cache cannot be written.
     """
     kept = [np.asarray(array) for array in (queries, gallery, individuals)]
-    path = cache / f"evidence-{_fingerprint(store, *kept, allowed, np.array(verified))}.npz"
+    matched = () if matcher is None else (np.array([matcher.digest]), np.array(MATCHED))
+    path = cache / f"evidence-{_fingerprint(store, *kept, allowed, np.array(verified), *matched)}.npz"
     return read_or_compute(
         path,
         read=_read,
@@ -56,6 +60,7 @@ def cached_evidence(
             store,
             *kept,
             verified=verified,
+            matcher=matcher,
             allowed=allowed,
             on_batch=on_batch,
             progress=progress,
@@ -84,12 +89,11 @@ def _read(path: Path) -> LocalEvidence | None:
         return None
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return LocalEvidence(**{name: arrays[name] for name in EVIDENCE_ARRAYS})
+            return read_evidence(arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
 def _write(evidence: LocalEvidence, path: Path) -> None:
-    arrays = {name: getattr(evidence, name) for name in EVIDENCE_ARRAYS}
     with replaced_atomically(path) as draft, draft.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(stream, allow_pickle=False, **evidence.arrays())

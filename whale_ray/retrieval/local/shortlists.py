@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from whale_ray.retrieval.local.evidence import VERIFIED, LocalEvidence, comparing_text, verify_leading
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore
+from whale_ray.retrieval.local.learned.match_network import MatchNetwork
 from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.local.local_index import LocalIndex
 from whale_ray.verbosity import track_steps
@@ -41,6 +43,7 @@ class ShortlistEvidence:
         inliers: Verified matches, float32, shape (Q, S).
         codes: Individual of each gallery photograph, shape (N,).
         names: The individuals, sorted, shape (C,).
+        confidences: Confidences of the matches by a match network, float32, shape (Q, S); None without one.
     """
 
     positions: np.ndarray
@@ -49,18 +52,25 @@ class ShortlistEvidence:
     inliers: np.ndarray
     codes: np.ndarray
     names: np.ndarray
+    confidences: np.ndarray | None = None
 
     def of_queries(self, rows: np.ndarray) -> LocalEvidence:
         """Return the evidence of some queries on the whole gallery; `rows` are their positions, int, shape (q,)."""
         positions = self.positions[rows]
         query, column = np.nonzero(positions >= 0)
         places = positions[query, column]
-        images, inliers = (np.zeros((len(positions), len(self.codes)), np.float32) for _ in range(2))
+
+        def on_gallery(values: np.ndarray) -> np.ndarray:
+            spread = np.zeros((len(positions), len(self.codes)), np.float32)
+            spread[query, places] = values[rows][query, column]
+            return spread
+
         individuals = np.zeros((len(positions), len(self.names)), np.float32)
-        images[query, places] = self.scores[rows][query, column]
-        inliers[query, places] = self.inliers[rows][query, column]
         individuals[query, self.codes[places]] = self.individual_scores[rows][query, column]
-        return LocalEvidence(images, individuals, inliers, self.names)
+        confidences = None if self.confidences is None else on_gallery(self.confidences)
+        return LocalEvidence(
+            on_gallery(self.scores), individuals, on_gallery(self.inliers), self.names, confidences=confidences
+        )
 
 
 def compare_shortlists(
@@ -69,6 +79,7 @@ def compare_shortlists(
     shortlist: np.ndarray,
     *,
     verified: int = VERIFIED,
+    matcher: MatchNetwork | None = None,
     on_batch: Callable[[], None] = lambda: None,
     progress: bool = False,
 ) -> ShortlistEvidence:
@@ -81,6 +92,7 @@ def compare_shortlists(
         index: The gallery; its whole is not searched, and needs no `prepare`.
         shortlist: Distinct positions of gallery photographs, int, shape (Q, S); -1 for none.
         verified: Number of leading photographs per query that are verified.
+        matcher: Match network that finds the matches to verify, of at most 5 leading photographs.
         on_batch: Called before each query.
         progress: Show a progress bar.
     """
@@ -96,8 +108,9 @@ def compare_shortlists(
             part = index.subset(positions[row, columns])
             images, individuals = part.scores([queries[row]])
             scores[row, columns], of_individuals[row, columns] = images[0], individuals[0][part.codes]
-    inliers = verify_leading(queries, index, scores, verified, on_batch, positions=positions)
-    return ShortlistEvidence(positions, scores, of_individuals, inliers, index.codes, index.names)
+    options: dict[str, Any] = {"positions": positions, "matcher": matcher}
+    inliers, confidences = verify_leading(queries, index, scores, verified, on_batch, **options)
+    return ShortlistEvidence(positions, scores, of_individuals, inliers, index.codes, index.names, confidences)
 
 
 class ShortlistComparison:
@@ -112,6 +125,7 @@ class ShortlistComparison:
         gallery: Rows of the gallery in the store, shape (N,).
         individuals: Individual of each gallery photograph, N names.
         size: Number of photographs of a shortlist.
+        matcher: Match network that finds the matches to verify; None for the mutually nearest descriptors.
     """
 
     def __init__(
@@ -122,8 +136,9 @@ class ShortlistComparison:
         individuals: np.ndarray | Sequence[str],
         *,
         size: int = SHORTLIST,
+        matcher: MatchNetwork | None = None,
     ) -> None:
-        self.size = size
+        self.size, self._matcher = size, matcher
         self._store, self._queries, self._gallery, self._individuals = store, queries, gallery, individuals
         self._compared: dict[bytes, ShortlistEvidence] = {}
 
@@ -141,5 +156,5 @@ class ShortlistComparison:
         key = hashlib.sha256(np.asarray(shortlist, dtype=np.int64).tobytes()).digest()
         if key not in self._compared:
             features = [self._store.of(int(row)) for row in np.asarray(self._queries)]
-            self._compared[key] = compare_shortlists(features, self._index, shortlist)
+            self._compared[key] = compare_shortlists(features, self._index, shortlist, matcher=self._matcher)
         return self._compared[key]

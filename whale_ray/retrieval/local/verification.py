@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from whale_ray.retrieval.local.learned.match_network import MatchNetwork
 from whale_ray.retrieval.local.local_features import LocalFeatures
 
 MAX_RATIO = 0.8
@@ -34,14 +35,16 @@ class Verified:
         matches: Points of these matches in the query and in the candidate, float32, shape (inliers, 2, 2), in the
             coordinates of `LocalFeatures.points`.
         tentative: Number of matches before the verification.
+        confidence: Sum of the confidences of these matches by a match network; 0 without one.
     """
 
     inliers: int
     matches: np.ndarray
     tentative: int = 0
+    confidence: float = 0.0
 
 
-def verify(query: LocalFeatures, candidate: LocalFeatures) -> Verified:
+def verify(query: LocalFeatures, candidate: LocalFeatures, *, matcher: MatchNetwork | None = None) -> Verified:
     """Return the matches of two photographs that agree with one affine transformation. The result is deterministic.
 
     MAGSAC++: Barath et al., "MAGSAC++, a fast, reliable and accurate robust estimator", CVPR 2020.
@@ -49,11 +52,15 @@ def verify(query: LocalFeatures, candidate: LocalFeatures) -> Verified:
     Args:
         query: Features of one photograph.
         candidate: Features of the other one, of the same kind.
+        matcher: Match network that finds the matches; None for the mutually nearest descriptors.
     """
-    pairs = match_descriptors(query.descriptors, candidate.descriptors)
+    if matcher is None:
+        pairs, confidences = match_descriptors(query.descriptors, candidate.descriptors), np.zeros(0)
+    else:
+        pairs, confidences = matcher.match(query.points, candidate.points, query.descriptors, candidate.descriptors)
     points = np.stack([query.points[pairs[:, 0]], candidate.points[pairs[:, 1]]], axis=1)
     kept = _agreeing(points) if len(pairs) >= LEAST_MATCHES else np.zeros(len(pairs), dtype=bool)
-    return Verified(int(kept.sum()), points[kept], len(pairs))
+    return Verified(int(kept.sum()), points[kept], len(pairs), float(confidences.sum()))
 
 
 def match_descriptors(query: np.ndarray, candidate: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from whale_ray.retrieval.search.retrieval_options import effective_values, has_e
 from whale_ray.retrieval.search.voting import check_vote
 
 _CHOICES = ("flip", "whiten", "rerank", "side")
-_LOCAL = re.compile(r"none|sift|orb|.+\.onnx|onnx\d{1,3}-[0-9a-f]{8}")
+_LOCAL = re.compile(r"none|sift|orb|.+\.onnx|onnx\d{1,3}-[0-9a-f]{8}(\+[0-9a-f]{8})?")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class RetrievalSetting:
             them out, `weighted` lowers their scores.
         side_penalty: Number subtracted from their scores; None unless `side` is `weighted`.
         local: Local features that re-rank the first individuals together with the embedding: `sift`, `orb`, the path of
-            the ONNX file of a keypoint network or, in a bundle, its kind; `none` ranks by the embedding alone.
+            the ONNX file of a keypoint network, `KEYPOINTS.onnx+MATCHER.onnx` to match them by a network too or, in a
+            bundle, their kind; `none` ranks by the embedding alone.
 
     Raises:
         InputError: If the values exclude each other.

@@ -12,6 +12,7 @@ from whale_ray.inference.detection.detector import Detector
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.deployment.settings import NO_STORE, STORE_VARIABLE, ServeSettings
 from whale_ray.serving.engine.animal_finder import AnimalFinder
+from whale_ray.serving.engine.decoder_messages import NO_LOCAL
 from whale_ray.serving.engine.decoder_pool import DecoderPool
 from whale_ray.serving.engine.encoder import Embedder, LocalEncoder
 from whale_ray.serving.engine.recognizer import Recognizer
@@ -49,7 +50,7 @@ def make_recogniser(
         count=settings.decoders,
         bytes_=settings.image_bytes,
         pixels=settings.image_pixels,
-        local=bundle.setting.local,
+        local=NO_LOCAL if bundle.keypoints is None else bundle.keypoints.kind,
         network=None if bundle.contents.keypoints is None else bundle.contents.keypoints.network,
     )
     return Recognizer(LiveGallery(bundle, store), encoder, decoders, threads=settings.threads, batch=settings.batch)

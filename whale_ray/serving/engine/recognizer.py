@@ -14,6 +14,7 @@ from whale_ray.errors import ImageError
 from whale_ray.inference.keypoints.keypoint_matcher import QueryKeypoints
 from whale_ray.inference.keypoints.matched_points import add_match_lines
 from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits, Gallery, Identification
+from whale_ray.retrieval.local.learned.match_network import MatchNetwork
 from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.search.exact_search import use_threads
 from whale_ray.serving.engine.decoder_messages import Decoded, DecodedImage
@@ -204,16 +205,21 @@ class Recognizer:
                 photographs=[one.photographs for one in asked],
                 local=[one.keypoints for one in asked],
             )
-            answers = [_answer(answer, one, snapshot.gallery) for answer, one in zip(found, asked, strict=True)]
+            matcher = None if bundle.keypoints is None else bundle.keypoints.network
+            answers = [
+                _answer(answer, one, snapshot.gallery, matcher) for answer, one in zip(found, asked, strict=True)
+            ]
         complete = not snapshot.missing
         return [SearchResult(answer, complete, one, began) for answer, one in zip(answers, asked, strict=True)]
 
 
-def _answer(found: Identification, asked: SearchRequest, gallery: Gallery) -> Identification:
+def _answer(
+    found: Identification, asked: SearchRequest, gallery: Gallery, matcher: MatchNetwork | None
+) -> Identification:
     found = found.first(asked.top)
     if not asked.lines or not isinstance(asked.keypoints, LocalFeatures):
         return found
-    return add_match_lines(found, asked.keypoints, gallery)
+    return add_match_lines(found, asked.keypoints, gallery, matcher=matcher)
 
 
 def _embed_requests(encoder: LocalEncoder, asked: list[SearchRequest]) -> list[SearchRequest]:

@@ -154,7 +154,7 @@ RULES: dict[str, str] = {
     "size": "a side in pixels or 'HEIGHTxWIDTH', each side from 16 to 4096",
     "encoder": "tiny, torchvision:NAME, hf:NAME (a hub id or a folder) or timm:NAME (also hf-hub:ID or a folder)",
     "weights": "pretrained, random or the path of a file",
-    "keypoints": "none, sift, orb or the path of an ONNX file",
+    "keypoints": "none, sift, orb, an ONNX file or KEYPOINTS.onnx+MATCHER.onnx",
     "database_url": "a URL such as sqlite:///studies.db or postgresql://user@host/name",
     "server_url": "the URL of a server, such as http://127.0.0.1:5000, without user and password",
 }

@@ -23,6 +23,7 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
+from whale_ray.retrieval.local.learned.network_registry import kind_of
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
@@ -138,7 +139,7 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     keypoints = gallery_keypoints(dataset, table["image"], setting.local)
     if keypoints is not None:
         manifest["keypoint_bytes"] = keypoints.gallery.nbytes
-        manifest["retrieval"]["local"] = keypoints.gallery.kind  # not the path of a network's file
+        manifest["retrieval"]["local"] = kind_of(setting.local)  # not the paths of the networks' files
     manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies, keypoints)}"
     return BundleContents(
         manifest=manifest,

@@ -17,13 +17,20 @@ from whale_ray.retrieval.local.evidence import HeldOutEvidence, LocalEvidence
 from whale_ray.retrieval.local.evidence_files import cached_evidence
 from whale_ray.retrieval.local.feature_files import local_features_of
 from whale_ray.retrieval.local.feature_store import LocalFeatureStore, join_features
-from whale_ray.retrieval.local.learned.network_registry import kind_of, network_file
+from whale_ray.retrieval.local.learned.network_registry import (
+    features_kind,
+    kind_of,
+    matcher_file,
+    matcher_of,
+    network_file,
+)
 from whale_ray.retrieval.local.local_features import VERSION
 from whale_ray.retrieval.local.shortlists import shortlist_size
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.run_folder.local_evidence import (
     compared_photographs,
+    evidence_name,
     evidence_source,
     photographs_to_hold_out,
     write_local_evidence,
@@ -44,14 +51,15 @@ def gallery_keypoints(dataset: Dataset, images: Iterable[str], local: str) -> Ke
     kind = kind_of(local)
     store, rows = _features(dataset, kind), _rows_by_image(dataset)
     network = None if kind == local else network_file(kind)
-    return KeypointFiles(store.subset([rows[image] for image in images]), join_features([], kind), network)
+    gallery = store.subset([rows[image] for image in images])
+    return KeypointFiles(gallery, join_features([], features_kind(kind)), network, matcher_file(kind))
 
 
 def check_keypoints(sweep: Sweep) -> None:
-    """Open the keypoint networks of a sweep.
+    """Open the keypoint networks and match networks of a sweep.
 
     Raises:
-        InputError: If a file is no keypoint network, or ONNX Runtime is missing.
+        InputError: If a file is no such network, or ONNX Runtime is missing.
     """
     for local in sweep.retrieval["local"]:
         kind_of(local)
@@ -93,7 +101,8 @@ def gather_local_evidence(
             store, images = _features(dataset, kind, progress=progress), table["image"].unique().tolist()
             rows = _rows_by_image(dataset)
             store = store.subset([rows[image] for image in images])
-            write_local_features(run, local, store, images=images, shortlist=shortlist, made_from=made_from)
+            options: dict[str, Any] = {"shortlist": shortlist, "made_from": made_from, "matcher": matcher_file(kind)}
+            write_local_features(run, local, store, images=images, **options)
             continue
         say(f"{photographs} are compared, once for all trials")
         evidence = _compare(dataset, kind, table, progress=progress)
@@ -105,8 +114,8 @@ def _check_network(run: Path, local: str, kind: str, written: str) -> None:
     """Raise InputError if the evidence of a run is of another network whose file has the same name."""
     if written and not written.startswith(f"{kind} "):
         raise InputError(
-            f"{Path(local).name} must stay the file that the trials of {run} were scored with, but it is another one "
-            "now. Give the new file another name"
+            f"{evidence_name(local)} must stay the file that the trials of {run} were scored with, but it is another "
+            "one now. Give the new file another name"
         )
 
 
@@ -116,7 +125,7 @@ def _compare(dataset: Dataset, kind: str, table: pd.DataFrame, *, progress: bool
     for split, queries, gallery in compared_photographs(table, unknown_label=dataset.unknown_label):
         asked, known = (np.array([rows[image] for image in part["image"]]) for part in (queries, gallery))
         labels = gallery["individual"].to_numpy(dtype=str)
-        options: dict[str, Any] = {"cache": _cache(dataset), "progress": progress}
+        options: dict[str, Any] = {"cache": _cache(dataset), "matcher": matcher_of(kind), "progress": progress}
         evidence[split] = cached_evidence(store, asked, known, labels, **options)
         places = np.flatnonzero(queries["image"].isin(held_out[split]))
         if len(places):
@@ -131,7 +140,7 @@ def _cache(dataset: Dataset) -> Path:
 
 
 def _features(dataset: Dataset, kind: str, *, progress: bool = False) -> LocalFeatureStore:
-    return local_features_of(dataset.catalog, kind, cache=_cache(dataset), progress=progress)
+    return local_features_of(dataset.catalog, features_kind(kind), cache=_cache(dataset), progress=progress)
 
 
 def _rows_by_image(dataset: Dataset) -> dict[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whale_ray.errors import InputError
-from whale_ray.retrieval.local.learned.network_registry import kind_of
+from whale_ray.retrieval.local.learned.network_registry import features_kind, kind_of, matcher_of
 from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture
 from whale_ray.retrieval.local.match_drawing import draw_matches
 from whale_ray.retrieval.local.verification import verify
@@ -46,7 +46,7 @@ class _Drawer:
     """Finds the keypoints of each photograph once."""
 
     def __init__(self, kind: str, photographs: Photographs) -> None:
-        self._kind, self._photographs = kind, photographs
+        self._kind, self._matcher, self._photographs = features_kind(kind), matcher_of(kind), photographs
         self._found: dict[str, _Found | None] = {}
 
     def drawn(self, example: Example, count: int) -> Example:
@@ -57,7 +57,7 @@ class _Drawer:
             other = self._keypoints(answer.image)
             if query is None or other is None:
                 continue
-            verified = verify(query.features, other.features)
+            verified = verify(query.features, other.features, matcher=self._matcher)
             jpeg = draw_matches(query.picture, other.picture, verified, side=SIDE)
             pictures.append(KeypointPicture(answer.role, answer.individual, jpeg_uri(jpeg), verified.inliers))
         return replace(example, keypoints=tuple(pictures))

@@ -21,8 +21,10 @@ from whale_ray.retrieval.evaluation.encounters.held_out_encounters import (
     encounters_with_evidence,
 )
 from whale_ray.retrieval.fusion.evidence_source import EvidenceSource
-from whale_ray.retrieval.local.evidence import EVIDENCE_ARRAYS, HeldOutEvidence, LocalEvidence
+from whale_ray.retrieval.local.evidence import HeldOutEvidence, LocalEvidence, read_evidence
 from whale_ray.retrieval.local.feature_store import FEATURE_ARRAYS, LocalFeatureStore
+from whale_ray.retrieval.local.learned.match_network import MatchNetwork
+from whale_ray.retrieval.local.learned.network_registry import network_files
 from whale_ray.retrieval.local.shortlists import ShortlistComparison
 
 _HELD_OUT = "held_out"
@@ -92,7 +94,14 @@ def write_local_evidence(
 
 
 def write_local_features(
-    run: Path, kind: str, store: LocalFeatureStore, *, images: Sequence[str], shortlist: int, made_from: str
+    run: Path,
+    kind: str,
+    store: LocalFeatureStore,
+    *,
+    images: Sequence[str],
+    shortlist: int,
+    made_from: str,
+    matcher: Path | None = None,
 ) -> None:
     """Write the local features of a run whose trials compare shortlists.
 
@@ -103,10 +112,13 @@ def write_local_features(
         images: Name of each photograph.
         shortlist: Number of gallery photographs that a query is compared with.
         made_from: Fingerprint of what the features were made from.
+        matcher: ONNX file of the network that matches them, which each trial runs; None without.
     """
     arrays = {name: getattr(store, name) for name in FEATURE_ARRAYS}
     arrays |= {"made_from": np.array(made_from), "shortlist": np.array(shortlist), "images": np.array(images, str)}
     arrays |= {"kind": np.array(store.kind)}
+    if matcher is not None:
+        arrays |= {"matcher": np.frombuffer(matcher.read_bytes(), np.uint8)}
     with replaced_atomically(_path(run, kind)) as draft, draft.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -160,9 +172,9 @@ def _read(run: Path, kind: str, table: pd.DataFrame, unknown_label: str) -> dict
                     raise ValueError("it is of other photographs")
                 held_out = None
                 if f"{split}/{_HELD_OUT}/queries" in stored:  # older runs have none
-                    evidence = _evidence(stored, f"{split}/{_HELD_OUT}")
+                    evidence = read_evidence(stored, prefix=f"{split}/{_HELD_OUT}/")
                     held_out = HeldOutEvidence(stored[f"{split}/{_HELD_OUT}/queries"], evidence)
-                found[split] = replace(_evidence(stored, str(split)), held_out=held_out)
+                found[split] = replace(read_evidence(stored, prefix=f"{split}/"), held_out=held_out)
     except Exception as error:  # numpy and zipfile raise many types for a truncated or foreign file
         raise InputError(
             f"the evidence of keypoints must be whole, but {path} cannot be used: {error}. Remove the file and run "
@@ -172,12 +184,7 @@ def _read(run: Path, kind: str, table: pd.DataFrame, unknown_label: str) -> dict
 
 
 def _arrays(evidence: LocalEvidence, prefix: str) -> dict[str, np.ndarray]:
-    return {f"{prefix}/{name}": getattr(evidence, name) for name in EVIDENCE_ARRAYS}
-
-
-def _evidence(stored: Mapping[str, np.ndarray], prefix: str) -> LocalEvidence:
-    scores, individual_scores, inliers, names = (stored[f"{prefix}/{name}"] for name in EVIDENCE_ARRAYS)
-    return LocalEvidence(scores, individual_scores, inliers, names)
+    return {f"{prefix}/{name}": array for name, array in evidence.arrays().items()}
 
 
 def _comparisons(
@@ -187,6 +194,10 @@ def _comparisons(
     rows = {image: row for row, image in enumerate(stored["images"].tolist())}
     if len(rows) != len(store) or not rows.keys() >= set(table["image"]):
         raise ValueError("it is of other photographs")
+    matcher = None
+    if "matcher" in stored:
+        content = stored["matcher"].tobytes()
+        matcher = MatchNetwork(content, size=store.descriptors.shape[1], name="its match network", digest="")
     return {
         split: ShortlistComparison(
             store,
@@ -194,10 +205,16 @@ def _comparisons(
             gallery["image"].map(rows).to_numpy(dtype=np.int64),
             gallery["individual"].to_numpy(dtype=str),
             size=int(stored["shortlist"]),
+            matcher=matcher,
         )
         for split, queries, gallery in compared_photographs(table, unknown_label=unknown_label)
     }
 
 
+def evidence_name(kind: str) -> str:
+    """Return the name of local features in file names: `sift`, or the names of the ONNX files without their folders."""
+    return "+".join(file.name for file in network_files(kind)) or kind
+
+
 def _path(run: Path, kind: str) -> Path:
-    return run / f"local-{Path(kind).name}.npz"
+    return run / f"local-{evidence_name(kind)}.npz"

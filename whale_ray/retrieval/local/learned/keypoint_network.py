@@ -119,6 +119,14 @@ def quantize_descriptors(descriptors: np.ndarray) -> np.ndarray:
     Args:
         descriptors: Of any length, float64, shape (K, D).
     """
-    lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
-    units = descriptors / np.maximum(lengths, 1e-12)
+    units = _of_unit_length(descriptors)
     return np.asarray(np.clip(np.rint(SCALE * units) + 128, 0, 255).astype(np.uint8))
+
+
+def unit_descriptors(stored: np.ndarray) -> np.ndarray:
+    """Return the unit vectors of descriptors from `quantize_descriptors`, float64, shape (K, D)."""
+    return _of_unit_length(stored.astype(np.float64) - 128)
+
+
+def _of_unit_length(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

@@ -13,7 +13,7 @@ from whale_ray.errors import InputError
 from whale_ray.retrieval.label_quality.match_vectors import match_vectors
 from whale_ray.retrieval.local.evidence_files import cached_evidence
 from whale_ray.retrieval.local.feature_files import local_features_of
-from whale_ray.retrieval.local.learned.network_registry import kind_of
+from whale_ray.retrieval.local.learned.network_registry import features_kind, kind_of
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, VectorTransform, chosen_setting
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
 from whale_ray.sweep.run_folder.records import Record
@@ -123,7 +123,7 @@ def matcher_vote(
     if kind == "none":
         return None, "no retrieval setting of the sweep uses keypoints (retrieval.local)"
     try:
-        kind = kind_of(kind)
+        kind = features_kind(kind_of(kind))
     except InputError as error:  # the file of the network is no longer there
         return None, str(error)
     if len(rows.images) > MOST_COMPARED:
