@@ -136,5 +136,6 @@ def query_table(
         "gallery_images": queries.images,
     }
     columns |= {name: values[held.rows] for name, values in held.traits.items() if (values != "").any()}
-    chosen = _setting_columns(settings).iloc[pooled.place].reset_index(drop=True)
+    used, places = np.unique(pooled.place, return_inverse=True)  # at most one setting for each fold
+    chosen = _setting_columns([settings[place] for place in used]).iloc[places].reset_index(drop=True)
     return pd.concat([pd.DataFrame(columns), chosen], axis=1)

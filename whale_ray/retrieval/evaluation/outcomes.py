@@ -157,6 +157,8 @@ def join_queries(parts: Sequence[Queries]) -> Queries:
 
 def join_outcomes(parts: Sequence[Outcome]) -> Outcome:
     """Return the outcomes of several galleries, concatenated."""
+    if len(parts) == 1:
+        return parts[0]
     widest = max(part.cosines.shape[1] for part in parts)
     padded = [
         np.pad(one.cosines, ((0, 0), (0, widest - one.cosines.shape[1])), constant_values=np.nan) for one in parts

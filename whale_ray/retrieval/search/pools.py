@@ -9,7 +9,8 @@ species has, among all viewpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -38,17 +39,21 @@ class Pool:
     viewpoint: str
     species: str
 
+    @cached_property
+    def _keeps_numbers(self) -> bool:
+        return all(np.array_equal(each, np.arange(len(each))) for each in (self.codes, self.rows))
+
     def in_gallery(self, ranking: Ranking) -> Ranking:
         """Return a ranking by `searcher` with the codes and rows of the whole gallery."""
         return Ranking(self.gallery_codes(ranking.individuals), ranking.cosines, self.gallery_rows(ranking.images))
 
     def gallery_codes(self, codes: np.ndarray) -> np.ndarray:
         """Return the gallery code of individuals of `searcher`; -1 stays -1."""
-        return np.asarray(np.append(self.codes, -1)[codes])
+        return codes if self._keeps_numbers else np.asarray(np.append(self.codes, -1)[codes])
 
     def gallery_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the gallery row of rows of `searcher`; -1 stays -1."""
-        return np.asarray(np.append(self.rows, -1)[rows])
+        return rows if self._keeps_numbers else np.asarray(np.append(self.rows, -1)[rows])
 
 
 @dataclass(frozen=True)
@@ -217,8 +222,7 @@ class PooledSearcher:
         if side != "weighted":
             return QueryGroup(queries, pool, None)
         shown = self._viewpoints[pool.rows]
-        others = (shown != viewpoint) & (shown != "")
-        is_seen = viewpoint != "" and bool((shown == viewpoint).any())
+        others, is_seen = (shown != viewpoint) & (shown != ""), viewpoint != "" and bool((shown == viewpoint).any())
         return QueryGroup(queries, pool, others if is_seen and others.any() else None)
 
     def _pool(self, viewpoint: str, species: str, side: str) -> Pool:
@@ -227,16 +231,15 @@ class PooledSearcher:
         if side != "same" or not (viewpoint and (self._viewpoints[kept] == viewpoint).any()):
             viewpoint = ""
         if (viewpoint, species) not in self._pools:
-            if viewpoint:
-                kept &= np.isin(self._viewpoints, ["", viewpoint])
+            kept &= np.isin(self._viewpoints, ["", viewpoint]) if viewpoint else True
             self._pools[viewpoint, species] = self._part(kept, viewpoint, species)
         return self._pools[viewpoint, species]
 
     def _part(self, kept: np.ndarray, viewpoint: str, species: str) -> Pool:
         """Return the pool of some gallery rows, bool, shape (N,)."""
-        index, whole = self.index, self._pools["", ""]
         if kept.all():
-            return Pool(whole.searcher, whole.rows, whole.codes, viewpoint, species)
+            return replace(self._pools["", ""], viewpoint=viewpoint, species=species)
+        index = self.index
         places = np.flatnonzero(kept[index.rows])  # in the order of the index, so that equal cosines keep their order
         labels = index.names[index.codes[places]]
         searcher = GallerySearcher(index.vectors[places], labels, proxies=self._proxies, ready=True)
