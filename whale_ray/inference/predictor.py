@@ -192,8 +192,7 @@ class Bundle(BundleDecisions):
         gallery, traits = gallery or self.gallery, traits or [UNKNOWN_TRAITS] * len(vectors)
         viewpoints, species = [one.viewpoint for one in traits], [one.species for one in traits]
         counts = photographs or [1] * len(vectors)
-        evidence = refine = None
-        fused = [False] * len(vectors)
+        evidence, refine, fused = None, None, [False] * len(vectors)
         if self.keypoints is not None:
             models = self.keypoints.models(counts)
             fused = [model is not None for model in models]

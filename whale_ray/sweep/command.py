@@ -126,8 +126,8 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
 def _stop_on_signals(progress: Any) -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C or SIGTERM sets while trials run.
 
-    The second signal raises KeyboardInterrupt, and so does the first one before and after the trials, where there is no
-    epoch to wait for. The earlier handlers return when the block ends.
+    The second signal raises KeyboardInterrupt, and so does the first one before and after the trials, when no epoch
+    runs. The earlier handlers return when the block ends.
     """
     stopping = threading.Event()
 

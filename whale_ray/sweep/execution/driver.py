@@ -172,7 +172,10 @@ def _run_opened(
             progress.say("nothing is left to train: every trial that this sweep asks for has ended")
         result = _conclude(job, store, interrupted=stopping.is_set(), say=progress.say)
         if worked:
-            end_trackers(job.tracking, _outcome(result), say=progress.say)
+            outcome = SweepOutcome(
+                folder=result.folder, report=result.report, bundle=result.bundle, interrupted=result.interrupted
+            )
+            end_trackers(job.tracking, outcome, say=progress.say)
         return result
 
 
@@ -186,12 +189,6 @@ def _open_store(sweep: Sweep, dataset: Dataset, folder: Path, progress: Progress
     for note in store.notes:
         progress.say(note)
     return store
-
-
-def _outcome(result: SweepResult) -> SweepOutcome:
-    return SweepOutcome(
-        folder=result.folder, report=result.report, bundle=result.bundle, interrupted=result.interrupted
-    )
 
 
 def _run_on_ray(
