@@ -44,7 +44,7 @@ def time_epochs(file: Path, runs: str, *, cache: Path | None) -> tuple[list[floa
     from whale_ray.sweep.config.sweep_spec import load_sweep
     from whale_ray.sweep.execution.driver import run_sweep
     from whale_ray.sweep.execution.runners import in_process_runner
-    from whale_ray.sweep.run_store.trial_files import published_trial
+    from whale_ray.sweep.run_store.trial_files import HEARTBEAT, published_trial
     from whale_ray.sweep.trials.worker import run_trial
 
     ends: dict[str, list[float]] = {}
@@ -53,6 +53,8 @@ def time_epochs(file: Path, runs: str, *, cache: Path | None) -> tuple[list[floa
     def run(trial: str, job: Any, *, report: Callable[[dict[str, Any]], object], node: str) -> None:
         def timed(place: Any) -> Callable[[dict[str, Any]], object]:
             def report_epoch(figures: dict[str, Any]) -> object:
+                if HEARTBEAT in figures:
+                    return None
                 state = place / "trials" / trial / "checkpoint" / "state.pt"
                 sizes.append(state.stat().st_size / 1e6 if state.exists() else 0.0)
                 answer = report(figures)

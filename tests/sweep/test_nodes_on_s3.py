@@ -20,10 +20,21 @@ def has_namespaces() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_namespaces(), reason="the nodes need mount namespaces of Linux")
-def test_a_node_killed_and_one_added_leave_the_table_of_one_machine(s3: str, photographs: Path) -> None:
-    command = [sys.executable, str(BENCHMARK), "--trials", "4", "--nodes", "2", "--epochs", "8"]
-    run = subprocess.run(
-        [*command, "--s3", s3, "--photographs", str(photographs)], capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [
+        (["--trials", "4", "--epochs", "8", "--losses", "kill"], "equals that of one machine to the last digit"),
+        (
+            ["--trials", "2", "--epochs", "2", "--losses", "none", "--workers", "2"],
+            "differ from one worker's by at most",
+        ),
+    ],
+    ids=["a node is killed and one added", "the workers of a trial are on two nodes"],
+)
+def test_a_sweep_over_nodes_has_the_results_of_one_machine(
+    options: list[str], outcome: str, s3: str, photographs: Path
+) -> None:
+    command = [sys.executable, str(BENCHMARK), "--nodes", "2", *options, "--s3", s3, "--photographs", str(photographs)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "equals that of one machine to the last digit" in run.stdout
+    assert outcome in run.stdout
