@@ -47,26 +47,26 @@ class Benchmark:
     script: str
     full: tuple[str, ...] = ()
     quick: tuple[str, ...] | None = None
-    limit: float = 60.0
+    limit: float = 90.0
 
 
 BENCHMARKS = (
-    Benchmark("images/s of a trial", "training_step.py", quick=("--short",), limit=120.0),
+    Benchmark("images/s of a trial", "training_step.py", quick=("--short",), limit=150.0),
     Benchmark("a sweep of 8 trials", "whole_sweep.py"),
-    Benchmark("retrieval settings of one trial", "scoring.py", quick=("--rounds", "2"), limit=90.0),
+    Benchmark("retrieval settings of one trial", "scoring.py", quick=("--rounds", "1"), limit=150.0),
     Benchmark(
         "neighbours, scores and intervals",
         "evaluation.py",
         quick=("--rounds", "2", "--scale", "0.5", "--memory", "20000"),
     ),
-    Benchmark("pixel cache, second sweep", "second_sweep.py", quick=("--rounds", "1")),
+    Benchmark("pixel cache, second sweep", "second_sweep.py", quick=("--rounds", "1", "--images", "200")),
     Benchmark("pixel cache, decoding and memory", "pixel_cache.py", quick=("--rounds", "3", "--photographs", "120")),
     Benchmark("frozen trunks", "frozen_trunk.py", quick=("--rounds", "3", "--photographs", "120")),
     Benchmark(
         "search in a large gallery", "large_gallery.py", quick=("--rounds", "1", "--images", "50000"), limit=90.0
     ),
-    Benchmark("start of the commands", "startup.py", quick=("--rounds", "3")),
-    Benchmark("service", "serving.py", quick=("--short", "--sizes", "64"), limit=150.0),
+    Benchmark("start of the commands", "startup.py", quick=("--rounds", "3", "--images", "200")),
+    Benchmark("service", "serving.py", quick=("--short", "--sizes", "64"), limit=200.0),
     Benchmark("service, by size of the gallery", "gallery_sizes.py", quick=("--short",), limit=150.0),
 )
 QUICK_SECONDS, FULL_LIMIT = 570.0, 3 * 3600.0

@@ -20,7 +20,7 @@ from whale_ray.data.pixel_cache import decode_images
 from whale_ray.data.synthetic.dataset import draw_dataset
 from whale_ray.sweep.planning.dataset import MARGIN
 
-IMAGES, INDIVIDUALS = 700, 60
+INDIVIDUALS = 60
 GEOMETRIES = (Geometry(64, 64, margin=MARGIN), Geometry(224, 224, margin=MARGIN))
 
 
@@ -35,12 +35,15 @@ def open_photographs(root: Path, cache: Path, geometry: Geometry) -> tuple[int, 
     return counts[0], clock
 
 
-def main(rounds: Annotated[int, typer.Option(help="Rounds, each with a new cache.", min=1)] = 5) -> None:
+def main(
+    rounds: Annotated[int, typer.Option(help="Rounds, each with a new cache.", min=1)] = 5,
+    images: Annotated[int, typer.Option(help="Photographs that are drawn.", min=200)] = 700,
+) -> None:
     """Print the photographs that the second of two sweeps decodes; about a minute, most of it for drawing the data."""
     rows, again = [], 0
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "synthetic"
-        draw_dataset(root, individuals=INDIVIDUALS, images=IMAGES, difficulty=0.4)
+        draw_dataset(root, individuals=INDIVIDUALS, images=images, difficulty=0.4)
         for geometry in GEOMETRIES:
             caches = [Path(scratch) / f"cache_{geometry.height}_{number}" for number in range(rounds)]
             # alternate: first and second sweep on one cache, then on the next
@@ -49,10 +52,10 @@ def main(rounds: Annotated[int, typer.Option(help="Rounds, each with a new cache
             for sweep, each in zip(("first", "second"), zip(*taken, strict=True), strict=True):
                 counts, clocks = zip(*each, strict=True)
                 name = f"{geometry.height} px, {sweep} sweep"
-                rows.append([name, str(IMAGES), str(max(counts)), f"{median(clocks):.3f}"])
+                rows.append([name, str(images), str(max(counts)), f"{median(clocks):.3f}"])
     pairs.print_table(["case", "photographs", "decoded", "seconds"], rows)
     pairs.print_verdict(
-        "photographs decoded again / photographs", again / (IMAGES * rounds * len(GEOMETRIES)), at_most=0
+        "photographs decoded again / photographs", again / (images * rounds * len(GEOMETRIES)), at_most=0
     )
 
 

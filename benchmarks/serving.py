@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -222,7 +222,7 @@ def all_servers(bundle: Path, means: Means) -> Iterator[dict[str, int]]:
 
 
 def measure(
-    bundle: Path, means: Means, *, seconds: float, rounds: int, patience: float = 60.0
+    bundle: Path, means: Means, *, seconds: float, rounds: int, patience: float = 60.0, load: Sequence[int] = CLIENTS
 ) -> tuple[float, dict[tuple[str, int], list[Answers]]]:
     """Return the photographs per second of the bare loop, and the rounds of each server and number of clients.
 
@@ -232,6 +232,7 @@ def measure(
         seconds: Seconds per measurement.
         rounds: Rounds, in alternation.
         patience: Seconds to wait for a quiet machine before each measurement.
+        load: Numbers of clients.
     """
     from rivals import bare_loop
 
@@ -246,7 +247,7 @@ def measure(
             ask_for(min(seconds, 2.0), port, requests, clients=8)
             print(f"{name} answers", flush=True)
         for _ in range(rounds):
-            for clients in CLIENTS:
+            for clients in load:
                 for name, port in ports.items():
                     wait_for_quiet(patience)
                     found.setdefault((name, clients), []).append(ask_for(seconds, port, requests, clients=clients))
@@ -296,7 +297,7 @@ def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) 
             "64 px, 32 clients: service / minimal Ray Serve", beside("minimal", 32, "rate"), at_least=2.0
         )
     if ("split", 32) in found:
-        for clients in CLIENTS:
+        for clients in sorted({clients for _, clients in found}):
             print(f"{size} px, {clients} clients: joined / split {beside('split', clients, 'rate'):.3g}")
     waited = beside("plain", 1, "50")
     pairs.print_verdict(f"{size} px, 1 client: p50 of the service / of plain FastAPI", waited, at_most=1.15)
@@ -321,7 +322,8 @@ def main(
             bundle = make_bundle(Path(scratch), size, encoder_name=encoder, on_gpu=gpus > 0)
             runtime = read_bundle(bundle).manifest.get("runtime") or {"name": "torch", "reason": "it runs on a GPU"}
             print(f"{encoder}, {size} px: {runtime}", flush=True)
-            found = measure(bundle, Means(threads, decoders, gpus), seconds=seconds, rounds=rounds, patience=patience)
+            means, load = Means(threads, decoders, gpus), (1, 32) if short else CLIENTS
+            found = measure(bundle, means, seconds=seconds, rounds=rounds, patience=patience, load=load)
             report(size, *found)
 
 

@@ -29,17 +29,20 @@ def run(*arguments: str) -> None:
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def main(rounds: Annotated[int, typer.Option(help="Rounds, in alternation.", min=1)] = 7) -> None:
+def main(
+    rounds: Annotated[int, typer.Option(help="Rounds, in alternation.", min=1)] = 7,
+    images: Annotated[int, typer.Option(help="Photographs that are drawn for the dry run.", min=200)] = 700,
+) -> None:
     """Print the seconds of each start; about a minute."""
     bare, heavy = partial(run, "-c", "pass"), partial(run, "-c", "import torch, ray")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "synthetic"
-        draw_dataset(root, individuals=60, images=700, difficulty=0.4)
+        draw_dataset(root, individuals=60, images=images, difficulty=0.4)
         dry = ("-m", "whale_ray.sweep", str(QUICKSTART), "--data", str(root), "--runs", f"{scratch}/runs", "--dry-run")
         cases = [
             ("import whale_ray", partial(run, "-c", "import whale_ray"), bare, IMPORT_GOAL),
             ("whale-ray --help", partial(run, "-m", "whale_ray.cli", "--help"), bare, HELP_GOAL),
-            ("sweep --dry-run, 700 photographs", partial(run, *dry), heavy, DRY_RUN_GOAL),
+            (f"sweep --dry-run, {images} photographs", partial(run, *dry), heavy, DRY_RUN_GOAL),
         ]
         rows, verdicts = [], []
         for name, command, beside, goal in cases:
