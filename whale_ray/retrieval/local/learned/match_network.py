@@ -17,7 +17,7 @@ from whale_ray.learning.onnx_session import open_session
 from whale_ray.retrieval.local.learned.keypoint_network import unit_descriptors
 
 MATCHED = 5
-"""Largest number of leading photographs of a query that a match network is run on: a pair takes 0.1 to 0.5 s."""
+"""Largest number of leading photographs of a query that a match network is run on: a pair takes about 0.5 s."""
 _STEPS = 1000  # of a confidence: sums of whole numbers do not depend on their order
 _PROBED = (20, 24)  # keypoints of two photographs, of different numbers to tell the outputs apart
 _REMEDY = "Export the LightGlue matcher of the keypoint network without the extractor"
