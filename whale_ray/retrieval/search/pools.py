@@ -118,9 +118,8 @@ class PooledSearcher:
         ready: bool = False,
     ) -> None:
         searcher = GallerySearcher(vectors, labels, proxies=proxies, ready=ready)
-        self.index = searcher.index
+        self.index, self._proxies = searcher.index, proxies
         self._viewpoints, self._species = (_texts(values, len(self.index)) for values in (viewpoints, species))
-        self._proxies = proxies
         whole = Pool(searcher, np.arange(len(self.index)), np.arange(len(self.index.names)), "", "")
         self._pools: dict[tuple[str, str], Pool] = {("", ""): whole}
 
@@ -240,7 +239,7 @@ class PooledSearcher:
         if kept.all():
             return replace(self._pools["", ""], viewpoint=viewpoint, species=species)
         index = self.index
-        places = np.flatnonzero(kept[index.rows])  # in the order of the index, so that equal cosines keep their order
+        places = np.flatnonzero(kept[index.rows])  # in the order of the index: equal cosines keep their order
         labels = index.names[index.codes[places]]
         searcher = GallerySearcher(index.vectors[places], labels, proxies=self._proxies, ready=True)
         return Pool(searcher, index.rows[places], index.codes_of(searcher.index.names), viewpoint, species)
