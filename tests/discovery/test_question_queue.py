@@ -32,9 +32,21 @@ def test_uncertain_pairs_of_large_clusters_come_first(form: type) -> None:
     found = next_questions(probabilities, labels, Constraints(), count=20)
     assert (found[0].first, found[0].second) == (1, 6)
     assert found[0].probability == pytest.approx(0.5)
-    gains = [question.gain for question in found]
-    assert gains == sorted(gains, reverse=True)
+    assert found[0].gain == max(question.gain for question in found)
     assert len(next_questions(probabilities, labels, Constraints(), count=1)) == 1
+
+
+def test_gain_and_probable_change_take_turns() -> None:
+    large = dict.fromkeys(itertools.combinations(range(20), 2), 0.9)
+    small = {(20 + 2 * place, 21 + 2 * place): 0.2 + 0.1 * place for place in range(3)}
+    labels = np.array([0] * 20 + [*range(1, 7)])
+    found = next_questions(PairProbabilities(symmetric(26, {**large, **small})), labels, Constraints(), count=20)
+    pairs = [(question.first, question.second) for question in found]
+    by_gain, by_change = (sorted(found, key=lambda one: -getattr(one, name)) for name in ("gain", "change"))
+    assert (found[0], found[1]) == (by_gain[0], by_change[0])
+    assert pairs[1] == (24, 25), "two photographs that may be joined"
+    assert found[1].gain < found[0].gain
+    assert max(pairs.index(pair) for pair in small) <= 5, "they do not wait for all questions about the large cluster"
 
 
 def test_a_doubtful_photograph_of_a_cluster_is_asked_about() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -20,18 +21,24 @@ class Question:
         second: The larger photograph.
         probability: Probability that both show the same animal, 0 to 1.
         gain: Expected number of pairs of photographs that the answer moves into or out of one cluster.
+        change: Probability that the answer changes the clustering, 0 to 1: that two clusters are joined, or a part of
+            a cluster is parted from the rest.
     """
 
     first: int
     second: int
     probability: float
     gain: float
+    change: float = 0.0
 
 
 def next_questions(
     probabilities: PairProbabilities, labels: np.ndarray, constraints: Constraints | None = None, *, count: int
 ) -> list[Question]:
-    """Return up to `count` undecided pairs, the largest expected change first.
+    """Return up to `count` undecided pairs, alternately by the largest expected gain and the most probable change.
+
+    The gain alone prefers large clusters, whose pairs are many, even where nearly every answer confirms them. The
+    probable changes find the small clusters, each with few answers.
 
     Two clusters are one question, about their most probable pair: "same" joins them. A photograph and the rest of
     its cluster are one question: "different" parts them. A pair that was answered, or follows from answers and
@@ -46,9 +53,10 @@ def next_questions(
     links = link_photographs(constraints or Constraints(), len(probabilities))
     labels = np.asarray(labels, dtype=np.int64)
     found = [*_joining(probabilities, labels, links), *_parting(probabilities, labels, links)]
-    found.sort(key=lambda question: (-question.gain, question.first, question.second))
+    by_gain = sorted(found, key=lambda question: (-question.gain, question.first, question.second))
+    by_change = sorted(found, key=lambda question: (-question.change, question.first, question.second))
     best: dict[tuple[int, int], Question] = {}
-    for question in found:
+    for question in chain.from_iterable(zip(by_gain, by_change, strict=True)):
         best.setdefault((question.first, question.second), question)
     return list(best.values())[:count]
 
@@ -70,7 +78,7 @@ def _joining(probabilities: PairProbabilities, labels: np.ndarray, links: Linked
     for place in order[np.unique(keys[order], return_index=True)[1]]:
         one, other, value = int(first[place]), int(second[place]), float(values[place])
         if not links.are_decided(one, other):
-            yield Question(one, other, value, float(totals[place]))
+            yield Question(one, other, value, float(totals[place]), value)
 
 
 def _parting(probabilities: PairProbabilities, labels: np.ndarray, links: LinkedPhotographs) -> Iterator[Question]:
@@ -84,5 +92,5 @@ def _parting(probabilities: PairProbabilities, labels: np.ndarray, links: Linked
             place, other = np.unravel_index(int(block.argmax()), block.shape)
             one, two = sorted((int(inside[place]), int(rest[other])))
             if not links.are_decided(one, two):
-                gain = (1.0 - float(block.mean())) * len(inside) * len(rest)
-                yield Question(one, two, float(block.max()), gain)
+                change = 1.0 - float(block.mean())
+                yield Question(one, two, float(block.max()), change * len(inside) * len(rest), change)
