@@ -30,7 +30,7 @@ Report = Callable[[dict[str, Any]], object]
 
 @dataclass(frozen=True)
 class TrialPlace:
-    """Where a trial works, and how it reports to the driver.
+    """Run folder of a trial on its node, and the functions that report to the driver.
 
     Attributes:
         folder: The run folder on this node.
