@@ -71,7 +71,7 @@ def test_places_are_counted_node_by_node(
 
 def test_a_cluster_without_a_gpu_yet_is_waited_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = iter([[{"CPU": 2.0}]] * 3 + [[{"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}]] * 9)
-    monkeypatch.setattr(trial_slots, "_alive_nodes", lambda: next(seen))
+    monkeypatch.setattr(trial_slots, "_alive_nodes", lambda left_out: next(seen))
     monkeypatch.setattr(trial_slots, "_REFRESH_SECONDS", 0.0)
     monkeypatch.setattr(TrialSlots, "_ask_for", lambda slots, trials: None)
     stopping, said = threading.Event(), list[str]()
@@ -83,7 +83,7 @@ def test_a_cluster_without_a_gpu_yet_is_waited_for_by_name(monkeypatch: pytest.M
 def test_without_a_wait_a_trial_that_does_not_fit_is_refused_with_the_setting_that_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trial_slots, "_alive_nodes", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(trial_slots, "_alive_nodes", lambda left_out: [{"CPU": 2.0}])
     slots = TrialSlots({"CPU": 1.0}, workers=4)
     with pytest.raises(InputError, match=r"each of 4 workers wants 1 CPU where .*set resources.wait_minutes"):
         slots.wait_for_one(minutes=0, say=print, stopping=threading.Event())

@@ -44,10 +44,11 @@ Examples:
 @exits_with_message
 def submit(
     bundle: BundleAddress,
-    images: Annotated[Path, typer.Argument(help="The folder of test photographs.")],
+    images: Annotated[str, typer.Argument(help="Folder or URL (s3://…, gs://…) of test photographs.")],
     out: Annotated[Path, typer.Argument(help="The CSV file to write.")],
 ) -> None:
     """Write a Kaggle submission: five distinct labels for every test photograph."""
+    from whale_ray.inference.bundle_transfer.photograph_download import local_photographs
     from whale_ray.inference.kaggle_submission import kaggle_command, write_submission
     from whale_ray.inference.predictor import Bundle
 
@@ -55,7 +56,7 @@ def submit(
         raise InputError(f"the submission is a CSV file, but {out} is a folder. Name a file")
     replaced = " again, over the older file" if out.exists() else ""
     loaded = Bundle.load(bundle)
-    written = write_submission(loaded, images, out, progress=not is_quiet())
+    written = write_submission(loaded, local_photographs(images), out, progress=not is_quiet())
     for name, reason in written.others.items():
         typer.echo(f"{name} has no row: {reason}", err=True)
     for name, reason in written.undecodable.items():

@@ -51,7 +51,9 @@ def synth(
 
 @exits_with_message
 def audit(
-    folder: Annotated[Path, typer.Argument(help="The folder of the data set, or the table or JSON file in it.")],
+    folder: Annotated[
+        str, typer.Argument(help="Folder or URL (s3://…, gs://…) of the data set, or the table or JSON file in it.")
+    ],
     set_: DataSettings = None,
     as_json: AsJson = False,
     pictures: Annotated[
@@ -68,8 +70,8 @@ def audit(
     from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
 
     chosen = set_ or []
-    if folder.is_file():
-        folder, chosen = folder.parent, [*chosen, f"data.table={json.dumps(folder.name)}"]
+    if (file := Path(folder)).is_file():
+        folder, chosen = str(file.parent), [*chosen, f"data.table={json.dumps(file.name)}"]
     settings = data_settings(folder, chosen)
     catalog = catalog_of(settings)
     if not as_json:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from whale_ray.errors import WhaleRayError
+from whale_ray.errors import InputError, WhaleRayError
 from whale_ray.file_errors import explain_file_error
 
+_URL = re.compile(r"(s3|gs|hf|https?|file):/+")
 DataSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A `data` setting, as in a sweep file.")
 ]
@@ -29,6 +32,7 @@ def exits_with_message(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def guarded(*args: Any, **options: Any) -> None:
         try:
+            _refuse_urls(options)
             command(*args, **options)
         except WhaleRayError as error:
             typer.echo(f"whale_ray: {error}", err=True)
@@ -40,3 +44,15 @@ def exits_with_message(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
 
     return guarded
+
+
+def _refuse_urls(options: Mapping[str, Any]) -> None:
+    """Raise InputError if an option that takes a path is a URL, of which `Path` has merged the slashes."""
+    for value in options.values():
+        for path in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(path, Path) and (found := _URL.match(str(path))):
+                url = f"{found[1]}://{str(path)[found.end() :]}"
+                raise InputError(
+                    f"this command takes local files and folders, but got {url}. Download it first; sweep, audit and "
+                    "submit take photographs at a URL"
+                )

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from whale_ray.data.caches.cache_limit import make_room, mark_used
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.decoding.decode_photograph import RowArrays, decode_photograph
 from whale_ray.data.decoding.small_images import SMALL_SIDE
@@ -91,7 +92,7 @@ def decode_images(
         progress: Show a progress bar.
 
     Raises:
-        DataError: If the disk is full or the cache folder cannot be written to.
+        DataError: If the disk is full, WHALE_RAY_CACHE_GB is too small, or the cache folder cannot be written to.
     """
     folder = cache / _pixel_fingerprint(catalog, geometry)
     decoded = 0
@@ -99,6 +100,7 @@ def decode_images(
         _require_writable(cache)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
+                make_room(cache, _stored_bytes(catalog, geometry))
                 _build(catalog, geometry, folder, workers or available_cpus(), progress)
                 decoded = len(catalog.table)
     return _read_decoded(folder, geometry, decoded)
@@ -138,6 +140,7 @@ def find_decoded(catalog: Catalog, geometry: Geometry, *, cache: Path) -> Decode
 
 
 def _read_decoded(folder: Path, geometry: Geometry, decoded: int) -> DecodedImages:
+    mark_used(folder)
     health = pd.read_csv(folder / "health.csv", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
     small = np.load(folder / "small.npy", allow_pickle=False)
     grey_sizes = np.load(folder / "grey_sizes.npy", allow_pickle=False)
@@ -155,8 +158,11 @@ def cache_size(catalog: Catalog, geometry: Geometry, *, cache: Path) -> tuple[in
         geometry: Target size and fitting.
         cache: Cache folder of this machine.
     """
-    size = len(catalog.table) * math.prod((*geometry.stored, 3))
-    return size, (cache / _pixel_fingerprint(catalog, geometry)).is_dir()
+    return _stored_bytes(catalog, geometry), (cache / _pixel_fingerprint(catalog, geometry)).is_dir()
+
+
+def _stored_bytes(catalog: Catalog, geometry: Geometry) -> int:
+    return len(catalog.table) * math.prod((*geometry.stored, 3))
 
 
 def _pixel_fingerprint(catalog: Catalog, geometry: Geometry) -> str:

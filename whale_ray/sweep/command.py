@@ -39,7 +39,9 @@ def sweep(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the file.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the data set; overrides data.root.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder or URL (s3://…, gs://…) of the data set; overrides data.root.")
+    ] = None,
     runs: Annotated[str, typer.Option(help="Folder or URL (s3://…, gs://…) of run folders.")] = "runs",
     address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster: HOST:6379 or auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run and start nothing.")] = False,

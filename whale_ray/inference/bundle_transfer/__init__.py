@@ -1,3 +1,3 @@
-"""Transfer of bundles to and from the Hugging Face Hub and object storage."""
+"""Transfer of bundles and photographs from and to the Hugging Face Hub and object storage."""
 
 from __future__ import annotations

@@ -131,14 +131,14 @@ def _selector(section: str) -> str:
 
 
 def load_sweep(
-    path: Path | str, overrides: Sequence[str] = (), *, data: Path | None = None, is_recorded: bool = False
+    path: Path | str, overrides: Sequence[str] = (), *, data: Path | str | None = None, is_recorded: bool = False
 ) -> Sweep:
     """Return the sweep of a YAML file.
 
     Args:
         path: The YAML file.
         overrides: Settings that replace those of the file, such as "train.epochs=5".
-        data: Folder that replaces `data.root`.
+        data: Folder or URL that replaces `data.root`.
         is_recorded: The file is a run folder's, so that rules and defaults that later versions introduced do not hold.
 
     Raises:
@@ -147,11 +147,11 @@ def load_sweep(
     return _read_sweep(_read_text(Path(path)), str(path), overrides, data, is_recorded=is_recorded)
 
 
-def data_settings(root: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def data_settings(root: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the `data` section of a sweep.
 
     Args:
-        root: Folder of the photographs.
+        root: Folder or URL of the photographs.
         overrides: Settings of the section, such as "data.image_column=file".
 
     Raises:
@@ -166,7 +166,7 @@ def data_settings(root: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _read_sweep(
-    text: str, source: str, overrides: Sequence[str], data: Path | None, *, is_recorded: bool = False
+    text: str, source: str, overrides: Sequence[str], data: Path | str | None, *, is_recorded: bool = False
 ) -> Sweep:
     faults: list[Fault] = []
     root = parse_document(text, faults)

@@ -214,6 +214,7 @@ def _job(sweep: Sweep, dataset: Dataset, folder: Path, identity: SweepIdentity) 
         cpus=fixed["resources.cpus"],
         tracking=tracking_of(sweep, prefix=identity.wandb_prefix),
         poolings=frozen_poolings(sweep),
+        data_root=fixed["data.root"],
     )
 
 
@@ -222,8 +223,6 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
     fixed = store.sweep.fixed
     store.outcomes.catch_up()
     if not interrupted:
-        if fixed["search.ensemble"]:
-            say("the best trials are joined to an ensemble, which is scored")
         store.outcomes.make_ensemble(say, fetch_weights=store.fetch_weights)
     store.index.reload_all()  # interrupted trials: their last epoch
     table = store.outcomes.leaderboard()

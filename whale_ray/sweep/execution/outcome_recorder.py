@@ -89,6 +89,8 @@ class TrialOutcomes:
             say: Prints the progress.
             fetch_weights: Downloads the weights of a member, given its ID.
         """
+        if self._sweep.fixed["search.ensemble"]:
+            say("the best trials are joined to an ensemble, which is scored")
         table, scoring = self.leaderboard(), scoring_of(self._sweep)
         members = self._quota.members(table)
         for member in members:

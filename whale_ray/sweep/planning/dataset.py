@@ -23,6 +23,7 @@ from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import DecodedImages, cache_folder, data_fingerprint, decode_images, open_decoded
 from whale_ray.data.split import NEVER_VALIDATES, SPLITS, parts_of, split_photographs
+from whale_ray.inference.bundle_transfer.photograph_download import local_photographs
 from whale_ray.sweep.config.value_kinds import image_size
 
 # Border kept around the region, as a share of each side: shifts and rotations move it into the image.
@@ -139,13 +140,13 @@ class Dataset:
 
 
 def catalog_of(data: Mapping[str, Any]) -> Catalog:
-    """Read the training table that the settings `data` name.
+    """Read the training table that the settings `data` name; photographs at a URL are downloaded first.
 
     Raises:
-        DataError: With every fault of the table.
+        DataError: With every fault of the table, or if the photographs cannot be downloaded.
     """
     return read_catalog(
-        Path(data["root"]),
+        local_photographs(data["root"]),
         format_name=data.get("format", AUTO),
         boxes=None if data["boxes"] is None else Path(data["boxes"]),
         image_bytes=data.get("image_bytes", MAX_BYTES),

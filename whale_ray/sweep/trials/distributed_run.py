@@ -214,6 +214,7 @@ def train_as_worker(config: dict[str, Any]) -> None:
 
     trial, context = config["trial"], config["context"]
     os.chdir(context.working_folder)  # relative paths in settings start from there; Ray Train has moved the worker
+    context = context.on_this_node()
     place = train.get_context()
     workers = WorkerGroup(place.get_world_rank(), place.get_world_size())
     device = "cpu" if reserved_device(context.gpus) == "cpu" else str(get_device())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from whale_ray.device import keep_freed_memory, reserved_device
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
+from whale_ray.sweep.planning.node_photographs import dataset_on_this_node
 from whale_ray.sweep.planning.trial_points import Settings
 from whale_ray.sweep.run_store.remote_run import RemoteRun
 from whale_ray.sweep.trials.class_proxies import SplitProxies
@@ -50,6 +52,7 @@ class SweepContext:
         cpus: CPUs per worker of a trial.
         remote: The run folder in a run store; None if `folder` is all there is.
         poolings: `pool` and `layers` of all frozen encoders of the sweep: one pass computes the features of all.
+        data_root: `data.root` of the sweep; from a URL, each node downloads the photographs.
     """
 
     folder: Path
@@ -63,11 +66,20 @@ class SweepContext:
     cpus: float = 1.0
     remote: RemoteRun | None = None
     poolings: tuple[tuple[str, int], ...] = ()
+    data_root: str = ""
 
     @property
     def worker_resources(self) -> dict[str, float]:
         """Amounts that Ray reserves for one worker of a trial, by Ray's resource name."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+    def on_this_node(self) -> SweepContext:
+        """Return the context with the photographs in the folders of this node.
+
+        Raises:
+            NodePhotographsError: If this node lacks them or has others.
+        """
+        return dataclasses.replace(self, dataset=dataset_on_this_node(self.dataset, self.data_root))
 
     def trial_folder(self, trial: str) -> Path:
         """Return the folder of a trial."""

@@ -17,7 +17,9 @@ _part = partial(brief, identity=True)
 _axis = partial(brief, identity=True, axis=True)
 
 DATA_SETTINGS: tuple[Setting, ...] = (
-    brief("data.root", "text", "data", "folder of the table and the photographs (option --data)"),
+    brief(
+        "data.root", "text", "data", "folder or URL (s3://…, gs://…) of the table and the photographs (option --data)"
+    ),
     brief(
         "data.format",
         " ".join(("choice", AUTO, *FORMAT_NAMES)),

@@ -48,6 +48,7 @@ class TrialEventHandler:
     ) -> None:
         self._store, self._progress, self._stopping = store, progress, stopping
         self._report, self._metrics = report, metrics
+        self._unplaced: set[str] = set()
         self._elsewhere: dict[str, int] = {}  # the last epoch that each trial on another node has reported
 
     def started(self, trial: str) -> None:
@@ -87,8 +88,22 @@ class TrialEventHandler:
         self._elsewhere.setdefault(trial, 0)
         write_heartbeat(self._store.index.trial_folder(trial), place)
 
+    def unplaced(self, trial: str, *, reason: str) -> None:
+        """Show that a trial cannot train on its node, which gets no further trial; it is queued again when it ends.
+
+        Args:
+            trial: ID of the trial.
+            reason: Names the node and its fault.
+        """
+        self._unplaced.add(trial)
+        self._progress.say(f"{reason}. This node is left out, and trial {trial} gets another one")
+
     def ended(self, trial: str) -> None:
         """Record a trial that ended by itself or was stopped."""
+        if trial in self._unplaced:
+            self._unplaced.remove(trial)
+            self._store.queue.run_again(trial)
+            return
         # An interrupted worker may be killed before it has published what it reported.
         self.fetch(trial, epochs=0 if self._stopping.is_set() else self._elsewhere.get(trial, 0))
         if self._store.queue.requeue_alone(trial):

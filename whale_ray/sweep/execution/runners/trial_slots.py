@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from whale_ray.errors import InputError
@@ -33,21 +33,35 @@ class TrialSlots:
     Args:
         share: What one worker of a trial reserves, more than 0 of each of Ray's resources (CPU, GPU).
         workers: Number of workers of a trial.
+
+    Attributes:
+        left_out: IDs of the nodes that get no further trial.
     """
 
     def __init__(self, share: Mapping[str, float], *, workers: int) -> None:
         self._share = dict(share)
         self._workers = workers
         self._count, self._counted_at = 0, float("-inf")
+        self.left_out: set[str] = set()
         self._demand: list[Any] = []
         self._asked_at = float("-inf")
 
     def count(self) -> int:
         """Return how many trials fit at once, counted again every two seconds."""
         if time.monotonic() - self._counted_at >= _REFRESH_SECONDS:
-            self._count = count_places(_alive_nodes(), self._share, workers=self._workers)
+            self._count = count_places(_alive_nodes(self.left_out), self._share, workers=self._workers)
             self._counted_at = time.monotonic()
         return self._count
+
+    def leave_out(self, node: str) -> bool:
+        """Give a node no further trial, and return whether one fits on the others.
+
+        Args:
+            node: ID of the Ray node.
+        """
+        self.left_out.add(node)
+        self._counted_at = float("-inf")
+        return self.count() > 0
 
     def reservation(self, *, alone: bool) -> dict[str, float]:
         """Return what Tune reserves for the process of a trial.
@@ -112,7 +126,7 @@ class TrialSlots:
         self._demand = kept + [placement_group(bundles) for _ in range(min(trials, _MAX_DEMAND) - len(kept))]
 
     def _lack(self) -> str:
-        nodes = _alive_nodes()
+        nodes = _alive_nodes(self.left_out)
         largest = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in self._share}
         short = [name for name, amount in self._share.items() if largest[name] < amount] or list(self._share)
         parts = [
@@ -124,7 +138,7 @@ class TrialSlots:
         return f"{wants} {' and '.join(parts)}"
 
 
-def _alive_nodes() -> list[Mapping[str, float]]:
+def _alive_nodes(left_out: Container[str]) -> list[Mapping[str, float]]:
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in left_out]

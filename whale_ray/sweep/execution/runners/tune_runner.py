@@ -22,6 +22,7 @@ from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
 from whale_ray.sweep.execution.runners.tune_search import EarlyStoppingScheduler, QueueSearcher, trial_id
 from whale_ray.sweep.execution.runners.worker_losses import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.trial_store import TrialStore
+from whale_ray.sweep.planning.node_photographs import UNFIT_NODE
 from whale_ray.sweep.report.live import LiveReport
 from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
 from whale_ray.sweep.run_store.trial_files import HEARTBEAT
@@ -59,7 +60,7 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
         events = TrialEventHandler(store, progress, stopping, report, metrics_of(store))
         callback = _EventCallback(store, progress, events, stopping, slots)
         tune.Tuner(
-            tune.with_resources(trainable, lambda config: slots.reservation(alone=config["alone"])),
+            tune.with_resources(trainable, lambda config: _reservation(slots, alone=config["alone"])),
             tune_config=tune.TuneConfig(
                 search_alg=QueueSearcher(store, progress, stopping, slots, callback.settle),
                 scheduler=EarlyStoppingScheduler(store),
@@ -78,6 +79,15 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
             ),
         ).fit()
     slots.end_demand()
+
+
+def _reservation(slots: TrialSlots, *, alone: bool) -> Any:
+    """Return the resources of a trial for Tune, on any node but those that are left out."""
+    amounts = slots.reservation(alone=alone)
+    if not slots.left_out:
+        return amounts
+    others = {"ray.io/node-id": f"!in({','.join(sorted(slots.left_out))})"}
+    return tune.PlacementGroupFactory([amounts], bundle_label_selector=[others])
 
 
 class _EventCallback(NoTuneState, tune.Callback):
@@ -108,6 +118,11 @@ class _EventCallback(NoTuneState, tune.Callback):
         """Show the figures of an epoch, or record a heartbeat."""
         if place := result.get(HEARTBEAT):
             self._events.heartbeat(trial_id(trial), place)
+        elif node := result.get(UNFIT_NODE):
+            self._events.unplaced(trial_id(trial), reason=result["note"])
+            if not self._slots.leave_out(node):
+                self._progress.say("no node is left that has the photographs: the sweep ends")
+                self._stopping.set()
         else:
             self._events.epoch(trial_id(trial), result)
 

@@ -21,6 +21,7 @@ from whale_ray.data.delimited_table import read_table
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.review.apply_review import COLUMNS
 from whale_ray.errors import InputError
+from whale_ray.inference.bundle_transfer.object_store import is_url
 from whale_ray.retrieval.label_quality.label_errors import LabelErrors
 from whale_ray.retrieval.label_quality.united_findings import unite_findings
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
@@ -232,6 +233,11 @@ def reviewed_data(review: Path, data: Path | None, overrides: list[str]) -> tupl
     else:
         raise InputError(
             f"the table of a review must be known, but beside {review} is no sweep.yaml. Name its folder with --data"
+        )
+    if is_url(found["root"]):
+        raise InputError(
+            f"the corrected table is written beside the old one, but data.root is {found['root']}. Download the data "
+            "set and name its folder with --data"
         )
     columns = ("image_column", "label_column", "group_column", "view_column", "species_column")
     names = ("table", "image_folder", *columns, "unknown_label")

@@ -1,0 +1,113 @@
+"""Photographs on the nodes of a cluster: compared with those of the driver, and nodes that lack them left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from whale_ray.inference.bundle_transfer.photograph_download import download_photographs
+from whale_ray.sweep.execution.runners import trial_slots
+from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset
+from whale_ray.sweep.planning.node_photographs import NodePhotographsError, dataset_on_this_node
+from whale_ray.sweep.planning.trial_points import first_settings, geometries
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.config.sweep_spec import Sweep
+
+
+@pytest.fixture
+def root(photographs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(photographs, tmp_path / "photographs"))
+
+
+@pytest.fixture
+def opened(
+    write_sweep: Callable[..., Sweep], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Dataset]:
+    """Opens the photographs as a driver whose cache the node does not see."""
+
+    def open_as_driver(address: str) -> Dataset:
+        sweep = write_sweep(f"data.root={address}")
+        monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path / "driver"))
+        settings = first_settings(sweep)
+        cache = tmp_path / "driver" / "pixels"
+        dataset = open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=cache)
+        shutil.move(tmp_path / "driver", tmp_path / "unseen")
+        monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path / "node"))
+        download_photographs.cache_clear()
+        return dataset
+
+    return open_as_driver
+
+
+def test_a_node_with_the_same_photographs_decodes_them_into_its_own_cache(
+    opened: Callable[[str], Dataset], root: Path, tmp_path: Path
+) -> None:
+    dataset = opened(str(root))
+    here = dataset_on_this_node(dataset, str(root))
+    (geometry,) = here.decoded
+    assert here.cache == tmp_path / "node" / "pixels"
+    driver = np.load(next((tmp_path / "unseen").rglob("pixels.npy")))
+    np.testing.assert_array_equal(here.pixels(geometry).array, driver)
+    assert dataset_on_this_node(here, str(root)) is here
+
+
+def test_photographs_at_a_url_are_downloaded_on_the_node(
+    opened: Callable[[str], Dataset], root: Path, tmp_path: Path
+) -> None:
+    url = f"file://{root}"
+    here = dataset_on_this_node(opened(url), url)
+    assert here.catalog.folder.is_relative_to(tmp_path / "node" / "photographs")
+    assert len(list(here.catalog.folder.iterdir())) == 72
+
+
+def test_a_node_that_lacks_photographs_says_how_many(opened: Callable[[str], Dataset], root: Path) -> None:
+    dataset = opened(str(root))
+    for image in dataset.table["image"][:3]:
+        (root / "train" / image).unlink()
+    with pytest.raises(NodePhotographsError, match=r"node .* must have the photographs .* but 3 of 72 are missing in "):
+        dataset_on_this_node(dataset, str(root))
+
+
+def test_a_node_with_another_photograph_of_the_same_name_is_named(opened: Callable[[str], Dataset], root: Path) -> None:
+    dataset = opened(str(root))
+    Image.new("RGB", (64, 32), "blue").save(root / "train" / dataset.table["image"][0], "JPEG")
+    with pytest.raises(NodePhotographsError, match="but their content differs"):
+        dataset_on_this_node(dataset, str(root))
+
+
+def test_a_node_whose_storage_does_not_answer_is_named(opened: Callable[[str], Dataset], root: Path) -> None:
+    url = f"file://{root}"
+    dataset = opened(url)
+    shutil.rmtree(root)
+    with pytest.raises(NodePhotographsError, match=r"node .* cannot use the photographs: data\.root must hold"):
+        dataset_on_this_node(dataset, url)
+
+
+def test_a_dataset_whose_cache_is_there_is_taken_as_it_is(
+    write_sweep: Callable[..., Sweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = first_settings(sweep := write_sweep())
+    dataset = open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=tmp_path)
+    elsewhere = dataclasses.replace(dataset, catalog=dataclasses.replace(dataset.catalog, folder=Path("/nowhere")))
+    assert dataset_on_this_node(elsewhere, "/nowhere") is elsewhere
+
+
+def test_a_node_that_is_left_out_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = {"good": {"CPU": 2.0}, "unfit": {"CPU": 4.0}}
+    monkeypatch.setattr(
+        trial_slots, "_alive_nodes", lambda left_out: [one for name, one in nodes.items() if name not in left_out]
+    )
+    slots = TrialSlots({"CPU": 1.0}, workers=1)
+    assert slots.count() == 6
+    assert slots.leave_out("unfit")
+    assert slots.count() == 2
+    assert not slots.leave_out("good"), "no node is left"

@@ -1,0 +1,113 @@
+"""Photographs in object storage: downloaded once per node into its cache, with progress."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from whale_ray.atomic_files import write_atomically
+from whale_ray.data.pixel_cache import cache_folder
+from whale_ray.errors import DataError
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore, ObjectVersion, is_url
+from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
+from whale_ray.retrieval.file_lock import lock_file
+from whale_ray.verbosity import is_quiet, track_steps
+
+_RECORD = ".downloaded.json"
+_CONNECTIONS = 8
+_KEPT_FREE = 1e9  # bytes of the disk that a download leaves
+
+
+def local_photographs(root: Path | str) -> Path:
+    """Return the local folder of photographs; photographs at a URL are downloaded first.
+
+    Args:
+        root: A folder, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///PATH`.
+
+    Raises:
+        DataError: If the storage cannot be used, holds nothing there, or more than the disk of this node can take.
+    """
+    return download_photographs(str(root)) if is_url(root) else Path(root)
+
+
+@functools.cache  # within one process the photographs do not change
+def download_photographs(url: str) -> Path:
+    """Download the objects below a URL that the cache of this node lacks, and return their folder.
+
+    One process of a node downloads, the others wait for it. Objects that have changed are downloaded again; files
+    whose objects are gone are deleted. An interrupted download continues.
+
+    Args:
+        url: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///PATH`.
+
+    Raises:
+        DataError: If the storage cannot be used, holds nothing there, or more than the disk of this node can take.
+    """
+    folder = cache_folder() / "photographs" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors(url, DataError), lock_file(folder.with_suffix(".lock")):
+        store = ObjectStore(url)
+        found = {key: version for key, version in store.list().items() if _is_usable(key)}
+        if not found:
+            raise DataError(
+                f"data.root must hold a table and photographs, but nothing is at {url}. Check the bucket and the prefix"
+            )
+        _synchronize(store, folder, found)
+    return folder
+
+
+def _is_usable(key: str) -> bool:
+    """Return whether a key is a file below the folder that is not hidden."""
+    parts = PurePosixPath(key).parts
+    return bool(parts) and ".." not in parts and "\\" not in key and not any(part.startswith(".") for part in parts)
+
+
+def _synchronize(store: ObjectStore, folder: Path, found: Mapping[str, ObjectVersion]) -> None:
+    with _recorded(folder) as have:
+        for key in have.keys() - found.keys():
+            (folder / key).unlink(missing_ok=True)
+            del have[key]
+        wanted = [key for key, version in found.items() if have.get(key) != version or not (folder / key).exists()]
+        size = sum(found[key].size for key in wanted)
+        _require_room(store.url, folder, size)
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            text = f"downloading {len(wanted)} files, {size / 1e6:.1f} MB, from {store.url}"
+            done = pool.map(lambda key: _download(store, key, folder), wanted)
+            for key in track_steps(done, text, progress=not is_quiet() and bool(wanted), total=len(wanted)):
+                have[key] = str(found[key])
+
+
+def _download(store: ObjectStore, key: str, folder: Path) -> str:
+    path = folder / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.download(key, path)
+    return key
+
+
+def _require_room(url: str, folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if size and size + _KEPT_FREE > free:
+        raise DataError(
+            f"the photographs at {url} must fit on the disk of {folder}, but {size / 1e9:.1f} GB are missing there and "
+            f"{free / 1e9:.1f} GB are free. Make room, or name a folder on another disk in WHALE_RAY_CACHE"
+        )
+
+
+@contextmanager
+def _recorded(folder: Path) -> Iterator[dict[str, str]]:
+    """Yield the version of each downloaded object by key; it is written at the end, also of a failed download."""
+    path = folder / _RECORD
+    try:
+        have = dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        have = {}
+    try:
+        yield have
+    finally:
+        write_atomically(path, json.dumps(have))

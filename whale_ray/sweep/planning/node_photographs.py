@@ -1,0 +1,57 @@
+"""Photographs of a sweep on a node of the cluster: found or downloaded there, and compared with those of the driver."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from pathlib import Path
+
+from whale_ray.data.pixel_cache import data_fingerprint, decode_images
+from whale_ray.errors import InputError
+from whale_ray.inference.bundle_transfer.object_store import is_url
+from whale_ray.inference.bundle_transfer.photograph_download import local_photographs
+from whale_ray.sweep.planning.dataset import Dataset, pixel_cache
+
+UNFIT_NODE = "unfit_node"
+"""Figure of the report of a trial that cannot train on its node: the ID of the node."""
+
+
+class NodePhotographsError(InputError):
+    """A node lacks the photographs of the sweep, or has others."""
+
+
+def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
+    """Return the dataset with the folders of this node, whose photographs are those of the driver.
+
+    Args:
+        dataset: The dataset as the driver opened it.
+        root: `data.root`; a URL is downloaded into the cache of this node.
+
+    Raises:
+        NodePhotographsError: If photographs are missing or differ, or cannot be downloaded or decoded here.
+    """
+    if all((dataset.cache / name).is_dir() for name in dataset.decoded.values()):
+        return dataset
+    here = socket.gethostname()
+    try:
+        catalog = dataset.catalog
+        if is_url(root):
+            catalog = dataclasses.replace(catalog, folder=_folder_here(dataset, root))
+        geometry = next(iter(dataset.decoded))
+        pixels = decode_images(catalog, geometry, cache=pixel_cache())
+    except (InputError, OSError) as error:
+        raise NodePhotographsError(f"node {here} cannot use the photographs: {error}") from error
+    if data_fingerprint(catalog, pixels) != dataset.fingerprint:
+        missing = int((pixels.health["status"] == "missing").sum())
+        lack = (
+            f"{missing} of {len(pixels.health)} are missing in {catalog.folder}" if missing else "their content differs"
+        )
+        raise NodePhotographsError(f"node {here} must have the photographs that the driver has, but {lack}")
+    return dataclasses.replace(dataset, catalog=catalog, cache=pixel_cache(), decoded={geometry: pixels.fingerprint})
+
+
+def _folder_here(dataset: Dataset, root: str) -> Path:
+    """Return the image folder below the download of this node; it is below that of the driver in the same way."""
+    recognition = dataset.catalog.recognition
+    top = recognition.root if recognition else None
+    return local_photographs(root) / dataset.catalog.folder.relative_to(top or dataset.catalog.folder)
