@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from ray.cluster_utils import Cluster
+from small_sweep import SWEEP
 
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.inference.bundle_transfer.photograph_download import download_photographs
 from whale_ray.sweep.execution.runners import trial_slots
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
-from whale_ray.sweep.planning.dataset import Dataset, open_dataset
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
 from whale_ray.sweep.planning.node_photographs import NodePhotographsError, dataset_on_this_node
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 
@@ -95,8 +102,9 @@ def test_a_node_whose_storage_does_not_answer_is_named(opened: Callable[[str], D
 def test_a_dataset_whose_cache_is_there_is_taken_as_it_is(
     write_sweep: Callable[..., Sweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path))
     settings = first_settings(sweep := write_sweep())
-    dataset = open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=tmp_path)
+    dataset = open_dataset(settings["data"], settings["split"], geometry=geometries(sweep)[0], cache=pixel_cache())
     elsewhere = dataclasses.replace(dataset, catalog=dataclasses.replace(dataset.catalog, folder=Path("/nowhere")))
     assert dataset_on_this_node(elsewhere, "/nowhere") is elsewhere
 
@@ -111,3 +119,34 @@ def test_a_node_that_is_left_out_has_no_place(monkeypatch: pytest.MonkeyPatch) -
     assert slots.leave_out("unfit")
     assert slots.count() == 2
     assert not slots.leave_out("good"), "no node is left"
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_out_a_node_that_cannot_download_the_photographs(
+    s3: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("AWS_ENDPOINT_URL", s3), ("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(name, value)
+    url = "s3://whales/for_nodes"
+    for path in photographs.rglob("*"):
+        if path.is_file():
+            ObjectStore(url).upload(path, str(path.relative_to(photographs)))
+    (tmp_path / "little.yaml").write_text(SWEEP.replace("ROOT", url))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        # Three trials begin at once, of which the good node has a place for one.
+        for name, cpus, more in (("good", 1, {}), ("unfit", 3, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"})):
+            cluster.add_node(num_cpus=cpus, env_vars={"WHALE_RAY_CACHE": str(tmp_path / name), **more})
+        command = [sys.executable, "-m", "whale_ray.sweep", "little.yaml", "--address", cluster.address]
+        command += ["--set", "resources.cpus=1", "--set", "train.epochs=2"]
+        environment = {**os.environ, "WHALE_RAY_CACHE": str(tmp_path / "driver")}
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    finally:
+        cluster.shutdown()
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("cannot use the photographs: s3://whales/for_nodes must be storage") == 1
+    assert "This node is left out, and trial" in ended.stdout
+    assert (tmp_path / "good" / "pixels").exists()
+    assert not (tmp_path / "unfit" / "pixels").exists()
+    table = pd.read_csv(tmp_path / "runs" / "little" / "leaderboard.csv")
+    assert table["status"].tolist() == ["finished"] * 3

@@ -30,7 +30,8 @@ def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
     Raises:
         NodePhotographsError: If photographs are missing or differ, or cannot be downloaded or decoded here.
     """
-    if all((dataset.cache / name).is_dir() for name in dataset.decoded.values()):
+    own = pixel_cache()
+    if dataset.cache == own and all((own / name).is_dir() for name in dataset.decoded.values()):
         return dataset
     here = socket.gethostname()
     try:
@@ -38,7 +39,7 @@ def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
         if is_url(root):
             catalog = dataclasses.replace(catalog, folder=_folder_here(dataset, root))
         geometry = next(iter(dataset.decoded))
-        pixels = decode_images(catalog, geometry, cache=pixel_cache())
+        pixels = decode_images(catalog, geometry, cache=own)
     except (InputError, OSError) as error:
         raise NodePhotographsError(f"node {here} cannot use the photographs: {error}") from error
     if data_fingerprint(catalog, pixels) != dataset.fingerprint:
@@ -47,7 +48,7 @@ def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
             f"{missing} of {len(pixels.health)} are missing in {catalog.folder}" if missing else "their content differs"
         )
         raise NodePhotographsError(f"node {here} must have the photographs that the driver has, but {lack}")
-    return dataclasses.replace(dataset, catalog=catalog, cache=pixel_cache(), decoded={geometry: pixels.fingerprint})
+    return dataclasses.replace(dataset, catalog=catalog, cache=own, decoded={geometry: pixels.fingerprint})
 
 
 def _folder_here(dataset: Dataset, root: str) -> Path:

@@ -88,15 +88,16 @@ class TrialEventHandler:
         self._elsewhere.setdefault(trial, 0)
         write_heartbeat(self._store.index.trial_folder(trial), place)
 
-    def unplaced(self, trial: str, *, reason: str) -> None:
+    def unplaced(self, trial: str, *, reason: str | None) -> None:
         """Show that a trial cannot train on its node, which gets no further trial; it is queued again when it ends.
 
         Args:
             trial: ID of the trial.
-            reason: Names the node and its fault.
+            reason: Names the node and its fault; None if that was shown before.
         """
         self._unplaced.add(trial)
-        self._progress.say(f"{reason}. This node is left out, and trial {trial} gets another one")
+        if reason:
+            self._progress.say(f"{reason}. This node is left out, and trial {trial} gets another one")
 
     def ended(self, trial: str) -> None:
         """Record a trial that ended by itself or was stopped."""

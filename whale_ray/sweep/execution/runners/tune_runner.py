@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -19,7 +20,7 @@ from whale_ray.sweep.execution.runners.ray_cluster import RayNodeProbe, check_gp
 from whale_ray.sweep.execution.runners.ray_workarounds import FailedResets, NoTuneState
 from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
-from whale_ray.sweep.execution.runners.tune_search import EarlyStoppingScheduler, QueueSearcher, trial_id
+from whale_ray.sweep.execution.runners.tune_search import LEFT_OUT, EarlyStoppingScheduler, QueueSearcher, trial_id
 from whale_ray.sweep.execution.runners.worker_losses import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.node_photographs import UNFIT_NODE
@@ -60,7 +61,7 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
         events = TrialEventHandler(store, progress, stopping, report, metrics_of(store))
         callback = _EventCallback(store, progress, events, stopping, slots)
         tune.Tuner(
-            tune.with_resources(trainable, lambda config: _reservation(slots, alone=config["alone"])),
+            tune.with_resources(trainable, lambda config: _reservation(slots, config)),
             tune_config=tune.TuneConfig(
                 search_alg=QueueSearcher(store, progress, stopping, slots, callback.settle),
                 scheduler=EarlyStoppingScheduler(store),
@@ -81,12 +82,15 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
     slots.end_demand()
 
 
-def _reservation(slots: TrialSlots, *, alone: bool) -> Any:
-    """Return the resources of a trial for Tune, on any node but those that are left out."""
-    amounts = slots.reservation(alone=alone)
-    if not slots.left_out:
+def _reservation(slots: TrialSlots, config: Mapping[str, Any]) -> Any:
+    """Return the resources of a trial for Tune, on any node but those of `left_out`.
+
+    Tune calls this with a copy of `slots`, as they were at the start.
+    """
+    amounts = slots.reservation(alone=config["alone"])
+    if not config[LEFT_OUT]:
         return amounts
-    others = {"ray.io/node-id": f"!in({','.join(sorted(slots.left_out))})"}
+    others = {"ray.io/node-id": f"!in({','.join(config[LEFT_OUT])})"}
     return tune.PlacementGroupFactory([amounts], bundle_label_selector=[others])
 
 
@@ -119,7 +123,7 @@ class _EventCallback(NoTuneState, tune.Callback):
         if place := result.get(HEARTBEAT):
             self._events.heartbeat(trial_id(trial), place)
         elif node := result.get(UNFIT_NODE):
-            self._events.unplaced(trial_id(trial), reason=result["note"])
+            self._events.unplaced(trial_id(trial), reason=None if node in self._slots.left_out else result["note"])
             if not self._slots.leave_out(node):
                 self._progress.say("no node is left that has the photographs: the sweep ends")
                 self._stopping.set()

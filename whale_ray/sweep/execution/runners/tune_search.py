@@ -17,6 +17,9 @@ from whale_ray.sweep.run_folder.disk_space import DiskSpaceGate
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU
 from whale_ray.sweep.run_store.trial_files import HEARTBEAT
 
+LEFT_OUT = "left_out"
+"""Key of a trial's config: IDs of the nodes that lack the photographs."""
+
 
 def trial_id(trial: Any) -> str:
     """Return the ID of a `ray.tune.experiment.Trial` in the run folder."""
@@ -54,7 +57,8 @@ class QueueSearcher(NoTuneState, Searcher):
         trial = next(self._ids, Searcher.FINISHED)
         if trial is None or trial == Searcher.FINISHED:
             return trial
-        return {"trial": trial, "alone": (self._store.index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists()}
+        alone = (self._store.index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists()
+        return {"trial": trial, "alone": alone, LEFT_OUT: sorted(self._slots.left_out)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the callback records the outcome of a trial."""
