@@ -1,0 +1,135 @@
+"""Sweeps of many trials: the cost of recording a trial does not grow with the number of trials."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+
+from whale_ray.sweep.analysis import fanova
+from whale_ray.sweep.analysis.trial_comparison import chosen_by_others
+from whale_ray.sweep.config.axes import Axis
+from whale_ray.sweep.config.sweep_spec import load_sweep
+from whale_ray.sweep.execution.outcome_recorder import WritingPace
+from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
+from whale_ray.sweep.run_folder.records import Record, write_result
+from whale_ray.sweep.trials.scoring import scoring_of
+
+SWEEP = """
+name: many
+model: {encoder: tiny, embedding_size: 8, weights: random}
+loss: {name: arcface}
+train: {learning_rate: {low: 1.0e-5, high: 1.0e-1, log: true}, schedule: constant, epochs: [1, 2, 3, 4]}
+search: {strategy: random, trials: 200}
+"""
+
+
+class OpenedFiles:
+    """Counts the files below a folder that this process opens; audit hooks cannot be removed."""
+
+    def __init__(self) -> None:
+        self._below, self.count = "", 0
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self._below and event == "open" and str(arguments[0]).startswith(self._below):
+            self.count += 1
+
+    @contextmanager
+    def counted(self, folder: Path) -> Iterator[None]:
+        self._below, self.count = str(folder), 0
+        yield
+        self._below = ""
+
+
+def end_trial(store: TrialStore, trial: str, place: int) -> None:
+    scores = {"recall@1": place % 7 / 7, "map@5": 0.5, "vote": "nearest", "temperature": 0.05, "flip": "none"}
+    folder = store.folder / "trials" / trial
+    write_result(
+        folder, {"status": "finished", "error": "", "scored_with": scoring_of(store.sweep).written(), **scores}
+    )
+    store.outcomes.settle(trial, status="pruned")
+
+
+def test_the_200th_trial_opens_as_many_files_as_the_50th(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "many.yaml").write_text(SWEEP)
+    store = open_trial_store(load_sweep(tmp_path / "many.yaml"), tmp_path / "many", data_fingerprint="0123456789abcdef")
+    listings: list[int] = []
+    get_trials = optuna.Study.get_trials
+    monkeypatch.setattr(optuna.Study, "get_trials", lambda *one, **more: listings.append(1) or get_trials(*one, **more))
+    files, opened = OpenedFiles(), {}
+    for place, trial in enumerate(store.queue.trials()):
+        assert trial is not None
+        if place in (50, 200):
+            listings.clear()
+            with files.counted(store.folder):
+                end_trial(store, trial, place)
+            opened[place] = files.count
+            assert listings == [], "the study is asked for one trial, not for all"
+        else:
+            end_trial(store, trial, place)
+    assert opened[200] <= opened[50]
+    store.outcomes.catch_up()
+    assert len(pd.read_csv(store.folder / "leaderboard.csv")) == 201
+
+
+def test_a_large_table_is_written_at_most_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    pace = WritingPace()
+    assert pace.is_due(2000), "never written"
+    with pace.measured():
+        now += 0.5
+    due = {}
+    for now in (100.5, 104.9, 105.1):
+        due[now] = pace.is_due(2000)
+        assert pace.is_due(100), "a small table is always written"
+    assert due == {100.5: False, 104.9: False, 105.1: True}
+
+
+def test_shares_of_the_variance_come_from_at_most_200_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def record_size(axis: Axis, points: list[dict[str, Any]], scores: Any, axes: Any) -> float:
+        sizes.append(len(points))
+        return 0.5
+
+    monkeypatch.setattr(fanova, "_fanova", record_size)
+    axes = [Axis("train.affine", "float", low=0.0, high=1.0), Axis("loss.name", values=("a", "b"))]
+    points = [{"train.affine": place / 999, "loss.name": "ab"[place % 2]} for place in range(1000)]
+    shares = fanova.explain(points, pd.Series(range(1000), dtype=float).to_numpy(), axes)
+    assert {share.among for share in shares} == {200}
+    assert set(sizes) == {200}
+
+
+def test_each_trial_is_scored_once_for_all_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = pd.DataFrame(
+        {
+            "image": [f"{row}.jpg" for row in range(10)],
+            "individual": [f"w_{row % 5}" for row in range(10)],
+            "cluster": [f"w_{row % 5}" for row in range(10)],
+            "fold": [row % 5 for row in range(10)],
+            "known": True,
+            "rank": 1,
+            "image_rank": 1,
+        }
+    )
+    records = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        queries.to_parquet(tmp_path / name / "queries.parquet")
+        records.append(Record(name, tmp_path / name, "trial", {}, {}, "", {"status": "finished", "recall@1": 1.0}))
+    scored: list[int] = []
+    score = "whale_ray.sweep.analysis.trial_comparison.score_queries"
+    from whale_ray.sweep.analysis.per_query_scores import score_queries
+
+    monkeypatch.setattr(score, lambda *arguments: scored.append(1) or score_queries(*arguments))
+    chosen = chosen_by_others(records, "recall@1")
+    assert sorted(chosen["image"]) == sorted(queries["image"])
+    assert len(scored) == 3
