@@ -18,6 +18,10 @@ from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.outcome_recorder import WritingPace
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
+from whale_ray.sweep.report.context import ReportContext
+from whale_ray.sweep.report.plots.curves import plot_learning
+from whale_ray.sweep.report.plots.objective_plots import plot_effects
+from whale_ray.sweep.report.tables.leaderboard_table import build_leaderboard
 from whale_ray.sweep.run_folder.records import Record, write_result
 from whale_ray.sweep.trials.scoring import scoring_of
 
@@ -133,3 +137,43 @@ def test_each_trial_is_scored_once_for_all_folds(tmp_path: Path, monkeypatch: py
     chosen = chosen_by_others(records, "recall@1")
     assert sorted(chosen["image"]) == sorted(queries["image"])
     assert len(scored) == 3
+
+
+def finished_records(folder: Path, count: int) -> list[Record]:
+    return [
+        Record(
+            f"{place:08x}",
+            folder,
+            "trial",
+            {"train.affine": place / count, "loss.name": "ab"[place % 2]},
+            {"train": {"epochs": 1}, "loss": {"name": "arcface"}},
+            "",
+            {"status": "finished" if place < count - 2 else "failed", "recall@1": 1 - place / count, "error": ""},
+        )
+        for place in range(count)
+    ]
+
+
+def test_plots_of_many_trials_draw_a_part_and_say_so(tmp_path: Path) -> None:
+    pd.DataFrame({"epoch": [1, 2], "recall@1": [0.1, 0.2], "loss": [2.0, 1.0]}).to_csv(tmp_path / "epochs.csv")
+    records = finished_records(tmp_path, 2000)
+    axes = [Axis("train.affine", "float", low=0.0, high=1.0), Axis("loss.name", values=("a", "b"))]
+    scatter, rows = plot_effects(records, axes, "recall@1")
+    assert "500 of 1998 dots are drawn" in scatter.note
+    assert "500 of 1998 dots are drawn" in rows.note
+    learning = plot_learning(records, {}, "recall@1")
+    assert [plot.note for plot in learning] == ["Thin lines: 300 of the other trials."] * 2
+    assert sum(len(plot.svg) for plot in (scatter, rows, *learning)) < 500_000
+    small, _ = plot_effects(records[:100], axes, "recall@1")
+    assert "drawn" not in small.note
+
+
+def test_the_leaderboard_of_the_page_has_the_best_500_trials_and_those_that_failed(tmp_path: Path) -> None:
+    records = finished_records(tmp_path, 2000)
+    (tmp_path / "many.yaml").write_text(SWEEP)
+    page = ReportContext(tmp_path, load_sweep(tmp_path / "many.yaml"), tuple(records), live=False)
+    page.__dict__["comparison"] = None
+    section = build_leaderboard(page)
+    assert [row.rank for row in section.rows] == [*range(1, 501), 1999, 2000]
+    assert section.hidden == 1498
+    assert build_leaderboard(ReportContext(tmp_path, page.sweep, tuple(records[:300]), live=False)).hidden == 0

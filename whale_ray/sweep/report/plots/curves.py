@@ -16,6 +16,7 @@ from whale_ray.sweep.report.plots.scale import Scale, scale_of
 from whale_ray.sweep.report.plots.svg import Curve, plot_curves
 from whale_ray.sweep.run_folder.records import Record
 
+_MOST_CURVES = 300
 LOOKS = ("c0", "c1", "c2", "c3", "c4")
 
 
@@ -134,7 +135,7 @@ def _learning(
     objective: str,
 ) -> Plot | None:
     curves = []
-    for record in group:
+    for record in group[:_MOST_CURVES]:
         table = epochs[record.trial]
         scored = table.dropna(subset=[column]) if column in table else table.iloc[:0]
         points = (
@@ -155,7 +156,9 @@ def _learning(
         title,
         plot_curves(curves, x=x, y=y, alt=alt),
         _legend(curves),
-        f"Thin lines: {others} other trials." if others else "",
+        f"Thin lines: {others} {'other trials' if len(group) <= _MOST_CURVES else 'of the other trials'}."
+        if others
+        else "",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from whale_ray.sweep.run_folder.records import Record
 
 RETRIEVAL_AXES = SETTING_FIELDS
 _MOST_ROWS = 8
+_MOST_DOTS = 600  # of a plot; each has a label for the mouse
 
 
 def plot_effects(records: Sequence[Record], axes: Sequence[Axis], objective: str) -> list[Plot]:
@@ -73,6 +75,9 @@ def _effect(name: str, points: Sequence[Point], axis: Axis | None, objective: st
     alt = f"Dots of {objective} by {name}. " + ", ".join(
         f"{row.label}: mean {scores.text(mean)}" for row, mean in zip(rows, means, strict=True)
     )
+    most = _MOST_DOTS // len(rows)
+    note += _drawn(sum(len(row.values[:: _stride(row.values, most)]) for row in rows), len(points))
+    rows = [_thin_out(row, _stride(row.values, most)) for row in rows]
     return spread, Plot(name, plot_rows(rows, x=scores, alt=alt), note=note)
 
 
@@ -91,14 +96,29 @@ def _scatter(name: str, points: Sequence[Point], axis: Axis | None, scores: Scal
     best = places[values.index(max(values))]
     note = f"Mean of the lowest third {scores.text(low)}, of the highest third {scores.text(high)}; best at {best:.3g}."
     note += _where(axis)
+    row, stride = Row(name, values, tuple(label for _, _, label in points)), _stride(values, _MOST_DOTS)
+    note += _drawn(len(values[::stride]), len(values))
     svg = plot_dots(
-        Row(name, values, tuple(label for _, _, label in points)),
-        places,
+        _thin_out(row, stride),
+        places[::stride],
         x=x,
         y=scores,
         alt=f"Dots of {scores.label} by {name}. {note}",
     )
     return abs(high - low), Plot(name, svg, note=note)
+
+
+def _stride(values: Sequence[float], most: int) -> int:
+    """Return the step with which at most so many values are taken, the first one included."""
+    return math.ceil(len(values) / most)
+
+
+def _thin_out(row: Row, stride: int) -> Row:
+    return dataclasses.replace(row, values=row.values[::stride], names=row.names[::stride])
+
+
+def _drawn(drawn: int, count: int) -> str:
+    return f" {drawn} of {count} dots are drawn." if drawn < count else ""
 
 
 def _order(axis: Axis | None) -> Callable[[Any], tuple[float, str]]:

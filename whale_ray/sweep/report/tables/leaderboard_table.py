@@ -14,11 +14,14 @@ from whale_ray.sweep.report.plots.curves import Plot
 from whale_ray.sweep.report.plots.objective_plots import front_of, plot_tradeoff
 from whale_ray.sweep.run_folder.records import Record
 
+MOST_ROWS = 500  # beyond which a browser takes seconds to show and sort the table
+
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """One trial: its record, axis values, difference to the best trial, retrieval setting and epochs."""
+    """One trial: its rank, record, axis values, difference to the best trial, retrieval setting and epochs."""
 
+    rank: int
     record: Record
     result: Mapping[str, Any]
     point: tuple[Any, ...]
@@ -29,9 +32,10 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class LeaderboardSection:
-    """All trials, best first, and the trade-off between two objectives."""
+    """The best trials and all failed ones, the number of others, and the trade-off between two objectives."""
 
     rows: tuple[LeaderboardRow, ...]
+    hidden: int
     axes: tuple[str, ...]
     tradeoff: Plot | None
     front: tuple[Record, ...]
@@ -43,6 +47,7 @@ def build_leaderboard(page: ReportContext) -> LeaderboardSection:
     judged = page.comparison.differences if page.comparison and page.comparison.judged else {}
     rows = tuple(
         LeaderboardRow(
+            rank=rank,
             record=record,
             result=record.result,
             point=tuple((record.point or {}).get(axis) for axis in axes),
@@ -50,12 +55,15 @@ def build_leaderboard(page: ReportContext) -> LeaderboardSection:
             vote=describe_setting(record.result),
             epochs=_show_epochs(record),
         )
-        for record in page.records
+        for rank, record in enumerate(page.records, 1)
+        if rank <= MOST_ROWS or record.status == "failed"
     )
+    hidden = len(page.records) - len(rows)
     if not page.sweep.also:
-        return LeaderboardSection(rows, axes, None, ())
+        return LeaderboardSection(rows, hidden, axes, None, ())
     both = {"score": page.objective, "cost": page.sweep.also}
-    return LeaderboardSection(rows, axes, plot_tradeoff(page.records, **both), tuple(front_of(page.records, **both)))
+    front = tuple(front_of(page.records, **both))
+    return LeaderboardSection(rows, hidden, axes, plot_tradeoff(page.records, **both), front)
 
 
 def _show_epochs(record: Record) -> str:
