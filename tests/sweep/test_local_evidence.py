@@ -17,7 +17,7 @@ from keypoint_networks import write_matcher, write_network
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.kaggle_submission import write_submission
-from whale_ray.inference.keypoints.keypoint_matcher import KeypointMatcher
+from whale_ray.inference.keypoints.keypoint_matcher import KeypointMatcher, read_named
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import ask_encounters
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
@@ -27,7 +27,9 @@ from whale_ray.retrieval.fusion import fusion_model
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local import shortlists
 from whale_ray.retrieval.local.evidence import LocalEvidence
+from whale_ray.retrieval.local.feature_store import join_features
 from whale_ray.retrieval.local.learned.network_registry import kind_of, matcher_of, network_files
+from whale_ray.retrieval.local.local_features import LocalFeatures, no_features
 from whale_ray.retrieval.local.shortlists import ShortlistComparison
 from whale_ray.retrieval.local.verification import verify
 from whale_ray.retrieval.search.gallery_index import normalize_rows
@@ -302,6 +304,28 @@ def test_a_photograph_without_keypoints_is_answered(run: Path, tmp_path: Path) -
     Image.new("RGB", (64, 32), (9, 90, 120)).save(tmp_path / "sea.png")
     (answer,) = Bundle.load(run / "best").identify([tmp_path / "sea.png"])
     assert len(answer.candidates) == 5
+
+
+@pytest.mark.parametrize("kind", ["no keypoints", "two keypoints", "one individual"])
+def test_a_gallery_that_tells_little_is_ranked(run: Path, photographs: Path, kind: str) -> None:
+    bundle = Bundle.load(run / "best")
+    assert bundle.contents.keypoints is not None
+    store, table = bundle.contents.keypoints.gallery, bundle.contents.table
+    few = [no_features("sift")] * len(store)
+    if kind == "two keypoints":
+        few[:2] = [LocalFeatures(one.points[:1], one.descriptors[:1]) for one in map(store.of, (0, 1))]
+    if kind == "one individual":
+        table = table.assign(individual="w_1")
+    gallery = store if kind == "one individual" else join_features(few, "sift")
+    keypoints = bundle.contents.keypoints._replace(gallery=gallery)
+    poor = Bundle(dataclasses.replace(bundle.contents, keypoints=keypoints, table=table))
+    paths = [photographs / "train" / image for image in bundle.images[:2]]
+    read = [read_named(path, poor.geometry, poor.keypoints) for path in paths]
+    vectors, local = poor.embed([array for array, _ in read]), [one for _, one in read if one is not None]
+    mean = normalize_rows(vectors.sum(axis=0)[None])
+    answers = [*poor.identify(paths), *poor.rank(mean, photographs=[2], local=[local])]
+    assert [len(answer.candidates) for answer in answers] == [1 if kind == "one individual" else 5] * 3
+    assert all(np.isfinite(one.score) for answer in answers for one in answer.candidates)
 
 
 def test_ranking_without_the_keypoints_of_a_query_or_the_gallery_is_refused(run: Path) -> None:

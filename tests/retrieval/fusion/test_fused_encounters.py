@@ -106,6 +106,17 @@ def test_encounters_are_ranked_by_the_embedding_without_enough_of_them(kind):
     assert "all, by embedding" not in [row["photographs"] for row in rows]
 
 
+@pytest.mark.parametrize("individuals", [1, 2, 70])
+def test_photographs_without_keypoints_leave_scores_and_probabilities_finite(individuals):
+    photographs, evidence = draw(individuals=individuals)
+    found = evidence["sift"][0]
+    zeros = [np.zeros_like(values) for values in (found.scores, found.individual_scores, found.inliers)]
+    scored = evaluate(settings=[FUSED], evidence={"sift": {0: LocalEvidence(*zeros, found.names)}}, **photographs)
+    assert np.isfinite(scored.queries["cosine"]).all()
+    for row in scored.scores.get("encounters", {"rows": []})["rows"]:
+        assert all(value is None or np.isfinite(value) for name, value in row.items() if name != "photographs")
+
+
 def hold_out(photographs, evidence):
     """The evidence with that of known encounters without their individual, which has none for its photographs."""
     names, asking = (photographs["individuals"][photographs["parts"] == part] for part in ("train", "val"))
