@@ -30,7 +30,7 @@ SWEEP = """
 name: nodes
 data: {root: ROOT, image_size: 32x64, val_fraction: 0.4}
 model: {encoder: tiny, embedding_size: 16, weights: random}
-loss: {name: [arcface, proxy_anchor]}
+loss: {name: LOSSES}
 train: {epochs: EPOCHS, batch_size: 16, learning_rate: [RATES], precision: fp32}
 retrieval: {vote: [nearest, softmax], neighbours: [1, 5], flip: [none, average]}
 search: {strategy: grid}
@@ -132,7 +132,7 @@ def compare_losses(first: Path, second: Path) -> float:
 
 
 def main(
-    trials: Annotated[int, typer.Option(help="Number of trials, even.")] = 24,
+    trials: Annotated[int, typer.Option(help="Number of trials beside the baseline: 1, or even.")] = 24,
     nodes: Annotated[int, typer.Option(help="Number of nodes with one place for a trial each.")] = 3,
     epochs: Annotated[int, typer.Option(help="Epochs of a trial.")] = 12,
     workers: Annotated[int, typer.Option(help="Workers of a trial; with several, losses are compared.")] = 1,
@@ -211,9 +211,10 @@ def write_sweep(folder: Path, photographs: str, *, trials: int, epochs: int, wor
 
         photographs = str(folder / "drawn")
         draw_dataset(Path(photographs), individuals=8, images=72, difficulty=0.2, size=(32, 64), workers=1)
-    rates = ", ".join(f"{1.0e-3 * (1 + number):g}" for number in range(trials // 2))
+    rates = ", ".join(f"{1.0e-3 * (1 + number):g}" for number in range(max(1, trials // 2)))
     text = (
         SWEEP.replace("ROOT", photographs)
+        .replace("LOSSES", "[arcface, proxy_anchor]" if trials > 1 else "arcface")
         .replace("RATES", rates)
         .replace("EPOCHS", str(epochs))
         .replace("WORKERS", str(workers))
