@@ -36,7 +36,8 @@ def plot_effects(records: Sequence[Record], axes: Sequence[Axis], objective: str
     trials = [record for record in finished if is_finite(record.result.get(objective))]
     found: list[tuple[str, list[Point], Axis | None]]
     found = [(axis.name, _at_axis(trials, axis.name, objective), axis) for axis in axes]
-    found += [(f"retrieval.{name}", _at_retrieval(trials, name, objective), None) for name in RETRIEVAL_AXES]
+    tables = [(record, _settings_of(record)) for record in trials]
+    found += [(f"retrieval.{name}", _at_retrieval(tables, name, objective), None) for name in RETRIEVAL_AXES]
     effects = [
         _effect(name, points, axis, objective) for name, points, axis in found if len({p[0] for p in points}) > 1
     ]
@@ -51,11 +52,14 @@ def _at_axis(trials: Sequence[Record], name: str, objective: str) -> list[Point]
     return [(record.point[name], float(record.result[objective]), describe(record)) for record in have]
 
 
-def _at_retrieval(trials: Sequence[Record], name: str, objective: str) -> list[Point]:
+def _settings_of(record: Record) -> pd.DataFrame:
+    path = record.folder / "retrieval.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def _at_retrieval(tables: Sequence[tuple[Record, pd.DataFrame]], name: str, objective: str) -> list[Point]:
     points: list[Point] = []
-    for record in trials:
-        path = record.folder / "retrieval.csv"
-        table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    for record, table in tables:
         if name in table and objective in table:
             best = table.dropna(subset=[name]).groupby(name)[objective].max()
             points += [(value, float(score), describe(record)) for value, score in best.items()]
