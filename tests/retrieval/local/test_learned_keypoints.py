@@ -33,7 +33,7 @@ def test_a_kind_names_the_size_of_descriptors_and_the_file(network: Path, kind: 
     assert kind.startswith("onnx32-")
     assert (descriptor_size(kind), is_local_kind(kind), len(kind) <= 16) == (32, True, True)
     assert (kind_of(str(network)), kind_of(kind), kind_of("sift")) == (kind, kind, "sift")
-    assert network_file(kind) == network
+    assert network_file(kind).read_bytes() == network.read_bytes()  # any registered copy
     copied = tmp_path / "other_name.onnx"
     copied.write_bytes(network.read_bytes())
     assert register_network(copied) == kind

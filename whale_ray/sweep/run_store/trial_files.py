@@ -23,7 +23,7 @@ from whale_ray.sweep.run_store.trial_claim import TrialClaim
 
 WAIT_SECONDS = 600.0
 HEARTBEAT = "heartbeat"
-"""Figure of a report that is only a sign of life: process (`pid`) and Ray node (`node`) of the trial."""
+"""Key of a report that only shows that the trial is alive: its process (`pid`) and Ray node (`node`)."""
 _EVIDENCE = "local-"
 Report = Callable[[dict[str, Any]], object]
 
