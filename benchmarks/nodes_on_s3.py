@@ -150,7 +150,9 @@ def main(
         folder = Path(tempfile.mkdtemp(prefix="wr"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         endpoint = s3 or stack.enter_context(moto(folder))
-        environment = os.environ | {
+        # The machines make a cluster without tokens, whatever a parent process uses for its own.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        environment = kept | {
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_ACCESS_KEY_ID": "a",
             "AWS_SECRET_ACCESS_KEY": "b",

@@ -75,13 +75,13 @@ def test_an_evaluation_takes_few_times_the_matrix_product() -> None:
     """Measured 2.9 here, and 2.4 for 8,000 x 17,000 x 512."""
     vectors, _ = embeddings(9_000, 2_000)
     whole = evaluated(9_000, 6_000, [RetrievalSetting()])
-    assert best_ratio(whole, lambda: vectors[6_000:] @ vectors[:6_000].T) < 7
+    assert best_ratio(whole, lambda: vectors[6_000:] @ vectors[:6_000].T) < 16
 
 
 def test_many_settings_take_few_times_one_setting() -> None:
     """Measured 1.6: 60 times faster than one evaluation for each."""
     few, many = (evaluated(2_000, 1_500, settings) for settings in ([MANY[50]], MANY))
-    assert best_ratio(many, few) < len(MANY) / 15
+    assert best_ratio(many, few) < len(MANY) / 8
 
 
 def test_the_pixel_cache_takes_little_more_than_decoding_and_resizing(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_pixel_cache_takes_little_more_than_decoding_and_resizing(tmp_path: 
             with Image.open(root / "train" / name) as image:
                 image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
-    assert best_ratio(cached, bare) < 2.2
+    assert best_ratio(cached, bare) < 4
 
 
 def test_inverted_lists_are_faster_than_exact_search_for_one_query() -> None:
@@ -119,4 +119,4 @@ def test_inverted_lists_are_faster_than_exact_search_for_one_query() -> None:
         for query in calls:
             find_neighbors(query, gallery, individuals=10, neighbours=10, by_lists=True)
 
-    assert best_ratio(lambda: search(index), lambda: search(exact)) < 0.6
+    assert best_ratio(lambda: search(index), lambda: search(exact)) < 0.9
