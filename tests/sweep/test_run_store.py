@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_store_files import store_on_disk, use_empty_cache, write_files
 
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
-from whale_ray.sweep.run_store import driver_lease, publisher
+from whale_ray.sweep.run_store import driver_lease
 from whale_ray.sweep.run_store.driver_lease import DriverLease, LeaseLostError
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.remote_run import opened_runs
@@ -28,21 +29,17 @@ FILES = {"sweep.yaml": "name: a", "trials/1/settings.json": "{}", "trials/1/resu
 
 @pytest.fixture
 def store(tmp_path: Path) -> ObjectStore:
-    return ObjectStore(f"file://{tmp_path}/disk/runs/little")
+    return store_on_disk(tmp_path)
 
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path / "cache"))
+    use_empty_cache(tmp_path, monkeypatch)
     monkeypatch.setattr(driver_lease, "EXPIRE_SECONDS", 0.4)
-    monkeypatch.setattr(publisher, "FINISH_SECONDS", 0.2)
 
 
 def written(folder: Path, files: dict[str, str] = FILES) -> Path:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
+    return write_files(folder, files)
 
 
 def opened(url: str, name: str = "little", *, fresh: bool = False, said: list[str] | None = None) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_store_files import store_on_disk, use_empty_cache, write_files
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
@@ -26,20 +27,16 @@ FILES = {"sweep.yaml": "name: a", "trials/1/settings.json": "{}"}
 
 @pytest.fixture
 def store(tmp_path: Path) -> ObjectStore:
-    return ObjectStore(f"file://{tmp_path}/disk/runs/little")
+    return store_on_disk(tmp_path)
 
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHALE_RAY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(publisher, "FINISH_SECONDS", 0.2)
+    use_empty_cache(tmp_path, monkeypatch)
 
 
 def written(folder: Path, files: dict[str, str] = FILES) -> Path:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
+    return write_files(folder, files)
 
 
 def opened(url: str) -> Any:

@@ -83,8 +83,8 @@ def _effect(name: str, points: Sequence[Point], axis: Axis | None, objective: st
         f"{row.label}: mean {scores.text(mean)}" for row, mean in zip(rows, means, strict=True)
     )
     most = _MOST_DOTS // len(rows)
-    note += _drawn(sum(len(row.values[:: _stride(row.values, most)]) for row in rows), len(points))
     rows = [_thin_out(row, _stride(row.values, most)) for row in rows]
+    note += _drawn(sum(len(row.values) for row in rows), len(points))
     return spread, Plot(name, plot_rows(rows, x=scores, alt=alt), note=note)
 
 
@@ -104,9 +104,10 @@ def _scatter(name: str, points: Sequence[Point], axis: Axis | None, scores: Scal
     note = f"Mean of the lowest third {scores.text(low)}, of the highest third {scores.text(high)}; best at {best:.3g}."
     note += _where(axis)
     row, stride = Row(name, values, tuple(label for _, _, label in points)), _stride(values, _MOST_DOTS)
-    note += _drawn(len(values[::stride]), len(values))
+    row = _thin_out(row, stride)
+    note += _drawn(len(row.values), len(values))
     svg = plot_dots(
-        _thin_out(row, stride),
+        row,
         places[::stride],
         x=x,
         y=scores,
