@@ -23,7 +23,7 @@ from whale_ray.retrieval.evaluation.encounters.encounter_rankings import ask_enc
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
 from whale_ray.retrieval.evaluation.encounters.fused_encounters import encounter_candidates, held_out_candidates
 from whale_ray.retrieval.evaluation.search_runs import SearchRuns
-from whale_ray.retrieval.fusion import fusion_model
+from whale_ray.retrieval.fusion import cohort, fusion_model
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local import shortlists
 from whale_ray.retrieval.local.evidence import LocalEvidence
@@ -139,6 +139,18 @@ def run_of_matcher(
     return run
 
 
+@pytest.fixture(scope="module")
+def run_of_cohort(
+    finished: SweepResult, dataset: Dataset, write_sweep: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same with enough unknown animals for a cohort."""
+    run = tmp_path_factory.mktemp("cohort")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cohort, "FEWEST", 2)
+        score_with_keypoints(finished, dataset, write_sweep, run)
+    return run
+
+
 def only_trial(run: Path) -> Record:
     return read_record(next((run / "trials").iterdir()))
 
@@ -165,20 +177,24 @@ def with_measured_gallery(bundle: Bundle, table: pd.DataFrame) -> Bundle:
     parts = table.set_index("image")["part"]
     rows = np.flatnonzero((parts[bundle.images] == "train").to_numpy())
     assert bundle.contents.keypoints is not None
-    gallery = bundle.contents.keypoints.gallery.subset(rows)
+    gallery, strangers = bundle.contents.keypoints.gallery.subset(rows), bundle.contents.keypoints.cohort
+    if strangers is not None:
+        strangers = strangers[(table.loc[table["individual"] == "new_whale", "part"] == "train").to_numpy()]
     return Bundle(
         dataclasses.replace(
             bundle.contents,
             gallery=bundle.contents.gallery[rows],
             table=bundle.contents.table.iloc[rows].reset_index(drop=True),
-            keypoints=bundle.contents.keypoints._replace(gallery=gallery),
+            keypoints=bundle.contents.keypoints._replace(gallery=gallery, cohort=strangers),
         )
     )
 
 
-@pytest.mark.parametrize(("folder", "size"), [("run", 0), ("run_of_shortlists", 9), ("run_of_matcher", 0)])
+@pytest.mark.parametrize(
+    ("folder", "size"), [("run", 0), ("run_of_shortlists", 9), ("run_of_matcher", 0), ("run_of_cohort", 0)]
+)
 def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
-    request: pytest.FixtureRequest, dataset: Dataset, folder: str, size: int
+    request: pytest.FixtureRequest, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, folder: str, size: int
 ) -> None:
     run: Path = request.getfixturevalue(folder)
     bundle, record = Bundle.load(run / "best"), only_trial(run)
@@ -190,6 +206,7 @@ def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
     views, table = read_embeddings(record.folder)
     options = {"table": table, "unknown_label": "new_whale"}
     evidence = read_local_evidence(run, [scored.local], **options)
+    monkeypatch.setattr(cohort, "FEWEST", 2 if folder == "run_of_cohort" else cohort.FEWEST)
     splits = table["split"].to_numpy()
     held = SearchRuns(views, [scored], splits=splits, evidence=evidence, **roles(table, record.settings))
     candidates = held.candidates(scored)
@@ -214,11 +231,12 @@ def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
             assert one.distance == pytest.approx(1 - nearest, abs=2e-3)
 
 
-@pytest.mark.parametrize("folder", ["run", "run_of_shortlists"])
+@pytest.mark.parametrize("folder", ["run", "run_of_shortlists", "run_of_cohort"])
 def test_the_bundle_ranks_encounters_as_a_trial_is_scored_to_the_last_digit(
-    request: pytest.FixtureRequest, dataset: Dataset, folder: str
+    request: pytest.FixtureRequest, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     run: Path = request.getfixturevalue(folder)
+    monkeypatch.setattr(cohort, "FEWEST", 2 if folder == "run_of_cohort" else cohort.FEWEST)
     bundle, record = Bundle.load(run / "best"), only_trial(run)
     scored = dataclasses.replace(FUSED, local=record.result["local"])
     views, table = read_embeddings(record.folder)
@@ -231,7 +249,8 @@ def test_the_bundle_ranks_encounters_as_a_trial_is_scored_to_the_last_digit(
     expected = candidates.ranked(read_fusion_model(record.result["fusion"]).scores(candidates.features))
     measured = with_measured_gallery(bundle, table)
     assert measured.keypoints is not None
-    measured.keypoints = KeypointMatcher(measured.setting, record.result["fusion"], None)
+    strangers = None if measured.contents.keypoints is None else measured.contents.keypoints.cohort
+    measured.keypoints = KeypointMatcher(measured.setting, record.result["fusion"], None, strangers)
     for place, rows in enumerate(asking):
         stored = [bundle.images.index(table["image"].iloc[row]) for row in rows]
         local = [measured.keypoints.extract(dataset.catalog.decode(bundle.images[row])) for row in stored]
@@ -280,6 +299,18 @@ def held_groups(held: SearchRuns, table: pd.DataFrame) -> list[pd.Series]:
     named = rows[table["individual"].iloc[held.rows].ne("new_whale").to_numpy()]
     groups = [one for _, one in named.groupby(table["individual"].iloc[named].to_numpy())]
     return [one for one in groups if len(one) > 1]
+
+
+def test_a_bundle_has_a_cohort_if_its_fusion_weighs_one(run: Path, run_of_cohort: Path, dataset: Dataset) -> None:
+    contents = [read_bundle(folder / "best") for folder in (run, run_of_cohort)]
+    assert [read_fusion_model(one.manifest["fusion"]).has_cohort for one in contents] == [False, True]
+    without, stored = (one.keypoints.cohort for one in contents if one.keypoints is not None)
+    assert without is None
+    unknown = int((dataset.table["individual"] == "new_whale").sum())
+    assert stored is not None
+    assert stored.shape == (unknown, contents[1].gallery.shape[1])
+    with pytest.raises(BundleError, match="needs the cohort of the bundle"):
+        KeypointMatcher(FUSED, contents[1].manifest["fusion"])
 
 
 def test_photographs_are_identified_and_submitted_with_their_keypoints(

@@ -50,9 +50,8 @@ class Bundle(BundleDecisions):
     def __init__(
         self, contents: BundleContents, *, device: str = "cpu", runtime: str | None = TORCH, threads: int | None = None
     ) -> None:
-        manifest = contents.manifest
+        self.contents, manifest = contents, contents.manifest
         super().__init__(manifest)
-        self.contents = contents
         self.id: str = manifest["id"]
         self.unknown_label: str = manifest["unknown_label"]
         self.geometry = Geometry(**manifest["preprocessing"])
@@ -64,7 +63,8 @@ class Bundle(BundleDecisions):
         self.images: list[str] = contents.table["image"].tolist()
         self.traits, files = contents.traits, contents.keypoints
         searcher = self.build_searcher(contents.gallery, self.individuals, traits=self.traits)
-        self.keypoints = None if files is None else KeypointMatcher(self.setting, manifest["fusion"], self.encounters)
+        fused = self.setting, manifest.get("fusion", {}), self.encounters
+        self.keypoints = None if files is None else KeypointMatcher(*fused, files.cohort)
         index = None if files is None else LocalIndex(files.gallery, self.individuals)
         self.gallery = Gallery(self.images, self.individuals, searcher, index)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from whale_ray.retrieval.fusion.cohort import Cohort, cohort_rows
 from whale_ray.retrieval.search.gallery_index import combine_views, required_views
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import VectorTransform
@@ -22,6 +23,9 @@ class TransformedVectors:
         parts: Shape (N,).
         unknown_label: Label of unknown individuals.
         proxies: Class proxies, transformed like the photographs.
+
+    Attributes:
+        has_cohort: The rows of `train` have enough unknown animals for a cohort.
     """
 
     def __init__(
@@ -39,6 +43,9 @@ class TransformedVectors:
         self.proxies = proxies
         self.unknown_label = unknown_label
         self._fitted: dict[str, Whitening] = {}
+        self._cohorts: dict[VectorTransform, Cohort] = {}
+        self._cohort_rows = cohort_rows(np.flatnonzero(self.training & (self.individuals == unknown_label)))
+        self.has_cohort = len(self._cohort_rows) > 0
 
     def whitening(self, view: VectorTransform) -> Whitening | None:
         """Return the whitening of a transform; None if it has none.
@@ -61,6 +68,14 @@ class TransformedVectors:
     def seen(self, view: VectorTransform) -> np.ndarray:
         """Unit vectors, float16 (N, d): each view whitened, then combined."""
         return self._transform(self.views, view)
+
+    def cohort(self, view: VectorTransform) -> Cohort | None:
+        """Return the cohort of the unknown animals among the rows of `train`, after a transform; None without one."""
+        if not self.has_cohort:
+            return None
+        if view not in self._cohorts:
+            self._cohorts[view] = Cohort(self.seen(view)[self._cohort_rows])
+        return self._cohorts[view]
 
     def transform_proxies(self, transform: VectorTransform) -> ClassProxies | None:
         """Return the class proxies, float16 (P, d), in the space of `seen`; None if there are none."""

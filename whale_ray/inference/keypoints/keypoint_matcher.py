@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from whale_ray.data.image_io import Box, Geometry
-from whale_ray.errors import InputError
+from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.encoder_input import Photograph, named_errors, open_photograph, prepare_photograph
 from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
+from whale_ray.retrieval.fusion.cohort import Cohort
 from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
 from whale_ray.retrieval.fusion.evidence_source import QueryEvidence, shortlist_by_embedding
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
@@ -37,6 +38,7 @@ class KeypointMatcher:
         setting: The retrieval setting; it has local features.
         fusion: `FusionModel.written` of the bundle.
         encounters: Calibration of several photographs of one animal; None if the bundle has none.
+        cohort: Unit vectors of photographs of unknown animals, float16, shape (U, D); None if the bundle has none.
 
     Raises:
         BundleError: If the fusion cannot be used.
@@ -48,11 +50,21 @@ class KeypointMatcher:
     """
 
     def __init__(
-        self, setting: RetrievalSetting, fusion: Mapping[str, Any], encounters: EncounterCalibration | None = None
+        self,
+        setting: RetrievalSetting,
+        fusion: Mapping[str, Any],
+        encounters: EncounterCalibration | None = None,
+        cohort: np.ndarray | None = None,
     ) -> None:
         self.kind, self.network = features_kind(setting.local), matcher_of(setting.local)
         self._setting, self._model = setting, read_fusion_model(fusion)
         self.shortlist = self._model.shortlist
+        self._cohort = None if cohort is None else Cohort(cohort)
+        if self._model.has_cohort and self._cohort is None:
+            raise BundleError(
+                "a fusion that weighs normalized cosines needs the cohort of the bundle, but there is none. Make the "
+                "bundle again"
+            )
         # A calibration of encounters holds for the scores that it was fitted on: fused ones, or those of embeddings.
         self._model_of_encounters = self._model if encounters is None else encounters.fusion
 
@@ -128,7 +140,7 @@ class KeypointMatcher:
             evidence: Result of `compare`.
             models: Result of `models`.
         """
-        return fused_refinement(self._setting, models, evidence)
+        return fused_refinement(self._setting, models, evidence, self._cohort)
 
 
 def _missing(kind: str, whose: str) -> InputError:

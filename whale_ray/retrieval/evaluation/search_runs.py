@@ -108,6 +108,8 @@ class SearchRuns:
                     evidence={kind: found[split] for kind, found in (evidence or {}).items()},
                 )
             )
+        for one in self.runs:  # all have the same features
+            one.vectors.has_cohort = all(other.vectors.has_cohort for other in self.runs)
         self.rows = np.concatenate([one.rows[one.asking] for one in self.runs])
 
     @cached_property
@@ -148,13 +150,11 @@ class SearchRun:
         held_out_as_new: bool,
         evidence: Mapping[str, EvidenceSource],
     ) -> None:
-        self.evidence = evidence
-        self.vectors, self.rows, self.depths = vectors, rows, depths
+        self.vectors, self.rows, self.depths, self.evidence = vectors, rows, depths, evidence
         named = vectors.individuals != vectors.unknown_label
         self.asking = np.flatnonzero(vectors.asking)
         self.gallery = np.flatnonzero(vectors.training & named)
-        self.held_out_as_new = held_out_as_new
-        self.viewpoints, self.species = viewpoints, species
+        self.viewpoints, self.species, self.held_out_as_new = viewpoints, species, held_out_as_new
         self._searchers: dict[VectorTransform, tuple[np.ndarray, PooledSearcher]] = {}
         self._grouped: dict[tuple[VectorTransform, str], list[QueryGroup]] = {}
         self._found: dict[tuple[SearchKey, bool], list[Neighbors]] = {}
@@ -171,8 +171,7 @@ class SearchRun:
         sizes, names = (np.zeros(len(truth), dtype=np.int64) for _ in range(2))
         for group in self._groups(transform, "any"):
             sizes[group.queries], names[group.queries] = len(group.pool.rows), len(group.pool.codes)
-        species = self.species[self.asking]
-        return Queries(truth, new, images, gallery=sizes, individuals=names, labels=labels, species=species)
+        return Queries(truth, new, images, sizes, names, labels=labels, species=self.species[self.asking])
 
     def searcher(self, view: VectorTransform) -> tuple[np.ndarray, PooledSearcher]:
         """Return the transformed queries, unit vectors in float32, and the gallery."""
@@ -209,7 +208,8 @@ class SearchRun:
             raise InputError(f"retrieval.local {setting.local} needs evidence of its kind. Gather it, or take none")
         (queries, _), (groups, rankings) = self.searcher(setting.transform), self._rankings(setting)
         known = evidence_of(self.evidence[setting.local], queries, groups)
-        found = gather_candidates(queries, groups, rankings, setting.search_mode, known)
+        mode, cohort = setting.search_mode, self.vectors.cohort(setting.transform)
+        found = gather_candidates(queries, groups, rankings, mode, known, cohort)
         return replace(found, images=np.append(self.rows[self.gallery], -1)[found.images])
 
     def _rankings(self, setting: RetrievalSetting) -> tuple[list[QueryGroup], list[Ranking]]:

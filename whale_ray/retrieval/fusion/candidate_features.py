@@ -15,6 +15,9 @@ SCORES: Final = ("nearest", "mean", "individual", "photograph", "inliers")
 best photograph; inliers of its best verified photograph."""
 MATCHER_SCORES: Final = (*SCORES, "confidence")
 """The same with a match network: the largest sum of the confidences of its matches with a photograph."""
+COHORT_SCORES: Final = ("nearest_normalized", "mean_normalized")
+"""Further scores with a cohort of unknown animals: both cosines, normalized by those of strangers."""
+ALL_SCORES: Final = (*MATCHER_SCORES, *COHORT_SCORES)
 
 
 def feature_names(scores: Sequence[str]) -> tuple[str, ...]:
@@ -26,6 +29,12 @@ FEATURES: Final = feature_names(SCORES)
 """Names of the features without a match network."""
 MATCHER_FEATURES: Final = feature_names(MATCHER_SCORES)
 """Names of the features with a match network: those without come first."""
+FEATURE_SETS: Final = {
+    len(names): names
+    for base in (SCORES, MATCHER_SCORES)
+    for names in (feature_names(base), feature_names((*base, *COHORT_SCORES)))
+}
+"""Names of the features by their number: with or without a match network, with or without a cohort."""
 
 
 def candidate_features(ranks: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -33,7 +42,7 @@ def candidate_features(ranks: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     Args:
         ranks: Rank of each candidate in the ranking by embedding, from 1, shape (Q, R).
-        scores: The scores in the order of `SCORES` or `MATCHER_SCORES`, NaN for no candidate, shape (S, Q, R).
+        scores: The scores in the order of `ALL_SCORES`, NaN for no candidate, shape (S, Q, R).
     """
     scores = np.asarray(scores, dtype=np.float64)
     parts = [np.where(np.isnan(scores[0]), np.nan, np.log(ranks))]

@@ -12,11 +12,14 @@ from typing import Final
 import numpy as np
 
 from whale_ray.retrieval.fusion.candidate_features import (
-    FEATURES,
-    MATCHER_FEATURES,
+    COHORT_SCORES,
+    MATCHER_SCORES,
+    SCORES,
     candidate_features,
+    feature_names,
     features_without,
 )
+from whale_ray.retrieval.fusion.cohort import Cohort
 from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 from whale_ray.retrieval.search.neighbor_search import nearest_images
@@ -81,6 +84,7 @@ def gather_candidates(
     rankings: Sequence[Ranking],
     mode: SearchMode,
     evidence: QueryEvidence,
+    cohort: Cohort | None = None,
 ) -> Candidates:
     """Return the candidates of queries; codes and rows are those of the gallery.
 
@@ -90,10 +94,11 @@ def gather_candidates(
         rankings: Ranking by embedding of each group, in its pool.
         mode: Search mode of the rankings.
         evidence: Local evidence of the queries on the gallery.
+        cohort: Photographs of unknown animals; None for no features by them.
     """
     parts = []
     for group, ranking in zip(groups, rankings, strict=True):
-        part = gather_in_pool(queries[group.queries], group, ranking, mode, evidence)
+        part = gather_in_pool(queries[group.queries], group, ranking, mode, evidence, cohort)
         codes, images = group.pool.gallery_codes(part.individuals), group.pool.gallery_rows(part.images)
         parts.append(Candidates(codes, images, part.features))
     found = join_candidates(parts)
@@ -102,7 +107,12 @@ def gather_candidates(
 
 
 def gather_in_pool(
-    vectors: np.ndarray, group: QueryGroup, ranking: Ranking, mode: SearchMode, evidence: QueryEvidence
+    vectors: np.ndarray,
+    group: QueryGroup,
+    ranking: Ranking,
+    mode: SearchMode,
+    evidence: QueryEvidence,
+    cohort: Cohort | None = None,
 ) -> Candidates:
     """Return the candidates of the queries of one group; codes and rows are those of its pool.
 
@@ -112,6 +122,7 @@ def gather_in_pool(
         ranking: Their ranking by embedding, in the pool.
         mode: Search mode of the ranking: it expands queries and gallery.
         evidence: Local evidence of all queries on the whole gallery.
+        cohort: Photographs of unknown animals; None for no features by them.
     """
     searched, index = group.pool.searcher.expand(vectors, mode)
     parts = []
@@ -120,7 +131,8 @@ def gather_in_pool(
         part = slice(start, start + size)
         local = _LocalScores.of_pool(evidence, group.queries[part], group.pool, index)
         ranked = ranking.individuals[part, :BY_EMBEDDING]
-        parts.append(_candidates(searched[part], _candidate_codes(ranked, local), ranked.shape[1], index, local))
+        codes = _candidate_codes(ranked, local)
+        parts.append(_candidates(searched[part], codes, ranked.shape[1], index, local, cohort))
     return join_candidates(parts)
 
 
@@ -198,16 +210,23 @@ def _leading(scores: np.ndarray) -> np.ndarray:
 
 
 def _candidates(
-    queries: np.ndarray, codes: np.ndarray, ranked: int, index: GalleryIndex, local: _LocalScores
+    queries: np.ndarray,
+    codes: np.ndarray,
+    ranked: int,
+    index: GalleryIndex,
+    local: _LocalScores,
+    cohort: Cohort | None,
 ) -> Candidates:
     """Return the candidates with these codes, the first `ranked` of which are the ranking by embedding."""
     if not codes.size:
-        names = FEATURES if local.confidences is None else MATCHER_FEATURES
-        return Candidates(codes, codes, np.zeros((*codes.shape, len(names))))
+        names = (*(SCORES if local.confidences is None else MATCHER_SCORES), *(() if cohort is None else COHORT_SCORES))
+        return Candidates(codes, codes, np.zeros((*codes.shape, len(feature_names(names)))))
     nearest, images = nearest_images(queries, index, codes)
     mean, _ = nearest_images(queries, index.centroids, codes)
     ranks = np.broadcast_to(np.minimum(np.arange(codes.shape[1]), ranked) + 1, codes.shape)
-    return Candidates(codes, images, candidate_features(ranks, np.stack([nearest, mean, *local.of_candidates(codes)])))
+    normalized = [] if cohort is None else cohort.normalize(queries, index, codes, (nearest, mean))
+    scores = np.stack([nearest, mean, *local.of_candidates(codes), *normalized])
+    return Candidates(codes, images, candidate_features(ranks, scores))
 
 
 def _widened(values: np.ndarray, width: int, absent: float) -> np.ndarray:

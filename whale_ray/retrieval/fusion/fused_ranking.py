@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from whale_ray.retrieval.fusion.candidates import Candidates, gather_in_pool
+from whale_ray.retrieval.fusion.cohort import Cohort
 from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
 from whale_ray.retrieval.search.pools import QueryGroup, Refine
@@ -15,7 +16,10 @@ from whale_ray.retrieval.search.voting import Ranking, join_rankings
 
 
 def fused_refinement(
-    setting: RetrievalSetting, models: Sequence[FusionModel | None], evidence: QueryEvidence
+    setting: RetrievalSetting,
+    models: Sequence[FusionModel | None],
+    evidence: QueryEvidence,
+    cohort: Cohort | None = None,
 ) -> Refine:
     """Return the `refine` of `PooledSearcher.rank` that ranks the candidates by fused score.
 
@@ -23,10 +27,11 @@ def fused_refinement(
         setting: The retrieval setting.
         models: Fusion model of each query, Q models; None keeps the ranking by embedding.
         evidence: Local evidence of all queries on the gallery, photographs in the order of its rows.
+        cohort: Photographs of unknown animals, if the models weigh scores by them.
     """
 
     def refine(vectors: np.ndarray, group: QueryGroup, ranking: Ranking) -> Ranking:
-        found = gather_in_pool(vectors, group, ranking, setting.search_mode, evidence)
+        found = gather_in_pool(vectors, group, ranking, setting.search_mode, evidence, cohort)
         asked = [models[query] for query in group.queries]
         refined = found.ranked(_scores(found, asked))
         here = np.array([model is not None for model in asked], dtype=bool)

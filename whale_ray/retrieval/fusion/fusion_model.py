@@ -14,7 +14,13 @@ from typing import Any, Final
 import numpy as np
 
 from whale_ray.errors import BundleError
-from whale_ray.retrieval.fusion.candidate_features import FEATURES, MATCHER_FEATURES, MATCHER_SCORES
+from whale_ray.retrieval.fusion.candidate_features import (
+    ALL_SCORES,
+    COHORT_SCORES,
+    FEATURE_SETS,
+    FEATURES,
+    feature_names,
+)
 from whale_ray.retrieval.fusion.isotonic_curves import IsotonicCurve, fit_curve, read_curves
 from whale_ray.retrieval.logistic_regression import fit_logistic
 from whale_ray.retrieval.search.gallery_index import STEPS
@@ -23,7 +29,7 @@ LIMIT: Final = 20.0
 """Log-odds at which fused scores end: a score of 1."""
 FEWEST: Final = 10
 """Right and wrong candidates, of each so many, below which no model is fitted."""
-VALUES: Final = tuple(f"{score}_value" for score in MATCHER_SCORES)
+VALUES: Final = tuple(f"{score}_value" for score in ALL_SCORES)
 """Features that may be calibrated by isotonic regression."""
 _FITTED = {"rank": 20, "individual_rank": 10, "photograph_rank": 10}
 """The model is fitted on candidates with such a rank at most: the others are wrong without a doubt, but cost time."""
@@ -47,11 +53,16 @@ class FusionModel:
     curves: Mapping[str, IsotonicCurve] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if tuple(self.weights) not in (FEATURES, MATCHER_FEATURES):
+        if tuple(self.weights) not in FEATURE_SETS.values():
             raise BundleError(
                 f"a fusion model weighs {', '.join(FEATURES)}, but got {', '.join(self.weights)}. Another version made "
                 "it: run the sweep again"
             )
+
+    @property
+    def has_cohort(self) -> bool:
+        """True if it weighs cosines that are normalized by a cohort of unknown animals."""
+        return f"{COHORT_SCORES[0]}_value" in self.weights
 
     def log_odds(self, features: np.ndarray) -> np.ndarray:
         """Return the log-odds that each candidate is right, float64, shape (Q, R); NaN stays NaN.
@@ -88,7 +99,9 @@ def read_fusion_model(written: Mapping[str, Any]) -> FusionModel:
         BundleError: If it has other features or no numbers.
     """
     try:
-        weights = {name: float(written["weights"][name]) for name in MATCHER_FEATURES if name in written["weights"]}
+        weights = {
+            name: float(written["weights"][name]) for name in feature_names(ALL_SCORES) if name in written["weights"]
+        }
         curves = read_curves(written.get("curves", {}), VALUES)
         model = FusionModel(float(written["intercept"]), weights, int(written.get("shortlist", 0)), curves)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -125,7 +138,7 @@ def fit_fusion_model(
     if min(outcomes.sum(), (~outcomes).sum()) < FEWEST:
         return None
     curves = {}
-    names = FEATURES if features.shape[2] == len(FEATURES) else MATCHER_FEATURES
+    names = FEATURE_SETS[features.shape[2]]
     for name in (one for one in VALUES if isotonic and one in names):
         column = names.index(name)
         curves[name] = fit_curve(rows[:, column], outcomes)

@@ -23,6 +23,8 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
+from whale_ray.retrieval.fusion.cohort import cohort_rows
+from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local.learned.network_registry import kind_of
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
@@ -127,7 +129,8 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
         unknown_label=dataset.unknown_label,
         proxies=join_proxies(read_proxies(record.folder)) if setting.classifier_weight else None,
     )
-    gallery, proxies = held.seen(setting.transform)[named], held.transform_proxies(setting.transform)
+    vectors, proxies = held.seen(setting.transform), held.transform_proxies(setting.transform)
+    gallery = vectors[named]
     weights = load_weights(record.folder / "checkpoint" / WEIGHTS)
     recipe = json.loads((record.folder / "checkpoint" / RECIPE).read_text())
     if whitening := held.whitening(setting.transform):
@@ -138,6 +141,8 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
         manifest["license"] = license_id
     keypoints = gallery_keypoints(dataset, table["image"], setting.local)
     if keypoints is not None:
+        if read_fusion_model(manifest["fusion"]).has_cohort:
+            keypoints = keypoints._replace(cohort=vectors[cohort_rows(np.flatnonzero(~named))])
         manifest["keypoint_bytes"] = keypoints.gallery.nbytes
         manifest["retrieval"]["local"] = kind_of(setting.local)  # not the paths of the networks' files
     manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies, keypoints)}"
@@ -200,6 +205,7 @@ def _digest(
         gallery,
         *([proxies.vectors] if proxies else []),
         *([keypoints.gallery.descriptors, keypoints.gallery.points] if keypoints else []),
+        *([] if keypoints is None or keypoints.cohort is None else [keypoints.cohort]),
     ]
     text = json.dumps(manifest, sort_keys=True).encode()
     return hashlib.sha256(text + b"".join(array.tobytes() for array in arrays)).hexdigest()[:8]

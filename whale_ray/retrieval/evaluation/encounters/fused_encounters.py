@@ -129,4 +129,5 @@ def _gather(asked: AskedEncounters, setting: RetrievalSetting, evidence: Encount
         group.pool.searcher.rank(asked.vectors[group.queries], setting, penalized=group.penalized, ready=True)
         for group in asked.groups
     ]
-    return gather_candidates(asked.vectors, asked.groups, rankings, setting.search_mode, evidence)
+    cohort = asked.run.vectors.cohort(setting.transform)
+    return gather_candidates(asked.vectors, asked.groups, rankings, setting.search_mode, evidence, cohort)
