@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from whale_ray.data import near_duplicates
 from whale_ray.data.near_duplicates import (
     MIN_CORRELATION,
     coarse_vectors,
@@ -111,3 +112,17 @@ def test_pairs_are_judged_alike_alone_and_together() -> None:
     together = copy_correlations(pairs, images)
     alone = [float(copy_correlations(pair[None], images)[0]) for pair in pairs]
     assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_photograph_is_scaled_once_for_templates_of_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(240, 135), (240, 160), (240, 180), (240, 200)]
+    images = {row: shrink_to_grey(drawn(1).resize(size)) for row, size in enumerate(sizes)}
+    prepare, prepared = near_duplicates._SearchedImage.of, []
+
+    def recorded(image: np.ndarray) -> object:
+        prepared.append(image.shape)
+        return prepare(image)
+
+    monkeypatch.setattr(near_duplicates._SearchedImage, "of", recorded)
+    near_duplicates._correlate(np.array([[0, 1], [0, 2], [3, 0]]), images, progress=False)
+    assert sorted(prepared) == sorted(image.shape for image in images.values())

@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from whale_ray.errors import BundleError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.occlusion_maps import cells_of, embed_occluded
 from whale_ray.sweep.planning.dataset import catalog_of
-from whale_ray.sweep.report import match_maps
+from whale_ray.sweep.report import match_maps, shortcut_audit
 from whale_ray.sweep.report.match_maps import map_matches
 from whale_ray.sweep.report.page import write_report
 from whale_ray.sweep.report.thumbnails import Photographs
@@ -124,6 +124,23 @@ def test_the_cosine_of_a_map_is_that_of_the_bundle_and_of_the_stored_embeddings(
             assert one.cosine == pytest.approx(queries.loc[image, "cosine"], abs=2e-3)
         assert one.losses.shape == cells_of(bundle.geometry)
         assert np.abs(one.losses).max() > 0
+
+
+def test_a_report_loads_its_bundle_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, loaded = Bundle.load, []
+    (run / "maps.json").unlink(missing_ok=True)
+    (run / "shortcut_audit.json").unlink(missing_ok=True)
+
+    def recorded(path: Path, **options: Any) -> Bundle:
+        loaded.append(path)
+        return load(path, **options)
+
+    monkeypatch.setattr(Bundle, "load", recorded)
+    monkeypatch.setattr(shortcut_audit, "_FEWEST", 2)
+    write_report(run)
+    assert (run / "maps.json").exists()
+    assert loaded == [run / "best"]
+    assert json.loads((run / "shortcut_audit.json").read_text())["asked"] > 0
 
 
 def test_a_second_report_makes_no_map_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -113,18 +114,20 @@ def _correlate(
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the larger correlation of both directions of each pair.
 
-    Comparisons with the same searched image and the same template size are computed together.
+    Comparisons with the same searched image are made one after another, those of one template size together.
     """
     found = np.full(len(pairs), -1.0)
-    groups: dict[tuple[int, tuple[int, ...]], list[tuple[int, int]]] = defaultdict(list)
+    groups: dict[int, dict[tuple[int, ...], list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     for place, (one, other) in enumerate(pairs.tolist()):
-        groups[other, images[one].shape].append((place, one))
-        groups[one, images[other].shape].append((place, other))
+        groups[other][images[one].shape].append((place, one))
+        groups[one][images[other].shape].append((place, other))
     shown = track_steps(groups.items(), "comparing photographs for copies", progress=progress, stderr=True)
-    for (searched, _), wanted in shown:
-        places = [place for place, _ in wanted]
-        templates = np.stack([_center(images[row]) for _, row in wanted])
-        found[places] = np.maximum(found[places], _best_correlations(templates, images[searched]))
+    for row, by_size in shown:
+        searched = _SearchedImage.of(images[row])
+        for wanted in by_size.values():
+            places = [place for place, _ in wanted]
+            templates = np.stack([_center(images[other]) for _, other in wanted])
+            found[places] = np.maximum(found[places], _best_correlations(templates, searched))
     return found
 
 
@@ -133,21 +136,19 @@ def _center(image: np.ndarray) -> np.ndarray:
     return image[rows : image.shape[0] - rows, columns : image.shape[1] - columns]
 
 
-def _best_correlations(templates: np.ndarray, image: np.ndarray) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _best_correlations(templates: np.ndarray, searched: _SearchedImage) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the largest correlation of each template with a window of the image at any scale, shape (M,).
 
     Args:
         templates: uint8, shape (M, h, w).
-        image: uint8, shape (H, W).
+        searched: The image.
     """
     from scipy import fft  # slow to import
 
-    size = templates.shape[1:]
-    scaled = [np.asarray(_resized(Image.fromarray(image), scale), dtype=np.float32) for scale in _SCALES]
-    scaled = [one for one in scaled if one.shape[0] >= size[0] and one.shape[1] >= size[1]]
-    if not scaled:
+    inverse_norms = searched.inverse_norms((templates.shape[1], templates.shape[2]))
+    if not len(inverse_norms):
         return np.full(len(templates), -1.0)
-    stack, inverse_norms, shape = _prepare_windows(scaled, (size[0], size[1]))
+    stack, shape = searched.spectra[-len(inverse_norms) :], searched.shape
     best = np.empty(len(templates))
     for start in range(0, len(templates), _TEMPLATES_AT_ONCE):
         wanted = _normalize(templates[start : start + _TEMPLATES_AT_ONCE])
@@ -169,41 +170,73 @@ def _normalize(templates: np.ndarray) -> FloatArray:
     return np.asarray(np.divide(pixels, norms, out=np.zeros_like(pixels), where=norms > 0), dtype=np.float32)
 
 
-def _prepare_windows(scaled: list[np.ndarray], size: tuple[int, int]) -> tuple[np.ndarray, FloatArray, list[int]]:
-    """Return spectra of the images, the inverse norm of each window less its mean, and the shape of the transform.
+@dataclass(frozen=True)
+class _SearchedImage:
+    """An image at S scales, prepared for templates of any size.
 
-    Args:
-        scaled: Grey images, float32, each at least as large as a window.
-        size: Height and width of a window.
-
-    Returns:
-        Spectra, complex, shape (S, H', W'); inverse norms, float32, shape (S, rows, columns), 0 beyond an image; and
-        height and width of the transform.
+    Attributes:
+        sizes: Height and width at each scale, ascending.
+        spectra: complex, shape (S, H', W'').
+        shape: Height and width of the transform.
+        sums: Integral images of the pixels less their mean, float64, shape (S, H + 1, W + 1).
+        squares: Likewise of their squares.
     """
-    from scipy import fft
 
-    height, width = (max(one.shape[axis] for one in scaled) for axis in (0, 1))
-    shape = [fft.next_fast_len(side, real=True) for side in (height, width)]
-    padded = np.zeros((len(scaled), *shape), dtype=np.float32)
-    inverse_norms = np.zeros((len(scaled), height - size[0] + 1, width - size[1] + 1), dtype=np.float32)
-    for place, one in enumerate(scaled):
-        centered = one - one.mean()  # a template has mean 0: the correlation is the same, and more precise
-        padded[place, : one.shape[0], : one.shape[1]] = centered
-        variances = _window_sums(centered.astype(np.float64) ** 2, size) / (size[0] * size[1])
-        variances -= (_window_sums(centered.astype(np.float64), size) / (size[0] * size[1])) ** 2
-        norms = np.sqrt(np.maximum(variances, 1e-6) * (size[0] * size[1]))
-        inverse_norms[place, : norms.shape[0], : norms.shape[1]] = 1 / norms
-    return fft.rfft2(padded), inverse_norms, shape
+    sizes: list[tuple[int, int]]
+    spectra: np.ndarray
+    shape: list[int]
+    sums: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, image: np.ndarray) -> _SearchedImage:
+        """Prepare a grey image, uint8, shape (H, W)."""
+        from scipy import fft  # slow to import
+
+        scaled = [np.asarray(_resized(Image.fromarray(image), scale), dtype=np.float32) for scale in _SCALES]
+        sizes = [(one.shape[0], one.shape[1]) for one in scaled]
+        height, width = sizes[-1]
+        shape = [fft.next_fast_len(side, real=True) for side in (height, width)]
+        padded = np.zeros((len(scaled), *shape), dtype=np.float32)
+        for place, one in enumerate(scaled):
+            # A template has mean 0: the correlation is the same, and more precise.
+            padded[place, : one.shape[0], : one.shape[1]] = one - one.mean()
+        centered = padded[:, :height, :width].astype(np.float64)
+        return cls(sizes, fft.rfft2(padded), shape, _integrals(centered), _integrals(centered**2))
+
+    def inverse_norms(self, size: tuple[int, int]) -> FloatArray:
+        """Return the inverse norm of each window less its mean, 0 beyond an image, float32, shape (s, rows, columns).
+
+        Args:
+            size: Height and width of a window. Of the scales, the s largest contain it.
+        """
+        fitting = [place for place, one in enumerate(self.sizes) if one[0] >= size[0] and one[1] >= size[1]]
+        area = size[0] * size[1]
+        variances = _window_sums(self.squares[fitting], size) / area
+        variances -= (_window_sums(self.sums[fitting], size) / area) ** 2
+        inverse = np.zeros(variances.shape, dtype=np.float32)
+        for place, scale in enumerate(fitting):
+            height, width = self.sizes[scale]
+            within = place, slice(height - size[0] + 1), slice(width - size[1] + 1)
+            inverse[within] = 1 / np.sqrt(np.maximum(variances[within], 1e-6) * area)
+        return inverse
 
 
-def _window_sums(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the sum of each window of a size, by an integral image."""
-    integral = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-    integral[1:, 1:] = values.cumsum(axis=0).cumsum(axis=1)
+def _integrals(values: np.ndarray) -> np.ndarray:
+    integrals = np.zeros((len(values), values.shape[1] + 1, values.shape[2] + 1))
+    np.cumsum(values, axis=1, out=integrals[:, 1:, 1:])
+    np.cumsum(integrals[:, 1:, 1:], axis=2, out=integrals[:, 1:, 1:])
+    return integrals
+
+
+def _window_sums(integrals: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the sum of each window of a size, shape (S, rows, columns), by integral images."""
     rows, columns = size
+    if not len(integrals):
+        return np.zeros((0, 0, 0))
     return np.asarray(
-        integral[rows:, columns:]
-        - integral[:-rows, columns:]
-        - integral[rows:, :-columns]
-        + integral[:-rows, :-columns]
+        integrals[:, rows:, columns:]
+        - integrals[:, :-rows, columns:]
+        - integrals[:, rows:, :-columns]
+        + integrals[:, :-rows, :-columns]
     )

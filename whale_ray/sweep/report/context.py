@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whale_ray.errors import DataError
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES
@@ -18,6 +19,9 @@ from whale_ray.sweep.report.thumbnails import Photographs
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.optional_json import read_optional_json
 from whale_ray.sweep.run_folder.records import Record, read_records, sweep_file
+
+if TYPE_CHECKING:
+    from whale_ray.inference.predictor import Bundle
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,13 @@ class ReportContext:
     def drawn(self) -> str:
         """A sentence that says that the photographs are drawn; "" if they are not."""
         return str(read_optional_json(self.run / "audit.json").get("drawn", ""))
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The best bundle, loaded once for all sections that embed photographs."""
+        from whale_ray.inference.predictor import Bundle
+
+        return Bundle.load(self.run / "best")
 
     @cached_property
     def photographs(self) -> Photographs:

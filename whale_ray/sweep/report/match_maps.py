@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -60,7 +60,13 @@ class MatchMaps:
 
 
 def map_matches(
-    run: Path, record: Record, pairs: Iterable[Pair], catalog: Catalog, *, thorough: bool = False
+    run: Path,
+    record: Record,
+    pairs: Iterable[Pair],
+    catalog: Catalog,
+    *,
+    thorough: bool = False,
+    load: Callable[[], Bundle] | None = None,
 ) -> MatchMaps:
     """Return the map of each pair's first photograph, by the bundle of the run if it is of that trial.
 
@@ -72,6 +78,7 @@ def map_matches(
         pairs: Pairs of rows, by their identifiers.
         catalog: The photographs.
         thorough: Spend four minutes.
+        load: Returns the run's bundle; None loads it here.
     """
     wanted = list(dict.fromkeys(pairs))
     manifest = run / "best" / "bundle.json"
@@ -84,17 +91,24 @@ def map_matches(
     reason = ""
     try:
         if missing:
-            reason = _make(run, missing, catalog, kept, _SECONDS_IF_THOROUGH if thorough else MOST_SECONDS)
+            reason = _make(run, missing, catalog, kept, _SECONDS_IF_THOROUGH if thorough else MOST_SECONDS, load)
     except (WhaleRayError, OSError) as error:
         reason = str(error)
     return MatchMaps({pair: kept.found[pair] for pair in wanted if pair in kept.found}, reason, kept.seconds)
 
 
-def _make(run: Path, missing: Sequence[Pair], catalog: Catalog, kept: _Kept, most: float) -> str:
+def _make(
+    run: Path,
+    missing: Sequence[Pair],
+    catalog: Catalog,
+    kept: _Kept,
+    most: float,
+    load: Callable[[], Bundle] | None,
+) -> str:
     from whale_ray.inference.predictor import Bundle
 
     started = time.monotonic()
-    sight = _Sight(Bundle.load(run / "best"), catalog)
+    sight = _Sight(load() if load else Bundle.load(run / "best"), catalog)
     left = 0
     for pair in missing:
         if time.monotonic() - started > most:

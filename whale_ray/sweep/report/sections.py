@@ -175,9 +175,8 @@ def build_examples(page: ReportContext) -> ExamplesSection:
         catalog = catalog_of(page.best.settings["data"])
     except DataError as error:
         return ExamplesSection(examples, (), MatchMaps({}, f"the photographs cannot be used: {error}", 0.0))
-    maps = map_matches(
-        page.run, page.best, (pair for one in shown for pair in one.pairs), catalog, thorough=page.thorough
-    )
+    pairs = (pair for one in shown for pair in one.pairs)
+    maps = map_matches(page.run, page.best, pairs, catalog, thorough=page.thorough, load=lambda: page.bundle)
     return ExamplesSection(with_maps(examples, maps.found, page.photographs), (), maps)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -21,6 +21,9 @@ from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
 from whale_ray.verbosity import track_steps
 
+if TYPE_CHECKING:
+    from whale_ray.inference.predictor import Bundle
+
 AUDIT_FILE = "shortcut_audit.json"
 MOST_SECONDS = 10.0
 _QUERIES, _PER_INDIVIDUAL, _GALLERY = 300, 3, 600
@@ -32,7 +35,13 @@ _FIELDS = _COUNTS | {field.name for field in dataclasses.fields(ShortcutScores)}
 
 
 def audit_shortcuts(
-    run: Path, record: Record, catalog: Catalog, *, thorough: bool = False, progress: bool = False
+    run: Path,
+    record: Record,
+    catalog: Catalog,
+    *,
+    thorough: bool = False,
+    progress: bool = False,
+    load: Callable[[], Bundle] | None = None,
 ) -> dict[str, Any]:
     """Return the audit of the run's bundle, from shortcut_audit.json or made now within `MOST_SECONDS`.
 
@@ -42,6 +51,7 @@ def audit_shortcuts(
         catalog: The photographs.
         thorough: Use every validation query and gallery photograph, without a limit of time.
         progress: Show a progress bar.
+        load: Returns the run's bundle; None loads it here.
 
     Returns:
         The fields of `ShortcutScores`, with `wanted`, `asked` and `separated` (numbers of photographs), `sources`
@@ -58,7 +68,7 @@ def audit_shortcuts(
     if made_of.items() <= found.items() and (found["thorough"] or not thorough):
         return found
     try:
-        found = made_of | _audit(run, record, catalog, thorough=thorough, progress=progress)
+        found = made_of | _audit(run, record, catalog, thorough=thorough, progress=progress, load=load)
     except (WhaleRayError, OSError) as error:
         return {"reason": str(error)}
     write_atomically(run / AUDIT_FILE, json.dumps(found, indent=1))
@@ -76,7 +86,15 @@ def read_shortcut_audit(run: Path) -> dict[str, Any]:
     return found if found.get("version") == _VERSION and needed <= found.keys() else {}
 
 
-def _audit(run: Path, record: Record, catalog: Catalog, *, thorough: bool, progress: bool) -> dict[str, Any]:
+def _audit(
+    run: Path,
+    record: Record,
+    catalog: Catalog,
+    *,
+    thorough: bool,
+    progress: bool,
+    load: Callable[[], Bundle] | None,
+) -> dict[str, Any]:
     from whale_ray.inference.predictor import Bundle
 
     started = time.monotonic()
@@ -84,7 +102,7 @@ def _audit(run: Path, record: Record, catalog: Catalog, *, thorough: bool, progr
     if len(rows) < _FEWEST:
         reason = f"it takes {_FEWEST} photographs of known individuals, but there are {len(rows)}"
         return {"asked": 0, "wanted": len(rows), "thorough": thorough, "reason": reason}
-    bundle = Bundle.load(run / "best")
+    bundle = load() if load else Bundle.load(run / "best")
     seen = SeparatedPhotographs(bundle.embed, bundle.geometry)
     asked = 0
     for images in _batches(rows["image"].tolist(), None if thorough else started + MOST_SECONDS, progress=progress):

@@ -61,7 +61,8 @@ def build_shortcuts(page: ReportContext) -> ShortcutSection:
     elif catalog is None:
         audit = {"reason": "the photographs cannot be read"}
     else:
-        audit = audit_shortcuts(page.run, page.best, catalog, thorough=page.thorough, progress=page.progress)
+        options: dict[str, Any] = {"thorough": page.thorough, "progress": page.progress}
+        audit = audit_shortcuts(page.run, page.best, catalog, load=lambda: page.bundle, **options)
     command = f"whale-ray report {shlex.quote(str(page.run))} --thorough"
     if "recall" not in audit:
         return ShortcutSection("", False, (), "", audit, command, audit.get("reason", ""))
