@@ -105,6 +105,8 @@ class PooledSearcher:
 
     Attributes:
         index: The whole gallery; its codes and rows are those of every answer.
+        viewpoints: The viewpoints of the images, sorted.
+        species: The species of the images, sorted.
     """
 
     def __init__(
@@ -120,18 +122,9 @@ class PooledSearcher:
         searcher = GallerySearcher(vectors, labels, proxies=proxies, ready=ready)
         self.index, self._proxies = searcher.index, proxies
         self._viewpoints, self._species = (_texts(values, len(self.index)) for values in (viewpoints, species))
+        self.viewpoints, self.species = _distinct(self._viewpoints), _distinct(self._species)
         whole = Pool(searcher, np.arange(len(self.index)), np.arange(len(self.index.names)), "", "")
         self._pools: dict[tuple[str, str], Pool] = {("", ""): whole}
-
-    @property
-    def viewpoints(self) -> list[str]:
-        """The viewpoints of the images, sorted."""
-        return sorted({*self._viewpoints.tolist()} - {""})
-
-    @property
-    def species(self) -> list[str]:
-        """The species of the images, sorted."""
-        return sorted({*self._species.tolist()} - {""})
 
     def prepare(self, mode: SearchMode) -> None:
         """Do now what the first search of each pool would do once; pools of a plain mode only copy their vectors."""
@@ -247,3 +240,8 @@ class PooledSearcher:
 
 def _texts(values: Sequence[str] | np.ndarray | None, count: int) -> np.ndarray:
     return np.full(count, "") if values is None else np.asarray(values, dtype=str).reshape(count)
+
+
+def _distinct(texts: np.ndarray) -> list[str]:
+    """Return the texts that are not empty, each once, sorted."""
+    return sorted({*texts.tolist()} - {""})
