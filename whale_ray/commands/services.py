@@ -54,12 +54,9 @@ def deploy(
     set_: ServeSettings = None,
 ) -> None:
     """Exchange the bundle of a running service without a failed request."""
-    from whale_ray.inference.bundle_transfer.addresses import local_bundle
     from whale_ray.serving.deployment import rollout
 
-    rollout.deploy(
-        local_bundle(bundle), address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo
-    )
+    rollout.deploy(bundle, address=address, model=model, shadow=shadow, options=set_ or [], say=typer.echo)
 
 
 @exits_with_message

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from whale_ray.errors import BundleError
-from whale_ray.inference.bundle_transfer.hub import pull_from_hub, push_to_hub
-from whale_ray.inference.bundle_transfer.object_storage import pull_from_storage, push_to_storage
+from whale_ray.inference.bundle_transfer.hub import pin_hub_url, pull_from_hub, push_to_hub
+from whale_ray.inference.bundle_transfer.object_storage import pin_storage_url, pull_from_storage, push_to_storage
 from whale_ray.suggestions import suggest
 
 _PULLS: dict[str, Callable[[str], Path]] = {
@@ -22,7 +22,8 @@ def local_bundle(address: str | Path) -> Path:
     """Return the local folder of a bundle; a bundle at a URL is pulled into a cache first.
 
     Args:
-        address: A folder, `hf://OWNER/NAME@REVISION`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`.
+        address: A folder, `hf://OWNER/NAME@REVISION`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`; or
+            what `pin_address` returns.
 
     Raises:
         BundleError: If a URL cannot be pulled. A folder is not looked at.
@@ -31,6 +32,22 @@ def local_bundle(address: str | Path) -> Path:
     if not colon:
         return Path(address)
     return _PULLS[_known(scheme)](str(address))
+
+
+def pin_address(url: str) -> str:
+    """Return a URL that names the content of the bundle at `url`, so that every machine pulls the same bundle.
+
+    Args:
+        url: URL of a bundle. A branch or tag becomes a commit; `best` of a run becomes the bundle that it names now.
+
+    Returns:
+        `hf://OWNER/NAME@COMMIT`, or the URL in object storage with `#sha256=` and the hash of bundle.json.
+
+    Raises:
+        BundleError: If there is no bundle, or the hub or storage does not answer.
+    """
+    scheme = _known(url.partition("://")[0])
+    return pin_hub_url(url) if scheme == "hf" else pin_storage_url(url)
 
 
 def push_bundle(folder: Path, url: str, *, public: bool = False) -> str:

@@ -69,6 +69,19 @@ def pull_from_hub(url: str) -> Path:
         return Path(snapshot_download(address.repository, revision=address.revision, library_name="whale-ray"))
 
 
+def pin_hub_url(url: str) -> str:
+    """Return `hf://OWNER/NAME@COMMIT` of a bundle on the hub, pulled unless the hub's cache has it.
+
+    Args:
+        url: `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
+
+    Raises:
+        BundleError: As in `pull_from_hub`.
+    """
+    folder = pull_from_hub(url)  # the cache names it by the commit
+    return str(HubAddress(parse_hub_url(url).repository, folder.name))
+
+
 def push_to_hub(folder: Path, url: str, *, public: bool) -> str:
     """Upload a bundle as one commit that replaces the files of the repository, and return its URL with the commit.
 

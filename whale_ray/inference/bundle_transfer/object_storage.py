@@ -15,37 +15,88 @@ from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import MANIFEST, read_manifest
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
+from whale_ray.retrieval.file_lock import lock_file
+
+_PIN = "#sha256="
 
 
 def pull_from_storage(url: str) -> Path:
     """Return the local folder of a bundle in object storage, downloaded unless the cache has this content.
 
-    The folder is named after the hash of bundle.json, which has the hashes of all other files.
+    The folder is named after the hash of bundle.json, which has the hashes of all other files. One process of a
+    machine downloads it, the others wait.
 
     Args:
-        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`.
+        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`. With `#sha256=` and the hash of bundle.json, no
+            other bundle is taken, and one in the cache is found without the storage.
 
     Raises:
-        BundleError: If there is no bundle, it may not be read, a file is damaged, or the storage does not answer.
+        BundleError: If there is no bundle, it may not be read, a file is damaged, the storage does not answer, or
+            the bundle there is not the pinned one.
     """
-    with _storage_errors(url):
-        store = ObjectStore(url).follow_link()
-        manifest = store.read(MANIFEST)
-        names = _listed_names(manifest, url)
-        folder = cache_folder() / "bundles" / hashlib.sha256(manifest).hexdigest()[:32]
-        if folder.exists():
-            return folder
+    place, _, pin = url.partition(_PIN)
+    if pin and (folder := _cached(pin)).exists():
+        return folder
+    with _storage_errors(place):
+        store, manifest = _open(place)
+        digest = hashlib.sha256(manifest).hexdigest()
+        if pin not in ("", digest):
+            raise BundleError(
+                f"{place} must still hold the bundle that was deployed, with SHA-256 {pin[:12]}… of {MANIFEST}, but "
+                f"holds another one ({digest[:12]}…). Deploy the new one with `whale-ray deploy`, or push the old one"
+            )
+        names = _listed_names(manifest, place)
+        folder = _cached(digest)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            (draft / MANIFEST).write_bytes(manifest)
-            for name in names:
-                store.download(name, draft / name)
-            read_manifest(draft)
-            _publish(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        locks = folder.parent.with_name("bundle_locks")
+        locks.mkdir(exist_ok=True)
+        with lock_file(locks / folder.name):
+            if not folder.exists():
+                _download(store, manifest, names, folder)
     return folder
+
+
+def pin_storage_url(url: str) -> str:
+    """Return the URL of a bundle in object storage with `#sha256=` and the hash of bundle.json.
+
+    Args:
+        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`. A link (`best` of a run) is followed.
+
+    Raises:
+        BundleError: If there is no bundle, it may not be read, or the storage does not answer.
+    """
+    if _PIN in url:
+        return url
+    with _storage_errors(url):
+        store, manifest = _open(url)
+    return f"{store.url}{_PIN}{hashlib.sha256(manifest).hexdigest()}"
+
+
+def _open(url: str) -> tuple[ObjectStore, bytes]:
+    """Return the store of a bundle and its bundle.json."""
+    store = ObjectStore(url).follow_link()
+    return store, store.read(MANIFEST)
+
+
+def _cached(digest: str) -> Path:
+    """Return the folder of the bundle whose bundle.json has this SHA-256."""
+    return cache_folder() / "bundles" / digest[:32]
+
+
+def _download(store: ObjectStore, manifest: bytes, names: list[str], folder: Path) -> None:
+    """Download a bundle into a draft beside `folder`, check it, and rename it."""
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (draft / MANIFEST).write_bytes(manifest)
+        for name in names:
+            store.download(name, draft / name)
+        read_manifest(draft)
+        draft.chmod(0o755)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def push_to_storage(folder: Path, url: str) -> str:
@@ -82,15 +133,6 @@ def _listed_names(manifest: bytes, url: str) -> list[str]:
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise BundleError(f"files of a bundle lie in its folder, but {url} lists {name}. Do not use this bundle")
     return names
-
-
-def _publish(draft: Path, folder: Path) -> None:
-    draft.chmod(0o755)
-    try:
-        draft.rename(folder)
-    except OSError:  # another process has just pulled the same content
-        if not folder.exists():
-            raise
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from whale_ray.inference.detection.detected_animals import whole_photographs
 from whale_ray.inference.detection.detector import Detector
 from whale_ray.ray_private import set_deployment_version
 from whale_ray.serving.auth.api_keys import ApiKeys
+from whale_ray.serving.deployment.bundle_sources import BundleSources
 from whale_ray.serving.deployment.encoder_replicas import EncoderReplica
 from whale_ray.serving.deployment.ingress import Ingress
 from whale_ray.serving.deployment.settings import ServeSettings
@@ -50,7 +51,8 @@ def build_application(settings: ServeSettings, *, keys: ApiKeys, kept: tuple[Pat
         InputError: If the detector is none, or no bundle was trained on crops.
     """
     settings = settings.resolved()
-    ids = {path: read_manifest(path)["id"] for path in (*settings.bundles.values(), *kept)}
+    sources = settings.sources
+    ids = {path: _bundle_id(path, sources) for path in (*settings.bundles.values(), *kept)}
     _check_detector(settings)
     remote = settings.remote_encoders
     encoders = {path: _encoder_deployment(path, ids[path], settings) for path in (*remote.values(), *kept)}
@@ -66,10 +68,14 @@ def build_application(settings: ServeSettings, *, keys: ApiKeys, kept: tuple[Pat
 def _check_detector(settings: ServeSettings) -> None:
     if settings.detector is None:
         return
-    tables = [read_gallery_table(path) for path in settings.bundles.values()]
+    tables = [read_gallery_table(settings.sources.local_folder(path)) for path in settings.bundles.values()]
     if not any(was_trained_on_boxes(manifest, table) for manifest, table in tables):
         raise InputError(whole_photographs(" and ".join(manifest["id"] for manifest, _ in tables)))
     Detector(settings.detector, threads=settings.threads)
+
+
+def _bundle_id(path: Path, sources: BundleSources) -> str:
+    return str(read_manifest(sources.local_folder(path))["id"])
 
 
 def _encoder_deployment(path: Path, bundle_id: str, settings: ServeSettings) -> serve.Application:
@@ -79,7 +85,7 @@ def _encoder_deployment(path: Path, bundle_id: str, settings: ServeSettings) -> 
 
 
 def _shadow_deployment(path: Path, settings: ServeSettings) -> serve.Application:
-    bundle_id = read_manifest(path)["id"]
+    bundle_id = _bundle_id(path, settings.sources)
     single = settings.model_copy(update={"encoder_replicas": 1, "max_encoder_replicas": None})
     deployment = _deployment(ShadowReplica, f"shadow-{bundle_id}", single, is_ingress=False, encodes=True)
     return set_deployment_version(deployment, _digest(bundle_id, str(path))).bind(path, settings)

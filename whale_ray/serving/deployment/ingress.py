@@ -75,7 +75,7 @@ class Ingress:
             bundle, encoder = load_encoder(path, settings)
         else:
             encoder = RemoteEncoder(handle, patience=settings.patience)
-            bundle = Bundle.without_encoder(path)
+            bundle = Bundle.without_encoder(settings.sources.replica_folder(path))
             bundle.runtime = await encoder.ready()
         return ModelService(
             bundle,

@@ -24,13 +24,14 @@ def load_encoder(path: Path, settings: ServeSettings) -> tuple[Bundle, LocalEnco
     """Return a bundle, checked by its golden images, and its encoder.
 
     Args:
-        path: Folder of the bundle.
-        settings: Settings of the service; `gpus`, `threads` and `batch` are used.
+        path: Folder of the bundle on the machine that deployed it; this machine pulls it if it lacks it.
+        settings: Settings of the service; `gpus`, `threads`, `batch` and the sources of bundles are used.
 
     Raises:
-        BundleError: If the bundle is damaged or its golden images give other embeddings.
+        BundleError: If the bundle is missing, damaged or its golden images give other embeddings.
     """
-    bundle = Bundle.load(path, device=reserved_device(settings.gpus), threads=settings.threads)
+    folder = settings.sources.replica_folder(path)
+    bundle = Bundle.load(folder, device=reserved_device(settings.gpus), threads=settings.threads)
     return bundle, LocalEncoder(bundle, threads=settings.threads, batch=settings.batch)
 
 

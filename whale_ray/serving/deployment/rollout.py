@@ -20,6 +20,7 @@ from whale_ray.ray_private import enable_token_auth_if_token_exists
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.serving.auth.api_keys import ENVIRONMENT, ApiKeys, read_keys
 from whale_ray.serving.deployment.application import NAME, build_application
+from whale_ray.serving.deployment.bundle_sources import NO_SOURCES, BundleSources
 from whale_ray.serving.deployment.settings import ServeSettings, with_options
 
 _SECONDS = 30.0
@@ -47,7 +48,7 @@ def run_application(application: serve.Application) -> None:
 
 
 def deploy(
-    bundle: Path,
+    bundle: Path | str,
     *,
     address: str | None = None,
     model: str | None = None,
@@ -61,7 +62,8 @@ def deploy(
     replace them one by one; encoders in deployments stay until no ingress calls them.
 
     Args:
-        bundle: Folder of the new bundle, on a path that every machine of the cluster has.
+        bundle: Folder of the new bundle, on a path that every machine of the cluster has; or its URL, from which each
+            machine pulls it.
         address: Address of the service's Ray; None: the Ray of this machine.
         model: Name of the model; None: the default model.
         shadow: Run the bundle silently beside the default model instead.
@@ -72,14 +74,16 @@ def deploy(
         BundleError: If the bundle fails its check; nothing has changed.
         InputError: If no service runs there or the settings are wrong; nothing has changed.
     """
-    read_manifest(bundle)
+    sources = BundleSources()
+    folder = Path(sources.pull(str(bundle))).resolve()
+    read_manifest(folder)
     with _connected(address):
         live, live_keys = _live_settings()
-        wanted = with_options(exchanged(live, bundle.resolve(), model=model, shadow=shadow), options)
+        wanted = with_options(exchanged(live, folder, model=model, shadow=shadow, sources=sources), options)
         keys = _keys_of(wanted, live_keys) if any(one.startswith("keys=") for one in options) else live_keys
         kept = tuple(set(live.remote_encoders.values()) - set(wanted.remote_encoders.values()))
         check_gpus(wanted, more=len(kept) * wanted.encoder_replicas + wanted.surge)
-        _check_on_cluster(bundle.resolve(), threads=wanted.threads)
+        _check_on_cluster(folder, wanted)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         try:
             run_application(build_application(wanted, keys=keys, kept=kept))
@@ -113,7 +117,9 @@ def check_gpus(settings: ServeSettings, *, more: int = 0) -> None:
         )
 
 
-def exchanged(live: ServeSettings, bundle: Path, *, model: str | None, shadow: bool) -> ServeSettings:
+def exchanged(
+    live: ServeSettings, bundle: Path, *, model: str | None, shadow: bool, sources: BundleSources = NO_SOURCES
+) -> ServeSettings:
     """Return the live settings with another bundle. A bundle that leaves the shadow for a model is no shadow any more.
 
     Args:
@@ -121,10 +127,13 @@ def exchanged(live: ServeSettings, bundle: Path, *, model: str | None, shadow: b
         bundle: Folder of the new bundle.
         model: Name of the model that gets it; None: the default model.
         shadow: Make it the shadow instead.
+        sources: URL of the new bundle, if it was pulled.
 
     Raises:
         InputError: If no model has this name.
     """
+    current = {*live.bundles.values(), *([] if live.shadow is None else [live.shadow])}
+    live = live.with_sources(live.sources.of(current).merged(sources))
     if shadow:
         return live.model_copy(update={"shadow": bundle})
     name = model or next(iter(live.bundles))
@@ -152,18 +161,18 @@ def _keys_of(wanted: ServeSettings, keys: ApiKeys) -> ApiKeys:
     return ApiKeys((*of_environment, *read_keys(wanted.keys, None).keys))
 
 
-def _check_on_cluster(bundle: Path, *, threads: int) -> None:
+def _check_on_cluster(bundle: Path, settings: ServeSettings) -> None:
     """Load the bundle on the cluster: its libraries and processors may differ from this machine's."""
-    checked = ray.remote(num_cpus=0, max_retries=0)(_fault_of).remote(bundle, threads)
+    checked = ray.remote(num_cpus=0, max_retries=0)(_fault_of).remote(bundle, settings)
     if reason := ray.get(checked):
         raise BundleError(f"{reason} (nothing was changed)")
 
 
-def _fault_of(bundle: Path, threads: int) -> str | None:
+def _fault_of(bundle: Path, settings: ServeSettings) -> str | None:
     from whale_ray.inference.predictor import Bundle  # PyTorch, on the cluster only
 
     try:
-        Bundle.load(bundle, threads=threads)
+        Bundle.load(settings.sources.replica_folder(bundle), threads=settings.threads)
     except InputError as error:
         return str(error)
     return None

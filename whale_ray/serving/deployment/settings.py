@@ -6,14 +6,23 @@ The annotations are no strings (no `from __future__ import annotations`): Ray re
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from whale_ray.errors import InputError
-from whale_ray.inference.bundle_transfer.addresses import local_bundle
 from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import ApiKeys
+from whale_ray.serving.deployment.bundle_sources import BundleSources
 from whale_ray.serving.http.uploads import Limits
 
 ONLY = "default"
@@ -21,8 +30,6 @@ STORE_VARIABLE = "WHALE_RAY_STORE"
 NO_STORE = "none"
 _PATHS = ("bundle", "shadow", "keys", "detector")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-# A URL is pulled when the settings are read: `Path` would take `hf://a/b` for a folder.
-BundlePath = Annotated[Path, BeforeValidator(lambda value: local_bundle(value) if isinstance(value, str) else value)]
 
 
 def _default_store() -> str:
@@ -34,11 +41,11 @@ class ServeSettings(BaseModel):
     """Settings that `serve run serve_app:build KEY=VALUE …`, `whale-ray serve --set` and deploy/serve.yaml take."""
 
     model_config = ConfigDict(extra="forbid")
-    bundle: BundlePath | None = Field(
+    bundle: Path | None = Field(
         default=None,
         description="The bundle, if there is one model: a folder, hf://… or s3://…. Give this or `models`.",
     )
-    models: dict[Name, BundlePath] = Field(
+    models: dict[Name, Path] = Field(
         default={}, description="Bundles by name, for several models; `?model=` chooses one."
     )
     default: str | None = Field(default=None, description="Model that answers calls without `?model=`; else the first.")
@@ -47,9 +54,7 @@ class ServeSettings(BaseModel):
         description="joined: the process that takes a call also encodes for the default model. split: every encoder "
         "is a deployment. Models that are not the default always have a deployment for their encoder.",
     )
-    shadow: BundlePath | None = Field(
-        default=None, description="A bundle that answers silently beside the default model."
-    )
+    shadow: Path | None = Field(default=None, description="A bundle that answers silently beside the default model.")
     detector: Path | None = Field(
         default=None,
         description="ONNX file with MegaDetector 5's output convention. It finds the animals of photographs without "
@@ -113,6 +118,21 @@ class ServeSettings(BaseModel):
     access_log: str = Field(default="-", description="`-` (stderr), `none`, or a file.")
     insecure: bool = Field(default=False, description="Allow calls from other machines without a key.")
     page: bool = Field(default=True, description="Serve the web page.")
+    _sources: BundleSources = PrivateAttr(default_factory=BundleSources)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _pull(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Pull the bundles at URLs when the settings are read: `Path` would take `hf://a/b` for a folder."""
+        if not isinstance(values, dict):
+            return handler(values)
+        sources = BundleSources()
+        local = {name: sources.pull(value) if name in ("bundle", "shadow") else value for name, value in values.items()}
+        if isinstance(models := local.get("models"), dict):
+            local["models"] = {name: sources.pull(value) for name, value in models.items()}
+        made = handler(local)
+        made._sources = sources
+        return made
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -135,6 +155,17 @@ class ServeSettings(BaseModel):
         models = self.models if self.bundle is None else {ONLY: self.bundle}
         first = self.default or next(iter(models))
         return {first: models[first], **models}
+
+    @property
+    def sources(self) -> BundleSources:
+        """URLs of the bundles that were pulled."""
+        return self._sources
+
+    def with_sources(self, sources: BundleSources) -> Self:
+        """Return a copy whose bundles come from these URLs."""
+        copy = self.model_copy()
+        copy._sources = sources
+        return copy
 
     @property
     def remote_encoders(self) -> dict[str, Path]:
@@ -200,7 +231,8 @@ def with_options(settings: ServeSettings, options: Sequence[str]) -> ServeSettin
     Raises:
         InputError: With every fault.
     """
-    return _validated(settings.model_dump(), options)
+    changed = _validated(settings.model_dump(), options)
+    return changed.with_sources(settings.sources.merged(changed.sources))
 
 
 def _validated(settings: dict[str, object], options: Sequence[str]) -> ServeSettings:
