@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from whale_ray.device import restored_threads
 from whale_ray.errors import EncoderError, InputError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.ensemble import join_encoders
@@ -146,7 +148,10 @@ def test_the_bundle_of_an_ensemble_identifies(together: SweepResult, photographs
         tracking = Tracking(sweep="together", prefix="together")
         job = SweepContext(together.folder, Path.cwd(), dataset, scoring_of(sweep), 1, 0.5, tracking)
         said: list[str] = []
-        record = dataclasses.replace(record, folder=retrain_on_all(trial, job, said.append))
+        with restored_threads():
+            torch.set_num_threads(2)
+            record = dataclasses.replace(record, folder=retrain_on_all(trial, job, said.append))
+            assert torch.get_num_threads() == 2  # not the one of a trial: what follows has all cores
         assert [line for line in said if re.search("again: epoch 1, loss [0-9]", line)]
     bundle = Bundle.load(make_bundle(record, dataset, run=together.folder, examples=1, thumbnails=False))
     rows = range(0, len(bundle.images), 6)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from whale_ray.atomic_files import write_atomically
-from whale_ray.device import available_device
+from whale_ray.device import available_device, restored_threads
 from whale_ray.errors import WhaleRayError
 from whale_ray.sweep.planning.node_photographs import UNFIT_NODE, NodePhotographsError
 from whale_ray.sweep.planning.resume import can_be_continued
@@ -204,9 +204,10 @@ def retrain_on_all(trial: str, context: SweepContext, say: Callable[[str], None]
         whole = dataclasses.replace(context, dataset=context.dataset.without_validation())
         say(f"for the bundle, trial {trial} is trained again on all photographs")
         # Runs in the driver, for which Ray reserves no GPU and whose machine may have none.
-        TrialRun(trial, whole, folder=folder, device=available_device(context.gpus)).retrain(
-            lambda row: say(f"trial {trial} again: epoch {row['epoch']}, loss {row['loss']:.3f}")
-        )
+        with restored_threads():  # those of a trial; the steps that follow use all cores
+            TrialRun(trial, whole, folder=folder, device=available_device(context.gpus)).retrain(
+                lambda row: say(f"trial {trial} again: epoch {row['epoch']}, loss {row['loss']:.3f}")
+            )
     return folder
 
 
