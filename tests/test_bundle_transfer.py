@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import MANIFEST, read_bundle, read_manifest
 from whale_ray.inference.bundle_transfer.addresses import local_bundle, push_bundle
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.inference.predictor import Bundle
 
 if TYPE_CHECKING:
@@ -293,3 +294,16 @@ def test_storage_that_does_not_answer_is_one_message(bundle: Path) -> None:
         local_bundle(url)
     with pytest.raises(BundleError, match=r"is pushed to hf://OWNER/NAME or s3://BUCKET/PATH, but got elsewhere"):
         push_bundle(bundle, "elsewhere")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["s3"], indirect=True)
+def test_a_link_is_followed_with_the_options_of_its_url(
+    storage: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_bundle(bundle, f"{storage}/first")
+    ObjectStore(storage).write("best", b"first")
+    server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    pulled = local_bundle(f"{storage}/best?endpoint_override={server}&scheme=http&region=us-east-1")
+    assert read_manifest(pulled) == read_manifest(bundle)

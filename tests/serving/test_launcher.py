@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,8 +74,11 @@ def test_build_returns_an_application(bundle: Path) -> None:
     assert isinstance(build(ServeSettings(bundle=bundle, threads=2)), Application)
 
 
-def test_app_serves_the_bundle_of_the_environment_variable(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHALE_RAY_BUNDLE", str(bundle))
+@pytest.mark.parametrize("address", [str, Path.as_uri], ids=["folder", "url"])
+def test_app_serves_the_bundle_of_the_environment_variable(
+    address: Callable[[Path], str], bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHALE_RAY_BUNDLE", address(bundle))
     monkeypatch.syspath_prepend(TOP)
     assert isinstance(importlib.import_module("serve_app").app, Application)
 
@@ -165,6 +169,7 @@ def test_a_replica_on_another_host_without_a_key_does_not_become_healthy(bundle:
     code = """
 import ray, sys
 from ray import serve
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from whale_ray.serving.metrics import METRICS

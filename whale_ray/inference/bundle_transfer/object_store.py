@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.inference.bundle_transfer.storage_systems import open_storage
@@ -80,7 +81,8 @@ class ObjectStore:
             target = PurePosixPath(bytes(stream.read()).decode(errors="replace").strip())
         if target.is_absolute() or ".." in target.parts:
             return self
-        return ObjectStore(f"{self.url.rpartition('/')[0]}/{target}")
+        parts = urlsplit(self.url)
+        return ObjectStore(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{target}").geturl())
 
     def write(self, key: str, content: bytes) -> None:
         """Write an object, which appears when it is complete.

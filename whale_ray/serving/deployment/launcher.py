@@ -55,7 +55,7 @@ def build_from_environment() -> serve.Application:
             f"{BUNDLE_VARIABLE} must name a bundle, but is not set. Type `{BUNDLE_VARIABLE}=runs/quickstart/best "
             "serve run serve_app:app`, or `serve run serve_app:build bundle=runs/quickstart/best`"
         )
-    return build(ServeSettings(bundle=Path(path)))
+    return build(ServeSettings.model_validate({"bundle": path}))
 
 
 def refuse_page_application(settings: dict[str, Any]) -> serve.Application:
