@@ -482,7 +482,7 @@ def test_plots_escape_the_names_they_are_given() -> None:
 def test_the_report_of_map_names_its_objective(full: Run) -> None:
     sweep = replace(full.sweep, fixed=full.sweep.fixed | {"search.objective": "map@5"})
     (full.folder / "sweep.yaml").write_text(sweep.to_yaml())
-    assert "its MAP@5 (1 is perfect) is" in full.page()
+    assert "the MAP@5 of the best model (1 is perfect) is" in full.page()
 
 
 def many_queries() -> Evaluation:

@@ -134,7 +134,7 @@ def test_a_trial_of_an_earlier_version_or_without_known_queries_has_no_mix(resul
 
 @pytest.mark.parametrize(
     ("objective", "said"),
-    [("map@5_individuals", "each counting once, its MAP@5"), ("recall@1_individuals", "first in")],
+    [("map@5_individuals", "each counting once, the MAP@5 of the best model"), ("recall@1_individuals", "first in")],
 )
 def test_the_headline_says_that_individuals_count_once(objective: str, said: str, tmp_path: Path) -> None:
     record = trial(tmp_path, "a", noise=0.8, objective=objective)

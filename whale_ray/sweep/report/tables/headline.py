@@ -105,15 +105,20 @@ def _chosen_by_others(comparison: Comparison | None, scores: Sequence[str]) -> l
 def _sentence(objective: str) -> tuple[str, str]:
     name, _, cutoff = query_score(objective).partition("@")
     if averages_individuals(objective) and name == "map":
-        return "Over the individuals it knows, each counting once, its MAP@5 (1 is perfect) is", ""
+        return (
+            "Over the individuals in the gallery, each counting once, the MAP@5 of the best model (1 is perfect) is",
+            "",
+        )
     if name == "map":
-        return "Over all validation photographs, unknown individuals included, its MAP@5 (1 is perfect) is", ""
+        counted = "Over all validation photographs, unknown individuals included"
+        return f"{counted}, the MAP@5 of the best model (1 is perfect) is", ""
     if name == "image_recall":
         place = "the nearest photograph shows" if cutoff == "1" else f"one of the {cutoff} nearest photographs shows"
         return f"Given a photograph of an individual in the gallery, {place} the same individual in", "of cases"
     place = "first" if cutoff == "1" else f"among its first {cutoff} answers"
+    given = "Given a photograph of an individual in the gallery"
     cases = "of cases, each individual counting once" if averages_individuals(objective) else "of cases"
-    return f"Given a photograph of an individual in the gallery, it names the right one {place} in", cases
+    return f"{given}, the best model names the right one {place} in", cases
 
 
 def _beside(records: Sequence[Record], best: Record, objective: str) -> str:
