@@ -142,3 +142,14 @@ def test_candidates_of_a_matrix_product_are_those_of_a_sort(rows, columns, count
     np.testing.assert_allclose(cosines, wanted, atol=1e-6)
     np.testing.assert_allclose(np.take_along_axis(queries @ vectors.T, places, axis=1), cosines, atol=1e-6)
     assert all(len(set(row)) == count for row in places.tolist())
+
+
+@pytest.mark.parametrize("count", [12, 500, 900])
+def test_candidates_of_equal_cosine_are_in_gallery_order_also_at_zero_and_below(count):
+    random = np.random.default_rng(0)
+    vectors = np.eye(6, dtype=np.float32)[random.integers(0, 6, 900)]
+    queries = np.array([[0.5, -0.5, 0.5, -0.5, 0.0, -0.0], [-1, 0, 0, 0, 0, 0]], dtype=np.float32)
+    order = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :count]
+    places, cosines = nearest_candidates(queries, vectors, count)
+    assert places.tolist() == order.tolist()
+    assert cosines.tolist() == np.take_along_axis(queries @ vectors.T, order, axis=1).tolist()
