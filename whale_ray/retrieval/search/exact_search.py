@@ -21,7 +21,7 @@ Rescore = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _MARGIN = 4  # steps by which a product in float32 may be wrong
 _CELLS = 2**22  # numbers held at once where a block of float64 is needed
-_CACHED_CELLS = 2**19  # the same where the block is gathered from the gallery: it stays in the processor's cache
+_CACHED_CELLS = 2**18  # the same where the block is gathered from the gallery: it stays in the processor's cache
 
 
 def use_threads(count: int) -> None:
