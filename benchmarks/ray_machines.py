@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -39,9 +40,12 @@ class Machine:
 
     def wait_until_started(self) -> None:
         """Return when Ray runs; raise with its log if it does not."""
-        wait_for(lambda: "Ray runtime started" in self.log.read_text() or self.process.poll() is not None, self.name)
+        try:
+            wait_for(lambda: "Ray runtime started" in self.log.read_text() or self.process.poll() is not None, "Ray")
+        except TimeoutError:
+            self.kill()
         if self.process.poll() is not None:
-            raise SystemExit(self.log.read_text())
+            raise SystemExit(f"Ray must start on {self.name}, but did not:\n{self.log.read_text()}")
 
     def processes(self) -> list[psutil.Process]:
         """Return Ray's processes of this machine, its workers included."""
@@ -84,10 +88,12 @@ def namespace() -> list[str]:
 
 
 def free_port() -> int:
-    """Return a port of loopback that no process listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return a free port outside the range from which the system and Ray assign ports."""
+    while True:
+        port = random.randrange(21_000, 32_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(is_met: Any, name: str, *, seconds: float = 120.0) -> None:

@@ -7,15 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from mount_namespaces import has_namespaces
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "nodes_on_s3.py"
-
-
-def has_namespaces() -> bool:
-    try:
-        return subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False).returncode == 0
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.slow
