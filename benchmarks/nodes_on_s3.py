@@ -55,6 +55,31 @@ def moto(folder: Path) -> Iterator[str]:
                 process.kill()
 
 
+@contextmanager
+def cluster_on_s3(nodes: int, s3: str) -> Iterator[tuple[Cluster, str]]:
+    """Yield a running cluster whose machines share nothing but S3, and the URL of an empty bucket.
+
+    Args:
+        nodes: Number of nodes, n0, n1, …
+        s3: URL of a running moto server; empty: start one.
+    """
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="wr"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        endpoint = s3 or stack.enter_context(moto(folder))
+        bucket = f"nodes-{folder.name.lower().replace('_', '-')}"
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"))
+        # The machines make a cluster without tokens, whatever a parent process uses for its own.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        environment |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        environment |= {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
+        cluster = Cluster(folder, environment)
+        stack.callback(cluster.stop)
+        for node in [cluster.add(f"n{number}") for number in range(nodes)]:
+            node.wait_until_started()
+        yield cluster, f"s3://{bucket}"
+
+
 def answers(url: str) -> bool:
     """Return whether a server answers."""
     with suppress(OSError):
@@ -147,27 +172,11 @@ def main(
         typer.echo(f"{time.monotonic() - begun:6.1f} s  {text}")
 
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="wr"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        endpoint = s3 or stack.enter_context(moto(folder))
-        # The machines make a cluster without tokens, whatever a parent process uses for its own.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-        environment = kept | {
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "a",
-            "AWS_SECRET_ACCESS_KEY": "b",
-        }
-        environment |= {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
-        bucket = f"nodes-{folder.name.lower().replace('_', '-')}"
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"))
-        file = write_sweep(folder, photographs, trials=trials, epochs=epochs, workers=workers)
-
-        cluster = Cluster(folder, environment)
-        stack.callback(cluster.stop)
-        for node in [cluster.add(f"n{number}") for number in range(nodes)]:
-            node.wait_until_started()
+        cluster, bucket = stack.enter_context(cluster_on_s3(nodes, s3))
         say(f"{nodes} nodes run, each with one place for a trial")
-        disturbance = Disturbance(cluster, lambda: Driver(file, f"s3://{bucket}", cluster), say)
+        folder, environment = cluster.folder, cluster.environment
+        file = write_sweep(folder, photographs, trials=trials, epochs=epochs, workers=workers)
+        disturbance = Disturbance(cluster, lambda: Driver(file, bucket, cluster), say)
         stack.callback(lambda: disturbance.driver.process.kill())
         try:
             for number, loss in enumerate([] if losses == "none" else losses.split(","), start=1):

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,7 +24,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 from clients import Answers, ask_while, photograph_request
-from nodes_on_s3 import moto
+from nodes_on_s3 import cluster_on_s3
 from ray_machines import Cluster, Machine, free_port, wait_for
 
 CLIENTS, PAUSE = 8, 0.1  # seconds between the calls of a client
@@ -203,22 +200,10 @@ def main(
         typer.echo(f"{time.monotonic() - begun:6.1f} s  {text}")
 
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="wr"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        endpoint = s3 or stack.enter_context(moto(folder))
-        store = store or stack.enter_context(postgresql(folder))
-        amazon = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-        os.environ |= amazon | {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
-        bucket = f"service-{folder.name.lower().replace('_', '-')}"
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"))
-        url = push_bundle(bundle, f"s3://{bucket}/bundle")
-
-        # The machines make a cluster without tokens, whatever a parent process uses for its own.
-        cluster = Cluster(folder, {name: one for name, one in os.environ.items() if not name.startswith("RAY_AUTH")})
-        stack.callback(cluster.stop)
-        for node in [cluster.add(f"n{number}") for number in range(3)]:
-            node.wait_until_started()
-        service = Service(cluster, url, store)
+        cluster, bucket = stack.enter_context(cluster_on_s3(3, s3))
+        os.environ |= cluster.environment  # this process pushes to S3 as well
+        store = store or stack.enter_context(postgresql(cluster.folder))
+        service = Service(cluster, push_bundle(bundle, f"{bucket}/bundle"), store)
         stack.callback(service.process.kill)
         service.wait_until_it_answers()
         say(f"two replicas answer; the bundle is on {sorted(service.nodes_with_bundle())}")
