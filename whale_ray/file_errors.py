@@ -46,7 +46,18 @@ def is_inside(path: Path, folder: Path) -> bool:
         path: The path; it need not exist.
         folder: The folder.
     """
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    return real_path(path).is_relative_to(real_path(folder))
+
+
+def real_path(path: str | Path) -> Path:
+    """Return an absolute path with symbolic links followed; links in a circle stay, for the opening to report.
+
+    `Path.resolve` raises RuntimeError for a circle until Python 3.12, which is no error of the file system.
+
+    Args:
+        path: The path; it need not exist.
+    """
+    return Path(os.path.realpath(path))
 
 
 def short_reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ import typer
 
 from whale_ray.commands.options import DataSettings, exits_with_message
 from whale_ray.errors import InputError
+from whale_ray.file_errors import real_path
 from whale_ray.sweep.config.value_kinds import KEYPOINT_WORDS
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _print_next_steps(session: DiscoverySession, photographs: Path) -> None:
 def _sweep_command(folder: DiscoveryFolder, catalog: Catalog, photographs: Path) -> str:
     """Return the command that tries the training table: the table by its full path, the images where they lie."""
     images = os.path.relpath(catalog.folder, photographs)
-    settings: Mapping[str, Any] = {"table": folder.table.resolve(), "image_folder": images, "format": "kaggle"}
+    settings: Mapping[str, Any] = {"table": real_path(folder.table), "image_folder": images, "format": "kaggle"}
     options = " ".join(f"--set {shlex.quote(f'data.{name}={value}')}" for name, value in settings.items())
     data = shlex.quote(str(photographs))
     return f"python -m whale_ray.sweep sweeps/photos.yaml --data {data} {options} --dry-run"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whale_ray.commands.options import DataSettings, exits_with_message
+from whale_ray.file_errors import real_path
 
 if TYPE_CHECKING:
     from whale_ray.data.exports.exported_rows import ExportedRows
@@ -46,7 +47,7 @@ def export(
     if rows.folder is not None and not copy_images:
         typer.echo(f"The photographs stay in {rows.folder}: the file names in the tables start there")
     if format_ in ("wildlife", "coco"):
-        place = [] if copy_images or rows.folder is None else ["--set", f"data.image_folder={rows.folder.resolve()}"]
+        place = [] if copy_images or rows.folder is None else ["--set", f"data.image_folder={real_path(rows.folder)}"]
         typer.echo(f"Read it again with:\n{shlex.join(['whale-ray', 'audit', str(out), *place])}")
 
 

@@ -14,6 +14,7 @@ import typer
 
 from whale_ray.commands.options import AsJson, exits_with_message
 from whale_ray.errors import InputError
+from whale_ray.file_errors import real_path
 from whale_ray.verbosity import is_quiet
 
 INIT_EXAMPLES = """
@@ -120,7 +121,7 @@ def _as_json(run: Path, report_path: Path) -> dict[str, object]:
     return {
         "run": str(run),
         "report": str(report_path),
-        "best_bundle": str(best.resolve()) if best.exists() else None,
+        "best_bundle": str(real_path(best)) if best.exists() else None,
         "trials": read_leaderboard(run),
     }
 

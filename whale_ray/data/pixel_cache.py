@@ -31,6 +31,7 @@ from whale_ray.data.image_io import VERSION, Geometry
 from whale_ray.data.near_duplicates import GREY_SIDE
 from whale_ray.device import available_cpus
 from whale_ray.errors import DataError
+from whale_ray.file_errors import real_path
 from whale_ray.verbosity import track_steps
 
 _TEXTS = ("image", "status", "reason", "sha256", "phash", "taken", "remark")
@@ -176,7 +177,7 @@ def fingerprint_files(catalog: Catalog, *facts: object) -> str:
         catalog: The photographs.
         facts: What else decides the content of a cache, as JSON.
     """
-    digest = hashlib.sha256(json.dumps([*facts, str(catalog.folder.resolve())]).encode())
+    digest = hashlib.sha256(json.dumps([*facts, str(real_path(catalog.folder))]).encode())
     for image in catalog.table["image"]:
         path = catalog.path(image)
         with contextlib.suppress(OSError):

@@ -26,6 +26,7 @@ from whale_ray.data.synthetic.photo_plan import UNKNOWN, Photo, plan_photos
 from whale_ray.data.synthetic.scene import draw_day, draw_viewpoint, photograph, vary_viewpoint
 from whale_ray.device import available_cpus
 from whale_ray.errors import DataError
+from whale_ray.file_errors import real_path
 
 _ANIMAL, _DAY, _ENCOUNTER, _PHOTO = range(1, 5)
 
@@ -106,7 +107,7 @@ def _whole_folder(root: Path) -> Iterator[Path]:
 
     A lock makes a second process wait until `root` is complete.
     """
-    root = Path(os.path.realpath(root))
+    root = real_path(root)
     _refuse_occupied(root)
     partial, lock = (root.with_name(f".{root.name}.{kind}") for kind in ("partial", "lock"))
     root.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import DataError
+from whale_ray.file_errors import real_path
 
 _FORMAT = 1
 _STATE, _LOCK = "discovery.json", "lock"
@@ -56,7 +57,7 @@ class DiscoveryFolder:
                 "End it, or name another folder with --out"
             ) from None
         try:
-            self._check_photographs(photographs.resolve())
+            self._check_photographs(real_path(photographs))
             yield
         finally:
             lock.release()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from whale_ray.errors import BundleError, first_line
+from whale_ray.file_errors import real_path
 from whale_ray.inference.bundle import MANIFEST, read_manifest
 from whale_ray.verbosity import is_quiet
 
@@ -104,7 +105,7 @@ def push_to_hub(folder: Path, url: str, *, public: bool) -> str:
             api.create_branch(address.repository, branch=address.revision, exist_ok=True)
         commit = api.upload_folder(
             repo_id=address.repository,
-            folder_path=folder.resolve(),
+            folder_path=real_path(folder),
             revision=address.revision,
             commit_message=f"Add bundle {manifest['id']}",
             allow_patterns=[MANIFEST, *manifest["files"]],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from whale_ray.errors import BundleError
+from whale_ray.file_errors import real_path
 from whale_ray.inference.bundle import MANIFEST
 from whale_ray.inference.bundle_transfer.addresses import local_bundle, pin_address
 
@@ -38,7 +38,7 @@ class BundleSources:
         if not isinstance(address, str) or "://" not in address:
             return address
         pinned = pin_address(address)
-        folder = Path(os.path.realpath(local_bundle(pinned)))
+        folder = real_path(local_bundle(pinned))
         self._urls[folder] = pinned
         return folder
 

@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from whale_ray.errors import BundleError, InputError
+from whale_ray.file_errors import real_path
 from whale_ray.inference.bundle import read_manifest
 from whale_ray.ray_address import check_ray_address
 from whale_ray.ray_private import enable_token_auth_if_token_exists
@@ -75,7 +76,7 @@ def deploy(
         InputError: If no service runs there or the settings are wrong; nothing has changed.
     """
     sources = BundleSources()
-    folder = Path(sources.pull(str(bundle))).resolve()
+    folder = real_path(sources.pull(str(bundle)))
     read_manifest(folder)
     with _connected(address):
         live, live_keys = _live_settings()

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from whale_ray.errors import InputError
+from whale_ray.file_errors import real_path
 from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import ApiKeys
 from whale_ray.serving.deployment.bundle_sources import BundleSources
@@ -199,8 +200,8 @@ class ServeSettings(BaseModel):
 
     def resolved(self) -> Self:
         """Return a copy with absolute paths: replicas have another working directory, and `best` may be replaced."""
-        paths = {name: path and Path(os.path.realpath(path)) for name, path in vars(self).items() if name in _PATHS}
-        models = {name: Path(os.path.realpath(path)) for name, path in self.models.items()}
+        paths = {name: path and real_path(path) for name, path in vars(self).items() if name in _PATHS}
+        models = {name: real_path(path) for name, path in self.models.items()}
         log = self.access_log if self.access_log in ("-", "none") else os.path.realpath(self.access_log)
         return self.model_copy(update={**paths, "models": models, "access_log": log})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from whale_ray.file_errors import real_path
 from whale_ray.ray_address import check_driver_address
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
@@ -204,7 +205,7 @@ def _run_on_ray(
 def _job(sweep: Sweep, dataset: Dataset, folder: Path, identity: SweepIdentity) -> SweepContext:
     fixed = sweep.fixed
     return SweepContext(
-        folder=folder.resolve(),
+        folder=real_path(folder),
         working_folder=Path.cwd(),
         dataset=dataset,
         scoring=scoring_of(sweep),

@@ -19,6 +19,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
+from whale_ray.file_errors import real_path
 from whale_ray.sweep.analysis.rescoring import rescore_for_good
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.config.trial_identity import trial_identity
@@ -73,7 +74,7 @@ def import_run(source: Path, folder: Path, sweep: Sweep, dataset: Dataset) -> Im
         raise InputError(
             f"--import takes a run folder, with trials in it, but {source} has none. Name a run folder below runs/"
         )
-    if source.resolve() == folder.resolve():
+    if real_path(source) == real_path(folder):
         raise InputError(f"--import takes another run folder, but {source} is the sweep's own. Leave --import out")
     done = Imported()
     for origin in sorted(path for path in (source / "trials").iterdir() if path.is_dir() and not path.is_symlink()):

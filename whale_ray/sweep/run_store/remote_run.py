@@ -13,6 +13,7 @@ from pathlib import Path
 import stamina
 
 from whale_ray.atomic_files import write_atomically
+from whale_ray.file_errors import real_path
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore, is_url
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 from whale_ray.sweep.run_store.driver_lease import DriverLease
@@ -151,7 +152,7 @@ def opened_runs(
             if fresh:
                 _move_aside(store, folder)
             mirror = download_run(store, folder, say)
-        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, folder.resolve()), mirror)
+        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, real_path(folder)), mirror)
         with _published(opened, mirror, say):
             yield opened
     finally:

@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 from whale_ray.errors import InputError
+from whale_ray.file_errors import real_path
 from whale_ray.retrieval.local.learned.keypoint_network import KeypointNetwork
 from whale_ray.retrieval.local.learned.match_network import MatchNetwork
 
@@ -72,12 +73,12 @@ def register_network(path: Path, matcher: Path | None = None) -> str:
         if digests[:1] not in _kinds:
             network = KeypointNetwork(path)
             kind = f"onnx{network.size}-{digests[0]}"
-            _networks[kind], _kinds[digests[:1]] = (path.resolve(), network), kind
+            _networks[kind], _kinds[digests[:1]] = (real_path(path), network), kind
         if matcher is not None and digests not in _kinds:
             size = _networks[_kinds[digests[:1]]][1].size
             kind = f"{_kinds[digests[:1]]}+{digests[1]}"
             opened = MatchNetwork(matcher, size=size, name=str(matcher), digest=digests[1])
-            _matchers[kind], _kinds[digests] = (matcher.resolve(), opened), kind
+            _matchers[kind], _kinds[digests] = (real_path(matcher), opened), kind
         return _kinds[digests]
 
 
