@@ -15,6 +15,11 @@ SCHEMES = ("s3", "gs", "file")
 _CONNECT_SECONDS = 3
 _ATTEMPTS = 2
 _GCS_RETRY_SECONDS = 8
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL",
+    "gs": "`gcloud auth application-default login` or GOOGLE_APPLICATION_CREDENTIALS; gs://anonymous@BUCKET without",
+    "file": "permissions of the folder",
+}
 
 
 def open_storage(url: str) -> tuple[Any, str]:
@@ -82,5 +87,5 @@ def storage_errors(url: str, kind: type[InputError] = InputError) -> Iterator[No
     except (OSError, pyarrow.ArrowException) as error:
         raise kind(
             f"{url} must be storage that can be used, but: {first_line(error)}. Check the URL, the network and the "
-            "credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+            f"credentials ({_CREDENTIALS.get(urlsplit(url).scheme, _CREDENTIALS['s3'])})"
         ) from error

@@ -1,0 +1,95 @@
+"""Sweeps whose run folder is in a bucket of Google Cloud Storage (an emulator), and errors of such storage."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from server_processes import free_port, server_process
+
+from whale_ray.errors import InputError
+from whale_ray.inference.bundle import MANIFEST
+from whale_ray.inference.bundle_transfer.addresses import local_bundle
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
+from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
+from whale_ray.sweep.execution.driver import run_sweep
+from whale_ray.sweep.run_store.run_download import mirror_folder
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.execution.driver import SweepResult
+
+pytestmark = pytest.mark.integration
+
+MEASURED = ["seconds", "milliseconds_per_image"]
+
+
+@pytest.fixture(scope="module")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running emulator with the bucket `whales`."""
+    pytest.importorskip("gcp_storage_emulator")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    options = (f"--port={port}", "--host=127.0.0.1", "--in-memory", "--default-bucket=whales")
+    command = (sys.executable, "-m", "gcp_storage_emulator", "start", *options)
+    with server_process(*command, url=url, log=tmp_path_factory.mktemp("gcs") / "log"):
+        yield url
+
+
+@pytest.fixture
+def bucket(gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty prefix."""
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", gcs)
+    return f"gs://anonymous@whales/{tmp_path.name}"
+
+
+def test_objects_on_gcs_are_written_listed_moved_and_deleted(bucket: str, tmp_path: Path) -> None:
+    store = ObjectStore(bucket)
+    assert store.list() == {}
+    (tmp_path / "large").write_bytes(large := bytes(range(256)) * 20_000)
+    version = store.upload(tmp_path / "large", "a/large")
+    store.write("a/small", b"first")
+    store.write("a/small", b"second")
+    assert {key: found.size for key, found in store.list().items()} == {"a/large": len(large), "a/small": 6}
+    assert store.list("a")["a/large"] == version
+    store.download("a/large", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == large
+    store.move("a/small", "b/moved")
+    assert store.read("b/moved") == b"second"
+    with pytest.raises(FileNotFoundError):
+        store.read("a/small")
+    store.delete("b/moved")
+    store.delete("b/moved")
+    assert set(store.list()) == {"a/large"}
+
+
+def test_a_sweep_on_gcs_has_the_local_results_and_continues_elsewhere(
+    bucket: str, finished: SweepResult, write_sweep: Callable[..., Any]
+) -> None:
+    result = run_sweep(write_sweep(), runs=f"{bucket}/runs", in_process=True)
+    tables = [one.table.drop(columns=MEASURED, errors="ignore") for one in (result, finished)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert (result.url, result.exit_code) == (f"{bucket}/runs/little", 0)
+
+    shutil.rmtree(mirror_folder(f"{bucket}/runs/little"))
+    again = run_sweep(write_sweep(), runs=f"{bucket}/runs", in_process=True)
+    pd.testing.assert_frame_equal(again.table, result.table, check_exact=True)
+    assert ObjectStore(f"{bucket}/runs/little").list(".lease") == {}
+
+    assert again.bundle is not None
+    pulled = local_bundle(f"{bucket}/runs/little/best")
+    assert (pulled / MANIFEST).read_bytes() == (again.bundle / MANIFEST).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"), [("gs://b/p", "GOOGLE_APPLICATION_CREDENTIALS"), ("s3://b/p", "AWS_"), ("file:///p", "folder")]
+)
+def test_an_error_of_storage_names_the_credentials_of_its_kind(url: str, remedy: str) -> None:
+    with (
+        pytest.raises(InputError, match=rf"Check the URL, the network and the credentials \(.*{remedy}"),
+        storage_errors(url),
+    ):
+        raise OSError("no")
