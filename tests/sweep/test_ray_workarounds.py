@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import signal
 import threading
@@ -10,8 +11,10 @@ from unittest.mock import Mock
 
 import pytest
 from ray import tune
+from ray._common.ray_option_utils import task_options
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.trainable.function_trainable import FunctionTrainable
+from ray.util.placement_group import placement_group
 
 from whale_ray.sweep.execution.runners.ray_workarounds import (
     FailedResets,
@@ -91,3 +94,14 @@ def test_the_sigterm_handler_is_kept() -> None:
         assert signal.getsignal(signal.SIGTERM) is ours
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_trial_that_prefers_a_node_would_not_get_a_running_worker() -> None:
+    """docs/explanation/scaling.md: why trials are not placed where their cache is."""
+    anywhere = tune.PlacementGroupFactory([{"CPU": 1.0}])
+    assert anywhere == tune.PlacementGroupFactory([{"CPU": 1.0}])
+    selector = {"bundle_label_selector": [{"ray.io/node-id": "a"}]}
+    for preference in (selector, {"strategy": "STRICT_PACK", "_soft_target_node_id": "a"}):
+        assert anywhere != tune.PlacementGroupFactory([{"CPU": 1.0}], **preference)
+    assert "fallback_strategy" not in inspect.signature(placement_group).parameters
+    assert "fallback_strategy" in task_options
