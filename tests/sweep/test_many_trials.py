@@ -19,6 +19,7 @@ from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.outcome_recorder import WritingPace
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.report.context import ReportContext
+from whale_ray.sweep.report.page import _environment
 from whale_ray.sweep.report.plots.curves import plot_learning
 from whale_ray.sweep.report.plots.objective_plots import plot_effects
 from whale_ray.sweep.report.tables.leaderboard_table import build_leaderboard
@@ -161,6 +162,8 @@ def test_plots_of_many_trials_draw_a_part_and_say_so(tmp_path: Path) -> None:
     scatter, rows = plot_effects(records, axes, "recall@1")
     assert "500 of 1998 dots are drawn" in scatter.note
     assert "500 of 1998 dots are drawn" in rows.note
+    assert rows.svg.count("n = 999") == 2, "mean and count are of all trials"
+    assert rows.svg.count('class="mean"') == 2
     learning = plot_learning(records, {}, "recall@1")
     assert [plot.note for plot in learning] == ["Thin lines: 300 of the other trials."] * 2
     assert sum(len(plot.svg) for plot in (scatter, rows, *learning)) < 500_000
@@ -176,4 +179,6 @@ def test_the_leaderboard_of_the_page_has_the_best_500_trials_and_those_that_fail
     section = build_leaderboard(page)
     assert [row.rank for row in section.rows] == [*range(1, 501), 1999, 2000]
     assert section.hidden == 1498
+    text = _environment().get_template("leaderboard.html.j2").render(vars(section), page=page)
+    assert text.index("The table has 502 of 2000 trials") < text.index("<table")
     assert build_leaderboard(ReportContext(tmp_path, page.sweep, tuple(records[:300]), live=False)).hidden == 0

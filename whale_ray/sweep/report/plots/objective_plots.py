@@ -83,8 +83,8 @@ def _effect(name: str, points: Sequence[Point], axis: Axis | None, objective: st
         f"{row.label}: mean {scores.text(mean)}" for row, mean in zip(rows, means, strict=True)
     )
     most = _MOST_DOTS // len(rows)
-    rows = [_thin_out(row, _stride(row.values, most)) for row in rows]
-    note += _drawn(sum(len(row.values) for row in rows), len(points))
+    rows = [dataclasses.replace(row, stride=_stride(row.values, most)) for row in rows]
+    note += _drawn(sum(len(row.values[:: row.stride]) for row in rows), len(points))
     return spread, Plot(name, plot_rows(rows, x=scores, alt=alt), note=note)
 
 
@@ -103,8 +103,8 @@ def _scatter(name: str, points: Sequence[Point], axis: Axis | None, scores: Scal
     best = places[values.index(max(values))]
     note = f"Mean of the lowest third {scores.text(low)}, of the highest third {scores.text(high)}; best at {best:.3g}."
     note += _where(axis)
-    row, stride = Row(name, values, tuple(label for _, _, label in points)), _stride(values, _MOST_DOTS)
-    row = _thin_out(row, stride)
+    stride = _stride(values, _MOST_DOTS)
+    row = Row(name, values[::stride], tuple(label for _, _, label in points[::stride]))
     note += _drawn(len(row.values), len(values))
     svg = plot_dots(
         row,
@@ -119,10 +119,6 @@ def _scatter(name: str, points: Sequence[Point], axis: Axis | None, scores: Scal
 def _stride(values: Sequence[float], most: int) -> int:
     """Return the step with which at most so many values are taken, the first one included."""
     return math.ceil(len(values) / most)
-
-
-def _thin_out(row: Row, stride: int) -> Row:
-    return dataclasses.replace(row, values=row.values[::stride], names=row.names[::stride])
 
 
 def _drawn(drawn: int, count: int) -> str:

@@ -69,11 +69,12 @@ def _point_labels(curve: Curve, frame: _Frame) -> Iterable[tuple[tuple[float, fl
 
 @dataclass(frozen=True)
 class Row:
-    """Dots of one category, with a name per dot."""
+    """Dots of one category, with a name per dot. Of many dots every `stride`-th is drawn; mean and count are of all."""
 
     label: str
     values: tuple[float, ...]
     names: tuple[str, ...]
+    stride: int = 1
 
 
 def plot_rows(rows: Sequence[Row], *, x: Scale, alt: str) -> Markup:
@@ -101,7 +102,8 @@ def _row(row: Row, place: int, frame: _Frame) -> Iterable[Markup]:
     yield Markup('<text class="note" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
         LABEL_WIDTH - 10, down + 12, count
     )
-    for number, (value, name) in enumerate(zip(row.values, row.names, strict=True)):
+    dots = zip(row.values[:: row.stride], row.names[:: row.stride], strict=True)
+    for number, (value, name) in enumerate(dots):
         spread = 0.22 * ((number * 0.618) % 1.0 - 0.5) if len(row.values) > 1 else 0.0
         yield frame.marker("dot", value, middle + spread, label=f"{name}: {frame.x.text(value)}")
     across, _ = frame.at(mean, middle)
