@@ -2,15 +2,23 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from sklearn.linear_model import LogisticRegression
 
 from whale_ray.retrieval.evaluation.calibration import (
     Calibration,
+    LogisticModel,
+    candidate_features,
     fit_calibration,
     leads,
     read_calibration,
     reliability,
 )
+from whale_ray.retrieval.evaluation.decisions import Decision
+from whale_ray.retrieval.evaluation.encounters.answer_probabilities import answer_probabilities
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
 from whale_ray.retrieval.logistic_regression import fit_logistic
 
 
@@ -42,6 +50,60 @@ def test_candidates_beyond_the_first_have_a_probability_of_their_own():
     assert predicted[0, 0] > 0.5 > predicted[0, 1]
     assert (np.diff(predicted[0, :6]) <= 0).all()
     assert np.isnan(predicted[0, 6])
+
+
+COEFFICIENTS = st.floats(-30, 30)
+MODELS = st.builds(LogisticModel, COEFFICIENTS, COEFFICIENTS, COEFFICIENTS, COEFFICIENTS)
+CALIBRATIONS = st.builds(Calibration, MODELS, MODELS)
+COSINES = arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.floats(-1, 1, width=32))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    COSINES,
+    st.integers(0, 8),
+    CALIBRATIONS,
+    st.builds(EncounterCalibration, CALIBRATIONS, COEFFICIENTS, COEFFICIENTS, st.none()),
+    st.sampled_from([None, Decision("balanced", 0.5, 0.2), Decision("cost", 0.01, 0.9)]),
+    st.sampled_from([1, 3]),
+)
+def test_no_candidate_is_more_probable_than_one_before_it(cosines, present, single, encounters, decision, photographs):
+    cosines[:, present:] = np.nan
+    found, _ = answer_probabilities(
+        cosines,
+        species=[""] * len(cosines),
+        photographs=[photographs] * len(cosines),
+        single=single,
+        encounters=encounters,
+        decision=decision,
+    )
+    assert (np.isnan(found) == np.isnan(cosines)).all()
+    shown = found[:, :present]
+    assert (np.diff(shown, axis=1) <= 0).all()
+    assert ((shown >= 0) & (shown <= 1)).all()
+
+
+def test_the_first_candidate_keeps_its_probability_where_a_later_one_has_a_larger_cosine():
+    model = LogisticModel(-1.0, 2.0, 0.0, 0.0)
+    cosines = np.array([[0.5, 0.9, 0.1, np.nan]])
+    predicted, alone = Calibration(model, None).of_match(cosines), model.probability(cosines)
+    assert predicted[0, [0, 2]].tolist() == alone[0, [0, 2]].tolist()
+    assert predicted[0, 1] == alone[0, 0] < alone[0, 1]
+
+
+def test_the_first_of_two_nearly_equal_candidates_is_at_least_as_probable():
+    """Answers in which the first of nearly equal candidates is right less often: a fit of all features says so."""
+    random = np.random.default_rng(0)
+    cosines = np.sort(random.uniform(0.2, 0.9, (4000, 5)), axis=1)[:, ::-1]
+    gap = cosines[:, 0] - cosines[:, 1]
+    ranks = np.where(random.random(4000) < np.clip(6 * gap, 0.2, 0.9), 1, 2)
+    features, _ = candidate_features(cosines)
+    rows, right = features.reshape(-1, 3), (ranks[:, None] == np.arange(1, 6)).ravel()
+    assert fit_logistic(rows, right)[3] < 0
+    fitted = fit_calibration(cosines, ranks, np.zeros(4000, dtype=bool)).match
+    assert fitted.first == 0.0
+    assert [fitted.intercept, fitted.cosine, fitted.lead] == pytest.approx(fit_logistic(rows[:, :2], right).tolist())
+    assert fitted.probability(np.array([[0.6, 0.59, 0.2]]))[0, :2].argmax() == 0
 
 
 def test_a_lead_is_over_the_other_first_candidates():

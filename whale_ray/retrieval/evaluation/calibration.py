@@ -60,8 +60,13 @@ class Calibration:
     new_of_species: Mapping[str, LogisticModel] = field(default_factory=dict)
 
     def of_match(self, cosines: np.ndarray) -> np.ndarray:
-        """Return the probability that each candidate is the individual, shape (Q, R), from cosines (Q, R)."""
-        return _apply(self.match, cosines)
+        """Return the probability that each candidate is the individual, shape (Q, R), from cosines (Q, R).
+
+        It never exceeds that of a candidate before it, also where a vote ranks a smaller cosine first.
+        """
+        probabilities = _apply(self.match, cosines)
+        smallest = np.fmin.accumulate(probabilities, axis=1)
+        return np.where(np.isnan(probabilities), np.nan, smallest)
 
     def of_new(self, cosines: np.ndarray, species: Sequence[str] | np.ndarray | None = None) -> np.ndarray:
         """Return the probability that the animal is not in the gallery, shape (Q,).
@@ -122,7 +127,8 @@ def fit_calibration(
     """
     features, there = candidate_features(cosines)
     places = np.broadcast_to(np.arange(1, there.shape[1] + 1), there.shape)
-    match = _fit(features[there], (ranks[:, None] == places)[there])
+    fitted_match = fit_in_order(features[there], (ranks[:, None] == places)[there])
+    match = None if fitted_match is None else LogisticModel(*map(float, fitted_match))
     if not there.shape[1]:
         return Calibration(match, None)
     firsts, answered = features[:, 0], there[:, 0]
@@ -147,6 +153,27 @@ def candidate_features(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shown = cosines[:, :CANDIDATES]
     is_first = np.broadcast_to(np.arange(shown.shape[1]) == 0, shown.shape)
     return np.stack([shown, leads(shown), is_first], axis=2), ~np.isnan(shown)
+
+
+def fit_in_order(features: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray | None:
+    """Fit the probability of a match, in which it is no disadvantage to be the first candidate.
+
+    Cosine and lead say so much that the indicator can come out negative, and the second of two candidates with nearly
+    equal cosines would be more probable than the first. The best fit without that has no indicator.
+
+    Args:
+        features: Cosine, lead, indicator of the first candidate and further features, shape (N, F).
+        outcomes: As in `fit_logistic`.
+        weights: As in `fit_logistic`.
+
+    Returns:
+        As `fit_logistic`.
+    """
+    fitted = fit_logistic(features, outcomes, weights)
+    if fitted is None or fitted[3] >= 0:
+        return fitted
+    without = fit_logistic(np.delete(features, 2, axis=1), outcomes, weights)
+    return None if without is None else np.insert(without, 3, 0.0)
 
 
 def _fit(features: np.ndarray, outcomes: np.ndarray) -> LogisticModel | None:

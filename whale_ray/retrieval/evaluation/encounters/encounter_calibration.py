@@ -17,6 +17,7 @@ from whale_ray.retrieval.evaluation.calibration import (
     Calibration,
     LogisticModel,
     candidate_features,
+    fit_in_order,
     read_calibration,
 )
 from whale_ray.retrieval.evaluation.thresholds.threshold_steps import best_thresholds, threshold_steps
@@ -98,7 +99,7 @@ def fit_encounter_calibration(
     logs = np.broadcast_to(np.log(photographs)[:, None, None], (*features.shape[:2], 1))
     features = np.concatenate([features, logs], axis=2)
     each = np.broadcast_to(weights[:, None], features.shape[:2])
-    match = fit_logistic(features[present], (ranks[:, None] == places)[present], each[present])
+    match = fit_in_order(features[present], (ranks[:, None] == places)[present], each[present])
     answered = present[:, 0]
     is_new = fit_logistic(features[answered, 0], new[answered], weights[answered])
     if match is None or is_new is None:
