@@ -22,7 +22,7 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import ask_encounters
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
 from whale_ray.retrieval.evaluation.encounters.fused_encounters import encounter_candidates, held_out_candidates
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion import cohort, fusion_model
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local import shortlists

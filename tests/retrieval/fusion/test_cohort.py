@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from whale_ray.retrieval.evaluation.evaluate import evaluate
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.candidate_features import FEATURE_SETS, FEATURES
 from whale_ray.retrieval.fusion.cohort import FEWEST, MOST, NEAREST, Cohort, cohort_rows
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement

@@ -16,7 +16,7 @@ from whale_ray.retrieval.evaluation.encounters.held_out_encounters import (
     encounters_with_evidence,
 )
 from whale_ray.retrieval.evaluation.evaluate import evaluate
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.candidate_features import candidate_features, features_without
 from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement

@@ -7,7 +7,7 @@ import pytest
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import evaluate, score_setting
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.candidates import BY_EMBEDDING
 from whale_ray.retrieval.fusion.evidence_source import shortlist_by_embedding
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement

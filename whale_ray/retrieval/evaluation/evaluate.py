@@ -21,7 +21,7 @@ from whale_ray.retrieval.evaluation.evaluation_tables import SettingQueries, que
 from whale_ray.retrieval.evaluation.outcomes import Outcome, fuse_outcome
 from whale_ray.retrieval.evaluation.query_clusters import clusters_and_folds
 from whale_ray.retrieval.evaluation.scores_with_intervals import scores_with_intervals
-from whale_ray.retrieval.evaluation.search_runs import Evidence, SearchRuns
+from whale_ray.retrieval.evaluation.searches.search_runs import Evidence, SearchRuns
 from whale_ray.retrieval.evaluation.selection import (
     choose_settings,
     groups_for_choosing,

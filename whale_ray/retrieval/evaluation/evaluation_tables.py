@@ -10,7 +10,7 @@ import pandas as pd
 
 from whale_ray.retrieval.evaluation.metrics import average_precisions
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, first_column
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.evaluation.selection import CrossFittedOutcome, scores_of_settings
 from whale_ray.retrieval.search.retrieval_options import RETRIEVAL_OPTIONS, effective_values
 from whale_ray.retrieval.search.retrieval_settings import SETTING_FIELDS, RetrievalSetting

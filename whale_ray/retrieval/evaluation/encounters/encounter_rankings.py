@@ -10,7 +10,8 @@ import numpy as np
 from whale_ray.retrieval.evaluation.calibration import CANDIDATES
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import NO_ENCOUNTERS, EncounterSet
 from whale_ray.retrieval.evaluation.metrics import find_ranks
-from whale_ray.retrieval.evaluation.search_runs import SearchRun, SearchRuns
+from whale_ray.retrieval.evaluation.searches.search_run import SearchRun
+from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting

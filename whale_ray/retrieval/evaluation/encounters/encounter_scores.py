@@ -20,7 +20,7 @@ from whale_ray.retrieval.evaluation.encounters.fused_encounters import fuse_enco
 from whale_ray.retrieval.evaluation.encounters.held_out_encounters import encounters_to_hold_out
 from whale_ray.retrieval.evaluation.open_set_metrics import auroc
 from whale_ray.retrieval.evaluation.query_clusters import FOLDS, means_with_intervals, nan_to_none
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 

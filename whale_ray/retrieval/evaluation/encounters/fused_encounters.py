@@ -15,7 +15,7 @@ from whale_ray.retrieval.evaluation.encounters.encounter_rankings import (
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import NO_ENCOUNTERS, EncounterSet
 from whale_ray.retrieval.evaluation.encounters.held_out_encounters import encounters_with_evidence
 from whale_ray.retrieval.evaluation.metrics import find_ranks
-from whale_ray.retrieval.evaluation.search_runs import SearchRuns
+from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates, join_candidates
 from whale_ray.retrieval.fusion.cross_fitting import cross_fit
 from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence

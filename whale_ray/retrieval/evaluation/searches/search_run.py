@@ -1,4 +1,4 @@
-"""Searches of one evaluation: one search per distinct transform and search mode, one outcome per setting."""
+"""Searches in the gallery of one split: one per distinct transform and search mode."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ import numpy as np
 
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.metrics import find_ranks
-from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, join_outcomes, join_queries, read_outcome
+from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, read_outcome
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
-from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates, join_candidates
+from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates
 from whale_ray.retrieval.fusion.evidence_source import EvidenceSource, evidence_of
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.neighbor_search import Neighbors
 from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup
-from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, SearchMode, VectorTransform
 from whale_ray.retrieval.search.voting import VOTES, Ranking, join_rankings, join_rows, rank_individuals
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
 
 SearchKey = tuple[VectorTransform, SearchMode]
-Evidence = Mapping[str, Mapping[int, EvidenceSource]]
-"""Local evidence, or its source, by kind and split."""
 
 
-def _search_key(setting: RetrievalSetting) -> SearchKey:
+def search_key(setting: RetrievalSetting) -> SearchKey:
+    """Return what settings that share a search have in common."""
     return setting.transform, setting.search_mode
 
 
@@ -38,92 +36,6 @@ def _vote(found: Neighbors, setting: RetrievalSetting) -> Ranking:
 def _joined(groups: Sequence[QueryGroup], rankings: Sequence[Ranking]) -> Ranking:
     found = map(lambda group, one: group.pool.in_gallery(one), groups, rankings)
     return join_rankings(list(found), [group.queries for group in groups])
-
-
-class SearchRuns:
-    """Search results, computed once per transform and search mode, in the gallery of each split.
-
-    Args:
-        views: As in `evaluate.evaluate`.
-        settings: As in `evaluate.evaluate`.
-        individuals: As in `evaluate.evaluate`.
-        parts: As in `evaluate.evaluate`.
-        splits: As in `evaluate.evaluate`.
-        unknown_label: Label of unknown individuals.
-        held_out_as_new: As in `evaluate.evaluate`.
-        proxies: As in `evaluate.evaluate`.
-        viewpoints: As in `evaluate.evaluate`.
-        species: As in `evaluate.evaluate`.
-        evidence: As in `evaluate.evaluate`.
-
-    Attributes:
-        rows: Positions of the queries in `individuals`, those of a split together.
-        traits: `viewpoint` and `species` of each photograph, str, shape (N,); "" for unknown.
-        splits: Split of each photograph, shape (N,).
-        runs: The gallery of each split with its queries.
-    """
-
-    def __init__(
-        self,
-        views: Mapping[str, np.ndarray],
-        settings: Sequence[RetrievalSetting],
-        *,
-        individuals: np.ndarray,
-        parts: np.ndarray,
-        splits: np.ndarray | None,
-        unknown_label: str,
-        held_out_as_new: bool,
-        proxies: Mapping[int, ClassProxies] | None = None,
-        viewpoints: np.ndarray | None = None,
-        species: np.ndarray | None = None,
-        evidence: Evidence | None = None,
-    ) -> None:
-        self.individuals, parts = np.asarray(individuals, dtype=str), np.asarray(parts)
-        unknown, traits = np.full(len(parts), ""), {"viewpoint": viewpoints, "species": species}
-        self.traits = {key: unknown if one is None else np.asarray(one, dtype=str) for key, one in traits.items()}
-        splits = np.zeros(len(parts), dtype=np.int64) if splits is None else np.asarray(splits)
-        depths: dict[SearchKey, int] = {}
-        for setting in settings:
-            key = _search_key(setting)
-            depths[key] = max(CUTOFFS[-1], depths.get(key, 1), setting.neighbours or 1)
-        self.splits, self.unknown_label = splits, unknown_label
-        self.runs: list[SearchRun] = []
-        for split in np.unique(splits).tolist() or [0]:
-            rows = np.flatnonzero(splits == split)
-            vectors = TransformedVectors(
-                {name: view[rows] for name, view in views.items()},
-                individuals=self.individuals[rows],
-                parts=parts[rows],
-                unknown_label=unknown_label,
-                proxies=(proxies or {}).get(split),
-            )
-            self.runs.append(
-                SearchRun(
-                    vectors,
-                    rows,
-                    depths,
-                    viewpoints=self.traits["viewpoint"][rows],
-                    species=self.traits["species"][rows],
-                    held_out_as_new=held_out_as_new,
-                    evidence={kind: found[split] for kind, found in (evidence or {}).items()},
-                )
-            )
-        for one in self.runs:  # all have the same features
-            one.vectors.has_cohort = all(other.vectors.has_cohort for other in self.runs)
-        self.rows = np.concatenate([one.rows[one.asking] for one in self.runs])
-
-    @cached_property
-    def queries(self) -> Queries:
-        """Return the right answers, which do not depend on the vectors."""
-        return join_queries([one.queries for one in self.runs])
-
-    def outcome(self, setting: RetrievalSetting) -> Outcome:
-        """Return what a setting gives each query by the embedding alone."""
-        return join_outcomes([one.outcome(setting) for one in self.runs])
-
-    def candidates(self, setting: RetrievalSetting) -> Candidates:
-        """Return the candidates of a setting with local evidence; images are rows of all photographs."""
-        return join_candidates([one.candidates(setting) for one in self.runs])
 
 
 class SearchRun:
@@ -189,7 +101,7 @@ class SearchRun:
 
     def outcome(self, setting: RetrievalSetting) -> Outcome:
         """Return what a setting gives each query of this gallery."""
-        (queries, _), way = self.searcher(setting.transform), _search_key(setting)
+        (queries, _), way = self.searcher(setting.transform), search_key(setting)
         (groups, rankings), nearest = self._rankings(setting), []
         for group, one in zip(groups, rankings, strict=True):
             asked, searcher = queries[group.queries], group.pool.searcher
@@ -214,7 +126,7 @@ class SearchRun:
 
     def _rankings(self, setting: RetrievalSetting) -> tuple[list[QueryGroup], list[Ranking]]:
         """Return the groups of queries and the ranking of each in its pool."""
-        found = self._neighbors(_search_key(setting), VOTES[setting.vote].by_centroid)
+        found = self._neighbors(search_key(setting), VOTES[setting.vote].by_centroid)
         return self._groups(setting.transform, setting.side), [_vote(one, setting) for one in found]
 
     def _groups(self, transform: VectorTransform, side: str) -> list[QueryGroup]:

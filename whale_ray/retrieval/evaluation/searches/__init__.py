@@ -1,0 +1,1 @@
+"""Searches of an evaluation: what each retrieval setting gives each query."""
