@@ -14,11 +14,11 @@ from whale_ray.retrieval.evaluation.calibration import (
     fit_calibration,
     leads,
     read_calibration,
-    reliability,
 )
 from whale_ray.retrieval.evaluation.decisions import Decision
 from whale_ray.retrieval.evaluation.encounters.answer_probabilities import answer_probabilities
 from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
+from whale_ray.retrieval.evaluation.open_set_metrics import auroc, reliability
 from whale_ray.retrieval.logistic_regression import fit_logistic
 
 
@@ -71,6 +71,7 @@ def test_no_candidate_is_more_probable_than_one_before_it(cosines, present, sing
     cosines[:, present:] = np.nan
     found, _ = answer_probabilities(
         cosines,
+        strangers=np.zeros(len(cosines)),
         species=[""] * len(cosines),
         photographs=[photographs] * len(cosines),
         single=single,
@@ -133,6 +134,50 @@ def test_the_coefficients_are_those_of_scikit_learn(kind, is_weighted, penalty):
     similar = fit_logistic(features[::2], outcomes[::2], penalty=penalty, fewest=1)
     again = fit_logistic(features, outcomes, weights, penalty=penalty, start=similar)
     np.testing.assert_allclose(again, [intercept, *slopes], rtol=1e-5, atol=1e-6)
+
+
+def with_strangers(queries=4000, seed=0):
+    """Answers of which the last half is new, at the same cosines; strangers come nearer to new animals."""
+    random = np.random.default_rng(seed)
+    cosines = np.sort(random.uniform(0.2, 0.9, (queries, 5)), axis=1)[:, ::-1]
+    new = np.arange(queries) >= queries // 2
+    strangers = 0.5 + 0.1 * new + random.normal(0.0, 0.1, queries)
+    return cosines, np.where(new, 0, 1), new, strangers
+
+
+def test_strangers_separate_new_animals_that_no_cosine_separates():
+    cosines, ranks, new, strangers = with_strangers()
+    plain, fitted = (fit_calibration(cosines, ranks, new, strangers=each) for each in (None, strangers))
+    cosines, ranks, new, strangers = with_strangers(seed=1)
+    assert auroc(plain.of_new(cosines), new)[0] == pytest.approx(0.5, abs=0.03)
+    predicted = fitted.of_new(cosines, strangers=strangers)
+    assert auroc(predicted, new)[0] == pytest.approx(auroc(strangers, new)[0], abs=0.01)
+    for group in reliability(predicted, new):
+        assert group["said"] == pytest.approx(group["happened"], abs=0.09)
+    assert fitted.match == plain.match
+    assert fitted.has_strangers
+    assert not plain.has_strangers
+
+
+def test_each_species_weighs_strangers_as_well():
+    cosines, ranks, new, strangers = with_strangers()
+    species = np.where(np.arange(len(new)) % 2, "blue", "fin")
+    turned = np.where(species == "fin", -strangers, strangers)
+    fitted = fit_calibration(cosines, ranks, new, species, strangers=turned)
+    assert fitted.new_of_species["blue"].strangers > 5 > -5 > fitted.new_of_species["fin"].strangers
+    assert read_calibration(json.loads(json.dumps(fitted.written()))) == fitted
+    predicted = fitted.of_new(cosines, species, strangers=turned)
+    assert auroc(predicted, new)[0] == pytest.approx(auroc(strangers, new)[0], abs=0.01)
+
+
+def test_strangers_that_are_missing_are_left_out_of_the_fit_and_give_no_probability():
+    cosines, ranks, new, strangers = with_strangers(400)
+    some = np.where(np.arange(400) == 7, np.nan, strangers)
+    assert fit_calibration(cosines, ranks, new, strangers=some) == fit_calibration(cosines, ranks, new)
+    assert "strangers" not in fit_calibration(cosines, ranks, new, strangers=some).written()["new"]
+    fitted = fit_calibration(cosines, ranks, new, strangers=strangers)
+    assert np.isnan(fitted.of_new(cosines)).all()
+    assert np.isfinite(fitted.of_match(cosines)).all()
 
 
 def test_a_calibration_is_read_as_it_was_written():

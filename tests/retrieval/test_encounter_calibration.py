@@ -132,6 +132,30 @@ def test_the_probabilities_follow_the_number_of_photographs() -> None:
     assert read_encounter_calibration(None) is None
 
 
+def test_strangers_of_encounters_separate_new_ones() -> None:
+    random = np.random.default_rng(0)
+    cosines, counts, right = simulated()
+    weights, strangers = np.ones(len(counts)), 0.6 - 0.1 * right + random.normal(0.0, 0.05, len(counts))
+    ranks = right.astype(int)
+    plain, fitted = (
+        fit_encounter_calibration(cosines, ranks, ~right, photographs=counts, weights=weights, strangers=each)
+        for each in (None, strangers)
+    )
+    assert plain is not None
+    assert fitted is not None
+    assert plain.base.new is not None
+    assert plain.base.new.strangers is None
+    assert fitted.base.match == plain.base.match
+    assert fitted.new_slope == pytest.approx(1.5, abs=0.4)
+    here = counts == 3
+    errors = [
+        float(np.mean((one.at(3).of_new(cosines[here], strangers=strangers[here]) - ~right[here]) ** 2))
+        for one in (plain, fitted)
+    ]
+    assert errors[1] < 0.8 * errors[0]
+    assert read_encounter_calibration(json.loads(json.dumps(fitted.written()))) == fitted
+
+
 def test_weights_set_the_share_of_new_animals() -> None:
     cosines, counts, right = simulated()
     share = float((~right).mean())
@@ -154,12 +178,24 @@ def test_each_answer_has_the_calibration_of_its_number_of_photographs() -> None:
     decision = Decision("balanced", 0.5, 0.2)
     cosines, counts = np.full((3, 2), 0.6), [1, 2, 4]
     _, new = answer_probabilities(
-        cosines, species=[""] * 3, photographs=counts, single=single, encounters=encounters, decision=decision
+        cosines,
+        strangers=np.full(3, np.nan),
+        species=[""] * 3,
+        photographs=counts,
+        single=single,
+        encounters=encounters,
+        decision=decision,
     )
     expected = [0.6 - 2.0 * np.log(count) for count in counts]
     np.testing.assert_allclose(new, decision.of_new(1 / (1 + np.exp(expected))))
     match, plain = answer_probabilities(
-        cosines, species=[""] * 3, photographs=counts, single=single, encounters=None, decision=None
+        cosines,
+        strangers=np.full(3, np.nan),
+        species=[""] * 3,
+        photographs=counts,
+        single=single,
+        encounters=None,
+        decision=None,
     )
     np.testing.assert_allclose(plain, 1 / (1 + np.exp(0.6)))
     np.testing.assert_allclose(match, 1 / (1 + np.exp(-0.6)))

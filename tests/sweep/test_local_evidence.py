@@ -19,6 +19,7 @@ from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.kaggle_submission import write_submission
 from whale_ray.inference.keypoints.keypoint_matcher import KeypointMatcher, read_named
 from whale_ray.inference.predictor import Bundle
+from whale_ray.retrieval.evaluation.calibration import read_calibration
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import ask_encounters
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
 from whale_ray.retrieval.evaluation.encounters.fused_encounters import encounter_candidates, held_out_candidates
@@ -177,7 +178,7 @@ def with_measured_gallery(bundle: Bundle, table: pd.DataFrame) -> Bundle:
     parts = table.set_index("image")["part"]
     rows = np.flatnonzero((parts[bundle.images] == "train").to_numpy())
     assert bundle.contents.keypoints is not None
-    gallery, strangers = bundle.contents.keypoints.gallery.subset(rows), bundle.contents.keypoints.cohort
+    gallery, strangers = bundle.contents.keypoints.gallery.subset(rows), bundle.contents.cohort
     if strangers is not None:
         strangers = strangers[(table.loc[table["individual"] == "new_whale", "part"] == "train").to_numpy()]
     return Bundle(
@@ -185,7 +186,8 @@ def with_measured_gallery(bundle: Bundle, table: pd.DataFrame) -> Bundle:
             bundle.contents,
             gallery=bundle.contents.gallery[rows],
             table=bundle.contents.table.iloc[rows].reset_index(drop=True),
-            keypoints=bundle.contents.keypoints._replace(gallery=gallery, cohort=strangers),
+            keypoints=bundle.contents.keypoints._replace(gallery=gallery),
+            cohort=strangers,
         )
     )
 
@@ -211,7 +213,12 @@ def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
     held = SearchRuns(views, [scored], splits=splits, evidence=evidence, **roles(table, record.settings))
     candidates = held.candidates(scored)
     expected = candidates.ranked(read_fusion_model(record.result["fusion"]).scores(candidates.features))
+    calibration, strangers = read_calibration(record.result["calibration"]), held.outcome(scored).strangers
+    assert calibration.has_strangers == (folder == "run_of_cohort")
+    new = calibration.of_new(expected.cosines, strangers=strangers)
     measured = with_measured_gallery(bundle, table)
+    assert measured.decision is not None
+    new = measured.decision.of_new(new)
     stored = {image: row for row, image in enumerate(bundle.images)}
     assert measured.keypoints is not None
     asked = [place for place, row in enumerate(held.rows) if table["image"].iloc[row] in stored]
@@ -225,6 +232,7 @@ def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
         names = measured.gallery.searcher.index.names[expected.individuals[place, :count]].tolist()
         assert [one.individual for one in answer.candidates] == names
         assert [one.score for one in answer.candidates] == expected.cosines[place, :count].tolist()
+        assert answer.new_individual.probability == new[place]
         for one in answer.candidates:
             cosines = measured.contents.gallery.astype(np.float32) @ vector[0]
             nearest = cosines[np.array(measured.individuals) == one.individual].max()
@@ -249,8 +257,7 @@ def test_the_bundle_ranks_encounters_as_a_trial_is_scored_to_the_last_digit(
     expected = candidates.ranked(read_fusion_model(record.result["fusion"]).scores(candidates.features))
     measured = with_measured_gallery(bundle, table)
     assert measured.keypoints is not None
-    strangers = None if measured.contents.keypoints is None else measured.contents.keypoints.cohort
-    measured.keypoints = KeypointMatcher(measured.setting, record.result["fusion"], None, strangers)
+    measured.keypoints = KeypointMatcher(measured.setting, record.result["fusion"], None, measured.cohort)
     for place, rows in enumerate(asking):
         stored = [bundle.images.index(table["image"].iloc[row]) for row in rows]
         local = [measured.keypoints.extract(dataset.catalog.decode(bundle.images[row])) for row in stored]
@@ -304,7 +311,7 @@ def held_groups(held: SearchRuns, table: pd.DataFrame) -> list[pd.Series]:
 def test_a_bundle_has_a_cohort_if_its_fusion_weighs_one(run: Path, run_of_cohort: Path, dataset: Dataset) -> None:
     contents = [read_bundle(folder / "best") for folder in (run, run_of_cohort)]
     assert [read_fusion_model(one.manifest["fusion"]).has_cohort for one in contents] == [False, True]
-    without, stored = (one.keypoints.cohort for one in contents if one.keypoints is not None)
+    without, stored = (one.cohort for one in contents)
     assert without is None
     unknown = int((dataset.table["individual"] == "new_whale").sum())
     assert stored is not None

@@ -150,6 +150,7 @@ def _contents(folder: Path, manifest: dict[str, Any]) -> BundleContents:
         examples=_examples(folder / "examples"),
         proxies=_proxies(folder, manifest),
         keypoints=_keypoints(folder, manifest, rows=len(table)),
+        cohort=_cohort(folder, manifest),
     )
 
 
@@ -173,6 +174,15 @@ def _keypoints(folder: Path, manifest: dict[str, Any], *, rows: int) -> Keypoint
     if (kind := manifest["retrieval"].get("local", "none")) == "none":
         return None
     return read_keypoint_files(folder, kind, rows=rows, golden=len(_listed(manifest, "golden/*.png")))
+
+
+def _cohort(folder: Path, manifest: dict[str, Any]) -> np.ndarray | None:
+    if "cohort.npy" not in manifest["files"]:
+        return None
+    cohort = np.load(folder / "cohort.npy", allow_pickle=False)
+    if cohort.ndim != 2 or cohort.shape[1] != manifest["embedding_size"]:
+        raise ValueError(f"cohort.npy must have {manifest['embedding_size']} columns, but is {cohort.shape}")
+    return np.asarray(cohort)
 
 
 def _examples(folder: Path) -> tuple[ExamplePhoto, ...]:
@@ -203,6 +213,8 @@ def _files(contents: BundleContents) -> list[tuple[str, bytes]]:
         names = pd.DataFrame({"individual": contents.proxies.individuals})
         files.append(("proxies.npy", _npy(contents.proxies.vectors.astype(np.float16))))
         files.append(("proxies.csv", names.to_csv(index=False).encode()))
+    if contents.cohort is not None:
+        files.append(("cohort.npy", _npy(contents.cohort.astype(np.float16))))
     files += [(f"golden/{place:02d}.png", data) for place, data in enumerate(contents.golden)]
     files += [(f"thumbnails/{row}.jpg", data) for row, data in contents.thumbnails.items()]
     files += [(f"examples/{place}.jpg", data) for place, (data, *_) in enumerate(contents.examples)]

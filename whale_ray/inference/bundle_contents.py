@@ -46,6 +46,7 @@ class BundleContents:
         examples: Labelled photographs to try.
         proxies: Class proxies of a setting with a proxy classifier.
         keypoints: Local features of a setting with some.
+        cohort: Unit vectors of photographs of unknown animals, float16, shape (U, D), if scores need them.
     """
 
     manifest: dict[str, Any]
@@ -58,6 +59,7 @@ class BundleContents:
     examples: tuple[ExamplePhoto, ...] = ()
     proxies: ClassProxies | None = None
     keypoints: KeypointFiles | None = None
+    cohort: np.ndarray | None = None
 
     @property
     def is_trained_on_boxes(self) -> bool:

@@ -51,7 +51,7 @@ class Bundle(BundleDecisions):
         self, contents: BundleContents, *, device: str = "cpu", runtime: str | None = TORCH, threads: int | None = None
     ) -> None:
         self.contents, manifest = contents, contents.manifest
-        super().__init__(manifest)
+        super().__init__(manifest, contents.cohort)
         self.id: str = manifest["id"]
         self.unknown_label: str = manifest["unknown_label"]
         self.geometry = Geometry(**manifest["preprocessing"])
@@ -64,7 +64,7 @@ class Bundle(BundleDecisions):
         self.traits, files = contents.traits, contents.keypoints
         searcher = self.build_searcher(contents.gallery, self.individuals, traits=self.traits)
         fused = self.setting, manifest.get("fusion", {}), self.encounters
-        self.keypoints = None if files is None else KeypointMatcher(*fused, files.cohort)
+        self.keypoints = None if files is None else KeypointMatcher(*fused, self.cohort)
         index = None if files is None else LocalIndex(files.gallery, self.individuals)
         self.gallery = Gallery(self.images, self.individuals, searcher, index)
 
@@ -209,7 +209,7 @@ class Bundle(BundleDecisions):
             ready=True,
             refine=refine,
         )
-        answers = self.answers(found, gallery, top=top, traits=traits, photographs=counts)
+        answers = self.answers(found, gallery, vectors=vectors, top=top, traits=traits, photographs=counts)
         if evidence is None:
             return answers
         return add_matched_points(answers, evidence, gallery, found.pools, fused=fused)

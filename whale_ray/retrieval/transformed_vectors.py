@@ -44,6 +44,7 @@ class TransformedVectors:
         self.unknown_label = unknown_label
         self._fitted: dict[str, Whitening] = {}
         self._cohorts: dict[VectorTransform, Cohort] = {}
+        self._last_seen: tuple[VectorTransform, np.ndarray] | None = None
         self._cohort_rows = cohort_rows(np.flatnonzero(self.training & (self.individuals == unknown_label)))
         self.has_cohort = len(self._cohort_rows) > 0
 
@@ -67,7 +68,12 @@ class TransformedVectors:
 
     def seen(self, view: VectorTransform) -> np.ndarray:
         """Unit vectors, float16 (N, d): each view whitened, then combined."""
-        return self._transform(self.views, view)
+        if self._last_seen is not None and self._last_seen[0] == view:
+            return self._last_seen[1]
+        seen = self._transform(self.views, view)
+        if self.has_cohort:  # which is taken from the same vectors
+            self._last_seen = view, seen
+        return seen
 
     def cohort(self, view: VectorTransform) -> Cohort | None:
         """Return the cohort of the unknown animals among the rows of `train`, after a transform; None without one."""

@@ -6,10 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from whale_ray.retrieval.evaluation.calibration import read_calibration
+from whale_ray.retrieval.evaluation.decisions import DecisionRule
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read_encounter_calibration
 from whale_ray.retrieval.evaluation.evaluate import evaluate
+from whale_ray.retrieval.evaluation.open_set_metrics import auroc
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.candidate_features import FEATURE_SETS, FEATURES
-from whale_ray.retrieval.fusion.cohort import FEWEST, MOST, NEAREST, Cohort, cohort_rows
+from whale_ray.retrieval.fusion.cohort import FEWEST, MOST, NEAREST, Cohort, cohort_rows, stranger_cosines
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local.evidence import LocalEvidence
@@ -41,6 +45,18 @@ def test_a_normalized_cosine_is_the_mean_over_strangers_of_the_query_and_of_the_
             ]
             column = codes[query].tolist().index(code)
             assert scores[query, column] == pytest.approx(np.mean(above), abs=1e-3)
+
+
+@pytest.mark.parametrize(("size", "nearest"), [(20, 1), (39, 1), (40, 2), (300, 15)])
+def test_strangers_of_a_query_are_the_nearest_twentieth_of_the_cohort(size, nearest):
+    strangers, queries = draw_unit(size, seed=1), draw_unit(9, seed=2).astype(np.float32)
+    cohort = Cohort(strangers.astype(np.float16))
+    cosines = queries.astype(np.float64) @ normalize_rows(strangers.astype(np.float16)).astype(np.float64).T
+    found = cohort.stranger_cosines(queries)
+    assert found == pytest.approx(np.sort(cosines, axis=1)[:, -nearest:].mean(axis=1), abs=1e-6)
+    alone = [cohort.stranger_cosines(queries[place : place + 1])[0] for place in range(9)]
+    assert alone == found.tolist()
+    assert np.isnan(stranger_cosines(None, queries)).tolist() == [True] * 9
 
 
 def test_strangers_that_are_one_photograph_give_finite_scores():
@@ -93,6 +109,51 @@ def test_enough_unknown_animals_give_the_fusion_normalized_cosines(strangers, ha
     assert model.has_cohort == has_cohort
     assert (tuple(model.weights) == FEATURES) == (not has_cohort)
     assert read_fusion_model(model.written()) == model
+
+
+@pytest.mark.parametrize("setting", [RetrievalSetting(), FUSED], ids=str)
+@pytest.mark.parametrize(("strangers", "has_cohort"), [(FEWEST - 1, False), (FEWEST, True)])
+def test_enough_unknown_animals_give_the_probability_of_new_animals_their_strangers(setting, strangers, has_cohort):
+    photographs, evidence = draw(individuals=80, strangers=strangers)
+    found = evaluate(settings=[setting], evidence=evidence, **photographs)
+    assert found.calibration.has_strangers == has_cohort
+    assert read_calibration(found.calibration.written()) == found.calibration
+    queries = found.queries
+    separating = -queries["new_probability"] if has_cohort else queries["cosine"]
+    assert found.scores["auroc"] == auroc(separating.to_numpy(), queries["known"].to_numpy())[0]
+    by_threshold = evaluate(settings=[setting], evidence=evidence, decide=DecisionRule("map@5"), **photographs)
+    plain = auroc(queries["cosine"].to_numpy(), queries["known"].to_numpy())[0]
+    assert by_threshold.scores["auroc"] == plain
+    assert by_threshold.scores["map@5"] == found.scores["map@5"]
+
+
+def test_a_query_is_no_stranger_to_itself():
+    photographs, _ = draw()
+    vectors, parts = photographs["views"]["plain"], photographs["parts"]
+    unknown = photographs["individuals"] == "new_whale"
+    options = {name: photographs[name] for name in ("views", "individuals", "parts", "unknown_label")}
+    held = SearchRuns(settings=[RetrievalSetting()], splits=None, held_out_as_new=False, **options)
+    found = held.outcome(RetrievalSetting()).strangers
+    units = normalize_rows(vectors).astype(np.float64)
+    cosines = units[held.rows] @ units[(parts == "train") & unknown].T
+    assert found == pytest.approx(cosines.max(axis=1), abs=1e-6)
+    assert unknown[held.rows].any()
+    assert found.max() < 0.999
+
+
+def test_encounters_have_the_strangers_of_their_mean_embedding():
+    photographs, _ = draw(individuals=60)
+    groups = np.where(photographs["parts"] == "val", photographs["individuals"], "")
+    photographs["groups"] = np.where(groups == "new_whale", "", groups)
+    found = evaluate(settings=[RetrievalSetting()], **photographs)
+    assert found.encounters.base.has_strangers
+    assert read_encounter_calibration(found.encounters.written()) == found.encounters
+    short = {name: values for name, values in photographs.items() if name not in ("views", "unknown_label")}
+    kept = np.arange(len(photographs["parts"])) < len(photographs["parts"]) - 1
+    short = {name: values[kept] for name, values in short.items()}
+    views = {"plain": photographs["views"]["plain"][kept]}
+    without = evaluate(settings=[RetrievalSetting()], views=views, unknown_label="new_whale", **short)
+    assert not without.encounters.base.has_strangers
 
 
 def test_one_split_without_enough_unknown_animals_takes_the_cohort_from_all():

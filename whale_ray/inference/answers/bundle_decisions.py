@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from whale_ray.errors import BundleError
 from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits, Gallery, Identification, RankedAnswers
 from whale_ray.retrieval.evaluation.calibration import read_calibration
 from whale_ray.retrieval.evaluation.decisions import read_decision
 from whale_ray.retrieval.evaluation.encounters.answer_probabilities import answer_probabilities
 from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read_encounter_calibration
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
+from whale_ray.retrieval.fusion.cohort import Cohort, stranger_cosines
 from whale_ray.retrieval.search.pools import PooledRanking
 
 
@@ -19,15 +23,26 @@ class BundleDecisions:
 
     Args:
         manifest: bundle.json.
+        cohort: Unit vectors of photographs of unknown animals, float16, shape (U, D); None if the bundle has none.
+
+    Raises:
+        BundleError: If a calibration needs them and there are none.
     """
 
-    def __init__(self, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, manifest: Mapping[str, Any], cohort: np.ndarray | None = None) -> None:
         self.threshold: float | None = manifest["threshold"]
         self.species_thresholds: dict[str, float] = manifest.get("species_thresholds", {})
         self.calibration = read_calibration(manifest["calibration"])
         self.encounters = read_encounter_calibration(manifest.get("encounter_calibration"))
         self.decision = read_decision(manifest.get("decision"))
         self.setting = RetrievalSetting(**manifest["retrieval"])
+        self.cohort = None if cohort is None else Cohort(cohort)
+        calibrations = [self.calibration, *([] if self.encounters is None else [self.encounters.base])]
+        if self.cohort is None and any(one.has_strangers for one in calibrations):
+            raise BundleError(
+                "a probability of new animals that depends on strangers needs the cohort of the bundle, but there is "
+                "none. Make the bundle again"
+            )
 
     def threshold_of(self, traits: AnimalTraits) -> float | None:
         """Return the threshold of a query by its species; None if the bundle has no threshold."""
@@ -48,6 +63,7 @@ class BundleDecisions:
         found: PooledRanking,
         gallery: Gallery,
         *,
+        vectors: np.ndarray,
         top: int,
         traits: Sequence[AnimalTraits],
         photographs: Sequence[int] | None = None,
@@ -57,6 +73,7 @@ class BundleDecisions:
         Args:
             found: Rankings of Q queries.
             gallery: The gallery that was searched.
+            vectors: Unit vectors of the queries, as they were searched, float32, shape (Q, D).
             top: Number of individuals.
             traits: Viewpoint and species of each query.
             photographs: Number of photographs behind each query; None for one each. Without a calibration of
@@ -65,6 +82,7 @@ class BundleDecisions:
         counts = photographs or [1] * len(traits)
         match, new = answer_probabilities(
             found.ranking.cosines,
+            strangers=stranger_cosines(self.cohort, vectors),
             species=[one.species for one in traits],
             photographs=counts,
             single=self.calibration,

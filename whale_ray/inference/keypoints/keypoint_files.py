@@ -24,7 +24,6 @@ from whale_ray.retrieval.local.local_features import (
 
 GALLERY_FILE, GOLDEN_FILE = "local.npz", "golden/local.npz"
 NETWORK_FILE, MATCHER_FILE = "local.onnx", "local-matcher.onnx"
-COHORT_FILE = "cohort.npy"
 LEAST_REPRODUCED = 0.9
 """Smallest share of the keypoints of the golden images that must be found again."""
 _FAR = 0.01  # of two places of one keypoint, as a share of the longer side
@@ -39,21 +38,17 @@ class KeypointFiles(NamedTuple):
         golden: Features of the golden images.
         network: ONNX file of the network that finds them; None for `sift` and `orb`.
         matcher: ONNX file of the network that matches them; None without.
-        cohort: Unit vectors of photographs of unknown animals, float16, shape (U, D), if the fusion weighs them.
     """
 
     gallery: LocalFeatureStore
     golden: LocalFeatureStore
     network: Path | None = None
     matcher: Path | None = None
-    cohort: np.ndarray | None = None
 
     def write(self, folder: Path) -> None:
         """Write the files into the folder of a bundle."""
         self.gallery.save(folder / GALLERY_FILE)
         self.golden.save(folder / GOLDEN_FILE)
-        if self.cohort is not None:
-            np.save(folder / COHORT_FILE, self.cohort.astype(np.float16), allow_pickle=False)
         for file, name in ((self.network, NETWORK_FILE), (self.matcher, MATCHER_FILE)):
             if file is not None:
                 shutil.copyfile(file, folder / name)
@@ -75,8 +70,6 @@ def read_keypoint_files(folder: Path, kind: str, *, rows: int, golden: int) -> K
         files = KeypointFiles(load_features(folder / GALLERY_FILE), load_features(folder / GOLDEN_FILE))
     except DataError as error:
         raise BundleError(f"{folder} cannot be read as a bundle: {error}") from error
-    if (folder / COHORT_FILE).exists():
-        files = files._replace(cohort=np.load(folder / COHORT_FILE, allow_pickle=False))
     stored, expected = (files.gallery, files.golden), features_kind(kind)
     for name, store, count in zip((GALLERY_FILE, GOLDEN_FILE), stored, (rows, golden), strict=True):
         if (store.kind, len(store)) != (expected, count):

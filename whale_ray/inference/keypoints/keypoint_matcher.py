@@ -38,7 +38,7 @@ class KeypointMatcher:
         setting: The retrieval setting; it has local features.
         fusion: `FusionModel.written` of the bundle.
         encounters: Calibration of several photographs of one animal; None if the bundle has none.
-        cohort: Unit vectors of photographs of unknown animals, float16, shape (U, D); None if the bundle has none.
+        cohort: Photographs of unknown animals; None if the bundle has none.
 
     Raises:
         BundleError: If the fusion cannot be used.
@@ -54,13 +54,13 @@ class KeypointMatcher:
         setting: RetrievalSetting,
         fusion: Mapping[str, Any],
         encounters: EncounterCalibration | None = None,
-        cohort: np.ndarray | None = None,
+        cohort: Cohort | None = None,
     ) -> None:
         self.kind, self.network = features_kind(setting.local), matcher_of(setting.local)
         self._setting, self._model = setting, read_fusion_model(fusion)
         self.shortlist = self._model.shortlist
-        self._cohort = None if cohort is None else Cohort(cohort)
-        if self._model.has_cohort and self._cohort is None:
+        self._cohort = cohort
+        if self._model.has_cohort and cohort is None:
             raise BundleError(
                 "a fusion that weighs normalized cosines needs the cohort of the bundle, but there is none. Make the "
                 "bundle again"

@@ -1,7 +1,8 @@
 """Calibration: from cosines to the probabilities that a candidate is right and that the animal is new.
 
 Two logistic regressions (Platt, 1999) on a candidate's cosine, its lead over the largest of the other first candidates,
-and whether it is the first.
+and whether it is the first. Where there is a cohort of unknown animals, the second also depends on how near strangers
+come to the query.
 """
 
 from __future__ import annotations
@@ -20,17 +21,33 @@ CANDIDATES = 5
 
 @dataclass(frozen=True)
 class LogisticModel:
-    """A probability 1 / (1 + exp(-z)), where z is linear in cosine, lead and an indicator of the first candidate."""
+    """A probability 1 / (1 + exp(-z)), where z is linear in cosine, lead and an indicator of the first candidate.
+
+    Attributes:
+        intercept: z without them.
+        cosine: Weight of the cosine.
+        lead: Weight of the lead.
+        first: Weight of the indicator.
+        strangers: Weight of the cosine of strangers; None if they have no part in it.
+    """
 
     intercept: float
     cosine: float
     lead: float
     first: float
+    strangers: float | None = None
 
-    def probability(self, cosines: np.ndarray) -> np.ndarray:
-        """Return the probability of each candidate, shape (Q, R), from a ranking's cosines (Q, R); NaN stays NaN."""
+    def probability(self, cosines: np.ndarray, strangers: np.ndarray | None = None) -> np.ndarray:
+        """Return the probability of each candidate, shape (Q, R); NaN stays NaN.
+
+        Args:
+            cosines: Cosines of the ranked candidates, shape (Q, R).
+            strangers: From `stranger_cosines`, shape (Q,); needed if they have a weight.
+        """
         logits = self.intercept + self.cosine * cosines + self.lead * leads(cosines)
         logits[:, :1] += self.first
+        if self.strangers is not None:
+            logits += self.strangers * (np.nan if strangers is None else strangers[:, None])
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -700.0, 700.0))))
 
     def at_share(self, measured: float, assumed: float) -> LogisticModel:
@@ -43,6 +60,10 @@ class LogisticModel:
             assumed: Share, likewise.
         """
         return replace(self, intercept=self.intercept + float(np.log(odds_ratio(measured, assumed))))
+
+    def written(self) -> dict[str, float]:
+        """As JSON, without a weight of strangers if there is none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -68,27 +89,40 @@ class Calibration:
         smallest = np.fmin.accumulate(probabilities, axis=1)
         return np.where(np.isnan(probabilities), np.nan, smallest)
 
-    def of_new(self, cosines: np.ndarray, species: Sequence[str] | np.ndarray | None = None) -> np.ndarray:
+    @property
+    def has_strangers(self) -> bool:
+        """True if the probability of a new animal depends on how near strangers come."""
+        return self.new is not None and self.new.strangers is not None
+
+    def of_new(
+        self,
+        cosines: np.ndarray,
+        species: Sequence[str] | np.ndarray | None = None,
+        *,
+        strangers: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return the probability that the animal is not in the gallery, shape (Q,).
 
         Args:
             cosines: Cosines of the ranked candidates, shape (Q, R).
             species: Species of each query, shape (Q,); None if all are unknown.
+            strangers: From `stranger_cosines`, shape (Q,); needed if `has_strangers`.
         """
         if not cosines.shape[1]:
             return np.full(len(cosines), np.nan)
-        probabilities = _apply(self.new, cosines)[:, 0]
+        probabilities = _apply(self.new, cosines, strangers)[:, 0]
         for name, model in self.new_of_species.items() if species is not None else ():
             own = np.asarray(species, dtype=str) == name
-            probabilities[own] = model.probability(cosines[own])[:, 0]
+            probabilities[own] = _apply(model, cosines[own], None if strangers is None else strangers[own])[:, 0]
         return probabilities
 
     def written(self) -> dict[str, Any]:
         """As JSON; `read_calibration` reads it."""
-        written = asdict(self)
-        if not self.new_of_species:
-            del written["new_of_species"]
-        return written
+        both = {
+            name: None if part is None else part.written() for name, part in (("match", self.match), ("new", self.new))
+        }
+        own = {name: part.written() for name, part in self.new_of_species.items()}
+        return both | ({"new_of_species": own} if own else {})
 
 
 def read_calibration(written: Mapping[str, Any] | None) -> Calibration:
@@ -115,7 +149,12 @@ def leads(cosines: np.ndarray) -> np.ndarray:
 
 
 def fit_calibration(
-    cosines: np.ndarray, ranks: np.ndarray, new: np.ndarray, species: np.ndarray | None = None
+    cosines: np.ndarray,
+    ranks: np.ndarray,
+    new: np.ndarray,
+    species: np.ndarray | None = None,
+    *,
+    strangers: np.ndarray | None = None,
 ) -> Calibration:
     """Fit the calibration on Q answered queries. Probabilities hold if new animals are as frequent as here.
 
@@ -124,6 +163,7 @@ def fit_calibration(
         ranks: Rank of the right candidate, 0 for none, shape (Q,).
         new: Whether the animal is in no gallery, bool, shape (Q,).
         species: Species of each query, "" for unknown, shape (Q,); None if all are unknown.
+        strangers: From `stranger_cosines`, shape (Q,); None, or NaN of any query, leaves them out.
     """
     features, there = candidate_features(cosines)
     places = np.broadcast_to(np.arange(1, there.shape[1] + 1), there.shape)
@@ -131,7 +171,7 @@ def fit_calibration(
     match = None if fitted_match is None else LogisticModel(*map(float, fitted_match))
     if not there.shape[1]:
         return Calibration(match, None)
-    firsts, answered = features[:, 0], there[:, 0]
+    firsts, answered = with_strangers(features[:, 0], strangers), there[:, 0]
     common = _fit(firsts[answered], new[answered])
     own: dict[str, LogisticModel] = {}
     for name in () if species is None or common is None else sorted({*species.tolist()} - {""}):
@@ -176,28 +216,23 @@ def fit_in_order(features: np.ndarray, outcomes: np.ndarray, weights: np.ndarray
     return None if without is None else np.insert(without, 3, 0.0)
 
 
+def with_strangers(features: np.ndarray, strangers: np.ndarray | None) -> np.ndarray:
+    """Return features of first candidates with the cosine of strangers as the last, if every query has one.
+
+    Args:
+        features: Shape (Q, F).
+        strangers: From `stranger_cosines`, shape (Q,); None without a cohort.
+    """
+    if strangers is None or np.isnan(strangers).any():
+        return features
+    return np.column_stack([features, strangers])
+
+
 def _fit(features: np.ndarray, outcomes: np.ndarray) -> LogisticModel | None:
-    """Fit on features (N, 3) (cosine, lead, first) and outcomes (N,); None if there is too little data."""
+    """Fit on cosine, lead, first and perhaps strangers, (N, 3 or 4), and outcomes, (N,); None with too little data."""
     fitted = fit_logistic(features, outcomes)
     return None if fitted is None else LogisticModel(*map(float, fitted))
 
 
-def _apply(part: LogisticModel | None, cosines: np.ndarray) -> np.ndarray:
-    return np.full(cosines.shape, np.nan) if part is None else part.probability(cosines)
-
-
-def reliability(probabilities: np.ndarray, outcomes: np.ndarray, *, bins: int = 10) -> list[dict[str, float]]:
-    """Return the reliability curve: mean predicted probability and observed share in bins of equal size.
-
-    Args:
-        probabilities: Shape (N,).
-        outcomes: bool, shape (N,).
-        bins: Number of bins.
-    """
-    given = np.flatnonzero(~np.isnan(probabilities))
-    order = given[np.argsort(probabilities[given], kind="stable")]
-    return [
-        {"said": float(probabilities[part].mean()), "happened": float(outcomes[part].mean())}
-        for part in np.array_split(order, min(bins, max(1, len(order) // 10)))
-        if len(part)
-    ]
+def _apply(part: LogisticModel | None, cosines: np.ndarray, strangers: np.ndarray | None = None) -> np.ndarray:
+    return np.full(cosines.shape, np.nan) if part is None else part.probability(cosines, strangers)

@@ -163,13 +163,15 @@ def _score(
     new = ~held.queries.known
     chosen, fusion = outcomes[final.place], fusions[final.place]
     lacks_fusion = any(one.local != "none" and not model for one, model in zip(settings, fusions, strict=True))
-    calibration = fit_calibration(chosen.cosines, chosen.ranks, new, held.queries.species)
+    calibration = fit_calibration(chosen.cosines, chosen.ranks, new, held.queries.species, strangers=chosen.strangers)
     decision = decide.at(float(new.mean())) if len(new) and calibration.new is not None else None
     table = setting_table(settings, outcomes, held.queries)
-    scores = scores_with_intervals(pooled, held.queries, codes, decision=decision, lacks_fusion=lacks_fusion, seed=seed)
-    split: dict[str, Any] = {"folds": folds, "clusters": codes, "groups": groups, "seed": seed}
+    common: dict[str, Any] = {"decision": decision, "seed": seed}
+    options: dict[str, Any] = {"new_by_strangers": calibration.has_strangers, "lacks_fusion": lacks_fusion}
+    scores = scores_with_intervals(pooled, held.queries, codes, **options, **common)
+    split = {"folds": folds, "clusters": codes, "groups": groups, **common}
     best = settings[final.place] if fusion else replace(settings[final.place], local="none")
-    encounters = evaluate_encounters(held, best, single=calibration, decision=decision, **split)
+    encounters = evaluate_encounters(held, best, single=calibration, **split)
     return Evaluation(
         table=table,
         best=best,

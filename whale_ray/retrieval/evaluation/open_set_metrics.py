@@ -1,4 +1,4 @@
-"""Open-set metrics: AUROC of known against new, and scores balanced over individuals."""
+"""Open-set metrics: AUROC of known against new, scores balanced over individuals, and the curve of reliability."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def open_set_scores(
     individuals (clusters) of the share called new (Cermak et al., WildlifeDatasets, WACV 2024).
 
     Args:
-        cosines: Cosine of the first answer, shape (Q,).
+        cosines: Cosine of the first answer, or minus the probability of a new animal, shape (Q,).
         right: The first answer is right and not called new, bool, shape (Q,).
         said_new: The answer is "new", bool, shape (Q,); None without a threshold.
         known: bool, shape (Q,); the others are new.
@@ -107,3 +107,20 @@ def open_set_references(scores: Mapping[str, float | None]) -> dict[str, float |
     beside = {"ceiling/auroc": 1.0, "chance/auroc": 0.5, "ceiling/baks": 1.0, "trivial/baks": 0.0}
     beside |= {"ceiling/baus": 1.0, "trivial/baus": 1.0}
     return {name: value if measured[name.rpartition("/")[2]] else None for name, value in beside.items()}
+
+
+def reliability(probabilities: np.ndarray, outcomes: np.ndarray, *, bins: int = 10) -> list[dict[str, float]]:
+    """Return the reliability curve: mean predicted probability and observed share in bins of equal size.
+
+    Args:
+        probabilities: Shape (N,).
+        outcomes: bool, shape (N,).
+        bins: Number of bins.
+    """
+    given = np.flatnonzero(~np.isnan(probabilities))
+    order = given[np.argsort(probabilities[given], kind="stable")]
+    return [
+        {"said": float(probabilities[part].mean()), "happened": float(outcomes[part].mean())}
+        for part in np.array_split(order, min(bins, max(1, len(order) // 10)))
+        if len(part)
+    ]

@@ -66,6 +66,7 @@ class Outcome:
         cosines: Cosines of the first individuals, shape (Q, at most 5).
         images: Row of the first answer's nearest image; -1 without an answer. Shape (Q,).
         new: Whether the right answer is the unknown individual, shape (Q,).
+        strangers: Mean cosine of the strangers nearest to each query, shape (Q,); NaN without a cohort.
     """
 
     ranks: np.ndarray
@@ -73,6 +74,7 @@ class Outcome:
     cosines: np.ndarray
     images: np.ndarray
     new: np.ndarray
+    strangers: np.ndarray
 
     @cached_property
     def steps(self) -> ThresholdSteps:
@@ -81,7 +83,13 @@ class Outcome:
 
 
 def read_outcome(
-    ranking: Ranking, image_ranks: np.ndarray, queries: Queries, *, nearest: np.ndarray, rows: np.ndarray
+    ranking: Ranking,
+    image_ranks: np.ndarray,
+    queries: Queries,
+    *,
+    nearest: np.ndarray,
+    rows: np.ndarray,
+    strangers: np.ndarray,
 ) -> Outcome:
     """Return the part of a ranking that scoring needs.
 
@@ -91,6 +99,7 @@ def read_outcome(
         queries: The right answers.
         nearest: Gallery position of the first answer's nearest image, shape (Q, at most 1).
         rows: Row of each gallery image, shape (N,).
+        strangers: From `stranger_cosines`, shape (Q,).
     """
     return Outcome(
         ranks=find_ranks(ranking.individuals, queries.truth),
@@ -98,6 +107,7 @@ def read_outcome(
         cosines=ranking.cosines[:, :5].copy(),
         images=np.append(rows, -1)[first_column(nearest, -1)],
         new=queries.new,
+        strangers=strangers,
     )
 
 
@@ -163,7 +173,7 @@ def join_outcomes(parts: Sequence[Outcome]) -> Outcome:
     padded = [
         np.pad(one.cosines, ((0, 0), (0, widest - one.cosines.shape[1])), constant_values=np.nan) for one in parts
     ]
-    names = ("ranks", "image_ranks", "images", "new")
+    names = ("ranks", "image_ranks", "images", "new", "strangers")
     return Outcome(
         cosines=np.concatenate(padded),
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},

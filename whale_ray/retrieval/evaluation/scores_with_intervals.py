@@ -46,6 +46,7 @@ def scores_with_intervals(
     clusters: np.ndarray,
     *,
     decision: Decision | None = None,
+    new_by_strangers: bool = False,
     lacks_fusion: bool = False,
     seed: int,
 ) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def scores_with_intervals(
         queries: The right answers.
         clusters: Cluster of each query, shape (Q,).
         decision: Decision between known and new; None if the thresholds decide.
+        new_by_strangers: The probability of a new animal depends on more than the score, so that AUROC is that of it.
         lacks_fusion: A setting asks for local features, but too few candidates are right to fuse them.
         seed: Seed of the intervals.
     """
@@ -69,7 +71,8 @@ def scores_with_intervals(
         reasons = ["no query: there is no validation photograph"] + [_LACKS_FUSION] * lacks_fusion
         return scores | dict.fromkeys(OBJECTIVES) | {"reason": "; ".join(reasons)}
     scores |= means_with_intervals(OBJECTIVES, values, np.stack(weights, axis=1), clusters, seed=seed)
-    scores |= _open_set(pooled, queries, clusters, decision, seed=seed) | _briers(pooled, queries, clusters, seed=seed)
+    options: dict[str, Any] = {"decision": decision, "new_by_strangers": new_by_strangers, "seed": seed}
+    scores |= _open_set(pooled, queries, clusters, **options) | _briers(pooled, queries, clusters, seed=seed)
     if curve := expected_errors(pooled.new, right=pooled.ranks == 1, known=queries.known):
         scores["expected_errors"] = curve
     for name, sizes in (("by_images", SIZES), ("mix", MIX_SIZES)):
@@ -82,14 +85,21 @@ def scores_with_intervals(
 
 
 def _open_set(
-    pooled: CrossFittedOutcome, queries: Queries, clusters: np.ndarray, decision: Decision | None, *, seed: int
+    pooled: CrossFittedOutcome,
+    queries: Queries,
+    clusters: np.ndarray,
+    *,
+    decision: Decision | None,
+    new_by_strangers: bool,
+    seed: int,
 ) -> dict[str, float | None]:
-    first = first_column(pooled.cosines, np.nan)
+    first = separating = first_column(pooled.cosines, np.nan)
     said_new = None if np.isnan(pooled.thresholds).any() else first < pooled.thresholds
     if decision is not None and not np.isnan(pooled.new).any():
         said_new = decision.of_new(pooled.new) >= 0.5
+        separating = -pooled.new if new_by_strangers else first
     right = (pooled.ranks == 1) & (False if said_new is None else ~said_new)
-    scores = open_set_scores(first, right, said_new, known=queries.known, clusters=clusters, seed=seed)
+    scores = open_set_scores(separating, right, said_new, known=queries.known, clusters=clusters, seed=seed)
     return scores | open_set_references(scores)
 
 

@@ -209,9 +209,13 @@ def pool_cross_fitted(
         cosines = outcome.cosines[here]
         others = _others(folds, fold)
         calibration = fit_calibration(
-            outcome.cosines[others], outcome.ranks[others], ~queries.known[others], queries.species[others]
+            outcome.cosines[others],
+            outcome.ranks[others],
+            ~queries.known[others],
+            queries.species[others],
+            strangers=outcome.strangers[others],
         )
-        new = calibration.of_new(cosines, queries.species[here])
+        new = calibration.of_new(cosines, queries.species[here], strangers=outcome.strangers[here])
         probabilities = (first_column(calibration.of_match(cosines), np.nan), new)
         parts.append((np.full(len(here), choice.place), *kept, cosines, thresholds, *probabilities))
         rows.append(here)

@@ -22,6 +22,8 @@ from whale_ray.inference.model_card import UNSTATED
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
+from whale_ray.retrieval.evaluation.calibration import read_calibration
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read_encounter_calibration
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.fusion.cohort import cohort_rows
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
@@ -141,11 +143,10 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
         manifest["license"] = license_id
     keypoints = gallery_keypoints(dataset, table["image"], setting.local)
     if keypoints is not None:
-        if read_fusion_model(manifest["fusion"]).has_cohort:
-            keypoints = keypoints._replace(cohort=vectors[cohort_rows(np.flatnonzero(~named))])
         manifest["keypoint_bytes"] = keypoints.gallery.nbytes
         manifest["retrieval"]["local"] = kind_of(setting.local)  # not the paths of the networks' files
-    manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies, keypoints)}"
+    cohort = vectors[cohort_rows(np.flatnonzero(~named))] if _needs_cohort(manifest) else None
+    manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies, keypoints, cohort)}"
     return BundleContents(
         manifest=manifest,
         weights=weights,
@@ -157,7 +158,15 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
         examples=example_photographs(dataset, examples),
         proxies=proxies,
         keypoints=keypoints,
+        cohort=cohort,
     )
+
+
+def _needs_cohort(manifest: dict[str, Any]) -> bool:
+    encounters = read_encounter_calibration(manifest["encounter_calibration"])
+    calibrations = [read_calibration(manifest["calibration"]), *([] if encounters is None else [encounters.base])]
+    is_fused = "fusion" in manifest and read_fusion_model(manifest["fusion"]).has_cohort
+    return is_fused or any(one.has_strangers for one in calibrations)
 
 
 def _gallery_table(rows: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
@@ -199,13 +208,17 @@ def _manifest(
 
 
 def _digest(
-    manifest: dict[str, Any], gallery: np.ndarray, proxies: ClassProxies | None, keypoints: KeypointFiles | None
+    manifest: dict[str, Any],
+    gallery: np.ndarray,
+    proxies: ClassProxies | None,
+    keypoints: KeypointFiles | None,
+    cohort: np.ndarray | None,
 ) -> str:
     arrays = [
         gallery,
         *([proxies.vectors] if proxies else []),
         *([keypoints.gallery.descriptors, keypoints.gallery.points] if keypoints else []),
-        *([] if keypoints is None or keypoints.cohort is None else [keypoints.cohort]),
+        *([] if cohort is None else [cohort]),
     ]
     text = json.dumps(manifest, sort_keys=True).encode()
     return hashlib.sha256(text + b"".join(array.tobytes() for array in arrays)).hexdigest()[:8]

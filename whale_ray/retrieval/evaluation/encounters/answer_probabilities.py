@@ -14,6 +14,7 @@ from whale_ray.retrieval.evaluation.encounters.encounter_calibration import Enco
 def answer_probabilities(
     cosines: np.ndarray,
     *,
+    strangers: np.ndarray,
     species: Sequence[str],
     photographs: Sequence[int] | None,
     single: Calibration,
@@ -24,18 +25,20 @@ def answer_probabilities(
 
     Args:
         cosines: Cosines of the ranked candidates, shape (Q, R).
+        strangers: From `stranger_cosines`, shape (Q,).
         species: Species of each query, "" for unknown.
         photographs: Number of photographs behind each query; None for one each.
         single: Calibration of single photographs.
         encounters: Calibration of several; without one, that of single photographs is used.
         decision: Shifts the probabilities to the assumed share of new animals; None leaves them.
     """
-    match, new = single.of_match(cosines), single.of_new(cosines, species)
+    match, new = single.of_match(cosines), single.of_new(cosines, species, strangers=strangers)
     counts = np.ones(len(cosines), dtype=np.int64) if photographs is None else np.asarray(photographs)
     if encounters is not None:
         for count in np.unique(counts[counts > 1]).tolist():
             here, calibration = counts == count, encounters.at(count)
-            match[here], new[here] = calibration.of_match(cosines[here]), calibration.of_new(cosines[here])
+            match[here] = calibration.of_match(cosines[here])
+            new[here] = calibration.of_new(cosines[here], strangers=strangers[here])
     if decision is None:
         return match, new
     return decision.of_match(match, new), decision.of_new(new)

@@ -2,7 +2,7 @@
 
 A mean embedding is nearer to every individual than a single photograph, so that a calibration of single photographs
 calls too few encounters new. The logistic regressions of `calibration` are fitted on encounters, with the logarithm of
-the number of photographs as another feature.
+the number of photographs as another feature. Strangers come nearer to a mean, too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from whale_ray.retrieval.evaluation.calibration import (
     candidate_features,
     fit_in_order,
     read_calibration,
+    with_strangers,
 )
 from whale_ray.retrieval.evaluation.thresholds.threshold_steps import best_thresholds, threshold_steps
 from whale_ray.retrieval.fusion.fusion_model import FusionModel, read_fusion_model
@@ -82,6 +83,7 @@ def fit_encounter_calibration(
     *,
     photographs: np.ndarray,
     weights: np.ndarray,
+    strangers: np.ndarray | None = None,
 ) -> EncounterCalibration | None:
     """Fit the calibration on Q answered encounters; None if there are too few of either kind.
 
@@ -91,6 +93,7 @@ def fit_encounter_calibration(
         new: The animal is in no gallery, bool, shape (Q,).
         photographs: Number of photographs of each encounter, shape (Q,).
         weights: Weight of each encounter, greater than 0, shape (Q,).
+        strangers: From `stranger_cosines` of the mean embeddings, shape (Q,); None, or NaN of any, leaves them out.
     """
     features, present = candidate_features(cosines)
     if not features.shape[1]:
@@ -101,9 +104,10 @@ def fit_encounter_calibration(
     each = np.broadcast_to(weights[:, None], features.shape[:2])
     match = fit_in_order(features[present], (ranks[:, None] == places)[present], each[present])
     answered = present[:, 0]
-    is_new = fit_logistic(features[answered, 0], new[answered], weights[answered])
+    firsts = with_strangers(features[:, 0], strangers)
+    is_new = fit_logistic(firsts[answered], new[answered], weights[answered])
     if match is None or is_new is None:
         return None
     thresholds, _ = best_thresholds(threshold_steps(cosines, ranks, new), weights[None])
-    base = Calibration(LogisticModel(*map(float, match[:4])), LogisticModel(*map(float, is_new[:4])))
+    base = Calibration(LogisticModel(*map(float, match[:4])), LogisticModel(*map(float, [*is_new[:4], *is_new[5:]])))
     return EncounterCalibration(base, float(match[4]), float(is_new[4]), float(thresholds[0]))

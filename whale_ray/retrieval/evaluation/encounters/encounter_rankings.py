@@ -12,9 +12,10 @@ from whale_ray.retrieval.evaluation.encounters.encounter_sets import NO_ENCOUNTE
 from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.searches.search_run import SearchRun
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
+from whale_ray.retrieval.fusion.cohort import stranger_cosines
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup
-from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
+from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, VectorTransform
 from whale_ray.retrieval.search.voting import join_rankings
 
 _SEARCHED = 4 * CANDIDATES  # individuals: with fewer, some searches are repeated for more candidates
@@ -30,6 +31,7 @@ class EncounterRankings:
         known: The individual is in the gallery, bool, shape (Q,).
         first: Position of the first photograph of each encounter, shape (Q,).
         photographs: Number of photographs, shape (Q,).
+        strangers: From `stranger_cosines` of the mean embedding, shape (Q,).
     """
 
     cosines: np.ndarray
@@ -37,6 +39,7 @@ class EncounterRankings:
     known: np.ndarray
     first: np.ndarray
     photographs: np.ndarray
+    strangers: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class AskedEncounters:
     photographs: tuple[np.ndarray, ...]
     first: np.ndarray
     truth: np.ndarray
+
+    def strangers(self, transform: VectorTransform) -> np.ndarray:
+        """Return how near strangers come to each encounter, shape (E,), after the transform; NaN without a cohort."""
+        return stranger_cosines(self.run.cohort(transform), self.vectors)
 
     @property
     def counts(self) -> np.ndarray:
@@ -120,7 +127,8 @@ def rank_encounters(
         shown, individuals = _first_candidates(asked, setting, width, is_single=most == 1)
         cosines = np.pad(shown, ((0, 0), (0, width - shown.shape[1])), constant_values=np.nan)
         ranks = find_ranks(individuals, asked.truth)
-        parts.append((cosines, ranks, asked.truth >= 0, asked.first, asked.counts))
+        strangers = asked.strangers(setting.transform)
+        parts.append((cosines, ranks, asked.truth >= 0, asked.first, asked.counts, strangers))
     found = EncounterRankings(*(np.concatenate(each) for each in zip(*parts, strict=True)))
     return _with_players(found, held_out)
 
@@ -154,12 +162,13 @@ def _with_players(found: EncounterRankings, held_out: EncounterSet) -> Encounter
         found.known,
         found.first,
         found.photographs,
+        found.strangers,
     )
     if not kept:
         return plain
     none = np.zeros(len(chosen), dtype=np.int64)
-    players = EncounterRankings(np.stack(kept), none, none.astype(bool), found.first[chosen], found.photographs[chosen])
-    return _joined([plain, players])
+    same = (each[chosen] for each in (found.first, found.photographs, found.strangers))
+    return _joined([plain, EncounterRankings(np.stack(kept), none, none.astype(bool), *same)])
 
 
 def _joined(parts: Sequence[EncounterRankings]) -> EncounterRankings:

@@ -165,6 +165,7 @@ class _Scorer:
             ~found.known[part],
             photographs=found.photographs[part],
             weights=self.weights(found.known[part]),
+            strangers=found.strangers[part],
         )
 
     def cross_fitted(self, found: EncounterRankings) -> np.ndarray:
@@ -205,5 +206,5 @@ def _probabilities(calibration_at: Callable[[int], Calibration], found: Encounte
         here = found.photographs == count
         calibration, cosines = calibration_at(count), found.cosines[here]
         probabilities[here, 0] = calibration.of_match(cosines)[:, 0]
-        probabilities[here, 1] = calibration.of_new(cosines)
+        probabilities[here, 1] = calibration.of_new(cosines, strangers=found.strangers[here])
     return probabilities

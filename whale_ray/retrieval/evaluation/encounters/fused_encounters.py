@@ -87,6 +87,7 @@ def fuse_encounters(
         truth >= 0,
         first,
         counts,
+        np.concatenate([one.strangers(setting.transform) for one in asked]),
     )
     shortlist = size_of_shortlists(asked[0].run.evidence[setting.local])
     return FusedEncounters(rankings, replace(fitted.model, shortlist=shortlist))
@@ -129,5 +130,5 @@ def _gather(asked: AskedEncounters, setting: RetrievalSetting, evidence: Encount
         group.pool.searcher.rank(asked.vectors[group.queries], setting, penalized=group.penalized, ready=True)
         for group in asked.groups
     ]
-    cohort = asked.run.vectors.cohort(setting.transform)
+    cohort = asked.run.cohort(setting.transform)
     return gather_candidates(asked.vectors, asked.groups, rankings, setting.search_mode, evidence, cohort)

@@ -13,6 +13,7 @@ from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, read_outcome
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates
+from whale_ray.retrieval.fusion.cohort import Cohort, stranger_cosines
 from whale_ray.retrieval.fusion.evidence_source import EvidenceSource, evidence_of
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.neighbor_search import Neighbors
@@ -49,6 +50,7 @@ class SearchRun:
         species: Species of each photograph, likewise.
         held_out_as_new: Named queries without a gallery image count as unknown.
         evidence: Local evidence by kind.
+        has_cohort: The photographs of unknown animals are used as a cohort.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class SearchRun:
         species: np.ndarray,
         held_out_as_new: bool,
         evidence: Mapping[str, EvidenceSource],
+        has_cohort: bool,
     ) -> None:
         self.vectors, self.rows, self.depths, self.evidence = vectors, rows, depths, evidence
+        self._has_cohort = has_cohort
         named = vectors.individuals != vectors.unknown_label
         self.asking = np.flatnonzero(vectors.asking)
         self.gallery = np.flatnonzero(vectors.training & named)
@@ -71,6 +75,7 @@ class SearchRun:
         self._grouped: dict[tuple[VectorTransform, str], list[QueryGroup]] = {}
         self._found: dict[tuple[SearchKey, bool], list[Neighbors]] = {}
         self._image_ranks: dict[SearchKey, np.ndarray] = {}
+        self._strangers: dict[VectorTransform, np.ndarray] = {}
 
     @cached_property
     def queries(self) -> Queries:
@@ -99,6 +104,10 @@ class SearchRun:
             self._searchers[view] = (normalize_rows(vectors[self.asking]), searcher)
         return self._searchers[view]
 
+    def cohort(self, transform: VectorTransform) -> Cohort | None:
+        """Return the cohort of unknown animals after a transform; None without one."""
+        return self.vectors.cohort(transform) if self._has_cohort else None
+
     def outcome(self, setting: RetrievalSetting) -> Outcome:
         """Return what a setting gives each query of this gallery."""
         (queries, _), way = self.searcher(setting.transform), search_key(setting)
@@ -108,7 +117,8 @@ class SearchRun:
             nearest.append(group.pool.gallery_rows(searcher.nearest_images(asked, one, way[1], first=1, ready=True)[1]))
         first = join_rows(nearest, [group.queries for group in groups], -1)
         ranking, ranks, rows = _joined(groups, rankings), self._ranks_of_images(way), self.rows[self.gallery]
-        return read_outcome(ranking, ranks, self.queries, nearest=first, rows=rows)
+        strangers = self._strangers_of(setting.transform)
+        return read_outcome(ranking, ranks, self.queries, nearest=first, rows=rows, strangers=strangers)
 
     def rank(self, setting: RetrievalSetting) -> Ranking:
         """Return the ranking of each query of this gallery, by the embedding alone."""
@@ -120,9 +130,16 @@ class SearchRun:
             raise InputError(f"retrieval.local {setting.local} needs evidence of its kind. Gather it, or take none")
         (queries, _), (groups, rankings) = self.searcher(setting.transform), self._rankings(setting)
         known = evidence_of(self.evidence[setting.local], queries, groups)
-        mode, cohort = setting.search_mode, self.vectors.cohort(setting.transform)
+        mode, cohort = setting.search_mode, self.cohort(setting.transform)
         found = gather_candidates(queries, groups, rankings, mode, known, cohort)
         return replace(found, images=np.append(self.rows[self.gallery], -1)[found.images])
+
+    def _strangers_of(self, transform: VectorTransform) -> np.ndarray:
+        """Return how near strangers come to each query, shape (Q,); NaN without a cohort."""
+        if transform not in self._strangers:
+            (queries, _), cohort = self.searcher(transform), self.cohort(transform)
+            self._strangers[transform] = stranger_cosines(cohort, queries)
+        return self._strangers[transform]
 
     def _rankings(self, setting: RetrievalSetting) -> tuple[list[QueryGroup], list[Ranking]]:
         """Return the groups of queries and the ranking of each in its pool."""

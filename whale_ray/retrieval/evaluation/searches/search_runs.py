@@ -67,29 +67,31 @@ class SearchRuns:
             key = search_key(setting)
             depths[key] = max(CUTOFFS[-1], depths.get(key, 1), setting.neighbours or 1)
         self.splits, self.unknown_label = splits, unknown_label
-        self.runs: list[SearchRun] = []
-        for split in np.unique(splits).tolist() or [0]:
-            rows = np.flatnonzero(splits == split)
-            vectors = TransformedVectors(
+        rows_of = {split: np.flatnonzero(splits == split) for split in np.unique(splits).tolist() or [0]}
+        vectors_of = {
+            split: TransformedVectors(
                 {name: view[rows] for name, view in views.items()},
                 individuals=self.individuals[rows],
                 parts=parts[rows],
                 unknown_label=unknown_label,
                 proxies=(proxies or {}).get(split),
             )
-            self.runs.append(
-                SearchRun(
-                    vectors,
-                    rows,
-                    depths,
-                    viewpoints=self.traits["viewpoint"][rows],
-                    species=self.traits["species"][rows],
-                    held_out_as_new=held_out_as_new,
-                    evidence={kind: found[split] for kind, found in (evidence or {}).items()},
-                )
+            for split, rows in rows_of.items()
+        }
+        has_cohort = all(vectors.has_cohort for vectors in vectors_of.values())  # all have the same features
+        self.runs = [
+            SearchRun(
+                vectors_of[split],
+                rows,
+                depths,
+                viewpoints=self.traits["viewpoint"][rows],
+                species=self.traits["species"][rows],
+                held_out_as_new=held_out_as_new,
+                evidence={kind: found[split] for kind, found in (evidence or {}).items()},
+                has_cohort=has_cohort,
             )
-        for one in self.runs:  # all have the same features
-            one.vectors.has_cohort = all(other.vectors.has_cohort for other in self.runs)
+            for split, rows in rows_of.items()
+        ]
         self.rows = np.concatenate([one.rows[one.asking] for one in self.runs])
 
     @cached_property

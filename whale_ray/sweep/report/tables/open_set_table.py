@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whale_ray.retrieval.evaluation.calibration import reliability
 from whale_ray.retrieval.evaluation.decisions import read_decision
+from whale_ray.retrieval.evaluation.open_set_metrics import reliability
 from whale_ray.sweep.report.plots.curves import Plot
 from whale_ray.sweep.report.plots.scale import Scale
 from whale_ray.sweep.report.plots.svg import Curve, plot_curves
@@ -17,7 +17,8 @@ from whale_ray.sweep.report.tables.headline import is_number
 from whale_ray.sweep.run_folder.records import Record
 
 _MEANINGS = {
-    "auroc": "probability that a known query has a larger first cosine than a new one (0.5 is chance)",
+    "auroc": "probability that a new query looks newer than a known one, by its first cosine, or by the probability of "
+    "new where a cohort of unknown animals takes part (0.5 is chance)",
     "baks": "share of known queries answered correctly, averaged over individuals",
     "baus": "share of new queries decided as new, averaged over individuals",
     "brier/match": "mean squared error of the probability that the first answer is right (0 is perfect)",
