@@ -7,7 +7,6 @@ digit, and each lost trial may repeat one finished epoch.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -23,8 +22,9 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
+import psutil
 import typer
-from ray_machines import Cluster, Machine, free_port, wait_for
+from ray_machines import Cluster, Machine, free_port, node_environment, wait_for
 
 SWEEP = """
 name: nodes
@@ -69,11 +69,8 @@ def cluster_on_s3(nodes: int, s3: str) -> Iterator[tuple[Cluster, str]]:
         endpoint = s3 or stack.enter_context(moto(folder))
         bucket = f"nodes-{folder.name.lower().replace('_', '-')}"
         urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"))
-        # The machines make a cluster without tokens, whatever a parent process uses for its own.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-        environment |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-        environment |= {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
-        cluster = Cluster(folder, environment)
+        storage = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        cluster = Cluster(folder, node_environment() | storage)
         stack.callback(cluster.stop)
         for node in [cluster.add(f"n{number}") for number in range(nodes)]:
             node.wait_until_started()
@@ -110,6 +107,26 @@ class Driver:
     def has_ended(self) -> bool:
         """Return whether the command has ended."""
         return self.process.poll() is not None
+
+    def follow(self, trials: int, say: Callable[[str], None]) -> None:
+        """Return when the command has ended; say what it has cost after each quarter of the trials.
+
+        Args:
+            trials: Number of trials.
+            say: Prints a line.
+        """
+        end, quarter = time.monotonic() + 1800.0, max(1, trials // 4)
+        process, last, used = psutil.Process(self.process.pid), 0, 0.0
+        while not self.has_ended():
+            with suppress(psutil.Error):
+                if (now := self.finished()) >= last + quarter:
+                    seconds, memory = sum(process.cpu_times()[:2]), process.memory_info().rss / 2**20
+                    cost = 1000.0 * (seconds - used) / (now - last)
+                    say(f"{now} trials have finished; driver: {cost:.0f} ms of a core per trial, {memory:.0f} MiB")
+                    last, used = now, seconds
+            if time.monotonic() > end:
+                raise TimeoutError("the sweep")
+            time.sleep(0.5)
 
     def starts(self, trial: str) -> int:
         """Return how often a trial was started."""
@@ -182,7 +199,7 @@ def main(
             for number, loss in enumerate([] if losses == "none" else losses.split(","), start=1):
                 disturbance.lose(loss, after=number * trials // 4)
             driver = disturbance.driver
-            wait_for(driver.has_ended, "the sweep", seconds=1800.0)
+            driver.follow(trials, say)
         except TimeoutError:
             typer.echo("\n".join(disturbance.driver.lines()[-100:]))
             raise

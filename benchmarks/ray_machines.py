@@ -82,6 +82,12 @@ class Machine:
                 process.send_signal(number)
 
 
+def node_environment() -> dict[str, str]:
+    """Return the environment of this process for nodes: without tokens of another Ray, with one thread."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    return environment | {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
+
+
 def namespace() -> list[str]:
     """Return the command that runs another one with mounts of its own."""
     return ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
@@ -128,10 +134,16 @@ class Cluster:
         )
         self.head.wait_until_started()
 
-    def add(self, name: str) -> Machine:
-        """Start a node and return it."""
+    def add(self, name: str, *, without: Path | None = None) -> Machine:
+        """Start a node and return it.
+
+        Args:
+            name: Its name.
+            without: A folder that is empty there, beside the home of the driver.
+        """
         arguments = [f"--address={self.address}", "--num-cpus=1"]
-        node = self.machines[name] = self._machine(name, arguments, hidden=[self.folder / "driver"])
+        hidden = [self.folder / "driver", *([] if without is None else [without])]
+        node = self.machines[name] = self._machine(name, arguments, hidden=hidden)
         return node
 
     def _machine(self, name: str, arguments: list[str], *, hidden: list[Path]) -> Machine:

@@ -38,7 +38,7 @@ from whale_ray.serving.deployment.rollout import run_application
 from whale_ray.serving.deployment.settings import read_settings
 ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False)
 serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
-run_application(build(read_settings([sys.argv[3]], ["replicas=2", f"store={sys.argv[4]}"])))
+run_application(build(read_settings([sys.argv[3]], [f"replicas={sys.argv[5]}", f"store={sys.argv[4]}"])))
 print("the service answers", flush=True)
 threading.Event().wait()
 """
@@ -62,20 +62,21 @@ class Service:
 
     Args:
         cluster: The nodes.
-        bundle: URL of the bundle.
-        store: URL of the database of enrolments.
+        bundle: URL or folder of the bundle.
+        store: URL of the database of enrolments, or `none`.
+        replicas: Number of replicas.
     """
 
-    def __init__(self, cluster: Cluster, bundle: str, store: str) -> None:
+    def __init__(self, cluster: Cluster, bundle: str, store: str, *, replicas: int = 2) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._nodes, self._log = cluster.machines, cluster.folder / "service.log"
-        command = [sys.executable, "-c", SERVICE, cluster.address, str(self.port), bundle, store]
+        self._nodes, self._log = cluster.machines, cluster.folder / f"service-{self.port}.log"
+        command = [sys.executable, "-c", SERVICE, cluster.address, str(self.port), bundle, store, str(replicas)]
         with self._log.open("w") as log:
             self.process = subprocess.Popen(command, env=cluster.head.environment, stdout=log, stderr=log)
 
     def wait_until_it_answers(self) -> None:
-        """Return when both replicas answer; raise with the log if they do not."""
+        """Return when all replicas answer; raise with the log if they do not."""
         ready = "the service answers"
         wait_for(lambda: ready in self._log.read_text() or self.process.poll() is not None, "the service")
         if self.process.poll() is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,17 @@ class BundleSources:
         """
         found = self.local_folder(folder)
         if not found.exists():
-            raise BundleError(
-                f"a bundle must be at the same path on every machine of the service, but {socket.gethostname()} has no "
-                f"{folder}. Copy it there, or name the bundle by a URL (s3://…, hf://…), which each machine pulls"
-            )
+            raise BundleError(_must_be_everywhere(f"{socket.gethostname()} has no {folder}"))
         return found
+
+    def digests(self, folders: Collection[Path]) -> dict[Path, str]:
+        """Return the SHA-256 of bundle.json of those bundles that come from no URL; bundle.json has those of all files.
+
+        Args:
+            folders: Folders of bundles; those that this machine lacks are left out.
+        """
+        own = (folder for folder in folders if folder not in self._urls and (folder / MANIFEST).exists())
+        return {folder: _digest(folder) for folder in own}
 
     def merged(self, other: BundleSources) -> BundleSources:
         """Return the sources of both."""
@@ -81,6 +88,34 @@ class BundleSources:
 
 
 NO_SOURCES = BundleSources()
+
+
+def fault_of_folders(digests: Mapping[Path, str], machine: str) -> str | None:
+    """Return why this machine cannot serve bundles at the paths of another machine; None if it can.
+
+    Args:
+        digests: Folder → SHA-256 of bundle.json on the machine that deploys.
+        machine: Name of this machine for the message.
+    """
+    for folder, digest in digests.items():
+        try:
+            is_same = _digest(folder) == digest
+        except OSError:
+            return _must_be_everywhere(f"{machine} has no {folder}")
+        if not is_same:
+            return _must_be_everywhere(f"{machine} has another bundle in {folder}")
+    return None
+
+
+def _must_be_everywhere(lack: str) -> str:
+    return (
+        f"a bundle must be at the same path on every machine of the service, but {lack}. Copy it there, or name the "
+        "bundle by a URL (s3://…, hf://…), which each machine pulls"
+    )
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def _is_complete(folder: Path) -> bool:

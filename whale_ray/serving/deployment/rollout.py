@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from whale_ray.errors import BundleError, InputError
 from whale_ray.file_errors import real_path
@@ -21,7 +22,7 @@ from whale_ray.ray_private import enable_token_auth_if_token_exists
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.serving.auth.api_keys import ENVIRONMENT, ApiKeys, read_keys
 from whale_ray.serving.deployment.application import NAME, build_application
-from whale_ray.serving.deployment.bundle_sources import NO_SOURCES, BundleSources
+from whale_ray.serving.deployment.bundle_sources import NO_SOURCES, BundleSources, fault_of_folders
 from whale_ray.serving.deployment.settings import ServeSettings, with_options
 
 _SECONDS = 30.0
@@ -59,7 +60,8 @@ def deploy(
 ) -> None:
     """Exchange the bundle of a model in a running service.
 
-    The bundle's golden images are checked on the cluster first. Then new processes start beside the old ones and
+    The bundle's golden images are checked on the cluster first, and that each machine with room for a replica has the
+    bundles that are named by a folder. Then new processes start beside the old ones and
     replace them one by one; encoders in deployments stay until no ingress calls them.
 
     Args:
@@ -72,7 +74,7 @@ def deploy(
         say: Called with each line of progress.
 
     Raises:
-        BundleError: If the bundle fails its check; nothing has changed.
+        BundleError: If the bundle fails its check or a machine lacks a bundle; nothing has changed.
         InputError: If no service runs there or the settings are wrong; nothing has changed.
     """
     sources = BundleSources()
@@ -84,6 +86,7 @@ def deploy(
         keys = _keys_of(wanted, live_keys) if any(one.startswith("keys=") for one in options) else live_keys
         kept = tuple(set(live.remote_encoders.values()) - set(wanted.remote_encoders.values()))
         check_gpus(wanted, more=len(kept) * wanted.encoder_replicas + wanted.surge)
+        _check_nodes(wanted)
         _check_on_cluster(folder, wanted)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         try:
@@ -160,6 +163,40 @@ def _keys_of(wanted: ServeSettings, keys: ApiKeys) -> ApiKeys:
     """Return the keys of the file as it is now, and the live key of the environment."""
     of_environment = (key for key in keys.keys if key.name == ENVIRONMENT)
     return ApiKeys((*of_environment, *read_keys(wanted.keys, None).keys))
+
+
+def _check_nodes(settings: ServeSettings) -> None:
+    """Check that each node on which a replica can start has the bundles that come from no URL."""
+    settings = settings.resolved()
+    bundles = {*settings.bundles.values(), *([] if settings.shadow is None else [settings.shadow])}
+    digests = settings.sources.digests(bundles)
+    nodes = [node for node in ray.nodes() if node["Alive"] and has_room_for_replica(node["Resources"], settings)]
+    if not digests or len(nodes) < 2:
+        return
+    started = []
+    for node in nodes:
+        machine = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+        check = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(fault_of_folders)
+        started.append(check.remote(digests, machine))
+    for check in started:
+        try:
+            fault = ray.get(check, timeout=_SECONDS)
+        except (ray.exceptions.RayError, TimeoutError):
+            continue  # the node has died, and gets no replica
+        if fault:
+            raise BundleError(f"{fault} (nothing was changed)")
+
+
+def has_room_for_replica(resources: Mapping[str, float], settings: ServeSettings) -> bool:
+    """Return whether an idle node has the cores and GPUs of a replica that takes calls.
+
+    Args:
+        resources: Resources of the node by Ray's names.
+        settings: Settings of the service.
+    """
+    gpus = settings.gpus if settings.shape == "joined" else 0.0
+    return resources.get("CPU", 0.0) >= settings.threads and resources.get("GPU", 0.0) >= gpus
 
 
 def _check_on_cluster(bundle: Path, settings: ServeSettings) -> None:
