@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from whale_ray.device import restored_threads
 from whale_ray.errors import EncoderError, InputError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.learning.encoders.ensemble import join_encoders
 from whale_ray.retrieval.evaluation.query_clusters import FOLDS
-from whale_ray.sweep.analysis.ensemble_choice import cross_fit_members, queries_by_fold
+from whale_ray.sweep.analysis.ensemble_choice import cross_fit_members, ensembles_to_score, queries_by_fold
 from whale_ray.sweep.analysis.trial_comparison import chosen_by_others, compare_trials
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
@@ -30,8 +31,15 @@ from whale_ray.sweep.report.plots.curves import describe
 from whale_ray.sweep.report.tables.headline import write_headline
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import Record, read_record, read_records
+from whale_ray.sweep.trials import ensemble
 from whale_ray.sweep.trials.embeddings_io import read_embeddings
-from whale_ray.sweep.trials.ensemble import MEMBERS_BY_FOLD, choose_members, ranked_trials, score_members
+from whale_ray.sweep.trials.ensemble import (
+    MEMBERS_BY_FOLD,
+    EnsembleScorer,
+    choose_members,
+    ranked_trials,
+    score_members,
+)
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trackers.tracker import Tracking
 from whale_ray.sweep.trials.trial_run import SweepContext
@@ -206,6 +214,47 @@ def test_the_members_of_each_fold_are_those_that_the_other_folds_choose(together
         found[left_out][columns].sort_values("image").reset_index(drop=True),
         expected[columns].sort_values("image").reset_index(drop=True),
     )
+
+
+def test_ensembles_scored_at_once_have_the_scores_of_each_alone(
+    together: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble, "available_cpus", lambda: 2)
+    run = shutil.copytree(together.folder, tmp_path / "together", symlinks=True)
+    scoring = scoring_of(load_sweep(run / "sweep.yaml"))
+    trials = [record for record in read_records(run) if record.kind == "trial"]
+    pairs = [trials, trials[::-1]]
+    with EnsembleScorer(scoring) as scorer:
+        scorer.begin(pairs)
+        assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {1}
+        found = [scorer.score(members) for members in pairs]
+    for members, one in zip(pairs, found, strict=True):
+        alone = score_members(members, scoring)
+        assert one.evaluation.scores == alone.evaluation.scores
+        pd.testing.assert_frame_equal(one.evaluation.queries, alone.evaluation.queries)
+
+
+def test_ensembles_that_the_run_folder_lacks_are_scored_and_no_others(together: SweepResult, tmp_path: Path) -> None:
+    run = shutil.copytree(together.folder, tmp_path / "together", symlinks=True)
+    (joined,) = (record for record in read_records(run) if record.kind == "ensemble")
+    trials = [record for record in read_records(run) if record.kind == "trial"]
+    members = [next(one for one in trials if one.trial == name) for name in joined.settings["members"]]
+
+    def missing() -> list[list[str]]:
+        found = ensembles_to_score(members, trials, run, "map@5", count=2)
+        return [[one.trial for one in each] for each in found]
+
+    assert missing() == []
+    (joined.folder / "result.json").unlink()
+    assert missing() == [joined.settings["members"]]
+    assert ensembles_to_score(members[:1], trials, run, "map@5", count=2) == []
+    third = shutil.copytree(trials[0].folder, run / "trials" / "third")
+    for record, good in ((trials[0], (0, 1)), (read_record(third), (2, 3, 4))):
+        queries = pd.read_parquet(record.folder / "queries.parquet")
+        queries["average_precision@5"] = queries["fold"].isin(good).astype(float)
+        queries.to_parquet(record.folder / "queries.parquet", index=False)
+    trials = [*trials, read_record(third)]
+    assert [sorted(one) for one in missing()[1:]] == [sorted([trials[1].trial, "third"])]
 
 
 def test_a_fold_is_scored_by_what_the_other_folds_choose(together: SweepResult) -> None:

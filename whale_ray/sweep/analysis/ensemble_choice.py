@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,15 +11,29 @@ import pandas as pd
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.retrieval.evaluation.query_clusters import FOLDS
 from whale_ray.sweep.analysis.per_query_scores import read_queries, score_queries
-from whale_ray.sweep.run_folder.records import Record, write_result
-from whale_ray.sweep.trials.ensemble import KIND, MEMBERS, MEMBERS_BY_FOLD, choose_members, score_members
+from whale_ray.sweep.run_folder.records import Record, read_record, write_result
+from whale_ray.sweep.trials.ensemble import (
+    KIND,
+    MEMBERS,
+    MEMBERS_BY_FOLD,
+    ScoredEnsemble,
+    choose_members,
+    ensemble_folder,
+    score_members,
+)
 from whale_ray.sweep.trials.scoring import Scoring
 
 _FILE = "queries_by_fold.parquet"
 
 
 def cross_fit_members(
-    ensemble: Record, records: Sequence[Record], scoring: Scoring, *, count: int, say: Callable[[str], None]
+    ensemble: Record,
+    records: Sequence[Record],
+    scoring: Scoring,
+    *,
+    count: int,
+    say: Callable[[str], None],
+    score: Callable[[Sequence[Record]], ScoredEnsemble] | None = None,
 ) -> bool:
     """Write the queries of the ensemble that each fold's other queries choose; return whether something was written.
 
@@ -31,25 +46,60 @@ def cross_fit_members(
         scoring: Retrieval settings and objective.
         count: Number of members.
         say: Prints the progress.
+        score: Returns the scores of members; None for `score_members`.
     """
     if ensemble.kind != KIND:
         return False
-    trials = [one for one in records if one.kind == "trial" and one.status == "finished"]
-    chosen = [choose_members(ranked, count) for ranked in rank_by_fold(trials, scoring.objective)]
-    names = [sorted(member.trial for member in members) for members in chosen]
-    if not names or any(len(members) < 2 for members in names) or ensemble.result.get(MEMBERS_BY_FOLD) == names:
+    chosen = _members_by_fold(records, scoring.objective, count)
+    names = [_sorted_names(members) for members in chosen]
+    if not names or ensemble.result.get(MEMBERS_BY_FOLD) == names:
         return False
     own = sorted(ensemble.settings[MEMBERS])
     found: dict[tuple[str, ...], pd.DataFrame] = {tuple(own): read_queries(ensemble)}
     for members, key in zip(chosen, map(tuple, names), strict=True):
         if key not in found:
             say(f"the ensemble of {' and '.join(key)}, which other queries choose, is scored for the headline")
-            found[key] = score_members(members, scoring).evaluation.queries
+            scored = score(members) if score else score_members(members, scoring)
+            found[key] = scored.evaluation.queries
     tables = [found[tuple(key)].assign(left_out=fold) for fold, key in enumerate(names)]
     with replaced_atomically(ensemble.folder / _FILE) as draft:
         pd.concat(tables, ignore_index=True).to_parquet(draft, index=False)
     write_result(ensemble.folder, {**ensemble.result, MEMBERS_BY_FOLD: names})
     return True
+
+
+def ensembles_to_score(
+    members: Sequence[Record], records: Sequence[Record], run: Path, objective: str, *, count: int
+) -> list[list[Record]]:
+    """Return the members of each ensemble that `make_ensemble` and `cross_fit_members` have to score.
+
+    Args:
+        members: The members that all queries choose.
+        records: The trials, best first.
+        run: The run folder.
+        objective: Name of the score.
+        count: Number of members.
+    """
+    if len(members) < 2:
+        return []
+    folder, chosen = ensemble_folder(members, run), _members_by_fold(records, objective, count)
+    written = read_record(folder).result if (folder / "result.json").exists() else None
+    by_names = {tuple(_sorted_names(one)): list(one) for one in reversed([members, *chosen])}
+    own = by_names.pop(tuple(_sorted_names(members)))
+    if written is None:
+        return [own, *by_names.values()]
+    return [] if written.get(MEMBERS_BY_FOLD) == [_sorted_names(one) for one in chosen] else [*by_names.values()]
+
+
+def _members_by_fold(records: Sequence[Record], objective: str, count: int) -> list[list[Record]]:
+    """Return the members that the queries outside each fold choose; [] if these cannot choose an ensemble."""
+    trials = [one for one in records if one.kind == "trial" and one.status == "finished"]
+    chosen = [choose_members(ranked, count) for ranked in rank_by_fold(trials, objective)]
+    return [] if any(len(members) < 2 for members in chosen) else chosen
+
+
+def _sorted_names(members: Sequence[Record]) -> list[str]:
+    return sorted(member.trial for member in members)
 
 
 def rank_by_fold(trials: Sequence[Record], objective: str) -> list[list[Record]]:

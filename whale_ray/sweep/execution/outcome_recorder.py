@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pandas as pd
 
-from whale_ray.sweep.analysis.ensemble_choice import cross_fit_members
+from whale_ray.sweep.analysis.ensemble_choice import cross_fit_members, ensembles_to_score
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.trial_queue import TrialQueue
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
@@ -16,7 +16,7 @@ from whale_ray.sweep.run_folder.checkpoints import drop_weights
 from whale_ray.sweep.run_folder.leaderboard import kept_weights, sweep_leaderboard, write_leaderboard
 from whale_ray.sweep.run_folder.record_index import RecordIndex
 from whale_ray.sweep.run_folder.records import Record
-from whale_ray.sweep.trials.ensemble import choose_members, make_ensemble, ranked_trials
+from whale_ray.sweep.trials.ensemble import EnsembleScorer, choose_members, make_ensemble, ranked_trials
 from whale_ray.sweep.trials.scoring import scoring_of
 
 _ALWAYS_WRITTEN = 100  # rows of a table that takes milliseconds
@@ -95,11 +95,14 @@ class TrialOutcomes:
         members = self._quota.members(table)
         for member in members:
             fetch_weights(member.trial)
-        made = make_ensemble(members, self._index.folder, scoring)
-        if made is None:
-            return
-        trials = ranked_trials(table, self._index.records())
-        cross_fit_members(made, trials, scoring, count=self._sweep.fixed["search.ensemble"], say=say)
+        trials, run = ranked_trials(table, self._index.records()), self._index.folder
+        count = self._sweep.fixed["search.ensemble"]
+        with EnsembleScorer(scoring) as scorer:
+            scorer.begin(ensembles_to_score(members, trials, run, scoring.objective, count=count))
+            made = make_ensemble(members, run, scoring, score=scorer.score)
+            if made is None:
+                return
+            cross_fit_members(made, trials, scoring, count=count, say=say, score=scorer.score)
         self._index.reload(made.trial)
 
     def leaderboard(self) -> pd.DataFrame:

@@ -45,6 +45,12 @@ def read_embeddings(folder: Path) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
         return {view: stored[view] for view in ("plain", "flip") if view in stored}, _table(stored)
 
 
+def embeddings_bytes(folder: Path) -> int:
+    """Return the size of a trial's embeddings.npz in bytes; 0 if it is missing."""
+    path = folder / "embeddings.npz"
+    return path.stat().st_size if path.exists() else 0
+
+
 def _table(stored: Mapping[str, np.ndarray]) -> pd.DataFrame:
     table = pd.DataFrame({column: stored[column] for column in COLUMNS})
     return table.assign(**{column: stored.get(column, "") for column in TRAITS}, split=stored.get("split", 0))

@@ -5,25 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
+from whale_ray.device import available_cpus
 from whale_ray.learning.encoders.ensemble import join_encoders
 from whale_ray.retrieval.evaluation.evaluate import Evaluation
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights, save_weights
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
 from whale_ray.sweep.run_folder.records import Record, read_record, read_records, write_record, write_result
-from whale_ray.sweep.trials.embeddings_io import Views, read_embeddings, write_embeddings
+from whale_ray.sweep.trials.embeddings_io import Views, embeddings_bytes, read_embeddings, write_embeddings
 from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, write_scores
 
 KIND = "ensemble"
 MEMBERS = "members"
 MEMBERS_BY_FOLD = "members_by_fold"
 """Entry of result.json: the members that the queries outside each fold choose."""
+_MOST_BYTES = 2**29  # of all embeddings that are scored at once: an evaluation takes several times as much memory
 
 
 def ranked_trials(table: pd.DataFrame, records: Sequence[Record]) -> list[Record]:
@@ -52,22 +58,39 @@ def choose_members(ranked: Sequence[Record], count: int) -> list[Record]:
     return [*leading, *(record for record in alike if record not in leading)][:count]
 
 
-def make_ensemble(members: Sequence[Record], run: Path, scoring: Scoring) -> Record | None:
+def make_ensemble(
+    members: Sequence[Record],
+    run: Path,
+    scoring: Scoring,
+    *,
+    score: Callable[[Sequence[Record]], ScoredEnsemble] | None = None,
+) -> Record | None:
     """Score the ensemble of trials and return its record; None with fewer than two members.
 
     Args:
         members: The trials to join.
         run: The run folder.
         scoring: Retrieval settings and objective.
+        score: Returns the scores of members; None for `score_members`.
     """
     if len(members) < 2:
         return None
-    names = [member.trial for member in members]
-    folder = run / "trials" / f"{KIND}-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]}"
+    folder = ensemble_folder(members, run)
     if not (folder / "result.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        _score(members, folder, scoring)
+        _score(members, folder, scoring, score or (lambda members: score_members(members, scoring)))
     return read_record(folder)
+
+
+def ensemble_folder(members: Sequence[Record], run: Path) -> Path:
+    """Return the folder of the ensemble of trials.
+
+    Args:
+        members: The trials to join.
+        run: The run folder.
+    """
+    names = json.dumps([member.trial for member in members])
+    return run / "trials" / f"{KIND}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
 
 
 def forget_unfinished(run: Path) -> None:
@@ -98,6 +121,59 @@ def score_members(members: Sequence[Record], scoring: Scoring) -> ScoredEnsemble
     return ScoredEnsemble(views, table, score_trial(views, table, scoring=scoring, settings=settings, run=run))
 
 
+class EnsembleScorer:
+    """Scores several ensembles at once, each on a thread with its share of the cores.
+
+    Within the block, BLAS has that many threads. The scores are those of `score_members`.
+
+    Args:
+        scoring: Retrieval settings and objective.
+    """
+
+    def __init__(self, scoring: Scoring) -> None:
+        self.scoring = scoring
+        self._begun: dict[tuple[str, ...], Future[ScoredEnsemble]] = {}
+        self._held = ExitStack()
+
+    def __enter__(self) -> EnsembleScorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for future in self._begun.values():
+            future.cancel()
+        self._held.close()
+
+    def begin(self, ensembles: Sequence[Sequence[Record]]) -> None:
+        """Begin to score ensembles, if there are several, free cores and enough memory for all of them.
+
+        Args:
+            ensembles: The members of each.
+        """
+        size = sum(embeddings_bytes(member.folder) for members in ensembles for member in members)
+        workers = min(len(ensembles), available_cpus())
+        if workers < 2 or size > _MOST_BYTES:
+            return
+        self._held.enter_context(threadpool_limits(max(1, available_cpus() // workers), user_api="blas"))
+        threads = self._held.enter_context(ThreadPoolExecutor(workers, "ensemble"))
+        for members in ensembles:
+            self._begun[_names(members)] = threads.submit(score_members, members, self.scoring)
+
+    def score(self, members: Sequence[Record]) -> ScoredEnsemble:
+        """Return the joined embeddings of trials and their scores; nothing is written.
+
+        Args:
+            members: The trials to join.
+        """
+        begun = self._begun.pop(_names(members), None)
+        return begun.result() if begun else score_members(members, self.scoring)
+
+
+def _names(members: Sequence[Record]) -> tuple[str, ...]:
+    return tuple(member.trial for member in members)
+
+
 def join_members(members: Sequence[Path], folder: Path) -> tuple[Views, pd.DataFrame]:
     """Join the embeddings of trials and, if all kept them, their weights; write and return views and table.
 
@@ -124,11 +200,13 @@ def _join_weights(members: Sequence[Path], folder: Path) -> None:
         save_weights(*join_encoders(recipes, weights), folder / "checkpoint")
 
 
-def _score(members: Sequence[Record], folder: Path, scoring: Scoring) -> None:
+def _score(
+    members: Sequence[Record], folder: Path, scoring: Scoring, score: Callable[[Sequence[Record]], ScoredEnsemble]
+) -> None:
     settings = {**members[0].settings, MEMBERS: [member.trial for member in members]}
     write_record(folder, kind=KIND, point={}, settings=settings, data_fingerprint=members[0].data_fingerprint)
     _join_weights([member.folder for member in members], folder)
-    scored = score_members(members, scoring)
+    scored = score(members)
     write_embeddings(scored.views, scored.table, folder)
     write_scores(scored.evaluation, folder)
     sums = {
