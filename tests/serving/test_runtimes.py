@@ -15,6 +15,7 @@ from drawn_photographs import INDIVIDUALS, draw
 from services import contents
 
 from whale_ray.errors import BundleError, EncoderError
+from whale_ray.inference import runtimes
 from whale_ray.inference.bundle import read_bundle, write_bundle
 from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.predictor import Bundle
@@ -99,6 +100,22 @@ def test_the_fastest_runtime_with_the_same_recall_is_named_with_what_was_measure
     assert f"Runs on: {loaded.runtime}" in (written / "README.md").read_text()
 
 
+def test_the_onnx_model_is_exported_once_for_all_runtimes(
+    whole: BundleContents, queries: BenchmarkQueries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[tuple[int, int]] = []
+
+    def export(encoder: torch.nn.Module, size: tuple[int, int]) -> bytes:
+        exported.append(size)
+        return export_onnx(encoder, size)
+
+    export_onnx = runtimes._onnx
+    monkeypatch.setattr(runtimes, "_onnx", export)
+    named = with_fastest_runtime(whole, queries).manifest["runtime"]
+    assert {"onnxruntime", "openvino"} <= named["images_per_second"].keys()
+    assert len(exported) == 1
+
+
 def test_a_runtime_with_a_lower_recall_is_not_chosen(
     whole: BundleContents, queries: BenchmarkQueries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +134,7 @@ def test_a_runtime_with_a_lower_recall_is_not_chosen(
                 self.first = self.encoder(images[:1])
             return self.first.expand(len(images), -1)
 
-    monkeypatch.setitem(RUNTIMES, "openvino", lambda encoder, size, threads: FirstImageOnly(encoder))
+    monkeypatch.setitem(RUNTIMES, "openvino", lambda encoder, export, threads: FirstImageOnly(encoder))
     named = with_fastest_runtime(fooled, queries).manifest["runtime"]
     assert named["name"] != "openvino"
     assert "its recall@1 is" in named["passed_over"]["openvino"]

@@ -11,7 +11,7 @@ from whale_ray.data.image_io import Geometry
 from whale_ray.device import keep_freed_memory
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle_contents import BundleContents
-from whale_ray.inference.runtimes import build_runtime
+from whale_ray.inference.runtimes import OnnxModel, build_runtime
 from whale_ray.learning.encoders.ensemble import rebuild_from_recipe
 from whale_ray.retrieval.embed import embed
 from whale_ray.retrieval.search.gallery_index import combine_views, normalize_rows
@@ -26,20 +26,29 @@ class BundleEncoder:
         device: Device of the encoder.
         runtime: Name of the runtime.
         threads: Threads of a runtime other than torch; None for as many as torch has.
+        onnx_model: As in `build_runtime`.
 
     Raises:
         BundleError: If the weights do not fit the encoder.
     """
 
     def __init__(
-        self, contents: BundleContents, geometry: Geometry, *, device: str, runtime: str, threads: int | None
+        self,
+        contents: BundleContents,
+        geometry: Geometry,
+        *,
+        device: str,
+        runtime: str,
+        threads: int | None,
+        onnx_model: OnnxModel | None = None,
     ) -> None:
         keep_freed_memory()
         encoder = rebuild_from_recipe(contents.manifest["encoder"])
         _load_weights(encoder, contents)
         encoder.eval().to(device)
         size = (geometry.height, geometry.width)
-        self._run = build_runtime(runtime, encoder, size=size, threads=threads or torch.get_num_threads())
+        threads = threads or torch.get_num_threads()
+        self._run = build_runtime(runtime, encoder, size=size, threads=threads, onnx_model=onnx_model)
         self._geometry, self._device = geometry, device
 
     def embed(self, photographs: np.ndarray, *, flip: str) -> np.ndarray:

@@ -56,9 +56,9 @@ class Bundle(BundleDecisions):
         self.unknown_label: str = manifest["unknown_label"]
         self.geometry = Geometry(**manifest["preprocessing"])
         self.device, self.runtime = device, runtime or "another process"
-        self._encoder = None
+        self.encoder = None
         if runtime is not None:
-            self._encoder = BundleEncoder(contents, self.geometry, device=device, runtime=runtime, threads=threads)
+            self.encoder = BundleEncoder(contents, self.geometry, device=device, runtime=runtime, threads=threads)
         self.individuals: list[str] = contents.table["individual"].tolist()
         self.images: list[str] = contents.table["image"].tolist()
         self.traits, files = contents.traits, contents.keypoints
@@ -160,9 +160,9 @@ class Bundle(BundleDecisions):
         Raises:
             BundleError: If the bundle was loaded without its encoder.
         """
-        if self._encoder is None:
+        if self.encoder is None:
             raise BundleError(f"{self.id} was loaded without its encoder, and cannot embed. Load it with Bundle.load")
-        return self._encoder.embed(np.stack(arrays), flip=self.setting.flip)
+        return self.encoder.embed(np.stack(arrays), flip=self.setting.flip)
 
     def rank(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ import torch
 from whale_ray.device import has_bfloat16, restored_threads
 from whale_ray.errors import BundleError, EncoderError
 from whale_ray.inference.bundle_contents import BundleContents
+from whale_ray.inference.bundle_encoder import BundleEncoder
 from whale_ray.inference.golden_images import largest_tolerance
 from whale_ray.inference.predictor import Bundle
-from whale_ray.inference.runtimes import BFLOAT16_RUNTIMES, RUNTIMES, TORCH
+from whale_ray.inference.runtimes import BFLOAT16_RUNTIMES, RUNTIMES, TORCH, OnnxModel
 
 _TOGETHER = 8
 _ROUNDS = 5
@@ -115,7 +117,7 @@ def _naming(contents: BundleContents, runtime: dict[str, Any]) -> BundleContents
 
 def _usable_runtimes(contents: BundleContents, threads: int) -> tuple[dict[str, Bundle], dict[str, str]]:
     """Return a predictor per usable runtime, torch first, and why the others are not usable."""
-    able, reasons = {TORCH: Bundle(contents)}, {}
+    able, reasons, onnx_model = {TORCH: Bundle(contents)}, {}, OnnxModel()
     for name in RUNTIMES:
         if name == TORCH:
             continue
@@ -123,13 +125,22 @@ def _usable_runtimes(contents: BundleContents, threads: int) -> tuple[dict[str, 
             reasons[name] = "this processor emulates bfloat16"
             continue
         try:
-            bundle = Bundle(contents, runtime=name, threads=threads)
+            bundle = _with_runtime(able[TORCH], name, threads, onnx_model)
             _tolerance(bundle)
         except (EncoderError, BundleError) as error:
             reasons[name] = str(error)
         else:
             able[name] = bundle
     return able, reasons
+
+
+def _with_runtime(bundle: Bundle, name: str, threads: int, onnx_model: OnnxModel) -> Bundle:
+    """Return the bundle with its encoder on another runtime; both have the same gallery."""
+    other = copy.copy(bundle)
+    other.runtime = name
+    run: dict[str, Any] = {"runtime": name, "threads": threads, "onnx_model": onnx_model}
+    other.encoder = BundleEncoder(bundle.contents, bundle.geometry, device="cpu", **run)
+    return other
 
 
 def _tolerance(bundle: Bundle) -> float:

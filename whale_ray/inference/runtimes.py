@@ -9,6 +9,7 @@ import io
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,51 +47,75 @@ class CompiledEncoder(nn.Module):
         return torch.from_numpy(self._forward(images.numpy()))
 
 
-def _torch(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
+class OnnxModel:
+    """ONNX model of one encoder, exported once for all runtimes that read it."""
+
+    def __init__(self) -> None:
+        self._exported: bytes | None = None
+
+    def of(self, encoder: nn.Module, size: tuple[int, int]) -> bytes:
+        """Return the model.
+
+        Args:
+            encoder: The encoder in evaluation mode, on the processor; always the same.
+            size: Height and width of its input in pixels; always the same.
+        """
+        if self._exported is None:
+            self._exported = _onnx(encoder, size)
+        return self._exported
+
+
+Export = Callable[[], bytes]
+"""Returns the ONNX model of the encoder."""
+
+
+def _torch(encoder: nn.Module, export: Export, threads: int) -> nn.Module:
     return encoder
 
 
-def _torch_bf16(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
+def _torch_bf16(encoder: nn.Module, export: Export, threads: int) -> nn.Module:
     return AutocastEncoder(encoder)
 
 
-def _onnxruntime(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
+def _onnxruntime(encoder: nn.Module, export: Export, threads: int) -> nn.Module:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(_onnx(encoder, size), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(export(), options, providers=["CPUExecutionProvider"])
     return CompiledEncoder(lambda images: np.asarray(session.run(None, {"images": images})[0]))
 
 
-def _openvino(encoder: nn.Module, size: tuple[int, int], threads: int, precision: str = "f32") -> nn.Module:
+def _openvino(encoder: nn.Module, export: Export, threads: int, precision: str = "f32") -> nn.Module:
     # OpenVINO reports each import to its maker, unless the module that does so is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     core = openvino.Core()
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    compiled = core.compile_model(core.read_model(_onnx(encoder, size)), "CPU", options)
+    compiled = core.compile_model(core.read_model(export()), "CPU", options)
     return CompiledEncoder(lambda images: np.array(compiled(images)[0]))
 
 
-def _openvino_bf16(encoder: nn.Module, size: tuple[int, int], threads: int) -> nn.Module:
-    return _openvino(encoder, size, threads, precision="bf16")
+def _openvino_bf16(encoder: nn.Module, export: Export, threads: int) -> nn.Module:
+    return _openvino(encoder, export, threads, precision="bf16")
 
 
-RUNTIMES: dict[str, Callable[[nn.Module, tuple[int, int], int], nn.Module]] = {
+RUNTIMES: dict[str, Callable[[nn.Module, Export, int], nn.Module]] = {
     TORCH: _torch,
     "torch-bf16": _torch_bf16,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "openvino-bf16": _openvino_bf16,
 }
-"""Name → (encoder in evaluation mode, on the processor; height and width; threads) → the same function of images."""
+"""Name → (encoder in evaluation mode, on the processor; its ONNX model; threads) → the same function of images."""
 BFLOAT16_RUNTIMES = ("torch-bf16", "openvino-bf16")
 
 
-def build_runtime(name: str, encoder: nn.Module, *, size: tuple[int, int], threads: int) -> nn.Module:
+def build_runtime(
+    name: str, encoder: nn.Module, *, size: tuple[int, int], threads: int, onnx_model: OnnxModel | None = None
+) -> nn.Module:
     """Return the encoder run by a runtime.
 
     Args:
@@ -98,6 +123,7 @@ def build_runtime(name: str, encoder: nn.Module, *, size: tuple[int, int], threa
         encoder: The encoder.
         size: Height and width of its input in pixels.
         threads: Threads of a library other than torch.
+        onnx_model: Holds the ONNX model of this encoder for other runtimes; None exports it for this one.
 
     Raises:
         EncoderError: If the library is missing or cannot run this encoder.
@@ -105,7 +131,7 @@ def build_runtime(name: str, encoder: nn.Module, *, size: tuple[int, int], threa
     if name not in RUNTIMES:
         raise EncoderError(f"a runtime is one of {', '.join(RUNTIMES)}, but got {name!r}. Name one of them")
     try:
-        return RUNTIMES[name](encoder, size, threads)
+        return RUNTIMES[name](encoder, partial((onnx_model or OnnxModel()).of, encoder, size), threads)
     except ImportError as error:
         remedy = "Type `pip install 'whale-ray[fast]'`"
         raise EncoderError(f"the runtime {name} needs {error.name}, which is not installed. {remedy}") from error
