@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from whale_ray.data.image_io import Geometry
 from whale_ray.data.synthetic.fluke import draw_fluke
 from whale_ray.data.synthetic.scene import draw_day, draw_viewpoint, photograph
 from whale_ray.retrieval.shortcuts.animal_separation import BOX, GRABCUT, GREY, OTSU, separate_animal
-from whale_ray.retrieval.shortcuts.separated_photographs import SeparatedPhotographs
+from whale_ray.retrieval.shortcuts.separated_photographs import SeparatedPhotographs, separate_photograph
 from whale_ray.retrieval.shortcuts.shortcut_scores import PARTS, ShortcutScores, shortcut_scores
 
 ANIMALS, PHOTOS, SIZE = 12, 4, (48, 96)
@@ -66,7 +67,8 @@ def photographs() -> dict[bool, dict[str, Image.Image]]:
 def audit(photographs: dict[str, Image.Image], encoder: Encoder) -> tuple[ShortcutScores, SeparatedPhotographs]:
     seen = SeparatedPhotographs(encoder, GEOMETRY)
     for image, picture in photographs.items():
-        seen.add(image, picture)
+        if (found := separate_photograph(picture, GEOMETRY)) is not None:
+            seen.add(image, found)
     names = np.array([image.split("_") for image in seen.images])
     scores = shortcut_scores(
         seen.vectors(),
@@ -89,6 +91,19 @@ def test_a_clean_set_is_not_flagged(photographs: dict[bool, dict[str, Image.Imag
     scores, seen = audit(photographs[False], color_encoder)
     assert len(seen.images) >= 40
     assert scores.flagged is False
+
+
+def test_photographs_are_separated_alike_on_several_threads(photographs: dict[bool, dict[str, Image.Image]]) -> None:
+    pictures = [*photographs[False].values()]
+    alone = [separate_photograph(picture, GEOMETRY) for picture in pictures]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda picture: separate_photograph(picture, GEOMETRY), pictures))
+    assert sum(one is not None for one in alone) >= 40
+    for one, other in zip(alone, together, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert one.source == other.source
+            assert all((one.parts[part] == other.parts[part]).all() for part in PARTS)
 
 
 def test_an_encoder_that_sees_the_animal_is_not_flagged_on_planted_water(

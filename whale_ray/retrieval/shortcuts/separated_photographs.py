@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,44 @@ from whale_ray.retrieval.shortcuts.animal_separation import Region, separate_ani
 from whale_ray.retrieval.shortcuts.shortcut_scores import ANIMAL, BACKGROUND, PARTS, WHOLE
 
 _SHOWN, _SHOWN_SIDE, _QUALITY = 3, 200, 75
+
+
+class SeparatedInput(NamedTuple):
+    """A photograph as the encoder's input, and its parts.
+
+    Attributes:
+        stored: The input with its border, uint8, shape (H', W', 3).
+        parts: The input without border, whole and with one part of it, uint8, shape (H, W, 3), by name of the part.
+        source: What told the animal from its background: `box`, `GrabCut` or `Otsu`.
+    """
+
+    stored: np.ndarray
+    parts: Mapping[str, np.ndarray]
+    source: str
+
+
+def separate_photograph(
+    photograph: Image.Image, geometry: Geometry, *, box: Box | None = None
+) -> SeparatedInput | None:
+    """Return a photograph whole, the animal alone and the background alone; None if they cannot be told apart.
+
+    Args:
+        photograph: Upright RGB image.
+        geometry: Geometry of the encoder's input.
+        box: Box of the animal in its pixels; None if unknown.
+    """
+    stored = fit_image(photograph, geometry, box=box)
+    whole = center_crop(stored, geometry)
+    seen = visible_box(photograph.size, geometry, box=box)
+    everything = (0.0, 0.0, float(photograph.width), float(photograph.height))
+    found = separate_animal(
+        whole,
+        content=_in_input(everything, seen, geometry),
+        box=None if box is None else _in_input(box, seen, geometry),
+    )
+    if found is None:
+        return None
+    return SeparatedInput(stored, {WHOLE: whole, ANIMAL: found.animal, BACKGROUND: found.background}, found.source)
 
 
 class SeparatedPhotographs:
@@ -34,32 +73,19 @@ class SeparatedPhotographs:
         self.pictures: list[dict[str, str]] = []
         """The first photographs, for people: the image's name, and a data URI of each part."""
 
-    def add(self, image: str, photograph: Image.Image, *, box: Box | None = None) -> bool:
-        """Add a photograph and return whether it could be separated; if not, it is left out.
+    def add(self, image: str, found: SeparatedInput) -> None:
+        """Add a photograph that `separate_photograph` has separated.
 
         Args:
             image: Name of the photograph.
-            photograph: Upright RGB image.
-            box: Box of the animal in its pixels; None if unknown.
+            found: Its parts.
         """
-        stored = fit_image(photograph, self._geometry, box=box)
-        whole = center_crop(stored, self._geometry)
-        seen = visible_box(photograph.size, self._geometry, box=box)
-        everything = (0.0, 0.0, float(photograph.width), float(photograph.height))
-        found = separate_animal(
-            whole,
-            content=_in_input(everything, seen, self._geometry),
-            box=None if box is None else _in_input(box, seen, self._geometry),
-        )
-        if found is None:
-            return False
-        parts = {WHOLE: whole, ANIMAL: found.animal, BACKGROUND: found.background}
         self.images.append(image)
         self.sources[found.source] += 1
-        self._waiting += [_with_border(stored, parts[part], self._geometry) for part in PARTS]
+        self._waiting += [_with_border(found.stored, found.parts[part], self._geometry) for part in PARTS]
         if len(self.pictures) < _SHOWN:
-            self.pictures.append({"image": image} | {part: _data_uri(picture) for part, picture in parts.items()})
-        return True
+            shown = {part: _data_uri(picture) for part, picture in found.parts.items()}
+            self.pictures.append({"image": image} | shown)
 
     def embed_added(self) -> None:
         """Embed the photographs that were added since the last call."""

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,14 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.catalog import Catalog
+from whale_ray.data.image_io import Geometry
+from whale_ray.device import available_cpus
 from whale_ray.errors import DataError, ImageError, WhaleRayError
-from whale_ray.retrieval.shortcuts.separated_photographs import SeparatedPhotographs
+from whale_ray.retrieval.shortcuts.separated_photographs import (
+    SeparatedInput,
+    SeparatedPhotographs,
+    separate_photograph,
+)
 from whale_ray.retrieval.shortcuts.shortcut_scores import ShortcutScores, shortcut_scores
 from whale_ray.sweep.run_folder.optional_json import read_optional_json
 from whale_ray.sweep.run_folder.records import Record
@@ -103,13 +111,15 @@ def _audit(
         reason = f"it takes {_FEWEST} photographs of known individuals, but there are {len(rows)}"
         return {"asked": 0, "wanted": len(rows), "thorough": thorough, "reason": reason}
     bundle = load() if load else Bundle.load(run / "best")
-    seen = SeparatedPhotographs(bundle.embed, bundle.geometry)
-    asked = 0
-    for images in _batches(rows["image"].tolist(), None if thorough else started + MOST_SECONDS, progress=progress):
-        asked += len(images)
-        for image in images:
-            _add(seen, catalog, image)
-        seen.embed_added()
+    seen, asked = SeparatedPhotographs(bundle.embed, bundle.geometry), 0
+    separate = partial(_separate, catalog, bundle.geometry)
+    with ThreadPoolExecutor(available_cpus()) as threads:
+        for images in _batches(rows["image"].tolist(), None if thorough else started + MOST_SECONDS, progress=progress):
+            asked += len(images)
+            for image, parts in zip(images, threads.map(separate, images), strict=True):
+                if parts is not None:
+                    seen.add(image, parts)
+            seen.embed_added()
     found: dict[str, Any] = {"asked": asked, "wanted": len(rows), "thorough": thorough, "separated": len(seen.images)}
     found |= {"sources": dict(seen.sources), "seconds": round(time.monotonic() - started, 1)}
     kept = rows.set_index("image").loc[seen.images]
@@ -126,11 +136,11 @@ def _audit(
     return found | dataclasses.asdict(scores) | {"pictures": seen.pictures}
 
 
-def _add(seen: SeparatedPhotographs, catalog: Catalog, image: str) -> None:
+def _separate(catalog: Catalog, geometry: Geometry, image: str) -> SeparatedInput | None:
     try:
-        seen.add(image, catalog.decode(image), box=catalog.box(image))
+        return separate_photograph(catalog.decode(image), geometry, box=catalog.box(image))
     except (ImageError, DataError, OSError):  # a damaged file, or a box outside: the audit names it
-        return
+        return None
 
 
 def _too_few(asked: int, separated: int) -> str:
