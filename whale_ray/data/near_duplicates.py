@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from whale_ray.device import available_cpus
 from whale_ray.verbosity import track_steps
 
 MIN_CORRELATION = 0.94
@@ -121,13 +123,19 @@ def _correlate(
     for place, (one, other) in enumerate(pairs.tolist()):
         groups[other][images[one].shape].append((place, one))
         groups[one][images[other].shape].append((place, other))
-    shown = track_steps(groups.items(), "comparing photographs for copies", progress=progress, stderr=True)
-    for row, by_size in shown:
+
+    def compare(row: int) -> list[np.ndarray]:
         searched = _SearchedImage.of(images[row])
-        for wanted in by_size.values():
-            places = [place for place, _ in wanted]
-            templates = np.stack([_center(images[other]) for _, other in wanted])
-            found[places] = np.maximum(found[places], _best_correlations(templates, searched))
+        wanted = ([_center(images[other]) for _, other in each] for each in groups[row].values())
+        return [_best_correlations(np.stack(templates), searched) for templates in wanted]
+
+    shown: dict[str, Any] = {"text": "comparing photographs for copies", "progress": progress, "stderr": True}
+    with ThreadPoolExecutor(available_cpus()) as threads:
+        compared = track_steps(threads.map(compare, groups), total=len(groups), **shown)
+        for by_size, correlations in zip(groups.values(), compared, strict=True):
+            for wanted, best in zip(by_size.values(), correlations, strict=True):
+                places = [place for place, _ in wanted]
+                found[places] = np.maximum(found[places], best)
     return found
 
 

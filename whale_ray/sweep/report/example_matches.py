@@ -6,12 +6,14 @@ Reads queries.parquet and embeddings.npz of a finished trial, and the photograph
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from whale_ray.device import available_cpus
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
@@ -126,6 +128,7 @@ def find_examples(
     even = sure.iloc[np.unique(np.linspace(0, len(sure) - 1, min(right, len(sure))).astype(int))]
     viewer = _Viewer(record, photographs)
     groups = (wrong.head(mistakes), taken.head(strangers), even)
+    viewer.prepare_galleries([str(image) for group in groups for image in group["image"]])
     return Examples(*(tuple(viewer.example(query) for query in group.to_dict("records")) for group in groups))
 
 
@@ -166,20 +169,24 @@ class _Viewer:
         self.photographs = photographs
         self._galleries: dict[Any, _Gallery] = {}
 
+    def prepare_galleries(self, images: Sequence[str]) -> None:
+        """Prepare the galleries of queries, those of several splits on all cores."""
+        splits = list(dict.fromkeys(map(self._split_of, images)))
+        with ThreadPoolExecutor(available_cpus()) as threads:
+            self._galleries = dict(zip(splits, threads.map(self._gallery, splits), strict=True))
+
     def _gallery(self, split: Any) -> _Gallery:
-        if split not in self._galleries:
-            here = np.ones(len(self.table), dtype=bool)
-            if split is not None and "split" in self.table:
-                here = (self.table["split"] == split).to_numpy()
-            views = {name: view[here] for name, view in self.views.items()}
-            self._galleries[split] = _Gallery(self.table[here], views, self.setting, unknown=self.unknown)
-        return self._galleries[split]
+        here = np.ones(len(self.table), dtype=bool)
+        if split is not None and "split" in self.table:
+            here = (self.table["split"] == split).to_numpy()
+        views = {name: view[here] for name, view in self.views.items()}
+        return _Gallery(self.table[here], views, self.setting, unknown=self.unknown)
 
     def example(self, query: Mapping[Any, Any]) -> Example:
         """Return the query with the nearest photographs of the answer and of the right (or another) individual."""
         image, truth, answer = (str(query[name]) for name in ("image", "individual", "nearest_individual"))
         species = str(query.get("species", ""))
-        gallery = self._gallery(self._split_of(image))
+        gallery = self._galleries[self._split_of(image)]
         distances, names = gallery.distances(image), gallery.individuals
         wanted = [(gallery.images == str(query["nearest_image"]), "the answer")]
         if query["known"] and truth != answer:

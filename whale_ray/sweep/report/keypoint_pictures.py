@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from whale_ray.device import available_cpus
 from whale_ray.errors import InputError
 from whale_ray.retrieval.local.learned.network_registry import features_kind, kind_of, matcher_of
 from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture
@@ -29,11 +32,17 @@ def with_keypoints(examples: Examples, kind: str, photographs: Photographs) -> E
         drawer = _Drawer(kind_of(kind), photographs)
     except InputError:  # the file of the network is no longer there
         return examples
+    shown = [(one, 2) for one in examples.mistakes] + [(one, 1) for one in (*examples.strangers, *examples.right)]
+    drawer.find([photograph for one, count in shown for photograph in _photographs(one, count)])
     return Examples(
         mistakes=tuple(drawer.drawn(one, 2) for one in examples.mistakes),
         strangers=tuple(drawer.drawn(one, 1) for one in examples.strangers),
         right=tuple(drawer.drawn(one, 1) for one in examples.right),
     )
+
+
+def _photographs(example: Example, count: int) -> list[str]:
+    return [example.query.image, *(answer.image for answer in example.answers[:count])]
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,18 @@ class _Drawer:
         self._kind, self._matcher, self._photographs = features_kind(kind), matcher_of(kind), photographs
         self._found: dict[str, _Found | None] = {}
 
+    def find(self, images: Sequence[str]) -> None:
+        """Find the keypoints of photographs on all cores."""
+        names = list(dict.fromkeys(images))
+        with ThreadPoolExecutor(available_cpus()) as threads:
+            self._found |= dict(zip(names, threads.map(self._keypoints, names), strict=True))
+
     def drawn(self, example: Example, count: int) -> Example:
         """Return the example with the pictures of its first `count` answers."""
-        query = self._keypoints(example.query.image)
+        query = self._found[example.query.image]
         pictures = []
         for answer in example.answers[:count]:
-            other = self._keypoints(answer.image)
+            other = self._found[answer.image]
             if query is None or other is None:
                 continue
             verified = verify(query.features, other.features, matcher=self._matcher)
@@ -63,10 +78,8 @@ class _Drawer:
         return replace(example, keypoints=tuple(pictures))
 
     def _keypoints(self, image: str) -> _Found | None:
-        if image not in self._found:
-            photograph, _ = self._photographs.open(image)
-            self._found[image] = None
-            if photograph is not None:
-                picture = local_picture(photograph)
-                self._found[image] = _Found(picture, extract_features(picture, self._kind))
-        return self._found[image]
+        photograph, _ = self._photographs.open(image)
+        if photograph is None:
+            return None
+        picture = local_picture(photograph)
+        return _Found(picture, extract_features(picture, self._kind))
