@@ -166,7 +166,7 @@ def test_the_next_trial_becomes_the_bundle_if_the_best_cannot_with_a_notice(
     messages: list[str] = []
     found = make_best_bundle([record, second], dataset, run=tmp_path, say=messages.append, **OPTIONS)
     assert found
-    assert Bundle.load(found).card["trial"] == second.trial
+    assert Bundle.load(found.folder).card["trial"] == found.bundle.card["trial"] == second.trial
     (line,) = [message for message in messages if "cannot" in message]
     assert f"trial {record.trial} cannot become a bundle" in line
     assert "keep_checkpoints" in line

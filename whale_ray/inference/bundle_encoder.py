@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -26,30 +27,34 @@ class BundleEncoder:
         device: Device of the encoder.
         runtime: Name of the runtime.
         threads: Threads of a runtime other than torch; None for as many as torch has.
-        onnx_model: As in `build_runtime`.
 
     Raises:
         BundleError: If the weights do not fit the encoder.
     """
 
     def __init__(
-        self,
-        contents: BundleContents,
-        geometry: Geometry,
-        *,
-        device: str,
-        runtime: str,
-        threads: int | None,
-        onnx_model: OnnxModel | None = None,
+        self, contents: BundleContents, geometry: Geometry, *, device: str, runtime: str, threads: int | None
     ) -> None:
         keep_freed_memory()
         encoder = rebuild_from_recipe(contents.manifest["encoder"])
         _load_weights(encoder, contents)
         encoder.eval().to(device)
         size = (geometry.height, geometry.width)
-        threads = threads or torch.get_num_threads()
-        self._run = build_runtime(runtime, encoder, size=size, threads=threads, onnx_model=onnx_model)
+        self._run = build_runtime(runtime, encoder, size=size, threads=threads or torch.get_num_threads())
         self._geometry, self._device = geometry, device
+
+    def on_runtime(self, runtime: str, *, threads: int, onnx_model: OnnxModel) -> BundleEncoder:
+        """Return this encoder, which must run on torch, on another runtime.
+
+        Args:
+            runtime: Name of the runtime.
+            threads: Threads of a runtime other than torch.
+            onnx_model: As in `build_runtime`.
+        """
+        other, size = copy.copy(self), (self._geometry.height, self._geometry.width)
+        encoder = copy.deepcopy(self._run)  # some change the layout of its weights
+        other._run = build_runtime(runtime, encoder, size=size, threads=threads, onnx_model=onnx_model)
+        return other
 
     def embed(self, photographs: np.ndarray, *, flip: str) -> np.ndarray:
         """Return unit embeddings, float32, shape (N, D).

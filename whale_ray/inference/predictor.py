@@ -56,7 +56,7 @@ class Bundle(BundleDecisions):
         self.unknown_label: str = manifest["unknown_label"]
         self.geometry = Geometry(**manifest["preprocessing"])
         self.device, self.runtime = device, runtime or "another process"
-        self.encoder = None
+        self.encoder: BundleEncoder | None = None
         if runtime is not None:
             self.encoder = BundleEncoder(contents, self.geometry, device=device, runtime=runtime, threads=threads)
         self.individuals: list[str] = contents.table["individual"].tolist()

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from whale_ray.device import has_bfloat16, restored_threads
+from whale_ray.device import available_cpus, has_bfloat16, restored_threads
 from whale_ray.errors import BundleError, EncoderError
 from whale_ray.inference.bundle_contents import BundleContents
-from whale_ray.inference.bundle_encoder import BundleEncoder
 from whale_ray.inference.golden_images import largest_tolerance
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtimes import BFLOAT16_RUNTIMES, RUNTIMES, TORCH, OnnxModel
@@ -22,7 +21,7 @@ from whale_ray.inference.runtimes import BFLOAT16_RUNTIMES, RUNTIMES, TORCH, Onn
 _TOGETHER = 8
 _ROUNDS = 5
 _SECONDS = 1.5
-_FAR_BEHIND = 2.0  # times the fastest: a runtime that is slower than that after two rounds is not timed again
+_FAR_BEHIND = {2: 4.0, 3: 2.0}  # times the fastest: a runtime that is slower before this round is not timed again
 _RECALL_SECONDS = 4.0
 _FEWEST_QUERIES = 32
 
@@ -69,6 +68,7 @@ def with_fastest_runtime(contents: BundleContents, queries: BenchmarkQueries, *,
         torch.set_num_threads(threads)
         seconds = _measure_seconds(able, queries.arrays)
         asked = _affordable(queries, seconds[TORCH][1])
+        torch.set_num_threads(available_cpus())  # for torch's recall, which takes longest
         name, recalls = _fastest_without_loss(able, seconds, asked, passed_over)
     speeds = {one: [round(1 / alone, 1), round(_TOGETHER / eight, 1)] for one, (alone, eight) in seconds.items()}
     reason = f"{speeds[name][0]:g} images/s alone and {speeds[name][1]:g} in eights, torch {speeds[TORCH][0]:g} and "
@@ -125,7 +125,7 @@ def _usable_runtimes(contents: BundleContents, threads: int) -> tuple[dict[str, 
             reasons[name] = "this processor emulates bfloat16"
             continue
         try:
-            bundle = _with_runtime(able[TORCH], name, threads, onnx_model)
+            bundle = _on_runtime(able[TORCH], name, threads=threads, onnx_model=onnx_model)
             _tolerance(bundle)
         except (EncoderError, BundleError) as error:
             reasons[name] = str(error)
@@ -134,12 +134,11 @@ def _usable_runtimes(contents: BundleContents, threads: int) -> tuple[dict[str, 
     return able, reasons
 
 
-def _with_runtime(bundle: Bundle, name: str, threads: int, onnx_model: OnnxModel) -> Bundle:
-    """Return the bundle with its encoder on another runtime; both have the same gallery."""
+def _on_runtime(bundle: Bundle, name: str, *, threads: int, onnx_model: OnnxModel) -> Bundle:
+    """Return a bundle on torch with its encoder on another runtime; both have the same gallery."""
     other = copy.copy(bundle)
     other.runtime = name
-    run: dict[str, Any] = {"runtime": name, "threads": threads, "onnx_model": onnx_model}
-    other.encoder = BundleEncoder(bundle.contents, bundle.geometry, device="cpu", **run)
+    other.encoder = bundle.encoder and bundle.encoder.on_runtime(name, threads=threads, onnx_model=onnx_model)
     return other
 
 
@@ -172,7 +171,7 @@ def _measure_seconds(able: dict[str, Bundle], arrays: Sequence[np.ndarray]) -> d
     started, rounds = time.perf_counter(), 1
     while rounds < _ROUNDS or time.perf_counter() - started < _SECONDS:
         rounds += 1
-        limit = _FAR_BEHIND * min(map(sum, best.values())) if rounds > 2 else np.inf
+        limit = _FAR_BEHIND[min(rounds, 3)] * min(map(sum, best.values()))
         for name in [name for name in able if sum(best[name]) <= limit]:
             alone, eight = (_time(able[name], group) for group in groups)
             best[name] = (min(alone, best[name][0]), min(eight, best[name][1]))

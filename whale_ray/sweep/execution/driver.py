@@ -232,7 +232,7 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
     if in_folds and interrupted:
         say("no bundle yet: that of a sweep in k folds is trained on all photographs when the sweep has ended")
     retrain = (in_folds or fixed["bundle.retrain_on_all"]) and not interrupted
-    bundle = make_best_bundle(
+    made = make_best_bundle(
         () if in_folds and interrupted else map(store.with_weights, finished_trials(table)),
         job.dataset,
         run=store.folder,
@@ -243,5 +243,5 @@ def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: C
         license_id=fixed["bundle.license"],
         runtime=fixed["bundle.runtime"],
     )
-    report = write_report(store.folder, progress=not is_quiet(), say=say)
-    return SweepResult(store.folder, table, bundle, report, interrupted)
+    report = write_report(store.folder, progress=not is_quiet(), say=say, bundle=made and made.bundle)
+    return SweepResult(store.folder, table, made and made.folder, report, interrupted)

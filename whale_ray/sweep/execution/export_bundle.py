@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from whale_ray.atomic_files import replace_symlink
 from whale_ray.data.formats.animal_rows import BOX
+from whale_ray.data.image_io import Geometry
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents
@@ -51,6 +52,13 @@ _DECIDING = ("calibration", "encounter_calibration", "decision", "species_thresh
 _NOT_SCORES = ("seconds", "status", "error", "scored_with", MEMBERS_BY_FOLD, *_DECIDING)
 
 
+class MadeBundle(NamedTuple):
+    """Folder of a bundle, and the bundle as it was loaded to check it."""
+
+    folder: Path
+    bundle: Bundle
+
+
 def make_best_bundle(
     records: Iterable[Record],
     dataset: Dataset,
@@ -59,8 +67,8 @@ def make_best_bundle(
     say: Callable[[str], None],
     retrain: Callable[[str], Path] | None = None,
     **options: Any,
-) -> Path | None:
-    """Make a bundle of the first trial that can become one, and return its path; None if no trial can.
+) -> MadeBundle | None:
+    """Make a bundle of the first trial that can become one; return None if no trial can.
 
     Args:
         records: Finished trials, best first.
@@ -69,19 +77,31 @@ def make_best_bundle(
         say: Prints why a trial could not become the bundle.
         retrain: Returns the folder of a trial's encoder, trained again on all photographs, for the bundle; None takes
             the weights of the trial.
-        **options: Options of `make_bundle`.
+        **options: Options of `load_made_bundle`.
     """
     for record in records:
         try:
             source = record if retrain is None else dataclasses.replace(record, folder=retrain(record.trial))
             say(f"the bundle of trial {record.trial} is made" + _TIMED * (options.get("runtime") == "auto"))
-            return make_bundle(source, dataset, run=run, **options)
+            return load_made_bundle(source, dataset, run=run, **options)
         except BundleError as error:
             say(f"trial {record.trial} cannot become a bundle: {error}")
     return None
 
 
-def make_bundle(
+def make_bundle(record: Record, dataset: Dataset, *, run: Path, **options: Any) -> Path:
+    """Write the bundle of a trial as `load_made_bundle` does and return its path.
+
+    Args:
+        record: A finished trial.
+        dataset: Photographs of the sweep.
+        run: Run folder.
+        **options: Options of `load_made_bundle`.
+    """
+    return load_made_bundle(record, dataset, run=run, **options).folder
+
+
+def load_made_bundle(
     record: Record,
     dataset: Dataset,
     *,
@@ -90,8 +110,8 @@ def make_bundle(
     thumbnails: bool,
     runtime: str = "torch",
     license_id: str = UNSTATED,
-) -> Path:
-    """Write the bundle of a trial below `run`/bundles, point the link `run`/best to it and return its path.
+) -> MadeBundle:
+    """Write the bundle of a trial below `run`/bundles, load it and point the link `run`/best to it.
 
     Args:
         record: A finished trial.
@@ -115,9 +135,9 @@ def make_bundle(
     folder = run / "bundles" / str(contents.manifest["id"])
     if not folder.exists():
         write_bundle(_with_runtime(contents, dataset) if runtime == "auto" else contents, folder)
-    Bundle.load(folder)
+    bundle = Bundle.load(folder)
     replace_symlink(run / "best", folder)
-    return folder
+    return MadeBundle(folder, bundle)
 
 
 def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bool, license_id: str) -> BundleContents:
@@ -230,9 +250,9 @@ def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
     table = table[table["individual"] != dataset.unknown_label]
     training = table[table["part"] == "train"]
     known = table[(table["part"] == "val") & table["individual"].isin(training["individual"])][:MOST_QUERIES]
-    bundle = Bundle(contents)
+    geometry = Geometry(**contents.manifest["preprocessing"])
     queries = BenchmarkQueries(
-        [fitted_photograph(dataset, image, bundle.geometry) for image in known["image"]],
+        [fitted_photograph(dataset, image, geometry) for image in known["image"]],
         known["individual"].tolist(),
         np.flatnonzero(contents.table["image"].isin(training["image"])),
     )

@@ -35,6 +35,7 @@ class ReportContext:
         live: The sweep is running.
         progress: Progress bars are shown while photographs are compared.
         thorough: The shortcut audit uses every photograph, and the label review keypoints.
+        loaded: The best bundle, if it is in memory already.
     """
 
     run: Path
@@ -43,6 +44,7 @@ class ReportContext:
     live: bool
     progress: bool = False
     thorough: bool = False
+    loaded: Bundle | None = None
 
     @property
     def objective(self) -> str:
@@ -79,7 +81,7 @@ class ReportContext:
         """The best bundle, loaded once for all sections that embed photographs."""
         from whale_ray.inference.predictor import Bundle
 
-        return Bundle.load(self.run / "best")
+        return self.loaded or Bundle.load(self.run / "best")
 
     @cached_property
     def photographs(self) -> Photographs:
@@ -92,7 +94,14 @@ class ReportContext:
         return Photographs(catalog.folder, catalog)
 
 
-def read_context(run: Path, *, live: bool = False, progress: bool = False, thorough: bool = False) -> ReportContext:
+def read_context(
+    run: Path,
+    *,
+    live: bool = False,
+    progress: bool = False,
+    thorough: bool = False,
+    bundle: Bundle | None = None,
+) -> ReportContext:
     """Read a run folder.
 
     Args:
@@ -100,13 +109,14 @@ def read_context(run: Path, *, live: bool = False, progress: bool = False, thoro
         live: The sweep is running.
         progress: Show progress bars while photographs are compared.
         thorough: Use every photograph in the shortcut audit.
+        bundle: The best bundle, if it is in memory already.
 
     Raises:
         InputError: If the folder is not that of a sweep.
     """
     sweep = load_sweep(sweep_file(run), is_recorded=True)
     records = tuple(_in_leaderboard_order(read_records(run), sweep))
-    return ReportContext(run, sweep, records, live, progress, thorough)
+    return ReportContext(run, sweep, records, live, progress, thorough, bundle)
 
 
 def _in_leaderboard_order(records: Sequence[Record], sweep: Sweep) -> list[Record]:

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -24,6 +24,9 @@ from whale_ray.sweep.report.sections import SECTIONS
 from whale_ray.sweep.report.tables.headline import ABSENT, is_number, show_score
 from whale_ray.sweep.report.tables.importance_table import show_points
 
+if TYPE_CHECKING:
+    from whale_ray.inference.predictor import Bundle
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -34,6 +37,7 @@ def write_report(
     progress: bool = False,
     thorough: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    bundle: Bundle | None = None,
 ) -> Path:
     """Write report.html of a run folder from its present content and return its path.
 
@@ -43,11 +47,13 @@ def write_report(
         progress: Show progress bars while photographs are compared.
         thorough: Use every photograph in the shortcut audit, without a limit of time, and keypoints in the review.
         say: Prints which step begins, of those that take a while.
+        bundle: The best bundle of the run, if it is in memory already.
 
     Raises:
         InputError: If the folder is not that of a sweep.
     """
-    context, environment = read_context(run, live=live, progress=progress, thorough=thorough), _environment()
+    context = read_context(run, live=live, progress=progress, thorough=thorough, bundle=bundle)
+    environment = _environment()
     rendered = []
     for section in SECTIONS:
         if section.step:
