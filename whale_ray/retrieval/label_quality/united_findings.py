@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 
+from whale_ray.device import available_cpus
 from whale_ray.retrieval.label_quality.label_errors import KINDS, LabelErrors, find_label_errors
 
 _RECOGNISED = "recognised"
@@ -55,11 +57,10 @@ def unite_findings(
         find_label_errors, images=images, individuals=individuals, parts=parts, unknown_label=unknown_label
     )
     together = joined_vectors(encoders)
-    found = find(together)
     if matcher is None:
-        return found
-    both = find(joined_vectors([together, matcher]))
-    alone = find(matcher)
+        return find(together)
+    with ThreadPoolExecutor(available_cpus()) as threads:
+        found, both, alone = threads.map(find, (together, joined_vectors([together, matcher]), matcher))
     first = found.table[found.table["kind"] != _RECOGNISED]
     doubts = _strongest(pd.concat([first, both.table, alone.table[alone.table["kind"] != "new_individual"]]))
     kept = both.reasons if both.reasons.keys() <= found.reasons.keys() else found.reasons

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.pixel_cache import cache_folder
+from whale_ray.device import available_cpus
 from whale_ray.errors import InputError
 from whale_ray.retrieval.label_quality.match_vectors import match_vectors
 from whale_ray.retrieval.local.evidence_files import cached_evidence
@@ -73,11 +75,13 @@ def read_votes(voters: Sequence[Record]) -> tuple[LabelledRows, list[np.ndarray]
     Raises:
         InputError: If the embeddings of the best trial cannot be read.
     """
-    rows, first = _vectors(voters[0])
+    with ThreadPoolExecutor(available_cpus()) as threads:
+        read = [threads.submit(_vectors, voter) for voter in voters]
+    rows, first = read[0].result()
     vectors = [first]
-    for record in voters[1:]:
+    for one in read[1:]:
         try:
-            other, found = _vectors(record)
+            other, found = one.result()
         except InputError:  # the trial's folder is damaged; the others can vote
             continue
         place = {image: row for row, image in enumerate(other.images)}
