@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -124,7 +126,8 @@ def score_members(members: Sequence[Record], scoring: Scoring) -> ScoredEnsemble
 class EnsembleScorer:
     """Scores several ensembles at once, each on a thread with its share of the cores.
 
-    Within the block, BLAS has that many threads. The scores are those of `score_members`.
+    Within the block, BLAS has that many threads. The scores are those of `score_members`. The threads are daemons, so
+    that Ctrl-C need not wait for them.
 
     Args:
         scoring: Retrieval settings and objective.
@@ -132,8 +135,9 @@ class EnsembleScorer:
 
     def __init__(self, scoring: Scoring) -> None:
         self.scoring = scoring
+        self._waiting: deque[tuple[Sequence[Record], Future[ScoredEnsemble]]] = deque()
         self._begun: dict[tuple[str, ...], Future[ScoredEnsemble]] = {}
-        self._held = ExitStack()
+        self._limits = ExitStack()
 
     def __enter__(self) -> EnsembleScorer:
         return self
@@ -141,9 +145,8 @@ class EnsembleScorer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for future in self._begun.values():
-            future.cancel()
-        self._held.close()
+        self._waiting.clear()
+        self._limits.close()
 
     def begin(self, ensembles: Sequence[Sequence[Record]]) -> None:
         """Begin to score ensembles, if there are several, free cores and enough memory for all of them.
@@ -155,10 +158,22 @@ class EnsembleScorer:
         workers = min(len(ensembles), available_cpus())
         if workers < 2 or size > _MOST_BYTES:
             return
-        self._held.enter_context(threadpool_limits(max(1, available_cpus() // workers), user_api="blas"))
-        threads = self._held.enter_context(ThreadPoolExecutor(workers, "ensemble"))
+        self._limits.enter_context(threadpool_limits(max(1, available_cpus() // workers), user_api="blas"))
         for members in ensembles:
-            self._begun[_names(members)] = threads.submit(score_members, members, self.scoring)
+            future: Future[ScoredEnsemble] = Future()
+            self._begun[_names(members)] = future
+            self._waiting.append((members, future))
+        for _ in range(workers):
+            threading.Thread(target=self._work, name="ensemble", daemon=True).start()
+
+    def _work(self) -> None:
+        while self._waiting:
+            with suppress(IndexError):  # another thread took the last one
+                members, future = self._waiting.popleft()
+                try:
+                    future.set_result(score_members(members, self.scoring))
+                except BaseException as error:
+                    future.set_exception(error)
 
     def score(self, members: Sequence[Record]) -> ScoredEnsemble:
         """Return the joined embeddings of trials and their scores; nothing is written.
