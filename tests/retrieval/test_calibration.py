@@ -10,11 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from whale_ray.retrieval.evaluation.calibration import (
     Calibration,
     LogisticModel,
-    candidate_features,
     fit_calibration,
-    leads,
     read_calibration,
 )
+from whale_ray.retrieval.evaluation.calibration_features import candidate_features, leads
 from whale_ray.retrieval.evaluation.decisions import Decision
 from whale_ray.retrieval.evaluation.encounters.answer_probabilities import answer_probabilities
 from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
@@ -69,7 +68,7 @@ COSINES = arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=8), e
 )
 def test_no_candidate_is_more_probable_than_one_before_it(cosines, present, single, encounters, decision, photographs):
     cosines[:, present:] = np.nan
-    found, _ = answer_probabilities(
+    found, new = answer_probabilities(
         cosines,
         strangers=np.zeros(len(cosines)),
         species=[""] * len(cosines),
@@ -82,6 +81,7 @@ def test_no_candidate_is_more_probable_than_one_before_it(cosines, present, sing
     shown = found[:, :present]
     assert (np.diff(shown, axis=1) <= 0).all()
     assert ((shown >= 0) & (shown <= 1)).all()
+    assert not (shown + new[:, None] > 1 + 1e-9).any()  # the animal is not both new and known
 
 
 def test_the_first_candidate_keeps_its_probability_where_a_later_one_has_a_larger_cosine():

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from whale_ray.retrieval.evaluation.calibration_features import candidate_features, leads, with_strangers
 from whale_ray.retrieval.evaluation.decisions import odds_ratio
 from whale_ray.retrieval.logistic_regression import fit_logistic
-
-CANDIDATES = 5
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,25 @@ class Calibration:
             probabilities[own] = _apply(model, cosines[own], None if strangers is None else strangers[own])[:, 0]
         return probabilities
 
+    def of_answers(
+        self,
+        cosines: np.ndarray,
+        species: Sequence[str] | np.ndarray | None = None,
+        *,
+        strangers: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return `of_match`, at most the probability that the animal is not new, and `of_new`.
+
+        Both are fitted apart, so that their sum can exceed 1 where strangers come near.
+
+        Args:
+            cosines: As in `of_new`.
+            species: As in `of_new`.
+            strangers: As in `of_new`.
+        """
+        new = self.of_new(cosines, species, strangers=strangers)
+        return np.minimum(self.of_match(cosines), np.where(np.isnan(new), np.inf, 1.0 - new)[:, None]), new
+
     def written(self) -> dict[str, Any]:
         """As JSON; `read_calibration` reads it."""
         both = {
@@ -131,21 +149,6 @@ def read_calibration(written: Mapping[str, Any] | None) -> Calibration:
     match, new = (None if written.get(name) is None else LogisticModel(**written[name]) for name in ("match", "new"))
     own = written.get("new_of_species", {})
     return Calibration(match, new, {species: LogisticModel(**part) for species, part in own.items()})
-
-
-def leads(cosines: np.ndarray) -> np.ndarray:
-    """Return how far each cosine (Q, R) exceeds the largest of the other first candidates; 0 if there is no other.
-
-    >>> leads(np.array([[0.9, 0.6, 0.8]])).round(6).tolist()
-    [[0.1, -0.3, -0.1]]
-    """
-    first = np.nan_to_num(cosines[:, :CANDIDATES], nan=-np.inf)
-    if first.shape[1] < 2:
-        return np.zeros(cosines.shape)
-    order = np.sort(first, axis=1)
-    is_largest = cosines == order[:, -1:]
-    others = np.where(is_largest, order[:, -2:-1], order[:, -1:])
-    return np.where(np.isfinite(others), cosines - others, 0.0)
 
 
 def fit_calibration(
@@ -181,20 +184,6 @@ def fit_calibration(
     return Calibration(match, common, own)
 
 
-def candidate_features(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosine, lead and an indicator of the first candidate, and which candidates there are.
-
-    Args:
-        cosines: Cosines of the ranked candidates, NaN if there are no more, shape (Q, R).
-
-    Returns:
-        Features of the first candidates, shape (Q, at most 5, 3), and bool, shape (Q, at most 5).
-    """
-    shown = cosines[:, :CANDIDATES]
-    is_first = np.broadcast_to(np.arange(shown.shape[1]) == 0, shown.shape)
-    return np.stack([shown, leads(shown), is_first], axis=2), ~np.isnan(shown)
-
-
 def fit_in_order(features: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray | None:
     """Fit the probability of a match, in which it is no disadvantage to be the first candidate.
 
@@ -214,18 +203,6 @@ def fit_in_order(features: np.ndarray, outcomes: np.ndarray, weights: np.ndarray
         return fitted
     without = fit_logistic(np.delete(features, 2, axis=1), outcomes, weights)
     return None if without is None else np.insert(without, 3, 0.0)
-
-
-def with_strangers(features: np.ndarray, strangers: np.ndarray | None) -> np.ndarray:
-    """Return features of first candidates with the cosine of strangers as the last, if every query has one.
-
-    Args:
-        features: Shape (Q, F).
-        strangers: From `stranger_cosines`, shape (Q,); None without a cohort.
-    """
-    if strangers is None or np.isnan(strangers).any():
-        return features
-    return np.column_stack([features, strangers])
 
 
 def _fit(features: np.ndarray, outcomes: np.ndarray) -> LogisticModel | None:

@@ -215,9 +215,8 @@ def pool_cross_fitted(
             queries.species[others],
             strangers=outcome.strangers[others],
         )
-        new = calibration.of_new(cosines, queries.species[here], strangers=outcome.strangers[here])
-        probabilities = (first_column(calibration.of_match(cosines), np.nan), new)
-        parts.append((np.full(len(here), choice.place), *kept, cosines, thresholds, *probabilities))
+        match, new = calibration.of_answers(cosines, queries.species[here], strangers=outcome.strangers[here])
+        parts.append((np.full(len(here), choice.place), *kept, cosines, thresholds, first_column(match, np.nan), new))
         rows.append(here)
     back = np.argsort(np.concatenate(rows))
     return CrossFittedOutcome(*(np.concatenate(each)[back] for each in zip(*parts, strict=True)))

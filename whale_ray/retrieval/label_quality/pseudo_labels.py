@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.calibration import CANDIDATES, Calibration, fit_calibration
+from whale_ray.retrieval.evaluation.calibration import Calibration, fit_calibration
+from whale_ray.retrieval.evaluation.calibration_features import CANDIDATES
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.neighbor_search import find_neighbors
 from whale_ray.retrieval.search.voting import Ranking, rank_individuals

@@ -32,13 +32,12 @@ def answer_probabilities(
         encounters: Calibration of several; without one, that of single photographs is used.
         decision: Shifts the probabilities to the assumed share of new animals; None leaves them.
     """
-    match, new = single.of_match(cosines), single.of_new(cosines, species, strangers=strangers)
+    match, new = single.of_answers(cosines, species, strangers=strangers)
     counts = np.ones(len(cosines), dtype=np.int64) if photographs is None else np.asarray(photographs)
     if encounters is not None:
         for count in np.unique(counts[counts > 1]).tolist():
             here, calibration = counts == count, encounters.at(count)
-            match[here] = calibration.of_match(cosines[here])
-            new[here] = calibration.of_new(cosines[here], strangers=strangers[here])
+            match[here], new[here] = calibration.of_answers(cosines[here], strangers=strangers[here])
     if decision is None:
         return match, new
     return decision.of_match(match, new), decision.of_new(new)

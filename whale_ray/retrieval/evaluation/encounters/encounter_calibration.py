@@ -16,11 +16,10 @@ import numpy as np
 from whale_ray.retrieval.evaluation.calibration import (
     Calibration,
     LogisticModel,
-    candidate_features,
     fit_in_order,
     read_calibration,
-    with_strangers,
 )
+from whale_ray.retrieval.evaluation.calibration_features import candidate_features, with_strangers
 from whale_ray.retrieval.evaluation.thresholds.threshold_steps import best_thresholds, threshold_steps
 from whale_ray.retrieval.fusion.fusion_model import FusionModel, read_fusion_model
 from whale_ray.retrieval.logistic_regression import fit_logistic

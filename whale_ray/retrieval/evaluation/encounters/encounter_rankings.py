@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.calibration import CANDIDATES
+from whale_ray.retrieval.evaluation.calibration_features import CANDIDATES
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import NO_ENCOUNTERS, EncounterSet
 from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.searches.search_run import SearchRun

@@ -205,6 +205,6 @@ def _probabilities(calibration_at: Callable[[int], Calibration], found: Encounte
     for count in np.unique(found.photographs).tolist():
         here = found.photographs == count
         calibration, cosines = calibration_at(count), found.cosines[here]
-        probabilities[here, 0] = calibration.of_match(cosines)[:, 0]
-        probabilities[here, 1] = calibration.of_new(cosines, strangers=found.strangers[here])
+        match, new = calibration.of_answers(cosines, strangers=found.strangers[here])
+        probabilities[here] = np.column_stack([match[:, 0], new])
     return probabilities

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from whale_ray.retrieval.evaluation.calibration import CANDIDATES
+from whale_ray.retrieval.evaluation.calibration_features import CANDIDATES
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import (
     AskedEncounters,
     EncounterRankings,
