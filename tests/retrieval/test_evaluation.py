@@ -1,4 +1,3 @@
-import time
 from typing import Any
 
 import numpy as np
@@ -248,17 +247,6 @@ def test_study_recall_of_identical_images_never_counts_the_query_itself():
 def test_invalid_input_of_the_evaluation_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         evaluate(**({"settings": [NEAREST]} | draw() | options))
-
-
-@pytest.mark.slow
-def test_a_hundred_settings_take_seconds():
-    photographs = draw(individuals=1500, size=256, train=5, val=2)
-    settings = distinct_settings(
-        **(MANY | {"neighbours": [1, 3, 5, 10, 20, 50], "temperature": [0.02, 0.05, 0.1, 0.3]})
-    )
-    started = time.process_time()
-    evaluate(settings=settings, **photographs)
-    assert time.process_time() - started < 15.0
 
 
 def test_queries_of_several_splits_are_searched_in_their_own_galleries_and_scored_together() -> None:

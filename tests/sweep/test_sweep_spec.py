@@ -607,25 +607,17 @@ def test_the_choices_of_the_schema_are_those_that_are_implemented() -> None:
     assert choices["model.pool"] == {"auto", *POOLS}
 
 
-def test_a_sweep_loads_quickly_and_without_torch_or_ray(tmp_path: Path) -> None:
+def test_a_sweep_loads_without_torch_or_ray(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(CONDITIONAL)
     code = f"""
-        import sys, time
-        start = time.process_time()  # not disturbed by other processes
+        import sys
         from whale_ray import load_sweep
         load_sweep({str(path)!r})
-        print(time.process_time() - start, *({{"torch", "ray", "numpy", "optuna"}} & set(sys.modules)))
+        print(*({{"torch", "ray", "numpy", "optuna"}} & set(sys.modules)))
     """
-    seconds = math.inf
-    for _ in range(3):
-        result = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
-        )
-        elapsed, *heavy = result.stdout.split()
-        assert heavy == []
-        seconds = min(seconds, float(elapsed))
-    assert seconds < 0.3
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "\n"
 
 
 BARE = ["loss.name=none", "train.epochs=0", "model.neck=none", "model.embedding_size=null"]
