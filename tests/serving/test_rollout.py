@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.serving.deployment import rollout
+from whale_ray.serving.deployment import rollout, start_failures
 from whale_ray.serving.deployment.rollout import exchanged
 from whale_ray.serving.deployment.settings import ServeSettings
 
@@ -39,6 +40,7 @@ def test_a_rollout_removes_the_page_application_of_version_0_1(
         RunTarget=lambda *target: target, run_many=lambda targets: None, status=lambda: status, delete=deleted.append
     )
     monkeypatch.setattr(rollout, "serve", fake)
+    monkeypatch.setattr(start_failures, "serve", SimpleNamespace(status=lambda: SimpleNamespace(applications={})))
     rollout.run_application(object())
     assert deleted == running[1:]
 
@@ -57,3 +59,45 @@ print(sorted({"torch", "torchvision", "transformers", "faiss", "sklearn"} & set(
 """
     ended = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True)
     assert ended.stdout == "[]\n", ended.stdout + ended.stderr
+
+
+FAILED = "A replica failed to start with exception. Retrying. Error:\nTraceback\n"
+
+
+def test_a_replica_that_does_not_start_is_reported_once_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Serve tries again without end where other replicas of the same version run."""
+    messages, seen = ["", FAILED + "BundleError: n0 has no bundle", FAILED + "BundleError: n1 has no bundle"], []
+    looks = iter([["of an earlier one"], *([FAILED + "OSError: disk"] * 3, messages, messages, [FAILED])])
+
+    def status() -> SimpleNamespace:
+        seen.append(next(looks, []))
+        deployments = {number: SimpleNamespace(message=message) for number, message in enumerate(seen[-1])}
+        return SimpleNamespace(applications={"whale_ray": SimpleNamespace(deployments=deployments)})
+
+    monkeypatch.setattr(start_failures, "serve", SimpleNamespace(status=status))
+    said: list[str] = []
+    with start_failures.reported_failures("whale_ray", said.append, rest=0.01):
+        while len(seen) < 7:
+            time.sleep(0.01)
+    assert [line.split(": ", 1)[1] for line in said] == [
+        "OSError: disk",
+        "n0 has no bundle",
+        "n1 has no bundle",
+        "Traceback",
+    ]
+
+
+def test_failures_of_an_earlier_deployment_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[None] = []
+    deployments = {"ingress": SimpleNamespace(message=FAILED + "StoreError: gone")}
+
+    def status() -> SimpleNamespace:
+        looks.append(None)
+        return SimpleNamespace(applications={"whale_ray": SimpleNamespace(deployments=deployments)})
+
+    monkeypatch.setattr(start_failures, "serve", SimpleNamespace(status=status))
+    said: list[str] = []
+    with start_failures.reported_failures("whale_ray", said.append, rest=0.01):
+        while len(looks) < 3:
+            time.sleep(0.01)
+    assert said == []

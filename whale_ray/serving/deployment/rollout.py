@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,27 +23,29 @@ from whale_ray.serving.auth.api_keys import ENVIRONMENT, ApiKeys, read_keys
 from whale_ray.serving.deployment.application import NAME, build_application
 from whale_ray.serving.deployment.bundle_sources import NO_SOURCES, BundleSources, fault_of_folders
 from whale_ray.serving.deployment.settings import ServeSettings, with_options
+from whale_ray.serving.deployment.start_failures import messages_of, reason_of, reported_failures
 
 _SECONDS = 30.0
 _OLD_PAGE = "page"  # the application that showed the web page in version 0.1
 
 
-def run_application(application: serve.Application) -> None:
+def run_application(application: serve.Application, say: Callable[[str], None] = print) -> None:
     """Deploy the application; return once all its replicas answer and no older one does.
+
+    Args:
+        application: The application.
+        say: Called with the reason for which a replica does not start and is tried again.
 
     Raises:
         BundleError: If a bundle fails its check in a replica; the older replicas continue.
     """
     try:
-        serve.run_many([serve.RunTarget(application, NAME, "/")])
+        with reported_failures(NAME, say):
+            serve.run_many([serve.RunTarget(application, NAME, "/")])
     except RuntimeError as error:
-        status = serve.status().applications
-        deployments = status[NAME].deployments.values() if NAME in status else ()
-        messages = "\n".join(deployment.message for deployment in deployments)
-        reasons = re.findall(r"(?:Bundle|Store|Input)Error: (.+)", messages)
-        if not reasons:
+        if (reason := reason_of("\n".join(messages_of(NAME)))) is None:
             raise
-        raise BundleError(reasons[-1]) from error
+        raise BundleError(reason) from error
     if _OLD_PAGE in serve.status().applications:
         serve.delete(_OLD_PAGE)
 
@@ -90,12 +91,12 @@ def deploy(
         _check_on_cluster(folder, wanted)
         say(f"{bundle} passes its check on the cluster; its processes start beside the old ones")
         try:
-            run_application(build_application(wanted, keys=keys, kept=kept))
+            run_application(build_application(wanted, keys=keys, kept=kept), say)
         except (BundleError, RuntimeError):
-            run_application(build_application(live, keys=live_keys))
+            run_application(build_application(live, keys=live_keys), say)
             raise
         if kept:
-            run_application(build_application(wanted, keys=keys))
+            run_application(build_application(wanted, keys=keys), say)
     say(f"{bundle} {'answers silently beside the default model' if shadow else 'answers'}")
 
 
