@@ -1,8 +1,7 @@
 """Near-duplicate images: the same picture re-encoded, cropped or brightened, found by correlating pixels.
 
-`audit` finds re-encoded copies by their perceptual hash; a hash does not survive a crop. Works on small grey images;
-candidate pairs come from `coarse_vectors`. The correlation of a template with all windows of an image is computed with
-the fast Fourier transform (Lewis, "Fast normalized cross-correlation", 1995).
+Candidate pairs of small grey images come from `coarse_vectors`, then a template is correlated with all windows of the
+other image by the fast Fourier transform (Lewis, "Fast normalized cross-correlation", 1995).
 """
 
 from __future__ import annotations

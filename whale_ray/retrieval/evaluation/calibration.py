@@ -1,8 +1,8 @@
 """Calibration: from cosines to the probabilities that a candidate is right and that the animal is new.
 
 Two logistic regressions (Platt, 1999) on a candidate's cosine, its lead over the largest of the other first candidates,
-and whether it is the first. Where there is a cohort of unknown animals, the second also depends on how near strangers
-come to the query.
+and whether it is the first. With a cohort of unknown animals, the second also depends on how near strangers come to the
+query.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,38 +17,30 @@ from whale_ray.data.image_io import Geometry
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents
-from whale_ray.inference.keypoints.keypoint_files import KeypointFiles
 from whale_ray.inference.model_card import UNSTATED
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
-from whale_ray.retrieval.evaluation.calibration import read_calibration
-from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read_encounter_calibration
-from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.fusion.cohort import cohort_rows
-from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local.learned.network_registry import kind_of
-from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.retrieval.transformed_vectors import TransformedVectors
 from whale_ray.sweep.execution.bundle_golden import with_golden_images
+from whale_ray.sweep.execution.bundle_manifest import bundle_manifest, content_digest, needs_cohort
 from whale_ray.sweep.execution.bundle_pictures import (
     example_photographs,
     fitted_photograph,
     gallery_thumbnails,
 )
 from whale_ray.sweep.execution.gather_local_evidence import gallery_keypoints
-from whale_ray.sweep.planning.dataset import Dataset, geometry_of
+from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.run_folder.checkpoints import RECIPE, WEIGHTS, load_weights
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.trials.class_proxies import join_proxies
 from whale_ray.sweep.trials.embeddings_io import TRAITS, read_embeddings, read_proxies
-from whale_ray.sweep.trials.ensemble import MEMBERS_BY_FOLD
 
 MOST_QUERIES = 200
 _TIMED = "; the runtimes of its encoder are timed on this machine"
-_DECIDING = ("calibration", "encounter_calibration", "decision", "species_thresholds", "fusion")
-_NOT_SCORES = ("seconds", "status", "error", "scored_with", MEMBERS_BY_FOLD, *_DECIDING)
 
 
 class MadeBundle(NamedTuple):
@@ -158,15 +149,15 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     if whitening := held.whitening(setting.transform):
         recipe, weights = add_whitening(recipe, weights, mean=whitening.mean, matrix=whitening.dense_matrix())
     table = _gallery_table(rows[named].reset_index(drop=True), dataset)
-    manifest = _manifest(record, dataset, setting, table, recipe)
+    manifest = bundle_manifest(record, dataset, setting, table, recipe)
     if license_id != UNSTATED:  # without it, bundles keep the IDs that they had before the setting
         manifest["license"] = license_id
     keypoints = gallery_keypoints(dataset, table["image"], setting.local)
     if keypoints is not None:
         manifest["keypoint_bytes"] = keypoints.gallery.nbytes
         manifest["retrieval"]["local"] = kind_of(setting.local)  # not the paths of the networks' files
-    cohort = vectors[cohort_rows(np.flatnonzero(~named))] if _needs_cohort(manifest) else None
-    manifest["id"] = f"{record.trial}-{_digest(manifest, gallery, proxies, keypoints, cohort)}"
+    cohort = vectors[cohort_rows(np.flatnonzero(~named))] if needs_cohort(manifest) else None
+    manifest["id"] = f"{record.trial}-{content_digest(manifest, gallery, proxies, keypoints, cohort)}"
     return BundleContents(
         manifest=manifest,
         weights=weights,
@@ -182,13 +173,6 @@ def _contents(record: Record, dataset: Dataset, *, examples: int, thumbnails: bo
     )
 
 
-def _needs_cohort(manifest: dict[str, Any]) -> bool:
-    encounters = read_encounter_calibration(manifest["encounter_calibration"])
-    calibrations = [read_calibration(manifest["calibration"]), *([] if encounters is None else [encounters.base])]
-    is_fused = "fusion" in manifest and read_fusion_model(manifest["fusion"]).has_cohort
-    return is_fused or any(one.has_strangers for one in calibrations)
-
-
 def _gallery_table(rows: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     """Return the rows of gallery.csv, with viewpoint, species, file and box if the data set has them."""
     rows = rows[["image", "individual", *(name for name in TRAITS if (rows[name] != "").any())]]
@@ -196,52 +180,6 @@ def _gallery_table(rows: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
         return rows
     places = dataset.catalog.table.set_index("image")[["file", *BOX]]
     return rows.join(places, on="image")
-
-
-def _manifest(
-    record: Record, dataset: Dataset, setting: RetrievalSetting, table: pd.DataFrame, recipe: dict[str, Any]
-) -> dict[str, Any]:
-    geometry = geometry_of(record.settings["data"], record.settings["train"])
-    figures = {key: value for key, value in record.result.items() if key not in _NOT_SCORES}
-    first = dataset.splits[0]
-    measured = first.table["individual"].ne(dataset.unknown_label) & first.table["part"].eq("train")
-    return {
-        "trial": record.trial,
-        "settings": record.settings,
-        "preprocessing": dataclasses.asdict(geometry),
-        "encoder": recipe,
-        "embedding_size": recipe.get("whitened_size") or record.result["embedding_size"],
-        "retrieval": dataclasses.asdict(setting),
-        "threshold": record.result["threshold"],
-        **{name: record.result[name] for name in ("species_thresholds", "fusion") if name in record.result},
-        "calibration": record.result["calibration"],
-        "encounter_calibration": record.result.get("encounter_calibration"),
-        "decision": record.result.get("decision"),
-        "unknown_label": dataset.unknown_label,
-        "scores": figures,
-        "retrained_on_all": record.folder.name == "retrained",
-        "measured_gallery": int(measured.sum()),
-        "individuals": int(table["individual"].nunique()),
-        "images": len(table),
-        "data_fingerprint": dataset.fingerprint,
-    }
-
-
-def _digest(
-    manifest: dict[str, Any],
-    gallery: np.ndarray,
-    proxies: ClassProxies | None,
-    keypoints: KeypointFiles | None,
-    cohort: np.ndarray | None,
-) -> str:
-    arrays = [
-        gallery,
-        *([proxies.vectors] if proxies else []),
-        *([keypoints.gallery.descriptors, keypoints.gallery.points] if keypoints else []),
-        *([] if cohort is None else [cohort]),
-    ]
-    text = json.dumps(manifest, sort_keys=True).encode()
-    return hashlib.sha256(text + b"".join(array.tobytes() for array in arrays)).hexdigest()[:8]
 
 
 def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
