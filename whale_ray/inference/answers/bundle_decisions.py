@@ -12,7 +12,7 @@ from whale_ray.inference.predictions import UNKNOWN_TRAITS, AnimalTraits, Galler
 from whale_ray.retrieval.evaluation.calibration import read_calibration
 from whale_ray.retrieval.evaluation.decisions import read_decision
 from whale_ray.retrieval.evaluation.encounters.answer_probabilities import answer_probabilities
-from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read_encounter_calibration
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import need_strangers, read_encounter_calibration
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.fusion.cohort import Cohort, stranger_cosines
 from whale_ray.retrieval.search.pools import PooledRanking
@@ -37,8 +37,7 @@ class BundleDecisions:
         self.decision = read_decision(manifest.get("decision"))
         self.setting = RetrievalSetting(**manifest["retrieval"])
         self.cohort = None if cohort is None else Cohort(cohort)
-        calibrations = [self.calibration, *([] if self.encounters is None else [self.encounters.base])]
-        if self.cohort is None and any(one.has_strangers for one in calibrations):
+        if self.cohort is None and need_strangers(self.calibration, self.encounters):
             raise BundleError(
                 "a probability of new animals that depends on strangers needs the cohort of the bundle, but there is "
                 "none. Make the bundle again"

@@ -13,7 +13,7 @@ import pandas as pd
 
 from whale_ray.inference.keypoints.keypoint_files import KeypointFiles
 from whale_ray.retrieval.evaluation.calibration import read_calibration
-from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read_encounter_calibration
+from whale_ray.retrieval.evaluation.encounters.encounter_calibration import need_strangers, read_encounter_calibration
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
@@ -66,9 +66,8 @@ def bundle_manifest(
 def needs_cohort(manifest: Mapping[str, Any]) -> bool:
     """Return whether the fusion or a calibration of a bundle depends on photographs of unknown animals."""
     encounters = read_encounter_calibration(manifest["encounter_calibration"])
-    calibrations = [read_calibration(manifest["calibration"]), *([] if encounters is None else [encounters.base])]
     is_fused = "fusion" in manifest and read_fusion_model(manifest["fusion"]).has_cohort
-    return is_fused or any(one.has_strangers for one in calibrations)
+    return is_fused or need_strangers(read_calibration(manifest["calibration"]), encounters)
 
 
 def content_digest(

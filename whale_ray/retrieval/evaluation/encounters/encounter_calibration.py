@@ -110,3 +110,13 @@ def fit_encounter_calibration(
     thresholds, _ = best_thresholds(threshold_steps(cosines, ranks, new), weights[None])
     base = Calibration(LogisticModel(*map(float, match[:4])), LogisticModel(*map(float, [*is_new[:4], *is_new[5:]])))
     return EncounterCalibration(base, float(match[4]), float(is_new[4]), float(thresholds[0]))
+
+
+def need_strangers(single: Calibration, encounters: EncounterCalibration | None) -> bool:
+    """Return whether one of the two probabilities of a new animal depends on how near strangers come.
+
+    Args:
+        single: Calibration of single photographs.
+        encounters: Calibration of encounters; None if there is none.
+    """
+    return single.has_strangers or (encounters is not None and encounters.base.has_strangers)
