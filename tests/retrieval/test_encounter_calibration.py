@@ -177,25 +177,10 @@ def test_each_answer_has_the_calibration_of_its_number_of_photographs() -> None:
     encounters = EncounterCalibration(single, match_slope=1.0, new_slope=2.0, threshold=0.5)
     decision = Decision("balanced", 0.5, 0.2)
     cosines, counts = np.full((3, 2), 0.6), [1, 2, 4]
-    _, new = answer_probabilities(
-        cosines,
-        strangers=np.full(3, np.nan),
-        species=[""] * 3,
-        photographs=counts,
-        single=single,
-        encounters=encounters,
-        decision=decision,
-    )
+    asked = {"strangers": np.full(3, np.nan), "species": [""] * 3, "photographs": counts, "single": single}
+    _, new = answer_probabilities(cosines, **asked, encounters=encounters, decision=decision)
     expected = [0.6 - 2.0 * np.log(count) for count in counts]
     np.testing.assert_allclose(new, decision.of_new(1 / (1 + np.exp(expected))))
-    match, plain = answer_probabilities(
-        cosines,
-        strangers=np.full(3, np.nan),
-        species=[""] * 3,
-        photographs=counts,
-        single=single,
-        encounters=None,
-        decision=None,
-    )
+    match, plain = answer_probabilities(cosines, **asked, encounters=None, decision=None)
     np.testing.assert_allclose(plain, 1 / (1 + np.exp(0.6)))
     np.testing.assert_allclose(match, 1 / (1 + np.exp(-0.6)))

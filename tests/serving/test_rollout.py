@@ -64,21 +64,29 @@ print(sorted({"torch", "torchvision", "transformers", "faiss", "sklearn"} & set(
 FAILED = "A replica failed to start with exception. Retrying. Error:\nTraceback\n"
 
 
-def test_a_replica_that_does_not_start_is_reported_once_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray Serve tries again without end where other replicas of the same version run."""
-    messages, seen = ["", FAILED + "BundleError: n0 has no bundle", FAILED + "BundleError: n1 has no bundle"], []
-    looks = iter([["of an earlier one"], *([FAILED + "OSError: disk"] * 3, messages, messages, [FAILED])])
+def said_while_watching(monkeypatch: pytest.MonkeyPatch, looks: list[list[str]]) -> list[str]:
+    """Return what is said while the deployments have the messages of each look, and one look more, without any."""
+    seen: list[list[str]] = []
+    coming = iter(looks)
 
     def status() -> SimpleNamespace:
-        seen.append(next(looks, []))
+        seen.append(next(coming, []))
         deployments = {number: SimpleNamespace(message=message) for number, message in enumerate(seen[-1])}
         return SimpleNamespace(applications={"whale_ray": SimpleNamespace(deployments=deployments)})
 
     monkeypatch.setattr(start_failures, "serve", SimpleNamespace(status=status))
     said: list[str] = []
     with start_failures.reported_failures("whale_ray", said.append, rest=0.01):
-        while len(seen) < 7:
+        while len(seen) <= len(looks):
             time.sleep(0.01)
+    return said
+
+
+def test_a_replica_that_does_not_start_is_reported_once_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Serve tries again without end where other replicas of the same version run."""
+    messages = ["", FAILED + "BundleError: n0 has no bundle", FAILED + "BundleError: n1 has no bundle"]
+    looks = [["of an earlier one"], *([FAILED + "OSError: disk"] for _ in range(3)), messages, messages, [FAILED]]
+    said = said_while_watching(monkeypatch, looks)
     assert [line.split(": ", 1)[1] for line in said] == [
         "OSError: disk",
         "n0 has no bundle",
@@ -88,16 +96,4 @@ def test_a_replica_that_does_not_start_is_reported_once_with_its_reason(monkeypa
 
 
 def test_failures_of_an_earlier_deployment_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[None] = []
-    deployments = {"ingress": SimpleNamespace(message=FAILED + "StoreError: gone")}
-
-    def status() -> SimpleNamespace:
-        looks.append(None)
-        return SimpleNamespace(applications={"whale_ray": SimpleNamespace(deployments=deployments)})
-
-    monkeypatch.setattr(start_failures, "serve", SimpleNamespace(status=status))
-    said: list[str] = []
-    with start_failures.reported_failures("whale_ray", said.append, rest=0.01):
-        while len(looks) < 3:
-            time.sleep(0.01)
-    assert said == []
+    assert said_while_watching(monkeypatch, [[FAILED + "StoreError: gone"]] * 3) == []

@@ -185,6 +185,16 @@ def test_the_same_command_makes_no_second_ensemble(together: SweepResult) -> Non
     pd.testing.assert_frame_equal(again.table, together.table)
 
 
+def with_third_trial(trials: list[Record], run: Path) -> list[Record]:
+    """Add a copy of the first trial that is better in the last three folds, while the first is better in two."""
+    third = shutil.copytree(trials[0].folder, run / "trials" / "third")
+    for record, good in ((trials[0], (0, 1)), (read_record(third), (2, 3, 4))):
+        queries = pd.read_parquet(record.folder / "queries.parquet")
+        queries["average_precision@5"] = queries["fold"].isin(good).astype(float)
+        queries.to_parquet(record.folder / "queries.parquet", index=False)
+    return [*trials, read_record(third)]
+
+
 def test_the_members_of_each_fold_are_those_that_the_other_folds_choose(together: SweepResult, tmp_path: Path) -> None:
     run = shutil.copytree(together.folder, tmp_path / "together", symlinks=True)
     (joined,) = (record for record in read_records(run) if record.kind == "ensemble")
@@ -193,12 +203,7 @@ def test_the_members_of_each_fold_are_those_that_the_other_folds_choose(together
     assert joined.result[MEMBERS_BY_FOLD] == [sorted(one.trial for one in trials)] * FOLDS
     assert not cross_fit_members(joined, trials, scoring, count=2, say=print)
 
-    third = shutil.copytree(trials[0].folder, run / "trials" / "third")
-    for record, good in ((trials[0], (0, 1)), (read_record(third), (2, 3, 4))):
-        queries = pd.read_parquet(record.folder / "queries.parquet")
-        queries["average_precision@5"] = queries["fold"].isin(good).astype(float)
-        queries.to_parquet(record.folder / "queries.parquet", index=False)
-    trials = [*trials, read_record(third)]
+    trials = with_third_trial(trials, run)
     said: list[str] = []
     assert cross_fit_members(joined, trials, scoring, count=2, say=said.append)
     joined = read_record(joined.folder)
@@ -248,12 +253,7 @@ def test_ensembles_that_the_run_folder_lacks_are_scored_and_no_others(together: 
     (joined.folder / "result.json").unlink()
     assert missing() == [joined.settings["members"]]
     assert ensembles_to_score(members[:1], trials, run, "map@5", count=2) == []
-    third = shutil.copytree(trials[0].folder, run / "trials" / "third")
-    for record, good in ((trials[0], (0, 1)), (read_record(third), (2, 3, 4))):
-        queries = pd.read_parquet(record.folder / "queries.parquet")
-        queries["average_precision@5"] = queries["fold"].isin(good).astype(float)
-        queries.to_parquet(record.folder / "queries.parquet", index=False)
-    trials = [*trials, read_record(third)]
+    trials = with_third_trial(trials, run)
     assert [sorted(one) for one in missing()[1:]] == [sorted([trials[1].trial, "third"])]
 
 
