@@ -118,10 +118,11 @@ class Driver:
             say: Prints a line.
         """
         end, quarter = time.monotonic() + 1800.0, max(1, trials // 4)
-        process, last, used = psutil.Process(self.process.pid), 0, 0.0
+        last, used = 0, 0.0
         while not self.has_ended():
             with suppress(psutil.Error):
                 if (now := self.finished()) >= last + quarter:
+                    process = psutil.Process(self.process.pid)
                     seconds, memory = sum(process.cpu_times()[:2]), process.memory_info().rss / 2**20
                     cost = 1000.0 * (seconds - used) / (now - last)
                     say(f"{now} trials have finished; driver: {cost:.0f} ms of a core per trial, {memory:.0f} MiB")
