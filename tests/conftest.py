@@ -6,7 +6,9 @@ import gc
 import logging
 import os
 import pickle
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,13 @@ sys.dont_write_bytecode = False
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
     from whale_ray.sweep.execution.driver import SweepResult
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each process of pytest-xdist a folder of Ray: a sweep without an address joins a Ray in the same folder."""
+    if hasattr(config, "workerinput"):
+        os.environ["RAY_TMPDIR"] = folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.hookimpl(optionalhook=True)

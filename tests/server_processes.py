@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -22,6 +23,14 @@ def free_port() -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def node_without_dashboard() -> dict[str, Any]:
+    """Return the arguments of a head node of `ray.cluster_utils` that runs no trial.
+
+    It leaves a socket open if another process has its port of the dashboard, be there a dashboard or not.
+    """
+    return {"num_cpus": 0, "include_dashboard": False, "dashboard_port": free_port()}
 
 
 @contextmanager

@@ -153,7 +153,7 @@ def slurm(tmp_path: Path) -> Slurm:
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_slurm_job_has_the_exit_code_of_its_sweep_and_leaves_no_node(slurm: Slurm, code: int) -> None:
     job = slurm.submit(CODE=str(code))
-    job.communicate(timeout=60)
+    job.communicate(timeout=300)
     assert job.returncode == code
     assert (slurm.state / "commands").read_text() == (
         "-m whale_ray.sweep a.yaml --runs /shared/my runs --address n1:6379\n"
@@ -167,11 +167,11 @@ def test_a_slurm_job_that_is_ended_twice_goes_on_each_time(slurm: Slurm) -> None
         while slurm.epochs() < epoch:
             time.sleep(0.02)
         job.send_signal(signal.SIGTERM)
-        job.communicate(timeout=60)
+        job.communicate(timeout=300)
         assert job.returncode == 130
         assert not slurm.has_nodes()
     job = slurm.submit()
-    job.communicate(timeout=60)
+    job.communicate(timeout=300)
     assert job.returncode == 0
     assert slurm.epochs() == 4
 
@@ -179,7 +179,7 @@ def test_a_slurm_job_that_is_ended_twice_goes_on_each_time(slurm: Slurm) -> None
 @pytest.mark.parametrize("what", ["--head", "--address"])
 def test_a_slurm_job_whose_ray_does_not_start_fails_before_the_sweep(slurm: Slurm, what: str) -> None:
     job = slurm.submit(FAIL=what)
-    _, said = job.communicate(timeout=60)
+    _, said = job.communicate(timeout=300)
     assert job.returncode == 1
     assert "a `ray start` has failed" in said
     assert not (slurm.state / "commands").exists()

@@ -50,7 +50,7 @@ def test_a_sweep_on_a_cluster_whose_gpus_torch_cannot_use_starts_no_trial(photog
     sees_a_gpu = "import ray; init = ray.init; ray.init = lambda **options: init(num_gpus=1, num_cpus=1, **options); "
     code = f"{sees_a_gpu}from whale_ray.sweep.command import main; main()"
     command = (sys.executable, "-c", code, tmp_path / "little.yaml", "--runs", tmp_path / "runs")
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=540)
     assert ended.returncode == 2, ended.stdout + ended.stderr
     assert "resources.gpus: with 0.5 GPU reserved, torch must be able to use one" in " ".join(ended.stderr.split())
     assert list(tmp_path.glob("runs/little/trials/*")) == []

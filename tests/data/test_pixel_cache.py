@@ -268,7 +268,7 @@ def test_a_kill_leaves_no_partial_cache_and_the_next_call_cleans_up(many: Path, 
 
 def test_of_two_processes_at_once_one_decodes(many: Path, tmp_path: Path) -> None:
     builders = [build(many, tmp_path / "cache") for _ in range(2)]
-    decoded = [int(builder.communicate(timeout=60)[0]) for builder in builders]
+    decoded = [int(builder.communicate(timeout=300)[0]) for builder in builders]
     assert sorted(decoded) == [0, 20]
 
 

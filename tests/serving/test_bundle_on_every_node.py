@@ -106,13 +106,13 @@ def test_a_node_without_the_folder_stops_a_deploy_and_no_answer(nodes: SimpleNam
     assert httpx.post(**ask).status_code == 200
 
     command = [*COMMAND, "deploy", str(nodes.bundle), "--set", "replicas=2", "--address", address]
-    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert refused.returncode == 2
     assert f"has no {nodes.bundle}. Copy it there, or name the bundle by a URL" in refused.stderr
     assert "(nothing was changed)" in refused.stderr
 
     nodes.serve(replicas=2)  # what `serve deploy` does, which checks nothing
     status = [sys.executable, "-c", STATUS, address]
-    said = subprocess.run(status, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    said = subprocess.run(status, env=environment, capture_output=True, text=True, timeout=300, check=True).stdout
     assert f"has no {nodes.bundle}. Copy it there, or name the bundle by a URL" in said
     assert [httpx.post(**ask).status_code for _ in range(20)] == [200] * 20

@@ -47,7 +47,7 @@ class Cluster:
 
     def _serve(self, *words: str) -> str:
         command = [sys.executable, "-m", "ray.serve.scripts", *words, "--address", self.dashboard]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | self.variables)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | self.variables)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

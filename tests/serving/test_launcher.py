@@ -94,7 +94,7 @@ def test_a_bundle_that_fails_its_golden_images_ends_the_service_with_the_reason(
     whole = contents()
     wrong = dataclasses.replace(whole, golden_vectors=-whole.golden_vectors)
     bundle = write_bundle(wrong, tmp_path / "wrong")
-    started = subprocess.run(serving(bundle, free_port()), capture_output=True, text=True, timeout=120, cwd=TOP)
+    started = subprocess.run(serving(bundle, free_port()), capture_output=True, text=True, timeout=300, cwd=TOP)
     assert started.returncode == 1
     assert "BundleError: the golden images must give their embeddings" in started.stderr.splitlines()[-1]
 
@@ -186,7 +186,7 @@ serve.shutdown()
 """
     command = [sys.executable, "-c", code, str(bundle), str(free_port())]
     variables = {**os.environ, "WHALE_RAY_API_KEY": ""}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=TOP, env=variables)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=TOP, env=variables)
     assert "DEPLOY_FAILED" in ended.stdout, ended.stderr
     assert "a service that other machines reach needs a key, but it listens on 0.0.0.0" in ended.stdout
 

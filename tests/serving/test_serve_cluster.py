@@ -43,7 +43,7 @@ class Running:
 
     def deploy(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [*COMMAND, "deploy", *map(str, arguments), "--address", self.ray]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240)
+        return subprocess.run(command, capture_output=True, text=True, timeout=540)
 
     def processes(self, deployment: str) -> list[int]:
         """The processes of a deployment's replicas."""

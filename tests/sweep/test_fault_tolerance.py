@@ -192,7 +192,7 @@ def test_a_worker_that_does_not_end_a_pruned_trial_loses_no_other(photographs: P
         env=os.environ | {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "0"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=540,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lost its worker before it started" in done.stdout

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 from ray.cluster_utils import Cluster
+from server_processes import node_without_dashboard
 from small_sweep import SWEEP
 
 from whale_ray.sweep.execution.driver import run_sweep
@@ -28,7 +29,7 @@ TIMES = ("seconds", "milliseconds_per_image", "images_per_second")
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     """Adds a node with one CPU and a cache folder of its own to a cluster whose head runs no trial."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args=node_without_dashboard())
 
     def add(name: str) -> Any:
         return cluster.add_node(num_cpus=1, env_vars={"WHALE_RAY_CACHE": str(tmp_path / name)})

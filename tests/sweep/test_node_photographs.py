@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from ray.cluster_utils import Cluster
+from server_processes import node_without_dashboard
 from small_sweep import SWEEP
 
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
@@ -132,7 +133,7 @@ def test_a_sweep_leaves_out_a_node_that_cannot_download_the_photographs(
         if path.is_file():
             ObjectStore(url).upload(path, str(path.relative_to(photographs)))
     (tmp_path / "little.yaml").write_text(SWEEP.replace("ROOT", url))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args=node_without_dashboard())
     try:
         # Three trials begin at once, of which the good node has a place for one.
         for name, cpus, more in (("good", 1, {}), ("unfit", 3, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"})):
