@@ -48,9 +48,10 @@ def write_local_bundle(folder: Path, kind: str, *, shortlist: int = 0, **changes
         weights = WEIGHTS
         if matcher_of(kind) is not None:
             weights = dict.fromkeys(MATCHER_FEATURES, 0.0) | WEIGHTS | {"confidence_value": 0.25}
+        slopes = dict.fromkeys(weights, 0.0) | {"intercept": 0.1, "individual_value": 0.2}
         manifest |= {
             "retrieval": whole.manifest["retrieval"] | {"local": kind},
-            "fusion": {"intercept": -2.0, "weights": weights, "shortlist": shortlist},
+            "fusion": {"intercept": -2.0, "weights": weights, "shortlist": shortlist, "slopes": slopes},
         }
         networks = () if kind in LOCAL_KINDS else (network_file(kind), matcher_file(kind))
         stores = [features_of_pictures(images, features) for images in (pictures, whole.golden)]

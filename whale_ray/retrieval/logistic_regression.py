@@ -16,7 +16,7 @@ def fit_logistic(
     outcomes: np.ndarray,
     weights: np.ndarray | None = None,
     *,
-    penalty: float = SMALL_PENALTY,
+    penalty: float | np.ndarray = SMALL_PENALTY,
     fewest: int = FEWEST,
     start: np.ndarray | None = None,
 ) -> np.ndarray | None:
@@ -26,7 +26,8 @@ def fit_logistic(
         features: Shape (N, F).
         outcomes: bool, shape (N,).
         weights: Weight of each outcome, shape (N,); None for equal weights.
-        penalty: Of half the squared coefficients of standardized features, against the sum of the log losses.
+        penalty: Of half the squared coefficients of standardized features, against the sum of the log losses; one, or
+            one for each feature, shape (F,).
         fewest: Outcomes of the rarer kind below which nothing is fitted.
         start: Result for similar data, shape (1 + F,), which saves steps; None to start at 0.
 
@@ -46,7 +47,7 @@ def fit_logistic(
 
 
 def _minimize_log_loss(
-    design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None, penalty: float, start: np.ndarray
+    design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None, penalty: float | np.ndarray, start: np.ndarray
 ) -> np.ndarray:
     """Return the coefficients of the smallest penalized log loss, by Newton's method with halved steps.
 
@@ -62,7 +63,7 @@ def _minimize_log_loss(
         start: First coefficients, shape (1 + F,).
     """
     signs = np.where(outcomes, -1.0, 1.0)
-    penalties = np.append(0.0, np.full(len(design) - 1, penalty))
+    penalties = np.append(0.0, np.broadcast_to(penalty, len(design) - 1))
     ridge = np.diag(penalties + 1e-12)  # probabilities of exactly 0 and 1 leave no curvature
 
     def evaluate(coefficients: np.ndarray) -> tuple[float, np.ndarray]:

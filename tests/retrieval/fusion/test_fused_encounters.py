@@ -155,11 +155,12 @@ def test_features_without_a_candidate_are_those_of_a_gallery_without_it():
     random = np.random.default_rng(0)
     scores, ranks = random.normal(size=(5, 6, 9)), np.tile(np.minimum(np.arange(9), 7) + 1, (6, 1))
     removed = np.arange(9) == random.integers(0, 9, 6)[:, None]
-    found = features_without(candidate_features(ranks, scores), removed)
+    images = random.integers(1, 40, (6, 9))
+    found = features_without(candidate_features(ranks, scores, images), removed)
     for query in range(6):
         kept = ~removed[query]
         others = np.where(np.flatnonzero(kept) < 7, np.arange(8), 6 if removed[query, :7].any() else 7) + 1
-        expected = candidate_features(others[None], scores[:, query, kept][:, None])
+        expected = candidate_features(others[None], scores[:, query, kept][:, None], images[query, kept][None])
         np.testing.assert_allclose(found[query, kept], expected[0], atol=1e-12)
         assert np.isnan(found[query, ~kept]).all()
 

@@ -8,6 +8,7 @@ import pytest
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.evaluate import evaluate, score_setting
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
+from whale_ray.retrieval.fusion import cross_fitting
 from whale_ray.retrieval.fusion.candidates import BY_EMBEDDING
 from whale_ray.retrieval.fusion.evidence_source import shortlist_by_embedding
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
@@ -27,10 +28,14 @@ SETTINGS = [
 ]
 
 
-def draw(*, individuals=70, size=8, spread=1.5, new=0.2, seed=0, signal=3.0):
-    """Photographs of `evaluate` whose local evidence knows the right photograph, apart from noise."""
+def draw(*, individuals=70, size=8, spread=1.5, new=0.2, seed=0, signal=3.0, uneven=False):
+    """Photographs of `evaluate` whose local evidence knows the right photograph, apart from noise.
+
+    Each individual has two gallery photographs; if uneven, one or three.
+    """
     random = np.random.default_rng(seed)
     members = np.repeat(np.arange(individuals), 4)
+    members[1::8] += uneven
     parts = np.tile(["train", "train", "val", "val"], individuals)
     names = np.array([f"w_{member:03d}" for member in members], dtype="U12")
     vectors = random.normal(size=(individuals, size))[members] + spread * random.normal(size=(len(members), size))
@@ -39,7 +44,7 @@ def draw(*, individuals=70, size=8, spread=1.5, new=0.2, seed=0, signal=3.0):
     asking, gallery = np.flatnonzero(parts == "val"), np.flatnonzero(parts == "train")
     same = (names[asking][:, None] == names[gallery]) & (random.random((len(asking), len(gallery))) < 0.7)
     scores = (random.exponential(size=same.shape) + signal * same).astype(np.float32)
-    of_individuals = scores.reshape(len(asking), individuals, 2).sum(axis=2)
+    of_individuals = scores @ (names[gallery][:, None] == np.unique(names[gallery])).astype(np.float32)
     inliers = np.rint(4 * same * random.random(same.shape)).astype(np.float32)
     evidence = LocalEvidence(scores, of_individuals, inliers, np.unique(names[gallery]))
     return {
@@ -101,6 +106,26 @@ def test_one_query_at_the_gallery_is_ranked_as_in_the_sweep_to_the_last_digit(se
         own = found.ranking.individuals[0, 0] == searcher.index.codes_of(names[gallery])
         lengths = [np.linalg.norm(views["plain"][rows].astype(np.float64), axis=-1) for rows in (gallery, row)]
         assert found.cosines[0, 0] == pytest.approx((nearest / lengths[0] / lengths[1])[own].max(), abs=1e-6)
+
+
+def test_one_query_is_ranked_by_slopes_as_in_the_sweep_to_the_last_digit(monkeypatch):
+    monkeypatch.setattr(cross_fitting, "FEWEST_FOR_SLOPES", 100)
+    photographs, evidence = draw(individuals=90, uneven=True)
+    model = evaluate(settings=[FUSED], evidence=evidence, **photographs).fusion
+    assert any(model.slopes.values())
+    options = {name: photographs[name] for name in ("views", "individuals", "parts", "unknown_label")}
+    held = SearchRuns(settings=[FUSED], splits=None, held_out_as_new=False, evidence=evidence, **options)
+    candidates = held.candidates(FUSED)
+    assert np.unique(np.exp(candidates.features[:, :, -1]).round()).tolist()[:2] == [1.0, 3.0]
+    expected = candidates.ranked(model.scores(candidates.features))
+    gallery, vectors = np.flatnonzero(photographs["parts"] == "train"), photographs["views"]["plain"]
+    searcher = PooledSearcher(vectors[gallery], photographs["individuals"][gallery])
+    for query, row in enumerate(held.rows):
+        refine = fused_refinement(FUSED, [model], row_of(evidence["sift"][0], query))
+        found = searcher.rank(vectors[row : row + 1], FUSED, first=3, refine=refine).ranking
+        width = found.individuals.shape[1]
+        np.testing.assert_array_equal(found.individuals[0], expected.individuals[query, :width])
+        np.testing.assert_array_equal(found.cosines[0], expected.cosines[query, :width])
 
 
 def test_shortlists_are_the_nearest_photographs_of_the_pool():

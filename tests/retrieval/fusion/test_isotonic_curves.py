@@ -18,7 +18,12 @@ def draw(queries, *, is_step, seed=0):
     log_odds = np.where(scores[0] > 1.0, 3.0, -3.0) if is_step else scores[0] - 1.0
     right = random.random((queries, 2)) < expit(log_odds)
     ranks = np.broadcast_to([1, 2], (queries, 2))
-    return candidate_features(ranks, scores), right, np.arange(queries) % 5
+    return candidate_features(ranks, scores, np.ones_like(ranks)), right, np.arange(queries) % 5
+
+
+def fuse(features, right, folds):
+    """Cross-fitted scores of individuals that have one gallery photograph each."""
+    return cross_fit(features, right, folds, images=right.any(axis=1))
 
 
 def test_a_curve_is_the_isotonic_regression_of_scikit_learn():
@@ -31,6 +36,15 @@ def test_a_curve_is_the_isotonic_regression_of_scikit_learn():
     np.testing.assert_allclose(expit(curve(knots)), regression.predict(knots))
     assert (np.diff(curve(asked)) >= 0).all()
     assert expit(curve(np.array([-9.0, 9.0]))) == pytest.approx(regression.predict([-9.0, 9.0]))
+
+
+def test_weights_of_a_curve_count_like_repeated_scores():
+    random = np.random.default_rng(0)
+    scores, weights = random.normal(size=60), random.integers(1, 4, 60)
+    right = random.random(60) < expit(scores)
+    weighted, repeated = fit_curve(scores, right, weights), fit_curve(*(np.repeat(v, weights) for v in (scores, right)))
+    asked = np.linspace(-2, 2, 41)
+    np.testing.assert_allclose(weighted(asked), repeated(asked), atol=1e-9)
 
 
 @pytest.mark.parametrize("right", [np.zeros(5, dtype=bool), np.ones(5, dtype=bool)])
@@ -47,7 +61,7 @@ def test_a_score_does_not_depend_on_the_shape_and_none_stays_none():
 
 @pytest.mark.parametrize(("is_step", "expected"), [(True, True), (False, False)])
 def test_curves_are_taken_where_they_are_better_beyond_noise(is_step, expected):
-    fitted = cross_fit(*draw(1500, is_step=is_step))
+    fitted = fuse(*draw(1500, is_step=is_step))
     assert bool(fitted.model.curves) == expected
 
 
@@ -55,12 +69,12 @@ def test_curves_need_enough_right_candidates(monkeypatch):
     features, right, folds = draw(1500, is_step=True)
     monkeypatch.setattr(cross_fitting, "FEWEST_FOR_CURVES", int(right.sum()) + 1)
     assert right.sum() > FEWEST_FOR_CURVES
-    assert not cross_fit(features, right, folds).model.curves
+    assert not fuse(features, right, folds).model.curves
 
 
 def test_losses_are_those_of_the_cross_fitted_probabilities():
     features, right, folds = draw(300, is_step=False)
-    fitted = cross_fit(features, right, folds)
+    fitted = fuse(features, right, folds)
     chance = expit(20.0 * fitted.scores)
     expected = -np.where(right, np.log(chance), np.log1p(-chance)).sum(axis=1)
     np.testing.assert_allclose(fitted.losses, expected, atol=1e-3)

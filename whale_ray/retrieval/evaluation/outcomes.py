@@ -127,7 +127,7 @@ def fuse_outcome(
         clusters: Cluster of each query, shape (Q,).
     """
     right = (candidates.individuals == queries.truth[:, None]) & queries.known[:, None]
-    fitted = cross_fit(candidates.features, right, folds, clusters=clusters)
+    fitted = cross_fit(candidates.features, right, folds, images=queries.images, clusters=clusters)
     if fitted is None:
         return outcome, None
     ranking = candidates.ranked(fitted.scores)

@@ -1,6 +1,7 @@
 """Features of candidates, from scores that a query gives each of them.
 
-Every score counts by its value, by its lead over the best other candidate and by its rank among the candidates.
+Every score counts by its value, by its lead over the best other candidate and by its rank among the candidates. The
+last feature is the number of gallery photographs: the more there are, the larger is the largest score by chance alone.
 """
 
 from __future__ import annotations
@@ -30,25 +31,29 @@ FEATURES: Final = feature_names(SCORES)
 MATCHER_FEATURES: Final = feature_names(MATCHER_SCORES)
 """Names of the features with a match network: those without come first."""
 FEATURE_SETS: Final = {
-    len(names): names
+    len(names) + 1: names
     for base in (SCORES, MATCHER_SCORES)
     for names in (feature_names(base), feature_names((*base, *COHORT_SCORES)))
 }
-"""Names of the features by their number: with or without a match network, with or without a cohort."""
+"""Names of the features before the last, by the number of all: with or without a match network or a cohort."""
 
 
-def candidate_features(ranks: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the features of candidates, float64, shape (Q, R, F), in the order of `feature_names`; NaN where none is.
+def candidate_features(ranks: np.ndarray, scores: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the features of candidates, float64, shape (Q, R, F); NaN where none is.
+
+    They have the order of `feature_names`. The last is the logarithm of the number of gallery photographs.
 
     Args:
         ranks: Rank of each candidate in the ranking by embedding, from 1, shape (Q, R).
         scores: The scores in the order of `ALL_SCORES`, NaN for no candidate, shape (S, Q, R).
+        images: Number of gallery photographs of each candidate, shape (Q, R); any number above 0 for no candidate.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    parts = [np.where(np.isnan(scores[0]), np.nan, np.log(ranks))]
+    ranks, images = (np.where(np.isnan(scores[0]), np.nan, np.log(values)) for values in (ranks, images))
+    parts = [ranks]
     for score in scores:
         parts += [score, leads_over_others(score), np.log(ranks_of_scores(score))]
-    return np.stack(parts, axis=2)
+    return np.stack([*parts, images], axis=2)
 
 
 def features_without(features: np.ndarray, removed: np.ndarray) -> np.ndarray:
@@ -58,10 +63,10 @@ def features_without(features: np.ndarray, removed: np.ndarray) -> np.ndarray:
         features: From `candidate_features`, shape (Q, R, F).
         removed: The candidate is removed, bool, shape (Q, R).
     """
-    ranks = np.rint(np.exp(features[:, :, 0]))
+    ranks, images = (np.rint(np.exp(features[:, :, place])) for place in (0, -1))
     before = (removed[:, None, :] & (ranks[:, None, :] < ranks[:, :, None])).sum(axis=2)
-    scores = np.where(removed[:, :, None], np.nan, features[:, :, 1::3])
-    return candidate_features(ranks - before, np.moveaxis(scores, 2, 0))
+    scores = np.where(removed[:, :, None], np.nan, features[:, :, 1:-1:3])
+    return candidate_features(ranks - before, np.moveaxis(scores, 2, 0), images)
 
 
 def leads_over_others(scores: np.ndarray) -> np.ndarray:

@@ -220,13 +220,13 @@ def _candidates(
     """Return the candidates with these codes, the first `ranked` of which are the ranking by embedding."""
     if not codes.size:
         names = (*(SCORES if local.confidences is None else MATCHER_SCORES), *(() if cohort is None else COHORT_SCORES))
-        return Candidates(codes, codes, np.zeros((*codes.shape, len(feature_names(names)))))
+        return Candidates(codes, codes, np.zeros((*codes.shape, len(feature_names(names)) + 1)))
     nearest, images = nearest_images(queries, index, codes)
     mean, _ = nearest_images(queries, index.centroids, codes)
     ranks = np.broadcast_to(np.minimum(np.arange(codes.shape[1]), ranked) + 1, codes.shape)
     normalized = [] if cohort is None else cohort.normalize(queries, index, codes, (nearest, mean))
     scores = np.stack([nearest, mean, *local.of_candidates(codes), *normalized])
-    return Candidates(codes, images, candidate_features(ranks, scores))
+    return Candidates(codes, images, candidate_features(ranks, scores, index.images_per_individual[codes]))
 
 
 def _widened(values: np.ndarray, width: int, absent: float) -> np.ndarray:

@@ -41,16 +41,18 @@ class IsotonicCurve:
         return np.asarray(np.interp(scores, self.scores, self.log_odds))
 
 
-def fit_curve(scores: np.ndarray, right: np.ndarray) -> IsotonicCurve:
+def fit_curve(scores: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> IsotonicCurve:
     """Return the isotonic regression of outcomes on scores.
 
     Args:
         scores: Scores of candidates, shape (n,), n at least 1.
         right: Whether the candidate is the individual of its query, bool, shape (n,).
+        weights: Weight of each candidate, shape (n,); None for equal weights.
     """
     from sklearn.isotonic import IsotonicRegression
 
-    fitted = IsotonicRegression(y_min=_LEAST, y_max=1 - _LEAST).fit(scores, right.astype(np.float64))
+    fitted = IsotonicRegression(y_min=_LEAST, y_max=1 - _LEAST)
+    fitted.fit(scores, right.astype(np.float64), sample_weight=weights)
     shares = np.asarray(fitted.y_thresholds_, dtype=np.float64)
     log_odds = np.log(shares / (1 - shares))
     return IsotonicCurve(tuple(map(float, fitted.X_thresholds_)), tuple(map(float, log_odds)))

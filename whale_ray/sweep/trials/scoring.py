@@ -24,7 +24,7 @@ from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views
 
 # Version of the scores. Trials that were scored by another version are scored again from their embeddings.
-DEFINITION = 10
+DEFINITION = 11
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,11 @@ class AskedEncounters:
         """Number of photographs of each encounter, shape (E,)."""
         return np.array([len(rows) for rows in self.photographs])
 
+    @property
+    def images(self) -> np.ndarray:
+        """Number of gallery photographs of the individual, 0 if it is not there, shape (E,)."""
+        return np.asarray(np.append(self.searcher.index.images_per_individual, 0)[self.truth])
+
 
 def ask_encounters(
     held: SearchRuns, setting: RetrievalSetting, encounters: EncounterSet, *, most: int | None = None

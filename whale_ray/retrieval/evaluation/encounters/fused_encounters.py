@@ -72,11 +72,11 @@ def fuse_encounters(
             found.append(candidates)
             asked.append(replace(one, truth=np.full(len(one.truth), -1)))
     candidates = join_candidates(found)
-    truth, first, counts = (
-        np.concatenate([getattr(one, name) for one in asked]) for name in ("truth", "first", "counts")
+    truth, first, counts, images = (
+        np.concatenate([getattr(one, name) for one in asked]) for name in ("truth", "first", "counts", "images")
     )
     right = (candidates.individuals == truth[:, None]) & (truth >= 0)[:, None]
-    fitted = cross_fit(candidates.features, right, folds[first], clusters=clusters[first])
+    fitted = cross_fit(candidates.features, right, folds[first], images=images, clusters=clusters[first])
     if fitted is None:
         return None
     ranking = candidates.ranked(fitted.scores)
