@@ -24,6 +24,11 @@ from whale_ray.retrieval.search.neighbor_search import find_neighbors
 
 GALLERY, QUERIES, SIZE, INDIVIDUALS = 17_000, 8_000, 512, 5_000
 PRODUCT_GOAL, LIBRARY_GOAL, MEMORY_GOAL = 1.5, 1.0, 2.0
+PRODUCT_OBSTACLE = (
+    "Products with the means of encounters (1.3 of the bare product) and exact cosines in float64 (0.7) alone are more "
+    "than the goal; neighbors, votes and intervals come on top."
+)
+LIBRARY_OBSTACLE = "All scores with intervals are computed, the calculator's three without."
 NOISE = 1.5  # of an embedding, beside its individual's direction of length 1 in each dimension
 
 
@@ -101,8 +106,11 @@ def main(
         ["AccuracyCalculator", size, f"{median(beside.second):.2f}"],
     ]
     pairs.print_table(["case", "queries x gallery x D", "seconds"], rows)
-    pairs.print_verdict(f"evaluation / bare matrix product, {size}", product.ratio, at_most=PRODUCT_GOAL)
-    pairs.print_verdict(f"evaluation / AccuracyCalculator, {size}", beside.ratio, at_most=LIBRARY_GOAL)
+    for other, ratio, goal, obstacle in (
+        ("bare matrix product", product.ratio, PRODUCT_GOAL, PRODUCT_OBSTACLE),
+        ("AccuracyCalculator", beside.ratio, LIBRARY_GOAL, LIBRARY_OBSTACLE),
+    ):
+        pairs.print_verdict(f"evaluation / {other}, {size}", ratio, at_most=goal, obstacle=obstacle)
     if memory:
         command = [sys.executable, __file__, "--only-memory", "--memory", str(memory)]
         ratio = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

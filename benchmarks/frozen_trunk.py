@@ -33,6 +33,7 @@ from whale_ray.sweep.trials.training_setup import build_batches
 MODEL = "torchvision:resnet18"
 BATCH, PER_INDIVIDUAL = 64, 4
 SPEED_GOAL, PASSES_GOAL = 50.0, 1.1
+SPEED_OBSTACLE = "On stored features an epoch is the calls of PyTorch for neck, loss and update, not arithmetic."
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "embedding sizes and necks": {"embedding_size": [64, 128, 256], "neck": ["linear", "bnneck"]},
     "poolings and layers": {"embedding_size": [64, 128], "pool": ["avg", "gem"], "layers": [1, 2]},
@@ -104,7 +105,8 @@ def main(
         found = {name: passes(pixels, Path(scratch) / name, grid) for name, grid in GRIDS.items()}
     rows = [["on stored features", f"{median(pair.second):.3f}"], ["through the trunk", f"{median(pair.first):.3f}"]]
     pairs.print_table([f"{photographs} photographs, {side} px", "seconds per epoch"], rows)
-    pairs.print_verdict("an epoch through the frozen trunk / on its stored features", pair.ratio, at_least=SPEED_GOAL)
+    name = "an epoch through the frozen trunk / on its stored features"
+    pairs.print_verdict(name, pair.ratio, at_least=SPEED_GOAL, obstacle=SPEED_OBSTACLE)
     for name, ratio in found.items():
         pairs.print_verdict(f"passes through the trunk and view, grid of {name}", ratio, at_most=PASSES_GOAL)
 

@@ -25,6 +25,10 @@ SIZE, IMAGES_PER_INDIVIDUAL = 512, 10
 DECAY = 0.6  # of the deviation
 QUERIES, NEAREST = 256, 10
 SPEED_GOAL, RECALL_GOAL = 10.0, 0.99
+SPEED_OBSTACLE = (
+    "The flat index takes one matrix product for a batch, which is fast on this processor; vectors that spread far "
+    "need many lists for this recall, and a gallery below 200,000 images has less to leave out."
+)
 
 
 def draw(images: int, spread: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,7 +80,7 @@ def measure(images: int, spread: float, *, rounds: int) -> list[str]:
         )
         row += [f"{1000 * median(side) / _asked(at_once):.2f}" for side in (pair.first, pair.second)]
         text = f"exact flat / inverted lists, {name}, {at_once} at a time"
-        pairs.print_verdict(text, pair.ratio, at_least=SPEED_GOAL)
+        pairs.print_verdict(text, pair.ratio, at_least=SPEED_GOAL, obstacle=SPEED_OBSTACLE)
     pairs.print_verdict(f"recall@{NEAREST} of exact search, {name}", recall, at_least=RECALL_GOAL)
     return row
 

@@ -15,6 +15,7 @@ from statistics import median
 THREADS = 1
 ROWS_VARIABLE = "WHALE_RAY_BENCHMARK_ROWS"
 """Environment variable: file to which each verdict is appended as a line of JSON."""
+UNKNOWN = "The cause is not known: earlier runs reached it."
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = str(THREADS)
 
@@ -63,11 +64,22 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join([first.strip().ljust(widths[0]), *rest]), flush=True)
 
 
-def print_verdict(name: str, ratio: float, *, at_least: float | None = None, at_most: float | None = None) -> None:
-    """Print the ratio, its goal and the verdict in one line, and append them to the file of `results.py`, if any."""
+def print_verdict(
+    name: str, ratio: float, *, at_least: float | None = None, at_most: float | None = None, obstacle: str = UNKNOWN
+) -> None:
+    """Print the ratio, its goal and the verdict in one line, and append them to the file of `results.py`, if any.
+
+    Args:
+        name: What was measured, and what it is compared with.
+        ratio: Its value.
+        at_least: The goal, or
+        at_most: the goal.
+        obstacle: What stands in the way where the goal is missed, as a sentence.
+    """
     reached = ratio >= at_least if at_least is not None else at_most is None or ratio <= at_most
     goal = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
-    print(f"{name}: ratio {ratio:.3g}, goal {goal}: {'reached' if reached else 'MISSED'}", flush=True)
+    print(f"{name}: ratio {ratio:.3g}, goal {goal}: {'reached' if reached else f'MISSED. {obstacle}'}", flush=True)
     if rows := os.environ.get(ROWS_VARIABLE):
         with open(rows, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"name": name, "ratio": ratio, "goal": goal, "reached": reached}) + "\n")
+            row = {"name": name, "ratio": ratio, "goal": goal, "reached": reached, "obstacle": obstacle}
+            file.write(json.dumps(row) + "\n")

@@ -32,6 +32,10 @@ GEOMETRY = Geometry(224, 224)
 PHOTOGRAPH = (600, 1050)  # height and width in pixels of most photographs of the competition
 TRIALS = 4
 SPEED_GOAL, MEMORY_GOAL = 0.9, 1.1
+SPEED_OBSTACLE = (
+    "Each photograph is also hashed, by its bytes and by its look, and gets a thumbnail, two grey images and its date: "
+    "2.5 ms beside 9.1 for decoding and fitting."
+)
 READER = """
 import sys, numpy as np
 pixels = np.load(sys.argv[1], mmap_mode="r")
@@ -101,7 +105,10 @@ def main(
         ["Pillow, decode and resize", f"{rates[1]:.0f}", f"{rates[1]:.0f}"],
     ]
     pairs.print_table(["case", "photographs/s", "per core"], rows)
-    pairs.print_verdict("photographs/s per core, pixel cache / Pillow", 1.0 / (pair.ratio * cores), at_least=SPEED_GOAL)
+    per_core = 1.0 / (pair.ratio * cores)
+    pairs.print_verdict(
+        "photographs/s per core, pixel cache / Pillow", per_core, at_least=SPEED_GOAL, obstacle=SPEED_OBSTACLE
+    )
     pairs.print_verdict(f"memory of the pixels, {TRIALS} trials / one", together / alone, at_most=MEMORY_GOAL)
 
 

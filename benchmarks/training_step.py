@@ -1,4 +1,4 @@
-"""Benchmark of a trial: its images/s divided by those of the bare training step on prepared tensors; goal 0.9.
+"""Benchmark of a trial: its images/s divided by those of the bare training step on prepared tensors; goal 0.95.
 
 It runs on one CPU thread, or with `--device cuda` on a GPU beside that thread. The trial: Batches (PxK, the default
 augmentation) from a memory map into the training loop. The bare step: torchvision's own model, forward, the same
@@ -30,7 +30,13 @@ from whale_ray.learning.training.loop import start_training, train_epochs
 from whale_ray.sweep.config.schema.all_settings import section_settings
 from whale_ray.sweep.planning.dataset import MARGIN
 
-GOAL = 0.9
+GOAL = 0.95
+OBSTACLES = {
+    "cpu": "The thread that trains also makes the batch (10 to 13 ms of a step of 390 ms at 64 px) and clips gradients "
+    "(4 ms); the bare step has a batch and does not clip.",
+    "cuda": "The CPU starts the kernels of a small encoder one by one and also makes the batches; the step is neither "
+    "compiled nor captured as a CUDA graph.",
+}
 EMBEDDING, PER_INDIVIDUAL = 512, 4
 FORMATS = [
     (dtype, layout)
@@ -41,7 +47,7 @@ FORMATS = [
 
 @dataclass(frozen=True)
 class Case:
-    """A torchvision model at one image size."""
+    """A model of torchvision, or of timm with the prefix `timm:`, at one image size."""
 
     model: str
     size: tuple[int, int]
@@ -75,7 +81,12 @@ PLACES = {
     "cpu": Place(
         "cpu",
         3,
-        (Case("resnet18", (64, 64), 64), Case("resnet18", (224, 224), 32), Case("mobilenet_v2", (192, 192), 32)),
+        (
+            Case("resnet18", (64, 64), 64),
+            Case("resnet18", (224, 224), 32),
+            Case("mobilenet_v2", (128, 128), 32),
+            Case("timm:vit_tiny_patch16_224", (224, 224), 16),
+        ),
     ),
     "cuda": Place(
         "cuda",
@@ -90,13 +101,21 @@ PLACES = {
 }
 
 
-def bare_step(place: Place, case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
-    """Return a function that does one bare training step on a prepared batch."""
+def library_model(case: Case) -> nn.Module:
+    """Return the library's own model with random weights, whose last layer gives the embedding."""
     import whale_ray.learning.encoders.backbones._torchvision_compat  # noqa: F401  # isort: skip
+    import timm
     from torchvision import models
 
-    model = models.get_model(case.model, num_classes=EMBEDDING).to(place.device)  # its last layer gives the embedding
-    model = model.to(memory_format=layout)
+    family, _, name = case.model.rpartition(":")
+    model: nn.Module = (timm.create_model if family else models.get_model)(name, num_classes=EMBEDDING)
+    return model
+
+
+def bare_step(place: Place, case: Case, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
+    """Return a function that does one bare training step on a prepared batch."""
+    model = library_model(case).to(place.device)
+    model = model.to(memory_format=layout)  # type: ignore[call-overload]
     loss = build_loss("proxy_anchor", num_classes=place.individuals(case), embedding_size=EMBEDDING).to(place.device)
     optimiser = torch.optim.AdamW([*model.parameters(), *loss.parameters()], fused=True)
     pictures = torch.randn(case.batch, 3, *case.size, device=place.device).to(memory_format=layout)
@@ -134,9 +153,9 @@ def _repeat(place: Place, step: Callable[[], None], times: int) -> None:
 def trial_round(place: Place, case: Case, folder: Path, *, rounds: int) -> Callable[[], object]:
     """Return a function that trains the next epoch (a round of steps) from the memory map, as a trial does."""
     geometry = Geometry(*case.size, margin=MARGIN)
-    batches = _batches(place, case, geometry, folder / f"{case.model}_{case.size[0]}.npy")
+    batches = _batches(place, case, geometry, folder / f"{case.model.rpartition(':')[2]}_{case.size[0]}.npy")
     encoder = build_encoder(
-        f"torchvision:{case.model}",
+        case.model if ":" in case.model else f"torchvision:{case.model}",
         embedding_size=EMBEDDING,
         weights="random",
         image_size=case.size,
@@ -189,7 +208,9 @@ def main(
     head = ["case", "batch", "best format", "trial images/s", "bare images/s", "ratio", "ratio, processor time"]
     pairs.print_table(head, rows)
     for name, ratio in ratios.items():
-        pairs.print_verdict(f"a trial's images/s / the bare step's, {name}", ratio, at_least=GOAL)
+        pairs.print_verdict(
+            f"a trial's images/s / the bare step's, {name}", ratio, at_least=GOAL, obstacle=OBSTACLES[device]
+        )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ retrieval: {neighbours: [1, 3, 5, 10], vote: [nearest, softmax]}
 search: {strategy: grid}
 """
 TRIALS = 8
-GOAL = 1.1
+GOAL = 1.0
+OBSTACLE = "The start of Ray and of the trials' processes takes seconds before the first step of the sweep."
 
 
 def run_plainly(file: Path, runs: Path) -> None:
@@ -98,7 +99,8 @@ def main(
         for name, each in zip(("sweep", "plain"), zip(*taken, strict=True), strict=True)
     ]
     pairs.print_table(["case", "trials", "seconds"], rows)
-    pairs.print_verdict("seconds of the sweep / of the plain process", median(a / b for a, b in taken), at_most=GOAL)
+    ratio = median(a / b for a, b in taken)
+    pairs.print_verdict("seconds of the sweep / of the plain process", ratio, at_most=GOAL, obstacle=OBSTACLE)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import importlib
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ ROW = """
 import sys
 sys.path.insert(0, FOLDER)
 import pairs
-pairs.print_verdict("one / other", 0.5, at_least=0.9)
+pairs.print_verdict("one / other", float(sys.argv[1:][0] if sys.argv[1:] else 0.5), at_least=0.9, obstacle="It waits.")
 """
 SCRIPTS = {
     "good.py": "",
@@ -37,8 +38,8 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     module = importlib.import_module("results")
     for name, end in SCRIPTS.items():
         (tmp_path / name).write_text(ROW.replace("FOLDER", repr(str(FOLDER))) + end.replace("CHILD", str(tmp_path)))
-    made = [module.Benchmark(f"{name} measures", name, quick=(), limit=8.0) for name in SCRIPTS]
-    monkeypatch.setattr(module, "BENCHMARKS", (*made, module.Benchmark("long", "long.py")))
+    made = [module.Benchmark("1", f"{name} measures", name, quick=(), limit=8.0) for name in SCRIPTS]
+    monkeypatch.setattr(module, "BENCHMARKS", (*made, module.Benchmark("2, 3", "long", "long.py", ("2",))))
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     return module
 
@@ -54,10 +55,12 @@ def test_a_failed_and_a_hanging_benchmark_are_rows_and_the_others_run(results: M
     assert ended.exit_code == 1
     page = (tmp_path / "page.md").read_text()
     for name in SCRIPTS:
-        assert f"| {name} measures | one / other | 0.5 | >= 0.9 | **missed** |" in page
+        assert f"| {name} measures | one / other | 0.5 | >= 0.9 | **missed** | A, " in page
+
+    assert page.count("- Row 1, one / other, 0.5 instead of >= 0.9: It waits.\n") == len(SCRIPTS)
     assert "| `failing.py` | | | **failed**: exit code 3 |" in page
     assert "| `hanging.py` | | | **failed**: not done after 8 s |" in page
-    assert "| `long.py` | | | not measured in this run |" in page
+    assert "| 2, 3 | long | `long.py` | | | not measured | |" in page
     assert not [one for one in psutil.process_iter() if str(tmp_path) in _command(one)]
 
 
@@ -71,7 +74,58 @@ def test_a_quick_run_ends_in_time(results: ModuleType, tmp_path: Path, monkeypat
     monkeypatch.setattr(results, "QUICK_SECONDS", 0.0)
     ended = run(results, "--quick", "--out", str(tmp_path / "page.md"))
     assert ended.exit_code == 0
-    assert (tmp_path / "page.md").read_text().count("the ten minutes of a quick run were over") == len(SCRIPTS)
+    assert ended.output.count("not measured: the ten minutes of a quick run are over") == len(SCRIPTS)
+    assert (tmp_path / "page.md").read_text().count("| not measured | |") == len(SCRIPTS) + 1
+
+
+def test_a_quick_run_keeps_what_the_last_full_run_measured_and_it_does_not(results: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text((tmp_path / "good.py").read_text())
+    page = tmp_path / "page.md"
+    run(results, "--only", "long.py", "--out", str(page))
+    run(results, "--quick", "--only", "good.py", "--out", str(page))
+    rows = [line for line in page.read_text().splitlines() if "one / other" in line and line.startswith("|")]
+    assert [("full" in row, "quick" in row) for row in rows] == [(False, True), (True, False)]
+    assert "| 2, 3 | long | one / other | 2 | >= 0.9 | reached | A, " in rows[1]
+
+
+def test_a_ratio_replaces_that_of_the_same_name_and_a_quick_one_no_other(results: ModuleType) -> None:
+    def measured(*ratios: tuple[str, float], quick: bool, fault: str = "") -> Any:
+        verdicts = [{"name": name, "ratio": ratio} for name, ratio in ratios]
+        return results.Measurement("good.py measures", "2026-01-01", quick, 0.0, {}, verdicts, fault)
+
+    def merged(*runs: Any) -> list[tuple[str, float, bool]]:
+        found: list[Any] = []
+        for one in runs:
+            found = results.merge(found, one)
+        return sorted((row["name"], row["ratio"], one.quick) for one in found for row in one.verdicts)
+
+    full = measured(("a", 1.0), ("b", 1.0), quick=False)
+    quick = measured(("a", 2.0), ("small", 2.0), quick=True)
+    assert merged(full, quick) == [("a", 2.0, True), ("b", 1.0, False), ("small", 2.0, True)]
+    assert merged(full, quick, full) == merged(full) == merged(quick, full)
+    assert merged(full, quick, measured(("c", 3.0), quick=True)) == [("b", 1.0, False), ("c", 3.0, True)]
+    failed = measured(("a", 4.0), quick=False, fault="exit code 1")
+    assert merged(full, failed) == [("a", 4.0, False), ("b", 1.0, False)]
+
+
+def test_a_benchmark_for_a_gpu_is_left_out_without_one_and_linked(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "_has_gpu", lambda: False)
+    gpu = results.Benchmark("15", "on a GPU", "gpu.py", quick=(), earlier="page.md#here")
+    monkeypatch.setattr(results, "BENCHMARKS", (*results.BENCHMARKS[:1], gpu))
+    run(results, "--quick", "--out", str(tmp_path / "page.md"))
+    row = "| 15 | on a GPU | `gpu.py` | | | not measured: it needs a GPU; [figures of an earlier run](page.md#here) | |"
+    assert row in (tmp_path / "page.md").read_text()
+
+
+def test_the_benchmarks_measure_all_rows_and_have_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    all_of_them = importlib.reload(importlib.import_module("results")).BENCHMARKS
+    rows = {row for one in all_of_them for row in one.row.split(", ")}
+    assert rows == {str(number) for number in range(1, 16)}
+    assert len({one.measures for one in all_of_them}) == len(all_of_them)
+    assert all((FOLDER / one.script).is_file() for one in all_of_them)
 
 
 def _command(process: psutil.Process) -> list[str]:
