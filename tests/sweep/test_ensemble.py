@@ -6,6 +6,11 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +37,7 @@ from whale_ray.sweep.report.tables.headline import write_headline
 from whale_ray.sweep.run_folder.leaderboard import leaderboard
 from whale_ray.sweep.run_folder.records import Record, read_record, read_records
 from whale_ray.sweep.trials import ensemble
-from whale_ray.sweep.trials.embeddings_io import read_embeddings
+from whale_ray.sweep.trials.embeddings_io import embeddings_bytes, read_embeddings
 from whale_ray.sweep.trials.ensemble import (
     MEMBERS_BY_FOLD,
     EnsembleScorer,
@@ -237,6 +242,83 @@ def test_ensembles_scored_at_once_have_the_scores_of_each_alone(
         alone = score_members(members, scoring)
         assert one.evaluation.scores == alone.evaluation.scores
         pd.testing.assert_frame_equal(one.evaluation.queries, alone.evaluation.queries)
+
+
+@pytest.mark.parametrize("together", ["stratified"], indirect=True)
+def test_ensembles_that_need_more_memory_than_the_limit_are_scored_one_after_another(
+    together: SweepResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble, "available_cpus", lambda: 2)
+    scoring = scoring_of(load_sweep(together.folder / "sweep.yaml"))
+    trials = [record for record in read_records(together.folder) if record.kind == "trial"]
+    pairs = [trials, trials[::-1]]
+    size = sum(embeddings_bytes(member.folder) for members in pairs for member in members)
+    vectors = [vector for record in trials for vector in read_embeddings(record.folder)[0].values()]
+    assert size >= 2 * sum(vector.nbytes for vector in vectors) > 0
+    scored_on: list[str] = []
+
+    def score(members: Any, scoring: Any) -> Any:
+        scored_on.append(threading.current_thread().name)
+        return score_members(members, scoring)
+
+    monkeypatch.setattr(ensemble, "score_members", score)
+    main = threading.current_thread().name
+    for limit, expected in ((size - 1, [main, main]), (size, ["ensemble", "ensemble"])):
+        monkeypatch.setattr(ensemble, "_MOST_BYTES", limit)
+        with EnsembleScorer(scoring) as scorer:
+            scorer.begin(pairs)
+            for members in pairs:
+                scorer.score(members)
+        assert scored_on == expected
+        scored_on.clear()
+
+
+ENDLESS = """
+import sys
+from whale_ray.sweep.command import main
+from whale_ray.sweep.trials import ensemble
+
+score = ensemble.score_members
+
+def score_for_ever(members, scoring):
+    print("SCORING", flush=True)
+    while True:
+        score(members, scoring)
+
+ensemble.score_members, ensemble.available_cpus = score_for_ever, lambda: 2
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", ["stratified"], indirect=True)
+def test_ctrl_c_ends_ensembles_that_are_scored_at_once_and_the_same_command_continues(
+    together: SweepResult, tmp_path: Path
+) -> None:
+    run = shutil.copytree(together.folder, tmp_path / "together", symlinks=True)
+    (trial,) = run.glob("trials/ensemble-*")
+    shutil.rmtree(trial)
+    with_third_trial([record for record in read_records(run) if record.kind == "trial"], run)
+    command = [sys.executable, "-c", ENDLESS, str(run / "sweep.yaml"), "--runs", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            if lines.count("SCORING\n") == 2:
+                break
+        time.sleep(0.2)  # both are scored now
+        process.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        rest, _ = process.communicate(timeout=30)
+        waited = time.monotonic() - asked
+    assert process.returncode == 130, "".join(lines) + rest
+    assert "Run the same command again to resume" in rest
+    assert "Traceback" not in rest
+    assert waited < 10, "an endless scoring would hold it; a busy machine takes a second or two"
+    again = run_sweep(load_sweep(run / "sweep.yaml"), runs=tmp_path, in_process=True)
+    assert again.exit_code == 0
+    assert [name for name in again.table["trial"] if name.startswith("ensemble-")]
 
 
 def test_ensembles_that_the_run_folder_lacks_are_scored_and_no_others(together: SweepResult, tmp_path: Path) -> None:
