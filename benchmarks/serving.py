@@ -40,6 +40,8 @@ OBSTACLES = {
     32: "A call takes 4.4 ms of processor time, FastAPI's 2.8: the event loop of Ray Serve 0.6 more, the decoder "
     "0.2, encoder and search 0.3, HAProxy and Ray's other processes 0.4. On two cores this is the rate.",
 }
+DIRECT = "service past HAProxy"  # the replica, called at its own port; measured with one client
+PAST_HAPROXY = "A call still passes Ray Serve and the socket of a decoder's process, and its wake-ups."
 INGRESSES = 4  # of the split service
 QUIET_PERCENT = 15.0  # of all cores; idle Ray processes take half of it
 
@@ -220,7 +222,12 @@ def all_servers(bundle: Path, means: Means) -> Iterator[dict[str, int]]:
     with contextlib.ExitStack() as stack:
         for name, settings in services.items():
             command = service_command([str(bundle)], ports[name], *settings)
-            stack.enter_context(server(command, ready="/v1/identify", **behind_haproxy()))
+            own = free_port()  # of the replica
+            least, most = (f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT" for end in ("MIN", "MAX"))
+            variables = behind_haproxy() | {least: str(own), most: str(own + 20)}
+            stack.enter_context(server(command, ready="/v1/identify", **variables))
+            if name == "service":
+                ports[DIRECT] = own
         for name in rivals:
             wanted = (name, bundle, ports[name], means.threads, means.decoders, means.device)
             command = [sys.executable, str(HERE / "rivals.py"), *map(str, wanted)]
@@ -256,6 +263,8 @@ def measure(
         for _ in range(rounds):
             for clients in load:
                 for name, port in ports.items():
+                    if name == DIRECT and clients > 1:
+                        continue
                     wait_for_quiet(patience)
                     found.setdefault((name, clients), []).append(ask_for(seconds, port, requests, clients=clients))
     return median(loops), found
@@ -280,9 +289,9 @@ def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) 
     def middle(name: str, clients: int, figure: str) -> float:
         return median(figures_of(name, clients, figure))
 
-    def beside(name: str, clients: int, figure: str) -> float:
-        rounds = zip(figures_of("service", clients, figure), figures_of(name, clients, figure), strict=True)
-        return median(ours / other for ours, other in rounds)
+    def beside(name: str, clients: int, figure: str, *, ours: str = "service") -> float:
+        rounds = zip(figures_of(ours, clients, figure), figures_of(name, clients, figure), strict=True)
+        return median(first / second for first, second in rounds)
 
     rows = [["bare loop", "", f"{loop:.0f}", "", "", ""]]
     for name, clients in found:
@@ -305,9 +314,10 @@ def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) 
     if ("split", 32) in found:
         for clients in sorted({clients for _, clients in found}):
             print(f"{size} px, {clients} clients: joined / split {beside('split', clients, 'rate'):.3g}")
-    waited = beside("plain", 1, "50")
-    name = f"{size} px, 1 client: p50 of the service / of plain FastAPI"
-    pairs.print_verdict(name, waited, at_most=1.15, obstacle=OBSTACLES[1])
+    for ours in ("service", DIRECT):
+        waited = beside("plain", 1, "50", ours=ours)
+        name = f"{size} px, 1 client: p50 of the {ours} / of plain FastAPI"
+        pairs.print_verdict(name, waited, at_most=1.15, obstacle=PAST_HAPROXY if ours == DIRECT else OBSTACLES[1])
 
 
 def main(

@@ -199,7 +199,7 @@ def listening_on(port: int) -> set[str]:
 
 
 @pytest.mark.slow
-def test_serve_run_with_haproxy_needs_the_key_and_listens_on_loopback_only(bundle: Path) -> None:
+def test_haproxy_and_the_replica_behind_it_need_the_key_and_listen_on_loopback_only(bundle: Path) -> None:
     assert not listening_on(8000), "port 8000, which `serve run` takes, is in use"
     command = (str(Path(sys.executable).parent / "serve"), "run", "serve_app:build", "threads=1")
     variables = {
@@ -207,6 +207,8 @@ def test_serve_run_with_haproxy_needs_the_key_and_listens_on_loopback_only(bundl
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(direct := free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(direct + 20),
     }
     with (
         process(*command, f"bundle={os.path.relpath(bundle, TOP)}", ready="is ready at", **variables) as running,
@@ -216,5 +218,9 @@ def test_serve_run_with_haproxy_needs_the_key_and_listens_on_loopback_only(bundl
         check_sockets(running.pid, 8000, taking="haproxy")
         photograph = {"image": encode(draw(1, 0), "PNG")}
         assert client.post("/v1/identify", files=photograph).status_code == 401
-        answer = client.post("/v1/identify", files=photograph, headers={"Authorization": f"Bearer {KEY}"})
-        assert answer.json()["results"][0]["candidates"][0]["individual"] == "w_01"
+        replica = f"http://127.0.0.1:{direct}/v1/identify"
+        assert listening_on(direct) == {"0100007F"}
+        assert client.post(replica, files=photograph).status_code == 401
+        for address in ("/v1/identify", replica):
+            answer = client.post(address, files=photograph, headers={"Authorization": f"Bearer {KEY}"})
+            assert answer.json()["results"][0]["candidates"][0]["individual"] == "w_01"
