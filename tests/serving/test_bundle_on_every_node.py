@@ -23,16 +23,18 @@ from whale_ray.serving.deployment.rollout import has_room_for_replica
 from whale_ray.serving.deployment.settings import ServeSettings
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-STATUS = """
-import sys, time, ray
-from ray import serve
+WATCH = """
+import sys, threading, ray
+from whale_ray.serving.deployment.start_failures import reported_failures
 ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False)
-said = ""
-while "BundleError" not in said:
-    time.sleep(0.2)
-    said = "".join(one.message for one in serve.status().applications["whale_ray"].deployments.values())
-print(said)
-"""  # `serve status`, which needs the dashboard, until it names an error
+failed = threading.Event()
+def say(line):
+    print(line, flush=True)
+    failed.set()
+with reported_failures("whale_ray", say, rest=0.2):
+    print("watching", flush=True)
+    failed.wait(timeout=280)
+"""  # what `serve` and `deploy` do while they wait
 COMMAND = (sys.executable, "-c", "from whale_ray.cli import main; main()")
 
 
@@ -100,7 +102,9 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_namespaces(), reason="the nodes need mount namespaces of Linux")
-def test_a_node_without_the_folder_stops_a_deploy_and_no_answer(nodes: SimpleNamespace) -> None:
+def test_a_node_without_the_folder_stops_a_deploy_and_a_replica_there_says_so_while_others_answer(
+    nodes: SimpleNamespace,
+) -> None:
     environment, address = nodes.cluster.head.environment, nodes.cluster.address
     ask = {"url": f"{nodes.service.url}/v1/identify", "files": {"image": encode(draw(1, 0), "PNG")}, "timeout": 30}
     assert httpx.post(**ask).status_code == 200
@@ -111,8 +115,12 @@ def test_a_node_without_the_folder_stops_a_deploy_and_no_answer(nodes: SimpleNam
     assert f"has no {nodes.bundle}. Copy it there, or name the bundle by a URL" in refused.stderr
     assert "(nothing was changed)" in refused.stderr
 
-    nodes.serve(replicas=2)  # what `serve deploy` does, which checks nothing
-    status = [sys.executable, "-c", STATUS, address]
-    said = subprocess.run(status, env=environment, capture_output=True, text=True, timeout=300, check=True).stdout
+    watch = [sys.executable, "-c", WATCH, address]
+    with subprocess.Popen(watch, env=environment, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout
+        assert watching.stdout.readline() == "watching\n"
+        nodes.serve(replicas=2)  # what `serve deploy` does, which checks nothing
+        said = watching.stdout.read()
+    assert said.startswith("a replica does not start, and Ray Serve tries again: a bundle must be at the same path")
     assert f"has no {nodes.bundle}. Copy it there, or name the bundle by a URL" in said
     assert [httpx.post(**ask).status_code for _ in range(20)] == [200] * 20
