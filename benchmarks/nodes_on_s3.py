@@ -110,16 +110,20 @@ class Driver:
         """Return whether the command has ended."""
         return self.process.poll() is not None
 
-    def follow(self, trials: int, say: Callable[[str], None]) -> None:
+    def follow(self, trials: int, cluster: Cluster, say: Callable[[str], None]) -> None:
         """Return when the command has ended; say what it has cost after each quarter of the trials.
 
         Args:
             trials: Number of trials.
+            cluster: The nodes; say when each has had a trial.
             say: Prints a line.
         """
-        end, quarter = time.monotonic() + 1800.0, max(1, trials // 4)
+        end, quarter = time.monotonic() + max(1800.0, 5.0 * trials), max(1, trials // 4)
         last, used = 0, 0.0
+        idle = set(cluster.machines)
         while not self.has_ended():
+            if idle and not (idle := {name for name in idle if not trials_of(cluster.machines[name])}):
+                say(f"each node has had a trial; {self.finished()} have finished")
             with suppress(psutil.Error):
                 if (now := self.finished()) >= last + quarter:
                     process = psutil.Process(self.process.pid)
@@ -153,6 +157,11 @@ def node_of(machine: Machine) -> str | None:
     """Return the trial that runs on a machine, by its heartbeat."""
     found = list(Path(machine.environment["WHALE_RAY_CACHE"]).glob("runs/*/*/trials/*/alive"))
     return found[0].parent.name if found else None
+
+
+def trials_of(machine: Machine) -> int:
+    """Return how many trials a machine has had."""
+    return len(list(Path(machine.environment["WHALE_RAY_CACHE"]).glob("runs/*/*/trials/*")))
 
 
 def compare(first: Path, second: Path) -> int:
@@ -202,13 +211,14 @@ def main(
             for number, loss in enumerate([] if losses == "none" else losses.split(","), start=1):
                 disturbance.lose(loss, after=number * trials // 4)
             driver = disturbance.driver
-            driver.follow(trials, say)
+            driver.follow(trials, cluster, say)
         except TimeoutError:
             typer.echo("\n".join(disturbance.driver.lines()[-100:]))
             raise
         say(f"the sweep has ended with exit code {driver.process.returncode}, {driver.finished()} trials finished")
         if driver.process.returncode:
             raise SystemExit("\n".join(driver.lines()[-40:]))
+        say(f"trials of each node: { ({node.name: trials_of(node) for node in cluster.started[1:]}) }")
         repeats = driver.repeats()
         say(f"epochs that were trained again, by trial: {repeats}")
         assert all(count <= 1 for count in repeats.values()), repeats
@@ -301,7 +311,6 @@ class Disturbance:
             wait_for(lambda: driver.has_ended() or driver.starts(trial) > 1, "the trial elsewhere", seconds=600.0)
             victim.signal(signal.SIGCONT)
             self._say(f"node {victim.name} is back; trial {trial} was started elsewhere")
-        # Workers that have a trial take the next one before a new worker has started, so short trials may leave it out.
         wait_for(lambda: driver.has_ended() or node_of(added), "a trial on the new node", seconds=600.0)
         self._say(f"node {added.name} has trial {node_of(added)}")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,25 +51,53 @@ def nodes_of_trials(run: Path) -> dict[str, str]:
     return {trial: node for trial, node in found.items() if (run / "trials" / trial / "epochs.csv").exists()}
 
 
+@contextmanager
+def sweep_on(cluster: Cluster, photographs: Path, runs: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The command of a sweep on a cluster; its run folder is `little`."""
+    file = runs.parent / "little.yaml"
+    file.write_text(SWEEP.replace("ROOT", str(photographs)))
+    command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(runs), "--address", cluster.address]
+    with subprocess.Popen([*command, *(word for option in options for word in ("--set", option))]) as driver:
+        try:
+            yield driver
+        finally:
+            driver.kill()
+
+
+def test_trials_shorter_than_the_start_of_a_worker_run_on_all_nodes_and_on_one_that_joins(
+    nodes: Callable[[str], Any], photographs: Path, tmp_path: Path
+) -> None:
+    present = {nodes(name)._node_id for name in ("first", "second")}
+    rates = ", ".join(f"{1.0e-3 * (1 + number):g}" for number in range(80))
+    options = ("train.epochs=1", f"train.learning_rate=[{rates}]", "resources.cpus=1", "loss.name=arcface")
+    run = tmp_path / "runs" / "little"
+    seen: set[str] = set()
+    with sweep_on(nodes.cluster, photographs, run.parent, *options) as driver:  # type: ignore[attr-defined]
+        while len(seen) < 3 and driver.poll() is None:
+            seen |= set(nodes_of_trials(run).values())
+            if len(present) == 2 and present <= seen:
+                present.add(nodes("third")._node_id)
+            time.sleep(0.02)
+        assert driver.poll() is None, "the sweep ended before each node had a trial"
+    assert seen == present
+
+
 def test_a_killed_node_costs_no_trial_its_place_and_a_new_node_gets_one(
     nodes: Callable[[str], Any], write_sweep: Callable[..., Sweep], photographs: Path, tmp_path: Path
 ) -> None:
     present = {node._node_id: node for node in (nodes("first"), nodes("second"))}
-    file, run = tmp_path / "little.yaml", tmp_path / "runs" / "little"
-    file.write_text(SWEEP.replace("ROOT", str(photographs)))
-    address = nodes.cluster.address  # type: ignore[attr-defined]
-    command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(run.parent), "--address", address]
-    driver = subprocess.Popen([*command, *(word for option in OPTIONS for word in ("--set", option))])
+    run = tmp_path / "runs" / "little"
     seen: set[str] = set()
     added = ""
-    while driver.poll() is None:
-        running = nodes_of_trials(run)
-        seen |= set(running.values())
-        if running and not added:
-            lost = present[next(iter(running.values()))]
-            nodes.cluster.remove_node(lost, allow_graceful=False)  # type: ignore[attr-defined]
-            added = nodes("third")._node_id
-        time.sleep(0.05)
+    with sweep_on(nodes.cluster, photographs, run.parent, *OPTIONS) as driver:  # type: ignore[attr-defined]
+        while driver.poll() is None:
+            running = nodes_of_trials(run)
+            seen |= set(running.values())
+            if running and not added:
+                lost = present[next(iter(running.values()))]
+                nodes.cluster.remove_node(lost, allow_graceful=False)  # type: ignore[attr-defined]
+                added = nodes("third")._node_id
+            time.sleep(0.05)
     assert driver.returncode == 0
     assert added in seen
 

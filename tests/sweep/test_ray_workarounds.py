@@ -12,7 +12,8 @@ from unittest.mock import Mock
 import pytest
 from ray import tune
 from ray._common.ray_option_utils import task_options
-from ray.tune.execution.tune_controller import TuneController
+from ray.tune.execution.tune_controller import TuneController, _get_max_pending_trials
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.trainable.function_trainable import FunctionTrainable
 from ray.util.placement_group import placement_group
 
@@ -22,6 +23,7 @@ from whale_ray.sweep.execution.runners.ray_workarounds import (
     kept_sigterm_handler,
     set_ray_environment,
 )
+from whale_ray.sweep.execution.runners.tune_search import EarlyStoppingScheduler
 
 
 class Unpicklable:
@@ -105,3 +107,39 @@ def test_a_trial_that_prefers_a_node_would_not_get_a_running_worker() -> None:
         assert anywhere != tune.PlacementGroupFactory([{"CPU": 1.0}], **preference)
     assert "fallback_strategy" not in inspect.signature(placement_group).parameters
     assert "fallback_strategy" in task_options
+
+
+def test_tune_lets_one_trial_wait_unless_the_limit_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher = Mock(searcher=None)
+    monkeypatch.delenv("TUNE_MAX_PENDING_TRIALS_PG", raising=False)
+    assert _get_max_pending_trials(searcher) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("os.environ", {})
+        set_ray_environment()
+        assert _get_max_pending_trials(searcher) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "wanted"), [(FIFOScheduler(), "starting"), (EarlyStoppingScheduler(Mock()), "new")]
+)
+def test_a_free_worker_goes_to_a_new_trial_instead_of_one_whose_own_worker_starts(
+    scheduler: FIFOScheduler, wanted: str
+) -> None:
+    """Otherwise trials shorter than the start of a worker would all run on one node."""
+    starting, new = (Mock(status="PENDING", trial_id=name) for name in ("starting", "new"))
+    controller = Mock(_scheduler_alg=scheduler, _max_pending_trials=16, _staged_trials={starting})
+    controller._pending_trials, controller._pending_trials_list = {starting, new}, [starting, new]
+    controller._trial_to_actor = {starting: "a worker that starts"}
+    controller.get_trials.return_value = [starting, new]
+    controller._wrapped.return_value = controller
+    controller._actor_manager.num_pending_actors = 1
+    free, got = ["a free worker"], []
+
+    def take(trial: Mock) -> None:
+        if free:
+            got.append((trial.trial_id, free.pop()))
+
+    controller._maybe_reuse_cached_actor, controller._schedule_trial_actor = take, take
+    controller._actor_cache.num_cached_objects = 0  # of the part of the step that follows
+    TuneController._maybe_add_actors(controller)
+    assert got == [(wanted, "a free worker")]

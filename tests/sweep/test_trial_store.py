@@ -430,7 +430,11 @@ def test_a_trial_that_did_not_fit_beside_others_runs_again_alone_and_only_once(f
     for other in others:
         assert other
         end(store, other, 0.1)
+    assert not store.queue.awaits_whole_gpu
     assert next(upcoming) == trial
+    assert store.queue.awaits_whole_gpu
+    store.queue.mark_started(trial)
+    assert not store.queue.awaits_whole_gpu
     assert next(upcoming) is None
     assert not store.queue.requeue_alone(trial)
     store.outcomes.fail(trial, "out of memory")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -95,3 +97,28 @@ def test_losses_are_settled_when_tune_asks_for_a_trial_since_it_calls_nothing_el
     searcher.__dict__ |= {"_settle": lambda: settled.append("now"), "_stopping": stopping}
     assert searcher.suggest("any") == "FINISHED"
     assert settled == ["now"]
+
+
+@pytest.mark.parametrize(("places", "alone", "wanted"), [(3, False, 3), (5, False, 5), (5, True, 2)])
+def test_no_more_trials_are_proposed_than_places_and_none_while_one_waits_for_a_whole_gpu(
+    places: int, alone: bool, wanted: int
+) -> None:
+    names = [f"t{number}" for number in range(9)]
+    running: set[str] = set()
+    queue = Mock(awaits_whole_gpu=False, running=running)
+
+    def upcoming() -> Iterator[str]:
+        for name in names:
+            running.add(name)
+            queue.awaits_whole_gpu = alone and name == "t1"
+            yield name
+
+    searcher = QueueSearcher.__new__(QueueSearcher)
+    searcher.__dict__ |= {"_settle": Mock(), "_stopping": threading.Event(), "_store": Mock(queue=queue)}
+    searcher.__dict__ |= {"_slots": Mock(left_out=()), "_gate": Mock(), "_ids": upcoming()}
+    searcher._slots.count.return_value = places
+    searcher._gate.is_full.return_value = False
+    searcher._store.index.trial_folder.side_effect = Path
+    proposed = [searcher.suggest("any") for _ in range(8)]
+    assert [one["trial"] for one in proposed if isinstance(one, dict)] == names[:wanted]
+    assert proposed[wanted:] == [None] * (8 - wanted)

@@ -45,11 +45,17 @@ class TrialQueue:
         self._running: set[str] = set()
         self._again: list[str] = []
         self._alone: set[str] = set()
+        self._started: set[str] = set()
 
     @property
     def running(self) -> frozenset[str]:
         """The trials that were handed out and have not ended."""
         return frozenset(self._running)
+
+    @property
+    def awaits_whole_gpu(self) -> bool:
+        """Whether a trial that runs alone has no worker yet: another trial could take a share of its GPU."""
+        return bool(self._alone & (self._running - self._started))
 
     def count_waiting(self) -> int:
         """Return how many trials wait for a place, without asking the study; repeats of finalists are not counted."""
@@ -79,6 +85,10 @@ class TrialQueue:
                     return
             yield following and self._handed_out(following)
 
+    def mark_started(self, trial: str) -> None:
+        """Record that a trial has a worker."""
+        self._started.add(trial)
+
     def remove(self, trial: str) -> None:
         """Count a trial as running no longer."""
         self._running.discard(trial)
@@ -104,6 +114,7 @@ class TrialQueue:
 
     def _handed_out(self, trial: str) -> str:
         self._running.add(trial)
+        self._started.discard(trial)
         if (self._index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists():
             self._alone.add(trial)
         return trial

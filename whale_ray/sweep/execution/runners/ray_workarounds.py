@@ -19,6 +19,9 @@ _ENVIRONMENT = {
     # An epoch that is not evaluated has no score, but Tune stops the sweep at such an epoch (ray#10972, ray#15876).
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+    # By default a searcher of our own has one waiting trial, so the workers of a cluster start one after the other.
+    # QueueSearcher hands out no more trials than there are places.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     # Otherwise Tune itself starts a trial again whose node was drained, without a callback.
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
 }

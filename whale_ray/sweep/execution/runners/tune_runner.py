@@ -116,6 +116,7 @@ class _EventCallback(NoTuneState, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that begins."""
+        self._store.queue.mark_started(trial_id(trial))
         self._events.started(trial_id(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:

@@ -52,7 +52,8 @@ class QueueSearcher(NoTuneState, Searcher):
         self._settle()  # while no trial runs, Tune calls nothing else
         if self._stopping.is_set():
             return str(Searcher.FINISHED)
-        if len(self._store.queue.running) >= self._slots.count() or self._gate.is_full():
+        queue = self._store.queue
+        if len(queue.running) >= self._slots.count() or queue.awaits_whole_gpu or self._gate.is_full():
             return None
         trial = next(self._ids, Searcher.FINISHED)
         if trial is None or trial == Searcher.FINISHED:
@@ -87,3 +88,12 @@ class EarlyStoppingScheduler(NoTuneState, FIFOScheduler):
         if not is_epoch or self._store.may_continue(trial_id(trial), result):
             return str(FIFOScheduler.CONTINUE)
         return str(FIFOScheduler.STOP)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Return None: Tune starts the waiting trials in their order by itself.
+
+        FIFOScheduler chooses the first waiting trial, also if its worker is starting. If another worker has just become
+        free, Tune gives it to this trial and drops the worker that starts, so that trials shorter than a start all run
+        on one node.
+        """
+        return
