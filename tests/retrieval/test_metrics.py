@@ -11,7 +11,7 @@ from whale_ray.retrieval.evaluation.metrics import (
     find_ranks,
     recall_at,
 )
-from whale_ray.retrieval.evaluation.thresholds.best_of_settings import best_of_settings
+from whale_ray.retrieval.evaluation.thresholds.best_thresholds import best_of_settings
 from whale_ray.retrieval.evaluation.thresholds.threshold_steps import best_thresholds, threshold_steps
 
 

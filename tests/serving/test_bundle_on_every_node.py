@@ -18,7 +18,7 @@ from mount_namespaces import has_namespaces
 from services import write_named
 
 from whale_ray.inference.bundle import MANIFEST
-from whale_ray.serving.deployment.bundle_sources import BundleSources, fault_of_folders
+from whale_ray.serving.deployment.pulled_bundles import BundleSources, fault_of_folders
 from whale_ray.serving.deployment.rollout import has_room_for_replica
 from whale_ray.serving.deployment.settings import ServeSettings
 

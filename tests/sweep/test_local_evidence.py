@@ -24,7 +24,7 @@ from whale_ray.retrieval.evaluation.encounters.encounter_rankings import ask_enc
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
 from whale_ray.retrieval.evaluation.encounters.fused_encounters import encounter_candidates, held_out_candidates
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
-from whale_ray.retrieval.fusion import cohort, fusion_model
+from whale_ray.retrieval.fusion import fusion_model, stranger_cohort
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
 from whale_ray.retrieval.local import shortlists
 from whale_ray.retrieval.local.evidence import LocalEvidence
@@ -147,7 +147,7 @@ def run_of_cohort(
     """The same with enough unknown animals for a cohort."""
     run = tmp_path_factory.mktemp("cohort")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cohort, "FEWEST", 2)
+        patch.setattr(stranger_cohort, "FEWEST", 2)
         score_with_keypoints(finished, dataset, write_sweep, run)
     return run
 
@@ -208,7 +208,7 @@ def test_the_bundle_ranks_as_the_trial_was_scored_to_the_last_digit(
     views, table = read_embeddings(record.folder)
     options = {"table": table, "unknown_label": "new_whale"}
     evidence = read_local_evidence(run, [scored.local], **options)
-    monkeypatch.setattr(cohort, "FEWEST", 2 if folder == "run_of_cohort" else cohort.FEWEST)
+    monkeypatch.setattr(stranger_cohort, "FEWEST", 2 if folder == "run_of_cohort" else stranger_cohort.FEWEST)
     splits = table["split"].to_numpy()
     held = SearchRuns(views, [scored], splits=splits, evidence=evidence, **roles(table, record.settings))
     candidates = held.candidates(scored)
@@ -244,7 +244,7 @@ def test_the_bundle_ranks_encounters_as_a_trial_is_scored_to_the_last_digit(
     request: pytest.FixtureRequest, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     run: Path = request.getfixturevalue(folder)
-    monkeypatch.setattr(cohort, "FEWEST", 2 if folder == "run_of_cohort" else cohort.FEWEST)
+    monkeypatch.setattr(stranger_cohort, "FEWEST", 2 if folder == "run_of_cohort" else stranger_cohort.FEWEST)
     bundle, record = Bundle.load(run / "best"), only_trial(run)
     scored = dataclasses.replace(FUSED, local=record.result["local"])
     views, table = read_embeddings(record.folder)

@@ -20,8 +20,8 @@ from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store import driver_lease
 from whale_ray.sweep.run_store.driver_lease import DriverLease, LeaseLostError
+from whale_ray.sweep.run_store.driver_run_folder import opened_runs
 from whale_ray.sweep.run_store.mirror import RunMirror
-from whale_ray.sweep.run_store.remote_run import opened_runs
 from whale_ray.sweep.run_store.run_download import local_run
 
 FILES = {"sweep.yaml": "name: a", "trials/1/settings.json": "{}", "trials/1/result.json": "{}", "bundles/b/x": "1"}

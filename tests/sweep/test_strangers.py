@@ -17,7 +17,7 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.evaluation.calibration import Calibration, LogisticModel, read_calibration
 from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
-from whale_ray.retrieval.fusion import cohort
+from whale_ray.retrieval.fusion import stranger_cohort
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import rescore_for_good
@@ -55,7 +55,7 @@ def scored(finished: SweepResult, tmp_path: Path, request: pytest.FixtureRequest
 
 @pytest.fixture
 def few_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cohort, "FEWEST", 2)
+    monkeypatch.setattr(stranger_cohort, "FEWEST", 2)
 
 
 @pytest.mark.usefixtures("few_strangers")

@@ -15,9 +15,9 @@ from run_store_files import store_on_disk, use_empty_cache, write_files
 from whale_ray.atomic_files import write_atomically
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store import publisher
+from whale_ray.sweep.run_store.driver_run_folder import RemoteRun, opened_runs
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.publisher import Publisher
-from whale_ray.sweep.run_store.remote_run import RemoteRun, opened_runs
 from whale_ray.sweep.run_store.run_download import mirror_folder
 from whale_ray.sweep.run_store.trial_claim import TrialClaim
 from whale_ray.sweep.run_store.trial_files import published_trial
@@ -165,7 +165,7 @@ SIGTERM_WORKER = """
 import os, signal, sys
 from pathlib import Path
 from whale_ray.sweep.run_store import publisher
-from whale_ray.sweep.run_store.remote_run import RemoteRun
+from whale_ray.sweep.run_store.driver_run_folder import RemoteRun
 from whale_ray.sweep.run_store.trial_files import published_trial
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ray's workers have it
 publisher.EVERY_SECONDS = 1000.0

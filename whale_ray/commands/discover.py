@@ -70,7 +70,7 @@ def discover(
     for option, value, known in (("--singles", singles, SINGLES), ("--local", local, KEYPOINT_WORDS)):
         if value not in known:
             raise InputError(f"{option} is one of {', '.join(known)}, but got {value!r}. Choose one of these")
-    from whale_ray.commands.discovery_session import open_encoder, open_session
+    from whale_ray.commands.open_discovery import open_encoder, open_session
     from whale_ray.discovery.records.discovery_folder import DiscoveryFolder
     from whale_ray.discovery.review_server.server import serve_review_page
 

@@ -24,7 +24,7 @@ from filelock import FileLock
 from whale_ray.data.caches.cache_limit import make_room, mark_used
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.decoding.decode_photograph import RowArrays, decode_photograph
-from whale_ray.data.decoding.small_images import SMALL_SIDE
+from whale_ray.data.decoding.reduced_versions import SMALL_SIDE
 from whale_ray.data.decoding.thumbnails import StoredThumbnails, read_thumbnails, write_thumbnails
 from whale_ray.data.formats.animal_rows import BOX, DETAILS
 from whale_ray.data.image_io import VERSION, Geometry

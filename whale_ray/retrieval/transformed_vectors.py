@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from whale_ray.retrieval.fusion.cohort import Cohort, cohort_rows
+from whale_ray.retrieval.fusion.stranger_cohort import Cohort, cohort_rows
 from whale_ray.retrieval.search.gallery_index import combine_views, required_views
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import VectorTransform

@@ -9,7 +9,7 @@ from whale_ray.retrieval.evaluation.encounters.encounter_calibration import read
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import ask_encounters
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet
 from whale_ray.retrieval.evaluation.encounters.fused_encounters import encounter_candidates
-from whale_ray.retrieval.evaluation.encounters.held_out_encounters import (
+from whale_ray.retrieval.evaluation.encounters.simulated_new_encounters import (
     FEWEST_NEW,
     MOST_PHOTOGRAPHS_HELD_OUT,
     encounters_to_hold_out,

@@ -10,7 +10,7 @@ from whale_ray.retrieval.evaluation.evaluate import evaluate, score_setting
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion import cross_fitting
 from whale_ray.retrieval.fusion.candidates import BY_EMBEDDING
-from whale_ray.retrieval.fusion.evidence_source import shortlist_by_embedding
+from whale_ray.retrieval.fusion.evaluation_evidence import shortlist_by_embedding
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
 from whale_ray.retrieval.local.evidence import LocalEvidence
 from whale_ray.retrieval.search.gallery_index import normalize_rows

@@ -11,7 +11,7 @@ from PIL import Image
 
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.decoding.exif_date import read_exif_date
-from whale_ray.data.decoding.small_images import SmallImages
+from whale_ray.data.decoding.reduced_versions import SmallImages
 from whale_ray.data.decoding.thumbnails import shrink_to_jpeg
 from whale_ray.data.image_io import Box, Geometry, crop_to_box, decode_image, fit_image, read_file
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError

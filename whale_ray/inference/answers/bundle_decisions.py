@@ -14,7 +14,7 @@ from whale_ray.retrieval.evaluation.decisions import read_decision
 from whale_ray.retrieval.evaluation.encounters.answer_probabilities import answer_probabilities
 from whale_ray.retrieval.evaluation.encounters.encounter_calibration import need_strangers, read_encounter_calibration
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting
-from whale_ray.retrieval.fusion.cohort import Cohort, stranger_cosines
+from whale_ray.retrieval.fusion.stranger_cohort import Cohort, stranger_cosines
 from whale_ray.retrieval.search.pools import PooledRanking
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle_transfer.hub import pin_hub_url, pull_from_hub, push_to_hub
-from whale_ray.inference.bundle_transfer.object_storage import pin_storage_url, pull_from_storage, push_to_storage
+from whale_ray.inference.bundle_transfer.stored_bundles import pin_storage_url, pull_from_storage, push_to_storage
 from whale_ray.suggestions import suggest
 
 _PULLS: dict[str, Callable[[str], Path]] = {

@@ -12,11 +12,11 @@ from whale_ray.data.image_io import Box, Geometry
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.encoder_input import Photograph, named_errors, open_photograph, prepare_photograph
 from whale_ray.retrieval.evaluation.encounters.encounter_calibration import EncounterCalibration
-from whale_ray.retrieval.fusion.cohort import Cohort
 from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
-from whale_ray.retrieval.fusion.evidence_source import QueryEvidence, shortlist_by_embedding
+from whale_ray.retrieval.fusion.evaluation_evidence import QueryEvidence, shortlist_by_embedding
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
 from whale_ray.retrieval.fusion.fusion_model import FusionModel, read_fusion_model
+from whale_ray.retrieval.fusion.stranger_cohort import Cohort
 from whale_ray.retrieval.local.evidence import LocalEvidence, compare_features
 from whale_ray.retrieval.local.learned.network_registry import features_kind, matcher_of
 from whale_ray.retrieval.local.local_features import LocalFeatures, extract_features, local_picture, no_features

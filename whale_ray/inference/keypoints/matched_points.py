@@ -9,7 +9,7 @@ import numpy as np
 
 from whale_ray.inference.predictions import Candidate, Gallery, Identification, MatchedPhotograph
 from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
-from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
+from whale_ray.retrieval.fusion.evaluation_evidence import QueryEvidence
 from whale_ray.retrieval.local.learned.match_network import MatchNetwork
 from whale_ray.retrieval.local.local_features import LocalFeatures
 from whale_ray.retrieval.local.verification import verify

@@ -28,7 +28,7 @@ from whale_ray.retrieval.evaluation.selection import (
     plain_scores,
     pool_cross_fitted,
 )
-from whale_ray.retrieval.fusion.evidence_source import size_of_shortlists
+from whale_ray.retrieval.fusion.evaluation_evidence import size_of_shortlists
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import (

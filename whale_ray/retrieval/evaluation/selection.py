@@ -24,7 +24,7 @@ from whale_ray.retrieval.evaluation.score_names import (
     OBJECTIVES,
     averages_individuals,
 )
-from whale_ray.retrieval.evaluation.thresholds.best_of_settings import best_of_settings
+from whale_ray.retrieval.evaluation.thresholds.best_thresholds import best_of_settings
 from whale_ray.retrieval.evaluation.thresholds.threshold_steps import SIXTIETHS, best_thresholds
 
 FEWEST_OF_SPECIES = 10

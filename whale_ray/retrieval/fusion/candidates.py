@@ -19,8 +19,8 @@ from whale_ray.retrieval.fusion.candidate_features import (
     feature_names,
     features_without,
 )
-from whale_ray.retrieval.fusion.cohort import Cohort
-from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
+from whale_ray.retrieval.fusion.evaluation_evidence import QueryEvidence
+from whale_ray.retrieval.fusion.stranger_cohort import Cohort
 from whale_ray.retrieval.search.gallery_index import GalleryIndex
 from whale_ray.retrieval.search.neighbor_search import nearest_images
 from whale_ray.retrieval.search.pools import Pool, QueryGroup

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from whale_ray.retrieval.fusion.candidates import Candidates, gather_in_pool
-from whale_ray.retrieval.fusion.cohort import Cohort
-from whale_ray.retrieval.fusion.evidence_source import QueryEvidence
+from whale_ray.retrieval.fusion.evaluation_evidence import QueryEvidence
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
+from whale_ray.retrieval.fusion.stranger_cohort import Cohort
 from whale_ray.retrieval.search.pools import QueryGroup, Refine
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.retrieval.search.voting import Ranking, join_rankings

@@ -18,9 +18,9 @@ from whale_ray.inference.detection.detected_animals import whole_photographs
 from whale_ray.inference.detection.detector import Detector
 from whale_ray.ray_private import set_deployment_version
 from whale_ray.serving.auth.api_keys import ApiKeys
-from whale_ray.serving.deployment.bundle_sources import BundleSources
 from whale_ray.serving.deployment.encoder_replicas import EncoderReplica
 from whale_ray.serving.deployment.ingress import Ingress
+from whale_ray.serving.deployment.pulled_bundles import BundleSources
 from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.serving.deployment.shadow import ShadowReplica
 

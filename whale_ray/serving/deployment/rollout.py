@@ -21,7 +21,7 @@ from whale_ray.ray_private import enable_token_auth_if_token_exists
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.serving.auth.api_keys import ENVIRONMENT, ApiKeys, read_keys
 from whale_ray.serving.deployment.application import NAME, build_application
-from whale_ray.serving.deployment.bundle_sources import NO_SOURCES, BundleSources, fault_of_folders
+from whale_ray.serving.deployment.pulled_bundles import NO_SOURCES, BundleSources, fault_of_folders
 from whale_ray.serving.deployment.settings import ServeSettings, with_options
 from whale_ray.serving.deployment.start_failures import messages_of, reason_of, reported_failures
 

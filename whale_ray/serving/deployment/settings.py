@@ -23,7 +23,7 @@ from whale_ray.errors import InputError
 from whale_ray.file_errors import real_path
 from whale_ray.serving.auth.access_control import AccessPolicy
 from whale_ray.serving.auth.api_keys import ApiKeys
-from whale_ray.serving.deployment.bundle_sources import BundleSources
+from whale_ray.serving.deployment.pulled_bundles import BundleSources
 from whale_ray.serving.http.uploads import Limits
 
 ONLY = "default"

@@ -33,7 +33,7 @@ from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leader
 from whale_ray.sweep.run_folder.lock import claimed
 from whale_ray.sweep.run_folder.records import forget_failed
 from whale_ray.sweep.run_folder.sweep_identity import SweepIdentity, sweep_identity
-from whale_ray.sweep.run_store.remote_run import OpenedRuns, opened_runs
+from whale_ray.sweep.run_store.driver_run_folder import OpenedRuns, opened_runs
 from whale_ray.sweep.run_store.run_download import local_run
 from whale_ray.sweep.trials.scoring import scoring_of
 from whale_ray.sweep.trials.trackers.registry import begin_trackers, end_trackers

@@ -21,7 +21,7 @@ from whale_ray.inference.model_card import UNSTATED
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 from whale_ray.learning.encoders.registry import add_whitening
-from whale_ray.retrieval.fusion.cohort import cohort_rows
+from whale_ray.retrieval.fusion.stranger_cohort import cohort_rows
 from whale_ray.retrieval.local.learned.network_registry import kind_of
 from whale_ray.retrieval.search.retrieval_settings import chosen_setting
 from whale_ray.retrieval.transformed_vectors import TransformedVectors

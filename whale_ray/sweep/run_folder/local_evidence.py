@@ -16,11 +16,11 @@ import pandas as pd
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import find_encounters
-from whale_ray.retrieval.evaluation.encounters.held_out_encounters import (
+from whale_ray.retrieval.evaluation.encounters.simulated_new_encounters import (
     encounters_to_hold_out,
     encounters_with_evidence,
 )
-from whale_ray.retrieval.fusion.evidence_source import EvidenceSource
+from whale_ray.retrieval.fusion.evaluation_evidence import EvidenceSource
 from whale_ray.retrieval.local.evidence import HeldOutEvidence, LocalEvidence, read_evidence
 from whale_ray.retrieval.local.feature_store import FEATURE_ARRAYS, LocalFeatureStore
 from whale_ray.retrieval.local.learned.match_network import MatchNetwork

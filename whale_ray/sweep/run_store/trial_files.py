@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow
 
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
+from whale_ray.sweep.run_store.driver_run_folder import RemoteRun
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.publisher import Publisher
-from whale_ray.sweep.run_store.remote_run import RemoteRun
 from whale_ray.sweep.run_store.run_download import mirror_folder
 from whale_ray.sweep.run_store.trial_claim import TrialClaim
 

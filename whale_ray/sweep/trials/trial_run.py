@@ -21,7 +21,7 @@ from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
 from whale_ray.sweep.planning.node_photographs import dataset_on_this_node
 from whale_ray.sweep.planning.trial_points import Settings
-from whale_ray.sweep.run_store.remote_run import RemoteRun
+from whale_ray.sweep.run_store.driver_run_folder import RemoteRun
 from whale_ray.sweep.trials.class_proxies import SplitProxies
 from whale_ray.sweep.trials.embeddings_io import Views, write_embeddings
 from whale_ray.sweep.trials.scoring import Scoring, figures_of, score_trial, study_figures, write_scores

@@ -10,9 +10,9 @@ import numpy as np
 from whale_ray.retrieval.evaluation.calibration_features import CANDIDATES
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import NO_ENCOUNTERS, EncounterSet
 from whale_ray.retrieval.evaluation.metrics import find_ranks
-from whale_ray.retrieval.evaluation.searches.search_run import SearchRun
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
-from whale_ray.retrieval.fusion.cohort import stranger_cosines
+from whale_ray.retrieval.evaluation.searches.split_searches import SearchRun
+from whale_ray.retrieval.fusion.stranger_cohort import stranger_cosines
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting, VectorTransform

@@ -17,7 +17,7 @@ from whale_ray.retrieval.evaluation.encounters.encounter_calibration import (
 from whale_ray.retrieval.evaluation.encounters.encounter_rankings import EncounterRankings, rank_encounters
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import EncounterSet, find_encounters
 from whale_ray.retrieval.evaluation.encounters.fused_encounters import fuse_encounters
-from whale_ray.retrieval.evaluation.encounters.held_out_encounters import encounters_to_hold_out
+from whale_ray.retrieval.evaluation.encounters.simulated_new_encounters import encounters_to_hold_out
 from whale_ray.retrieval.evaluation.open_set_metrics import auroc
 from whale_ray.retrieval.evaluation.query_clusters import FOLDS, means_with_intervals, nan_to_none
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns

@@ -13,13 +13,13 @@ from whale_ray.retrieval.evaluation.encounters.encounter_rankings import (
     ask_encounters,
 )
 from whale_ray.retrieval.evaluation.encounters.encounter_sets import NO_ENCOUNTERS, EncounterSet
-from whale_ray.retrieval.evaluation.encounters.held_out_encounters import encounters_with_evidence
+from whale_ray.retrieval.evaluation.encounters.simulated_new_encounters import encounters_with_evidence
 from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates, join_candidates
 from whale_ray.retrieval.fusion.cross_fitting import cross_fit
 from whale_ray.retrieval.fusion.encounter_evidence import EncounterEvidence
-from whale_ray.retrieval.fusion.evidence_source import evidence_of_encounters, held_out_evidence, size_of_shortlists
+from whale_ray.retrieval.fusion.evaluation_evidence import evidence_of_encounters, held_out_evidence, size_of_shortlists
 from whale_ray.retrieval.fusion.fusion_model import FusionModel
 from whale_ray.retrieval.local.evidence import LocalEvidence
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting

@@ -9,9 +9,9 @@ import numpy as np
 
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, join_outcomes, join_queries
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
-from whale_ray.retrieval.evaluation.searches.search_run import SearchKey, SearchRun, search_key
+from whale_ray.retrieval.evaluation.searches.split_searches import SearchKey, SearchRun, search_key
 from whale_ray.retrieval.fusion.candidates import Candidates, join_candidates
-from whale_ray.retrieval.fusion.evidence_source import EvidenceSource
+from whale_ray.retrieval.fusion.evaluation_evidence import EvidenceSource
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.retrieval.transformed_vectors import TransformedVectors

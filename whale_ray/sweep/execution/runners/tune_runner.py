@@ -15,13 +15,13 @@ from ray import tune
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.runners.lost_workers import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.runners.prometheus import metrics_of
 from whale_ray.sweep.execution.runners.ray_cluster import RayNodeProbe, check_gpu, end_worker
 from whale_ray.sweep.execution.runners.ray_workarounds import FailedResets, NoTuneState
 from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
 from whale_ray.sweep.execution.runners.tune_search import LEFT_OUT, EarlyStoppingScheduler, QueueSearcher, trial_id
-from whale_ray.sweep.execution.runners.worker_losses import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.node_photographs import UNFIT_NODE
 from whale_ray.sweep.report.live import LiveReport

@@ -12,9 +12,9 @@ import pytest
 
 from whale_ray.errors import InputError
 from whale_ray.sweep.execution.runners import trial_slots
+from whale_ray.sweep.execution.runners.lost_workers import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots, count_places
 from whale_ray.sweep.execution.runners.tune_search import QueueSearcher
-from whale_ray.sweep.execution.runners.worker_losses import WorkerLosses, node_of_loss
 
 
 class Probe:

@@ -13,9 +13,9 @@ from whale_ray.retrieval.evaluation.evaluate import evaluate
 from whale_ray.retrieval.evaluation.open_set_metrics import auroc
 from whale_ray.retrieval.evaluation.searches.search_runs import SearchRuns
 from whale_ray.retrieval.fusion.candidate_features import FEATURE_SETS, FEATURES
-from whale_ray.retrieval.fusion.cohort import FEWEST, MOST, NEAREST, Cohort, cohort_rows, stranger_cosines
 from whale_ray.retrieval.fusion.fused_ranking import fused_refinement
 from whale_ray.retrieval.fusion.fusion_model import read_fusion_model
+from whale_ray.retrieval.fusion.stranger_cohort import FEWEST, MOST, NEAREST, Cohort, cohort_rows, stranger_cosines
 from whale_ray.retrieval.local.evidence import LocalEvidence
 from whale_ray.retrieval.search.gallery_index import GalleryIndex, normalize_rows
 from whale_ray.retrieval.search.pools import PooledSearcher

@@ -13,8 +13,8 @@ from whale_ray.retrieval.evaluation.metrics import find_ranks
 from whale_ray.retrieval.evaluation.outcomes import Outcome, Queries, read_outcome
 from whale_ray.retrieval.evaluation.score_names import CUTOFFS
 from whale_ray.retrieval.fusion.candidates import Candidates, gather_candidates
-from whale_ray.retrieval.fusion.cohort import Cohort, stranger_cosines
-from whale_ray.retrieval.fusion.evidence_source import EvidenceSource, evidence_of
+from whale_ray.retrieval.fusion.evaluation_evidence import EvidenceSource, evidence_of
+from whale_ray.retrieval.fusion.stranger_cohort import Cohort, stranger_cosines
 from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.neighbor_search import Neighbors
 from whale_ray.retrieval.search.pools import PooledSearcher, QueryGroup

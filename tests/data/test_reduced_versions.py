@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from whale_ray.data.decoding.small_images import SmallImages
+from whale_ray.data.decoding.reduced_versions import SmallImages
 from whale_ray.data.near_duplicates import shrink_to_grey
 
 SIZES = [(80, 60), (640, 360), (1050, 600), (600, 1050), (3000, 40), (1001, 667)]
@@ -41,7 +41,7 @@ def test_the_perceptual_hash_is_that_of_imagehash(size: tuple[int, int]) -> None
     assert SmallImages(exact.convert("RGB")).perceptual_hash() == str(imagehash.phash(exact))
 
 
-def test_a_photograph_and_its_smaller_copy_have_near_small_images() -> None:
+def test_a_photograph_and_its_smaller_copy_have_near_reduced_versions() -> None:
     image = drawn((1050, 600))
     copy = SmallImages(image.resize((700, 400), Image.Resampling.LANCZOS))
     assert np.abs(SmallImages(image).square().astype(int) - copy.square()).mean() < 1

@@ -12,7 +12,7 @@ from ray import cloudpickle
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import MANIFEST, read_manifest
 from whale_ray.inference.bundle_transfer.addresses import local_bundle
-from whale_ray.serving.deployment.bundle_sources import BundleSources
+from whale_ray.serving.deployment.pulled_bundles import BundleSources
 from whale_ray.serving.deployment.replica_components import load_encoder
 from whale_ray.serving.deployment.rollout import exchanged
 from whale_ray.serving.deployment.settings import ServeSettings, read_settings, with_options
