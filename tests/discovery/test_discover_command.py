@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -283,8 +284,12 @@ def test_the_page_is_served_until_it_is_ended(
     serve = server.serve_review_page
     monkeypatch.setattr(server.uvicorn, "Server", Served)
     monkeypatch.setattr(server, "serve_review_page", visit)
+    closed: list[bool] = []
+    of_others = logging.NullHandler()
+    monkeypatch.setattr(of_others, "close", lambda: closed.append(True))
     result = run(folder, finished, "--out", continued, "--port", 0)
     assert result.exit_code == 0, result.output
+    assert not closed, "the handler of another library was closed: absl's takes the stream of the tests with it"
     assert "One animal or two?" in str(answered["page"])
     assert json.loads(DiscoveryFolder(continued).answers.read_text())["person"] == "Ana"
     assert "; 1 answer\n" in result.stdout

@@ -39,7 +39,7 @@ def session(tmp_path: Path) -> Iterator[DiscoverySession]:
 def page(browser: Browser, session: DiscoverySession) -> Iterator[Page]:
     """The page of a session; an error of a script or of the policy fails the test."""
     app = build_review_app(session, token="secret", person="Ana")
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

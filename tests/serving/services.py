@@ -141,7 +141,7 @@ def plain_server(service: ModelService, policy: AccessPolicy | None = None, **ot
     port, services = free_port(), {"default": service, **others}
     app = build_app(services, policy)
     settings = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="error", ws="none", timeout_graceful_shutdown=1
+        app, host="127.0.0.1", port=port, log_level="error", log_config=None, ws="none", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run)

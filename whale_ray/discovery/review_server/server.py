@@ -34,7 +34,9 @@ def serve_review_page(
     listening = _listen(host, port)
     token = secrets.token_urlsafe(24)
     app = build_review_app(session, token=token, person=person)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    # uvicorn's own configuration of logging would close the handlers of other libraries; absl's closes its stream.
+    config = uvicorn.Config(app, log_level="warning", log_config=None, access_log=False, lifespan="off")
+    server = uvicorn.Server(config)
     shown = f"[{host}]" if ":" in host else host
     say(f"Compare pairs at http://{shown}:{listening.getsockname()[1]}/?token={token}")
     say("Ctrl-C ends the page; every answer is saved at once.")
