@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from whale_ray.device import keep_freed_memory, reserved_device
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
-from whale_ray.sweep.planning.node_photographs import dataset_on_this_node
+from whale_ray.sweep.planning.node_checks import check_code, code_version, dataset_on_this_node
 from whale_ray.sweep.planning.trial_points import Settings
 from whale_ray.sweep.run_store.driver_run_folder import RemoteRun
 from whale_ray.sweep.trials.class_proxies import SplitProxies
@@ -53,6 +53,7 @@ class SweepContext:
         remote: The run folder in a run store; None if `folder` is all there is.
         poolings: `pool` and `layers` of all frozen encoders of the sweep: one pass computes the features of all.
         data_root: `data.root` of the sweep; from a URL, each node downloads the photographs.
+        code: Version of the driver's code.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class SweepContext:
     remote: RemoteRun | None = None
     poolings: tuple[tuple[str, int], ...] = ()
     data_root: str = ""
+    code: str = field(default_factory=code_version)
 
     @property
     def worker_resources(self) -> dict[str, float]:
@@ -77,8 +79,9 @@ class SweepContext:
         """Return the context with the photographs in the folders of this node.
 
         Raises:
-            NodePhotographsError: If this node lacks them or has others.
+            UnfitNodeError: If this node lacks them, has others, or has other code than the driver.
         """
+        check_code(self.code)
         return dataclasses.replace(self, dataset=dataset_on_this_node(self.dataset, self.data_root))
 
     def trial_folder(self, trial: str) -> Path:

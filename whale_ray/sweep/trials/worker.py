@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from whale_ray.atomic_files import write_atomically
 from whale_ray.device import available_device, restored_threads
 from whale_ray.errors import WhaleRayError
-from whale_ray.sweep.planning.node_photographs import UNFIT_NODE, NodePhotographsError
+from whale_ray.sweep.planning.node_checks import UNFIT_NODE, UnfitNodeError
 from whale_ray.sweep.planning.resume import can_be_continued
 from whale_ray.sweep.run_folder.checkpoints import drop_state
 from whale_ray.sweep.run_folder.disk_space import is_disk_full
@@ -56,7 +56,7 @@ def run_trial_on_ray(config: Mapping[str, Any], context: SweepContext) -> None:
     if trains:
         try:
             context = context.on_this_node()
-        except NodePhotographsError as error:
+        except UnfitNodeError as error:
             tune.report(
                 {UNFIT_NODE: node, "note": str(error), "epoch": 0, "done": True, context.scoring.objective: 0.0}
             )

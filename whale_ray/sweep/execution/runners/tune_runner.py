@@ -23,7 +23,7 @@ from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHand
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
 from whale_ray.sweep.execution.runners.tune_search import LEFT_OUT, EarlyStoppingScheduler, QueueSearcher, trial_id
 from whale_ray.sweep.execution.trial_store import TrialStore
-from whale_ray.sweep.planning.node_photographs import UNFIT_NODE
+from whale_ray.sweep.planning.node_checks import UNFIT_NODE
 from whale_ray.sweep.report.live import LiveReport
 from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
 from whale_ray.sweep.run_store.trial_files import HEARTBEAT
@@ -126,7 +126,7 @@ class _EventCallback(NoTuneState, tune.Callback):
         elif node := result.get(UNFIT_NODE):
             self._events.unplaced(trial_id(trial), reason=None if node in self._slots.left_out else result["note"])
             if not self._slots.leave_out(node):
-                self._progress.say("no node is left that has the photographs: the sweep ends")
+                self._progress.say("no node is left that can run the trials: the sweep ends")
                 self._stopping.set()
         else:
             self._events.epoch(trial_id(trial), result)

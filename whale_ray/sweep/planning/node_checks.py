@@ -1,9 +1,12 @@
-"""Photographs of a sweep on a node of the cluster: found or downloaded there, and compared with those of the driver."""
+"""What a node of the cluster must share with the driver: the code of whale_ray and the photographs of the sweep."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import socket
+from importlib.metadata import version
 from pathlib import Path
 
 from whale_ray.data.pixel_cache import data_fingerprint, decode_images
@@ -16,8 +19,31 @@ UNFIT_NODE = "unfit_node"
 """Figure of the report of a trial that cannot train on its node: the ID of the node."""
 
 
-class NodePhotographsError(InputError):
-    """A node lacks the photographs of the sweep, or has others."""
+class UnfitNodeError(InputError):
+    """A node has other code than the driver, or lacks the photographs of the sweep, or has others."""
+
+
+@functools.cache
+def code_version() -> str:
+    """Return version and digest of the installed code, as `0.2.0 (code 1f0c9a7be3d2)`."""
+    package = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{version('whale_ray')} (code {digest.hexdigest()[:12]})"
+
+
+def check_code(driver: str) -> None:
+    """Raise UnfitNodeError if this node would run other code than the driver.
+
+    Args:
+        driver: `code_version()` of the driver.
+    """
+    if (here := code_version()) != driver:
+        raise UnfitNodeError(
+            f"node {socket.gethostname()} must have the driver's whale_ray, {driver}, but has {here}. Install the same "
+            "version on all nodes, or send it with the sweep: `ray job submit --working-dir .`"
+        )
 
 
 def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
@@ -28,7 +54,7 @@ def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
         root: `data.root`; a URL is downloaded into the cache of this node.
 
     Raises:
-        NodePhotographsError: If photographs are missing or differ, or cannot be downloaded or decoded here.
+        UnfitNodeError: If photographs are missing or differ, or cannot be downloaded or decoded here.
     """
     own = pixel_cache()
     if dataset.cache == own and all((own / name).is_dir() for name in dataset.decoded.values()):
@@ -41,13 +67,13 @@ def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
         geometry = next(iter(dataset.decoded))
         pixels = decode_images(catalog, geometry, cache=own)
     except (InputError, OSError) as error:
-        raise NodePhotographsError(f"node {here} cannot use the photographs: {error}") from error
+        raise UnfitNodeError(f"node {here} cannot use the photographs: {error}") from error
     if data_fingerprint(catalog, pixels) != dataset.fingerprint:
         missing = int((pixels.health["status"] == "missing").sum())
         lack = (
             f"{missing} of {len(pixels.health)} are missing in {catalog.folder}" if missing else "their content differs"
         )
-        raise NodePhotographsError(f"node {here} must have the photographs that the driver has, but {lack}")
+        raise UnfitNodeError(f"node {here} must have the photographs that the driver has, but {lack}")
     return dataclasses.replace(dataset, catalog=catalog, cache=own, decoded={geometry: pixels.fingerprint})
 
 

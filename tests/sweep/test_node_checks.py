@@ -1,4 +1,4 @@
-"""Photographs on the nodes of a cluster: compared with those of the driver, and nodes that lack them left out."""
+"""Code and photographs on the nodes of a cluster: compared with those of the driver; nodes that differ are left out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from ray.cluster_utils import Cluster
 from server_processes import node_without_dashboard
 from small_sweep import SWEEP
 
+import whale_ray
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.inference.bundle_transfer.photograph_download import download_photographs
 from whale_ray.sweep.execution.runners import trial_slots
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
-from whale_ray.sweep.planning.node_photographs import NodePhotographsError, dataset_on_this_node
+from whale_ray.sweep.planning.node_checks import UnfitNodeError, check_code, code_version, dataset_on_this_node
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 
 if TYPE_CHECKING:
@@ -81,14 +82,14 @@ def test_a_node_that_lacks_photographs_says_how_many(opened: Callable[[str], Dat
     dataset = opened(str(root))
     for image in dataset.table["image"][:3]:
         (root / "train" / image).unlink()
-    with pytest.raises(NodePhotographsError, match=r"node .* must have the photographs .* but 3 of 72 are missing in "):
+    with pytest.raises(UnfitNodeError, match=r"node .* must have the photographs .* but 3 of 72 are missing in "):
         dataset_on_this_node(dataset, str(root))
 
 
 def test_a_node_with_another_photograph_of_the_same_name_is_named(opened: Callable[[str], Dataset], root: Path) -> None:
     dataset = opened(str(root))
     Image.new("RGB", (64, 32), "blue").save(root / "train" / dataset.table["image"][0], "JPEG")
-    with pytest.raises(NodePhotographsError, match="but their content differs"):
+    with pytest.raises(UnfitNodeError, match="but their content differs"):
         dataset_on_this_node(dataset, str(root))
 
 
@@ -96,7 +97,7 @@ def test_a_node_whose_storage_does_not_answer_is_named(opened: Callable[[str], D
     url = f"file://{root}"
     dataset = opened(url)
     shutil.rmtree(root)
-    with pytest.raises(NodePhotographsError, match=r"node .* cannot use the photographs: data\.root must hold"):
+    with pytest.raises(UnfitNodeError, match=r"node .* cannot use the photographs: data\.root must hold"):
         dataset_on_this_node(dataset, url)
 
 
@@ -122,8 +123,25 @@ def test_a_node_that_is_left_out_has_no_place(monkeypatch: pytest.MonkeyPatch) -
     assert not slots.leave_out("good"), "no node is left"
 
 
+def test_a_node_with_other_code_is_named_with_both_versions() -> None:
+    check_code(code_version())
+    with pytest.raises(
+        UnfitNodeError, match=r"node .* must have the driver's whale_ray, 0\.1\.0 \(code 0\), but has .*ray job submit"
+    ):
+        check_code("0.1.0 (code 0)")
+
+
+def other_code(folder: Path) -> Path:
+    """Return a folder with a copy of the package in which one file differs."""
+    package = Path(whale_ray.__file__).parent
+    shutil.copytree(package, folder / "other" / "whale_ray", ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "other" / "whale_ray" / "errors.py").open("a") as file:
+        file.write("# another version\n")
+    return folder / "other"
+
+
 @pytest.mark.slow
-def test_a_sweep_leaves_out_a_node_that_cannot_download_the_photographs(
+def test_a_sweep_leaves_out_nodes_with_other_code_or_without_photographs(
     s3: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("AWS_ENDPOINT_URL", s3), ("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")):
@@ -135,9 +153,10 @@ def test_a_sweep_leaves_out_a_node_that_cannot_download_the_photographs(
     (tmp_path / "little.yaml").write_text(SWEEP.replace("ROOT", url))
     cluster = Cluster(initialize_head=True, head_node_args=node_without_dashboard())
     try:
-        # Three trials begin at once, of which the good node has a place for one.
-        for name, cpus, more in (("good", 1, {}), ("unfit", 3, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"})):
-            cluster.add_node(num_cpus=cpus, env_vars={"WHALE_RAY_CACHE": str(tmp_path / name), **more})
+        # Three trials begin at once, one on each node.
+        unfit = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+        for name, more in (("good", {}), ("unfit", unfit), ("older", {"PYTHONPATH": str(other_code(tmp_path))})):
+            cluster.add_node(num_cpus=1, env_vars={"WHALE_RAY_CACHE": str(tmp_path / name), **more})
         command = [sys.executable, "-m", "whale_ray.sweep", "little.yaml", "--address", cluster.address]
         command += ["--set", "resources.cpus=1", "--set", "train.epochs=2"]
         environment = {**os.environ, "WHALE_RAY_CACHE": str(tmp_path / "driver")}
@@ -145,6 +164,7 @@ def test_a_sweep_leaves_out_a_node_that_cannot_download_the_photographs(
     finally:
         cluster.shutdown()
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "must have the driver's whale_ray" in ended.stdout
     assert ended.stdout.count("cannot use the photographs: s3://whales/for_nodes must be storage") == 1
     assert "This node is left out, and trial" in ended.stdout
     assert (tmp_path / "good" / "pixels").exists()
