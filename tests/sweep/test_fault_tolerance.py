@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]
 
 pytestmark = pytest.mark.slow
-SECONDS = "resources.stall_minutes=0.15"
+SECONDS = "resources.stall_minutes=0.5"
 
 
 class WorkerSignals(RecordingProgress):
@@ -94,7 +94,7 @@ def test_a_trial_that_hangs_twice_fails_with_its_reason_and_the_sweep_continues(
     assert result.bundle
     failed = result.table[result.table["status"] == "failed"].iloc[0]
     assert failed["loss.name"] == "supcon"
-    assert failed["error"] == "no heartbeat for 0.15 minutes, 2 times"
+    assert failed["error"] == "no heartbeat for 0.5 minutes, 2 times"
     assert "no heartbeat" in (result.folder / "trials" / failed["trial"] / "traceback.txt").read_text()
     assert result.table["status"].tolist().count("finished") == 2
 
