@@ -54,7 +54,7 @@ class TrialQueue:
 
     @property
     def awaits_whole_gpu(self) -> bool:
-        """Whether a trial that runs alone has no worker yet: another trial could take a share of its GPU."""
+        """True while a trial that runs alone has no worker: another trial could take a share of its GPU."""
         return bool(self._alone & (self._running - self._started))
 
     def count_waiting(self) -> int:

@@ -1,4 +1,4 @@
-"""What a node of the cluster must share with the driver: the code of whale_ray and the photographs of the sweep."""
+"""Checks of a node of the cluster against the driver: the code of whale_ray and the photographs of the sweep."""
 
 from __future__ import annotations
 
