@@ -15,7 +15,7 @@ from statistics import median
 THREADS = 1
 ROWS_VARIABLE = "WHALE_RAY_BENCHMARK_ROWS"
 """Environment variable: file to which each verdict is appended as a line of JSON."""
-UNKNOWN = "The cause is not known: earlier runs reached it."
+UNKNOWN = "The cause is not known."
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = str(THREADS)
 
