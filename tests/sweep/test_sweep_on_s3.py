@@ -1,4 +1,4 @@
-"""Sweeps whose run folder is in a bucket of S3 (moto): same results, resume elsewhere, a bucket that vanishes."""
+"""Sweeps whose run folder is in a bucket of S3 (moto): same results, resume and growth elsewhere, errors."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pandas as pd
 import pytest
+from recording_progress import RecordingProgress
 from typer.testing import CliRunner
 
 from whale_ray.cli import application
@@ -107,6 +108,31 @@ def test_a_sweep_continues_elsewhere_when_its_driver_and_the_mirror_are_gone(
     shutil.rmtree(mirror_folder(f"{bucket}/little"))
     result = run_sweep(write_sweep(), runs=bucket, in_process=True)
     pd.testing.assert_frame_equal(results(result), results(finished), check_exact=True)
+
+
+def test_growth_rescoring_and_quota_need_no_mirror(bucket: str, finished: SweepResult, write_sweep: WriteSweep) -> None:
+    less = ("loss.name=[arcface]", "retrieval.vote=[nearest]", "keep_checkpoints=2")
+    first = run_sweep(write_sweep(*less), runs=bucket, in_process=True)
+    store = ObjectStore(f"{bucket}/little")
+    assert trials_with_weights(store) == set(first.table["trial"])
+    shutil.rmtree(mirror_folder(store.url))
+
+    progress = RecordingProgress()
+    grown = run_sweep(write_sweep("keep_checkpoints=1"), runs=bucket, in_process=True, progress=progress)
+    assert len(progress.begun) == 1
+    pd.testing.assert_frame_equal(results(grown), results(finished), check_exact=True)
+    assert trials_with_weights(store) == {grown.table["trial"][0]}
+    shutil.rmtree(mirror_folder(store.url))
+
+    trials = store.list("trials")
+    shown = CliRunner().invoke(application, ["report", store.url, "--retrieval", "vote=[centroid]"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("centroid") == len(grown.table)
+    assert store.list("trials") == trials
+
+
+def trials_with_weights(store: ObjectStore) -> set[str]:
+    return {key.split("/")[1] for key in store.list("trials") if key.endswith("/checkpoint/encoder.safetensors")}
 
 
 def test_a_bucket_that_vanishes_loses_nothing(
