@@ -10,9 +10,9 @@ from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store import publisher
 
 
-def store_on_disk(folder: Path) -> ObjectStore:
-    """Return the store of the run folder `little` below a folder."""
-    return ObjectStore(f"file://{folder}/disk/runs/little")
+def store_on_disk(folder: Path, *, scheme: str = "file") -> ObjectStore:
+    """Return the store of the run folder `little` below a folder, opened by pyarrow (file) or fsspec (local)."""
+    return ObjectStore(f"{scheme}://{folder}/disk/runs/little")
 
 
 def use_empty_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Mirrors of run folders and leases of drivers, on a mounted disk in place of object storage."""
+"""Mirrors of run folders and leases of drivers, on a disk in place of object storage; by pyarrow and by fsspec."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from whale_ray.sweep.run_store.run_download import local_run
 FILES = {"sweep.yaml": "name: a", "trials/1/settings.json": "{}", "trials/1/result.json": "{}", "bundles/b/x": "1"}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    return store_on_disk(tmp_path)
+@pytest.fixture(params=["file", "local"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> ObjectStore:
+    return store_on_disk(tmp_path, scheme=request.param)
 
 
 @pytest.fixture(autouse=True)

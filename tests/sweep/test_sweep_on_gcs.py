@@ -1,4 +1,4 @@
-"""Sweeps whose run folder is in a bucket of Google Cloud Storage (an emulator), and errors of such storage."""
+"""Sweeps on Google Cloud Storage (an emulator) and on storage that fsspec opens, and errors of such storage."""
 
 from __future__ import annotations
 
@@ -66,9 +66,15 @@ def test_objects_on_gcs_are_written_listed_moved_and_deleted(bucket: str, tmp_pa
     assert set(store.list()) == {"a/large"}
 
 
-def test_a_sweep_on_gcs_has_the_local_results_and_continues_elsewhere(
-    bucket: str, finished: SweepResult, write_sweep: Callable[..., Any]
+@pytest.mark.parametrize("opened_by", ["pyarrow", "fsspec"])
+def test_a_sweep_has_the_local_results_and_continues_elsewhere(
+    opened_by: str,
+    request: pytest.FixtureRequest,
+    finished: SweepResult,
+    write_sweep: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
+    bucket = request.getfixturevalue("bucket") if opened_by == "pyarrow" else f"local://{tmp_path}/bucket"
     result = run_sweep(write_sweep(), runs=f"{bucket}/runs", in_process=True)
     tables = [one.table.drop(columns=MEASURED, errors="ignore") for one in (result, finished)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle_transfer.hub import pin_hub_url, pull_from_hub, push_to_hub
+from whale_ray.inference.bundle_transfer.storage_systems import is_fsspec_protocol
 from whale_ray.inference.bundle_transfer.stored_bundles import pin_storage_url, pull_from_storage, push_to_storage
 from whale_ray.suggestions import suggest
 
@@ -22,8 +23,8 @@ def local_bundle(address: str | Path) -> Path:
     """Return the local folder of a bundle; a bundle at a URL is pulled into a cache first.
 
     Args:
-        address: A folder, `hf://OWNER/NAME@REVISION`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`; or
-            what `pin_address` returns.
+        address: A folder, `hf://OWNER/NAME@REVISION`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH`, `file:///PATH` or a
+            URL of another protocol of fsspec; or what `pin_address` returns.
 
     Raises:
         BundleError: If a URL cannot be pulled. A folder is not looked at.
@@ -31,7 +32,7 @@ def local_bundle(address: str | Path) -> Path:
     scheme, colon, _ = str(address).partition("://")
     if not colon:
         return Path(address)
-    return _PULLS[_known(scheme)](str(address))
+    return _PULLS.get(_known(scheme), pull_from_storage)(str(address))
 
 
 def pin_address(url: str) -> str:
@@ -68,7 +69,7 @@ def push_bundle(folder: Path, url: str, *, public: bool = False) -> str:
 
 
 def _known(scheme: str) -> str:
-    if scheme not in _PULLS:
+    if scheme not in _PULLS and not is_fsspec_protocol(scheme):
         hint = suggest(scheme, _PULLS) or "Name a folder or one of these."
         raise BundleError(
             f"a bundle's URL begins with {', '.join(f'{one}://' for one in _PULLS)}, but got {scheme}. {hint}"

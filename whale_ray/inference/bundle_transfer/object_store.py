@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from whale_ray.atomic_files import replaced_atomically
-from whale_ray.inference.bundle_transfer.storage_systems import open_storage
+from whale_ray.inference.bundle_transfer.storage_systems import open_storage, writes_in_place
 
 _COPIED_BYTES = 1 << 20
 _LINK_BYTES = 1024  # of an object that names another place
@@ -27,15 +26,15 @@ class ObjectStore:
     Every failed call raises OSError or ArrowException. `reconnect` reads credentials again.
 
     Args:
-        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`.
+        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH`, `file:///PATH` or a URL of another protocol of fsspec.
 
     Raises:
-        InputError: If the URL has another scheme or no bucket.
+        InputError: If the URL has another scheme or no bucket, or the package of its protocol is not installed.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._is_disk = url.startswith("file:")
+        self._is_disk = writes_in_place(url)
         self.reconnect()
 
     def reconnect(self) -> None:
@@ -81,8 +80,8 @@ class ObjectStore:
             target = PurePosixPath(bytes(stream.read()).decode(errors="replace").strip())
         if target.is_absolute() or ".." in target.parts:
             return self
-        parts = urlsplit(self.url)
-        return ObjectStore(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{target}").geturl())
+        place, mark, options = self.url.partition("?")
+        return ObjectStore(f"{place.rpartition('/')[0]}/{target}{mark}{options}")
 
     def write(self, key: str, content: bytes) -> None:
         """Write an object, which appears when it is complete.

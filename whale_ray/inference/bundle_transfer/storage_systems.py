@@ -1,4 +1,4 @@
-"""File systems of object storage (S3, GCS) and mounted disks by URL, and their errors as messages."""
+"""File systems of object storage (S3, GCS, those of fsspec) and mounted disks by URL; their errors as messages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from whale_ray.errors import InputError, first_line
 from whale_ray.suggestions import suggest
 
 SCHEMES = ("s3", "gs", "file")
+# Objects of these appear when they are complete; files of others are written as a draft, which is then renamed.
+_OBJECT_STORAGE = ("s3", "gs", "abfs", "abfss", "az", "hf", "oci", "ocilake", "oss", "tos", "tosfs")
+_WEB = ("http", "https")  # protocols of fsspec that list no folders and take no files
 _CONNECT_SECONDS = 3
 _ATTEMPTS = 2
 _GCS_RETRY_SECONDS = 8
@@ -19,7 +22,10 @@ _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL",
     "gs": "`gcloud auth application-default login` or GOOGLE_APPLICATION_CREDENTIALS; gs://anonymous@BUCKET without",
     "file": "permissions of the folder",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    "hf": "HF_TOKEN",
 }
+_OTHER_CREDENTIALS = "those that the fsspec package of the scheme reads from the environment"
 
 
 def open_storage(url: str) -> tuple[Any, str]:
@@ -29,7 +35,8 @@ def open_storage(url: str) -> tuple[Any, str]:
     URL. Credentials are read when the file system is made. Calls give up after a few seconds.
 
     Args:
-        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`.
+        url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `file:///PATH`; or a URL of another protocol of fsspec, whose
+            package is installed.
 
     Raises:
         InputError: If the scheme is none of these, or the URL has no bucket.
@@ -38,8 +45,12 @@ def open_storage(url: str) -> tuple[Any, str]:
 
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
+        if is_fsspec_protocol(parts.scheme):
+            from whale_ray.inference.bundle_transfer.fsspec_systems import open_with_fsspec
+
+            return open_with_fsspec(url)
         named = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        hint = suggest(parts.scheme, SCHEMES) or "Name a folder or one of these."
+        hint = suggest(parts.scheme, SCHEMES) or "Name a folder, one of these or a protocol of fsspec (az://)."
         raise InputError(f"storage is named by a URL that begins with {named}, but got {url}. {hint}")
     if parts.scheme == "s3":
         if not parts.netloc:
@@ -69,6 +80,26 @@ def _s3(bucket: str, options: dict[str, str]) -> Any:
     )
 
 
+def is_fsspec_protocol(scheme: str) -> bool:
+    """Return whether fsspec knows a protocol, with or without the package that it needs.
+
+    Args:
+        scheme: Scheme of a URL.
+    """
+    from fsspec.registry import known_implementations, registry
+
+    return scheme not in _WEB and (scheme in known_implementations or scheme in registry)
+
+
+def writes_in_place(url: str) -> bool:
+    """Return whether others see a file at a URL while it is written, and its folder must exist before.
+
+    Args:
+        url: URL of the storage.
+    """
+    return urlsplit(url).scheme not in _OBJECT_STORAGE
+
+
 @contextmanager
 def storage_errors(url: str, kind: type[InputError] = InputError) -> Iterator[None]:
     """Raise the errors of the storage as one error with the remedy.
@@ -87,5 +118,5 @@ def storage_errors(url: str, kind: type[InputError] = InputError) -> Iterator[No
     except (OSError, pyarrow.ArrowException) as error:
         raise kind(
             f"{url} must be storage that can be used, but: {first_line(error)}. Check the URL, the network and the "
-            f"credentials ({_CREDENTIALS.get(urlsplit(url).scheme, _CREDENTIALS['s3'])})"
+            f"credentials ({_CREDENTIALS.get(urlsplit(url).scheme, _OTHER_CREDENTIALS)})"
         ) from error

@@ -1,0 +1,104 @@
+"""File systems of fsspec as those of pyarrow, for storage that pyarrow does not open (`az://`, `hf://`, `sftp://`)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow
+from pyarrow.fs import FileInfo, FileSelector, FileType, FSSpecHandler, PyFileSystem
+
+from whale_ray.errors import InputError, first_line
+
+_VERSIONS = ("etag", "ETag", "blob_id", "xet_hash", "mtime", "last_modified", "LastModified", "updated", "created")
+
+
+def open_with_fsspec(url: str) -> tuple[Any, str]:
+    """Return the pyarrow file system of a URL that fsspec opens, with credentials as they are now, and the path in it.
+
+    Args:
+        url: A URL whose scheme is a protocol of fsspec.
+
+    Raises:
+        InputError: If the package of the protocol is not installed, or refuses the URL or the credentials.
+    """
+    import fsspec
+
+    scheme = url.partition("://")[0]
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        raise InputError(
+            f"{scheme}:// needs a Python package on each machine, but it is not installed: {error}. "
+            "Install it with pip, or name storage at s3:// or gs://"
+        ) from error
+    try:
+        system, place = fsspec.url_to_fs(url, skip_instance_cache=True)
+    except Exception as error:  # each package has errors of its own
+        raise InputError(f"{url} must be storage that fsspec can open, but: {first_line(error)}") from error
+    return PyFileSystem(_Handler(_Calls(system))), str(place).rstrip("/")
+
+
+class _Calls:
+    """Passes on the calls of a file system or stream of fsspec; all of their errors become OSError."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        return _raises_os_errors(found) if callable(found) else found
+
+
+def _raises_os_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (OSError, pyarrow.ArrowException):
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
+
+    return call
+
+
+class _Handler(FSSpecHandler):
+    """Passes pyarrow's calls to fsspec without its cached listings, and tells versions of an object apart."""
+
+    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
+        """Return what pyarrow asks of objects."""
+        self.fs.invalidate_cache()
+        return list(super().get_file_info(paths))
+
+    def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
+        """Return what pyarrow asks of the objects below a folder."""
+        self.fs.invalidate_cache()
+        return list(super().get_file_info_selector(selector))
+
+    def open_input_stream(self, path: str) -> Any:
+        """Return the stream of an object."""
+        return pyarrow.PythonFile(_Calls(self.fs.open(path, mode="rb")), mode="r")
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        """Return the stream of an object to be written."""
+        return pyarrow.PythonFile(_Calls(self.fs.open(path, mode="wb")), mode="w")
+
+    @staticmethod
+    def _create_file_info(path: str, info: dict[str, Any]) -> FileInfo:
+        if info["type"] != "file":
+            return FileInfo(path, FileType.Directory if info["type"] == "directory" else FileType.Unknown)
+        return FileInfo(path, FileType.File, size=info["size"], mtime_ns=_version_number(path, info))
+
+
+def _version_number(path: str, info: dict[str, Any]) -> int:
+    """Return a number that changes with an object, in place of its time: not all storage has one, or sets it.
+
+    Packages quote etags in some calls and not in others.
+    """
+    version = next((found for name in _VERSIONS if (found := info.get(name)) is not None), None)
+    if version is None:
+        raise OSError(f"storage must say when an object has changed, but nothing does for {path}: {', '.join(info)}")
+    return int.from_bytes(hashlib.sha256(str(version).strip('"').encode()).digest()[:7])
