@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import socket
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 
 from whale_ray.data.pixel_cache import data_fingerprint, decode_images
@@ -25,12 +25,13 @@ class UnfitNodeError(InputError):
 
 @functools.cache
 def code_version() -> str:
-    """Return version and digest of the installed code, as `0.2.0 (code 1f0c9a7be3d2)`."""
+    """Return version and digest of the code that runs here, as `0.2.0 (code 1f0c9a7be3d2)`."""
     package = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return f"{version('whale_ray')} (code {digest.hexdigest()[:12]})"
+    code = import_module("whale_ray")  # not the installed distribution: a job may have sent another version
+    return f"{code.__version__} (code {digest.hexdigest()[:12]})"
 
 
 def check_code(driver: str) -> None:

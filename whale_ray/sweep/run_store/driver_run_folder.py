@@ -13,6 +13,7 @@ from pathlib import Path
 import stamina
 
 from whale_ray.atomic_files import write_atomically
+from whale_ray.errors import InputError
 from whale_ray.file_errors import real_path
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore, is_url
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
@@ -131,9 +132,11 @@ def opened_runs(
         stopping: Set if another driver takes over the run folder.
 
     Raises:
-        InputError: If the store cannot be used, another driver uses the run folder, or it holds something else.
+        InputError: If the store cannot be used, another driver uses the run folder, it holds something else, or it
+            would be deleted with a job.
     """
     if not is_url(address):
+        _refuse_job_folder(Path(address))
         yield OpenedRuns(Path(address))
         return
     url = f"{str(address).rstrip('/')}/{name}"
@@ -174,6 +177,16 @@ def _published(opened: OpenedRuns, mirror: RunMirror, say: Say) -> Iterator[None
                 f"{len(opened.unpublished)} files are not in {mirror.store.url}: {shown}. They are kept in "
                 f"{mirror.folder}; the same command on this machine uploads them"
             )
+
+
+def _refuse_job_folder(folder: Path) -> None:
+    """Raise InputError if a folder is in Ray's copy of the working folder of a submitted job."""
+    if any(part.startswith("_ray_pkg_") for part in real_path(folder).parts):
+        raise InputError(
+            f"a submitted sweep must have a run folder that outlives its job, but {folder} is in the copy of the "
+            "working folder, which Ray deletes. Name a folder that the nodes share or object storage: "
+            "--runs s3://BUCKET/PREFIX"
+        )
 
 
 def _session_file(folder: Path) -> Path:
