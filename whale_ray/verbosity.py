@@ -1,11 +1,16 @@
-"""Verbosity of the command line: `--quiet`, the default, `--verbose`, and progress bars."""
+"""Verbosity of the command line: `--quiet`, the default, `--verbose`, and progress."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from operator import length_hint
 from typing import TypeVar
 
+SECONDS_PER_LINE = 30.0
+"""Time between two lines of progress where the output is no terminal."""
 _LOGGER = logging.getLogger("whale_ray")
 _Step = TypeVar("_Step")
 
@@ -33,14 +38,17 @@ def is_quiet() -> bool:
 def track_steps(
     steps: Iterable[_Step], text: str, *, progress: bool, total: int | None = None, stderr: bool = False
 ) -> Iterable[_Step]:
-    """Return the steps behind a progress bar, which disappears after the last one.
+    """Return the steps and show their progress.
+
+    On a terminal it is a bar that disappears after the last step. Elsewhere, such as in the log of a cluster's job,
+    it is a line on standard error every half minute, so that short work writes nothing.
 
     Args:
         steps: The steps.
         text: Text before the bar.
-        progress: Show the bar, if the output is a terminal: elsewhere rich prints empty lines.
+        progress: Show the progress.
         total: Number of steps; None takes their length.
-        stderr: Write to standard error.
+        stderr: Write the bar to standard error.
     """
     if not progress:
         return steps
@@ -48,4 +56,16 @@ def track_steps(
     from rich.progress import track
 
     console = Console(stderr=stderr)
-    return track(steps, text, total=total, transient=True, console=console) if console.is_terminal else steps
+    if console.is_terminal:
+        return track(steps, text, total=total, transient=True, console=console)
+    return _print_progress(steps, text, length_hint(steps) if total is None else total)
+
+
+def _print_progress(steps: Iterable[_Step], text: str, total: int) -> Iterator[_Step]:
+    """Yield the steps and print their number every `SECONDS_PER_LINE`; a total of 0 is unknown."""
+    printed = time.monotonic()
+    for done, step in enumerate(steps):
+        if time.monotonic() - printed >= SECONDS_PER_LINE:
+            print(f"{text}: {done:,}" + (f" of {total:,}" if total else ""), file=sys.stderr, flush=True)
+            printed = time.monotonic()
+        yield step

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.decoding.find_image_files import find_images
@@ -18,6 +17,7 @@ from whale_ray.file_errors import short_reason
 from whale_ray.inference.keypoints.keypoint_matcher import read_photograph
 from whale_ray.inference.predictor import Bundle
 from whale_ray.retrieval.local.local_features import LocalFeatures
+from whale_ray.verbosity import track_steps
 
 LABELS_PER_ROW = 5
 _BATCH = 32
@@ -50,7 +50,7 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
         bundle: The bundle.
         images: Folder of photographs.
         path: The CSV file to write.
-        progress: Show a progress bar.
+        progress: Show the progress.
 
     Raises:
         DataError: If the folder has no photograph.
@@ -62,7 +62,7 @@ def write_submission(bundle: Bundle, images: Path, path: Path, *, progress: bool
     rows: list[tuple[str, list[str]]] = []
     undecodable: dict[str, str] = {}
     starts = range(0, len(names), _BATCH)
-    for start in track(starts, description="identifying", disable=not progress, transient=True):
+    for start in track_steps(starts, "identifying batches", progress=progress):
         chunk = names[start : start + _BATCH]
         prepared: dict[str, tuple[np.ndarray, LocalFeatures | None]] = {}
         for name in chunk:

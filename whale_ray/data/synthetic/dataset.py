@@ -27,6 +27,7 @@ from whale_ray.data.synthetic.scene import draw_day, draw_viewpoint, photograph,
 from whale_ray.device import available_cpus
 from whale_ray.errors import DataError
 from whale_ray.file_errors import real_path
+from whale_ray.verbosity import track_steps
 
 _ANIMAL, _DAY, _ENCOUNTER, _PHOTO = range(1, 5)
 
@@ -70,7 +71,7 @@ def draw_dataset(
         seed: Seed of all drawings.
         size: Height and width of the largest image in pixels. Harder data sets are cropped closer.
         workers: Processes; 0 for one per core. A script that calls this needs `if __name__ == "__main__"`.
-        progress: Show a progress bar.
+        progress: Show the progress.
 
     Raises:
         DataError: If the folder is not empty or an argument is out of range.
@@ -81,7 +82,7 @@ def draw_dataset(
         _write_tables(folder, photos)
         write_record(folder, individuals=individuals, images=images, difficulty=difficulty, seed=seed)
         drawn = _draw_all(folder, photos, _Appearance(seed, difficulty, size), workers or available_cpus())
-        for _ in _with_progress_bar(drawn, len(photos)) if progress else drawn:
+        for _ in track_steps(drawn, "drawing photographs", progress=progress, total=len(photos)):
             pass
 
 
@@ -148,15 +149,17 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ..
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
-def _draw_all(folder: Path, photos: list[Photo], look: _Appearance, processes: int) -> Iterator[int]:
-    """Yield the number of photographs drawn, chunk by chunk."""
+def _draw_all(folder: Path, photos: list[Photo], look: _Appearance, processes: int) -> Iterator[Photo]:
+    """Yield each photograph when it is drawn."""
     chunks = [photos[start : start + 100] for start in range(0, len(photos), 100)]
     if min(processes, len(chunks)) == 1:
-        yield from (_draw_chunk(folder, chunk, look) for chunk in chunks)
+        for chunk in chunks:
+            yield from _draw_chunk(folder, chunk, look)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
-        yield from pool.map(_draw_chunk, repeat(folder), chunks, repeat(look))
+        for drawn in pool.map(_draw_chunk, repeat(folder), chunks, repeat(look)):
+            yield from drawn
 
 
 def _end_with_parent() -> None:
@@ -171,13 +174,13 @@ def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def _draw_chunk(folder: Path, photos: list[Photo], look: _Appearance) -> int:
-    """Draw photographs, the fluke of each animal once; return their number."""
+def _draw_chunk(folder: Path, photos: list[Photo], look: _Appearance) -> list[Photo]:
+    """Draw photographs, the fluke of each animal once, and return them."""
     for animal, group in groupby(photos, key=lambda photo: photo.animal):
         fluke = draw_fluke(look.rng(_ANIMAL, animal), scale=max(24, round(0.8 * look.size[1])))
         for photo in group:
             _draw_photo(folder / photo.part / photo.image, photo, fluke, look)
-    return len(photos)
+    return photos
 
 
 def _draw_photo(path: Path, photo: Photo, fluke: Fluke, look: _Appearance) -> None:
@@ -194,15 +197,3 @@ def _draw_photo(path: Path, photo: Photo, fluke: Fluke, look: _Appearance) -> No
         difficulty=look.difficulty,
     )
     picture.save(path, "JPEG", quality=round(95 - 60 * look.difficulty * rng.random()))
-
-
-def _with_progress_bar(drawn: Iterator[int], total: int) -> Iterator[int]:
-    """Yield the items of `drawn` with a progress bar on the terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("Drawing photographs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=total)
-        for count in drawn:
-            progress.advance(task, count)
-            yield count
