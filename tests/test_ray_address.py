@@ -73,6 +73,33 @@ def remote_calls() -> Iterator[str]:
         server.stop(None).wait()
 
 
+class TokenRequired(grpc.ServerInterceptor):
+    """Refuses every call as a cluster does that wants a token."""
+
+    def intercept_service(self, continuation: object, details: object) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "token missing")
+        )
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool, interceptors=[TokenRequired()])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+def test_a_cluster_that_wants_a_token_gets_that_of_the_user(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_address, "enable_token_auth_if_token_exists", lambda: True)
+    assert check_ray_address(guarded, seconds=5) == guarded
+    monkeypatch.setattr(ray_address, "enable_token_auth_if_token_exists", lambda: False)
+    with pytest.raises(InputError, match=r"it wants a token and there is none: set RAY_AUTH_MODE=token and RAY_AUTH"):
+        check_ray_address(guarded, seconds=5)
+
+
 @pytest.mark.parametrize(
     ("kind", "form", "said"),
     [

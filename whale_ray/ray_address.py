@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from whale_ray.errors import InputError
-from whale_ray.ray_private import is_ray_initialized, local_cluster_address, recorded_cluster_address
+from whale_ray.ray_private import (
+    enable_token_auth_if_token_exists,
+    is_ray_initialized,
+    local_cluster_address,
+    recorded_cluster_address,
+)
 
 VARIABLE: Final = "RAY_ADDRESS"
 SECONDS: Final = 8.0
@@ -19,6 +24,7 @@ _FORM = re.compile(r"(?P<client>ray://)?(?P<target>(\[[0-9a-fA-F:.%]+\]|[^\s:/\[
 # Any gRPC server answers; only a cluster's control service has this method.
 _METHOD = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 _REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+_NO_TOKEN = "it wants a token and there is none: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,9 @@ def _ask(target: str, seconds: float, *, is_client_server: bool) -> str:
             call(b"", timeout=seconds)
         except grpc.RpcError as error:
             status = error.code().name
-            if status in _REFUSED or (is_client_server and status == "UNIMPLEMENTED"):
+            if status in _REFUSED:
+                return "" if enable_token_auth_if_token_exists() else _NO_TOKEN
+            if is_client_server and status == "UNIMPLEMENTED":
                 return ""
             if status == "DEADLINE_EXCEEDED":
                 return f"nothing answers within {seconds:g} s"

@@ -23,15 +23,18 @@ def is_token_auth_enabled() -> bool:
     return bool(authentication_utils.is_token_auth_enabled())
 
 
-def enable_token_auth_if_token_exists() -> None:
+def enable_token_auth_if_token_exists() -> bool:
     """Turn on token authentication before `ray.init(address=...)` if this user has a Ray token.
 
     `ray.init` with an explicit address does not read the token file, although clusters that Ray starts locally
     require the token.
+
+    Returns:
+        Whether token authentication is on.
     """
     from ray._private.authentication import authentication_token_setup
 
-    authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    return bool(authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False))
 
 
 def is_ray_initialized() -> bool:
