@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
@@ -295,27 +294,6 @@ def test_with_a_cosine_schedule_more_epochs_are_new_trials_and_a_note_says_so(
     run_sweep(write_sweep("train.epochs=3", "loss.name=arcface"), runs=runs, progress=progress, in_process=True)
     assert [epoch for _, epoch in progress.epochs] == [1, 2, 3]
     assert "train.epochs is 3, after 2: with schedule: cosine" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_trial_whose_worker_is_killed_resumes_from_its_last_epoch(
-    runs: Path, write_sweep: WriteSweep, cluster: str
-) -> None:
-    killed: list[int] = []
-
-    def kill(trial: str, figures: Mapping[str, Any]) -> None:
-        if figures["epoch"] == 2 and not killed:
-            killed.append(figures["pid"])
-            os.kill(figures["pid"], signal.SIGKILL)
-
-    progress = RecordingProgress(kill)
-    result = run_sweep(write_sweep("loss.name=arcface", "train.epochs=4"), runs=runs, progress=progress)
-    assert len(killed) == 1
-    assert result.exit_code == 0
-    (trial,) = set(progress.begun)
-    assert [number for _, number in progress.epochs].count(1) == 1
-    epochs = pd.read_csv(runs / "little" / "trials" / trial / "epochs.csv")
-    assert epochs["epoch"].tolist() == [1, 2, 3, 4]
 
 
 @pytest.mark.slow

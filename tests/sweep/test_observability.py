@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 BOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "whale_ray_sweep.json"
 PROMETHEUS = shutil.which("prometheus")
 pytestmark = pytest.mark.slow
+OPTIONS = ("tracking.wandb=offline", "train.epochs=4", "loss.name=arcface", "resources.cpus=2")
 
 
 def answer(url: str, *, within: float = 60.0, until: Callable[[Any], bool] = lambda found: True) -> Any:
@@ -44,29 +46,42 @@ def answer(url: str, *, within: float = 60.0, until: Callable[[Any], bool] = lam
         time.sleep(0.5)
 
 
+@dataclass
+class Interrupted:
+    """A sweep that was stopped after its first epoch, and its report at that epoch."""
+
+    result: SweepResult
+    report: str
+
+
 @pytest.fixture(scope="module")
-def interrupted(write_sweep: WriteSweep, cluster: str, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """A sweep with W&B offline, stopped after its first epoch."""
+def interrupted(write_sweep: WriteSweep, cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """With W&B offline."""
+    runs = tmp_path_factory.mktemp("outside")
     stopping = threading.Event()
+    reports: list[str] = []
 
     def stop_when_written(trial: str, figures: Any) -> None:
         time.sleep(2.5)  # W&B writes what is logged once a second, and the worker is ended at once
+        limit = time.monotonic() + 60
+        while not (page := runs / "little" / "report.html").exists() and time.monotonic() < limit:
+            time.sleep(0.1)
+        reports.append(page.read_text())
         stopping.set()
 
-    progress = RecordingProgress(stop_when_written)
-    runs = tmp_path_factory.mktemp("outside")
-    sweep = write_sweep("tracking.wandb=offline", "train.epochs=4", "loss.name=arcface", "resources.cpus=2")
-    return run_sweep(sweep, runs=runs, progress=progress, stopping=stopping)
+    sweep = write_sweep(*OPTIONS)
+    result = run_sweep(sweep, runs=runs, progress=RecordingProgress(stop_when_written), stopping=stopping)
+    return Interrupted(result, reports[0])
 
 
 @pytest.fixture(scope="module")
-def resumed(interrupted: SweepResult, write_sweep: WriteSweep) -> SweepResult:
+def resumed(interrupted: Interrupted, write_sweep: WriteSweep) -> SweepResult:
     """The same sweep, resumed to its end."""
-    assert interrupted.interrupted
-    assert "failed" not in set(interrupted.table["status"]), "W&B's own end must not fail a trial that is stopped"
-    assert not (interrupted.folder / "wandb").exists()
-    sweep = write_sweep("tracking.wandb=offline", "train.epochs=4", "loss.name=arcface", "resources.cpus=2")
-    return run_sweep(sweep, runs=interrupted.folder.parent)
+    stopped = interrupted.result
+    assert stopped.interrupted
+    assert "failed" not in set(stopped.table["status"]), "W&B's own end must not fail a trial that is stopped"
+    assert not (stopped.folder / "wandb").exists()
+    return run_sweep(write_sweep(*OPTIONS), runs=stopped.folder.parent)
 
 
 def trained(result: SweepResult) -> Path:
@@ -179,13 +194,7 @@ def test_optuna_dashboard_shows_the_study_with_the_retrieval_choices(resumed: Sw
     assert (notes["trial"], notes["vote"]) == (trained(resumed).name, best["vote"])
 
 
-def test_the_report_is_written_while_the_sweep_runs(write_sweep: WriteSweep, cluster: str, tmp_path: Path) -> None:
-    seen: list[str] = []
-
-    def look(trial: str, figures: Any) -> None:
-        if (page := tmp_path / "little" / "report.html").exists():
-            seen.append(page.read_text())
-
-    result = run_sweep(write_sweep("train.epochs=80"), runs=tmp_path, progress=RecordingProgress(look))
-    assert any("this page reloads every minute" in page and "</html>" in page for page in seen)
-    assert "this page reloads" not in result.report.read_text()
+def test_the_report_is_written_while_the_sweep_runs(interrupted: Interrupted, resumed: SweepResult) -> None:
+    assert "this page reloads every minute" in interrupted.report
+    assert "</html>" in interrupted.report
+    assert "this page reloads" not in resumed.report.read_text()
