@@ -129,9 +129,9 @@ class Cluster:
         """Start the head of a new cluster, with which the driver shares its home."""
         self.machines = {}
         self.address = f"127.0.0.1:{(port := free_port())}"
-        self.head = self._machine(
-            "driver", ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"], hidden=[]
-        )
+        # Ray's default port of its client server would end a second head on this machine.
+        options = ("--num-cpus=0", "--include-dashboard=false", f"--ray-client-server-port={free_port()}")
+        self.head = self._machine("driver", ["--head", f"--port={port}", *options], hidden=[])
         self.head.wait_until_started()
 
     def add(self, name: str, *, without: Path | None = None) -> Machine:

@@ -52,8 +52,15 @@ class Cluster:
         return done.stdout
 
     def status(self) -> str:
-        """Return the output of `serve status`."""
+        """Return the output of `serve status`, which takes seconds."""
         return self._serve("status")
+
+    def applications(self) -> str:
+        """Return the answer from which `serve status` makes its output."""
+        token = (self.folder / ".ray" / "auth_token").read_text()
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = httpx.get(f"{self.dashboard}/api/serve/applications/", headers=headers, timeout=30)
+        return answer.raise_for_status().text
 
     def wait_for(self, condition: Callable[[], bool], *, seconds: float = 90.0) -> None:
         """Return once the condition holds."""
@@ -85,7 +92,8 @@ def cluster_in_token_mode() -> Iterator[Cluster]:
             "WHALE_RAY_API_KEY": "",
         }
         port, dashboard = free_port(), free_port()
-        options = ("--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4")
+        options = ["--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"]
+        options += [f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0"]
         ray = (sys.executable, "-m", "ray.scripts.scripts")
         token = (*ray, "get-auth-token", "--generate")
         subprocess.run(token, check=True, capture_output=True, timeout=60, env=os.environ | variables)
@@ -111,7 +119,9 @@ def test_the_file_is_deployed_and_a_changed_copy_replaces_it_under_load(
         seen.wait_for(20)
         # a bundle that fails its check never serves, and the one before goes on
         running.deploy(write_named(tmp_path, "tiny-wrong", golden_vectors=-contents().golden_vectors))
-        running.wait_for(lambda: "the golden images must give their embeddings" in running.status())
+        refusal = "the golden images must give their embeddings"
+        running.wait_for(lambda: refusal in running.applications())
+        assert refusal in running.status()
         seen.wait_for(20)
     assert seen.failed == []
     assert {one.bundle for one in seen.seen} == {"tiny-live", "tiny-next"}

@@ -31,6 +31,9 @@ from whale_ray.serving.deployment.launcher import build, build_from_environment,
 from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.serving.metrics import METRICS
 
+# Ray Serve starts a replica that cannot start three times.
+ONE_START = {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
+
 
 def test_a_folder_without_a_bundle_is_refused_before_ray_starts(tmp_path: Path) -> None:
     before = ray.is_initialized()
@@ -94,7 +97,9 @@ def test_a_bundle_that_fails_its_golden_images_ends_the_service_with_the_reason(
     whole = contents()
     wrong = dataclasses.replace(whole, golden_vectors=-whole.golden_vectors)
     bundle = write_bundle(wrong, tmp_path / "wrong")
-    started = subprocess.run(serving(bundle, free_port()), capture_output=True, text=True, timeout=300, cwd=TOP)
+    environment = os.environ | ONE_START
+    command = serving(bundle, free_port())
+    started = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=TOP, env=environment)
     assert started.returncode == 1
     assert "BundleError: the golden images must give their embeddings" in started.stderr.splitlines()[-1]
 
@@ -185,7 +190,7 @@ except RuntimeError:
 serve.shutdown()
 """
     command = [sys.executable, "-c", code, str(bundle), str(free_port())]
-    variables = {**os.environ, "WHALE_RAY_API_KEY": ""}
+    variables = {**os.environ, **ONE_START, "WHALE_RAY_API_KEY": ""}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=TOP, env=variables)
     assert "DEPLOY_FAILED" in ended.stdout, ended.stderr
     assert "a service that other machines reach needs a key, but it listens on 0.0.0.0" in ended.stdout
