@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from filelock import FileLock
-from process_groups import GroupScheduling, sort_by_group
+from process_groups import GroupScheduling, mark_by_fixtures, sort_by_group
 from server_processes import free_port, server_process
 from small_sweep import SWEEP
 
@@ -44,7 +44,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupSchedul
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests of a process of pytest-xdist. In a single process the order of the files stays."""
+    """Mark tests by their fixtures, and sort those of a process of pytest-xdist."""
+    mark_by_fixtures(items)
     if hasattr(config, "workerinput"):
         sort_by_group(items)
 

@@ -1,4 +1,4 @@
-"""Distribution of the tests over the processes of pytest-xdist.
+"""Marks of the tests by their fixtures, and their distribution over the processes of pytest-xdist.
 
 Tests that share a Ray cluster or a service on Ray are a group: one process runs them and starts what they share once.
 The other tests of a file are a group as well, for they share module fixtures.
@@ -15,8 +15,27 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).parents[1]
-# Group → arguments of its tests, by which its files are found. The longest group comes first.
+# Group → arguments of its tests, by which its files are found.
 GROUPS = {"Ray cluster": r"\bcluster: str\b", "service on Ray": r"\b(?:on_ray: str|ray_service: Running)\b"}
+# The longest groups of slow tests: begun first, so that both processes end at about the same time.
+LONGEST = (
+    "Ray cluster",
+    "tests/serving/test_serve_cluster.py",
+    "tests/sweep/test_nodes_on_s3.py",
+    "tests/sweep/test_lost_nodes.py",
+    "tests/sweep/test_resume_after_kill.py",
+    "tests/test_docs.py",
+    "service on Ray",
+    "tests/serving/test_service_nodes.py",
+    "tests/serving/test_launcher.py",
+    "tests/serving/test_deploy_file.py",
+    "tests/serving/test_bundle_on_every_node.py",
+    "tests/sweep/test_node_checks.py",
+    "tests/test_wheel.py",
+)
+
+# Fixture → mark of the tests that use it, whatever their module has.
+MARKS = {"cluster": "slow", "finished": "integration"}
 
 
 class GroupScheduling(LoadFileScheduling):
@@ -40,13 +59,19 @@ def _group_of_file(file: str) -> str:
     return next((group for group, pattern in GROUPS.items() if re.search(pattern, text)), file)
 
 
+def mark_by_fixtures(items: list[pytest.Item]) -> None:
+    """Mark the tests that use a fixture of MARKS."""
+    for item in items:
+        for fixture in MARKS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKS[fixture])
+
+
 def sort_by_group(items: list[pytest.Item]) -> None:
-    """Put the shared groups first, then those with the most slow tests; the tests of a group keep their order."""
+    """Put the longest groups first, then those with the most slow tests; the tests of a group keep their order."""
     slow = Counter(group_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
-    shared = list(GROUPS)
 
     def place(item: pytest.Item) -> tuple[int, int]:
         group = group_of(item.nodeid)
-        return (shared.index(group), 0) if group in shared else (len(shared), -slow[group])
+        return (LONGEST.index(group), 0) if group in LONGEST else (len(LONGEST), -slow[group])
 
     items.sort(key=place)

@@ -113,6 +113,7 @@ def test_a_dry_run_prints_its_plan_as_json(photographs: Path, tmp_path: Path) ->
     assert "--json needs --dry-run" in refused.stderr
 
 
+@pytest.mark.integration
 def test_quiet_and_verbose_are_options_of_every_command(photographs: Path) -> None:
     command = [sys.executable, "-c", "from whale_ray.cli import main; main()"]
     for option in ("-q", "-v"):

@@ -132,6 +132,7 @@ print(faults(5))
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library is not glibc")
 @pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
 def test_freed_memory_is_used_again_unless_the_environment_chooses(environment: dict[str, str], kept: bool) -> None:

@@ -123,6 +123,7 @@ def test_unknown_animals_are_never_named():
     assert named.isdisjoint(p.animal for p in photos if p.label == UNKNOWN)
 
 
+@pytest.mark.integration
 def test_bytes_depend_on_the_seed_alone_and_not_on_the_workers(tmp_path: Path):
     shape = {"individuals": 12, "images": 180, "size": (32, 48), "seed": 5}
     for workers in (1, 2, 3):

@@ -62,6 +62,7 @@ def end_trial(store: TrialStore, trial: str, place: int) -> None:
     store.outcomes.settle(trial, status="pruned")
 
 
+@pytest.mark.integration
 def test_the_200th_trial_opens_as_many_files_as_the_50th(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "many.yaml").write_text(SWEEP)
     store = open_trial_store(load_sweep(tmp_path / "many.yaml"), tmp_path / "many", data_fingerprint="0123456789abcdef")
@@ -155,6 +156,7 @@ def finished_records(folder: Path, count: int) -> list[Record]:
     ]
 
 
+@pytest.mark.integration
 def test_plots_of_many_trials_draw_a_part_and_say_so(tmp_path: Path) -> None:
     pd.DataFrame({"epoch": [1, 2], "recall@1": [0.1, 0.2], "loss": [2.0, 1.0]}).to_csv(tmp_path / "epochs.csv")
     records = finished_records(tmp_path, 2000)
