@@ -113,6 +113,16 @@ def test_a_table_without_two_photographs_of_an_individual_is_said_to_be_one(disc
     assert ("has no individual with two photographs yet" in result.stdout) is not has_pairs
 
 
+def test_one_photograph_is_one_cluster_without_a_question(folder: Path, finished: SweepResult, tmp_path: Path) -> None:
+    (tmp_path / "flukes").mkdir()
+    shutil.copy(next((folder / "flukes").glob("[!d]*.jpg")), tmp_path / "flukes")
+    result = run(tmp_path, finished, "--out", tmp_path / "out", "--no-page")
+    assert result.exit_code == 0, result.output
+    assert "1 photograph is in 1 cluster, 1 of them with one photograph; 0 answers" in result.stdout
+    assert "about 1 animal, 1 to 1 with 95 % confidence (0 pairs)" in result.stdout
+    assert "Offline review" not in result.stdout
+
+
 def test_the_training_table_is_read_by_the_catalog_and_by_the_printed_sweep(
     answered: tuple[Path, pd.DataFrame, Result], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,19 +137,20 @@ def _take_answers(session: DiscoverySession, path: Path, person: str) -> None:
 
 
 def _print_summary(session: DiscoverySession) -> None:
-    grouping, count = session.state.grouping, len(session.log.valid)
+    from whale_ray.data.hints.audit_lines import count_of
+
+    grouping = session.state.grouping
+    photographs = count_of(len(session.images), "photograph is", "photographs are")
     typer.echo(
-        f"{len(session.images)} photographs are in {grouping.clusters} clusters, {grouping.singletons} of them with "
-        f"one photograph; {count} answer{'s' if count != 1 else ''}"
+        f"{photographs} in {count_of(grouping.clusters, 'cluster')}, {grouping.singletons} of them with one "
+        f"photograph; {count_of(len(session.log.valid), 'answer')}"
     )
-    if grouping.contradictions:
-        typer.echo(
-            f"{len(grouping.contradictions)} contradictions between answers: see {session.folder.contradictions}"
-        )
+    if found := len(grouping.contradictions):
+        typer.echo(f"{count_of(found, 'contradiction')} between answers: see {session.folder.contradictions}")
     if animals := grouping.animals:
         typer.echo(
-            f"about {animals.count:.0f} animals, {animals.low:.0f} to {animals.high:.0f} with 95 % confidence "
-            f"({animals.pairs} pairs)"
+            f"about {count_of(round(animals.count), 'animal')}, {animals.low:.0f} to {animals.high:.0f} with 95 % "
+            f"confidence ({count_of(animals.pairs, 'pair')})"
         )
     else:
         typer.echo("number of animals: more answers are needed for an estimate")
@@ -164,6 +165,8 @@ def _print_next_steps(session: DiscoverySession, photographs: Path) -> None:
         typer.echo(f"{folder.table} is the training table. Try it with:\n{command}")
     else:
         typer.echo(f"{folder.table} has no individual with two photographs yet: a sweep needs answers first")
+    if not session.state.grouping.questions:
+        return
     typer.echo(
         f"Offline review: fill the column answer of {folder.questions} (same, different, cannot tell), then repeat the "
         f"command with --answers {shlex.quote(str(folder.questions))}"
