@@ -19,6 +19,7 @@ from whale_ray import device
 from whale_ray.device import (
     available_cpus,
     cpu_quota,
+    has_int8,
     limit_default_threads,
     reserved_device,
     without_default_threads,
@@ -34,6 +35,19 @@ WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 
 def test_without_a_gpu_share_the_cpu_is_used() -> None:
     assert reserved_device(0.0) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx_vnni": False}, False),
+        ({"architecture": "x86_64", "avx2": True, "avx_vnni": True}, True),
+        ({"architecture": "aarch64"}, True),
+    ],
+)
+def test_int8_needs_vnni_on_x86(able: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert has_int8() is expected
 
 
 @WITHOUT_GPU

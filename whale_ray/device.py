@@ -61,6 +61,15 @@ def has_bfloat16(device: torch.device | str = "cpu") -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
 
 
+def has_int8() -> bool:
+    """Return False on an x86 processor without VNNI, where products of 8-bit integers are slow and may overflow."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    has_vnni = any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return bool(able.get("architecture") != "x86_64" or has_vnni)
+
+
 @contextlib.contextmanager
 def restored_threads() -> Iterator[None]:
     """Restore PyTorch's number of threads, which is one for the whole process, at the end of the block."""

@@ -15,12 +15,12 @@ from drawn_photographs import INDIVIDUALS, draw
 from services import contents
 
 from whale_ray.errors import BundleError, EncoderError
-from whale_ray.inference import runtimes
+from whale_ray.inference import runtime_benchmark, runtimes
 from whale_ray.inference.bundle import read_bundle, write_bundle
 from whale_ray.inference.bundle_contents import BundleContents
 from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
-from whale_ray.inference.runtimes import BFLOAT16_RUNTIMES, RUNTIMES, TORCH, build_runtime
+from whale_ray.inference.runtimes import BFLOAT16_RUNTIMES, INT8_RUNTIMES, RUNTIMES, TORCH, OnnxModel, build_runtime
 from whale_ray.learning.encoders.registry import build_encoder
 
 pytestmark = pytest.mark.integration
@@ -38,9 +38,9 @@ def queries(whole: BundleContents) -> BenchmarkQueries:
     bundle = Bundle(whole)
     shown = [(individual, view) for individual in range(len(INDIVIDUALS)) for view in (7, 8)]
     arrays = [bundle.prepare(draw(*one)) for one in shown]
-    return BenchmarkQueries(
-        arrays, [INDIVIDUALS[individual] for individual, _ in shown], np.arange(len(INDIVIDUALS) * 2)
-    )
+    seen = [bundle.prepare(draw(individual, view)) for individual in range(len(INDIVIDUALS)) for view in (0, 1)]
+    names = [INDIVIDUALS[individual] for individual, _ in shown]
+    return BenchmarkQueries(arrays, names, np.arange(len(INDIVIDUALS) * 2), calibration=seen)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -49,12 +49,13 @@ def test_a_runtime_gives_the_embeddings_of_torch_for_batches_of_any_size(name: s
     torch.manual_seed(0)
     model = build_encoder(encoder, embedding_size=16, weights="random", image_size=(32, 64), pool="gem").eval()
     images = torch.rand(5, 3, 32, 64)
+    onnx_model = OnnxModel(calibration=[images.numpy()])
     with torch.inference_mode():
         expected = model(images)
-        found = build_runtime(name, model, size=(32, 64), threads=1)
+        found = build_runtime(name, model, size=(32, 64), threads=1, onnx_model=onnx_model)
         for count in (5, 1):
             cosines = torch.cosine_similarity(found(images[:count]).float(), expected[:count])
-            assert cosines.min() > 1 - (1e-3 if name.endswith("bf16") else 1e-6)
+            assert cosines.min() > 1 - {"bf16": 1e-3, "int8": 1e-2}.get(name[-4:], 1e-6)
 
 
 def test_an_unknown_runtime_is_refused() -> None:
@@ -140,6 +141,65 @@ def test_a_runtime_with_a_lower_recall_is_not_chosen(
     assert "its recall@1 is" in named["passed_over"]["openvino"]
 
 
+def times(able: dict[str, Bundle], *, fastest: str) -> dict[str, tuple[float, float]]:
+    return {name: (0.01, 0.01) if name == fastest else (0.1, 0.1) if name != TORCH else (1.0, 1.0) for name in able}
+
+
+@pytest.mark.parametrize("name", INT8_RUNTIMES)
+def test_a_bundle_on_int8_carries_the_model_that_its_gallery_calibrated(
+    name: str, whole: BundleContents, queries: BenchmarkQueries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_benchmark, "has_int8", lambda: True)
+    monkeypatch.setattr(runtime_benchmark, "_measure_seconds", lambda able, arrays: times(able, fastest=name))
+    monkeypatch.setattr(runtime_benchmark, "_DECIDED_OTHERWISE", 1.0)
+    made = with_fastest_runtime(whole, queries)
+    assert made.manifest["runtime"]["name"] == name
+    monkeypatch.setattr(runtimes, "_onnx", None)  # a service neither exports nor quantizes
+    loaded = Bundle.load(write_bundle(made, tmp_path / "bundle"))
+    assert loaded.runtime == name
+    assert loaded.contents.int8 == made.int8
+    found = loaded.embed(queries.arrays)
+    expected = Bundle(whole).embed(queries.arrays)
+    assert 1e-7 < np.max(1 - np.sum(found * expected, axis=1)) < 1e-2
+
+
+def test_a_bundle_on_another_runtime_has_no_int8_model(
+    whole: BundleContents, queries: BenchmarkQueries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_benchmark, "_measure_seconds", lambda able, arrays: times(able, fastest="openvino"))
+    made = with_fastest_runtime(whole, queries)
+    assert (made.manifest["runtime"]["name"], made.int8) == ("openvino", b"")
+
+
+@pytest.mark.parametrize(
+    ("able", "calibration", "reason"),
+    [
+        (True, (), "no gallery photographs were there to calibrate int8 with"),
+        (False, [np.zeros((48, 64, 3), dtype=np.uint8)], "this processor has no VNNI"),
+    ],
+)
+def test_int8_is_not_tried_without_instructions_or_photographs_to_calibrate_with(
+    able: bool,
+    calibration: list[np.ndarray],
+    reason: str,
+    whole: BundleContents,
+    queries: BenchmarkQueries,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime_benchmark, "has_int8", lambda: able)
+    monkeypatch.setattr(runtime_benchmark, "_measure_seconds", lambda able, arrays: times(able, fastest="openvino"))
+    named = with_fastest_runtime(whole, dataclasses.replace(queries, calibration=calibration)).manifest["runtime"]
+    assert {name for name, why in named["passed_over"].items() if reason in why} == set(INT8_RUNTIMES)
+
+
+def test_a_runtime_that_decides_otherwise_is_not_chosen() -> None:
+    known = np.arange(200) >= 2
+    assert runtime_benchmark._loss(0.9, known, 0.9, np.ones(200, dtype=bool)) == ""
+    assert "decides otherwise than torch on 2.0%" in runtime_benchmark._loss(
+        0.9, known[:100], 0.9, ~np.zeros(100, bool)
+    )
+
+
 def test_bfloat16_that_the_processor_emulates_is_not_measured(
     whole: BundleContents, queries: BenchmarkQueries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,11 +214,7 @@ def test_queries_are_left_out_where_they_would_take_long(
 ) -> None:
     monkeypatch.setattr("whale_ray.inference.runtime_benchmark._RECALL_SECONDS", 0.0)
     monkeypatch.setattr("whale_ray.inference.runtime_benchmark._FEWEST_QUERIES", 3)
-    monkeypatch.setattr("whale_ray.inference.runtime_benchmark._measure_seconds", lambda able, arrays: times(able))
-
-    def times(able: dict[str, Bundle]) -> dict[str, tuple[float, float]]:
-        return {name: (0.1, 0.1) if name != TORCH else (1.0, 1.0) for name in able}
-
+    monkeypatch.setattr(runtime_benchmark, "_measure_seconds", lambda able, arrays: times(able, fastest="openvino"))
     named = with_fastest_runtime(whole, queries).manifest["runtime"]
     assert named["queries"] == 3
     assert named["recall@1"].keys() == {TORCH, named["name"]}
@@ -184,6 +240,7 @@ def named(whole: BundleContents, folder: Path, **runtime: object) -> Path:
         ({"name": "torch-bf16", "tolerance": 1e-12}, "on torch-bf16 differs by"),
         ({"name": "torch-bf16", "tolerance": 1.0}, "the tolerance of"),
         ({"name": "torch-bf16"}, "the tolerance of"),
+        ({"name": "openvino-int8", "tolerance": 1e-4}, "int8 needs inputs to calibrate it with"),
         ({"name": "abacus", "tolerance": 1e-4}, "a runtime is one of"),
     ],
 )

@@ -1,13 +1,12 @@
 """Bundle files: reading and writing the folder that is deployed, with a hash of every file.
 
-Nothing in a bundle is pickled (JSON, safetensors, plain NumPy arrays, CSV, images), so that a bundle from a stranger
-executes nothing.
+Nothing in a bundle is pickled (JSON, safetensors, ONNX, plain NumPy arrays, CSV, images), so that a bundle from a
+stranger executes nothing.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import io
 import json
 import shutil
 import tempfile
@@ -21,13 +20,13 @@ import pandas as pd
 
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
-from whale_ray.inference.bundle_files import check_files, file_hashes, refuse_lfs_pointers
+from whale_ray.inference.bundle_files import check_files, file_hashes, npy_bytes, refuse_lfs_pointers
 from whale_ray.inference.keypoints.keypoint_files import KeypointFiles, read_keypoint_files
 from whale_ray.inference.model_card import model_card
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 
 FORMAT_VERSION = 1
-MANIFEST = "bundle.json"
+MANIFEST, _INT8 = "bundle.json", "encoder.int8.onnx"
 _NEEDED = (
     "id",
     "settings",
@@ -151,6 +150,7 @@ def _contents(folder: Path, manifest: dict[str, Any]) -> BundleContents:
         proxies=_proxies(folder, manifest),
         keypoints=_keypoints(folder, manifest, rows=len(table)),
         cohort=_cohort(folder, manifest),
+        int8=(folder / _INT8).read_bytes() if _INT8 in manifest["files"] else b"",
     )
 
 
@@ -204,17 +204,19 @@ def _files(contents: BundleContents) -> list[tuple[str, bytes]]:
             "encoder.safetensors",
             save({name: tensor.contiguous() for name, tensor in contents.weights.items()}),
         ),
-        ("gallery.npy", _npy(contents.gallery.astype(np.float16))),
+        ("gallery.npy", npy_bytes(contents.gallery.astype(np.float16))),
         ("gallery.csv", contents.table.to_csv(index=False).encode()),
-        ("golden/embeddings.npy", _npy(contents.golden_vectors.astype(np.float32))),
+        ("golden/embeddings.npy", npy_bytes(contents.golden_vectors.astype(np.float32))),
         ("README.md", model_card(contents.manifest).encode()),
     ]
     if contents.proxies is not None:
         names = pd.DataFrame({"individual": contents.proxies.individuals})
-        files.append(("proxies.npy", _npy(contents.proxies.vectors.astype(np.float16))))
+        files.append(("proxies.npy", npy_bytes(contents.proxies.vectors.astype(np.float16))))
         files.append(("proxies.csv", names.to_csv(index=False).encode()))
     if contents.cohort is not None:
-        files.append(("cohort.npy", _npy(contents.cohort.astype(np.float16))))
+        files.append(("cohort.npy", npy_bytes(contents.cohort.astype(np.float16))))
+    if contents.int8:
+        files.append((_INT8, contents.int8))
     files += [(f"golden/{place:02d}.png", data) for place, data in enumerate(contents.golden)]
     files += [(f"thumbnails/{row}.jpg", data) for row, data in contents.thumbnails.items()]
     files += [(f"examples/{place}.jpg", data) for place, (data, *_) in enumerate(contents.examples)]
@@ -222,12 +224,6 @@ def _files(contents: BundleContents) -> list[tuple[str, bytes]]:
         labels = pd.DataFrame(contents.examples).drop(columns="data")
         files.append(("examples/examples.csv", labels.to_csv(index=False).encode()))
     return files
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class BundleContents:
         proxies: Class proxies of a setting with a proxy classifier.
         keypoints: Local features of a setting with some.
         cohort: Unit vectors of photographs of unknown animals, float16, shape (U, D), if scores need them.
+        int8: ONNX model of the encoder in int8, if the bundle's runtime needs one.
     """
 
     manifest: dict[str, Any]
@@ -60,6 +61,7 @@ class BundleContents:
     proxies: ClassProxies | None = None
     keypoints: KeypointFiles | None = None
     cohort: np.ndarray | None = None
+    int8: bytes = b""
 
     @property
     def is_trained_on_boxes(self) -> bool:

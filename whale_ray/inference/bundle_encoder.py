@@ -40,7 +40,8 @@ class BundleEncoder:
         _load_weights(encoder, contents)
         encoder.eval().to(device)
         size = (geometry.height, geometry.width)
-        self._run = build_runtime(runtime, encoder, size=size, threads=threads or torch.get_num_threads())
+        model, threads = OnnxModel(int8=contents.int8), threads or torch.get_num_threads()
+        self._run = build_runtime(runtime, encoder, size=size, threads=threads, onnx_model=model)
         self._geometry, self._device = geometry, device
 
     def on_runtime(self, runtime: str, *, threads: int, onnx_model: OnnxModel) -> BundleEncoder:

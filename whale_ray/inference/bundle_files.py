@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from whale_ray.errors import BundleError
 
@@ -20,6 +23,13 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 def file_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file in a folder by its relative path; symbolic links to folders are not followed."""
     return {name: _sha256(folder / name) for name in _names(folder)}
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """Return the content of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def check_files(folder: Path, expected: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Encoder runtimes: torch, ONNX Runtime or OpenVINO, built in memory from the same weights.
+"""Encoder runtimes: torch, ONNX Runtime or OpenVINO, built in memory from the same weights or from their int8 model.
 
 A runtime is a module with the encoder's interface, so that callers need not know which one they have.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from whale_ray.errors import EncoderError, first_line
+from whale_ray.learning.int8_quantization import quantize_int8
 
 TORCH = "torch"
+_CALIBRATION_SECONDS = 2.0
 Forward = Callable[[np.ndarray], np.ndarray]
 
 
@@ -48,10 +50,17 @@ class CompiledEncoder(nn.Module):
 
 
 class OnnxModel:
-    """ONNX model of one encoder, exported once for all runtimes that read it."""
+    """ONNX model of one encoder, exported once for all runtimes that read it, and quantized once.
 
-    def __init__(self) -> None:
+    Args:
+        int8: The quantized model, if there is one already.
+        calibration: Typical inputs of the encoder in batches, float32, to quantize it with.
+    """
+
+    def __init__(self, *, int8: bytes = b"", calibration: Iterable[np.ndarray] = ()) -> None:
         self._exported: bytes | None = None
+        self._calibration = calibration
+        self.int8 = int8
 
     def of(self, encoder: nn.Module, size: tuple[int, int]) -> bytes:
         """Return the model.
@@ -63,6 +72,22 @@ class OnnxModel:
         if self._exported is None:
             self._exported = _onnx(encoder, size)
         return self._exported
+
+    def quantized(self, encoder: nn.Module, size: tuple[int, int]) -> bytes:
+        """Return the model quantized to int8.
+
+        Args:
+            encoder: As in `of`.
+            size: As in `of`.
+
+        Raises:
+            ValueError: If it is not quantized and there are no inputs.
+        """
+        if not self.int8:
+            if not self._calibration:
+                raise ValueError("int8 needs inputs to calibrate it with, and there are none")
+            self.int8 = quantize_int8(self.of(encoder, size), self._calibration, seconds=_CALIBRATION_SECONDS)
+        return self.int8
 
 
 Export = Callable[[], bytes]
@@ -108,9 +133,12 @@ RUNTIMES: dict[str, Callable[[nn.Module, Export, int], nn.Module]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "openvino-bf16": _openvino_bf16,
+    "onnxruntime-int8": _onnxruntime,
+    "openvino-int8": _openvino,
 }
 """Name → (encoder in evaluation mode, on the processor; its ONNX model; threads) → the same function of images."""
 BFLOAT16_RUNTIMES = ("torch-bf16", "openvino-bf16")
+INT8_RUNTIMES = ("onnxruntime-int8", "openvino-int8")
 
 
 def build_runtime(
@@ -123,15 +151,18 @@ def build_runtime(
         encoder: The encoder.
         size: Height and width of its input in pixels.
         threads: Threads of a library other than torch.
-        onnx_model: Holds the ONNX model of this encoder for other runtimes; None exports it for this one.
+        onnx_model: Holds the ONNX model of this encoder for other runtimes; None exports it for this one. A runtime in
+            int8 needs one that is quantized, or has images to calibrate with.
 
     Raises:
         EncoderError: If the library is missing or cannot run this encoder.
     """
     if name not in RUNTIMES:
         raise EncoderError(f"a runtime is one of {', '.join(RUNTIMES)}, but got {name!r}. Name one of them")
+    model = onnx_model or OnnxModel()
     try:
-        return RUNTIMES[name](encoder, partial((onnx_model or OnnxModel()).of, encoder, size), threads)
+        export = model.quantized if name in INT8_RUNTIMES else model.of
+        return RUNTIMES[name](encoder, partial(export, encoder, size), threads)
     except ImportError as error:
         remedy = "Type `pip install 'whale-ray[fast]'`"
         raise EncoderError(f"the runtime {name} needs {error.name}, which is not installed. {remedy}") from error

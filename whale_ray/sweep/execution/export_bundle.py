@@ -40,6 +40,7 @@ from whale_ray.sweep.trials.class_proxies import join_proxies
 from whale_ray.sweep.trials.embeddings_io import TRAITS, read_embeddings, read_proxies
 
 MOST_QUERIES = 200
+_MOST_CALIBRATION = 256
 _TIMED = "; the runtimes of its encoder are timed on this machine"
 
 
@@ -189,9 +190,11 @@ def _with_runtime(contents: BundleContents, dataset: Dataset) -> BundleContents:
     training = table[table["part"] == "train"]
     known = table[(table["part"] == "val") & table["individual"].isin(training["individual"])][:MOST_QUERIES]
     geometry = Geometry(**contents.manifest["preprocessing"])
+    even = training["image"].iloc[:: -(-len(training) // _MOST_CALIBRATION) or 1]
     queries = BenchmarkQueries(
         [fitted_photograph(dataset, image, geometry) for image in known["image"]],
         known["individual"].tolist(),
         np.flatnonzero(contents.table["image"].isin(training["image"])),
+        calibration=(fitted_photograph(dataset, image, geometry) for image in even),
     )
     return with_fastest_runtime(contents, queries)
