@@ -36,10 +36,13 @@ def fit_logistic(
     """
     if min(outcomes.sum(), (~outcomes).sum()) < fewest:
         return None
-    middle, spread = features.mean(axis=0), features.std(axis=0)
+    middle = features.mean(axis=0)
+    centered = features - middle
+    spread = np.sqrt(np.square(centered).mean(axis=0))
     spread = np.where(spread > 1e-12, spread, 1.0)
     design = np.empty((features.shape[1] + 1, len(features)))  # a feature in each row: products read it in order
-    design[0], design[1:] = 1.0, ((features - middle) / spread).T
+    design[0] = 1.0
+    np.divide(centered.T, spread[:, None], out=design[1:])
     first = np.zeros(len(design)) if start is None else np.append(start[0] + start[1:] @ middle, start[1:] * spread)
     intercept, *slopes = _minimize_log_loss(design, outcomes, weights, penalty, first)
     coefficients = slopes / spread

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from whale_ray.retrieval.fusion.fusion_model import FusionModel, fit_fusion_model, fitted_candidates
+from whale_ray.retrieval.fusion.fusion_model import FusionModel, fit_fusion_model, fitted_candidates, fused_scores
 
 FEWEST_FOR_CURVES: Final = 200
 """Right candidates below which isotonic calibration is not tried."""
@@ -85,15 +85,22 @@ def _cross_fitted(
     isotonic: bool,
     start: FusionModel | None = None,
 ) -> CrossFit | None:
-    model = fit_fusion_model(features, right, images=images, isotonic=isotonic, start=start)
-    scores, logits = (np.full(right.shape, np.nan) for _ in range(2))
+    leading = fitted_candidates(features)
+    model = fit_fusion_model(features, right, images=images, isotonic=isotonic, start=start, leading=leading)
+    logits = np.full(right.shape, np.nan)
     for fold in np.unique(folds):
         here = folds == fold
-        others = None if images is None else images[~here]
-        fitted = fit_fusion_model(features[~here], right[~here], images=others, isotonic=isotonic, start=model)
+        fitted = fit_fusion_model(
+            features[~here],
+            right[~here],
+            images=None if images is None else images[~here],
+            isotonic=isotonic,
+            start=model,
+            leading=leading[~here],
+        )
         if fitted is None:
             return None
-        scores[here], logits[here] = fitted.scores(features[here]), fitted.log_odds(features[here])
+        logits[here] = fitted.log_odds(features[here])
     losses = np.logaddexp(0.0, np.where(right, -logits, logits), out=np.zeros(right.shape), where=~np.isnan(logits))
-    losses[~fitted_candidates(features)] = 0.0
-    return None if model is None else CrossFit(scores, model, losses.sum(axis=1))
+    losses[~leading] = 0.0
+    return None if model is None else CrossFit(fused_scores(logits), model, losses.sum(axis=1))

@@ -100,8 +100,7 @@ class FusionModel:
         Args:
             features: From `candidate_features`, shape (Q, R, F).
         """
-        logits = self.log_odds(features)
-        return np.asarray(np.rint(np.clip(logits, -LIMIT, LIMIT) / LIMIT * STEPS) / STEPS)
+        return fused_scores(self.log_odds(features))
 
     def written(self) -> dict[str, Any]:
         """As JSON; `read_fusion_model` reads it."""
@@ -126,6 +125,11 @@ def read_fusion_model(written: Mapping[str, Any]) -> FusionModel:
     if not np.isfinite([model.intercept, *weights.values(), *slopes.values()]).all():
         raise BundleError("the weights of a fusion model must be finite, but some are not. Make it again")
     return model
+
+
+def fused_scores(logits: np.ndarray) -> np.ndarray:
+    """Return the scores of log-odds, as `FusionModel.scores` does."""
+    return np.asarray(np.rint(np.clip(logits, -LIMIT, LIMIT) / LIMIT * STEPS) / STEPS)
 
 
 def fitted_candidates(features: np.ndarray) -> np.ndarray:
@@ -161,6 +165,7 @@ def fit_fusion_model(
     images: np.ndarray | None = None,
     isotonic: bool = False,
     start: FusionModel | None = None,
+    leading: np.ndarray | None = None,
 ) -> FusionModel | None:
     """Fit the model on the leading candidates of Q queries; None if too few of them are right or wrong.
 
@@ -171,9 +176,11 @@ def fit_fusion_model(
             have the weights of `query_weights`, and the model has slopes.
         isotonic: Calibrate the values of the scores by isotonic regression first.
         start: Model of similar candidates, from which the fit takes fewer steps; None for no model.
+        leading: From `fitted_candidates`; None if it is not at hand.
     """
-    there = fitted_candidates(features)
-    rows, logs, outcomes = features[there][:, :-1], features[there][:, -1:], right[there]
+    there = fitted_candidates(features) if leading is None else leading
+    found, outcomes = features[there], right[there]
+    rows, logs = found[:, :-1], found[:, -1:]
     if min(outcomes.sum(), (~outcomes).sum()) < FEWEST:
         return None
     curves = {}
