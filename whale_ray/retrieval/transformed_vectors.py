@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from whale_ray.retrieval.fusion.stranger_cohort import Cohort, cohort_rows
+from whale_ray.retrieval.recent_whitenings import RECENT_WHITENINGS
 from whale_ray.retrieval.search.gallery_index import combine_views, required_views
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.retrieval.search.retrieval_settings import VectorTransform
@@ -43,6 +44,7 @@ class TransformedVectors:
         self.proxies = proxies
         self.unknown_label = unknown_label
         self._fitted: dict[str, Whitening] = {}
+        self._whitenings: dict[VectorTransform, Whitening] = {}
         self._cohorts: dict[VectorTransform, Cohort] = {}
         self._last_seen: tuple[VectorTransform, np.ndarray] | None = None
         self._cohort_rows = cohort_rows(np.flatnonzero(self.training & (self.individuals == unknown_label)))
@@ -56,12 +58,23 @@ class TransformedVectors:
         """
         if view.whiten == "none":
             return None
+        if view not in self._whitenings:
+            vectors, individuals = self.views["plain"][self.training], self.individuals[self.training]
+            self._whitenings[view] = RECENT_WHITENINGS.get_or_fit(
+                lambda: self._fit(view, vectors, individuals),
+                vectors,
+                individuals,
+                kind=view.whiten,
+                size=view.whitened_size,
+                unknown_label=self.unknown_label,
+            )
+        return self._whitenings[view]
+
+    def _fit(self, view: VectorTransform, vectors: np.ndarray, individuals: np.ndarray) -> Whitening:
+        """Return the whitening of a transform, shortened from one that is fitted once for all sizes."""
         if view.whiten not in self._fitted:
             self._fitted[view.whiten] = fit_whitening(
-                self.views["plain"][self.training],
-                self.individuals[self.training],
-                kind=view.whiten,
-                unknown_label=self.unknown_label,
+                vectors, individuals, kind=view.whiten, unknown_label=self.unknown_label
             )
         fitted = self._fitted[view.whiten]
         return fitted if view.whitened_size is None else fitted.shortened(view.whitened_size)

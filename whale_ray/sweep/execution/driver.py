@@ -11,6 +11,7 @@ import pandas as pd
 
 from whale_ray.file_errors import real_path
 from whale_ray.ray_address import check_driver_address
+from whale_ray.retrieval.recent_whitenings import RECENT_WHITENINGS
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.export_bundle import make_best_bundle
@@ -171,7 +172,8 @@ def _run_opened(
                     _run_on_ray(store, job, progress, stopping, address=address)
         else:
             progress.say("nothing is left to train: every trial that this sweep asks for has ended")
-        result = _conclude(job, store, interrupted=stopping.is_set(), say=progress.say)
+        with RECENT_WHITENINGS.keeping():
+            result = _conclude(job, store, interrupted=stopping.is_set(), say=progress.say)
         if worked:
             outcome = SweepOutcome(
                 folder=result.folder, report=result.report, bundle=result.bundle, interrupted=result.interrupted
