@@ -20,7 +20,9 @@ from whale_ray.inference.predictor import Bundle
 from whale_ray.inference.runtime_benchmark import BenchmarkQueries, with_fastest_runtime
 
 SECONDS_GOAL, GALLERY = 20.0, 2_000
-SECONDS_OBSTACLE = "Export to ONNX, two libraries that compile the encoder, and five rounds of each runtime."
+SECONDS_OBSTACLE = (
+    "Export to ONNX, quantization, two libraries that compile the encoder, and five rounds of each runtime."
+)
 SPEED_OBSTACLE = "No runtime on this machine is faster than torch and keeps its recall@1."
 
 
