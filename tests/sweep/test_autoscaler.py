@@ -1,0 +1,76 @@
+"""A sweep on a cluster whose nodes Ray's autoscaler adds: started with a head alone, as in the cloud."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from server_processes import free_port, server_process
+from small_sweep import SWEEP
+
+pytestmark = pytest.mark.slow
+HEAD = "ray.head.default"  # the only name that Ray's provider of processes takes
+NO_COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+
+
+def autoscaling_config(gcs: str) -> dict[str, object]:
+    """A head without places for trials, and up to two nodes of one CPU, which are processes of this machine."""
+    kinds = {
+        HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "node": {"resources": {"CPU": 1, "object_store_memory": 10**8}, "node_config": {}, "max_workers": 2},
+    }
+    return {
+        "cluster_name": "scaled",
+        "max_workers": 2,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 1,  # longer than the start of a sweep
+        "provider": {"type": "fake_multinode", "gcs_address": gcs, "disable_node_updaters": True},
+        "available_node_types": kinds,
+        "head_node_type": HEAD,
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        **{f"{name}_commands": [] for name in NO_COMMANDS},
+    }
+
+
+@pytest.fixture
+def scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a cluster that starts with a head and grows on demand."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    gcs = f"127.0.0.1:{(port := free_port())}"
+    config = tmp_path / "autoscaling.json"
+    config.write_text(json.dumps(autoscaling_config(gcs)))
+    dashboard = free_port()
+    with tempfile.TemporaryDirectory(prefix="ra") as folder:  # short, for Ray's sockets
+        options = (f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=0", f"--temp-dir={folder}")
+        options += ("--object-store-memory=100000000", "--dashboard-agent-listen-port=0", "--disable-usage-stats")
+        command = (Path(sys.executable).with_name("ray"), "start", "--head", "--block", *options)
+        variables = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "1"
+        url = f"http://127.0.0.1:{dashboard}"
+        log = tmp_path / "head.log"
+        with server_process(*command, f"--autoscaling-config={config}", url=url, log=log, **variables):
+            yield gcs
+
+
+def test_a_sweep_on_a_head_alone_gets_nodes_on_demand_and_ends(scaled: str, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "little.yaml").write_text(SWEEP.replace("ROOT", str(photographs)))
+    command = [sys.executable, "-m", "whale_ray.sweep", "little.yaml", "--address", scaled]
+    for option in ("resources.wait_minutes=2", "resources.cpus=1", "train.epochs=1"):
+        command += ["--set", option]
+    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "waiting up to 2 minutes for nodes: it wants 1 CPU where the cluster has 0" in done.stdout
+    table = pd.read_csv(tmp_path / "runs" / "little" / "leaderboard.csv")
+    assert table["status"].tolist() == ["finished"] * 3
