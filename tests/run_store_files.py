@@ -15,6 +15,31 @@ def store_on_disk(folder: Path, *, scheme: str = "file") -> ObjectStore:
     return ObjectStore(f"{scheme}://{folder}/disk/runs/little")
 
 
+def check_object_calls(store: ObjectStore, folder: Path) -> None:
+    """Write, list, download, move and delete objects of an empty store, and check each outcome.
+
+    Args:
+        store: The store.
+        folder: Folder for local files.
+    """
+    assert store.list() == {}
+    (folder / "large").write_bytes(large := bytes(range(256)) * 20_000)
+    version = store.upload(folder / "large", "a/large")
+    store.write("a/small", b"first")
+    store.write("a/small", b"second")
+    assert {key: found.size for key, found in store.list().items()} == {"a/large": len(large), "a/small": 6}
+    assert store.list("a")["a/large"] == version
+    store.download("a/large", folder / "back")
+    assert (folder / "back").read_bytes() == large
+    store.move("a/small", "b/moved")
+    assert store.read("b/moved") == b"second"
+    with pytest.raises(FileNotFoundError):
+        store.read("a/small")
+    store.delete("b/moved")
+    store.delete("b/moved")
+    assert set(store.list()) == {"a/large"}
+
+
 def use_empty_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use a cache folder of the test, and let publishers give up soon."""
     monkeypatch.setenv("WHALE_RAY_CACHE", str(folder / "cache"))

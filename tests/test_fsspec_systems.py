@@ -11,6 +11,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
+from run_store_files import check_object_calls
 
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle_transfer.addresses import local_bundle
@@ -70,21 +71,7 @@ def store(tmp_path: Path) -> ObjectStore:
 
 
 def test_objects_are_written_listed_moved_and_deleted(store: ObjectStore, tmp_path: Path) -> None:
-    assert store.list() == {}
-    (tmp_path / "large").write_bytes(large := bytes(range(256)) * 20_000)
-    version = store.upload(tmp_path / "large", "a/large")
-    store.write("a/small", b"first")
-    assert {key: found.size for key, found in store.list().items()} == {"a/large": len(large), "a/small": 5}
-    assert store.list("a")["a/large"] == version
-    store.download("a/large", tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == large
-    store.move("a/small", "b/moved")
-    assert store.read("b/moved") == b"first"
-    with pytest.raises(FileNotFoundError):
-        store.read("a/small")
-    store.delete("b/moved")
-    store.delete("b/moved")
-    assert set(store.list()) == {"a/large"}
+    check_object_calls(store, tmp_path)
 
 
 def test_a_change_by_another_process_is_seen_although_the_package_keeps_listings(store: ObjectStore) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+from run_store_files import check_object_calls
 from server_processes import free_port, server_process
 
 from whale_ray.errors import InputError
@@ -47,23 +48,7 @@ def bucket(gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_objects_on_gcs_are_written_listed_moved_and_deleted(bucket: str, tmp_path: Path) -> None:
-    store = ObjectStore(bucket)
-    assert store.list() == {}
-    (tmp_path / "large").write_bytes(large := bytes(range(256)) * 20_000)
-    version = store.upload(tmp_path / "large", "a/large")
-    store.write("a/small", b"first")
-    store.write("a/small", b"second")
-    assert {key: found.size for key, found in store.list().items()} == {"a/large": len(large), "a/small": 6}
-    assert store.list("a")["a/large"] == version
-    store.download("a/large", tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == large
-    store.move("a/small", "b/moved")
-    assert store.read("b/moved") == b"second"
-    with pytest.raises(FileNotFoundError):
-        store.read("a/small")
-    store.delete("b/moved")
-    store.delete("b/moved")
-    assert set(store.list()) == {"a/large"}
+    check_object_calls(ObjectStore(bucket), tmp_path)
 
 
 @pytest.mark.parametrize("opened_by", ["pyarrow", "fsspec"])
