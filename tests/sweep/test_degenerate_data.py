@@ -28,7 +28,7 @@ loss: {name: LOSS}
 train: {epochs: 1, batch_size: 8}
 retrieval: {vote: [nearest, softmax], neighbours: [1, 5]}
 search: {strategy: grid, objective: OBJECTIVE}
-bundle: {examples: 2}
+bundle: {examples: 2, runtime: torch}
 """
 UNKNOWN = "new_whale"
 

@@ -62,7 +62,7 @@ loss: {name: arcface}
 train: {epochs: 1, batch_size: 16, learning_rate: 1.0e-3}
 retrieval: {whiten: [pca], whitened_size: 8}
 search: {strategy: grid, objective: map@5, ensemble: 2}
-bundle: {examples: 3}
+bundle: {examples: 3, runtime: torch}
 """
 
 

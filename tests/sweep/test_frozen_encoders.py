@@ -24,7 +24,7 @@ loss: {name: none}
 train: {epochs: 0}
 retrieval: {vote: [nearest, softmax], neighbours: 5, flip: [none, average], whiten: learned, whitened_size: [8, 16]}
 search: {strategy: grid, objective: map@5}
-bundle: {examples: 3}
+bundle: {examples: 3, runtime: torch}
 """
 
 
@@ -82,7 +82,7 @@ model: {encoder: tiny, embedding_size: [8, 16], pool: [avg, gem], freeze: trunk}
 loss: {name: arcface}
 train: {epochs: 2, batch_size: 16, affine: 0, colour: 0, flip: new_individual}
 search: {strategy: grid}
-bundle: {examples: 3}
+bundle: {examples: 3, runtime: torch}
 """
 
 
