@@ -202,7 +202,7 @@ def _is_installed(name: str) -> bool:
 
 
 def merge(earlier: Sequence[Measurement], new: Measurement) -> list[Measurement]:
-    """Return the measurements with a new one, which replaces those of its benchmark.
+    """Return the measurements with a new one, which replaces those of its benchmark on the same kind of processor.
 
     Ratios of a full run that a quick or a failed run did not measure stay.
 
@@ -213,12 +213,16 @@ def merge(earlier: Sequence[Measurement], new: Measurement) -> list[Measurement]
     kept: list[Measurement] = []
     again = {one["name"] for one in new.verdicts}
     for one in earlier:
-        if one.measures != new.measures:
+        if one.measures != new.measures or _processor(one) != _processor(new):
             kept.append(one)
         elif not one.quick and (new.quick or new.fault):
             left = [verdict for verdict in one.verdicts if verdict["name"] not in again]
             kept += [replace(one, verdicts=left, fault="")] if left else []
     return [*kept, new]
+
+
+def _processor(one: Measurement) -> tuple[str | None, ...]:
+    return one.machine.get("processor"), one.machine.get("instructions")
 
 
 def page(found: Sequence[Measurement]) -> str:
@@ -233,7 +237,7 @@ def page(found: Sequence[Measurement]) -> str:
     lines = [
         "# Results of the benchmarks",
         "",
-        "Written by `make bench`. A quick run has few rounds and wide margins of",
+        "Written by `make bench`, a row per kind of processor. A quick run has few rounds and wide margins of",
     ]
     lines += ["error, and keeps what the last full run measured and it does not. Machines:", ""]
     lines += [f"| | {' | '.join(letters)} |", "|---|" + "---|" * len(machines)]
@@ -244,25 +248,26 @@ def page(found: Sequence[Measurement]) -> str:
     ]
     lines += ["goals of the project.", "", "| row | benchmark | measured / compared with | ratio | goal | | run |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    missed = []
+    missed: list[tuple[str, str, dict[str, Any]]] = []
     for benchmark in BENCHMARKS:
         start = f"| {benchmark.row} | {benchmark.measures} |"
         measured = [one for one in found if one.measures == benchmark.measures]
         for one in measured:
-            run = one.run(letters[machines.index(one.machine)])
+            letter = letters[machines.index(one.machine)]
+            run = one.run(letter)
             for row in one.verdicts:
                 reached = "reached" if row["reached"] else "**missed**"
                 lines.append(f"{start} {row['name']} | {row['ratio']:.3g} | {row['goal']} | {reached} | {run} |")
             if one.fault:
                 lines.append(f"{start} `{benchmark.script}` | | | **failed**: {one.fault} | {run} |")
-            missed += [(benchmark.row, row) for row in one.verdicts if not row["reached"]]
+            missed += [(letter, benchmark.row, row) for row in one.verdicts if not row["reached"]]
         if not measured:
             reason = f"it needs a GPU; [figures of an earlier run]({benchmark.earlier})" if benchmark.earlier else ""
             lines.append(f"{start} `{benchmark.script}` | | | not measured{reason and f': {reason}'} | |")
     lines += ["", "## Missed goals, and what stands in the way", ""] if missed else []
     lines += [
-        f"- Row {number}, {row['name']}, {row['ratio']:.3g} instead of {row['goal']}: {row['obstacle']}"
-        for number, row in missed
+        f"- Row {number}, {row['name']}, {row['ratio']:.3g} instead of {row['goal']} on {letter}: {row['obstacle']}"
+        for letter, number, row in missed
     ]
     return "\n".join([*lines, ""])
 

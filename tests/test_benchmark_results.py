@@ -57,7 +57,7 @@ def test_a_failed_and_a_hanging_benchmark_are_rows_and_the_others_run(results: M
     for name in SCRIPTS:
         assert f"| {name} measures | one / other | 0.5 | >= 0.9 | **missed** | A, " in page
 
-    assert page.count("- Row 1, one / other, 0.5 instead of >= 0.9: It waits.\n") == len(SCRIPTS)
+    assert page.count("- Row 1, one / other, 0.5 instead of >= 0.9 on A: It waits.\n") == len(SCRIPTS)
     assert "| `failing.py` | | | **failed**: exit code 3 |" in page
     assert "| `hanging.py` | | | **failed**: not done after 8 s |" in page
     assert "| 2, 3 | long | `long.py` | | | not measured | |" in page
@@ -106,6 +106,21 @@ def test_a_ratio_replaces_that_of_the_same_name_and_a_quick_one_no_other(results
     assert merged(full, quick, measured(("c", 3.0), quick=True)) == [("b", 1.0, False), ("c", 3.0, True)]
     failed = measured(("a", 4.0), quick=False, fault="exit code 1")
     assert merged(full, failed) == [("a", 4.0, False), ("b", 1.0, False)]
+
+
+def test_each_kind_of_processor_keeps_its_ratios(results: ModuleType) -> None:
+    def measured(ratio: float, processor: str, *, ray: str = "1") -> Any:
+        machine = {"processor": processor, "instructions": "avx2", "ray": ray}
+        row = {"name": "a", "ratio": ratio, "goal": ">= 9", "reached": False, "obstacle": "It waits."}
+        return results.Measurement("good.py measures", "2026-01-01", False, 0.0, machine, [row])
+
+    found: list[Any] = []
+    for one in (measured(1.0, "one"), measured(2.0, "two"), measured(3.0, "one", ray="2")):
+        found = results.merge(found, one)
+    assert [(one.machine["processor"], one.verdicts[0]["ratio"]) for one in found] == [("two", 2.0), ("one", 3.0)]
+    page = results.page(found)
+    assert "| a | 2 | >= 9 | **missed** | A, " in page
+    assert "- Row 1, a, 3 instead of >= 9 on B: It waits." in page
 
 
 def test_a_benchmark_for_a_gpu_is_left_out_without_one_and_linked(
