@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,14 +63,15 @@ class Machine:
         self.process.wait()
 
     def terminate(self, *, seconds: float) -> None:
-        """Send SIGTERM to `ray start`, and SIGKILL to all processes some seconds later.
+        """Send SIGTERM to `ray start`, and SIGKILL to all processes when it has ended, or some seconds later.
 
         Args:
-            seconds: Seconds between the two.
+            seconds: Longest time between the two.
         """
         processes = self.processes()
         self.process.terminate()
-        time.sleep(seconds)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=seconds)
         self.kill()
         for process in processes:
             with suppress(psutil.NoSuchProcess):
@@ -83,9 +85,18 @@ class Machine:
 
 
 def node_environment() -> dict[str, str]:
-    """Return the environment of this process for nodes: without tokens of another Ray, with one thread."""
+    """Return the environment of this process for nodes: without tokens of another Ray, with one thread.
+
+    A node that does not answer is given up after 10 s, not after 63 s, and SIGTERM ends its workers after 1 s.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    return environment | {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
+    health = {"period_ms": 1000, "timeout_ms": 4000, "failure_threshold": 2}
+    return environment | {
+        "OMP_NUM_THREADS": "1",
+        "RAY_raylet_start_wait_time_s": "120",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+        **{f"RAY_health_check_{name}": str(value) for name, value in health.items()},
+    }
 
 
 def namespace() -> list[str]:
@@ -133,6 +144,13 @@ class Cluster:
         options = ("--num-cpus=0", "--include-dashboard=false", f"--ray-client-server-port={free_port()}")
         self.head = self._machine("driver", ["--head", f"--port={port}", *options], hidden=[])
         self.head.wait_until_started()
+
+    def add_all(self, names: Iterable[str]) -> list[Machine]:
+        """Start nodes at the same time and return them when Ray runs on all."""
+        added = [self.add(name) for name in names]
+        for node in added:
+            node.wait_until_started()
+        return added
 
     def add(self, name: str, *, without: Path | None = None) -> Machine:
         """Start a node and return it.

@@ -24,8 +24,8 @@ from typing import Annotated, Any
 import httpx
 import typer
 from clients import Answers, ask_while, photograph_request
-from nodes_on_s3 import cluster_on_s3
 from ray_machines import Cluster, Machine, free_port, wait_for
+from s3_cluster import cluster_on_s3
 
 CLIENTS, PAUSE = 8, 0.1  # seconds between the calls of a client
 ASKED = 100  # photographs of the project's client during the kill

@@ -417,6 +417,15 @@ def test_the_hours_budget_counts_all_sessions(folder: Path) -> None:
     assert json.loads((folder / "clock.json").read_text())["seconds"] >= 3600
 
 
+def test_a_trial_that_lost_its_worker_runs_again_before_new_ones_begin(folder: Path) -> None:
+    queue = open_store(folder).queue
+    upcoming = queue.trials()
+    begun = [str(next(upcoming)) for _ in range(2)]
+    queue.run_again(begun[1])
+    assert next(upcoming) == begun[1]
+    assert next(upcoming) not in (None, *begun)
+
+
 def test_a_trial_that_did_not_fit_beside_others_runs_again_alone_and_only_once(folder: Path) -> None:
     store = open_store(folder)
     upcoming = store.queue.trials()

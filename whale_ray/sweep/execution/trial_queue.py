@@ -24,8 +24,8 @@ _MAX_DUPLICATES = 20  # proposals in a row that may be points with a trial befor
 class TrialQueue:
     """The trials of one sweep that are still to run, in order.
 
-    The order: unfinished trials of earlier sessions, baselines, proposals of the search, trials that must run again,
-    repeats of the finalists with other seeds.
+    The order: trials that have lost their worker, unfinished trials of earlier sessions, baselines, proposals of the
+    search, trials that need a whole GPU, repeats of the finalists with other seeds.
     """
 
     def __init__(
@@ -43,7 +43,8 @@ class TrialQueue:
         self._fingerprint = data_fingerprint
         self._hours: float = sweep.fixed["search.hours"] or float("inf")
         self._running: set[str] = set()
-        self._again: list[str] = []
+        self._lost: list[str] = []
+        self._too_large: list[str] = []
         self._alone: set[str] = set()
         self._started: set[str] = set()
 
@@ -60,7 +61,7 @@ class TrialQueue:
     def count_waiting(self) -> int:
         """Return how many trials wait for a place, without asking the study; repeats of finalists are not counted."""
         begun = sum(record.kind == "trial" for record in self._index.records())
-        return len(self._again) + max(0, planned_trials(self._sweep) - begun)
+        return len(self._lost) + len(self._too_large) + max(0, planned_trials(self._sweep) - begun)
 
     def has_work(self) -> bool:
         """Return whether a trial is left to run, without asking the study for a proposal."""
@@ -76,9 +77,11 @@ class TrialQueue:
 
         None is yielded while the next trial depends on trials that still run. The iterator ends when nothing is left.
         """
-        yield from map(self._handed_out, self._first_runs())
+        first = self._first_runs()
         while True:
-            following = self._again.pop() if self._again else None
+            following = self._lost.pop(0) if self._lost else next(first, None)
+            if following is None and self._too_large:
+                following = self._too_large.pop()
             if following is None and not self._running:
                 following = self._next_repeat()
                 if following is None:
@@ -94,9 +97,9 @@ class TrialQueue:
         self._running.discard(trial)
 
     def run_again(self, trial: str) -> None:
-        """Queue an unfinished trial that has lost its worker."""
+        """Queue an unfinished trial that has lost its worker, before all others."""
         self._running.discard(trial)
-        self._again.append(trial)
+        self._lost.append(trial)
 
     def requeue_alone(self, trial: str) -> bool:
         """Queue a trial again if its worker asked for a whole GPU; return whether it did.
@@ -105,7 +108,8 @@ class TrialQueue:
         """
         asked = (self._index.trial_folder(trial) / NEEDS_WHOLE_GPU).exists() and trial not in self._alone
         if again := asked and self._index.reload(trial).status == "running":
-            self.run_again(trial)
+            self._running.discard(trial)
+            self._too_large.append(trial)
         return again
 
     def trial_id(self, settings: Settings) -> str:
