@@ -173,9 +173,9 @@ class Disturbance:
 
         wait_for(is_there, "trials", seconds=600.0)
         assert busy, f"the sweep ended before {kind}: {driver.finished()} trials"
-        trial = str(node_of(busy[0]))
-        self._say(f"{driver.finished()} trials have finished; {kind}: node {busy[0].name} with trial {trial}")
-        self.warned |= {trial} if kind == "terminate" else set()
+        hit = str(node_of(busy[0]))
+        self._say(f"{driver.finished()} trials have finished; {kind}: node {busy[0].name} with trial {hit}")
+        self.warned |= {hit} if kind == "terminate" else set()
         lost = list(self._cluster.machines.values()) if kind == "head" else busy[:1]
         self.losses.update(trial for one in lost if (trial := node_of(one)))
         return busy[0]
