@@ -6,10 +6,14 @@ import gc
 import logging
 import os
 import pickle
+import re
+import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +26,13 @@ from small_sweep import SWEEP
 
 # Before torch is imported: threads that wait for each other cost more than the small tensors of the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # The tests start hundreds of processes, and each would compile the project again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Calls without a time limit of their own have that of httpx, 5 seconds, which a busy machine takes at times.
+for part in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, 60.0)
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
@@ -32,7 +40,14 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each process of pytest-xdist a folder of Ray: a sweep without an address joins a Ray in the same folder."""
+    """Give each process of pytest-xdist a folder of Ray: a sweep without an address joins a Ray in the same folder.
+
+    The token of the user is made before, if there is none: two processes that start Ray would both make one.
+    """
+    token = Path("~/.ray/auth_token").expanduser()
+    token.parent.mkdir(exist_ok=True)
+    with suppress(FileExistsError), open(token, "x", opener=partial(os.open, mode=0o600)) as file:
+        file.write(secrets.token_hex(32))
     if hasattr(config, "workerinput"):
         os.environ["RAY_TMPDIR"] = folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -41,6 +56,15 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
     return GroupScheduling(config, log)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out a module whose `pytestmark` is not asked for: its imports take seconds."""
+    left_out = re.findall(r"\bnot (\w+)", config.option.markexpr)
+    if not left_out or collection_path.suffix != ".py":
+        return None
+    is_marked = re.search(rf"(?m)^pytestmark = \[?pytest\.mark\.({'|'.join(left_out)})\b", collection_path.read_text())
+    return True if is_marked else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -108,10 +132,19 @@ def shared_files_stay(shared_folder: Path) -> Iterator[None]:
     assert not before or state() == before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment_stays() -> Iterator[None]:
+    """Give each module the environment variables that the first one had: Ray and the commands set some."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def cluster(cache: Path) -> Iterator[str]:
     """The address of a Ray of this session's own, with two CPUs."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     import ray
 
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}

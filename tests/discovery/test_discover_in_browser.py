@@ -19,6 +19,7 @@ from whale_ray.discovery.session import DiscoverySession
 CHROMIUM = shutil.which("chromium")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="a browser is needed: chromium")]
 PHONE = {"width": 360, "height": 740}
+expect.set_options(timeout=120_000)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import httpx
 from drawn_photographs import INDIVIDUALS, draw, encode
+from waiting import wait_until
 
 PAUSE = 0.2  # seconds between the calls of a client: the load leaves processor time for replicas to start
 PHOTOGRAPHS = [encode(draw(number, 9), "JPEG") for number in range(len(INDIVIDUALS))]
@@ -40,12 +41,10 @@ class Load:
     def failed(self) -> list[CallRecord]:
         return [one for one in self.seen if one.status != 200]
 
-    def wait_for(self, count: int, *, seconds: float = 30.0) -> None:
+    def wait_for(self, count: int) -> None:
         """Returns when so many more calls have ended."""
-        wanted, deadline = len(self.seen) + count, time.monotonic() + seconds
-        while len(self.seen) < wanted:
-            assert time.monotonic() < deadline, f"{len(self.seen)} calls of {wanted} ended"
-            time.sleep(0.02)
+        wanted = len(self.seen) + count
+        wait_until(lambda: len(self.seen) >= wanted, said=lambda: f"{len(self.seen)} calls of {wanted} ended")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import torch
 import uvicorn
 from drawn_photographs import IMAGES_EACH, INDIVIDUALS, draw, encode
 from server_processes import free_port
+from waiting import wait_until
 
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
@@ -193,7 +194,7 @@ def process(
         yield running
     finally:
         running.send_signal(signal.SIGTERM)
-        running.wait(timeout=60)
+        running.wait(timeout=180)
         rest.join()
         running.stdout.close()
 
@@ -219,12 +220,9 @@ def descendants(pid: int) -> set[int]:
     return found - {pid}
 
 
-def check_ended(pids: set[int], *, seconds: float) -> None:
-    """Asserts that these processes end in time."""
-    deadline = time.monotonic() + seconds
-    while alive(pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive(pids)
+def check_ended(pids: set[int]) -> None:
+    """Asserts that these processes end."""
+    wait_until(lambda: not alive(pids), rest=0.1, said=lambda: f"{alive(pids)} run")
 
 
 def alive(pids: set[int]) -> set[int]:
@@ -263,7 +261,7 @@ def ray_service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     # SIGTERM has ended the service, and everything that it started
     assert running.returncode == 0
     assert len(started) > 3
-    check_ended(started, seconds=20)
+    check_ended(started)
 
 
 @pytest.fixture(params=["plain", pytest.param("on_ray", marks=pytest.mark.slow)])

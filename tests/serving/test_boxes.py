@@ -145,6 +145,7 @@ def test_the_boxes_of_a_photograph_are_decoded_once(bundle: Path, monkeypatch: p
     assert requests == [boxes, [boxes[0]], [None], boxes]
 
 
+@pytest.mark.integration
 def test_the_animals_of_a_photograph_are_enrolled_by_their_boxes(bundle: Path, tmp_path: Path) -> None:
     left, right = draw(40, 0), draw(41, 0)
     both = Image.new("RGB", (200, 64))

@@ -138,14 +138,14 @@ def test_the_curl_lines_of_the_pages_run(enrolling_service: str) -> None:
         command = line.replace("http://127.0.0.1:8000", enrolling_service).replace(
             "curl ", "curl --fail-with-body -sS ", 1
         )
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{line}: {done.stdout} {done.stderr}"
 
 
 def test_the_python_lines_of_the_pages_run(enrolling_service: str) -> None:
     (code,) = blocks("python", holding="httpx")
     command = [sys.executable, "-c", code.replace("http://127.0.0.1:8000", enrolling_service)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"], done.stderr
 
 
@@ -153,7 +153,7 @@ def test_the_python_lines_of_the_pages_run(enrolling_service: str) -> None:
 def test_the_javascript_lines_of_the_pages_run(enrolling_service: str) -> None:
     (code,) = blocks("javascript", holding="fetch")
     command = ["node", "--input-type=module", "-e", code.replace("http://127.0.0.1:8000", enrolling_service)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"], done.stderr
 
 

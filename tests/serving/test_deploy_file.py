@@ -62,7 +62,7 @@ class Cluster:
         answer = httpx.get(f"{self.dashboard}/api/serve/applications/", headers=headers, timeout=30)
         return answer.raise_for_status().text
 
-    def wait_for(self, condition: Callable[[], bool], *, seconds: float = 90.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], *, seconds: float = 120.0) -> None:
         """Return once the condition holds."""
         deadline = time.monotonic() + seconds
         while True:
@@ -100,7 +100,7 @@ def cluster_in_token_mode() -> Iterator[Cluster]:
         with process(*ray, "start", *options, ready="--block", **variables) as running:
             yield Cluster(f"http://127.0.0.1:{dashboard}", variables, free_port(), Path(folder))
             started = descendants(running.pid)
-        check_ended(started, seconds=30)
+        check_ended(started)
 
 
 def test_the_file_is_deployed_and_a_changed_copy_replaces_it_under_load(

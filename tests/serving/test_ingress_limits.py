@@ -60,6 +60,7 @@ def stalled(client: httpx.Client, go_on: threading.Event, begun: threading.Event
     return client.post("/v1/identify", content=body(), headers=JPEG)
 
 
+@pytest.mark.integration
 def test_a_body_that_stalls_is_a_408_problem(narrow: httpx.Client) -> None:
     check_problem(stalled(narrow, go_on := threading.Event(), threading.Event()), 408, "0.5 s")
     go_on.set()

@@ -141,7 +141,7 @@ def check_sockets(pid: int, port: int, *, taking: str) -> None:
         re.M,
     )
     table = {(process, reaches.strip("* ")) for _, names, reaches in rows for process in re.findall(r"`(\w+)`", names)}
-    found, deadline = listening(pid), time.monotonic() + 30
+    found, deadline = listening(pid), time.monotonic() + 120
     while not any(at == port for _, _, at in found) and time.monotonic() < deadline:
         time.sleep(0.2)  # a reload may replace HAProxy while its sockets are read
         found = listening(pid)
@@ -159,7 +159,7 @@ def test_the_metrics_of_the_service_are_among_rays_metrics(ray_service: Running)
     assert httpx.post(f"{ray_service.address}/v1/identify", content=b"text", timeout=60).status_code == 415
     ports = {port for process, _, port in listening(ray_service.pid) if process == "DashboardAgent"}
     wanted = {f"ray_{name}" for name in METRICS}
-    deadline, text = time.monotonic() + 60, ""
+    deadline, text = time.monotonic() + 120, ""
     while not all(name in text for name in wanted) and time.monotonic() < deadline:
         time.sleep(1)
         for port in ports:

@@ -71,6 +71,7 @@ def call(bundle: Path, folder: Path) -> Iterator[Caller]:
         yield Caller(client)
 
 
+@pytest.mark.integration
 def test_a_proposal_matches_after_another_key_has_approved_it(call: Caller, folder: Path) -> None:
     data = photograph(60)
     before = call.nearest(data)

@@ -6,7 +6,6 @@ import asyncio
 import csv
 import dataclasses
 import io
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from test_gallery_store import picture
 from test_routes_gallery import enrol, photograph
 from test_routes_identify import check_problem
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from whale_ray.cli import application
 from whale_ray.data.catalog import read_catalog
@@ -62,14 +62,14 @@ def ask(client: httpx.Client, data: bytes) -> None:
 
 
 def waiting(client: httpx.Client, count: int) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        page = client.get("/v1/queries").json()
-        if page["total"] == count:
-            break
-        time.sleep(0.02)
-    assert page["total"] == count
-    return list(page["queries"])
+    pages: list[dict[str, Any]] = []
+
+    def is_complete() -> bool:
+        pages.append(client.get("/v1/queries").json())
+        return bool(pages[-1]["total"] == count)
+
+    wait_until(is_complete, said=lambda: str(pages[-1]))
+    return list(pages[-1]["queries"])
 
 
 def test_each_image_of_an_encounter_decided_as_new_is_queued(keeping: httpx.Client) -> None:
@@ -137,13 +137,14 @@ def test_the_queue_is_listed_in_pages(keeping: httpx.Client) -> None:
 
 def searched(client: httpx.Client, *, total: int | None = None, **params: object) -> dict[str, Any]:
     """The queue after the background task has searched all of it; with `total`, once it lists so many."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        page = client.get("/v1/queries", params=params).json()  # type: ignore[arg-type]
-        if page["pending"] == 0 and total in (None, page["total"]):
-            return dict(page)
-        time.sleep(0.05)
-    raise AssertionError(page)
+    pages: list[dict[str, Any]] = []
+
+    def is_searched() -> bool:
+        pages.append(client.get("/v1/queries", params=params).json())  # type: ignore[arg-type]
+        return pages[-1]["pending"] == 0 and total in (None, pages[-1]["total"])
+
+    wait_until(is_searched, said=lambda: str(pages[-1]))
+    return pages[-1]
 
 
 def test_waiting_photographs_are_searched_again_after_an_enrolment(keeping: httpx.Client) -> None:

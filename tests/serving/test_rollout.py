@@ -45,6 +45,7 @@ def test_a_rollout_removes_the_page_application_of_version_0_1(
     assert deleted == running[1:]
 
 
+@pytest.mark.integration
 def test_describing_and_exchanging_a_service_does_not_import_torch(bundle: Path) -> None:
     code = """
 import sys

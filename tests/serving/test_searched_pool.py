@@ -142,6 +142,7 @@ def test_client_and_command_take_view_and_species(address: str, sides: Path, tmp
     assert "Did you mean `fin`?" in refused.output
 
 
+@pytest.mark.integration
 def test_an_enrolled_photograph_keeps_its_view_and_species(sides: Path, tmp_path: Path) -> None:
     with enrolment_server(sides, tmp_path) as address, httpx.Client(base_url=address, timeout=30) as client:
         wrong = client.post("/v1/individuals/w_50/images", params={"view": "top"}, content=PNG)

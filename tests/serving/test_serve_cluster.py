@@ -103,7 +103,7 @@ def test_a_killed_encoder_is_hidden_by_retries_while_health_fails(split: Running
     with load(split.url, pause=PAUSE) as seen:
         seen.wait_for(20)
         os.kill(encoder, signal.SIGKILL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while (not colours or colours[-1] != 200 or 503 not in colours) and time.monotonic() < deadline:
             colours.append(httpx.get(f"{split.url}/healthz", timeout=30).status_code)
             time.sleep(0.1)
@@ -122,7 +122,7 @@ def test_calls_cut_by_a_killed_ingress_are_retried_by_the_client(split: Running,
     asking.start()
     time.sleep(0.2)
     os.kill(ingress, signal.SIGKILL)
-    asking.join(timeout=90)
+    asking.join(timeout=240)
     assert len(answers) == 60
 
 
@@ -170,7 +170,7 @@ def test_a_shadow_is_measured_silently_and_its_agreement_is_in_the_model_card(pa
     with load(pair.url, clients=len(PHOTOGRAPHS)) as seen:
         seen.wait_for(60)
     assert {one.bundle for one in seen.seen} == {"tiny-live"}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (shadow := dict(pair.model()["shadow"]))["compared"] and time.monotonic() < deadline:  # type: ignore[call-overload]
         time.sleep(0.2)
     assert shadow["id"] == "tiny-next"
@@ -184,7 +184,7 @@ def test_a_killed_replica_fails_only_its_own_calls(pair: Running) -> None:
         seen.wait_for(20)
         killed = pair.processes("whale_ray")[0]
         os.kill(killed, signal.SIGKILL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         # For a moment the killed process is still listed.
         while len({*pair.processes("whale_ray")} - {killed}) < 2 and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -223,7 +223,7 @@ def test_a_deployment_and_autoscaling_add_and_remove_replicas_without_a_failed_c
     assert seen.failed == []
     for clients, replicas in ((1, 1), (8, 2), (1, 1)):
         with load(pair.url, clients=clients) as seen:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while len(pair.processes("whale_ray")) != replicas:
                 assert time.monotonic() < deadline, f"{clients} clients, {pair.processes('whale_ray')}"
                 time.sleep(0.2)

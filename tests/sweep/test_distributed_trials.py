@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 from recording_progress import RecordingProgress
+from waiting import wait_until
 
 from whale_ray.sweep.execution.driver import run_sweep
 from whale_ray.sweep.execution.trial_queue import TrialQueue
@@ -64,10 +64,7 @@ def test_two_workers_train_like_one_though_one_is_killed_and_a_stopped_trial_fre
     table = result.table.set_index("loss.name")
     assert table.loc["arcface", "status"] == "pruned"
     assert table.loc["proxy_anchor", "status"] == "finished"
-    deadline = time.monotonic() + 60
-    while training_workers() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert training_workers() == []
+    wait_until(lambda: training_workers() == [], rest=0.2)
 
     monkeypatch.setattr(TrialStore, "may_continue", lambda *_: True)
     one = run_sweep(sweep, runs=tmp_path / "one", in_process=True)

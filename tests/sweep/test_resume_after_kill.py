@@ -43,8 +43,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     yield
     for child in psutil.Process().children(recursive=True):
-        if "whale_ray.sweep" in " ".join(child.cmdline()):
-            child.kill()
+        with suppress(psutil.NoSuchProcess):  # Ray's processes end by themselves
+            if "whale_ray.sweep" in " ".join(child.cmdline()):
+                child.kill()
 
 
 Kill = Callable[[subprocess.Popen[bytes]], None]
@@ -61,10 +62,8 @@ def kill_all(driver: subprocess.Popen[bytes]) -> None:
     """Kill the driver and its Ray processes at once, as a power cut would."""
     family = psutil.Process(driver.pid).children(recursive=True)
     for process in (*family, psutil.Process(driver.pid)):
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
     driver.wait()
 
 
@@ -78,7 +77,7 @@ def interrupt(file: Path, runs: Path, options: tuple[str, ...], kill: Kill, *, s
     """Start a driver and kill it at a random moment of the training of its first trials."""
     begun = time.time()
     driver = start(file, runs, options)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not any(beat > begun for beat in heartbeats(runs)):
         assert driver.poll() is None
         assert time.monotonic() < deadline

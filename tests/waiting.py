@@ -1,0 +1,22 @@
+"""Waits of tests: with a limit for what would hang, which a busy machine does not reach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+SECONDS = 120.0
+
+
+def wait_until(condition: Callable[[], object], *, rest: float = 0.02, said: Callable[[], object] = str) -> None:
+    """Return once the condition holds.
+
+    Args:
+        condition: What is waited for.
+        rest: Seconds between two looks.
+        said: Gives the text of the failure after SECONDS.
+    """
+    limit = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < limit, said()
+        time.sleep(rest)
