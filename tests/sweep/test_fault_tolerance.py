@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,14 @@ from small_sweep import SWEEP
 
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.driver import run_sweep
-from whale_ray.sweep.run_folder.heartbeat import read_heartbeat
+from whale_ray.sweep.execution.runners import tune_runner
+from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
 
 if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]
 
 pytestmark = pytest.mark.slow
-STALLED = "resources.stall_minutes=0.35"  # 21 s: on a busy machine, a training worker took more than 9 s
+STALLED = "resources.stall_minutes=0.1"
 HANGING, FROZEN, LOST, KILLED, WITHOUT_NUMBER = 5e-3, 2e-3, 4e-3, 1e-3, 1e30  # learning rates
 
 
@@ -37,6 +38,7 @@ class Faults(RecordingProgress):
         self._trials = runs / "little" / "trials"
         self._labels: dict[str, str] = {}
         self.killed: list[float] = []
+        self.stalled: list[float] = []
 
     def started(self, trial: str, label: str) -> None:
         self._labels[trial] = label
@@ -47,22 +49,48 @@ class Faults(RecordingProgress):
             os.mkfifo(folder / "state.pt")  # without a writer: who opens it waits
 
     def _disturb(self, trial: str, figures: Mapping[str, Any]) -> None:
-        rate = next((rate for rate in (FROZEN, LOST, KILLED) if self._labels[trial].endswith(str(rate))), None)
-        if rate is None or (rate != LOST and rate in self.killed):
+        rate = self._rate_of(trial)
+        if rate not in (FROZEN, LOST, KILLED) or (rate != LOST and rate in self.killed):
             return
         self.killed.append(rate)
         os.kill(figures["pid"], signal.SIGSTOP if rate == FROZEN else signal.SIGKILL)
 
+    def _rate_of(self, trial: str) -> float:
+        rates = (HANGING, FROZEN, LOST, KILLED)
+        return next((rate for rate in rates if self._labels.get(trial, "").endswith(str(rate))), 0.0)
+
+    def stall_detector(self, minutes: float | None) -> StallDetector:
+        """Return a detector of stalls that looks at the hanging and the frozen trial only.
+
+        On a busy machine a worker that trains may give no heartbeat for many seconds.
+        """
+        detector, faults = StallDetector(minutes), self
+
+        class DisturbedTrials:
+            def find_stalled(self, folders: Mapping[str, Path]) -> Iterable[str]:
+                looked_at = {trial: folder for trial, folder in folders.items() if faults._is_silent(trial)}
+                for trial in detector.find_stalled(looked_at):
+                    faults.stalled.append(faults._rate_of(trial))
+                    yield trial
+
+        return DisturbedTrials()  # type: ignore[return-value]
+
+    def _is_silent(self, trial: str) -> bool:
+        rate = self._rate_of(trial)
+        return rate == HANGING or (rate == FROZEN and FROZEN in self.killed and FROZEN not in self.stalled)
+
 
 def test_lost_and_stalled_workers_and_a_loss_of_nan_leave_a_bundle_and_each_failure_has_its_reason(
-    write_sweep: WriteSweep, cluster: str, tmp_path: Path
+    write_sweep: WriteSweep, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All in one sweep with four trials at once: while two of them give no heartbeat, the others train."""
     rates = f"train.learning_rate=[{HANGING}, {FROZEN}, {LOST}, {KILLED}, 1.0e+30]"
     sweep = write_sweep("loss.name=arcface", rates, "train.epochs=9", "resources.cpus=0.5", STALLED)
     progress = Faults(tmp_path)
+    monkeypatch.setattr(tune_runner, "StallDetector", progress.stall_detector)
     result = run_sweep(sweep, runs=tmp_path, progress=progress)
     assert sorted(progress.killed) == [KILLED, FROZEN, LOST, LOST, LOST]
+    assert sorted(progress.stalled) == [FROZEN, HANGING, HANGING]
     assert result.exit_code == 3
     assert result.bundle
     table = result.table[result.table["kind"] == "trial"].set_index("train.learning_rate")
@@ -77,7 +105,7 @@ def test_lost_and_stalled_workers_and_a_loss_of_nan_leave_a_bundle_and_each_fail
 
     failed = table.loc[[HANGING, LOST, WITHOUT_NUMBER]]
     assert failed["status"].tolist() == ["failed"] * 3
-    assert failed["error"].tolist()[:2] == ["no heartbeat for 0.35 minutes, 2 times", "its worker was lost 3 times"]
+    assert failed["error"].tolist()[:2] == ["no heartbeat for 0.1 minutes, 2 times", "its worker was lost 3 times"]
     assert "must be finite" in failed["error"].iloc[2]
     traces = [(result.folder / "trials" / trial / "traceback.txt").read_text() for trial in failed["trial"]]
     assert all(traces)
