@@ -173,7 +173,9 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.slow
 def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", str(tmp_path / "html")]
+    """As `make docs` builds it, but without the functions and classes in the lists of headings, which take a third."""
+    options = ["-q", "-W", "--keep-going", "-b", "html", "-D", "toc_object_entries=0"]
+    command = [sys.executable, "-m", "sphinx", *options, "docs", str(tmp_path / "html")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "html" / "index.html").is_file()
