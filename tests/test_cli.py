@@ -79,6 +79,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert command == "spec" or "Example" in result.output
 
 
+@pytest.mark.integration
 def test_help_of_the_module_is_that_of_the_command() -> None:
     both = (["-m", "whale_ray.sweep"], ["-c", "from whale_ray.cli import main; main()", "sweep"])
     shown = [
@@ -127,6 +128,7 @@ def test_synth_draws_a_data_set_and_refuses_a_folder_that_is_not_empty(tmp_path:
     assert run("synth", tmp_path / "other", "--difficulty", 2).exit_code == 2
 
 
+@pytest.mark.integration
 def test_audit_lists_problems_and_changes_nothing(photographs: Path, tmp_path: Path) -> None:
     root = shutil.copytree(photographs, tmp_path / "photographs")
     name = pd.read_csv(root / "train.csv")["Image"][0]
@@ -226,6 +228,7 @@ def test_a_missing_sweep_file_exits_with_code_2(tmp_path: Path) -> None:
     assert "Did you mean `flukes.yaml`" in run("sweep", tmp_path / "fluke.yaml").stderr
 
 
+@pytest.mark.integration
 def test_all_faults_outside_the_file_are_reported_at_once_before_ray_starts(file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(tmp_path / "runs")]
     command += ["--data", str(tmp_path / "nowhere"), "--set", f"model.weights={tmp_path}/none.pth"]
@@ -238,6 +241,7 @@ def test_all_faults_outside_the_file_are_reported_at_once_before_ray_starts(file
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.integration
 def test_a_cluster_that_does_not_exist_exits_with_code_2(file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "whale_ray.sweep", str(file), "--runs", str(tmp_path)]
     ended = subprocess.run([*command, "--address", "127.0.0.1:1"], capture_output=True, text=True, check=False)

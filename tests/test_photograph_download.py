@@ -105,6 +105,7 @@ def test_photographs_larger_than_the_disk_are_refused_before_the_download(
     assert keys == []
 
 
+@pytest.mark.integration
 def test_audit_takes_photographs_on_s3(
     s3: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

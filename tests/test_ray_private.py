@@ -81,6 +81,7 @@ def test_a_deployment_takes_a_version_without_a_warning() -> None:
     assert set_deployment_version(Deployed, "1").version == "1"
 
 
+@pytest.mark.integration
 def test_only_the_adapter_uses_private_names_of_ray() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}: {name}"

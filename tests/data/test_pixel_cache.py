@@ -249,6 +249,7 @@ def test_missing_files_and_folders_are_recorded_in_the_health(three: Catalog, tm
     assert decode_images(three, GEOMETRY, cache=tmp_path / "cache").health["status"][0] == "ok"
 
 
+@pytest.mark.integration
 def test_a_kill_leaves_no_partial_cache_and_the_next_call_cleans_up(many: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     builder = build(many, cache)
@@ -266,6 +267,7 @@ def test_a_kill_leaves_no_partial_cache_and_the_next_call_cleans_up(many: Path, 
     assert decode_images(read_catalog(many), GEOMETRY, cache=cache).decoded == 0
 
 
+@pytest.mark.integration
 def test_of_two_processes_at_once_one_decodes(many: Path, tmp_path: Path) -> None:
     builders = [build(many, tmp_path / "cache") for _ in range(2)]
     decoded = [int(builder.communicate(timeout=300)[0]) for builder in builders]

@@ -146,6 +146,7 @@ def nearest_on_raw_pixels(root: Path, difficulty: float) -> float:
     return float((labels[cosines.argmax(axis=1)] == labels)[known].mean())
 
 
+@pytest.mark.integration
 def test_difficulty_makes_raw_pixels_useless_for_identification(tmp_path: Path):
     assert nearest_on_raw_pixels(tmp_path / "studio", 0.0) >= 0.95
     assert nearest_on_raw_pixels(tmp_path / "storm", 1.0) <= 0.4

@@ -20,6 +20,7 @@ def drawn_animals(animals: int, seed: int, *, noise: float = 0.8) -> tuple[np.nd
     return centers[individuals] + noise * generator.normal(size=(len(individuals), 32)), individuals.astype(str)
 
 
+@pytest.mark.integration
 def test_the_threshold_of_some_individuals_is_nearly_the_best_of_others() -> None:
     vectors, individuals = drawn_animals(40, 0)
     learned, model = learn_threshold(vectors, individuals), fit_pair_model(vectors, individuals)

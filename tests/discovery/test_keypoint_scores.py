@@ -86,6 +86,7 @@ def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return generator.normal(size=(count, 16)), individuals, scores.astype(np.float32)
 
 
+@pytest.mark.integration
 def test_keypoints_of_named_photographs_are_learned_and_join_others() -> None:
     vectors, individuals, scores = drawn(40, 0)
     named = [NamedPhotographs("others", *drawn(40, 1))]

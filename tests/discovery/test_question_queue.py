@@ -76,6 +76,7 @@ def test_without_two_photographs_there_is_no_question(count: int) -> None:
     assert next_questions(probabilities, np.zeros(count, dtype=np.int64), Constraints(), count=5) == []
 
 
+@pytest.mark.integration
 def test_a_reviewer_gains_more_than_by_asking_the_most_similar_pairs_first() -> None:
     def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
         generator = np.random.default_rng(seed)

@@ -29,6 +29,7 @@ def pictures(*size: int) -> torch.Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.integration
 def test_the_table_of_families_is_read_without_model_libraries() -> None:
     code = "import sys, whale_ray.learning.encoders.backbone_families as e; print(sorted(e.ENCODERS)); "
     code += "sys.exit(bool({'torchvision', 'transformers', 'timm'} & set(sys.modules)))"

@@ -55,6 +55,7 @@ def baseline(folder: Path, name: str, **options: object) -> object:
     return build_encoder(f"hf:{folder / name}", **options).eval()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("size", [(64, 64), (32, 64), (60, 36)])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_saved_model_encodes_pictures_of_any_shape_and_is_rebuilt(

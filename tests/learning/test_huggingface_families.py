@@ -65,6 +65,7 @@ def baseline(folder: Path, name: str, **options: object) -> Any:
     return build_encoder(f"hf:{folder / name}", **{"embedding_size": None, "neck": "none", **options}).eval()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("name", MODELS)
 def test_pictures_of_any_shape_are_embedded_and_the_encoder_is_rebuilt(

@@ -101,6 +101,7 @@ def test_no_gallery_and_no_query_give_empty_lists():
     ).indices.shape == (0, 1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("images", "individuals"), [(60, 12), (5000, 1500)])
 def test_centroids_order_individuals_and_the_nearest_image_gives_the_cosine(images, individuals):
     gallery, labels = draw(images, individuals=individuals, size=6)

@@ -181,6 +181,7 @@ def test_the_cache_folder_is_the_one_of_the_environment(monkeypatch: pytest.Monk
     assert pixel_cache() == Path.home() / ".cache" / "whale_ray" / "pixels"
 
 
+@pytest.mark.integration
 def test_encounters_are_found_only_where_the_table_names_none(root: Path, tmp_path: Path) -> None:
     table = pd.read_csv(root / "train.csv")
     table.assign(When="2019-05-03", Day=[f"day {row}" for row in range(len(table))]).to_csv(

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
 from whale_ray.sweep.run_folder.heartbeat import Heartbeat, StallDetector, read_heartbeat
 
@@ -31,6 +33,7 @@ def test_a_heartbeat_names_its_process_while_the_trial_runs(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.integration
 def test_a_second_worker_waits_until_the_first_has_ended(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout

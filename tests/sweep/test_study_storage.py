@@ -50,6 +50,7 @@ def names_of(storage: optuna.storages.BaseStorage) -> list[str]:
     return optuna.get_all_study_names(storage)
 
 
+@pytest.mark.integration
 def test_two_run_folders_share_an_sqlite_file(write_sweep: WriteSweep, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     check_two_folders(write_sweep(f"search.storage={url}"), url, tmp_path)

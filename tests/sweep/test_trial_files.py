@@ -177,6 +177,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
+@pytest.mark.integration
 def test_a_worker_publishes_its_last_epoch_when_it_gets_sigterm(store: ObjectStore) -> None:
     store.write("trials/1/settings.json", b"{}")
     subprocess.run([sys.executable, "-c", SIGTERM_WORKER, store.url], check=False)
