@@ -10,6 +10,7 @@ import threading
 from contextlib import nullcontext
 from pathlib import Path
 
+import cv2
 import pytest
 import ray
 import torch
@@ -21,7 +22,9 @@ from whale_ray.device import (
     cpu_quota,
     has_int8,
     limit_default_threads,
+    limit_threads,
     reserved_device,
+    restored_threads,
     without_default_threads,
 )
 from whale_ray.errors import InputError
@@ -224,3 +227,14 @@ def test_libraries_get_the_threads_of_the_quota_but_ray_sets_its_own(
     with without_default_threads():
         assert os.environ.get("OMP_NUM_THREADS") == given
     assert os.environ.get("OMP_NUM_THREADS") == threads
+
+
+def test_a_limit_of_threads_holds_for_torch_and_opencv_until_the_end_of_the_block() -> None:
+    def threads() -> tuple[int, int]:
+        return torch.get_num_threads(), cv2.getNumThreads()
+
+    before = threads()
+    with restored_threads():
+        limit_threads(3)
+        assert threads() == (3, 3)
+    assert threads() == before

@@ -72,14 +72,29 @@ def has_int8() -> bool:
 
 @contextlib.contextmanager
 def restored_threads() -> Iterator[None]:
-    """Restore PyTorch's number of threads, which is one for the whole process, at the end of the block."""
+    """Restore the threads of PyTorch and OpenCV, whose number holds for the whole process, at the end of the block."""
+    import cv2
     import torch
 
-    before = torch.get_num_threads()
+    before, of_opencv = torch.get_num_threads(), cv2.getNumThreads()
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        cv2.setNumThreads(of_opencv)
+
+
+def limit_threads(count: int) -> None:
+    """Limit PyTorch and OpenCV to so many threads in this process; OpenCV would take every core.
+
+    Args:
+        count: Threads, at least 1.
+    """
+    import cv2
+    import torch
+
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
 
 
 def keep_freed_memory() -> None:

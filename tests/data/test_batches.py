@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from whale_ray.data.augmentations import sample_affine
 from whale_ray.data.batches import Batches, FeatureBatches, prefetch_one
 from whale_ray.data.image_io import Geometry, center_crop
 
@@ -283,6 +284,14 @@ def test_a_weak_augmentation_changes_less_than_a_strong_one(name: str) -> None:
         return float((pictures - plain).abs().mean())
 
     assert 0 < change(0.2) < change(1.0)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (33, 21)])
+def test_sampling_on_a_processor_equals_that_of_torch(size: tuple[int, int]) -> None:
+    pictures, turned = torch.rand(5, 3, 40, 30), torch.eye(2, 3) + 0.4 * torch.randn(5, 2, 3)
+    grid = torch.nn.functional.affine_grid(turned, [5, 3, *size], align_corners=False)
+    expected = torch.nn.functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    torch.testing.assert_close(sample_affine(pictures, turned, *size), expected, atol=5e-5, rtol=0)
 
 
 def test_a_rotation_keeps_a_disc_round_where_the_picture_is_wide() -> None:

@@ -18,7 +18,6 @@ from whale_ray.learning.encoders.registry import Encoder, build_encoder
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.learning.training.loop import Epoch, Training, start_training, train_epochs
 from whale_ray.learning.training.optim import Schedule, layer_blocks
-from whale_ray.learning.training.precision import training_dtype
 
 pytestmark = pytest.mark.integration
 
@@ -280,14 +279,6 @@ def test_nothing_left_to_train_is_refused() -> None:
     encoder = {"freeze": "trunk", "neck": "none", "embedding_size": None}
     with pytest.raises(ValueError, match="something must be left to train"):
         begin("triplet", encoder=encoder)
-
-
-def test_precision_is_the_requested_one_or_the_fastest() -> None:
-    assert training_dtype("fp32", "cpu") == torch.float32
-    assert training_dtype("bf16", "cpu") == torch.bfloat16
-    able = torch.cpu.get_capabilities()
-    has = able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16")
-    assert training_dtype("auto", "cpu") == (torch.bfloat16 if has else torch.float32)
 
 
 def test_an_epoch_is_frozen_data() -> None:

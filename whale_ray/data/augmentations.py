@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -72,11 +73,46 @@ def apply_affine(pictures: Tensor, geometry: Geometry, strength: float, draw: Ba
         (cosine * width / stored_width, (shear * cosine - sine) * height / stored_width, draw.uniform(-shift, shift)),
         (sine * width / stored_height, (shear * sine + cosine) * height / stored_height, draw.uniform(-shift, shift)),
     ]
+    return sample_affine(pictures, torch.stack([torch.stack(row, dim=1) for row in rows], dim=1), height, width)
+
+
+def sample_affine(pictures: Tensor, matrices: Tensor, height: int, width: int) -> Tensor:
+    """Return images whose pixels are bilinear samples at transformed positions; the border goes on outside.
+
+    Args:
+        pictures: Images, float32, shape (B, 3, H', W').
+        matrices: Affine maps from positions in the new image to positions in the old one, both x and y from -1 to 1
+            between the outer edges; shape (B, 2, 3).
+        height: Height H of the new images, in pixels.
+        width: Width W of the new images, in pixels.
+
+    Returns:
+        Images, shape (B, 3, H, W).
+    """
+    if pictures.device.type == "cpu":
+        return _sample_on_processor(pictures, matrices, height, width)
     x, y = _pixel_centers(width, pictures.device), _pixel_centers(height, pictures.device)[:, None]
-    # affine_grid does the same by many products with 3 x 2 matrices: a quarter of a batch's time on a processor
-    sides = [a[:, None, None] * x + b[:, None, None] * y + c[:, None, None] for a, b, c in rows]
-    grid = torch.stack(sides, dim=3)
+    # affine_grid does the same by many products with 3 x 2 matrices
+    grid = matrices[:, :, 0, None, None] * x + matrices[:, :, 1, None, None] * y + matrices[:, :, 2, None, None]
+    grid = grid.permute(0, 2, 3, 1)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _sample_on_processor(pictures: Tensor, matrices: Tensor, height: int, width: int) -> Tensor:
+    """Return the same by OpenCV, in a third of the time of `grid_sample`."""
+    import cv2
+
+    old_height, old_width = pictures.shape[2:]
+    from_pixels = np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
+    to_pixels = np.array([[old_width, 0, old_width - 1], [0, old_height, old_height - 1]]) / 2
+    last_row = np.broadcast_to([[0.0, 0.0, 1.0]], (len(pictures), 1, 3))
+    of_pixels = to_pixels @ np.concatenate([matrices.numpy(), last_row], axis=1) @ from_pixels
+    moved = np.empty((*pictures.shape[:2], height, width), np.float32)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    for image, matrix, planes in zip(pictures.numpy(), of_pixels, moved, strict=True):
+        for plane, out in zip(image, planes, strict=True):
+            cv2.warpAffine(plane, matrix, (width, height), dst=out, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return torch.from_numpy(moved)
 
 
 def _pixel_centers(size: int, device: torch.device) -> Tensor:

@@ -102,7 +102,7 @@ def start_training(
         Schedule(epochs, steps, warmup_epochs, head_epochs, schedule),
         average=ExponentialMovingAverage(encoder, ema) if ema else None,
         clip=clip,
-        dtype=training_dtype(precision, place),
+        dtype=training_dtype(precision, place, encoder),
         device=place,
         seed=seed,
         workers=workers,

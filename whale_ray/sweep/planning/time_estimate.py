@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whale_ray.device import available_device, keep_freed_memory
+from whale_ray.device import available_device, keep_freed_memory, limit_threads
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.dataset import catalog_of, geometry_of
 from whale_ray.sweep.planning.trial_points import (
@@ -85,7 +85,7 @@ def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step
 
     Args:
         settings: Settings of a trial.
-        threads: Threads of torch.
+        threads: Threads of a trial.
         gpus: GPU share of a trial; more than 0 measures on the GPU if this machine has one.
 
     Raises:
@@ -95,7 +95,7 @@ def measure_step(settings: Settings, *, threads: int, gpus: float = 0.0) -> Step
 
     from whale_ray.retrieval.embed import embed
 
-    torch.set_num_threads(threads)
+    limit_threads(threads)
     keep_freed_memory()
     device = torch.device(available_device(gpus))
     check_encoder(settings)
@@ -130,9 +130,8 @@ def _train_rounds(
     batches = Batches(pixels, geometry, rows, rows % _LABELS, images_per_individual=None, flip="none", **options)
     size, counts = encoder.embedding_size, batches.class_counts
     loss = build_loss(num_classes=_LABELS, class_counts=counts, embedding_size=size, **settings["loss"]).to(device)
-    training = start_training(
-        encoder, loss, epochs=1 + _ROUNDS, steps=batches.steps, learning_rate=1e-6, device=device, seed=0
-    )
+    options = {"precision": train["precision"], "learning_rate": 1e-6, "device": device, "seed": 0}
+    training = start_training(encoder, loss, epochs=1 + _ROUNDS, steps=batches.steps, **options)
     _, *rounds = [epoch.seconds / epoch.images for epoch in train_epochs(training, batches)]
     return rounds
 

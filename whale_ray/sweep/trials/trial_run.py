@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whale_ray.data.pixel_cache import DecodedImages
-from whale_ray.device import keep_freed_memory, reserved_device
+from whale_ray.device import keep_freed_memory, limit_threads, reserved_device
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
@@ -124,7 +124,7 @@ class TrialRun:
     ) -> None:
         import torch
 
-        torch.set_num_threads(context.threads)
+        limit_threads(context.threads)
         keep_freed_memory()
         self.context = context
         self.folder = folder or context.trial_folder(trial)

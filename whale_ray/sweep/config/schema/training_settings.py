@@ -90,7 +90,7 @@ TRAIN_SETTINGS: tuple[Setting, ...] = (
         "train.precision",
         "choice auto fp32 bf16",
         "auto",
-        "number format of training; auto: bf16 if it is faster on this device. Embeddings are computed in fp32",
+        "number format of training; auto: bf16 if it is faster for this encoder and device. Embeddings: fp32",
     ),
     _axis(
         "train.new_whale",
