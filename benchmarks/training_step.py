@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from whale_ray.data.batches import Batches
 from whale_ray.data.image_io import Geometry
-from whale_ray.device import limit_threads
+from whale_ray.device import keep_freed_memory, limit_threads
 from whale_ray.learning.encoders.registry import build_encoder
 from whale_ray.learning.losses.registry import build_loss
 from whale_ray.learning.training.loop import start_training, train_epochs
@@ -194,6 +194,7 @@ def main(
 ) -> None:
     """Print images/s of a trial divided by those of the bare training step; some minutes on one thread."""
     limit_threads(pairs.THREADS)
+    keep_freed_memory()  # as a trial does
     place = PLACES[device]
     if short:
         rounds, place = 3, replace(place, cases=place.cases[:1])
