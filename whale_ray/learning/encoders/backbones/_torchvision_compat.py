@@ -1,17 +1,25 @@
-"""Make `import torchvision` work beside a CPU build of torch.
+"""Import torchvision, also beside a CPU build of torch, and without PyTorch's compiler.
 
 The published torchvision wheels are compiled for CUDA torch. Beside a CPU build of torch their extension does not load,
 and `import torchvision` fails on operators that this project does not call (`nms`). Declaring them is enough for
-models, transforms and the image processors of transformers. If the extension loads, this module does nothing.
+models, transforms and the image processors of transformers. If the extension loads, nothing is declared.
+
+torchvision imports `torch._dynamo` for one function that its operator RoI align calls. This project calls no RoI align,
+and the compiler takes as long to import as torch itself, in each replica and each process of a trial.
 
 Import this module before the first import of torchvision or transformers, in every process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import importlib.util
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -42,3 +50,33 @@ def _declare_operators() -> torch.library.Library:
 
 # Kept alive for the life of the process: the operators vanish with it.
 LIBRARY = None if _loads(_extension()) else _declare_operators()
+
+
+def _is_compile_supported(device: Any) -> bool:
+    from torch._dynamo.utils import is_compile_supported
+
+    return bool(is_compile_supported(device))
+
+
+@contextlib.contextmanager
+def _deferred_compiler() -> Iterator[None]:
+    """Replace `torch._dynamo` by a stand-in for the length of the block, which imports it when it is called."""
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    package, utils = ModuleType("torch._dynamo"), ModuleType("torch._dynamo.utils")
+    package.__path__ = []
+    utils.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
+    package.utils = utils  # type: ignore[attr-defined]
+    stand_ins = {module.__name__: module for module in (package, utils)}
+    sys.modules |= stand_ins
+    try:
+        yield
+    finally:
+        for name, module in stand_ins.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+with contextlib.suppress(ImportError), _deferred_compiler():
+    import torchvision  # noqa: F401
