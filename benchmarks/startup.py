@@ -30,8 +30,8 @@ SERVE_GOAL = 2.0
 """Times the import of torch and ray."""
 OBSTACLE = "Modules that the command imports; pandas takes half a second of a dry run."
 SERVE_OBSTACLE = (
-    "The command starts Ray's processes, then Serve's controller and HAProxy, then a replica, which imports torch "
-    "again, loads the bundle and checks its golden images: one after another."
+    "The command, Serve's controller, both proxies and the replica each import Ray Serve, with pandas and FastAPI; the "
+    "replica also imports torch, loads the bundle and checks its golden images. Two cores share this work."
 )
 
 

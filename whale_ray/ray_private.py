@@ -6,11 +6,21 @@ import Ray.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 RAY_VERSION = "2.60"
+SOCKET_POLLING = {
+    "RAY_raylet_client_connect_timeout_milliseconds": "50",
+    "RAY_raylet_client_num_connect_attempts": "200",
+}
+"""Environment of a Ray that starts: its processes look for each other's sockets 20 times per second, for 10 s.
+
+Ray looks once per second; the first look comes too early in two of three starts.
+"""
 
 
 def is_token_auth_enabled() -> bool:
@@ -105,3 +115,85 @@ def set_deployment_version(deployment: Any, version: str) -> Any:
         version: Any string that changes if and only if the replicas must restart.
     """
     return deployment.options(version=version, _internal=True)
+
+
+def poll_serve_each(seconds: float) -> None:
+    """Set the pause between two looks of `serve.run` at an application that starts; Ray looks once per second.
+
+    Args:
+        seconds: The pause.
+    """
+    from ray.serve._private import client
+
+    client.CLIENT_POLLING_INTERVAL_S = seconds
+
+
+def start_serve(*, host: str, port: int, log_level: str) -> list[Any]:
+    """Start Ray Serve's controller, and the proxy on this node without waiting for it as `serve.start` does.
+
+    A deployment's replicas then start beside the proxy; `serve.run` waits for both. A Serve that runs already is used.
+
+    Args:
+        host: IP address or host name of the proxy.
+        port: Port of the proxy.
+        log_level: Level of the logs of Serve's own processes.
+
+    Returns:
+        References that `ray.get` returns once the proxy is ready; it raises the proxy's error if it cannot start.
+    """
+    from ray.serve._private import api
+    from ray.serve._private.client import ServeControllerClient
+    from ray.serve.config import ControllerOptions
+    from ray.serve.context import _get_global_client, _set_global_client
+
+    if _get_global_client(raise_if_no_controller_running=False) is not None:
+        return []
+    controller, ready = api._create_controller_and_proxy_refs(
+        {"host": host, "port": port}, None, {"log_level": log_level}, None, ControllerOptions(), "HeadOnly"
+    )
+    _set_global_client(ServeControllerClient(controller))
+    return list(ready)
+
+
+@contextlib.contextmanager
+def free_agent_port() -> Iterator[None]:
+    """Let the agent of a Ray that `ray.init` starts in this block listen on any free port.
+
+    Its own port, 52365, belongs to the first Ray of a machine: the next one tries it for 3.5 s, and starts without.
+    """
+    from ray._private.parameter import RayParams
+
+    original = RayParams.__init__
+
+    def with_free_port(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **{"dashboard_agent_listen_port": 0, **options})
+
+    RayParams.__init__ = with_free_port
+    try:
+        yield
+    finally:
+        RayParams.__init__ = original
+
+
+@contextlib.contextmanager
+def no_dashboard_process() -> Iterator[None]:
+    """Start no process of the dashboard with a Ray that `ray.init(include_dashboard=False)` starts in this block.
+
+    Ray would start one all the same, with nothing but the statistics of use, and wait for it.
+    """
+    from ray._private import ray_constants, services
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    original = services.start_api_server
+
+    def put_address(*args: Any, gcs_address: str = "", cluster_id_hex: str = "", **options: Any) -> tuple[None, None]:
+        client = GcsClient(address=gcs_address or args[3], cluster_id=cluster_id_hex or args[4])
+        name = ray_constants.DASHBOARD_ADDRESS.encode()  # the agent asks for it until it has one
+        client.internal_kv_put(name, b"127.0.0.1:0", True, ray_constants.KV_NAMESPACE_DASHBOARD)
+        return None, None
+
+    services.start_api_server = put_address
+    try:
+        yield
+    finally:
+        services.start_api_server = original

@@ -20,7 +20,14 @@ from ray import serve
 from whale_ray.device import without_default_threads
 from whale_ray.errors import BundleError, InputError
 from whale_ray.ray_address import check_ray_address, requested_address
-from whale_ray.ray_private import set_default_http_host
+from whale_ray.ray_private import (
+    SOCKET_POLLING,
+    free_agent_port,
+    no_dashboard_process,
+    poll_serve_each,
+    set_default_http_host,
+    start_serve,
+)
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.serving.auth.api_keys import ApiKeys, read_keys
 from whale_ray.serving.deployment.application import build_application
@@ -31,6 +38,7 @@ from whale_ray.serving.gallery.enrolment_store import EnrolmentStore
 from whale_ray.serving.http.access_log import check_access_log
 
 BUNDLE_VARIABLE = "WHALE_RAY_BUNDLE"
+_POLL_SECONDS, _PROXY_SECONDS = 0.1, 60.0
 
 
 def build(settings: ServeSettings) -> serve.Application:
@@ -126,16 +134,26 @@ def serve_models(settings: ServeSettings, *, host: str = LOOPBACK, port: int = 8
     with suppress(KeyboardInterrupt), _running_ray(settings), _signals_interrupt():
         check_gpus(settings)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        http = {"host": host, "port": port}
-        serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"log_level": "WARNING"})
+        poll_serve_each(_POLL_SECONDS)
+        proxies = start_serve(host=host, port=port, log_level="WARNING")
         try:
-            run_application(application)
+            _run_behind(proxies, application)
             print(_welcome(names, host, port, ray_address=ray.get_runtime_context().gcs_address), flush=True)
             threading.Event().wait()
         finally:
             print("stopping: calls in progress are completed", flush=True)
             with redirect_stdout(io.StringIO()):  # Ray reports the end of its own controller as a failure
                 serve.shutdown()
+
+
+def _run_behind(proxies: list[ray.ObjectRef], application: serve.Application) -> None:
+    """Run the application; return once it answers behind the proxies, which start beside it."""
+    try:
+        run_application(application)
+    except TimeoutError:
+        ray.get(proxies, timeout=_PROXY_SECONDS)  # raises the reason for which a proxy does not start
+        raise
+    ray.get(proxies, timeout=_PROXY_SECONDS)
 
 
 @contextmanager
@@ -145,6 +163,7 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.update({name: os.environ.get(name, value) for name, value in SOCKET_POLLING.items()})
     # On a busy machine Ray's limits of 5 and 10 s end a working proxy, and with it the calls under way.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
@@ -152,7 +171,7 @@ def _running_ray(settings: ServeSettings) -> Iterator[None]:
     os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
     if folder := shorten_ray_folder():
         print(f"Ray's files are in {folder}: the temporary folder is too long for its sockets", flush=True)
-    with without_default_threads():
+    with without_default_threads(), free_agent_port(), no_dashboard_process():
         ray.init(
             address="local", num_cpus=settings.cores, namespace="serve", include_dashboard=False, logging_level="ERROR"
         )

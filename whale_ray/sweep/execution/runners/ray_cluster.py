@@ -16,7 +16,7 @@ from typing import Any
 from whale_ray.device import reserved_device, without_default_threads
 from whale_ray.errors import InputError
 from whale_ray.ray_address import check_driver_address
-from whale_ray.ray_private import is_token_auth_enabled
+from whale_ray.ray_private import free_agent_port, is_token_auth_enabled
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.sweep.execution.runners.ray_workarounds import kept_sigterm_handler, set_ray_environment
 from whale_ray.sweep.planning.dry_run import IDLE_GPU
@@ -45,7 +45,7 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
         say(f"Ray's files are in {folder}: the temporary folder is too long for its sockets")
     target = check_driver_address(address)
     try:
-        with kept_sigterm_handler(), without_default_threads():
+        with kept_sigterm_handler(), without_default_threads(), free_agent_port():
             context = ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise InputError(

@@ -9,7 +9,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from whale_ray.ray_private import SOCKET_POLLING
+
 _ENVIRONMENT = {
+    **SOCKET_POLLING,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     # The run folder holds the curves; Tune's CSV and TensorBoard loggers would write them a second time.
