@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import pickle
-import re
 import secrets
 import shutil
 import sys
@@ -56,15 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
     return GroupScheduling(config, log)
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out a module whose `pytestmark` is not asked for: its imports take seconds."""
-    left_out = re.findall(r"\bnot (\w+)", config.option.markexpr)
-    if not left_out or collection_path.suffix != ".py":
-        return None
-    is_marked = re.search(rf"(?m)^pytestmark = \[?pytest\.mark\.({'|'.join(left_out)})\b", collection_path.read_text())
-    return True if is_marked else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

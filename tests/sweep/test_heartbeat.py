@@ -63,10 +63,10 @@ def test_a_trial_has_stalled_if_its_heartbeat_does_not_change(tmp_path: Path) ->
     with Heartbeat(tmp_path, node="n1") as heartbeat:
         assert list(detector.find_stalled({"a": tmp_path})) == []
         heartbeat.beat._last -= 2.0
-        time.sleep(0.01)
+        time.sleep(0.05)
         heartbeat.beat()
         assert list(detector.find_stalled({"a": tmp_path})) == []
-        time.sleep(0.01)
+        time.sleep(0.05)
         assert list(detector.find_stalled({"a": tmp_path})) == ["a"]
         assert list(StallDetector(None).find_stalled({"a": tmp_path})) == []
     assert list(StallDetector(0.0).find_stalled({"b": tmp_path})) == []
@@ -85,10 +85,10 @@ def test_a_stalled_trial_on_another_node_is_found_by_the_heartbeats_that_it_has_
     events.heartbeat("a", {"pid": 7, "node": "ab"})
     assert read_heartbeat(tmp_path) == {"pid": 7, "node": "ab"}
     assert list(detector.find_stalled({"a": tmp_path})) == []
-    time.sleep(0.01)
+    time.sleep(0.05)
     events.heartbeat("a", {"pid": 7, "node": "ab"})
     assert list(detector.find_stalled({"a": tmp_path})) == []
-    time.sleep(0.01)
+    time.sleep(0.05)
     assert list(detector.find_stalled({"a": tmp_path})) == ["a"]
     events.fetch("a")
     assert read_heartbeat(tmp_path) is None
