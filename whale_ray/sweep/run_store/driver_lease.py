@@ -59,6 +59,7 @@ class DriverLease:
         Raises:
             InputError: If another driver holds it.
         """
+        self._store.list(FOLDER)  # without an answer, this fails after 6 s; a write after 20 s
         while True:
             self._write()
             others = self._others()
