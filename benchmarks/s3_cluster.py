@@ -6,9 +6,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ray_machines import Cluster, free_port, node_environment, wait_for
@@ -19,23 +20,46 @@ _AT_ONCE = 3  # nodes that start; with eight, Ray's own limits end the start on 
 @contextmanager
 def moto(folder: Path) -> Iterator[str]:
     """Yield the URL of moto's S3."""
+    with s3_server(folder, "-m", "moto.server", "-p") as url:
+        yield url
+
+
+@contextmanager
+def memory_s3(folder: Path) -> Iterator[str]:
+    """Yield the URL of an S3 that costs little processor time."""
+    with s3_server(folder, str(Path(__file__).with_name("memory_s3.py"))) as url:
+        yield url
+
+
+@contextmanager
+def s3_server(folder: Path, *arguments: str) -> Iterator[str]:
+    """Yield the URL of a server.
+
+    Args:
+        folder: Gets its log.
+        arguments: Arguments of Python, to which the port is added.
+    """
     url = f"http://127.0.0.1:{(port := free_port())}"
-    with (folder / "moto.log").open("w") as log:
-        command = [sys.executable, "-m", "moto.server", "-p", str(port)]
-        with subprocess.Popen(command, stdout=log, stderr=log) as process:
-            try:
-                wait_for(lambda: answers(url), "moto")
-                yield url
-            finally:
-                process.kill()
+    with (
+        (folder / "s3.log").open("w") as log,
+        subprocess.Popen([sys.executable, *arguments, str(port)], stdout=log, stderr=log) as process,
+    ):
+        try:
+            wait_for(lambda: answers(url), "S3")
+            yield url
+        finally:
+            process.kill()
 
 
 def answers(url: str) -> bool:
     """Return whether a server answers."""
-    with suppress(OSError):
+    try:
         urllib.request.urlopen(url, timeout=1)
+    except urllib.error.HTTPError:
         return True
-    return False
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
