@@ -6,10 +6,9 @@ import hashlib
 import json
 import shutil
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -124,10 +123,10 @@ def score_members(members: Sequence[Record], scoring: Scoring) -> ScoredEnsemble
 
 
 class EnsembleScorer:
-    """Scores several ensembles at once, each on a thread with its share of the cores.
+    """Scores several ensembles at once, each on a thread, so that no core waits for the last one.
 
-    Within the block, BLAS has that many threads. The scores are those of `score_members`. The threads are daemons, so
-    that Ctrl-C need not wait for them.
+    Within the block, BLAS has one ensemble's share of the cores. The scores are those of `score_members`. The threads
+    are daemons, so that Ctrl-C need not wait for them.
 
     Args:
         scoring: Retrieval settings and objective.
@@ -135,7 +134,6 @@ class EnsembleScorer:
 
     def __init__(self, scoring: Scoring) -> None:
         self.scoring = scoring
-        self._waiting: deque[tuple[Sequence[Record], Future[ScoredEnsemble]]] = deque()
         self._begun: dict[tuple[str, ...], Future[ScoredEnsemble]] = {}
         self._limits = ExitStack()
 
@@ -145,7 +143,6 @@ class EnsembleScorer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._waiting.clear()
         self._limits.close()
 
     def begin(self, ensembles: Sequence[Sequence[Record]]) -> None:
@@ -155,25 +152,19 @@ class EnsembleScorer:
             ensembles: The members of each.
         """
         size = sum(embeddings_bytes(member.folder) for members in ensembles for member in members)
-        workers = min(len(ensembles), available_cpus())
-        if workers < 2 or size > _MOST_BYTES:
+        cpus = available_cpus()
+        if min(len(ensembles), cpus) < 2 or size > _MOST_BYTES:
             return
-        self._limits.enter_context(threadpool_limits(max(1, available_cpus() // workers), user_api="blas"))
+        self._limits.enter_context(threadpool_limits(max(1, cpus // len(ensembles)), user_api="blas"))
         for members in ensembles:
-            future: Future[ScoredEnsemble] = Future()
-            self._begun[_names(members)] = future
-            self._waiting.append((members, future))
-        for _ in range(workers):
-            threading.Thread(target=self._work, name="ensemble", daemon=True).start()
+            future = self._begun[_names(members)] = Future()
+            threading.Thread(target=self._work, args=(members, future), name="ensemble", daemon=True).start()
 
-    def _work(self) -> None:
-        while self._waiting:
-            with suppress(IndexError):  # another thread took the last one
-                members, future = self._waiting.popleft()
-                try:
-                    future.set_result(score_members(members, self.scoring))
-                except BaseException as error:
-                    future.set_exception(error)
+    def _work(self, members: Sequence[Record], future: Future[ScoredEnsemble]) -> None:
+        try:
+            future.set_result(score_members(members, self.scoring))
+        except BaseException as error:
+            future.set_exception(error)
 
     def score(self, members: Sequence[Record]) -> ScoredEnsemble:
         """Return the joined embeddings of trials and their scores; nothing is written.
