@@ -96,6 +96,27 @@ def test_an_unknown_command_exits_with_code_2() -> None:
     assert run("swep").exit_code == 2
 
 
+def test_a_command_ends_with_its_exit_code_after_its_threads_and_exit_functions() -> None:
+    code = """
+import atexit, sys, threading, time
+from whale_ray.sweep.command import run_and_exit
+
+def work():
+    time.sleep(0.1)
+    sys.stdout.write("thread, ")
+
+def command():
+    atexit.register(lambda: sys.stdout.write("exit function"))
+    threading.Thread(target=work).start()
+    raise SystemExit({code})
+
+run_and_exit(command)
+"""
+    for given, expected, message in (("3", 3, ""), ("None", 0, ""), ("'a reason'", 1, "a reason\n")):
+        ended = subprocess.run([sys.executable, "-c", code.format(code=given)], capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (expected, "thread, exit function", message)
+
+
 def test_spec_prints_the_whole_reference() -> None:
     from whale_ray.sweep.config.sweep_spec import SETTINGS
 

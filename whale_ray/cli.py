@@ -9,7 +9,7 @@ import typer
 from whale_ray import __version__
 from whale_ray.commands import bundles, data, discover, export, matchers, services, sweeps
 from whale_ray.device import limit_default_threads
-from whale_ray.sweep.command import EXAMPLES, sweep
+from whale_ray.sweep.command import EXAMPLES, run_and_exit, sweep
 from whale_ray.verbosity import set_verbosity
 
 application = typer.Typer(
@@ -57,4 +57,4 @@ def configure(
 
 def main() -> None:
     """Run the command line."""
-    application()
+    run_and_exit(application)

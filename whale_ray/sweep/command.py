@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import os
 import shlex
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -185,4 +188,29 @@ def main() -> None:
     limit_default_threads()
     application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     application.command(epilog=EXAMPLES)(sweep)
-    application()
+    run_and_exit(application)
+
+
+def run_and_exit(application: Callable[[], None]) -> NoReturn:
+    """Run a command line and end the process with its exit code.
+
+    Threads are waited for and exit functions run as at the end of every Python process, but its memory is left to the
+    system: freeing the objects of a sweep takes seconds.
+
+    Args:
+        application: A typer application.
+    """
+    code: object = 0
+    try:
+        application()
+    except SystemExit as error:
+        code = error.code
+    if not (code is None or isinstance(code, int)):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # the interpreter's own function
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code or 0)
