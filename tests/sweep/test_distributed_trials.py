@@ -67,7 +67,8 @@ def test_two_workers_train_like_one_though_one_is_killed_and_a_stopped_trial_fre
     wait_until(lambda: training_workers() == [], rest=0.2)
 
     monkeypatch.setattr(TrialStore, "may_continue", lambda *_: True)
-    one = run_sweep(sweep, runs=tmp_path / "one", in_process=True)
+    alone = write_sweep("resources.workers=2", "train.epochs=3", "train.precision=fp32", "loss.name=proxy_anchor")
+    one = run_sweep(alone, runs=tmp_path / "one", in_process=True)
     trial = table.loc["proxy_anchor", "trial"]
     curves = [pd.read_csv(run.folder / "trials" / trial / "epochs.csv") for run in (result, one)]
     assert curves[0]["epoch"].tolist() == [1, 2, 3]
