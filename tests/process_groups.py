@@ -20,18 +20,20 @@ GROUPS = {"Ray cluster": r"\bcluster: str\b", "service on Ray": r"\b(?:on_ray: s
 # The longest groups of slow tests: begun first, so that both processes end at about the same time.
 LONGEST = (
     "Ray cluster",
+    "service on Ray",
     "tests/serving/test_serve_cluster.py",
     "tests/sweep/test_nodes_on_s3.py",
-    "tests/sweep/test_lost_nodes.py",
     "tests/sweep/test_resume_after_kill.py",
+    "tests/sweep/test_node_checks.py",
     "tests/test_docs.py",
-    "service on Ray",
     "tests/serving/test_service_nodes.py",
-    "tests/serving/test_launcher.py",
     "tests/serving/test_deploy_file.py",
     "tests/serving/test_bundle_on_every_node.py",
-    "tests/sweep/test_node_checks.py",
     "tests/test_wheel.py",
+    "tests/sweep/test_submitted_job.py",
+    "tests/learning/test_encoders.py",
+    "tests/sweep/test_lost_nodes.py",
+    "tests/sweep/test_autoscaler.py",
 )
 
 # Fixture → mark of the tests that use it, whatever their module has.

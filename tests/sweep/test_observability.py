@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 OPTIONS = ("tracking.wandb=offline", "train.epochs=4", "loss.name=arcface", "resources.cpus=2")
 
 
-def answer(url: str, *, within: float = 120.0, until: Callable[[Any], bool] = lambda found: True) -> Any:
+def answer(url: str, *, within: float = 300.0, until: Callable[[Any], bool] = lambda found: True) -> Any:
     """Return the JSON at the URL once it meets the condition."""
     limit = time.monotonic() + within
     while True:
