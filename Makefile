@@ -49,10 +49,10 @@ prometheus chromium:  ## install it from Debian if it is missing
 	@command -v $@ >/dev/null || timeout 300 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends $@' >/dev/null 2>&1 \
 	  || echo "$@ is missing and cannot be installed here: its tests are skipped"
 
-# The slow tests start Ray and services, which need the cores to themselves.
+# The slow tests come last: they start Ray and services, which the quick ones would keep waiting.
 test: lint prometheus chromium  ## everything that CI runs
 	$(BIN)/pytest -m 'not slow' $(PARALLEL) $(TEST_OPTIONS)
-	$(BIN)/pytest -m slow $(TEST_OPTIONS)
+	$(BIN)/pytest -m slow $(PARALLEL) $(TEST_OPTIONS)
 
 bench: $(INSTALLED)  ## run the benchmarks and write benchmarks/RESULTS.md (QUICK=1: in ten minutes)
 	$(BIN)/python benchmarks/results.py $(if $(QUICK),--quick)
