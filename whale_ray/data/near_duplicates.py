@@ -158,17 +158,14 @@ def _best_correlations(templates: np.ndarray, searched: _SearchedImage) -> np.nd
     stack, shape = searched.spectra[-len(inverse_norms) :], searched.shape
     rows, columns = inverse_norms.shape[1:]
     beyond = (inverse_norms == 0).astype(np.float32)  # beyond the image at this scale
-    inverse_norms = inverse_norms / np.float32(shape[0] * shape[1])  # the transforms back are not scaled
     best = np.empty(len(templates))
     for start in range(0, len(templates), _TEMPLATES_AT_ONCE):
         wanted = _normalize(templates[start : start + _TEMPLATES_AT_ONCE])
-        spectra = fft.rfft2(wanted, shape).conj()[:, None] * stack[None]
-        # A third of the rows has a window; the others are not transformed back.
-        half = fft.ifft(spectra, axis=2, norm="forward", overwrite_x=True)[:, :, :rows]
-        products = fft.irfft(half, shape[1], axis=3, norm="forward")[..., :columns]
-        correlations = products * inverse_norms - beyond
-        best[start : start + len(wanted)] = correlations.max(axis=(1, 2, 3))
-        best[start : start + len(wanted)][~wanted.any(axis=(1, 2))] = -1.0  # a template of one color
+        spectra = fft.rfft2(wanted, shape).conj()[:, None] * stack
+        half = fft.ifft(spectra, axis=2, overwrite_x=True)[:, :, :rows]  # only a third of the rows has a window
+        correlations = fft.irfft(half, shape[1], axis=3)[..., :columns] * inverse_norms - beyond
+        has_pattern = wanted.any(axis=(1, 2))  # a template of one color has none
+        best[start : start + len(wanted)] = np.where(has_pattern, correlations.max(axis=(1, 2, 3)), -1.0)
     return best
 
 
