@@ -98,7 +98,7 @@ class Driver:
         return +found
 
 
-def node_of(machine: Machine) -> str | None:
+def running_trial(machine: Machine) -> str | None:
     """Return the trial that runs on a machine, by its heartbeat."""
     found = list(Path(machine.environment["WHALE_RAY_CACHE"]).glob("runs/*/*/trials/*/alive"))
     return found[0].parent.name if found else None
@@ -158,10 +158,10 @@ class Disturbance:
         added.wait_until_started()
         self._say(f"node {added.name} has joined")
         for victim in frozen:
-            self._thaw(victim, str(node_of(victim)))
+            self._thaw(victim, str(running_trial(victim)))
         driver = self.driver
-        wait_for(lambda: driver.has_ended() or node_of(added), "a trial on the new node", seconds=600.0)
-        self._say(f"node {added.name} has trial {node_of(added)}")
+        wait_for(lambda: driver.has_ended() or running_trial(added), "a trial on the new node", seconds=600.0)
+        self._say(f"node {added.name} has trial {running_trial(added)}")
 
     def _wait_for_victim(self, kind: str, after: int, *, but: Machine | None = None) -> Machine:
         """Return a node that trains, and count the loss for the trials that it hits."""
@@ -173,11 +173,11 @@ class Disturbance:
 
         wait_for(is_there, "trials", seconds=600.0)
         assert busy, f"the sweep ended before {kind}: {driver.finished()} trials"
-        hit = str(node_of(busy[0]))
+        hit = str(running_trial(busy[0]))
         self._say(f"{driver.finished()} trials have finished; {kind}: node {busy[0].name} with trial {hit}")
         self.warned |= {hit} if kind == "terminate" else set()
         lost = list(self._cluster.machines.values()) if kind == "head" else busy[:1]
-        self.losses.update(trial for one in lost if (trial := node_of(one)))
+        self.losses.update(trial for one in lost if (trial := running_trial(one)))
         return busy[0]
 
     def _thaw(self, victim: Machine, trial: str) -> None:
@@ -195,4 +195,4 @@ class Disturbance:
 
     def _busy(self) -> list[Machine]:
         machines = self._cluster.machines.values()
-        return [one for one in machines if (trial := node_of(one)) and self.driver.trains(trial)]
+        return [one for one in machines if (trial := running_trial(one)) and self.driver.trains(trial)]

@@ -1,4 +1,4 @@
-"""Ray nodes of one machine that share nothing but S3 (moto's server), for benchmarks of sweeps and services."""
+"""Ray nodes of one machine that share nothing but a local S3, for benchmarks of sweeps and services."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def cluster_on_s3(nodes: int, s3: str) -> Iterator[tuple[Cluster, str]]:
 
     Args:
         nodes: Number of nodes, n0, n1, …
-        s3: URL of a running moto server; empty: start one.
+        s3: URL of a running S3; empty: start moto's server.
     """
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="wr"))
