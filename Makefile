@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BUNDLE ?= runs/quickstart/best
-PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# A process that dies is not replaced: pytest-xdist waits for ever if the other one has ended before.
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: help install synthetic sweep serve format lint check docs prometheus chromium test bench
 

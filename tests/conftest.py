@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from filelock import FileLock
-from process_groups import GroupScheduling, mark_by_fixtures, sort_by_group
+from process_groups import GroupScheduling, end_shared, mark_by_fixtures, pytest_testnodedown, sort_by_group
 from server_processes import free_port, server_process
 from small_sweep import SWEEP
 
@@ -36,6 +36,9 @@ for part in ("connect", "read", "write", "pool"):
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
     from whale_ray.sweep.execution.driver import SweepResult
+
+
+pytest_testnodedown = pytest.hookimpl(optionalhook=True)(pytest_testnodedown)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -76,6 +79,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("there is no GPU")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End what a group of tests shares after the last one, in a process of pytest-xdist, where they are sorted."""
+    if hasattr(item.config, "workerinput"):
+        end_shared(item, nextitem)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import functools
 import re
+import signal
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
@@ -17,6 +20,8 @@ from xdist.scheduler import LoadFileScheduling
 ROOT = Path(__file__).parents[1]
 # Group → arguments of its tests, by which its files are found.
 GROUPS = {"Ray cluster": r"\bcluster: str\b", "service on Ray": r"\b(?:on_ray: str|ray_service: Running)\b"}
+# Group → session fixture of what its tests share.
+SHARED = {"Ray cluster": "cluster", "service on Ray": "ray_service"}
 # The longest groups of slow tests: begun first, so that both processes end at about the same time.
 LONGEST = (
     "Ray cluster",
@@ -77,3 +82,22 @@ def sort_by_group(items: list[pytest.Item]) -> None:
         return (LONGEST.index(group), 0) if group in LONGEST else (len(LONGEST), -slow[group])
 
     items.sort(key=place)
+
+
+def end_shared(item: pytest.Item, following: pytest.Item | None) -> None:
+    """End what a group shares after its last test: a Ray without a task for minutes takes memory and time from others.
+
+    It can also end this process, which Ray does once its cluster has not answered for a minute.
+    """
+    group = group_of(item.nodeid)
+    if group in SHARED and (following is None or group_of(following.nodeid) != group):
+        for fixture in item.session._fixturemanager.getfixturedefs(SHARED[group], item) or ():
+            fixture.finish(item._request)  # type: ignore[attr-defined]
+
+
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Print the exit status of a process of pytest-xdist that has died: pytest-xdist names the test, not the reason."""
+    if error:
+        status = node.gateway._io.popen.wait(60)
+        cause = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+        print(f"\n{node.gateway.id} was ended {cause}", file=sys.stderr)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
-from process_groups import GROUPS, LONGEST, ROOT, mark_by_fixtures, sort_by_group
+import process_groups
+import pytest
+from process_groups import GROUPS, LONGEST, ROOT, end_shared, mark_by_fixtures, sort_by_group
 
 
 def test_every_long_group_exists() -> None:
@@ -24,3 +32,52 @@ def test_a_test_on_the_shared_cluster_is_slow_and_one_that_reads_the_shared_swee
     items = [SimpleNamespace(fixturenames=names, add_marker=marks.append) for names in uses]
     mark_by_fixtures(items)  # type: ignore[arg-type]
     assert marks == ["slow", "integration"]
+
+
+@pytest.fixture(scope="session")
+def kept() -> Iterator[list[str]]:
+    events: list[str] = []
+    yield events
+    events.append("ended")
+
+
+def test_what_a_group_shares_ends_after_its_last_test(
+    request: pytest.FixtureRequest, kept: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_groups, "SHARED", {"tests/test_process_groups.py": "kept"})
+    end_shared(request.node, request.node)
+    assert kept == []
+    end_shared(request.node, None)
+    assert kept == ["ended"]
+
+
+CONFTEST = """
+import pytest
+from process_groups import GroupScheduling, pytest_testnodedown
+
+def pytest_xdist_make_scheduler(config, log):
+    return GroupScheduling(config, log)
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("os.kill(os.getpid(), 9)", "by SIGKILL"), ("os._exit(3)", "with exit status 3")],
+)
+def test_a_process_that_dies_in_its_last_test_ends_the_run_with_its_exit_status(
+    tmp_path: Path, end: str, status: str
+) -> None:
+    """The other process has ended by then, and pytest-xdist would wait for ever for one that replaces the dead one."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_first.py").write_text("def test_first(): pass")
+    (tmp_path / "test_last.py").write_text(f"import os, time\n\ndef test_last():\n    time.sleep(2)\n    {end}")
+    found = re.search(r"^PARALLEL := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *found[1].split(), str(tmp_path)]
+    variables = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"was ended {status}" in done.stderr
+    assert "crashed while running 'test_last.py::test_last'" in done.stdout
+    assert "1 failed, 1 passed" in done.stdout
