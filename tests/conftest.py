@@ -8,6 +8,7 @@ import os
 import pickle
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,6 +40,19 @@ if TYPE_CHECKING:
 
 
 pytest_testnodedown = pytest.hookimpl(optionalhook=True)(pytest_testnodedown)
+
+
+_leave_process = subprocess.Popen.__exit__
+
+
+def kill_and_leave(process: subprocess.Popen[Any], kind: object, *error: Any) -> None:
+    """End a `with subprocess.Popen(...)` block: without waiting for a process that nothing ends any more."""
+    if kind is not None:
+        process.kill()
+    _leave_process(process, kind, *error)  # type: ignore[arg-type]
+
+
+subprocess.Popen.__exit__ = kill_and_leave  # type: ignore[method-assign, assignment]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,3 +82,10 @@ def test_a_process_that_dies_in_its_last_test_ends_the_run_with_its_exit_status(
     assert f"was ended {status}" in done.stderr
     assert "crashed while running 'test_last.py::test_last'" in done.stdout
     assert "1 failed, 1 passed" in done.stdout
+
+
+def test_a_failure_in_the_block_of_a_process_ends_it() -> None:
+    """As the time limit of a test does, which would else wait for ever for a process that does not end."""
+    with pytest.raises(TimeoutError), subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]) as one:
+        raise TimeoutError
+    assert one.returncode == -signal.SIGKILL
