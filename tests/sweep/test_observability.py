@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from recording_progress import RecordingProgress
 from server_processes import free_port, server_process
 
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
+from whale_ray.sweep.execution.runners.prometheus import Metrics
 from whale_ray.sweep.run_folder.sweep_identity import sweep_identity
 
 if TYPE_CHECKING:
@@ -75,13 +77,37 @@ def interrupted(write_sweep: WriteSweep, cluster: str, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="module")
-def resumed(interrupted: Interrupted, write_sweep: WriteSweep) -> SweepResult:
-    """The same sweep, resumed to its end."""
+def prometheus(interrupted: Interrupted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Prometheus that collects Ray's metrics each second; empty if it is not there."""
+    import ray
+
+    if PROMETHEUS is None:
+        yield ""
+        return
+    folder = tmp_path_factory.mktemp("prometheus")
+    targets = [f"127.0.0.1:{node['MetricsExportPort']}" for node in ray.nodes()]
+    scrape = {"job_name": "ray", "scrape_interval": "1s", "static_configs": [{"targets": targets}]}
+    (folder / "prometheus.yml").write_text(json.dumps({"scrape_configs": [scrape]}))
+    address = f"127.0.0.1:{free_port()}"
+    options = (f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb")
+    command = (PROMETHEUS, *options, f"--web.listen-address={address}")
+    with server_process(*command, url=f"http://{address}/-/ready", log=folder / "log"):
+        yield f"http://{address}"
+
+
+@pytest.fixture(scope="module")
+def resumed(interrupted: Interrupted, prometheus: str, write_sweep: WriteSweep) -> SweepResult:
+    """The same sweep, resumed to its end; its metrics are kept from vanishing all the time."""
     stopped = interrupted.result
     assert stopped.interrupted
     assert "failed" not in set(stopped.table["status"]), "W&B's own end must not fail a trial that is stopped"
     assert not (stopped.folder / "wandb").exists()
-    return run_sweep(write_sweep(*OPTIONS), runs=stopped.folder.parent)
+    repeat = Mock(wraps=Metrics.repeat_if_due)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Metrics, "repeat_if_due", lambda metrics: repeat(metrics))
+        result = run_sweep(write_sweep(*OPTIONS), runs=stopped.folder.parent)
+    assert repeat.call_count >= 4, "in each step of Tune, and an epoch is one at least"
+    return result
 
 
 def trained(result: SweepResult) -> Path:
@@ -90,27 +116,17 @@ def trained(result: SweepResult) -> Path:
 
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not there: apt-get install prometheus")
-def test_each_panel_of_the_dashboard_has_data(resumed: SweepResult, tmp_path: Path) -> None:
-    """Ray removes the gauges when the driver ends, which is this process."""
-    import ray
+def test_each_panel_of_the_dashboard_has_data(resumed: SweepResult, prometheus: str) -> None:
+    """Asked for what the panels have shown: Ray drops the values of a sweep that has ended after some seconds."""
 
-    assert PROMETHEUS is not None
-    targets = [f"127.0.0.1:{node['MetricsExportPort']}" for node in ray.nodes()]
-    scrape = {"job_name": "ray", "scrape_interval": "1s", "static_configs": [{"targets": targets}]}
-    (tmp_path / "prometheus.yml").write_text(json.dumps({"scrape_configs": [scrape]}))
-    address = f"127.0.0.1:{free_port()}"
-    options = (f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb")
-    command = (PROMETHEUS, *options, f"--web.listen-address={address}")
-    with server_process(*command, url=f"http://{address}/-/ready", log=tmp_path / "log"):
-        panels = json.loads(BOARD.read_text())["panels"]
-        for expression in (target["expr"] for panel in panels for target in panel["targets"]):
-            query = httpx.URL(
-                f"http://{address}/api/v1/query", params={"query": expression.replace("$sweep", resumed.folder.name)}
-            )
-            found = answer(str(query), until=lambda found: bool(found["data"]["result"]))
-            assert found["status"] == "success", expression
-        query = httpx.URL(f"http://{address}/api/v1/query", params={"query": "ray_whale_ray_trials"})
-        answer(str(query), until=lambda found: trials_in(found) == {"finished": 2})
+    def ask(expression: str, *, until: Callable[[Any], object]) -> None:
+        shown = f"last_over_time(({expression})[1h:1s])"
+        answer(str(httpx.URL(f"{prometheus}/api/v1/query", params={"query": shown})), until=lambda found: until(found))
+
+    panels = json.loads(BOARD.read_text())["panels"]
+    for expression in (target["expr"] for panel in panels for target in panel["targets"]):
+        ask(expression.replace("$sweep", resumed.folder.name), until=lambda found: found["data"]["result"])
+    ask("ray_whale_ray_trials", until=lambda found: trials_in(found) == {"finished": 2})
 
 
 def trials_in(found: Any) -> dict[str, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ray.util.metrics import Gauge
@@ -11,6 +12,7 @@ from ray.util.metrics import Gauge
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.dry_run import planned_runs
 
+REPEAT_SECONDS = 5.0  # Ray reports every 10 s
 STATUSES = ("waiting", "running", "finished", "pruned", "failed")
 _FIGURES = {
     "loss": "Mean loss of the last epoch",
@@ -20,9 +22,21 @@ _FIGURES = {
 
 
 class Metrics:
-    """Gauges of one sweep. Ray prefixes each name with `ray_` and exports the last values until the sweep ends."""
+    """Gauges of one sweep. Ray prefixes each name with `ray_`.
 
-    def __init__(self, *, sweep: str, objective: str, total: int, before: Iterable[tuple[str, float | None]]) -> None:
+    Ray reports a value once after it was set, and drops it 20 s later. The values of the sweep and of its running
+    trials are therefore set again every few seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        sweep: str,
+        objective: str,
+        total: int,
+        before: Iterable[tuple[str, float | None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Create the gauges.
 
         Args:
@@ -30,7 +44,11 @@ class Metrics:
             objective: Score that the search maximizes.
             total: Number of all trials.
             before: Status and score of the trials that have ended already.
+            clock: Returns the time in seconds.
         """
+        self._clock, self._repeated = clock, clock()
+        # Trial, empty for the sweep's own, → gauge and tags → value.
+        self._values: dict[str, dict[tuple[Gauge, frozenset[tuple[str, str]]], float]] = {"": {}}
         self._sweep, self._objective, self._total = sweep, objective, total
         self._counts: Counter[str] = Counter()
         self._epochs: dict[str, int] = {}
@@ -66,13 +84,13 @@ class Metrics:
         """
         tags = self._tags(trial)
         if epochs := self._epochs.get(trial):
-            self._progress.set(figures.get("epoch", 0) / epochs, tags)
+            self._set(trial, self._progress, figures.get("epoch", 0) / epochs, tags)
         for name, gauge in self._figures.items():
             if figures.get(name) is not None:
-                gauge.set(float(figures[name]), tags)
+                self._set(trial, gauge, float(figures[name]), tags)
         for name in {"recall@1", "map@5", self._objective}:
             if figures.get(name) is not None:
-                self._score.set(float(figures[name]), {**tags, "metric": name})
+                self._set(trial, self._score, float(figures[name]), {**tags, "metric": name})
 
     def ended(self, trial: str, *, status: str, score: float | None) -> None:
         """Count the outcome of a trial.
@@ -83,11 +101,26 @@ class Metrics:
             score: Value of the objective; None if the trial has none.
         """
         self._settings.pop(trial, None)
+        if trial:
+            self._values.pop(trial, None)
         self._counts[status] += 1
         self._count()
         if score is not None and score > self._best_score:
             self._best_score = score
-            self._best.set(score, {"sweep": self._sweep, "metric": self._objective})
+            self._set("", self._best, score, {"sweep": self._sweep, "metric": self._objective})
+
+    def repeat_if_due(self) -> None:
+        """Set the values again that would vanish otherwise, if the last time is long enough ago."""
+        if self._clock() - self._repeated < REPEAT_SECONDS:
+            return
+        self._repeated = self._clock()
+        for values in self._values.values():
+            for (gauge, tags), value in values.items():
+                gauge.set(value, dict(tags))
+
+    def _set(self, trial: str, gauge: Gauge, value: float, tags: Mapping[str, str]) -> None:
+        gauge.set(value, dict(tags))
+        self._values.setdefault(trial, {})[gauge, frozenset(tags.items())] = value
 
     def _tags(self, trial: str) -> dict[str, str]:
         return {"sweep": self._sweep, "trial": trial, "setting": self._settings.get(trial, "")}
@@ -96,7 +129,7 @@ class Metrics:
         begun = sum(self._counts.values()) + len(self._settings)
         now = self._counts | Counter(running=len(self._settings), waiting=max(0, self._total - begun))
         for status in STATUSES:
-            self._trials.set(now[status], {"sweep": self._sweep, "status": status})
+            self._set("", self._trials, now[status], {"sweep": self._sweep, "status": status})
 
 
 def metrics_of(store: TrialStore) -> Metrics:

@@ -26,6 +26,9 @@ class MetricsExporter(Protocol):
     def ended(self, trial: str, *, status: str, score: float | None) -> None:
         """Count the outcome of a trial."""
 
+    def repeat_if_due(self) -> None:
+        """Export the present state again, if that is needed."""
+
 
 class TrialEventHandler:
     """Records what trials do in the trial store and shows it.
@@ -98,6 +101,11 @@ class TrialEventHandler:
         self._unplaced.add(trial)
         if reason:
             self._progress.say(f"{reason}. This node is left out, and trial {trial} gets another one")
+
+    def repeat_metrics(self) -> None:
+        """Keep the exported metrics from vanishing; called several times a second."""
+        if self._metrics:
+            self._metrics.repeat_if_due()
 
     def ended(self, trial: str) -> None:
         """Record a trial that ended by itself or was stopped."""

@@ -145,6 +145,7 @@ class _EventCallback(NoTuneState, tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Queue trials without a worker again, which resume from their checkpoint, and end stalled workers."""
         self._store.clock.save_if_due()
+        self._events.repeat_metrics()
         self.settle()
         for trial in self._failed_resets.find(trials):
             self._run_again(trial_id(trial))
