@@ -31,11 +31,17 @@ def test_no_file_is_called_utils() -> None:
 
 def test_importing_the_package_loads_neither_torch_nor_ray() -> None:
     """How long it takes is measured by benchmarks/startup.py."""
-    code = (
-        "import sys, whale_ray; print(sorted({'torch', 'ray', 'numpy', 'pandas', 'transformers'} & set(sys.modules)))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert loaded == "[]\n"
+    assert loaded_by("whale_ray", "torch", "ray", "numpy", "pandas", "transformers") == []
+
+
+def test_a_driver_checks_address_and_storage_before_it_loads_torch_ray_or_optuna() -> None:
+    assert loaded_by("whale_ray.sweep.execution.driver", "torch", "ray", "optuna", "scipy", "faiss") == []
+
+
+def loaded_by(module: str, *libraries: str) -> list[str]:
+    """Return which libraries the import of a module loads."""
+    code = f"import sys, {module}; print(*[name for name in {libraries} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_two_test_modules_have_different_names() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,16 +11,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from ray._private.utils import check_version_info
 
 from whale_ray import ray_address
 from whale_ray.errors import InputError
-from whale_ray.ray_address import check_driver_address, check_ray_address, requested_address
+from whale_ray.ray_address import check_driver_address, check_ray_address, describe_mismatch, requested_address
 from whale_ray.serving.deployment.launcher import serve_models
 from whale_ray.serving.deployment.rollout import deploy
 from whale_ray.serving.deployment.settings import ServeSettings
 from whale_ray.sweep.execution.driver import run_sweep
-from whale_ray.sweep.execution.runners.ray_cluster import describe_mismatch
 
 SHORT, LONG = 0.3, 60.0
 
@@ -94,6 +91,9 @@ def guarded() -> Iterator[str]:
 
 def test_a_cluster_that_wants_a_token_gets_that_of_the_user(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_address, "enable_token_auth_if_token_exists", lambda: True)
+    with pytest.raises(InputError, match=rf"that at {guarded} \(--address\) refuses it. Set RAY_AUTH_TOKEN"):
+        check_ray_address(guarded, seconds=LONG)
+    monkeypatch.setattr(ray_address, "check_cluster_versions", lambda address: None)
     assert check_ray_address(guarded, seconds=LONG) == guarded
     monkeypatch.setattr(ray_address, "enable_token_auth_if_token_exists", lambda: False)
     with pytest.raises(InputError, match=r"it wants a token and there is none: set RAY_AUTH_MODE=token and RAY_AUTH"):
@@ -144,15 +144,22 @@ def test_a_sweep_by_ray_client_is_refused_with_the_two_ways_that_work(
         check_driver_address("ray://head:10001" if origin == "--address" else None)
 
 
-def test_versions_that_differ_are_named_with_the_remedy() -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_a_cluster_of_other_versions_is_refused_before_anything_starts(
+    cluster: str, named: bool, write_sweep: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster says that it has other versions, as `ray start` of another Ray would have recorded."""
     metadata = {"ray_version": "2.59.0", "python_version": "3.12.1"}
-    with pytest.raises(RuntimeError, match="Version mismatch") as raised:
-        check_version_info(metadata, "here")
-    found = describe_mismatch(raised.value, "head:6379")
-    assert isinstance(found, InputError)
-    assert re.search(
-        r"at head:6379 has Ray 2.59.0 and Python 3.12.1 and this machine Ray 2.60.\S+ and Python", str(found)
-    )
+    monkeypatch.setattr("ray._common.usage.usage_lib.get_cluster_metadata", lambda client: metadata)
+    monkeypatch.setattr(ray_address, "recorded_cluster_address", lambda: cluster)
+    with pytest.raises(
+        InputError, match=rf"at {cluster} has Ray 2.59.0 and Python 3.12.1 and this machine Ray 2.60.\S+ and Python"
+    ):
+        run_sweep(write_sweep(), runs=tmp_path, address=cluster if named else None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_ray_that_is_no_mismatch_stays_as_it_is() -> None:
     other = RuntimeError("something else")
     assert describe_mismatch(other, "head:6379") is other
 

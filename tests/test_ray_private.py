@@ -22,6 +22,8 @@ from whale_ray.ray_private import (
 
 PACKAGE = Path(__file__).parents[1] / "whale_ray"
 NAMES = {
+    "ray._common.usage.usage_lib": "get_cluster_metadata",
+    "ray._raylet": "GcsClient",
     "ray._private.authentication.authentication_utils": "is_token_auth_enabled",
     "ray._private.authentication.authentication_token_setup": "maybe_enable_token_auth_if_token_available",
     "ray._private.parameter": "RayParams",
@@ -29,6 +31,7 @@ NAMES = {
     "ray._private.services": "canonicalize_bootstrap_address",
     "ray._private.state": "state",
     "ray._private.utils": "read_ray_address",
+    "ray.exceptions": "AuthenticationError",
     "ray.serve._private.client": "CLIENT_POLLING_INTERVAL_S",
     "ray.serve.context": "_get_global_client",
     "ray.serve.config": "HTTPOptions",

@@ -12,6 +12,7 @@ from typing import Final
 
 from whale_ray.errors import InputError
 from whale_ray.ray_private import (
+    check_cluster_versions,
     enable_token_auth_if_token_exists,
     is_ray_initialized,
     local_cluster_address,
@@ -54,7 +55,7 @@ def requested_address(option: str | None) -> RequestedAddress | None:
 
 
 def check_ray_address(option: str | None, *, seconds: float = SECONDS) -> str:
-    """Return the address for `ray.init` after checking that a cluster answers there.
+    """Return the address for `ray.init` after checking that a cluster of the same versions answers there.
 
     Args:
         option: Value of `--address`; None if it was not given.
@@ -64,21 +65,24 @@ def check_ray_address(option: str | None, *, seconds: float = SECONDS) -> str:
         The address; `local` if no cluster is named, for a Ray of this process.
 
     Raises:
-        InputError: If the address is none, or no cluster answers within `seconds`.
+        InputError: If the address is none, no cluster answers within `seconds`, or it has another Ray or Python.
     """
     requested = requested_address(option)
     if is_ray_initialized():
         return "auto" if requested is None else requested.value
     if requested is None:
         recorded = recorded_cluster_address()
-        return recorded if recorded and not _fault_of(recorded, seconds) else "local"
-    if requested.value == "local":
+        if not recorded or _fault_of(recorded, seconds):
+            return "local"
+        requested = RequestedAddress(recorded, "the last `ray start` on this machine")
+    elif requested.value == "local":
         return "local"
-    fault = _check_auto(seconds) if requested.value == "auto" else _fault_of(requested.value, seconds)
-    if fault:
+    elif fault := _check_auto(seconds) if requested.value == "auto" else _fault_of(requested.value, seconds):
         raise InputError(
             f"a Ray cluster must answer at {requested.value} ({requested.origin}), but {fault}. {requested.remedy}"
         )
+    if "://" not in requested.value:
+        _check_versions(requested)
     return requested.value
 
 
@@ -102,6 +106,37 @@ def check_driver_address(option: str | None) -> str:
             f"http://{host}:8265 --working-dir . -- python -m whale_ray.sweep SWEEP.yaml`"
         )
     return check_ray_address(option)
+
+
+def describe_mismatch(error: RuntimeError, target: str) -> Exception:
+    """Return an InputError if the cluster has other versions of Ray or Python; any other error unchanged.
+
+    Args:
+        error: What Ray has raised.
+        target: Address of the cluster.
+    """
+    found = re.findall(r"(Ray|Python): (\S+)", str(error))
+    if "Version mismatch" not in str(error) or len(found) != 4:
+        return error
+    theirs, ours = (" and ".join(f"{name} {version}" for name, version in part) for part in (found[:2], found[2:]))
+    return InputError(
+        f"this machine and the cluster must have the same Ray and Python, but the cluster at {target} has {theirs} and "
+        f"this machine {ours}. Install those versions here, or submit the sweep with `ray job submit`, which runs it "
+        "on the cluster"
+    )
+
+
+def _check_versions(requested: RequestedAddress) -> None:
+    target = local_cluster_address() if requested.value == "auto" else requested.value
+    try:
+        check_cluster_versions(target)
+    except RuntimeError as error:
+        raise describe_mismatch(error, target) from error
+    except PermissionError as error:
+        raise InputError(
+            f"a Ray cluster must take the token of this machine, but that at {target} ({requested.origin}) refuses it. "
+            "Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token of the cluster"
+        ) from error
 
 
 def _check_auto(seconds: float) -> str:

@@ -7,6 +7,7 @@ import Ray.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -44,7 +45,32 @@ def enable_token_auth_if_token_exists() -> bool:
     """
     from ray._private.authentication import authentication_token_setup
 
+    authentication_token_setup.logger.setLevel(logging.ERROR)  # it warns that the token is used
     return bool(authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False))
+
+
+def check_cluster_versions(address: str) -> None:
+    """Check, as `ray.init` does, that a cluster has the Ray and the Python of this process.
+
+    Args:
+        address: HOST:PORT, where a cluster answers.
+
+    Raises:
+        RuntimeError: If it has others; the text names both.
+        PermissionError: If it refuses the token of this process.
+    """
+    from ray._common.usage.usage_lib import get_cluster_metadata
+    from ray._private.utils import check_version_info
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError, RayError
+
+    try:
+        found = get_cluster_metadata(GcsClient(address=address))
+    except AuthenticationError as error:
+        raise PermissionError(str(error)) from error
+    except (AttributeError, RayError):  # the cluster has only begun to start, or has ended: `ray.init` waits or says so
+        return
+    check_version_info(found, "this machine")
 
 
 def is_ray_initialized() -> bool:

@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -24,8 +26,15 @@ from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.inference.bundle_transfer.photograph_download import download_photographs
 from whale_ray.sweep.execution.runners import trial_slots
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
+from whale_ray.sweep.execution.runners.tune_runner import _EventCallback
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
-from whale_ray.sweep.planning.node_checks import UnfitNodeError, check_code, code_version, dataset_on_this_node
+from whale_ray.sweep.planning.node_checks import (
+    UNFIT_NODE,
+    UnfitNodeError,
+    check_code,
+    code_version,
+    dataset_on_this_node,
+)
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 
 if TYPE_CHECKING:
@@ -121,6 +130,19 @@ def test_a_node_that_is_left_out_has_no_place(monkeypatch: pytest.MonkeyPatch) -
     assert slots.leave_out("unfit")
     assert slots.count() == 2
     assert not slots.leave_out("good"), "no node is left"
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_the_sweep_ends_when_no_node_is_left_that_can_run_trials(others: bool) -> None:
+    slots, stopping = Mock(left_out=set()), threading.Event()
+    slots.leave_out.return_value = others
+    callback = _EventCallback.__new__(_EventCallback)
+    callback.__dict__ |= {"_slots": slots, "_stopping": stopping, "_events": Mock(), "_progress": Mock()}
+    trial = Mock(config={"trial": "1"})
+    callback.on_trial_result(1, [], trial, {UNFIT_NODE: "n1", "note": "node n1 lacks 3 photographs"})
+    callback._events.unplaced.assert_called_once_with("1", reason="node n1 lacks 3 photographs")
+    slots.leave_out.assert_called_once_with("n1")
+    assert stopping.is_set() is not others
 
 
 def test_a_node_with_other_code_is_named_with_both_versions() -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+import ray
 from ray import tune
 from ray._common.ray_option_utils import task_options
 from ray.tune.execution.tune_controller import TuneController, _get_max_pending_trials
@@ -23,7 +24,9 @@ from whale_ray.sweep.execution.runners.ray_workarounds import (
     kept_sigterm_handler,
     set_ray_environment,
 )
-from whale_ray.sweep.execution.runners.tune_search import EarlyStoppingScheduler
+from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
+from whale_ray.sweep.execution.runners.tune_runner import _reservation
+from whale_ray.sweep.execution.runners.tune_search import LEFT_OUT, EarlyStoppingScheduler
 
 
 class Unpicklable:
@@ -77,6 +80,16 @@ def test_tune_refuses_an_epoch_without_a_score_unless_the_check_is_off(monkeypat
         patch.setattr("os.environ", {})
         set_ray_environment()
         TuneController._validate_result_metrics(controller, {"epoch": 1, "loss": 2.0})
+
+
+def test_a_node_that_is_left_out_is_named_by_the_label_that_ray_gives_it(cluster: str) -> None:
+    slots = TrialSlots({"CPU": 1.0}, workers=1)
+    left_out = [node["NodeID"] for node in ray.nodes()]
+    reservation = _reservation(slots, {"alone": False, LEFT_OUT: left_out})
+    (selector,) = reservation._bound.arguments["bundle_label_selector"]
+    ((label, condition),) = selector.items()
+    assert [node["Labels"][label] for node in ray.nodes()] == left_out
+    assert condition == f"!in({','.join(left_out)})"
 
 
 def test_ray_replaces_the_sigterm_handler(cluster: str) -> None:

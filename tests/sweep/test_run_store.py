@@ -24,6 +24,7 @@ from whale_ray.sweep.run_store.driver_run_folder import opened_runs
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.run_download import local_run
 
+EXPIRE_SECONDS = driver_lease.EXPIRE_SECONDS  # before the tests change it
 FILES = {"sweep.yaml": "name: a", "trials/1/settings.json": "{}", "trials/1/result.json": "{}", "bundles/b/x": "1"}
 
 
@@ -161,6 +162,10 @@ def test_a_second_driver_is_refused_while_the_first_renews_its_lease(
     second.acquire()
     second.release()
     assert not store.list(driver_lease.FOLDER)
+
+
+def test_a_lease_expires_when_its_driver_has_failed_to_renew_it_several_times() -> None:
+    assert EXPIRE_SECONDS >= 4.0 * driver_lease.RENEW_SECONDS
 
 
 def test_the_lease_of_a_silent_driver_expires_and_its_driver_notices(

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stamina
 from run_store_files import store_on_disk, use_empty_cache, write_files
+from waiting import wait_until
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
@@ -134,6 +136,18 @@ def test_an_epoch_is_reported_when_the_epoch_before_it_is_published(
     assert store.read("trials/1/epochs.csv").decode().endswith("\n5\n")
 
 
+def test_a_trial_on_a_node_reports_an_epoch_when_the_epoch_before_it_is_published(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "EVERY_SECONDS", 1000.0)
+    store.write("trials/1/settings.json", b"{}")
+    with trial_on_a_node(store, tmp_path / "node", [], monkeypatch) as place:
+        for epoch in (1, 2):
+            write_atomically(place.folder / f"trials/1/state-{epoch}", "")
+            place.report({"epoch": epoch})
+        assert "trials/1/state-1" in store.list()
+
+
 def test_a_store_that_takes_no_files_does_not_stop_the_training(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +157,70 @@ def test_a_store_that_takes_no_files_does_not_stop_the_training(
     for _ in range(5):
         uploader.publish_epoch()
     assert set(uploader.finish()) == set(FILES)
+
+
+def refuse_calls(name: str, times: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let a method of all stores fail at first; the returned list names the calls of it and of `reconnect`."""
+    calls: list[str] = []
+    method, reconnect = getattr(ObjectStore, name), ObjectStore.reconnect
+
+    def refuse(self: ObjectStore, *arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        if calls.count(name) <= times:
+            raise OSError("the credentials have expired")
+        return method(self, *arguments, **options)
+
+    monkeypatch.setattr(ObjectStore, name, refuse)
+    monkeypatch.setattr(ObjectStore, "reconnect", lambda self: (calls.append("reconnect"), reconnect(self))[1])
+    return calls
+
+
+def test_a_refused_upload_is_tried_again_with_fresh_credentials_while_the_sweep_runs(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "EVERY_SECONDS", 0.01)
+    calls = refuse_calls("upload", 2, monkeypatch)
+    said: list[str] = []
+    uploader = Publisher(RunMirror(store, written(tmp_path / "here")), say=said.append)
+    wait_until(lambda: set(store.list()) == set(FILES), rest=0.01)
+    assert uploader.finish() == []
+    assert calls[:5] == ["upload", "reconnect", "upload", "reconnect", "upload"]
+    assert ["takes no files: the credentials have expired" in said[0], "takes files again" in said[1]] == [True, True]
+
+
+def test_a_refused_upload_is_tried_again_when_the_sweep_has_ended(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "EVERY_SECONDS", 1000.0)
+    monkeypatch.setattr(publisher, "FINISH_SECONDS", 60.0)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    calls = refuse_calls("upload", 2, monkeypatch)
+    uploader = Publisher(RunMirror(store, written(tmp_path / "here")), say=print)
+    assert uploader.finish() == []
+    assert set(store.list()) == set(FILES)
+    assert calls[:5] == ["upload", "reconnect", "upload", "reconnect", "upload"]
+
+
+def test_a_trial_begins_although_the_store_does_not_answer_at_first(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("trials/1/settings.json", b"{}")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    calls = refuse_calls("list", 2, monkeypatch)
+    with trial_on_a_node(store, tmp_path / "node", [], monkeypatch) as place:
+        assert (place.folder / "trials/1/settings.json").exists()
+    assert calls[calls.index("list") :][:4] == ["list", "reconnect", "list", "reconnect"]
+
+
+def test_the_driver_downloads_a_trial_although_the_store_does_not_answer_at_first(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(store.url.rpartition("/")[0]) as runs, stamina.set_testing(True, attempts=5, cap=True):
+        store.write("trials/1/epochs.csv", b"epoch\n1\n")
+        with monkeypatch.context() as refusing:
+            refuse_calls("list", 2, refusing)
+            runs.fetch_trial("1")
+        assert (runs.folder / "little/trials/1/epochs.csv").exists()
 
 
 def test_a_claim_outlasts_an_emptied_store_and_is_passed_on_to_the_workers_of_the_trial(store: ObjectStore) -> None:
@@ -162,7 +240,7 @@ def test_a_claim_outlasts_an_emptied_store_and_is_passed_on_to_the_workers_of_th
 
 
 SIGTERM_WORKER = """
-import os, signal, sys
+import os, signal, sys, threading, time
 from pathlib import Path
 from whale_ray.sweep.run_store import publisher
 from whale_ray.sweep.run_store.driver_run_folder import RemoteRun
@@ -170,10 +248,15 @@ from whale_ray.sweep.run_store.trial_files import published_trial
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ray's workers have it
 publisher.EVERY_SECONDS = 1000.0
 remote = RemoteRun(sys.argv[1], "session", Path("/not_here"))
-generator = published_trial(remote, remote.folder, "1", print)
-place = generator.__enter__()
-(place.folder / "trials/1/state").write_text("epoch 1")
-os.kill(os.getpid(), signal.SIGTERM)
+
+def train():  # in a thread, which Ray leaves as it is when the process gets SIGTERM
+    with published_trial(remote, remote.folder, "1", print) as place:
+        (place.folder / "trials/1/state").write_text("epoch 1")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+
+threading.Thread(target=train, daemon=True).start()
+time.sleep(600)
 """
 
 

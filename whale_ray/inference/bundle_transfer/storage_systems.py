@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,13 @@ _CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
     "hf": "HF_TOKEN",
 }
+_REMEDIES = {
+    "NO_SUCH_BUCKET": "Create the bucket, or name another one",
+    "ACCESS_DENIED": "Give the credentials the permission to list, read, write and delete objects, or name others",
+    "REQUEST_TIME_TOO_SKEWED": "Set the clock of this machine, which differs from that of the storage",
+    "NETWORK_CONNECTION": "Check the network and AWS_ENDPOINT_URL, which names the storage if it is not Amazon's",
+}
+"""Remedies of errors of S3 by their name in pyarrow's text."""
 _OTHER_CREDENTIALS = "those that the fsspec package of the scheme reads from the environment"
 
 
@@ -116,7 +124,17 @@ def storage_errors(url: str, kind: type[InputError] = InputError) -> Iterator[No
     try:
         yield
     except (OSError, pyarrow.ArrowException) as error:
-        raise kind(
-            f"{url} must be storage that can be used, but: {first_line(error)}. Check the URL, the network and the "
-            f"credentials ({_CREDENTIALS.get(urlsplit(url).scheme, _OTHER_CREDENTIALS)})"
-        ) from error
+        raise kind(f"{url} must be storage that can be used, but: {_shown(error)}. {_remedy(error, url)}") from error
+
+
+def _shown(error: Exception) -> str:
+    """Return the reason without S3's number of the request."""
+    return re.sub(r" \(Request ID: \w*\)", "", first_line(error)).rstrip(".")
+
+
+def _remedy(error: Exception, url: str) -> str:
+    found = re.search(r"AWS Error (\w+)", str(error))
+    if found and found[1] in _REMEDIES:
+        return _REMEDIES[found[1]]
+    credentials = _CREDENTIALS.get(urlsplit(url).scheme, _OTHER_CREDENTIALS)
+    return f"Check the URL, the network and the credentials ({credentials})"

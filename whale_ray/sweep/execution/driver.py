@@ -1,47 +1,21 @@
-"""Sweep driver: prepares the data, runs the missing trials, makes the best bundle and the report."""
+"""Sweep driver: opens the run folder, checks the cluster's address, runs the sweep and returns its outcome.
+
+Importing this module loads neither torch nor Ray, so that an address or a storage that cannot be used is known at once.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from whale_ray.file_errors import real_path
 from whale_ray.ray_address import check_driver_address
-from whale_ray.retrieval.recent_whitenings import RECENT_WHITENINGS
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
-from whale_ray.sweep.execution.export_bundle import make_best_bundle
-from whale_ray.sweep.execution.gather_local_evidence import gather_local_evidence
-from whale_ray.sweep.execution.import_run import import_run
-from whale_ray.sweep.execution.preparation import (
-    check_inputs,
-    prepare_dataset,
-    refresh_traits,
-    tracking_of,
-    write_inputs,
-)
-from whale_ray.sweep.execution.runners.in_process_runner import run_trials_in_process
-from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
-from whale_ray.sweep.planning.dataset import Dataset
-from whale_ray.sweep.planning.resume import keep_earlier_grouping, notes_on_grouping
-from whale_ray.sweep.planning.trial_points import frozen_poolings
-from whale_ray.sweep.report.page import write_report
-from whale_ray.sweep.run_folder.leaderboard import finished_trials, write_leaderboard
-from whale_ray.sweep.run_folder.lock import claimed
-from whale_ray.sweep.run_folder.records import forget_failed
-from whale_ray.sweep.run_folder.sweep_identity import SweepIdentity, sweep_identity
-from whale_ray.sweep.run_store.driver_run_folder import OpenedRuns, opened_runs
+from whale_ray.sweep.run_store.driver_run_folder import opened_runs
 from whale_ray.sweep.run_store.run_download import local_run
-from whale_ray.sweep.trials.scoring import scoring_of
-from whale_ray.sweep.trials.trackers.registry import begin_trackers, end_trackers
-from whale_ray.sweep.trials.trackers.tracker import SweepOutcome
-from whale_ray.sweep.trials.trial_run import SweepContext
-from whale_ray.sweep.trials.worker import retrain_on_all
-from whale_ray.verbosity import is_quiet
 
 
 @dataclass(frozen=True)
@@ -115,7 +89,9 @@ def run_sweep(
         is_begun = imported is not None or any((opened.folder / sweep.name).glob("trials/*/result.json"))
         if not in_process and (fresh or not is_begun):  # otherwise there may be nothing to train, without a cluster
             check_driver_address(address)  # known now, and not when the photographs are decoded
-        result = _run_opened(
+        from whale_ray.sweep.execution.runners.sweep_session import run_session
+
+        result = run_session(
             sweep,
             opened,
             progress,
@@ -128,122 +104,3 @@ def run_sweep(
         )
     url = opened.remote.url if opened.remote else None
     return replace(result, url=url, unpublished=tuple(opened.unpublished))
-
-
-def _run_opened(
-    sweep: Sweep,
-    opened: OpenedRuns,
-    progress: Progress,
-    stopping: threading.Event,
-    *,
-    address: str | None,
-    fresh: bool,
-    retry_failed: bool,
-    import_from: Path | None,
-    in_process: bool,
-) -> SweepResult:
-    """Run the sweep in its run folder on this machine."""
-    if not fresh:
-        wanted, sweep = sweep, keep_earlier_grouping(sweep, opened.folder / sweep.name)
-        for note in notes_on_grouping(wanted, sweep):
-            progress.say(note)
-    dataset = prepare_dataset(sweep, check_inputs(sweep), progress)
-    with claimed(opened.folder / sweep.name, fresh=fresh and opened.remote is None) as folder:
-        identity = sweep_identity(folder, sweep.name)
-        if retry_failed:
-            forget_failed(folder)
-        gather_local_evidence(sweep, dataset, folder, say=progress.say, progress=progress.console.is_terminal)
-        if import_from is not None:
-            for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
-                progress.say(line)
-        refresh_traits(dataset, folder)
-        store = _open_store(sweep, dataset, folder, progress)
-        store = replace(store, fetch=opened.fetch_trial, fetch_weights=opened.fetch_weights)
-        write_inputs(sweep, dataset, folder)
-        stall_minutes = sweep.fixed["resources.stall_minutes"]
-        job = replace(_job(sweep, dataset, folder, identity), remote=opened.watched(stall_minutes=stall_minutes))
-        if worked := store.queue.has_work():
-            job = replace(job, tracking=begin_trackers(job.tracking, folder, say=progress.say))
-            with progress.trials():
-                if in_process:
-                    with progress:
-                        run_trials_in_process(store, job, progress, stopping)
-                else:
-                    _run_on_ray(store, job, progress, stopping, address=address)
-        else:
-            progress.say("nothing is left to train: every trial that this sweep asks for has ended")
-        with RECENT_WHITENINGS.keeping():
-            result = _conclude(job, store, interrupted=stopping.is_set(), say=progress.say)
-        if worked:
-            outcome = SweepOutcome(
-                folder=result.folder, report=result.report, bundle=result.bundle, interrupted=result.interrupted
-            )
-            end_trackers(job.tracking, outcome, say=progress.say)
-        return result
-
-
-def _open_store(sweep: Sweep, dataset: Dataset, folder: Path, progress: Progress) -> TrialStore:
-    """Return the trials of the run folder, and print what was done with those of earlier sessions."""
-    store = open_trial_store(sweep, folder, data_fingerprint=dataset.fingerprint)
-    progress.earlier(sum(record.status != "running" for record in store.index.records()))
-    if store.rescored:
-        reason = "the sweep has other settings, or this version has other scores"
-        progress.say(f"trials scored again from their embeddings: {store.rescored} ({reason})")
-    for note in store.notes:
-        progress.say(note)
-    return store
-
-
-def _run_on_ray(
-    store: TrialStore, job: SweepContext, progress: Progress, stopping: threading.Event, *, address: str | None
-) -> None:
-    from whale_ray.sweep.execution.runners.ray_cluster import connected
-    from whale_ray.sweep.execution.runners.tune_runner import run_trials
-
-    with connected(address, say=progress.say), progress:
-        run_trials(store, job, progress, stopping)
-
-
-def _job(sweep: Sweep, dataset: Dataset, folder: Path, identity: SweepIdentity) -> SweepContext:
-    fixed = sweep.fixed
-    return SweepContext(
-        folder=real_path(folder),
-        working_folder=Path.cwd(),
-        dataset=dataset,
-        scoring=scoring_of(sweep),
-        threads=max(1, int(fixed["resources.cpus"])),
-        gpus=fixed["resources.gpus"],
-        workers=fixed["resources.workers"],
-        cpus=fixed["resources.cpus"],
-        tracking=tracking_of(sweep, prefix=identity.wandb_prefix),
-        poolings=frozen_poolings(sweep),
-        data_root=fixed["data.root"],
-    )
-
-
-def _conclude(job: SweepContext, store: TrialStore, *, interrupted: bool, say: Callable[[str], None]) -> SweepResult:
-    """Write the leaderboard, the best bundle and the report."""
-    fixed = store.sweep.fixed
-    store.outcomes.catch_up()
-    if not interrupted:
-        store.outcomes.make_ensemble(say, fetch_weights=store.fetch_weights)
-    store.index.reload_all()  # interrupted trials: their last epoch
-    table = store.outcomes.leaderboard()
-    write_leaderboard(table, store.folder / "leaderboard.csv")
-    in_folds = job.dataset.folds > 1
-    if in_folds and interrupted:
-        say("no bundle yet: that of a sweep in k folds is trained on all photographs when the sweep has ended")
-    retrain = (in_folds or fixed["bundle.retrain_on_all"]) and not interrupted
-    made = make_best_bundle(
-        () if in_folds and interrupted else map(store.with_weights, finished_trials(table)),
-        job.dataset,
-        run=store.folder,
-        say=say,
-        retrain=(lambda trial: retrain_on_all(trial, job, say)) if retrain else None,
-        examples=fixed["bundle.examples"],
-        thumbnails=fixed["bundle.thumbnails"],
-        license_id=fixed["bundle.license"],
-        runtime=fixed["bundle.runtime"],
-    )
-    report = write_report(store.folder, progress=not is_quiet(), say=say, bundle=made and made.bundle)
-    return SweepResult(store.folder, table, made and made.folder, report, interrupted)

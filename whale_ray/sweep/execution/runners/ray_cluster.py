@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import signal
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 from whale_ray.device import reserved_device, without_default_threads
 from whale_ray.errors import InputError
-from whale_ray.ray_address import check_driver_address
+from whale_ray.ray_address import check_driver_address, describe_mismatch
 from whale_ray.ray_private import free_agent_port, is_token_auth_enabled
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.sweep.execution.runners.ray_workarounds import kept_sigterm_handler, set_ray_environment
@@ -59,24 +58,6 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
         yield
     finally:
         ray.shutdown()
-
-
-def describe_mismatch(error: RuntimeError, target: str) -> Exception:
-    """Return an InputError if the cluster has other versions of Ray or Python; any other error unchanged.
-
-    Args:
-        error: What `ray.init` has raised.
-        target: Address of the cluster.
-    """
-    found = re.findall(r"(Ray|Python): (\S+)", str(error))
-    if "Version mismatch" not in str(error) or len(found) != 4:
-        return error
-    theirs, ours = (" and ".join(f"{name} {version}" for name, version in part) for part in (found[:2], found[2:]))
-    return InputError(
-        f"this machine and the cluster must have the same Ray and Python, but the cluster at {target} has {theirs} and "
-        f"this machine {ours}. Install those versions here, or submit the sweep with `ray job submit`, which runs it "
-        "on the cluster"
-    )
 
 
 def _sign_in_hint() -> str:
