@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from filelock import FileLock
 from process_groups import GroupScheduling, end_shared, mark_by_fixtures, pytest_testnodedown, sort_by_group
 from server_processes import free_port, server_process
@@ -65,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     with suppress(FileExistsError), open(token, "x", opener=partial(os.open, mode=0o600)) as file:
         file.write(secrets.token_hex(32))
     if hasattr(config, "workerinput"):
-        os.environ["RAY_TMPDIR"] = folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+        os.environ["RAY_TMPDIR"] = folder = tempfile.mkdtemp(prefix=f"ray{os.getpid()}-", dir="/tmp")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
@@ -95,11 +97,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("there is no GPU")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """End what a group of tests shares after the last one, in a process of pytest-xdist, where they are sorted."""
-    if hasattr(item.config, "workerinput"):
-        end_shared(item, nextitem)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """End what a group of tests shares after the last one, in a process of pytest-xdist, where they are sorted.
+
+    Once a test has failed, neither pytest nor pytest-timeout limits the time in which its fixtures end.
+    """
+    limit, stderr = float(item.config.getini("faulthandler_timeout")), item.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(limit, exit=True, file=stderr)
+    try:
+        yield
+    finally:
+        if hasattr(item.config, "workerinput"):
+            end_shared(item, nextitem)
 
 
 @pytest.fixture(scope="session", autouse=True)

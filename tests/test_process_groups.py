@@ -7,13 +7,22 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import process_groups
 import pytest
-from process_groups import GROUPS, LONGEST, ROOT, end_shared, mark_by_fixtures, sort_by_group
+from process_groups import (
+    GROUPS,
+    LONGEST,
+    ROOT,
+    end_shared,
+    mark_by_fixtures,
+    pytest_testnodedown,
+    sort_by_group,
+)
 
 
 def test_every_long_group_exists() -> None:
@@ -50,6 +59,17 @@ def test_what_a_group_shares_ends_after_its_last_test(
     assert kept == []
     end_shared(request.node, None)
     assert kept == ["ended"]
+
+
+def test_what_ray_wrote_before_it_ended_a_process_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(["false"]) as process:
+        node = SimpleNamespace(gateway=SimpleNamespace(id="gw0", _io=SimpleNamespace(popen=process)))
+        with tempfile.TemporaryDirectory(prefix=f"ray{process.pid}-", dir="/tmp") as folder:
+            logs = Path(folder) / "ray" / "session_2026" / "logs"
+            logs.mkdir(parents=True)
+            (logs / "python-core-driver-01.log").write_text("GCS has been unavailable\n")
+            pytest_testnodedown(node, "crashed")
+    assert re.findall(r"gw0 was ended .* 1\n.*driver-01.log\nGCS has been unavailable", capsys.readouterr().err)
 
 
 CONFTEST = """

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import SECONDS
 
 from whale_ray.data.catalog import read_catalog
 from whale_ray.data.synthetic.dataset import draw_dataset
@@ -208,7 +209,7 @@ def test_a_kill_leaves_no_half_data_set_and_no_process_and_the_next_call_draws_i
         f"    draw_dataset(Path({str(root)!r}), individuals=50, images=4000, workers=2)\n"
     )
     process = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": os.getcwd()})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SECONDS
     while not any(tmp_path.glob(".data.partial/train/*.jpg")) and time.monotonic() < deadline:
         time.sleep(0.02)
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]

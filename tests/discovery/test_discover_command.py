@@ -279,7 +279,7 @@ def test_the_page_is_served_until_it_is_ended(
     def visit(session: DiscoverySession, *, say: object, **options: object) -> None:
         def use(line: str) -> None:
             if "?token=" in line:
-                threading.Thread(target=answer, args=(line.split()[-1],)).start()
+                threading.Thread(target=answer, args=(line.split()[-1],), daemon=True).start()
 
         def answer(address: str) -> None:
             with httpx.Client(follow_redirects=True, base_url=address.partition("?")[0]) as client:

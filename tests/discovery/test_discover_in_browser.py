@@ -41,7 +41,7 @@ def page(browser: Browser, session: DiscoverySession) -> Iterator[Page]:
     """The page of a session; an error of a script or of the policy fails the test."""
     app = build_review_app(session, token="secret", person="Ana")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)

@@ -94,7 +94,7 @@ def test_of_several_processes_one_computes_the_features(tmp_path: Path) -> None:
 
         frozen_features(encoders[name], pixels_of(), flipped=False, cache=tmp_path, batch_size=1, on_batch=note)
 
-    threads = [threading.Thread(target=take, args=(name,)) for name in ("a", "b")]
+    threads = [threading.Thread(target=take, args=(name,), daemon=True) for name in ("a", "b")]
     for thread in threads:
         thread.start()
     for thread in threads:

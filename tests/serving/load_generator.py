@@ -66,7 +66,7 @@ def load(address: str, *, clients: int = 8, pause: float = 0.0, path: str = "/v1
                 body = answer.json() if "json" in headers.get("content-type", "") else {}  # not what Ray itself says
                 found.seen.append(CallRecord(time.monotonic(), seconds, answer.status_code, body, headers))
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(clients)]
     for thread in threads:
         thread.start()
     try:

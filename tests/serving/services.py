@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import numpy as np
@@ -19,8 +19,8 @@ import pytest
 import torch
 import uvicorn
 from drawn_photographs import IMAGES_EACH, INDIVIDUALS, draw, encode
-from server_processes import free_port
-from waiting import wait_until
+from server_processes import end_within_limit, free_port
+from waiting import SECONDS, wait_until
 
 from whale_ray.inference.bundle import write_bundle
 from whale_ray.inference.bundle_contents import BundleContents, ExamplePhoto
@@ -145,7 +145,7 @@ def plain_server(service: ModelService, policy: AccessPolicy | None = None, **ot
         app, host="127.0.0.1", port=port, log_level="error", log_config=None, ws="none", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(settings)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         while not server.started:
@@ -188,15 +188,19 @@ def process(
         line = running.stdout.readline()
         assert line, "".join(lines)
         lines.append(line)
-    rest = threading.Thread(target=running.stdout.read)
+    rest = threading.Thread(target=_read_to_end, args=(running.stdout,), daemon=True)
     rest.start()
     try:
         yield running
     finally:
         running.send_signal(signal.SIGTERM)
-        running.wait(timeout=180)
-        rest.join()
-        running.stdout.close()
+        end_within_limit(running)
+        rest.join(SECONDS)
+
+
+def _read_to_end(stream: IO[str]) -> None:
+    with stream:
+        stream.read()
 
 
 def serving(bundle: Path, port: int, **settings: float) -> tuple[str, ...]:

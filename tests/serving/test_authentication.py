@@ -51,7 +51,7 @@ def address(bundle: Path, keys: Path, log: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def client(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=30) as caller:
+    with httpx.Client(base_url=address) as caller:
         yield caller
 
 

@@ -49,7 +49,7 @@ def two_animals() -> tuple[bytes, list[str]]:
 
 def test_each_box_of_a_photograph_has_its_result(plain: str) -> None:
     body, boxes = two_animals()
-    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes}, content=body, timeout=30)
+    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes}, content=body)
     results = answer.json()["results"]
     assert [result["candidates"][0]["individual"] for result in results] == ["w_01", "w_02"]
     assert [",".join(f"{side:g}" for side in result["box"]) for result in results] == boxes
@@ -59,10 +59,10 @@ def test_each_box_of_a_photograph_has_its_result(plain: str) -> None:
 def test_several_photographs_have_a_box_each(plain: str) -> None:
     body, boxes = two_animals()
     files = [("image", ("a.png", body)), ("image", ("b.png", body))]
-    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes[::-1], "top": 1}, files=files, timeout=30)
+    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes[::-1], "top": 1}, files=files)
     found = [(one["filename"], one["candidates"][0]["individual"]) for one in answer.json()["results"]]
     assert found == [("a.png", "w_02"), ("b.png", "w_01")]
-    refused = httpx.post(f"{plain}/v1/identify", params={"box": boxes * 2}, files=files, timeout=30)
+    refused = httpx.post(f"{plain}/v1/identify", params={"box": boxes * 2}, files=files)
     check_problem(refused, 400, "one box each", "2 photographs have 4")
 
 
@@ -80,14 +80,14 @@ def test_several_photographs_have_a_box_each(plain: str) -> None:
     ],
 )
 def test_a_box_without_pixels_is_a_problem(plain: str, box: str, status: int, word: str) -> None:
-    answer = httpx.post(f"{plain}/v1/identify", params={"box": box}, content=two_animals()[0], timeout=30)
+    answer = httpx.post(f"{plain}/v1/identify", params={"box": box}, content=two_animals()[0])
     check_problem(answer, status, word)
 
 
 def test_a_wrong_box_beside_a_right_one_is_the_problem_of_its_result(plain: str) -> None:
     body, boxes = two_animals()
     params = {"box": [boxes[0], "9000,9000,9100,9100"]}
-    first, second = httpx.post(f"{plain}/v1/identify", params=params, content=body, timeout=30).json()["results"]
+    first, second = httpx.post(f"{plain}/v1/identify", params=params, content=body).json()["results"]
     assert first["candidates"][0]["individual"] == "w_01"
     assert second["problem"]["status"] == 422
     assert second["box"] == [9000, 9000, 9100, 9100]
@@ -95,7 +95,7 @@ def test_a_wrong_box_beside_a_right_one_is_the_problem_of_its_result(plain: str)
 
 def test_more_boxes_than_images_per_call_are_refused(plain: str) -> None:
     body, boxes = two_animals()
-    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes * 5}, content=body, timeout=30)
+    answer = httpx.post(f"{plain}/v1/identify", params={"box": boxes * 5}, content=body)
     check_problem(answer, 413, "at most 8 boxes")
 
 
@@ -152,7 +152,7 @@ def test_the_animals_of_a_photograph_are_enrolled_by_their_boxes(bundle: Path, t
     both.paste(left, (0, 0))
     both.paste(right, (104, 0))
     body, boxes = encode(both, "PNG"), ["0,0,96,64", "104,0,200,64"]
-    with enrolment_server(bundle, tmp_path) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with enrolment_server(bundle, tmp_path) as address, httpx.Client(base_url=address) as client:
         images = []
         for name, box in zip(("w_40", "w_41"), boxes, strict=True):
             answer = client.post(f"/v1/individuals/{name}/images", params={"box": box}, content=body).json()
@@ -174,7 +174,7 @@ def test_the_animals_of_a_photograph_are_enrolled_by_their_boxes(bundle: Path, t
     # a bundle that embeds what another one enrolled
     store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
     with plain_server(web_service(write_named(tmp_path, "next-0"), store=store)) as address:
-        answer = httpx.post(f"{address}/v1/identify", content=encode(right, "PNG"), timeout=30).json()
+        answer = httpx.post(f"{address}/v1/identify", content=encode(right, "PNG")).json()
         assert answer["results"][0]["candidates"][0]["image"] == images[1]
         assert answer["results"][0]["candidates"][0]["distance"] == pytest.approx(0.0, abs=1e-3)
         path = f"{address}/v1/individuals/w_41/images/{quote(images[1])}"

@@ -18,6 +18,7 @@ from drawn_photographs import draw, encode
 from load_generator import PAUSE, load
 from server_processes import free_port
 from services import TOP, check_ended, contents, descendants, process, write_named
+from waiting import SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ class Cluster:
 
     def _serve(self, *words: str) -> str:
         command = [sys.executable, "-m", "ray.serve.scripts", *words, "--address", self.dashboard]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | self.variables)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=os.environ | self.variables)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -59,10 +60,10 @@ class Cluster:
         """Return the answer from which `serve status` makes its output."""
         token = (self.folder / ".ray" / "auth_token").read_text()
         headers = {"Authorization": f"Bearer {token}"}
-        answer = httpx.get(f"{self.dashboard}/api/serve/applications/", headers=headers, timeout=30)
+        answer = httpx.get(f"{self.dashboard}/api/serve/applications/", headers=headers)
         return answer.raise_for_status().text
 
-    def wait_for(self, condition: Callable[[], bool], *, seconds: float = 120.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], *, seconds: float = SECONDS) -> None:
         """Return once the condition holds."""
         deadline = time.monotonic() + seconds
         while True:
@@ -76,7 +77,7 @@ class Cluster:
 
     def bundle(self) -> object:
         """Return the bundle id of the model card."""
-        answer = httpx.get(f"{self.url}/v1/model", timeout=30)
+        answer = httpx.get(f"{self.url}/v1/model")
         return answer.json().get("id") if answer.status_code == 200 else None
 
 
@@ -96,7 +97,7 @@ def cluster_in_token_mode() -> Iterator[Cluster]:
         options += [f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0"]
         ray = (sys.executable, "-m", "ray.scripts.scripts")
         token = (*ray, "get-auth-token", "--generate")
-        subprocess.run(token, check=True, capture_output=True, timeout=60, env=os.environ | variables)
+        subprocess.run(token, check=True, capture_output=True, timeout=SECONDS, env=os.environ | variables)
         with process(*ray, "start", *options, ready="--block", **variables) as running:
             yield Cluster(f"http://127.0.0.1:{dashboard}", variables, free_port(), Path(folder))
             started = descendants(running.pid)
@@ -108,9 +109,9 @@ def test_the_file_is_deployed_and_a_changed_copy_replaces_it_under_load(
 ) -> None:
     running = cluster_in_token_mode
     running.deploy(write_named(tmp_path, "tiny-live"))
-    running.wait_for(lambda: httpx.get(f"{running.url}/page/en/", timeout=30).status_code == 200)
+    running.wait_for(lambda: httpx.get(f"{running.url}/page/en/").status_code == 200)
     running.wait_for(lambda: running.bundle() == "tiny-live")
-    answer = httpx.post(f"{running.url}/v1/identify", files={"image": encode(draw(1, 0), "PNG")}, timeout=30)
+    answer = httpx.post(f"{running.url}/v1/identify", files={"image": encode(draw(1, 0), "PNG")})
     assert answer.json()["results"][0]["candidates"][0]["individual"] == "w_01"
     with load(running.url, clients=4, pause=PAUSE) as seen:
         seen.wait_for(20)

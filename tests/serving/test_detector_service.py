@@ -66,7 +66,7 @@ def server(crops: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def ask(address: str, body: bytes, **params: object) -> list[dict[str, object]]:
-    answer = httpx.post(f"{address}/v1/identify", content=body, params={"top": 1, **params}, timeout=30)  # type: ignore[arg-type]
+    answer = httpx.post(f"{address}/v1/identify", content=body, params={"top": 1, **params})  # type: ignore[arg-type]
     assert answer.status_code == 200, answer.text
     return list(answer.json()["results"])
 
@@ -88,19 +88,17 @@ def test_each_detected_animal_has_its_result_with_box_and_confidence(server: str
 
 def test_several_photographs_and_an_encounter_are_detected(server: str) -> None:
     files = [("image", ("a.png", pod())), ("image", ("torn.png", pod()[:200])), ("image", ("b.png", pod()))]
-    answer = httpx.post(f"{server}/v1/identify", files=files, params={"top": 1}, timeout=30).json()["results"]
+    answer = httpx.post(f"{server}/v1/identify", files=files, params={"top": 1}).json()["results"]
     assert [one["filename"] for one in answer] == ["a.png", "a.png", "torn.png", "b.png", "b.png"]
     assert answer[2]["problem"]["status"] == 422
     assert "detection" not in answer[2]
-    whole, _ = httpx.post(f"{server}/v1/identify", files=files, params={"encounter": True}, timeout=30).json()[
-        "results"
-    ]
+    whole, _ = httpx.post(f"{server}/v1/identify", files=files, params={"encounter": True}).json()["results"]
     assert (whole["views"], first(whole)) == (2, "w_02")  # the most confident animal of each
 
 
 def test_the_csv_has_the_confidence(server: str) -> None:
     headers = {"Accept": "text/csv"}
-    answer = httpx.post(f"{server}/v1/identify", content=pod(), params={"top": 1}, headers=headers, timeout=30)
+    answer = httpx.post(f"{server}/v1/identify", content=pod(), params={"top": 1}, headers=headers)
     assert pd.read_csv(io.StringIO(answer.text))["detection"].tolist() == [0.72, 0.4]
 
 
@@ -109,7 +107,7 @@ def test_without_an_animal_the_whole_photograph_is_identified(crops: Path, tmp_p
     with plain_server(web_service(crops, finder=finder)) as address:
         (result,) = ask(address, encode(draw(3, 0), "PNG"))
         assert (first(result), result["detection"], "box" in result) == ("w_03", None, False)
-        text = httpx.post(f"{address}/v1/identify", content=pod(), headers={"Accept": "text/csv"}, timeout=30).text
+        text = httpx.post(f"{address}/v1/identify", content=pod(), headers={"Accept": "text/csv"}).text
         assert set(pd.read_csv(io.StringIO(text))["detection"]) == {"none"}
     finder.decoders.close()
 

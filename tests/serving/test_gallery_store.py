@@ -262,7 +262,7 @@ def test_many_writers_at_once_lose_nothing(opened: Open) -> None:
         for turn in range(5):
             stores[number].enrol(f"w_{number}", [picture(f"{number}-{turn}"), picture(f"all-{number}")], bundle="b1")
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=write, args=(number,), daemon=True) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from ray.serve import Application
 from server_processes import free_port
 from services import KEY, TOP, Running, contents, descendants, process, serving
+from waiting import SECONDS
 
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import write_bundle
@@ -99,7 +100,7 @@ def test_a_bundle_that_fails_its_golden_images_ends_the_service_with_the_reason(
     bundle = write_bundle(wrong, tmp_path / "wrong")
     environment = os.environ | ONE_START
     command = serving(bundle, free_port())
-    started = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=TOP, env=environment)
+    started = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=TOP, env=environment)
     assert started.returncode == 1
     assert "BundleError: the golden images must give their embeddings" in started.stderr.splitlines()[-1]
 
@@ -141,7 +142,7 @@ def check_sockets(pid: int, port: int, *, taking: str) -> None:
         re.M,
     )
     table = {(process, reaches.strip("* ")) for _, names, reaches in rows for process in re.findall(r"`(\w+)`", names)}
-    found, deadline = listening(pid), time.monotonic() + 120
+    found, deadline = listening(pid), time.monotonic() + SECONDS
     while not any(at == port for _, _, at in found) and time.monotonic() < deadline:
         time.sleep(0.2)  # a reload may replace HAProxy while its sockets are read
         found = listening(pid)
@@ -159,7 +160,7 @@ def test_the_metrics_of_the_service_are_among_rays_metrics(ray_service: Running)
     assert httpx.post(f"{ray_service.address}/v1/identify", content=b"text", timeout=60).status_code == 415
     ports = {port for process, _, port in listening(ray_service.pid) if process == "DashboardAgent"}
     wanted = {f"ray_{name}" for name in METRICS}
-    deadline, text = time.monotonic() + 120, ""
+    deadline, text = time.monotonic() + SECONDS, ""
     while not all(name in text for name in wanted) and time.monotonic() < deadline:
         time.sleep(1)
         for port in ports:
@@ -191,7 +192,7 @@ serve.shutdown()
 """
     command = [sys.executable, "-c", code, str(bundle), str(free_port())]
     variables = {**os.environ, **ONE_START, "WHALE_RAY_API_KEY": ""}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=TOP, env=variables)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=TOP, env=variables)
     assert "DEPLOY_FAILED" in ended.stdout, ended.stderr
     assert "a service that other machines reach needs a key, but it listens on 0.0.0.0" in ended.stdout
 
@@ -217,7 +218,7 @@ def test_haproxy_and_the_replica_behind_it_need_the_key_and_listen_on_loopback_o
     }
     with (
         process(*command, f"bundle={os.path.relpath(bundle, TOP)}", ready="is ready at", **variables) as running,
-        httpx.Client(base_url="http://127.0.0.1:8000", timeout=30) as client,
+        httpx.Client(base_url="http://127.0.0.1:8000") as client,
     ):
         assert listening_on(8000) == {"0100007F"}
         check_sockets(running.pid, 8000, taking="haproxy")

@@ -108,7 +108,7 @@ def test_stalled_callers_are_dropped_when_the_limit_is_reached(bundle: Path, mon
 
 def health_while_stuck(address: str, may: threading.Event, *, clients: int, calls: int) -> httpx.Response:
     """What /healthz says while calls wait for `may`; before and after it is well, and no call fails."""
-    with httpx.Client(base_url=address, timeout=30) as client:
+    with httpx.Client(base_url=address) as client:
         assert client.get("/healthz").status_code == 200
         with load(address, clients=clients) as seen:
             answers: list[httpx.Response] = []
@@ -247,7 +247,7 @@ def test_health_fails_while_forward_passes_fail_and_recovers(bundle: Path, monke
         return embed(arrays)
 
     monkeypatch.setattr(service.bundle, "embed", sometimes)
-    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with plain_server(service) as address, httpx.Client(base_url=address) as client:
         headers = {"Content-Type": "image/jpeg"}
         for health in (200, 200, 503):
             answer = client.post("/v1/identify", content=PHOTOGRAPHS[0], headers=headers)

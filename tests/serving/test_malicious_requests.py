@@ -46,7 +46,7 @@ def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory, request: pyt
 
 @pytest.fixture
 def client(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=30) as caller:
+    with httpx.Client(base_url=address) as caller:
         yield caller
         assert caller.get("/healthz").status_code == 200
 
@@ -59,7 +59,7 @@ def test_calls_generated_from_openapi_get_documented_responses(address: str, cli
         @given(case=operation.as_strategy())
         @settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         def call(case: schemathesis.Case) -> None:
-            case.call_and_validate(checks=CHECKS, timeout=30)
+            case.call_and_validate(checks=CHECKS)
 
         call()
 

@@ -539,14 +539,14 @@ def has_focus(page: Page) -> str:
 @pytest.fixture
 def boat(locked: str) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {BOAT_KEY}"}
-    with httpx.Client(base_url=locked, headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=locked, headers=headers) as client:
         yield client
 
 
 @pytest.fixture
 def office(locked: str) -> Iterator[httpx.Client]:
     """A client that decides; nothing waits at the beginning."""
-    with httpx.Client(base_url=locked, headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as client:
+    with httpx.Client(base_url=locked, headers={"Authorization": f"Bearer {KEY}"}) as client:
         for one in client.get("/v1/queries").json()["queries"]:
             client.delete(f"/v1/queries/{one['id']}")
         yield client

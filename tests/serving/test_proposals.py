@@ -67,7 +67,7 @@ def call(bundle: Path, folder: Path) -> Iterator[Caller]:
     file.write_text("".join(f"{name} {scopes} the-secret-key-of-{name}\n" for name, scopes in KEYS.items()))
     file.chmod(0o600)
     policy = AccessPolicy(read_keys(file, None))
-    with enrolment_server(bundle, folder, policy) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with enrolment_server(bundle, folder, policy) as address, httpx.Client(base_url=address) as client:
         yield Caller(client)
 
 

@@ -51,7 +51,7 @@ def keeping(bundle: Path, tmp_path: Path) -> Iterator[httpx.Client]:
     store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
     service = web_service(bundle, store=store, keep=True)
     service.bundle.threshold = 0.9999999  # random weights: all are near
-    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with plain_server(service) as address, httpx.Client(base_url=address) as client:
         yield client
     store.close()
 

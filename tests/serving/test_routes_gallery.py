@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +16,11 @@ import pytest
 from databases import emptied
 from drawn_photographs import INDIVIDUALS, draw, encode
 from PIL import Image
-from server_processes import free_port
+from server_processes import end_within_limit, free_port
 from services import TOP, contents, plain_server, web_service
 from starlette.testclient import TestClient
 from test_routes_identify import check_problem
+from waiting import wait_until
 
 from whale_ray.data.decoding.image_formats import register_decoders
 from whale_ray.inference.bundle import write_bundle
@@ -44,8 +44,8 @@ def pair(bundle: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     with (
         plain_server(first) as one,
         plain_server(second) as two,
-        httpx.Client(base_url=one, timeout=30) as client,
-        httpx.Client(base_url=two, timeout=30) as other,
+        httpx.Client(base_url=one) as client,
+        httpx.Client(base_url=two) as other,
     ):
         yield client, other
     for store in stores:
@@ -111,7 +111,7 @@ def test_an_enrolled_photograph_is_ranked_as_one_of_the_bundles_gallery(
     less = dataclasses.replace(whole, table=table, gallery=whole.gallery[::3], thumbnails={})
     store = EnrolmentStore(f"sqlite:///{tmp_path}/half.db")
     service = web_service(write_bundle(less, tmp_path / "less"), store=store)
-    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with plain_server(service) as address, httpx.Client(base_url=address) as client:
         for row, name in enumerate(whole.table["individual"]):
             if row % 3:
                 assert enrol(client, name, photograph(row // 3, row % 3)).status_code == 200
@@ -244,7 +244,7 @@ def test_a_new_bundle_embeds_earlier_enrolments(pair: Pair, tmp_path: Path) -> N
     manifest = whole.manifest | {"id": "another-bundle"}
     store = EnrolmentStore(f"sqlite:///{tmp_path}/enrolled.db")
     service = web_service(write_bundle(dataclasses.replace(whole, manifest=manifest), tmp_path / "other"), store=store)
-    with plain_server(service) as address, httpx.Client(base_url=address, timeout=30) as newer:
+    with plain_server(service) as address, httpx.Client(base_url=address) as newer:
         assert best(newer, photograph(40))[0] == "w_40"
         assert best(newer, photograph(40))[2] < 1e-5
         enrol(client, "w_41", photograph(41))
@@ -290,17 +290,18 @@ def started(bundle: Path, url: str) -> tuple[subprocess.Popen[bytes], httpx.Clie
     shared = [str(folder) for folder in Path(__file__).parents[:2]]
     command = [sys.executable, "-c", SERVER, str(bundle), url, str(port), *shared]
     server = subprocess.Popen(command, cwd=TOP)
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+
+    def answers() -> bool:
+        assert server.poll() is None
         try:
             client.get("/healthz")
         except httpx.TransportError:
-            assert server.poll() is None
-            time.sleep(0.1)
-        else:
-            return server, client
-    raise AssertionError("the server did not start")
+            return False
+        return True
+
+    wait_until(answers, rest=0.1)
+    return server, client
 
 
 @pytest.mark.slow
@@ -317,11 +318,10 @@ def test_acknowledged_enrolments_survive_a_kill_of_the_service(bundle: Path, tmp
                 return
             answered.append(answer.json()["images"][0]["image"])
 
-    writers = [threading.Thread(target=enrol_one, args=(number,)) for number in (50, 51, 52)]
+    writers = [threading.Thread(target=enrol_one, args=(number,), daemon=True) for number in (50, 51, 52)]
     for writer in writers:
         writer.start()
-    while len(answered) < 12:
-        time.sleep(0.01)
+    wait_until(lambda: len(answered) >= 12)
     server.send_signal(signal.SIGKILL)
     for writer in writers:
         writer.join()
@@ -334,7 +334,7 @@ def test_acknowledged_enrolments_survive_a_kill_of_the_service(bundle: Path, tmp
     assert best(client, photograph(50, 0))[0] == "w_50"
     client.close()
     server.send_signal(signal.SIGTERM)
-    server.wait()
+    end_within_limit(server)
 
 
 def test_each_of_two_models_has_its_own_gallery_and_finds_what_was_enrolled_with_the_other(

@@ -46,7 +46,7 @@ def address(sides: Path) -> Iterator[str]:
 
 
 def ask(address: str, **query: Any) -> dict[str, Any]:
-    answer = httpx.post(f"{address}/v1/identify", params=query, content=PNG, timeout=30)
+    answer = httpx.post(f"{address}/v1/identify", params=query, content=PNG)
     assert answer.status_code == 200, answer.text
     (result,) = answer.json()["results"]
     return dict(result)
@@ -89,8 +89,8 @@ def test_the_answer_says_which_part_of_the_gallery_was_searched(
 def test_an_unknown_value_is_refused_with_the_known_ones(
     address: str, plain: str, query: dict[str, str], words: tuple[str, ...]
 ) -> None:
-    check_problem(httpx.post(f"{address}/v1/identify", params=query, content=PNG, timeout=30), 422, *words)
-    without = httpx.post(f"{plain}/v1/identify", params=query, content=PNG, timeout=30)
+    check_problem(httpx.post(f"{address}/v1/identify", params=query, content=PNG), 422, *words)
+    without = httpx.post(f"{plain}/v1/identify", params=query, content=PNG)
     check_problem(without, 422, f"the gallery has no {next(iter(query))}", "out")
 
 
@@ -144,7 +144,7 @@ def test_client_and_command_take_view_and_species(address: str, sides: Path, tmp
 
 @pytest.mark.integration
 def test_an_enrolled_photograph_keeps_its_view_and_species(sides: Path, tmp_path: Path) -> None:
-    with enrolment_server(sides, tmp_path) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with enrolment_server(sides, tmp_path) as address, httpx.Client(base_url=address) as client:
         wrong = client.post("/v1/individuals/w_50/images", params={"view": "top"}, content=PNG)
         check_problem(wrong, 422, "view is one of left, right")
         answer = client.post(

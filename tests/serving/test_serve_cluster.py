@@ -22,6 +22,7 @@ from drawn_photographs import draw, encode
 from load_generator import PAUSE, PHOTOGRAPHS, load
 from server_processes import free_port
 from services import contents, descendants, process, write_named
+from waiting import SECONDS, wait_until
 
 from whale_ray.inference.predictor import Bundle
 from whale_ray.serving.client import ask_service
@@ -39,7 +40,7 @@ class Running:
     pid: int
 
     def model(self) -> dict[str, object]:
-        return dict(httpx.get(f"{self.url}/v1/model", timeout=30).json())
+        return dict(httpx.get(f"{self.url}/v1/model").json())
 
     def deploy(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [*COMMAND, "deploy", *map(str, arguments), "--address", self.ray]
@@ -56,6 +57,10 @@ class Running:
             if name.startswith(f"ray::ServeReplica:whale_ray:{deployment}"):
                 found.append(pid)
         return found
+
+    def wait_for_replicas(self, count: int, *, without: int = 0) -> None:
+        """Return once there are so many; a killed process is listed for a moment."""
+        wait_until(lambda: len({*self.processes("whale_ray")} - {without}) == count, rest=0.2)
 
 
 def serve(*arguments: str) -> Iterator[Running]:
@@ -87,12 +92,12 @@ def split(make: Callable[..., Path], request: pytest.FixtureRequest) -> Iterator
 def test_a_call_selects_its_model_and_the_model_card_names_the_default(split: Running) -> None:
     body = encode(draw(1, 0), "PNG")
     for query, bundle in (("", "tiny-small"), ("?model=large", "tiny-large"), ("?model=small", "tiny-small")):
-        answer = httpx.post(f"{split.url}/v1/identify{query}", files={"image": body}, timeout=30).json()
+        answer = httpx.post(f"{split.url}/v1/identify{query}", files={"image": body}).json()
         assert answer["model"] == bundle
         assert answer["results"][0]["candidates"][0]["individual"] == "w_01"
     assert split.model()["default"] == "small"
     assert split.model()["models"] == {"small": "tiny-small", "large": "tiny-large"}
-    refused = httpx.post(f"{split.url}/v1/identify?model=huge", files={"image": body}, timeout=30)
+    refused = httpx.post(f"{split.url}/v1/identify?model=huge", files={"image": body})
     assert refused.status_code == 404
     assert "small, large" in refused.json()["detail"]
 
@@ -103,10 +108,12 @@ def test_a_killed_encoder_is_hidden_by_retries_while_health_fails(split: Running
     with load(split.url, pause=PAUSE) as seen:
         seen.wait_for(20)
         os.kill(encoder, signal.SIGKILL)
-        deadline = time.monotonic() + 120
-        while (not colours or colours[-1] != 200 or 503 not in colours) and time.monotonic() < deadline:
-            colours.append(httpx.get(f"{split.url}/healthz", timeout=30).status_code)
-            time.sleep(0.1)
+
+        def is_back() -> bool:
+            colours.append(httpx.get(f"{split.url}/healthz").status_code)
+            return colours[-1] == 200 and 503 in colours
+
+        wait_until(is_back, rest=0.1)
         seen.wait_for(20)
     assert seen.failed == []
     assert set(colours) == {200, 503}
@@ -118,11 +125,13 @@ def test_calls_cut_by_a_killed_ingress_are_retried_by_the_client(split: Running,
     photograph = tmp_path / "fluke.jpg"
     photograph.write_bytes(encode(draw(2, 0), "JPEG"))
     answers: list[dict[str, object]] = []
-    asking = threading.Thread(target=lambda: answers.extend(ask_service(split.url, [photograph] * 60, top=1)))
+    asking = threading.Thread(
+        target=lambda: answers.extend(ask_service(split.url, [photograph] * 60, top=1)), daemon=True
+    )
     asking.start()
     time.sleep(0.2)
     os.kill(ingress, signal.SIGKILL)
-    asking.join(timeout=240)
+    asking.join(SECONDS)
     assert len(answers) == 60
 
 
@@ -170,9 +179,8 @@ def test_a_shadow_is_measured_silently_and_its_agreement_is_in_the_model_card(pa
     with load(pair.url, clients=len(PHOTOGRAPHS)) as seen:
         seen.wait_for(60)
     assert {one.bundle for one in seen.seen} == {"tiny-live"}
-    deadline = time.monotonic() + 120
-    while not (shadow := dict(pair.model()["shadow"]))["compared"] and time.monotonic() < deadline:  # type: ignore[call-overload]
-        time.sleep(0.2)
+    wait_until(lambda: pair.model()["shadow"]["compared"], rest=0.2)  # type: ignore[index]
+    shadow = dict(pair.model()["shadow"])  # type: ignore[call-overload]
     assert shadow["id"] == "tiny-next"
     assert shadow["agreement"] == shadow["agreed"] / shadow["compared"]
     assert 0.2 < float(str(shadow["agreement"])) < 0.8
@@ -184,10 +192,7 @@ def test_a_killed_replica_fails_only_its_own_calls(pair: Running) -> None:
         seen.wait_for(20)
         killed = pair.processes("whale_ray")[0]
         os.kill(killed, signal.SIGKILL)
-        deadline = time.monotonic() + 120
-        # For a moment the killed process is still listed.
-        while len({*pair.processes("whale_ray")} - {killed}) < 2 and time.monotonic() < deadline:
-            time.sleep(0.2)
+        pair.wait_for_replicas(2, without=killed)
         seen.wait_for(40)
     assert len({*pair.processes("whale_ray")} - {killed}) == 2
     assert len(seen.failed) <= 8  # the calls of all clients at one moment
@@ -223,10 +228,7 @@ def test_a_deployment_and_autoscaling_add_and_remove_replicas_without_a_failed_c
     assert seen.failed == []
     for clients, replicas in ((1, 1), (8, 2), (1, 1)):
         with load(pair.url, clients=clients) as seen:
-            deadline = time.monotonic() + 120
-            while len(pair.processes("whale_ray")) != replicas:
-                assert time.monotonic() < deadline, f"{clients} clients, {pair.processes('whale_ray')}"
-                time.sleep(0.2)
+            pair.wait_for_replicas(replicas)
             seen.wait_for(20)
         assert seen.failed == []
 
@@ -238,19 +240,19 @@ def test_a_deployment_switches_the_page_off_and_adds_keys_without_which_calls_fa
     (tmp_path / "keys").touch(mode=0o600)
     (tmp_path / "keys").write_text(f"boat identify {key}\n")
     assert httpx.get(f"{pair.url}/page/en/").status_code == 200  # the page has survived exchanges
-    assert httpx.post(f"{pair.url}/v1/identify", files={"image": photograph}, timeout=30).status_code == 200
+    assert httpx.post(f"{pair.url}/v1/identify", files={"image": photograph}).status_code == 200
     settings = ("--set", f"keys={tmp_path / 'keys'}")
     deployed = pair.deploy(make("tiny-new"), *settings, "--set", "page=off")
     assert deployed.returncode == 0, deployed.stderr
     assert httpx.get(f"{pair.url}/").headers["location"] == "/docs"
     for headers, status in (({}, 401), ({"Authorization": f"Bearer {key}"}, 200)):
-        answer = httpx.post(f"{pair.url}/v1/identify", files={"image": photograph}, headers=headers, timeout=30)
+        answer = httpx.post(f"{pair.url}/v1/identify", files={"image": photograph}, headers=headers)
         assert answer.status_code == status, answer.text
     assert httpx.get(f"{pair.url}/page/en/", headers=headers).status_code == 404
     (tmp_path / "keys").write_text(f"boat identify {'n' * 40}\n")
     renewed = pair.deploy(make("tiny-new"), *settings)
     assert renewed.returncode == 0, renewed.stderr
-    answer = httpx.post(f"{pair.url}/v1/identify", files={"image": photograph}, headers=headers, timeout=30)
+    answer = httpx.post(f"{pair.url}/v1/identify", files={"image": photograph}, headers=headers)
     assert answer.status_code == 401  # the old key of the same file
     assert key not in deployed.stdout + deployed.stderr
     new = {"Authorization": f"Bearer {'n' * 40}"}

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from threadpoolctl import threadpool_info
+from waiting import SECONDS
 
 from whale_ray.device import restored_threads
 from whale_ray.errors import EncoderError, InputError
@@ -310,7 +311,7 @@ def test_ctrl_c_ends_ensembles_that_are_scored_at_once_and_the_same_command_cont
                 break
         time.sleep(0.2)  # both are scored now
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=120)  # an endless scoring would hold it
+        rest, _ = process.communicate(timeout=SECONDS)  # an endless scoring would hold it
     assert process.returncode == 130, "".join(lines) + rest
     assert "Run the same command again to resume" in rest
     assert "Traceback" not in rest

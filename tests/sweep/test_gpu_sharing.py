@@ -30,7 +30,7 @@ def free_memory() -> Iterator[list[int]]:
         while not ending.wait(0.02):
             free.append(torch.cuda.mem_get_info()[0])
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield free
@@ -76,7 +76,7 @@ def test_a_trial_that_does_not_fit_beside_another_gpu_user_runs_again_alone(
         held.clear()
         torch.cuda.empty_cache()
 
-    thread = threading.Thread(target=make_room)
+    thread = threading.Thread(target=make_room, daemon=True)
     thread.start()
     options = ("data.image_size=512x512", "train.batch_size=64", "loss.name=arcface")
     try:

