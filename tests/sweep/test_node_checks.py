@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from ray.cluster_utils import Cluster
+from run_store_files import write_files
 from server_processes import node_without_dashboard
 from small_sweep import SWEEP
 
@@ -32,10 +33,12 @@ from whale_ray.sweep.planning.node_checks import (
     UNFIT_NODE,
     UnfitNodeError,
     check_code,
+    check_run_folder,
     code_version,
     dataset_on_this_node,
 )
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
+from whale_ray.sweep.trials.worker import run_trial_on_ray
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
@@ -91,7 +94,9 @@ def test_a_node_that_lacks_photographs_says_how_many(opened: Callable[[str], Dat
     dataset = opened(str(root))
     for image in dataset.table["image"][:3]:
         (root / "train" / image).unlink()
-    with pytest.raises(UnfitNodeError, match=r"node .* must have the photographs .* but 3 of 72 are missing in "):
+    with pytest.raises(
+        UnfitNodeError, match=r"node .* must have the photographs .* but 3 of 72 are missing in .*--data s3"
+    ):
         dataset_on_this_node(dataset, str(root))
 
 
@@ -130,6 +135,22 @@ def test_a_node_that_is_left_out_has_no_place(monkeypatch: pytest.MonkeyPatch) -
     assert slots.leave_out("unfit")
     assert slots.count() == 2
     assert not slots.leave_out("good"), "no node is left"
+
+
+def test_a_node_that_does_not_see_the_run_folder_is_left_out_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[dict[str, Any]] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: Mock(get_node_id=lambda: "n1"))
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    context = Mock(working_folder=tmp_path, folder=tmp_path / "runs/little", remote=None, workers=1)
+    run_trial_on_ray({"trial": "1"}, context)
+    assert [one[UNFIT_NODE] for one in reported] == ["n1"]
+    assert "has no trial 1 there. Name a folder that all nodes share, or object storage: --runs" in reported[0]["note"]
+    assert not (tmp_path / "runs").exists()
+    write_files(tmp_path, {"runs/little/trials/1/settings.json": "{}"})
+    check_run_folder(tmp_path / "runs/little", "1")
 
 
 @pytest.mark.parametrize("others", [True, False])

@@ -20,7 +20,7 @@ UNFIT_NODE = "unfit_node"
 
 
 class UnfitNodeError(InputError):
-    """A node has other code than the driver, or lacks the photographs of the sweep, or has others."""
+    """A node has other code than the driver, does not see its run folder, lacks the photographs or has others."""
 
 
 @functools.cache
@@ -44,6 +44,20 @@ def check_code(driver: str) -> None:
         raise UnfitNodeError(
             f"node {socket.gethostname()} must have the driver's whale_ray, {driver}, but has {here}. Install the same "
             "version on all nodes, or send it with the sweep: `ray job submit --working-dir .`"
+        )
+
+
+def check_run_folder(folder: Path, trial: str) -> None:
+    """Raise UnfitNodeError if this node does not see the run folder of the driver.
+
+    Args:
+        folder: The run folder.
+        trial: ID of a trial that the driver has created.
+    """
+    if not (folder / "trials" / trial / "settings.json").exists():
+        raise UnfitNodeError(
+            f"node {socket.gethostname()} must see the run folder of the driver, but {folder} has no trial {trial} "
+            "there. Name a folder that all nodes share, or object storage: --runs s3://BUCKET/PREFIX"
         )
 
 
@@ -74,8 +88,14 @@ def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
         lack = (
             f"{missing} of {len(pixels.health)} are missing in {catalog.folder}" if missing else "their content differs"
         )
-        raise UnfitNodeError(f"node {here} must have the photographs that the driver has, but {lack}")
+        raise UnfitNodeError(f"node {here} must have the photographs that the driver has, but {lack}. {_remedy(root)}")
     return dataclasses.replace(dataset, catalog=catalog, cache=own, decoded={geometry: pixels.fingerprint})
+
+
+def _remedy(root: str) -> str:
+    if is_url(root):
+        return "Run the same command again when no photographs change meanwhile"
+    return "Copy them to the same path on all nodes, or name them by a URL with --data s3://BUCKET/PREFIX"
 
 
 def _folder_here(dataset: Dataset, root: str) -> Path:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from whale_ray.atomic_files import write_atomically
 from whale_ray.device import available_device, restored_threads
 from whale_ray.errors import WhaleRayError
-from whale_ray.sweep.planning.node_checks import UNFIT_NODE, UnfitNodeError
+from whale_ray.sweep.planning.node_checks import UNFIT_NODE, UnfitNodeError, check_run_folder
 from whale_ray.sweep.planning.resume import can_be_continued
 from whale_ray.sweep.run_folder.checkpoints import drop_state
 from whale_ray.sweep.run_folder.disk_space import is_disk_full
@@ -53,14 +53,14 @@ def run_trial_on_ray(config: Mapping[str, Any], context: SweepContext) -> None:
     node = ray.get_runtime_context().get_node_id()
     prepare = TrialRun if context.workers == 1 else DistributedRun
     trial, trains = config["trial"], context.workers == 1
-    if trains:
-        try:
+    try:
+        if context.remote is None:
+            check_run_folder(context.folder, trial)
+        if trains:
             context = context.on_this_node()
-        except UnfitNodeError as error:
-            tune.report(
-                {UNFIT_NODE: node, "note": str(error), "epoch": 0, "done": True, context.scoring.objective: 0.0}
-            )
-            return
+    except UnfitNodeError as error:
+        tune.report({UNFIT_NODE: node, "note": str(error), "epoch": 0, "done": True, context.scoring.objective: 0.0})
+        return
     with published_trial(context.remote, context.folder, trial, tune.report, trains=trains) as place:
         here = dataclasses.replace(context, folder=place.folder, remote=place.remote)
         run_trial(trial, here, report=place.report, node=node, prepare=prepare, on_beat=place.on_beat)
