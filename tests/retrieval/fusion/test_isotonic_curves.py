@@ -26,16 +26,19 @@ def fuse(features, right, folds):
     return cross_fit(features, right, folds, images=right.any(axis=1))
 
 
-def test_a_curve_is_the_isotonic_regression_of_scikit_learn():
+@pytest.mark.parametrize("decimals", [9, 1], ids=["distinct scores", "equal scores"])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_a_curve_is_the_isotonic_regression_of_scikit_learn_to_the_last_digit(decimals, is_weighted):
     random = np.random.default_rng(0)
-    scores = random.normal(size=400)
+    scores = np.round(random.normal(size=400), decimals)
     right = random.random(400) < expit(scores)
-    curve, asked = fit_curve(scores, right), np.linspace(-5, 5, 101)
-    regression = IsotonicRegression(out_of_bounds="clip", y_min=1e-3, y_max=1 - 1e-3).fit(scores, right)
-    knots = np.asarray(regression.X_thresholds_)
-    np.testing.assert_allclose(expit(curve(knots)), regression.predict(knots))
+    weights = 1 / np.sqrt(random.integers(1, 30, 400)) if is_weighted else None
+    curve, asked = fit_curve(scores, right, weights), np.linspace(-5, 5, 101)
+    regression = IsotonicRegression(y_min=1e-3, y_max=1 - 1e-3).fit(scores, right.astype(float), sample_weight=weights)
+    shares = regression.y_thresholds_
+    assert curve == IsotonicCurve(tuple(regression.X_thresholds_), tuple(np.log(shares / (1 - shares))))
     assert (np.diff(curve(asked)) >= 0).all()
-    assert expit(curve(np.array([-9.0, 9.0]))) == pytest.approx(regression.predict([-9.0, 9.0]))
+    assert curve(np.array([-9.0, 9.0])).tolist() == [curve.log_odds[0], curve.log_odds[-1]]
 
 
 def test_weights_of_a_curve_count_like_repeated_scores():

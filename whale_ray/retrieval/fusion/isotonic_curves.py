@@ -15,6 +15,8 @@ from whale_ray.errors import BundleError
 
 _LEAST: Final = 1e-3
 """Probabilities end here and at one minus this, for 0 and 1 have no log-odds."""
+_SAME: Final = 1e-15
+"""Scores that differ by less are equal."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,31 @@ def fit_curve(scores: np.ndarray, right: np.ndarray, weights: np.ndarray | None 
         right: Whether the candidate is the individual of its query, bool, shape (n,).
         weights: Weight of each candidate, shape (n,); None for equal weights.
     """
-    from sklearn.isotonic import IsotonicRegression
+    from scipy.optimize import isotonic_regression
 
-    fitted = IsotonicRegression(y_min=_LEAST, y_max=1 - _LEAST)
-    fitted.fit(scores, right.astype(np.float64), sample_weight=weights)
-    shares = np.asarray(fitted.y_thresholds_, dtype=np.float64)
-    log_odds = np.log(shares / (1 - shares))
-    return IsotonicCurve(tuple(map(float, fitted.X_thresholds_)), tuple(map(float, log_odds)))
+    knots, shares, weights = _shares_by_score(scores.astype(np.float64), right, weights)
+    shares = np.clip(isotonic_regression(shares, weights=weights).x, _LEAST, 1 - _LEAST)
+    bends = np.ones(len(knots), dtype=bool)  # the others are on the line between their neighbors
+    bends[1:-1] = (shares[1:-1] != shares[:-2]) | (shares[1:-1] != shares[2:])
+    knots, shares = knots[bends], shares[bends]
+    return IsotonicCurve(tuple(knots.tolist()), tuple(np.log(shares / (1 - shares)).tolist()))
+
+
+def _shares_by_score(
+    scores: np.ndarray, right: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the distinct scores, ascending, the share of right candidates of each, and their weight; each (C,).
+
+    These are the sums of scikit-learn's `IsotonicRegression`, whose import and checks take longer than the regression.
+    """
+    # Counts do not depend on the order; the last digits of other sums do.
+    order = np.argsort(scores) if weights is None else np.lexsort((right, scores))
+    scores, right = scores[order], right[order]
+    starts = np.diff(scores, prepend=-np.inf) >= _SAME
+    codes = np.cumsum(starts) - 1
+    each = np.ones(len(scores)) if weights is None else weights[order]
+    sums = np.bincount(codes, each)
+    return scores[starts], np.bincount(codes, each * right) / sums, sums
 
 
 def read_curves(written: Mapping[str, Mapping[str, Sequence[Any]]], names: Sequence[str]) -> dict[str, IsotonicCurve]:
