@@ -1,9 +1,7 @@
 """Benchmark of evaluation: neighbours, votes, all scores and intervals against the bare matrix product.
 
 Gallery and queries of the competition's size are drawn. The second comparison is pytorch-metric-learning's
-AccuracyCalculator, which returns precision@1, MAP@R and R-precision only: once in a process of its own, where faiss
-chooses the kernels of its products, and once in this one, with the kernels that commands of whale_ray choose. The
-memory row runs in a process of its own.
+AccuracyCalculator, which returns precision@1, MAP@R and R-precision only. The memory row runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -12,16 +10,12 @@ import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
 import resource
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from statistics import median
 from typing import Annotated
 
 import numpy as np
 import typer
-from accuracy_calculator import library
 
 from whale_ray.device import keep_freed_memory
 from whale_ray.retrieval.evaluation.evaluate import RetrievalSetting, evaluate
@@ -34,10 +28,7 @@ PRODUCT_OBSTACLE = (
     "Products with the means of encounters (1.3 of the bare product) and exact cosines in float64 (0.7) alone are more "
     "than the goal; neighbors, votes and intervals come on top."
 )
-LIBRARY_OBSTACLE = (
-    "Encounters are searched as well, cosines are computed again in float64, and all scores have intervals; the "
-    "calculator searches single images and gives three scores."
-)
+LIBRARY_OBSTACLE = "All scores with intervals are computed, the calculator's three without."
 NOISE = 1.5  # of an embedding, beside its individual's direction of length 1 in each dimension
 
 
@@ -66,26 +57,15 @@ def whole_evaluation(vectors: np.ndarray, codes: np.ndarray, gallery: int) -> Ca
     )
 
 
-@contextmanager
-def separate_library(vectors: np.ndarray, codes: np.ndarray, gallery: int) -> Iterator[Callable[[], object]]:
-    """Return `library` in a process of its own, in the environment that this one was started with, on one thread."""
-    with tempfile.TemporaryDirectory() as scratch:
-        np.savez(file := Path(scratch) / "drawn.npz", vectors=vectors, codes=codes)
-        command = [sys.executable, str(Path(__file__).parent / "accuracy_calculator.py"), str(file), str(gallery)]
-        process = subprocess.Popen(
-            command, env=pairs.OTHERS_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        with process:
-            assert process.stdin
-            assert process.stdout
-            asked, answers = process.stdin, process.stdout
+def library(vectors: np.ndarray, codes: np.ndarray, gallery: int) -> Callable[[], object]:
+    """Return a function that computes three scores by pytorch-metric-learning, exactly, on the same threads."""
+    import torch
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
-            def compute() -> str:
-                print(file=asked, flush=True)
-                return answers.readline()
-
-            yield compute
-            asked.close()
+    torch.set_num_threads(pairs.THREADS)
+    calculator = AccuracyCalculator(include=("precision_at_1", "mean_average_precision_at_r", "r_precision"), k=50)
+    unit, labels = torch.from_numpy(vectors.astype(np.float32)), torch.from_numpy(codes)
+    return lambda: calculator.get_accuracy(unit[gallery:], labels[gallery:], unit[:gallery], labels[:gallery])
 
 
 def memory_ratio(count: int) -> float:
@@ -118,21 +98,17 @@ def main(
     full = vectors.astype(np.float32)
     evaluated = whole_evaluation(vectors, codes, gallery)
     product = pairs.take_turns(evaluated, lambda: full[gallery:] @ full[:gallery].T, rounds=rounds)
-    with separate_library(vectors, codes, gallery) as separate:
-        beside = pairs.take_turns(evaluated, separate, rounds=rounds)
-    same = pairs.take_turns(evaluated, library(vectors, codes, gallery), rounds=rounds)
+    beside = pairs.take_turns(evaluated, library(vectors, codes, gallery), rounds=rounds)
     size = f"{queries} x {gallery} x {SIZE}"
     rows = [
         ["neighbours, votes, scores, intervals", size, f"{median(product.first):.2f}"],
         ["bare matrix product", size, f"{median(product.second):.2f}"],
         ["AccuracyCalculator", size, f"{median(beside.second):.2f}"],
-        ["AccuracyCalculator, the same kernels", size, f"{median(same.second):.2f}"],
     ]
     pairs.print_table(["case", "queries x gallery x D", "seconds"], rows)
     for other, ratio, goal, obstacle in (
         ("bare matrix product", product.ratio, PRODUCT_GOAL, PRODUCT_OBSTACLE),
         ("AccuracyCalculator", beside.ratio, LIBRARY_GOAL, LIBRARY_OBSTACLE),
-        ("AccuracyCalculator on the same kernels", same.ratio, LIBRARY_GOAL, LIBRARY_OBSTACLE),
     ):
         pairs.print_verdict(f"evaluation / {other}, {size}", ratio, at_most=goal, obstacle=obstacle)
     if memory:

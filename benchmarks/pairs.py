@@ -1,7 +1,6 @@
 """Paired timings: two functions are timed in alternation (A B A B ...), so that other load slows both alike.
 
-Import this module before NumPy and torch: it limits them to one thread, and chooses kernels as the commands of
-whale_ray do.
+Import this module before NumPy and torch: it limits them to one thread.
 """
 
 from __future__ import annotations
@@ -13,17 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from whale_ray.device import use_avx512_kernels
-
 THREADS = 1
 ROWS_VARIABLE = "WHALE_RAY_BENCHMARK_ROWS"
 """Environment variable: file to which each verdict is appended as a line of JSON."""
 UNKNOWN = "The cause is not known."
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = str(THREADS)
-OTHERS_ENVIRONMENT = dict(os.environ)
-"""Environment for processes of other libraries: the threads are limited, and their kernels are their own choice."""
-use_avx512_kernels()
 
 
 @dataclass(frozen=True)

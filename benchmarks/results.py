@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pairs import OTHERS_ENVIRONMENT, ROWS_VARIABLE
+from pairs import ROWS_VARIABLE
 
 FOLDER = Path(__file__).parent
 LIBRARIES = ("ray", "torch", "torchvision", "faiss-cpu", "numpy", "pandas", "onnxruntime", "openvino")
@@ -130,7 +130,7 @@ def run(script: Path, arguments: Sequence[str], *, limit: float) -> tuple[list[d
     """
     with tempfile.TemporaryDirectory() as scratch:
         rows = Path(scratch) / "rows.jsonl"
-        environment = {**OTHERS_ENVIRONMENT, ROWS_VARIABLE: str(rows)}  # it chooses its own kernels
+        environment = {**os.environ, ROWS_VARIABLE: str(rows)}
         # A session, so that its servers and workers can be ended with it.
         process = subprocess.Popen([sys.executable, str(script), *arguments], env=environment, start_new_session=True)
         fault = ""

@@ -26,12 +26,9 @@ from process_groups import GroupScheduling, end_shared, mark_by_fixtures, pytest
 from server_processes import free_port, server_process
 from small_sweep import SWEEP
 
-from whale_ray.device import use_avx512_kernels
-
 # Before torch is imported: threads that wait for each other cost more than the small tensors of the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-use_avx512_kernels()  # before NumPy is imported: the commands that the tests start use them
 # The tests start hundreds of processes, and each would compile the project again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

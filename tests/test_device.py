@@ -25,7 +25,6 @@ from whale_ray.device import (
     limit_threads,
     reserved_device,
     restored_threads,
-    use_avx512_kernels,
     without_default_threads,
 )
 from whale_ray.errors import InputError
@@ -228,41 +227,6 @@ def test_libraries_get_the_threads_of_the_quota_but_ray_sets_its_own(
     with without_default_threads():
         assert os.environ.get("OMP_NUM_THREADS") == given
     assert os.environ.get("OMP_NUM_THREADS") == threads
-
-
-_AVX512 = "avx2 avx512f avx512dq avx512cd avx512bw avx512vl"
-
-
-@pytest.mark.parametrize(
-    ("flags", "given", "loaded", "kernels"),
-    [
-        pytest.param(_AVX512, None, False, "SkylakeX", id="AVX-512"),
-        pytest.param("avx2", None, False, None, id="AVX2"),
-        pytest.param("avx512f avx512cd avx512er", None, False, None, id="AVX-512 without the instructions of kernels"),
-        pytest.param(_AVX512, "Haswell", False, "Haswell", id="a value of the user"),
-        pytest.param(_AVX512, None, True, None, id="NumPy is loaded"),
-        pytest.param(None, None, False, None, id="another system"),
-    ],
-)
-def test_openblas_takes_avx512_kernels_where_the_processor_has_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str | None, given: str | None, loaded: bool, kernels: str
-) -> None:
-    monkeypatch.setenv("OPENBLAS_CORETYPE", given or "")
-    if given is None:
-        monkeypatch.delenv("OPENBLAS_CORETYPE")
-    if not loaded:
-        monkeypatch.delitem(sys.modules, "numpy")
-    if flags is not None:
-        (tmp_path / "proc").mkdir()
-        (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n\nflags : fpu\n")
-    use_avx512_kernels(tmp_path)
-    assert os.environ.get("OPENBLAS_CORETYPE") == kernels
-
-
-def test_commands_choose_kernels_before_numpy_is_loaded() -> None:
-    program = "import sys, whale_ray.cli, whale_ray.sweep.command; print('numpy' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
 
 
 def test_a_limit_of_threads_holds_for_torch_and_opencv_until_the_end_of_the_block() -> None:

@@ -8,7 +8,7 @@ import typer
 
 from whale_ray import __version__
 from whale_ray.commands import bundles, data, discover, export, matchers, services, sweeps
-from whale_ray.device import limit_default_threads, use_avx512_kernels
+from whale_ray.device import limit_default_threads
 from whale_ray.sweep.command import EXAMPLES, run_and_exit, sweep
 from whale_ray.verbosity import set_verbosity
 
@@ -50,9 +50,8 @@ def configure(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print log records.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
 ) -> None:
-    """Set verbosity, default threads and kernels of every command."""
+    """Set verbosity and default threads of every command."""
     limit_default_threads()
-    use_avx512_kernels()
     set_verbosity(verbose=verbose, quiet=quiet)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +19,6 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # options of mallopt(3)
 _PAD = 64 * 2**20  # bytes that the heap grows by
 _OWN_CHOICES = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 _THREADS = "OMP_NUM_THREADS"  # read by PyTorch, faiss and OpenBLAS when they are loaded
-_KERNELS, _AVX512_KERNELS = "OPENBLAS_CORETYPE", "SkylakeX"  # read by OpenBLAS when it is loaded
-_AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}  # instructions of these kernels
 
 
 def reserved_device(gpus: float) -> str:
@@ -178,24 +175,6 @@ def limit_default_threads() -> None:
     cpus = available_cpus()
     if cpus < _affinity():
         os.environ.setdefault(_THREADS, str(cpus))
-
-
-def use_avx512_kernels(system: Path = Path("/")) -> None:
-    """Let NumPy, SciPy and faiss, if this process loads them later, multiply by AVX-512 where the processor has it.
-
-    OpenBLAS chooses its kernels by the model of the processor, and takes those of an older one for models that it does
-    not know: products then take 2 to 5 times as long (docs/experiments/retrieval.md). A value of the user stays. If
-    NumPy is loaded, nothing changes, so that the processes that this one starts use the same kernels.
-
-    Args:
-        system: Root of the file system.
-    """
-    if "numpy" in sys.modules:
-        return
-    with contextlib.suppress(OSError), open(system / "proc/cpuinfo", encoding="utf-8") as lines:
-        flags = next((line.split() for line in lines if line.startswith("flags")), [])  # of the first core
-        if set(flags) >= _AVX512:
-            os.environ.setdefault(_KERNELS, _AVX512_KERNELS)
 
 
 @contextlib.contextmanager

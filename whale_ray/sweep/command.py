@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from whale_ray.device import limit_default_threads, use_avx512_kernels
+from whale_ray.device import limit_default_threads
 from whale_ray.errors import InputError
 from whale_ray.file_errors import explain_file_error
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
@@ -186,7 +186,6 @@ def _print_forecast(plan: Sweep, run: Path, *, measure: bool, as_json: bool) -> 
 def main() -> None:
     """Run the command `python -m whale_ray.sweep`."""
     limit_default_threads()
-    use_avx512_kernels()
     application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     application.command(epilog=EXAMPLES)(sweep)
     run_and_exit(application)
