@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from small_sweep import SWEEP
 from typer.testing import CliRunner, Result
+from waiting import SECONDS
 
 from whale_ray.cli import application
 from whale_ray.data.exports.registry import EXPORTS
@@ -285,7 +286,7 @@ def run_and_signal(command: list[str], *, folder: Path, until: str, number: int)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, start_new_session=True
     ) as process:
-        killer = threading.Timer(200, process.kill)
+        killer = threading.Timer(SECONDS, process.kill)
         killer.start()
         assert process.stdout
         lines = []
@@ -306,14 +307,17 @@ def test_an_interrupted_sweep_prints_the_resume_command_which_works(
 ) -> None:
     """Also: paths that are relative to where the command was typed hold in Ray's workers, which work elsewhere.
 
+    A sweep that began on a Ray of its own goes on on a cluster.
     An epoch takes a tenth of a second: there are so many that training goes on when the signal arrives.
     """
     epochs = 60
     shutil.copytree(photographs, tmp_path / "drawn")
     (tmp_path / "little.yaml").write_text(SWEEP.replace("ROOT", "drawn"))
     command = [sys.executable, "-m", "whale_ray.sweep", "little.yaml", "--set", f"train.epochs={epochs}"]
-    command += ["--set", "loss.name=arcface"] + ([] if own_ray else ["--address", cluster])
-    code, output = run_and_signal(command, folder=tmp_path, until="epoch 2", number=number)
+    command += ["--set", "loss.name=arcface"]
+    on_cluster = [*command, "--address", cluster]
+    first = command if own_ray else on_cluster
+    code, output = run_and_signal(first, folder=tmp_path, until="epoch 2", number=number)
     assert code == 130, output
     assert "stopping: trials keep their last checkpoint" in output
     assert "Run the same command again to resume" in output
@@ -321,7 +325,7 @@ def test_an_interrupted_sweep_prints_the_resume_command_which_works(
     folder = tmp_path / "runs" / "little"
     before = pd.read_csv(folder / "leaderboard.csv").set_index("trial")["status"]
     assert "running" in set(before)
-    code, output = run_and_signal(command, folder=tmp_path, until=NEVER, number=0)
+    code, output = run_and_signal(on_cluster, folder=tmp_path, until=NEVER, number=0)
     assert code == 0, output
     assert "epoch 1," not in output
     for part in ("Leaderboard", "report       ", "best bundle  ", "serve it     whale-ray serve runs/little/best"):
