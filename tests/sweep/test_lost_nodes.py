@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 from ray.cluster_utils import Cluster
-from server_processes import node_without_dashboard
+from server_processes import end_nodes, node_without_dashboard
 from small_sweep import SWEEP
 
 from whale_ray.sweep.execution.driver import run_sweep
@@ -37,7 +37,7 @@ def nodes(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
 
     add.cluster = cluster  # type: ignore[attr-defined]
     yield add
-    cluster.shutdown()
+    end_nodes(cluster)
 
 
 def nodes_of_trials(run: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from ray.cluster_utils import Cluster
 from run_store_files import write_files
-from server_processes import node_without_dashboard
+from server_processes import end_nodes, node_without_dashboard
 from small_sweep import SWEEP
 
 import whale_ray
@@ -205,7 +205,7 @@ def test_a_sweep_leaves_out_nodes_with_other_code_or_without_photographs(
         environment = {**os.environ, "WHALE_RAY_CACHE": str(tmp_path / "driver")}
         ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     finally:
-        cluster.shutdown()
+        end_nodes(cluster)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "must have the driver's whale_ray" in ended.stdout
     assert ended.stdout.count("cannot use the photographs: s3://whales/for_nodes must be storage") == 1
