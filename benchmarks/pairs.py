@@ -1,6 +1,7 @@
 """Paired timings: two functions are timed in alternation (A B A B ...), so that other load slows both alike.
 
-Import this module before NumPy and torch: it limits them to one thread.
+Import this module before NumPy and torch: it limits them to one thread, and lets OpenBLAS choose its kernels by the
+processor, as it does where no variable of the machine names others.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ ROWS_VARIABLE = "WHALE_RAY_BENCHMARK_ROWS"
 UNKNOWN = "The cause is not known."
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = str(THREADS)
+for _variable in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+    os.environ.pop(_variable, None)
 
 
 @dataclass(frozen=True)
