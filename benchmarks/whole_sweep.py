@@ -6,14 +6,12 @@ trials at once as there are cores, one thread each; the plain process trains in 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -39,9 +37,12 @@ def run_plainly(file: Path, runs: Path) -> None:
     """Run the trainings of the sweep in sequence in this process, without Ray, and write its bundle."""
     from whale_ray.device import available_cpus
     from whale_ray.sweep.config.sweep_spec import load_sweep
-    from whale_ray.sweep.execution import driver
+    from whale_ray.sweep.execution.driver import run_sweep
+    from whale_ray.sweep.execution.runners import sweep_session
     from whale_ray.sweep.run_folder.records import write_result
     from whale_ray.sweep.trials.trial_run import TrialRun
+
+    trained: list[str] = []
 
     def back_to_back(store: Any, job: Any, progress: Any, stopping: threading.Event) -> None:
         for trial in store.queue.trials():
@@ -50,13 +51,12 @@ def run_plainly(file: Path, runs: Path) -> None:
             seconds = {"seconds": time.perf_counter() - started}
             write_result(store.index.trial_folder(trial), {**figures, **seconds, "status": "finished", "error": ""})
             store.outcomes.settle(trial, status="finished")
+            trained.append(trial)
 
-    @contextlib.contextmanager
-    def nowhere(address: str | None, *, say: Any) -> Iterator[None]:
-        yield
-
-    vars(driver).update(run_trials=back_to_back, connected=nowhere)
-    assert driver.run_sweep(load_sweep(file), runs=runs).bundle is not None
+    vars(sweep_session).update(run_trials_in_process=back_to_back)
+    assert run_sweep(load_sweep(file), runs=runs, in_process=True).bundle is not None
+    assert len(trained) >= TRIALS
+    assert "ray" not in sys.modules
 
 
 def seconds_of(command: list[str]) -> float:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
@@ -28,6 +29,7 @@ from whale_ray.inference.bundle_transfer.photograph_download import download_pho
 from whale_ray.sweep.execution.runners import trial_slots
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
 from whale_ray.sweep.execution.runners.tune_runner import _EventCallback
+from whale_ray.sweep.planning import node_checks
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
 from whale_ray.sweep.planning.node_checks import (
     UNFIT_NODE,
@@ -145,12 +147,23 @@ def test_a_node_that_does_not_see_the_run_folder_is_left_out_and_writes_nothing(
     monkeypatch.setattr("ray.get_runtime_context", lambda: Mock(get_node_id=lambda: "n1"))
     monkeypatch.setattr("ray.tune.report", reported.append)
     context = Mock(working_folder=tmp_path, folder=tmp_path / "runs/little", remote=None, workers=1)
+    waited: list[float] = []
+    monkeypatch.setattr(node_checks, "time", SimpleNamespace(monotonic=lambda: sum(waited), sleep=waited.append))
     run_trial_on_ray({"trial": "1"}, context)
+    assert sum(waited) == pytest.approx(10, abs=0.3)
     assert [one[UNFIT_NODE] for one in reported] == ["n1"]
     assert "has no trial 1 there. Name a folder that all nodes share, or object storage: --runs" in reported[0]["note"]
     assert not (tmp_path / "runs").exists()
-    write_files(tmp_path, {"runs/little/trials/1/settings.json": "{}"})
-    check_run_folder(tmp_path / "runs/little", "1")
+
+
+def test_a_run_folder_that_a_node_sees_a_little_later_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(seconds: float) -> None:
+        write_files(tmp_path, {"trials/1/settings.json": "{}"})
+
+    monkeypatch.setattr(node_checks, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=show))
+    check_run_folder(tmp_path, "1")
 
 
 @pytest.mark.parametrize("others", [True, False])

@@ -6,48 +6,17 @@ Importing this module loads neither torch nor Ray, so that an address or a stora
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import pandas as pd
 
 from whale_ray.ray_address import check_driver_address
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.runners.sweep_result import SweepResult
 from whale_ray.sweep.run_store.driver_run_folder import opened_runs
 from whale_ray.sweep.run_store.run_download import local_run
 
-
-@dataclass(frozen=True)
-class SweepResult:
-    """Outcome of a sweep.
-
-    Attributes:
-        folder: Run folder.
-        table: Leaderboard, best first.
-        bundle: Best bundle; None if no trial finished.
-        report: Path of report.html.
-        interrupted: The sweep was stopped before its last trial.
-        url: URL of the run folder in a run store, of which `folder` is the mirror; None without one.
-        unpublished: Files of `folder` that could not be uploaded.
-    """
-
-    folder: Path
-    table: pd.DataFrame
-    bundle: Path | None
-    report: Path
-    interrupted: bool
-    url: str | None = None
-    unpublished: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0 all trials ended as meant; 3 some failed; 1 no bundle, or files are not uploaded; 130 interrupted."""
-        if self.interrupted:
-            return 130
-        if self.bundle is None or self.unpublished:
-            return 1
-        return 3 if (self.table["status"] == "failed").any() else 0
+__all__ = ["SweepResult", "run_sweep"]
 
 
 def run_sweep(

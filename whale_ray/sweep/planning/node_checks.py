@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import socket
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -47,14 +48,18 @@ def check_code(driver: str) -> None:
         )
 
 
-def check_run_folder(folder: Path, trial: str) -> None:
+def check_run_folder(folder: Path, trial: str, *, seconds: float = 10.0) -> None:
     """Raise UnfitNodeError if this node does not see the run folder of the driver.
 
     Args:
         folder: The run folder.
         trial: ID of a trial that the driver has created.
+        seconds: Time until which a shared file system may show a new file on other nodes.
     """
-    if not (folder / "trials" / trial / "settings.json").exists():
+    limit = time.monotonic() + seconds
+    while not (settings := folder / "trials" / trial / "settings.json").exists() and time.monotonic() < limit:
+        time.sleep(0.2)
+    if not settings.exists():
         raise UnfitNodeError(
             f"node {socket.gethostname()} must see the run folder of the driver, but {folder} has no trial {trial} "
             "there. Name a folder that all nodes share, or object storage: --runs s3://BUCKET/PREFIX"

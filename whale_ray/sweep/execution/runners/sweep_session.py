@@ -11,7 +11,6 @@ from whale_ray.file_errors import real_path
 from whale_ray.retrieval.recent_whitenings import RECENT_WHITENINGS
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
-from whale_ray.sweep.execution.driver import SweepResult
 from whale_ray.sweep.execution.export_bundle import make_best_bundle
 from whale_ray.sweep.execution.gather_local_evidence import gather_local_evidence
 from whale_ray.sweep.execution.import_run import import_run
@@ -23,6 +22,7 @@ from whale_ray.sweep.execution.preparation import (
     write_inputs,
 )
 from whale_ray.sweep.execution.runners.in_process_runner import run_trials_in_process
+from whale_ray.sweep.execution.runners.sweep_result import SweepResult
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.planning.dataset import Dataset
 from whale_ray.sweep.planning.resume import keep_earlier_grouping, notes_on_grouping
