@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
+from whale_ray.sweep.analysis import paired_contrasts
 from whale_ray.sweep.analysis.fanova import explain
 from whale_ray.sweep.analysis.importance import Row, judge_importance
 from whale_ray.sweep.analysis.paired_contrasts import (
+    MOST_VALUES,
     Spread,
     estimate,
     left_over,
@@ -194,6 +196,27 @@ def test_the_differences_of_retrieval_axes_are_those_of_the_plain_table(finished
     assert row.value == pytest.approx(means["average"] - means["none"])
     assert row.low <= row.value <= row.high
     assert row.compared == 2 * 3, "nearest, and softmax with two k, in each of two trials"
+
+
+def test_values_are_compared_up_to_a_limit_for_pairs_grow_with_their_square() -> None:
+    points = [{"a": a, "b": b} for a in range(MOST_VALUES + 1) for b in "xy"]
+    axes = {"a": range(MOST_VALUES + 1), "b": "xy"}
+    assert {one.axis for one in matched_contrasts(points, axes)} == {"b"}
+    used = points[2:]  # of the values that the axis lists, those of the trials count
+    assert len([one for one in matched_contrasts(used, axes) if one.axis == "a"]) == MOST_VALUES * (MOST_VALUES - 1) / 2
+
+
+def test_an_axis_with_too_many_values_is_named_with_the_reason(
+    finished: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paired_contrasts, "MOST_VALUES", 1)
+    run = Path(shutil.copytree(finished.folder, tmp_path / "run", symlinks=True))
+    report = write_report(run).read_text()
+    rows = pd.read_csv(run / "importance.csv").set_index("axis")
+    for axis in ("loss.name", "retrieval.flip"):
+        assert (rows.loc[axis, "verdict"], rows.loc[axis, "compared"]) == ("no interval", 0)
+        assert np.isnan(rows.loc[axis, "value"])
+        assert f"of {axis} is not given: 2 values are too many to compare" in report
 
 
 def test_a_trial_without_proxies_is_compared_without_a_classifier(finished: SweepResult, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from whale_ray.sweep.analysis.paired_contrasts import (
     Contrast,
     Estimate,
     Spread,
+    axes_with_many_values,
     estimate,
     left_over,
     main_effects,
@@ -122,7 +123,8 @@ def _of_axes(trials: Sequence[Record], sweep: Sweep, by_seed: Spread | None) -> 
     values = {axis.name: axis.listed() or () for axis in sweep.axes if screened or axis.name != "seed"}
     if not screened:
         listed = {name: own for name, own in values.items() if own}
-        return _differences(PAIRED, matched_contrasts(points, listed), outcomes, by_seed, _noise(by_seed))
+        rows = _differences(PAIRED, matched_contrasts(points, listed), outcomes, by_seed, _noise(by_seed))
+        return rows + _not_compared(axes_with_many_values(points, listed))
     fitting = [place for place, point in enumerate(points) if _lies_in(point, values)]
     points = [points[place] for place in fitting]
     outcomes = Outcomes(outcomes.scores[:, fitting], outcomes.clusters, outcomes.folds)
@@ -135,6 +137,11 @@ def _of_axes(trials: Sequence[Record], sweep: Sweep, by_seed: Spread | None) -> 
     rows = _differences(EFFECT, main_effects(points, values), outcomes, spread, note)
     mixed = _confounded(list(values), int(sweep.fixed["search.trials"]))
     return [dataclasses.replace(row, confounded_with=mixed[row.axis]) for row in rows]
+
+
+def _not_compared(counts: Mapping[str, int]) -> list[Row]:
+    notes = {axis: f"of {axis} is not given: {count} values are too many to compare" for axis, count in counts.items()}
+    return [Row(axis, PAIRED, "", "", np.nan, np.nan, np.nan, 0, "no interval", note) for axis, note in notes.items()]
 
 
 def _confounded(names: Sequence[str], runs: int) -> dict[str, str]:
@@ -181,9 +188,7 @@ def _rows(how: str, contrasts: Sequence[Contrast], found: Sequence[Estimate], no
 
 def _of_search(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
     """Shares of the spread in a search that draws its points."""
-    if sweep.fixed["search.strategy"] not in ("random", "optuna"):
-        return []
-    if len(trials) < FEWEST_TRIALS:
+    if sweep.fixed["search.strategy"] not in ("random", "optuna") or len(trials) < FEWEST_TRIALS:
         return []
     scores = np.array([one.result[sweep.objective] for one in trials], dtype=float)
     few = f"a random {MOST_TRIALS} of the " if len(trials) > MOST_TRIALS else ""
@@ -222,7 +227,8 @@ def _of_retrieval(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
     outcomes = Outcomes(scores, clusters.to_numpy(dtype=str), np.zeros(len(clusters)))
     over = f"over the {len(trials)} leading trials, " if len(trials) > 1 else ""
     note = f"of a retrieval axis, {over}allows for other queries"
-    return _differences(PAIRED, contrasts, outcomes, None, note)
+    rows = _differences(PAIRED, contrasts, outcomes, None, note)
+    return rows + _not_compared(axes_with_many_values(points, axes))
 
 
 def _setting_point(trial: str, setting: RetrievalSetting, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

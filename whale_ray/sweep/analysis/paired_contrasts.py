@@ -8,7 +8,7 @@ residuals of the main effects.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -18,6 +18,8 @@ import numpy as np
 from whale_ray.retrieval.evaluation.query_clusters import bootstrap_interval
 
 Point = Mapping[str, Any]
+MOST_VALUES = 20
+"""Values of an axis that are compared with each other: time and memory grow with their square."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,22 @@ class Estimate:
         return "beyond noise" if self.low > 0 or self.high < 0 else "noise"
 
 
+def axes_with_many_values(points: Sequence[Point], axes: Iterable[str]) -> dict[str, int]:
+    """Return the number of values of each axis whose values are too many to compare with each other.
+
+    Args:
+        points: Values by axis of each column.
+        axes: Names of axes.
+    """
+    counts = {axis: len({repr(point[axis]) for point in points if axis in point}) for axis in axes}
+    return {axis: count for axis, count in counts.items() if count > MOST_VALUES}
+
+
 def matched_contrasts(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]) -> list[Contrast]:
     """Return, per axis and pair of its values, the mean over all matched pairs of columns.
 
     Two columns match if they differ in that axis alone. An option that only one of them has counts as no difference.
+    Axes with more than MOST_VALUES values have none.
 
     >>> points = [{"k": 1, "flip": "no"}, {"k": 5, "flip": "no"}, {"k": 1, "flip": "yes"}, {"k": 5, "flip": "yes"}]
     >>> [(one.axis, one.weights.tolist()) for one in matched_contrasts(points, {"k": [1, 5]})]
@@ -68,6 +82,8 @@ def matched_contrasts(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]
         points: Values by axis of each column.
         axes: Values of each axis, in order.
     """
+    many = axes_with_many_values(points, axes)
+    axes = {axis: values for axis, values in axes.items() if axis not in many}
     pairs: dict[tuple[str, int, int], list[tuple[int, int]]] = defaultdict(list)
     for one, other in combinations(range(len(points)), 2):
         axis = _only_difference(points[one], points[other])
