@@ -64,7 +64,7 @@ def test_another_mirror_of_the_store_has_the_same_files_link_and_database(store:
     with closing(sqlite3.connect(there.folder / "study.db")) as database:
         assert database.execute("select name from sqlite_master").fetchall() == [("found",)]
     assert set(store.list()) == {*FILES, "best", "study.db"}
-    assert there.pending() == []
+    assert there.changes().changed == []
 
 
 def test_results_are_published_after_the_files_they_speak_of(
@@ -86,7 +86,7 @@ def test_only_changes_are_uploaded_and_deletions_follow(store: ObjectStore, tmp_
     mirror.push()
     (mirror.folder / "sweep.yaml").write_text("name: other")
     (mirror.folder / "bundles/b/x").unlink()
-    assert RunMirror(store, mirror.folder).pending() == ["sweep.yaml"]
+    assert RunMirror(store, mirror.folder).changes().changed == ["sweep.yaml"]
     mirror.push()
     assert store.read("sweep.yaml") == b"name: other"
     assert "bundles/b/x" not in store.list()
@@ -98,7 +98,7 @@ def test_a_file_that_was_not_uploaded_yet_is_kept_when_the_sweep_continues(store
     (mirror.folder / "trials/1/result.json").write_text('{"status": "finished"}')
     again = RunMirror(store, mirror.folder)
     again.pull()
-    assert again.pending() == ["trials/1/result.json"]
+    assert again.changes().changed == ["trials/1/result.json"]
 
 
 def test_what_another_machine_has_published_or_deleted_replaces_the_mirror(store: ObjectStore, tmp_path: Path) -> None:

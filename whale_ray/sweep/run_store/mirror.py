@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from whale_ray.atomic_files import replace_symlink, write_atomically
+from whale_ray.atomic_files import replace_symlink
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
+from whale_ray.sweep.run_store.changed_folders import LINK, ChangedFolders, Group, group_of, version_of
+from whale_ray.sweep.run_store.sync_record import SyncedVersions, SyncRecord
 
 _RECORD = ".published.json"
-_LOCAL_ONLY = ("lock", "alive")  # files that only processes on the same disk use
 _FIRST = ("sweep.yaml", "identity.json")
-_LAST = ("result.json", "bundle.json", "best")
-_LINK = "best"
+_LAST = ("result.json", "bundle.json", LINK)
 _WEIGHTS = "/checkpoint/encoder.safetensors"
 _LEFT_OUT = ""  # local version of a file that is in the store only
+_GONE = "gone"  # local version of a file that was deleted while it was synchronized
+
+
+class Changes(NamedTuple):
+    """Files of a mirror that differ from the store.
+
+    Attributes:
+        changed: Keys of new and changed files, in the order of their upload.
+        deleted: Keys of files that were deleted since they were synchronized.
+    """
+
+    changed: list[str]
+    deleted: list[str]
+
+    def __bool__(self) -> bool:
+        """Return whether any file differs."""
+        return bool(self.changed or self.deleted)
 
 
 class RunMirror:
@@ -40,8 +57,9 @@ class RunMirror:
     def __init__(self, store: ObjectStore, folder: Path, *, below: str = "") -> None:
         self.store, self.folder = store, folder
         self._lock = threading.Lock()
-        self._record = folder / below / _RECORD
-        self._synced = _read_record(self._record)
+        self._downloading: set[str] = set()
+        self._record = SyncRecord(folder / below / _RECORD)
+        self._folders = ChangedFolders(folder)
 
     def pull(
         self,
@@ -74,95 +92,113 @@ class RunMirror:
             self._leave_out(key, wanted.pop(key))
         if wanted:
             on_start(len(wanted), sum(version.size for version in wanted.values()))
-        with self._saved_record():
+        with self._saved_record(), self._kept_from_upload(wanted):
             for key in sorted(wanted, key=_order):
                 self._download(key, wanted[key])
 
-    def _leave_out(self, key: str, version: str) -> None:
-        path = self.folder / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # of an earlier version
-        with self._lock:
-            self._synced[key] = (version, _LEFT_OUT)
+    def changes(self, prefix: str = "", *, thorough: bool = True) -> Changes:
+        """Return what differs from the store, as far as this mirror knows.
 
-    def _drop_missing(self, found: Container[str]) -> None:
-        """Delete unchanged files whose objects another driver has deleted; an emptied store gets all files again."""
-        for key in [key for key in self._synced if key not in found]:
-            _, local = self._synced.pop(key)
-            if _FIRST[0] in found and _local_version(self.folder / key) == local:
-                (self.folder / key).unlink()
+        Args:
+            prefix: Folder of a trial, such as `trials/ID/`; "" for the run folder.
+            thorough: Also look at finished trials whose folders have not changed since they were synchronized.
+        """
+        changed, deleted = list[str](), list[str]()
+        groups = self._folders.groups(group_of(prefix), known=self._record.groups(), thorough=thorough)
+        for group in groups:
+            found = self._changes_of(group)
+            if not found:
+                self._folders.settle(group)
+            changed += found.changed
+            deleted += found.deleted
+        return Changes(sorted(changed, key=_order), deleted)
+
+    def publish(self, changes: Changes) -> None:
+        """Upload changed files, results last, and delete the objects of deleted ones.
+
+        Args:
+            changes: The changes that `changes` has returned.
+        """
+        with self._saved_record():
+            for key in changes.changed:
+                self._upload(key)
+            for key in changes.deleted:
+                self.store.delete(key)
+                self._record.put(key, None)
 
     def push(self, prefix: str = "") -> None:
         """Upload what has changed, and delete the objects of files that were deleted since they were synchronized.
 
         Args:
-            prefix: Folder below the run folder to upload; "" for all.
+            prefix: Folder of a trial, such as `trials/ID/`; "" for the run folder.
         """
-        with self._saved_record():
-            for key in self._changed(prefix):
-                self._upload(key)
-            for key in self._deleted(prefix):
-                self.store.delete(key)
-                with self._lock:
-                    self._synced.pop(key, None)
-
-    def pending(self, prefix: str = "") -> list[str]:
-        """Return the files that are not uploaded yet.
-
-        Args:
-            prefix: Folder below the run folder; "" for all.
-        """
-        return list(self._changed(prefix))
-
-    def has_changed(self, prefix: str = "") -> bool:
-        """Return whether `push` would upload or delete anything.
-
-        Args:
-            prefix: Folder below the run folder; "" for all.
-        """
-        return any(self._changed(prefix)) or bool(self._deleted(prefix))
+        self.publish(self.changes(prefix))
 
     def has_left_out(self, prefix: str) -> bool:
         """Return whether the weights below a folder were left out of a download and are in the store.
 
         Args:
-            prefix: Folder below the run folder.
+            prefix: Folder of a trial, or one below it.
         """
-        return any(local == _LEFT_OUT for key, (_, local) in list(self._synced.items()) if key.startswith(prefix))
+        found = self._record.of_group(group_of(prefix))
+        return any(local == _LEFT_OUT for key, (_, local) in found.items() if key.startswith(prefix))
+
+    def _leave_out(self, key: str, version: str) -> None:
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # of an earlier version
+        self._record.put(key, SyncedVersions(str(version), _LEFT_OUT))
+
+    def _drop_missing(self, found: Container[str]) -> None:
+        """Delete unchanged files whose objects another driver has deleted; an emptied store gets all files again."""
+        for key, versions in self._record.every().items():
+            if key not in found:
+                self._record.put(key, None)
+                if _FIRST[0] in found and version_of(self.folder / key) == versions.local:
+                    (self.folder / key).unlink()
 
     def _has(self, key: str, version: str) -> bool:
-        path = self.folder / key
-        return self._synced.get(key, ("",))[0] == version and (path.exists() or path.is_symlink())
+        path, known = self.folder / key, self._record.get(key)
+        return known is not None and known.remote == version and (path.exists() or path.is_symlink())
 
-    def _changed(self, prefix: str) -> Iterator[str]:
-        for key in sorted(_files(self.folder, prefix), key=_order):
-            version = _local_version(self.folder / key)
-            if version is not None and self._synced.get(key, ("", ""))[1] != version:
-                yield key
-
-    def _deleted(self, prefix: str) -> list[str]:
+    def _changes_of(self, group: Group) -> Changes:
+        known = self._record.of_group(group.name)
         with self._lock:
-            keys = [(key, local) for key, (_, local) in self._synced.items() if key.startswith(prefix)]
-        return [key for key, local in keys if self._is_deleted(self.folder / key, local)]
+            files = {key: version for key, version in group.files.items() if key not in self._downloading}
+        changed = [key for key, version in files.items() if key not in known or known[key].local != version]
+        missing = known.keys() - group.files.keys()
+        return Changes(changed, [key for key in missing if self._is_deleted(key, known[key].local)])
 
-    @staticmethod
-    def _is_deleted(path: Path, synced: str) -> bool:
-        return not path.parent.is_dir() if synced == _LEFT_OUT else _local_version(path) is None
+    def _is_deleted(self, key: str, synced: str) -> bool:
+        path = self.folder / key
+        return not path.parent.is_dir() if synced == _LEFT_OUT else version_of(path) is None
+
+    @contextmanager
+    def _kept_from_upload(self, keys: Iterable[str]) -> Iterator[None]:
+        """Let `changes` leave out files whose download is not recorded yet, lest it replaces a newer object."""
+        with self._lock:
+            self._downloading |= set(keys)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._downloading -= set(keys)
 
     def _download(self, key: str, version: str) -> None:
         path = self.folder / key
-        if key == _LINK:
+        if key == LINK:
             replace_symlink(path, self.folder / self.store.read(key).decode().strip())
         else:
             self.store.download(key, path)
-        with self._lock:
-            self._synced[key] = (version, _local_version(path) or "gone")
+        self._record.put(key, SyncedVersions(str(version), version_of(path) or _GONE))
 
     def _upload(self, key: str) -> None:
         path = self.folder / key
-        version = _local_version(path)
+        version, known = version_of(path), self._record.get(key)
+        if known is not None and known.local == version:  # downloaded meanwhile
+            return
         try:
-            if key == _LINK:
+            if key == LINK:
                 with _copied(path, os.readlink(path).encode()) as copy:
                     published = self.store.upload(copy, key)
             elif path.suffix == ".db":
@@ -171,40 +207,17 @@ class RunMirror:
             else:
                 published = self.store.upload(path, key)
         except FileNotFoundError:
-            if _local_version(path) is None:  # the sweep has deleted it meanwhile
+            if version_of(path) is None:  # the sweep has deleted it meanwhile
                 return
             raise
-        with self._lock:
-            self._synced[key] = (published, version or "gone")
+        self._record.put(key, SyncedVersions(str(published), version or _GONE))
 
     @contextmanager
     def _saved_record(self) -> Iterator[None]:
-        before = dict(self._synced)
         try:
             yield
         finally:
-            with self._lock:
-                if self._synced != before:
-                    write_atomically(self._record, json.dumps(self._synced))
-
-
-def _read_record(path: Path) -> dict[str, tuple[str, str]]:
-    try:
-        return {key: (remote, local) for key, (remote, local) in json.loads(path.read_text()).items()}
-    except (FileNotFoundError, ValueError, AttributeError, TypeError):
-        return {}
-
-
-def _files(folder: Path, prefix: str) -> Iterator[str]:
-    top = folder / prefix
-    for place, folders, names in os.walk(top):
-        folders[:] = [name for name in folders if not name.startswith(".") and not (Path(place) / name).is_symlink()]
-        below = Path(place).relative_to(folder)
-        for name in names:
-            if not (name.startswith(".") or name in _LOCAL_ONLY or name.endswith(("-journal", "-wal", "-shm"))):
-                yield (below / name).as_posix()
-    if not prefix and (folder / _LINK).is_symlink():
-        yield _LINK
+            self._record.save()
 
 
 def _is_hidden(key: str) -> bool:
@@ -214,16 +227,6 @@ def _is_hidden(key: str) -> bool:
 def _order(key: str) -> tuple[int, str]:
     name = key.rpartition("/")[2]
     return (_LAST.index(name) + 1 if name in _LAST else -1 if key in _FIRST else 0), key
-
-
-def _local_version(path: Path) -> str | None:
-    try:
-        if path.is_symlink():
-            return os.readlink(path)
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 @contextmanager

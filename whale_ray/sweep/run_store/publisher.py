@@ -67,9 +67,9 @@ class Publisher:
         """Upload what is left, for up to 20 s if the store does not answer, and return what is not uploaded."""
         self.stop()
         begun = time.monotonic()
-        while not self._push() and time.monotonic() - begun < FINISH_SECONDS:
+        while not self._push(thorough=True) and time.monotonic() - begun < FINISH_SECONDS:
             time.sleep(min(1.0, FINISH_SECONDS / 4))
-        return [] if self.is_superseded else self._mirror.pending(self._prefix)
+        return [] if self.is_superseded else self._mirror.changes(self._prefix).changed
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -81,16 +81,17 @@ class Publisher:
     def _is_due(self) -> bool:
         return self._ended.is_set() or (self._requested > self._published and not self._is_failing)
 
-    def _push(self) -> bool:
+    def _push(self, *, thorough: bool = False) -> bool:
         """Upload what has changed and return whether the store took it."""
         requested, is_failing = self._requested, False
         try:
             if self._is_failing:
                 self._mirror.store.reconnect()
-            if self._mirror.has_changed(self._prefix) and not (self.is_superseded or self._may_publish()):
+            changes = self._mirror.changes(self._prefix, thorough=thorough)
+            if changes and not (self.is_superseded or self._may_publish()):
                 self.is_superseded = True
             if not self.is_superseded:
-                self._mirror.push(self._prefix)
+                self._mirror.publish(changes)
         except (OSError, pyarrow.ArrowException) as error:
             is_failing = True
             if not self._is_failing:
