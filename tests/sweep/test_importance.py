@@ -70,6 +70,29 @@ def test_an_axis_of_one_alternative_has_no_difference() -> None:
     assert found["k", 1, 5].tolist() == [0, -1, 1]
 
 
+def test_matched_pairs_are_all_pairs_that_differ_in_one_axis_alone() -> None:
+    random = np.random.default_rng(0)
+    axes: dict[str, list[Any]] = {"a": [0, 1.5, 2], "b": ["x", "y"], "size": [[1, 2], [3]]}
+    drawn = [{name: values[random.integers(len(values))] for name, values in axes.items()} for _ in range(40)]
+    points = [{name: point[name] for name in point if random.random() < 0.8} for point in drawn]
+    expected: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+    for (one, first), (other, second) in itertools.permutations(enumerate(points), 2):
+        differing = [name for name in first.keys() & second.keys() if first[name] != second[name]]
+        places = [axes[differing[0]].index(point[differing[0]]) for point in (first, second)] if differing else []
+        if len(differing) == 1 and places[0] < places[1]:
+            expected.setdefault((differing[0], *places), []).append((one, other))
+    found = matched_contrasts(points, axes)
+    assert [(one.axis, axes[one.axis].index(one.first), axes[one.axis].index(one.second)) for one in found] == sorted(
+        expected, key=lambda key: (list(axes).index(key[0]), key[1:])
+    )
+    for contrast, pairs in zip(found, (expected[key] for key in sorted(expected)), strict=True):
+        weights = np.zeros(len(points))
+        for one, other in pairs:
+            weights[[one, other]] += [-1.0 / len(pairs), 1.0 / len(pairs)]
+        assert contrast.compared == len(pairs)
+        np.testing.assert_allclose(contrast.weights, weights, atol=1e-12)
+
+
 def test_a_value_that_the_sweep_no_longer_has_is_left_out() -> None:
     assert not weights_of([{"a": 0}, {"a": 9}], a=[0, 1])
 

@@ -8,9 +8,9 @@ residuals of the main effects.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement, product
 from typing import Any
 
 import numpy as np
@@ -83,24 +83,43 @@ def matched_contrasts(points: Sequence[Point], axes: Mapping[str, Sequence[Any]]
         axes: Values of each axis, in order.
     """
     many = axes_with_many_values(points, axes)
-    axes = {axis: values for axis, values in axes.items() if axis not in many}
-    pairs: dict[tuple[str, int, int], list[tuple[int, int]]] = defaultdict(list)
-    for one, other in combinations(range(len(points)), 2):
-        axis = _only_difference(points[one], points[other])
-        if axis is not None and axis in axes and all(points[column][axis] in axes[axis] for column in (one, other)):
-            places = [list(axes[axis]).index(points[column][axis]) for column in (one, other)]
-            first, second = (one, other) if places[0] < places[1] else (other, one)
-            pairs[axis, min(places), max(places)].append((first, second))
-    found = sorted(pairs.items(), key=lambda item: (list(axes).index(item[0][0]), item[0][1:]))
     return [
-        Contrast(axis, axes[axis][low], axes[axis][high], _mean_of(matched, len(points)), len(matched))
-        for (axis, low, high), matched in found
+        Contrast(axis, values[low], values[high], _mean_of(pairs, len(points)), len(pairs))
+        for axis, values in axes.items()
+        if axis not in many
+        for (low, high), pairs in sorted(_matched_pairs(points, axis, values).items())
     ]
 
 
-def _only_difference(one: Point, other: Point) -> str | None:
-    differing = [name for name in one if name in other and one[name] != other[name]]
-    return differing[0] if len(differing) == 1 else None
+def _matched_pairs(
+    points: Sequence[Point], axis: str, values: Sequence[Any]
+) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Return the matched pairs of columns by the places of their two values, without looking at all pairs."""
+    kinds: dict[frozenset[str], list[int]] = defaultdict(list)
+    for column, point in enumerate(points):
+        if axis in point and point[axis] in values:
+            kinds[frozenset(point)].append(column)
+    pairs: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for one, other in combinations_with_replacement(kinds, 2):
+        others = sorted((one & other) - {axis})
+        left, right = (_alike(points, kinds[kind], others) for kind in (one, other))
+        for key in left.keys() & right.keys():
+            for first, second in combinations(left[key], 2) if one == other else product(left[key], right[key]):
+                low, high = sorted((values.index(points[column][axis]), column) for column in (first, second))
+                if low[0] != high[0]:
+                    pairs[low[0], high[0]].append((low[1], high[1]))
+    return pairs
+
+
+def _alike(points: Sequence[Point], columns: Sequence[int], names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for column in columns:
+        groups[tuple(_hashable(points[column][name]) for name in names)].append(column)
+    return groups
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, Hashable) else repr(value)
 
 
 def _mean_of(pairs: Sequence[tuple[int, int]], columns: int) -> np.ndarray:
