@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pickle
 import signal
 import threading
@@ -130,6 +131,26 @@ def test_tune_lets_one_trial_wait_unless_the_limit_is_set(monkeypatch: pytest.Mo
         patch.setattr("os.environ", {})
         set_ray_environment()
         assert _get_max_pending_trials(searcher) > 10_000
+
+
+@pytest.mark.parametrize(("is_set", "times"), [(False, 3), (True, 1)])
+def test_tune_writes_the_state_of_all_trials_again_and_again_unless_the_period_is_set(
+    cluster: str, monkeypatch: pytest.MonkeyPatch, is_set: bool, times: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("os.environ", {})
+        set_ray_environment()
+        period = os.environ["TUNE_GLOBAL_CHECKPOINT_S"]
+    monkeypatch.delenv("TUNE_GLOBAL_CHECKPOINT_S", raising=False)
+    if is_set:
+        monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", period)
+    controller, clock = TuneController(storage=Mock()), Mock(return_value=0.0)
+    monkeypatch.setattr("ray.tune.execution.experiment_state.time", Mock(monotonic=clock))
+    monkeypatch.setattr(controller, "save_to_dir", save := Mock())
+    for _ in range(3):
+        controller.checkpoint()
+        clock.return_value += 3600.0
+    assert save.call_count == times
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ _ENVIRONMENT = {
     # An epoch that is not evaluated has no score, but Tune stops the sweep at such an epoch (ray#10972, ray#15876).
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+    # Tune writes and copies the state of all trials every ten seconds, for a `Tuner.restore` that no sweep uses.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     # By default a searcher of our own has one waiting trial, so the workers of a cluster start one after the other.
     # QueueSearcher hands out no more trials than there are places.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
