@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from drawn_photographs import draw, encode
 from load_generator import PAUSE, load
 from server_processes import free_port
 from services import TOP, check_ended, contents, descendants, process, write_named
-from waiting import SECONDS
+from waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -63,17 +62,9 @@ class Cluster:
         answer = httpx.get(f"{self.dashboard}/api/serve/applications/", headers=headers)
         return answer.raise_for_status().text
 
-    def wait_for(self, condition: Callable[[], bool], *, seconds: float = SECONDS) -> None:
+    def wait_for(self, condition: Callable[[], bool]) -> None:
         """Return once the condition holds."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                if condition():
-                    return
-            except httpx.TransportError:
-                pass
-            assert time.monotonic() < deadline, self.status()
-            time.sleep(0.2)
+        wait_until(condition, rest=0.2, said=self.status, despite=(httpx.TransportError,))
 
     def bundle(self) -> object:
         """Return the bundle id of the model card."""
