@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import fsspec
@@ -20,7 +23,10 @@ from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 
 
 class Blobs(LocalFileSystem):
-    """Files as blobs: with an etag, which listings do not quote, and metadata that are kept until they are cleared."""
+    """Files as blobs: with an etag, which listings do not quote, and metadata that are kept until they are cleared.
+
+    They are moved and not copied, like those of SFTP.
+    """
 
     protocol = "blobs"
 
@@ -36,6 +42,12 @@ class Blobs(LocalFileSystem):
             del found["created"]
             self.kept[key] = found | {"etag": etag if key is path else f'"{etag}"'}
         return self.kept[key]
+
+    def mv(self, old: str, new: str) -> None:
+        super().mv(old, new)
+
+    def cp_file(self, path1: str, path2: str, **options: Any) -> None:
+        raise NotImplementedError
 
     def invalidate_cache(self, path: str | None = None) -> None:
         self.kept.clear()
@@ -82,6 +94,25 @@ def test_a_change_by_another_process_is_seen_although_the_package_keeps_listings
     assert set(store.list()) == {"lease", "new"}
     assert store.list()["lease"] != before
     assert store.size("gone") is None
+
+
+def test_each_thread_has_a_connection_of_its_own(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If two use one at once, paramiko loses the answer to one of them, which waits without end."""
+    users: list[tuple[Blobs, int]] = []
+    write = Blobs._open
+
+    def note(system: Blobs, path: str, mode: str = "rb", **options: Any) -> Any:
+        users.append((system, threading.get_ident()))
+        return write(system, path, mode, **options)
+
+    monkeypatch.setattr(Blobs, "_open", note)
+    with ThreadPoolExecutor(2) as pool:
+        barrier = Barrier(2)
+        for job in [pool.submit(lambda key=key: (barrier.wait(), store.write(key, b""))) for key in "ab"]:
+            job.result()
+    store.write("c", b"")
+    assert set(store.list()) == {"a", "b", "c"}
+    assert len({id(system) for system, _ in users}) == len({thread for _, thread in users}) == 3
 
 
 def test_errors_of_a_package_are_errors_of_the_storage(store: ObjectStore) -> None:

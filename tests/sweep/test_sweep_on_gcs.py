@@ -1,4 +1,4 @@
-"""Sweeps on Google Cloud Storage (an emulator) and on storage that fsspec opens, and errors of such storage."""
+"""Sweeps on Google Cloud Storage (an emulator) and on an SFTP server, which fsspec opens; errors of such storage."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+SFTP_SERVER = Path(__file__).parents[1] / "sftp_server.py"
 MEASURED = ["seconds", "milliseconds_per_image"]
 
 
@@ -40,26 +41,34 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def bucket(gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(scope="module")
+def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running SFTP server."""
+    pytest.importorskip("asyncssh")
+    pytest.importorskip("paramiko")
+    port = free_port()
+    log = tmp_path_factory.mktemp("sftp") / "log"
+    with server_process(sys.executable, SFTP_SERVER, str(port), said="the server listens", log=log):
+        yield f"sftp://whale:fluke@127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["gcs", "sftp"])
+def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty prefix."""
-    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", gcs)
+    server = request.getfixturevalue(request.param)
+    if request.param == "sftp":
+        return f"{server}{tmp_path}/bucket"
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server)
     return f"gs://anonymous@whales/{tmp_path.name}"
 
 
-def test_objects_on_gcs_are_written_listed_moved_and_deleted(bucket: str, tmp_path: Path) -> None:
+def test_objects_are_written_listed_moved_and_deleted(bucket: str, tmp_path: Path) -> None:
     check_object_calls(ObjectStore(bucket), tmp_path)
 
 
-@pytest.mark.parametrize("opened_by", ["pyarrow", "fsspec"])
 def test_a_sweep_has_the_local_results_and_continues_elsewhere(
-    opened_by: str,
-    request: pytest.FixtureRequest,
-    finished: SweepResult,
-    write_sweep: Callable[..., Any],
-    tmp_path: Path,
+    bucket: str, finished: SweepResult, write_sweep: Callable[..., Any]
 ) -> None:
-    bucket = request.getfixturevalue("bucket") if opened_by == "pyarrow" else f"local://{tmp_path}/bucket"
     result = run_sweep(write_sweep(), runs=f"{bucket}/runs", in_process=True)
     tables = [one.table.drop(columns=MEASURED, errors="ignore") for one in (result, finished)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,26 @@ def open_with_fsspec(url: str) -> tuple[Any, str]:
         system, place = fsspec.url_to_fs(url, skip_instance_cache=True)
     except Exception as error:  # each package has errors of its own
         raise InputError(f"{url} must be storage that fsspec can open, but: {first_line(error)}") from error
+    if not system.async_impl:
+        system = _PerThread(system, lambda: fsspec.url_to_fs(url, skip_instance_cache=True)[0])
     return PyFileSystem(_Handler(_Calls(system))), str(place).rstrip("/")
+
+
+class _PerThread:
+    """A file system of fsspec that each thread opens for itself.
+
+    Packages that are not asynchronous need not be safe for threads: if two ask at once, paramiko loses one answer,
+    whose thread waits without end.
+    """
+
+    def __init__(self, first: Any, open_again: Callable[[], Any]) -> None:
+        self._open, self._of_thread = _raises_os_errors(open_again), threading.local()
+        self._of_thread.system = first
+
+    def __getattr__(self, name: str) -> Any:
+        if not hasattr(self._of_thread, "system"):
+            self._of_thread.system = self._open()
+        return getattr(self._of_thread.system, name)
 
 
 class _Calls:
@@ -77,6 +97,10 @@ class _Handler(FSSpecHandler):
         """Return what pyarrow asks of the objects below a folder."""
         self.fs.invalidate_cache()
         return list(super().get_file_info_selector(selector))
+
+    def move(self, src: str, dest: str) -> None:
+        """Give an object another name; not all packages take the argument of pyarrow for folders."""
+        self.fs.mv(src, dest)
 
     def open_input_stream(self, path: str) -> Any:
         """Return the stream of an object."""

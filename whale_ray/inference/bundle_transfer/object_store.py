@@ -125,7 +125,10 @@ class ObjectStore:
             key: Its key.
             new: The other key.
         """
-        self._make_folder(new)
+        if self._is_disk:
+            self._make_folder(new)
+            self._system.move(self._path(key), self._path(new))
+            return
         self._system.copy_file(self._path(key), self._path(new))
         self._system.delete_file(self._path(key))
 
