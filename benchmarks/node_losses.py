@@ -80,6 +80,17 @@ class Driver:
         if self.process.returncode:
             raise SystemExit("\n".join(self.lines()[-40:]))
 
+    def lose_training_worker(self, cluster: Cluster) -> Machine:
+        """Kill a worker of a trial that has several, once it has reported an epoch, and return the worker's node."""
+        wait_for(lambda: self.has_ended() or any(map(EPOCH.match, self.lines())), "an epoch", seconds=600.0)
+        for node in cluster.machines.values():
+            for process in node.processes():
+                with suppress(psutil.NoSuchProcess):
+                    if any("RayTrainWorker" in word for word in process.cmdline()):
+                        process.kill()
+                        return node
+        raise AssertionError("no worker trains\n" + "\n".join(self.lines()[-40:]))
+
     def starts(self, trial: str) -> int:
         """Return how often a trial was started."""
         return sum(line.startswith(f"trial {trial} starts") for line in self.lines())

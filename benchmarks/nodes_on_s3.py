@@ -104,8 +104,7 @@ def main(
         groups = [] if losses == "none" else [group.split("+") for group in losses.split(",")]
         run_disturbed(file, bucket, cluster, groups, trials=trials, say=say)
         if workers > 1:
-            say(f"the sweep grows by a trial of {workers} workers")
-            Driver(last, bucket, cluster).follow(1, cluster, say)
+            grow(last, bucket, cluster, workers=workers, say=say)
         say(f"trials of each node: { ({node.name: trials_of(node) for node in cluster.started[1:]}) }")
         cluster.stop()
         assert alone.wait() == 0
@@ -146,6 +145,27 @@ def run_disturbed(
     say(f"epochs that were trained again, by trial: {dict(repeats)}")
     allowed = disturbance.losses - Counter(disturbance.warned)
     assert repeats <= allowed, (repeats, allowed)
+
+
+def grow(file: Path, bucket: str, cluster: Cluster, *, workers: int, say: Callable[[str], None]) -> None:
+    """Let the sweep grow by a trial with workers on several nodes, and kill one of them after an epoch.
+
+    Args:
+        file: The sweep file.
+        bucket: URL of run folders.
+        cluster: The nodes.
+        workers: Number of workers.
+        say: Prints a line.
+    """
+    say(f"the sweep grows by a trial of {workers} workers")
+    driver = Driver(file, bucket, cluster)
+    try:
+        say(f"a worker on node {driver.lose_training_worker(cluster).name} is killed")
+        driver.follow(1, cluster, say)
+    finally:
+        driver.process.kill()
+    say(f"epochs that were trained again: {sum(driver.repeats().values())}")
+    assert sum(driver.repeats().values()) <= 1
 
 
 @contextmanager

@@ -63,17 +63,21 @@ class Machine:
         self.process.wait()
 
     def terminate(self, *, seconds: float) -> None:
-        """Send SIGTERM to `ray start`, and SIGKILL to all processes when it has ended, or some seconds later.
+        """Send SIGTERM to `ray start`, and SIGKILL to all processes some seconds later, as the end of a spot machine.
+
+        Workers may outlive `ray start`, which waits a second for each process, and publish their last epoch.
 
         Args:
-            seconds: Longest time between the two.
+            seconds: Seconds between the two, if a process runs as long.
         """
-        processes = self.processes()
+        others = self.processes()[1:]
+        end = time.monotonic() + seconds
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=seconds)
+        _, left = psutil.wait_procs(others, timeout=max(0.0, end - time.monotonic()))
         self.kill()
-        for process in processes:
+        for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
@@ -87,7 +91,8 @@ class Machine:
 def node_environment() -> dict[str, str]:
     """Return the environment of this process for nodes: without tokens of another Ray, with one thread.
 
-    A node that does not answer is given up after 10 s, not after 63 s, and SIGTERM ends its workers after 1 s.
+    A node that does not answer is given up after 10 s, not after 63 s, and SIGTERM ends its workers after 1 s. Ray's
+    processes look for each other's sockets 20 times a second, not once.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     health = {"period_ms": 1000, "timeout_ms": 4000, "failure_threshold": 2}
@@ -95,6 +100,8 @@ def node_environment() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "RAY_raylet_start_wait_time_s": "120",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+        "RAY_raylet_client_connect_timeout_milliseconds": "50",
+        "RAY_raylet_client_num_connect_attempts": "2400",
         **{f"RAY_health_check_{name}": str(value) for name, value in health.items()},
     }
 
@@ -141,8 +148,9 @@ class Cluster:
         self.machines = {}
         self.address = f"127.0.0.1:{(port := free_port())}"
         # Ray's default port of its client server would end a second head on this machine.
-        options = ("--num-cpus=0", "--include-dashboard=false", f"--ray-client-server-port={free_port()}")
-        self.head = self._machine("driver", ["--head", f"--port={port}", *options], hidden=[])
+        options = ("--num-cpus=0", "--include-dashboard=false", "--no-monitor")
+        ports = (f"--port={port}", f"--ray-client-server-port={free_port()}")
+        self.head = self._machine("driver", ["--head", *ports, *options], hidden=[])
         self.head.wait_until_started()
 
     def add_all(self, names: Iterable[str]) -> list[Machine]:
@@ -168,6 +176,7 @@ class Cluster:
         arguments += [
             f"--temp-dir={self.folder / name}/r{len(self.started)}",
             "--dashboard-agent-listen-port=0",
+            "--include-log-monitor=false",
             "--object-store-memory=100000000",
             "--disable-usage-stats",
         ]

@@ -27,6 +27,7 @@ LONGEST = (
     "Ray cluster",
     "service on Ray",
     "tests/serving/test_serve_cluster.py",
+    "tests/serving/test_separate_encoders.py",
     "tests/sweep/test_nodes_on_s3.py",
     "tests/sweep/test_resume_after_kill.py",
     "tests/sweep/test_node_checks.py",

@@ -51,16 +51,15 @@ def scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     gcs = f"127.0.0.1:{(port := free_port())}"
     config = tmp_path / "autoscaling.json"
     config.write_text(json.dumps(autoscaling_config(gcs)))
-    dashboard = free_port()
     with tempfile.TemporaryDirectory(prefix="ra") as folder:  # short, for Ray's sockets
-        options = (f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=0", f"--temp-dir={folder}")
+        options = (f"--port={port}", f"--ray-client-server-port={free_port()}", "--num-cpus=0", f"--temp-dir={folder}")
         options += ("--object-store-memory=100000000", "--dashboard-agent-listen-port=0", "--disable-usage-stats")
+        options += ("--include-dashboard=false", "--include-log-monitor=false")
         command = (Path(sys.executable).with_name("ray"), "start", "--head", "--block", *options)
         variables = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
         variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "1"
-        url = f"http://127.0.0.1:{dashboard}"
-        log = tmp_path / "head.log"
-        with server_process(*command, f"--autoscaling-config={config}", url=url, log=log, **variables):
+        command += (f"--autoscaling-config={config}",)
+        with server_process(*command, said="Ray runtime started", log=tmp_path / "head.log", **variables):
             yield gcs
 
 

@@ -19,11 +19,13 @@ def test_a_sweep_whose_nodes_and_head_are_lost_and_that_grows_has_the_results_of
 ) -> None:
     """One node is cut off and comes back, one is warned before it ends, one is killed; then head and driver are killed.
 
-    The same command goes on on another cluster. At the end the sweep grows by a trial whose workers are on two nodes.
+    The same command goes on on another cluster. At the end the sweep grows by a trial of workers on two nodes, of which
+    one is killed.
     """
     command = [sys.executable, str(BENCHMARK), "--nodes", "3", "--trials", "3", "--epochs", "10", "--workers", "2"]
     command += ["--losses", "freeze+terminate+kill,head", "--s3", s3, "--photographs", str(photographs)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+    assert "a worker on node new" in run.stdout
     assert "the first losses of 2 workers differ from one worker's by at most" in run.stdout
     assert "the table of 4 trials equals that of one machine to the last digit" in run.stdout
