@@ -11,14 +11,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 import pandas as pd
 import pytest
 from recording_progress import RecordingProgress
+from run_store_files import write_files
+from small_sweep import SWEEP
 from typer.testing import CliRunner
 
 from whale_ray.cli import application
@@ -183,15 +186,33 @@ class ReadOnlyS3(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-@pytest.fixture
-def read_only_s3() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), ReadOnlyS3)
+class SilentS3(ReadOnlyS3):
+    """S3 that lists, and does not answer a PUT before the test ends."""
+
+    puts: ClassVar[list[str]] = []
+    has_ended = threading.Event()
+
+    def do_PUT(self) -> None:
+        self.puts.append(self.path)
+        self.has_ended.wait()
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def read_only_s3() -> Iterator[str]:
+    with served(ReadOnlyS3) as url:
+        yield url
 
 
 @pytest.mark.parametrize(
@@ -214,6 +235,29 @@ def test_a_store_that_cannot_be_used_is_refused_before_anything_starts(
     with pytest.raises(InputError, match=rf"must be storage that can be used, but: .*{reason}"):
         run_sweep(write_sweep(), runs=runs, in_process=True, progress=progress)
     assert said == []
+
+
+def test_storage_that_answers_no_write_is_named_before_its_own_limits_end_the_call(
+    photographs: Path, tmp_path: Path
+) -> None:
+    file = write_files(tmp_path, {"little.yaml": SWEEP.replace("ROOT", str(photographs))}) / "little.yaml"
+    code = f"""
+import sys
+from whale_ray.sweep import command
+from whale_ray.sweep.run_store import driver_lease
+driver_lease.WRITE_SECONDS = 0.5
+sys.argv = ["sweep", "{file}", "--runs", "s3://whales/runs"]
+command.main()
+"""
+    with served(SilentS3) as url:
+        keys = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        ended = subprocess.run([sys.executable, "-c", code], env=os.environ | keys, capture_output=True, text=True)
+        SilentS3.has_ended.set()
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert (
+        "s3://whales/runs/little must be storage that can be used, but: it lists objects, but a write" in ended.stderr
+    )
+    assert len(SilentS3.puts) == 1, "the process has waited for a second attempt of S3"
 
 
 def test_a_run_to_import_must_be_in_the_store(bucket: str, write_sweep: WriteSweep, tmp_path: Path) -> None:

@@ -208,6 +208,9 @@ def run_and_exit(application: Callable[[], None]) -> NoReturn:
     if not (code is None or isinstance(code, int)):
         print(code, file=sys.stderr)
         code = 1
+    if storage := sys.modules.get("pyarrow.fs"):
+        # It frees the clients of S3, and waits for a call that the storage does not answer.
+        atexit.unregister(getattr(storage, "ensure_s3_finalized", print))
     threading._shutdown()  # type: ignore[attr-defined]  # the interpreter's own function
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 FOLDER = ".lease"
 RENEW_SECONDS = 5.0
 EXPIRE_SECONDS = 30.0
+WRITE_SECONDS = 6.0  # S3's own limits end a write without an answer after 20 s
 _MAX_SEEN = 3
 
 
@@ -58,10 +60,11 @@ class DriverLease:
 
         Raises:
             InputError: If another driver holds it.
+            OSError: If the storage refuses a call, or a write has no answer after 6 s.
         """
-        self._store.list(FOLDER)  # without an answer, this fails after 6 s; a write after 20 s
+        self._store.list(FOLDER)  # without an answer, this fails after 6 s
         while True:
-            self._write()
+            _call_within(WRITE_SECONDS, self._write)
             others = self._others()
             if not others:
                 break
@@ -154,6 +157,24 @@ class DriverLease:
             return holder["machine"] == here["machine"] and not Path(f"/proc/{int(holder['pid'])}").exists()
         except (ValueError, KeyError, TypeError):
             return False
+
+
+def _call_within(seconds: float, write: Callable[[], None]) -> None:
+    """Call a function that writes, in a thread; raise TimeoutError and leave the thread if it takes longer."""
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            write()
+            outcome.set_result(None)
+        except Exception as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="run store write", daemon=True).start()
+    try:
+        outcome.result(timeout=seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"it lists objects, but a write has no answer after {seconds:g} s") from error
 
 
 def _this_process() -> dict[str, Any]:
