@@ -5,8 +5,8 @@
 #
 # The nodes share the photographs and the run folder. SLURM ends a job at its time limit: five minutes before, it sends
 # SIGTERM to this script, which ends the sweep after the running epochs. Submit the same job again to go on; --requeue
-# lets SLURM do so after a node failure. The exit code is that of the sweep: 0, or 3 if some trials failed; 130 if it
-# was interrupted; 1 if Ray could not be started.
+# lets SLURM do so after a node failure. The exit code is that of the sweep: 0, or 3 if some trials failed; 4 if no node
+# was left that could run them; 130 if it was interrupted; 1 if Ray could not be started.
 #
 #SBATCH --job-name=whale_ray
 #SBATCH --ntasks-per-node=1

@@ -38,6 +38,16 @@ def test_a_driver_checks_address_and_storage_before_it_loads_torch_ray_or_optuna
     assert loaded_by("whale_ray.sweep.execution.driver", "torch", "ray", "optuna", "scipy", "faiss") == []
 
 
+def test_a_node_is_checked_without_libraries_that_take_seconds_to_load() -> None:
+    module = "whale_ray.sweep.planning.node_checks"
+    assert loaded_by(module, "torch", "ray", "pandas", "numpy", "pyarrow") == []
+
+
+def test_a_driver_checks_the_nodes_before_it_loads_pandas_or_torch() -> None:
+    module = "whale_ray.sweep.execution.runners.node_screening"
+    assert loaded_by(module, "torch", "pandas", "optuna", "ray.tune") == []
+
+
 def loaded_by(module: str, *libraries: str) -> list[str]:
     """Return which libraries the import of a module loads."""
     code = f"import sys, {module}; print(*[name for name in {libraries} if name in sys.modules])"

@@ -15,10 +15,21 @@ from whale_ray.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+IDLE_GPU = "no trial uses the GPU that is there: with resources.gpus=0.5, two trials share one"
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # options of mallopt(3)
 _PAD = 64 * 2**20  # bytes that the heap grows by
 _OWN_CHOICES = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 _THREADS = "OMP_NUM_THREADS"  # read by PyTorch, faiss and OpenBLAS when they are loaded
+
+
+def worker_resources(*, cpus: float, gpus: float) -> dict[str, float]:
+    """Return what Ray reserves for one worker of a trial, by Ray's resource name.
+
+    Args:
+        cpus: CPUs per worker.
+        gpus: GPUs per worker; a fraction is a share of one.
+    """
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
 
 
 def reserved_device(gpus: float) -> str:

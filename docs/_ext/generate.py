@@ -248,6 +248,7 @@ def cli_page() -> str:
         ("1", "For a sweep: no trial succeeded."),
         ("2", "The input is wrong. Nothing was started."),
         ("3", "For a sweep: there is a best bundle, but some trials failed."),
+        ("4", "For a sweep: no node of the cluster is left that can run the trials. What was done is kept."),
         ("130", "Interrupted by Ctrl-C or SIGTERM."),
     ]
     parts += ["## Exit codes", table(("Code", "Meaning"), exits)]

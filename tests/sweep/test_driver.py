@@ -412,3 +412,5 @@ def test_exit_codes() -> None:
     assert code("finished", "failed") == 3
     assert code("failed", "failed", bundle=None) == 1
     assert code("finished", "running", interrupted=True) == 130
+    ended = SweepResult(Path(), pd.DataFrame({"status": []}), None, Path(), interrupted=True, no_node="none is left")
+    assert ended.exit_code == 4

@@ -27,7 +27,7 @@ def replace_run_sweep(monkeypatch: pytest.MonkeyPatch, *, in_trials: bool, signa
                 steps.append("stopping" if stopping.is_set() else "not asked to stop")
         table = pd.DataFrame({"status": ["finished"], "kind": ["trial"]})
         results = {"table": table, "folder": Path("runs"), "report": "", "url": None, "bundle": None}
-        return SimpleNamespace(**results, interrupted=stopping.is_set(), exit_code=130)
+        return SimpleNamespace(**results, interrupted=stopping.is_set(), exit_code=130, no_node="")
 
     monkeypatch.setattr("whale_ray.sweep.execution.driver.run_sweep", run_sweep)
     monkeypatch.setattr("whale_ray.sweep.execution.console.leaderboard_table", lambda *_, **__: "")

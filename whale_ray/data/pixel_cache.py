@@ -37,11 +37,6 @@ from whale_ray.verbosity import track_steps
 _TEXTS = ("image", "status", "reason", "sha256", "phash", "taken", "remark")
 
 
-def cache_folder() -> Path:
-    """Return the folder of all caches of this machine: WHALE_RAY_CACHE, else below the user's cache folder."""
-    return Path(os.environ.get("WHALE_RAY_CACHE") or Path.home() / ".cache" / "whale_ray")
-
-
 @dataclass(frozen=True)
 class DecodedImages:
     """The decoded images of a catalog, row by row.

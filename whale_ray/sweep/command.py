@@ -34,6 +34,7 @@ Examples:
 
 The same command again resumes the sweep.
 """
+_NO_NODE = "finished trials are kept. When a node can run the trials, run the same command again to resume"
 _INTERRUPTED = "interrupted: finished trials are kept. Run the same command again to resume"
 
 
@@ -99,17 +100,17 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
     """
     from whale_ray.sweep.execution.console import Progress, leaderboard_table
     from whale_ray.sweep.execution.driver import run_sweep
-    from whale_ray.sweep.planning.dry_run import planned_runs
 
-    progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"], total=planned_runs(plan))
+    progress = Progress(sweep=plan.name, objective=plan.fixed["search.objective"])
     with _stop_on_signals(progress) as stopping:
         try:
             result = run_sweep(plan, progress=progress, stopping=stopping, **options)
         except KeyboardInterrupt:
             progress.result(_INTERRUPTED)
             return 130
-    axes = [axis.name for axis in plan.axes]
-    progress.console.print(leaderboard_table(result.table, axes=axes, objective=plan.ranked_by))
+    if not result.no_node or (result.table["status"] != "running").any():
+        axes = [axis.name for axis in plan.axes]
+        progress.console.print(leaderboard_table(result.table, axes=axes, objective=plan.ranked_by))
     for row in result.table[result.table["status"] == "failed"].itertuples():
         progress.result(f"failed: trial {row.trial}: {row.error} ({result.folder}/trials/{row.trial}/traceback.txt)")
     progress.result(f"report       {result.report}")
@@ -122,7 +123,9 @@ def run_and_show(plan: Sweep, **options: Any) -> int:
         progress.result(f"best bundle  {result.folder / 'best'} -> {result.bundle}{so_far}")
         best = f"{result.url}/best" if result.url and not result.unpublished else str(result.folder / "best")
         progress.result(f"serve it     whale-ray serve {shlex.quote(best)}")
-    if result.interrupted:
+    if result.no_node:
+        typer.echo(f"whale_ray: {result.no_node}\n{_NO_NODE}", err=True)
+    elif result.interrupted:
         progress.result(_INTERRUPTED)
     return result.exit_code
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from whale_ray.atomic_files import write_atomically
-from whale_ray.data.pixel_cache import cache_folder
+from whale_ray.data.caches.cache_folder import cache_folder
 from whale_ray.errors import DataError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore, ObjectVersion, is_url
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors

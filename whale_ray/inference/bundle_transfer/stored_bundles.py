@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from whale_ray.data.pixel_cache import cache_folder
+from whale_ray.data.caches.cache_folder import cache_folder
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import MANIFEST, read_manifest
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore

@@ -6,9 +6,8 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.live import Live
@@ -16,6 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from whale_ray.verbosity import is_quiet
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN_ROWS = 12
 _WIDTH_OF_LOG = 140
@@ -78,6 +80,10 @@ class Progress:
     def result(self, text: str) -> None:
         """Print a line of the sweep's result, also when the command is quiet."""
         self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def expect(self, total: int) -> None:
+        """Set the number of all trials, if it was not known before."""
+        self._total = self._total or total
 
     def earlier(self, count: int) -> None:
         """Set and show the number of trials that have ended in earlier sessions."""
@@ -221,6 +227,8 @@ def _short_value(value: Any) -> str:
 
 
 def _absent(value: Any) -> bool:
+    import pandas as pd  # not at the top: a sweep checks cluster and storage before it loads pandas
+
     return value is None or (not isinstance(value, str) and bool(pd.isna(value)))
 
 

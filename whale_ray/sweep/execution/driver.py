@@ -56,8 +56,9 @@ def run_sweep(
     imported = None if import_from is None else local_run(import_from, say=progress.say)
     with opened_runs(runs, sweep.name, fresh=fresh, say=progress.say, stopping=stopping) as opened:
         is_begun = imported is not None or any((opened.folder / sweep.name).glob("trials/*/result.json"))
+        left_out: dict[str, str] = {}
         if not in_process and (fresh or not is_begun):  # otherwise there may be nothing to train, without a cluster
-            check_driver_address(address)  # known now, and not when the photographs are decoded
+            left_out = _check_cluster(sweep, address, progress)  # known now, and not when the photographs are decoded
         from whale_ray.sweep.execution.runners.sweep_session import run_session
 
         result = run_session(
@@ -70,6 +71,21 @@ def run_sweep(
             retry_failed=retry_failed,
             import_from=imported,
             in_process=in_process,
+            left_out=left_out,
         )
     url = opened.remote.url if opened.remote else None
     return replace(result, url=url, unpublished=tuple(opened.unpublished))
+
+
+def _check_cluster(sweep: Sweep, address: str | None, progress: Progress) -> dict[str, str]:
+    """Return the faults of nodes of a running cluster that cannot run trials; {} for a Ray that the sweep will start.
+
+    Raises:
+        InputError: If no cluster answers, it has other versions, or none of its nodes can run trials.
+    """
+    target = check_driver_address(address)
+    if target == "local":
+        return {}
+    from whale_ray.sweep.execution.runners.node_screening import check_nodes
+
+    return check_nodes(sweep, target, say=progress.say)

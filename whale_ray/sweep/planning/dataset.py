@@ -13,6 +13,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.audit import Audit, audit_photographs
+from whale_ray.data.caches.cache_folder import pixel_cache as pixel_cache
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.decoding.file_limit import MAX_BYTES
 from whale_ray.data.decoding.thumbnails import StoredThumbnails
@@ -21,7 +22,7 @@ from whale_ray.data.encounters.photo_dates import day_of, photograph_dates
 from whale_ray.data.encounters.same_day import count_same_day
 from whale_ray.data.formats.format_names import AUTO
 from whale_ray.data.image_io import Geometry
-from whale_ray.data.pixel_cache import DecodedImages, cache_folder, data_fingerprint, decode_images, open_decoded
+from whale_ray.data.pixel_cache import DecodedImages, data_fingerprint, decode_images, open_decoded
 from whale_ray.data.split import NEVER_VALIDATES, SPLITS, parts_of, split_photographs
 from whale_ray.inference.bundle_transfer.photograph_download import local_photographs
 from whale_ray.sweep.config.value_kinds import image_size
@@ -219,11 +220,6 @@ def open_dataset(
     scored = dataset.scored().assign(day=lambda rows: day_of(rows["date"]))
     same_day = count_same_day(scored, unknown_label=catalog.unknown_label)
     return dataclasses.replace(dataset, audit=audit.with_findings(same_day=same_day))
-
-
-def pixel_cache() -> Path:
-    """Return the folder of decoded images."""
-    return cache_folder() / "pixels"
 
 
 def geometry_of(data: Mapping[str, Any], train: Mapping[str, Any]) -> Geometry:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whale_ray.data.pixel_cache import cache_size
-from whale_ray.device import available_cpus
+from whale_ray.device import IDLE_GPU, available_cpus
 from whale_ray.errors import DataError
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, describe_aliases, fold_over, screen
@@ -30,7 +30,6 @@ from whale_ray.sweep.planning.trial_points import (
 )
 from whale_ray.sweep.run_folder.records import Record, read_records
 
-IDLE_GPU = "no trial uses the GPU that is there: with resources.gpus=0.5, two trials share one"
 _GB = 1e9
 _VIEWS, _BYTES_PER_NUMBER = 2, 2
 

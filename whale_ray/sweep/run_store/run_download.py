@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow
 
-from whale_ray.data.pixel_cache import cache_folder
+from whale_ray.data.caches.cache_folder import cache_folder
 from whale_ray.errors import InputError, first_line
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore, is_url
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whale_ray.data.pixel_cache import DecodedImages
-from whale_ray.device import keep_freed_memory, limit_threads, reserved_device
+from whale_ray.device import keep_freed_memory, limit_threads, reserved_device, worker_resources
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
@@ -73,7 +73,7 @@ class SweepContext:
     @property
     def worker_resources(self) -> dict[str, float]:
         """Amounts that Ray reserves for one worker of a trial, by Ray's resource name."""
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        return worker_resources(cpus=self.cpus, gpus=self.gpus)
 
     def on_this_node(self) -> SweepContext:
         """Return the context with the photographs in the folders of this node.

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from whale_ray.device import reserved_device, without_default_threads
+from whale_ray.device import IDLE_GPU, reserved_device, without_default_threads
 from whale_ray.errors import InputError
 from whale_ray.ray_address import check_driver_address, describe_mismatch
 from whale_ray.ray_private import free_agent_port, is_token_auth_enabled
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.sweep.execution.runners.ray_workarounds import kept_sigterm_handler, set_ray_environment
-from whale_ray.sweep.planning.dry_run import IDLE_GPU
 
 _GPU_SECONDS = 20.0  # in which a process starts and imports torch
 
@@ -78,11 +77,17 @@ def end_worker(*, pid: int, node: str) -> None:
     import ray
 
     with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(_start_on(node, _kill, pid), timeout=60)
+        ray.get(start_on(node, _kill, pid), timeout=60)
 
 
-def _start_on(node: str, function: Callable[..., None], *arguments: Any) -> Any:
-    """Start a task on one node, without resources and without another try; return its reference."""
+def start_on(node: str, function: Callable[..., object], *arguments: Any) -> Any:
+    """Start a task on one node, without resources and without another try; return its reference.
+
+    Args:
+        node: Ray's node ID.
+        function: The task.
+        arguments: Its arguments.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -144,7 +149,7 @@ class RayNodeProbe:
     """
 
     def __init__(self, node: str) -> None:
-        self._task = _start_on(node, _do_nothing)
+        self._task = start_on(node, _do_nothing)
 
     def is_node_alive(self) -> bool | None:
         """Return whether the task has run; None while it waits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from whale_ray.sweep.execution.runners.in_process_runner import run_trials_in_pr
 from whale_ray.sweep.execution.runners.sweep_result import SweepResult
 from whale_ray.sweep.execution.trial_store import TrialStore, open_trial_store
 from whale_ray.sweep.planning.dataset import Dataset
+from whale_ray.sweep.planning.dry_run import planned_runs
 from whale_ray.sweep.planning.resume import keep_earlier_grouping, notes_on_grouping
 from whale_ray.sweep.planning.trial_points import frozen_poolings
 from whale_ray.sweep.report.page import write_report
@@ -52,6 +53,7 @@ def run_session(
     retry_failed: bool,
     import_from: Path | None,
     in_process: bool,
+    left_out: Mapping[str, str],
 ) -> SweepResult:
     """Run the trials that an opened run folder lacks, and write leaderboard, report and best bundle.
 
@@ -65,6 +67,7 @@ def run_session(
         retry_failed: Run failed trials again.
         import_from: Another run folder; its finished trials are copied.
         in_process: Run the trials one after another in this process, without Ray.
+        left_out: Faults of nodes that get no trial, by their ID.
 
     Raises:
         InputError: If settings, data, encoders, resources or the cluster cannot work, before a trial starts.
@@ -73,6 +76,7 @@ def run_session(
         wanted, sweep = sweep, keep_earlier_grouping(sweep, opened.folder / sweep.name)
         for note in notes_on_grouping(wanted, sweep):
             progress.say(note)
+    progress.expect(planned_runs(sweep))
     dataset = prepare_dataset(sweep, check_inputs(sweep), progress)
     with claimed(opened.folder / sweep.name, fresh=fresh and opened.remote is None) as folder:
         identity = sweep_identity(folder, sweep.name)
@@ -88,6 +92,7 @@ def run_session(
         write_inputs(sweep, dataset, folder)
         stall_minutes = sweep.fixed["resources.stall_minutes"]
         job = replace(_job(sweep, dataset, folder, identity), remote=opened.watched(stall_minutes=stall_minutes))
+        no_node = ""
         if worked := store.queue.has_work():
             job = replace(job, tracking=begin_trackers(job.tracking, folder, say=progress.say))
             with progress.trials():
@@ -95,7 +100,7 @@ def run_session(
                     with progress:
                         run_trials_in_process(store, job, progress, stopping)
                 else:
-                    _run_on_ray(store, job, progress, stopping, address=address)
+                    no_node = _run_on_ray(store, job, progress, stopping, address=address, left_out=left_out)
         else:
             progress.say("nothing is left to train: every trial that this sweep asks for has ended")
         with RECENT_WHITENINGS.keeping():
@@ -105,7 +110,7 @@ def run_session(
                 folder=result.folder, report=result.report, bundle=result.bundle, interrupted=result.interrupted
             )
             end_trackers(job.tracking, outcome, say=progress.say)
-        return result
+        return replace(result, no_node=no_node)
 
 
 def _open_store(sweep: Sweep, dataset: Dataset, folder: Path, progress: Progress) -> TrialStore:
@@ -121,13 +126,19 @@ def _open_store(sweep: Sweep, dataset: Dataset, folder: Path, progress: Progress
 
 
 def _run_on_ray(
-    store: TrialStore, job: SweepContext, progress: Progress, stopping: threading.Event, *, address: str | None
-) -> None:
+    store: TrialStore,
+    job: SweepContext,
+    progress: Progress,
+    stopping: threading.Event,
+    *,
+    address: str | None,
+    left_out: Mapping[str, str],
+) -> str:
     from whale_ray.sweep.execution.runners.ray_cluster import connected
     from whale_ray.sweep.execution.runners.tune_runner import run_trials
 
     with connected(address, say=progress.say), progress:
-        run_trials(store, job, progress, stopping)
+        return run_trials(store, job, progress, stopping, left_out=left_out)
 
 
 def _job(sweep: Sweep, dataset: Dataset, folder: Path, identity: SweepIdentity) -> SweepContext:

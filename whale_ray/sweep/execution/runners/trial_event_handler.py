@@ -91,16 +91,9 @@ class TrialEventHandler:
         self._elsewhere.setdefault(trial, 0)
         write_heartbeat(self._store.index.trial_folder(trial), place)
 
-    def unplaced(self, trial: str, *, reason: str | None) -> None:
-        """Show that a trial cannot train on its node, which gets no further trial; it is queued again when it ends.
-
-        Args:
-            trial: ID of the trial.
-            reason: Names the node and its fault; None if that was shown before.
-        """
+    def unplaced(self, trial: str) -> None:
+        """Mark a trial that cannot train on its node; it is queued again when it ends."""
         self._unplaced.add(trial)
-        if reason:
-            self._progress.say(f"{reason}. This node is left out, and trial {trial} gets another one")
 
     def repeat_metrics(self) -> None:
         """Keep the exported metrics from vanishing; called several times a second."""

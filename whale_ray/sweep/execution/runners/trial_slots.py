@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from whale_ray.errors import InputError
@@ -33,16 +35,19 @@ class TrialSlots:
     Args:
         share: What one worker of a trial reserves, more than 0 of each of Ray's resources (CPU, GPU).
         workers: Number of workers of a trial.
+        left_out: Faults of nodes that get no trial, by their ID.
 
     Attributes:
-        left_out: IDs of the nodes that get no further trial.
+        left_out: Faults of the nodes that get no further trial, by their ID.
     """
 
-    def __init__(self, share: Mapping[str, float], *, workers: int) -> None:
+    def __init__(
+        self, share: Mapping[str, float], *, workers: int, left_out: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._share = dict(share)
         self._workers = workers
         self._count, self._counted_at = 0, float("-inf")
-        self.left_out: set[str] = set()
+        self.left_out = dict(left_out)
         self._demand: list[Any] = []
         self._asked_at = float("-inf")
 
@@ -53,13 +58,18 @@ class TrialSlots:
             self._counted_at = time.monotonic()
         return self._count
 
-    def leave_out(self, node: str) -> bool:
+    def nodes(self) -> dict[str, str]:
+        """Return the host name of each node that can run a worker and is not left out, by its ID."""
+        return {node: host for node, host in nodes_with_places(self._share).items() if node not in self.left_out}
+
+    def leave_out(self, node: str, fault: str) -> bool:
         """Give a node no further trial, and return whether one fits on the others.
 
         Args:
             node: ID of the Ray node.
+            fault: Names the node and says why it can run no trial.
         """
-        self.left_out.add(node)
+        self.left_out.setdefault(node, fault)
         self._counted_at = float("-inf")
         return self.count() > 0
 
@@ -92,6 +102,8 @@ class TrialSlots:
             pass
         self.end_demand()
         if not self.count() and not stopping.is_set():
+            if self.left_out:
+                raise InputError(describe_left_out(self.left_out.values()))
             remedy = "Lower resources.cpus, .gpus or .workers, or name a larger cluster with --address"
             wait = ". If nodes can still join, set resources.wait_minutes" if not minutes else ""
             raise InputError(f"a trial's resources must fit on the cluster, but {self._lack()}. {remedy}{wait}")
@@ -136,6 +148,37 @@ class TrialSlots:
         ]
         wants = f"each of {self._workers} workers wants" if self._workers > 1 else "it wants"
         return f"{wants} {' and '.join(parts)}"
+
+
+def nodes_with_places(share: Mapping[str, float]) -> dict[str, str]:
+    """Return the host name of each living node on which one worker fits, by the node's ID.
+
+    Args:
+        share: What one worker of a trial reserves.
+    """
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and count_places([node["Resources"]], share)]
+    return {node["NodeID"]: node["NodeManagerHostname"] for node in nodes}
+
+
+def describe_left_out(faults: Iterable[str]) -> str:
+    """Return an error that names each node that cannot run trials; nodes with the same fault share a line.
+
+    Args:
+        faults: Faults that begin with `node HOST`.
+    """
+    hosts: dict[str, list[str]] = defaultdict(list)
+    for fault in faults:
+        _, host, lack = fault.split(" ", 2)
+        hosts[lack].append(host)
+    lines = [_name_hosts(names, lack) for lack, names in hosts.items()]
+    return "\n  ".join(["a node of the cluster must be able to run the trials, but none is left:", *lines])
+
+
+def _name_hosts(names: list[str], lack: str) -> str:
+    different = list(dict.fromkeys(names))
+    return f"node{'s' if len(different) > 1 else ''} {', '.join(different)} {lack}"
 
 
 def _alive_nodes(left_out: Container[str]) -> list[Mapping[str, float]]:

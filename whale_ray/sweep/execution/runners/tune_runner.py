@@ -16,14 +16,15 @@ from ray import tune
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.runners.lost_workers import WorkerLosses, node_of_loss
+from whale_ray.sweep.execution.runners.node_screening import NodeScreening
 from whale_ray.sweep.execution.runners.prometheus import metrics_of
 from whale_ray.sweep.execution.runners.ray_cluster import RayNodeProbe, check_gpu, end_worker
 from whale_ray.sweep.execution.runners.ray_workarounds import FailedResets, NoTuneState
 from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
-from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
+from whale_ray.sweep.execution.runners.trial_slots import TrialSlots, describe_left_out
 from whale_ray.sweep.execution.runners.tune_search import LEFT_OUT, EarlyStoppingScheduler, QueueSearcher, trial_id
 from whale_ray.sweep.execution.trial_store import TrialStore
-from whale_ray.sweep.planning.node_checks import UNFIT_NODE
+from whale_ray.sweep.planning.node_checks import UNFIT_NODE, needs_of
 from whale_ray.sweep.report.live import LiveReport
 from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
 from whale_ray.sweep.run_store.trial_files import HEARTBEAT
@@ -34,23 +35,34 @@ MAX_WORKER_LOSSES = 3
 _MAX_STALLS = 2
 
 
-def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stopping: threading.Event) -> None:
+def run_trials(
+    store: TrialStore,
+    job: SweepContext,
+    progress: Progress,
+    stopping: threading.Event,
+    *,
+    left_out: Mapping[str, str],
+) -> str:
     """Run all trials that are left, on the cluster that Ray is connected to.
 
     Args:
         store: The trials of the sweep.
         job: What all trials share; sent to the workers once.
         progress: Display of the sweep.
-        stopping: When it is set, running trials end and keep their last checkpoint.
+        stopping: When it is set, running trials end and keep their last checkpoint; set if no node is left.
+        left_out: Faults of nodes that get no trial, by their ID.
+
+    Returns:
+        Why no node is left that can run the trials, naming each; empty if all trials have ended or `stopping` was set.
 
     Raises:
         InputError: If one trial does not fit on the cluster, or torch cannot use its GPU.
     """
     fixed = store.sweep.fixed
-    slots = TrialSlots(job.worker_resources, workers=job.workers)
+    slots = TrialSlots(job.worker_resources, workers=job.workers, left_out=left_out)
     slots.wait_for_one(minutes=fixed["resources.wait_minutes"], say=progress.say, stopping=stopping)
     if stopping.is_set():
-        return
+        return ""
     check_gpu(fixed["resources.gpus"], say=progress.say, stopping=stopping)
     trainable = tune.with_parameters(run_trial_on_ray, context=job)
     trainable.__name__ = f"{store.sweep.name}: one trial at a time"  # name of the actors in Ray's dashboard
@@ -59,7 +71,8 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
         LiveReport(store.folder, say=progress.say) as report,
     ):
         events = TrialEventHandler(store, progress, stopping, report, metrics_of(store))
-        callback = _EventCallback(store, progress, events, stopping, slots)
+        screening = NodeScreening(needs_of(job.dataset, job.data_root, job.code))
+        callback = _EventCallback(store, progress, events, stopping, slots, screening)
         tune.Tuner(
             tune.with_resources(trainable, lambda config: _reservation(slots, config)),
             tune_config=tune.TuneConfig(
@@ -80,6 +93,7 @@ def run_trials(store: TrialStore, job: SweepContext, progress: Progress, stoppin
             ),
         ).fit()
     slots.end_demand()
+    return describe_left_out(slots.left_out.values()) if callback.has_no_node else ""
 
 
 def _reservation(slots: TrialSlots, config: Mapping[str, Any]) -> Any:
@@ -95,7 +109,11 @@ def _reservation(slots: TrialSlots, config: Mapping[str, Any]) -> Any:
 
 
 class _EventCallback(NoTuneState, tune.Callback):
-    """Passes Tune's events on, ends the workers of stalled trials and queues trials without a worker again."""
+    """Passes Tune's events on, ends the workers of stalled trials and queues trials without a worker again.
+
+    Attributes:
+        has_no_node: The sweep ends because no node is left that can run its trials.
+    """
 
     def __init__(
         self,
@@ -104,9 +122,11 @@ class _EventCallback(NoTuneState, tune.Callback):
         events: TrialEventHandler,
         stopping: threading.Event,
         slots: TrialSlots,
+        screening: NodeScreening,
     ) -> None:
         self._store, self._progress, self._events = store, progress, events
-        self._stopping, self._slots = stopping, slots
+        self._stopping, self._slots, self._screening = stopping, slots, screening
+        self.has_no_node = False
         self._losses = WorkerLosses(limit=MAX_WORKER_LOSSES, probe=RayNodeProbe)
         self._errors: dict[str, str] = {}
         self._minutes = store.sweep.fixed["resources.stall_minutes"]
@@ -124,10 +144,8 @@ class _EventCallback(NoTuneState, tune.Callback):
         if place := result.get(HEARTBEAT):
             self._events.heartbeat(trial_id(trial), place)
         elif node := result.get(UNFIT_NODE):
-            self._events.unplaced(trial_id(trial), reason=None if node in self._slots.left_out else result["note"])
-            if not self._slots.leave_out(node):
-                self._progress.say("no node is left that can run the trials: the sweep ends")
-                self._stopping.set()
+            self._events.unplaced(trial_id(trial))
+            self._leave_out(node, result["note"])
         else:
             self._events.epoch(trial_id(trial), result)
 
@@ -156,8 +174,22 @@ class _EventCallback(NoTuneState, tune.Callback):
     def settle(self) -> None:
         """Queue or fail trials that have lost a worker, and show the autoscaler how many trials wait."""
         self._slots.update_demand(self._store.queue.count_waiting)
+        self._screening.look(self._slots.nodes)
+        for node, fault in self._screening.settle():
+            self._leave_out(node, fault)
         for name, may_retry in self._losses.settle():
             self._end_loss(name, may_retry=may_retry)
+
+    def _leave_out(self, node: str, fault: str) -> None:
+        """Give a node no further trial; the sweep ends if no other node can run one."""
+        if node in self._slots.left_out:
+            return
+        if self._slots.leave_out(node, fault):
+            self._progress.say(f"{fault}. This node is left out, and its trials get others")
+        elif not self._stopping.is_set():
+            self._progress.say(f"{fault}. No other node can run the trials: the sweep ends")
+            self.has_no_node = True
+            self._stopping.set()
 
     def _end_loss(self, trial: str, *, may_retry: bool) -> None:
         self._events.fetch(trial)

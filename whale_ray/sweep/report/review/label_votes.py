@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from whale_ray.data.caches.cache_folder import cache_folder
 from whale_ray.data.catalog import Catalog
-from whale_ray.data.pixel_cache import cache_folder
 from whale_ray.device import available_cpus
 from whale_ray.errors import InputError
 from whale_ray.retrieval.label_quality.match_vectors import match_vectors
