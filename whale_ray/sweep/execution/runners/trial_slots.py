@@ -58,9 +58,12 @@ class TrialSlots:
             self._counted_at = time.monotonic()
         return self._count
 
-    def nodes(self) -> dict[str, str]:
-        """Return the host name of each node that can run a worker and is not left out, by its ID."""
-        return {node: host for node, host in nodes_with_places(self._share).items() if node not in self.left_out}
+    def other_nodes(self) -> dict[str, str]:
+        """Return the host name by ID of each node beside the driver's that can run a worker and is not left out."""
+        import ray
+
+        known = {*self.left_out, ray.get_runtime_context().get_node_id()}
+        return {node: host for node, host in nodes_with_places(self._share).items() if node not in known}
 
     def leave_out(self, node: str, fault: str) -> bool:
         """Give a node no further trial, and return whether one fits on the others.

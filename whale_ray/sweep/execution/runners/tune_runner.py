@@ -174,7 +174,7 @@ class _EventCallback(NoTuneState, tune.Callback):
     def settle(self) -> None:
         """Queue or fail trials that have lost a worker, and show the autoscaler how many trials wait."""
         self._slots.update_demand(self._store.queue.count_waiting)
-        self._screening.look(self._slots.nodes)
+        self._screening.look(self._slots.other_nodes)
         for node, fault in self._screening.settle():
             self._leave_out(node, fault)
         for name, may_retry in self._losses.settle():
