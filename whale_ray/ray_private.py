@@ -79,13 +79,6 @@ def is_ray_initialized() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def has_autoscaler() -> bool:
-    """Return whether the connected cluster can add nodes, by the node groups that its autoscaler has registered."""
-    from ray._private.state import state
-
-    return state.get_max_resources_from_cluster_config() is not None
-
-
 def recorded_cluster_address() -> str | None:
     """Return the HOST:PORT that the last `ray start` on this machine left in a file; its cluster may be gone."""
     from ray._private.utils import read_ray_address

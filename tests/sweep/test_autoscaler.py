@@ -1,19 +1,25 @@
-"""A sweep on a cluster whose nodes Ray's autoscaler adds: started with a head alone, as in the cloud."""
+"""A sweep on a cluster whose nodes Ray's autoscaler adds and removes: started with a head alone, as in the cloud."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from server_processes import free_port, server_process
 from small_sweep import SWEEP
+from waiting import SECONDS, wait_until
+
+from whale_ray.sweep.run_folder.heartbeat import read_heartbeat
 
 pytestmark = pytest.mark.slow
 HEAD = "ray.head.default"  # the only name that Ray's provider of processes takes
@@ -30,8 +36,13 @@ def autoscaling_config(gcs: str) -> dict[str, object]:
         "cluster_name": "scaled",
         "max_workers": 2,
         "upscaling_speed": 1.0,
-        "idle_timeout_minutes": 1,  # longer than the start of a sweep
-        "provider": {"type": "fake_multinode", "gcs_address": gcs, "disable_node_updaters": True},
+        "idle_timeout_minutes": 0.15,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": gcs,
+            "disable_node_updaters": True,
+            "use_node_id_as_ip": True,
+        },
         "available_node_types": kinds,
         "head_node_type": HEAD,
         "auth": {},
@@ -63,13 +74,53 @@ def scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             yield gcs
 
 
-def test_a_sweep_on_a_head_alone_gets_nodes_on_demand_and_ends(scaled: str, photographs: Path, tmp_path: Path) -> None:
+def count_nodes(gcs: str) -> int:
+    """Return the number of nodes beside the head."""
+    port = gcs.rpartition(":")[2]
+    commands = [one.info["cmdline"] or [""] for one in psutil.process_iter(["cmdline"])]
+    addresses = [part for command in commands if command[0].endswith("/raylet") for part in command]
+    return sum(part.startswith("--gcs-address=") and part.endswith(f":{port}") for part in addresses) - 1
+
+
+def freeze_a_worker(trials: Path) -> int:
+    """Stop the process of a running trial and return its ID; it goes on at SIGCONT."""
+    pids: list[int] = []
+
+    def is_frozen() -> bool:
+        for alive in trials.glob("*/alive"):
+            if place := read_heartbeat(alive.parent):
+                os.kill(place["pid"], signal.SIGSTOP)
+                if alive.exists():
+                    pids.append(place["pid"])
+                    return True
+                os.kill(place["pid"], signal.SIGCONT)
+        return False
+
+    wait_until(is_frozen)
+    return pids[0]
+
+
+def test_a_sweep_on_a_head_alone_gets_nodes_on_demand_and_loses_idle_ones(
+    scaled: str, photographs: Path, tmp_path: Path
+) -> None:
     (tmp_path / "little.yaml").write_text(SWEEP.replace("ROOT", str(photographs)))
     command = [sys.executable, "-m", "whale_ray.sweep", "little.yaml", "--address", scaled]
     for option in ("resources.wait_minutes=2", "resources.cpus=1", "train.epochs=1"):
         command += ["--set", option]
-    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "waiting up to 2 minutes for nodes: it wants 1 CPU where the cluster has 0" in done.stdout
+    log = tmp_path / "sweep.log"
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ), stdout=stream, stderr=stream) as sweep,
+        ExitStack() as stack,
+    ):
+        stack.callback(sweep.kill)
+        frozen = freeze_a_worker(tmp_path / "runs" / "little" / "trials")
+        wait_until(lambda: log.read_text().count(" finished (") == 2, rest=0.2, said=log.read_text)
+        wait_until(lambda: count_nodes(scaled) == 1, rest=0.2, said=log.read_text)
+        assert sweep.poll() is None, "the sweep runs, on the node of the third trial alone"
+        os.kill(frozen, signal.SIGCONT)
+        assert sweep.wait(SECONDS) == 0, log.read_text()
+    assert "waiting up to 2 minutes for nodes: it wants 1 CPU where the cluster has 0" in log.read_text()
     table = pd.read_csv(tmp_path / "runs" / "little" / "leaderboard.csv")
     assert table["status"].tolist() == ["finished"] * 3
+    wait_until(lambda: count_nodes(scaled) == 0, rest=0.2)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
 import pytest
@@ -14,7 +16,12 @@ from whale_ray.errors import InputError
 from whale_ray.sweep.execution.runners import trial_slots
 from whale_ray.sweep.execution.runners.lost_workers import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots, count_places
+from whale_ray.sweep.execution.runners.tune_runner import _EventCallback
 from whale_ray.sweep.execution.runners.tune_search import QueueSearcher
+from whale_ray.sweep.planning.trial_points import first_settings
+
+if TYPE_CHECKING:
+    from whale_ray.sweep.config.sweep_spec import Sweep
 
 
 class Probe:
@@ -91,6 +98,58 @@ def test_without_a_wait_a_trial_that_does_not_fit_is_refused_with_the_setting_th
         slots.wait_for_one(minutes=0, say=print, stopping=threading.Event())
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_sweep_that_ends_asks_for_no_more_nodes(stops: bool) -> None:
+    callback, stopping = _EventCallback.__new__(_EventCallback), threading.Event()
+    callback.__dict__ |= {"_slots": Mock(), "_stopping": stopping, "_store": Mock(), "_losses": Mock()}
+    callback._losses.settle.return_value = []
+    callback._screening = Mock(settle=list)
+    callback._store.queue = Mock(count_waiting=lambda: 7, running={"a", "b"})
+    if stops:
+        stopping.set()
+    callback.settle()
+    (waiting,) = callback._slots.update_demand.call_args.args
+    assert waiting() == (0 if stops else 7)
+    assert callback._slots.update_demand.call_args.kwargs == {"running": 2}
+
+
+@pytest.mark.parametrize(("can_grow", "running", "wanted"), [(True, 2, [5]), (False, 2, []), (True, 1, [0])])
+def test_trials_that_wait_are_demand_on_a_cluster_that_may_grow_while_no_place_is_free(
+    can_grow: bool, running: int, wanted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_slots, "_alive_nodes", lambda left_out: [{"CPU": 2.0}])
+    asked: list[int] = []
+    monkeypatch.setattr(TrialSlots, "_ask_for", lambda slots, trials: asked.append(trials))
+    slots = TrialSlots({"CPU": 1.0}, workers=1, can_grow=can_grow)
+    slots._demand = ["a demand that was met"] if can_grow else []
+    for _ in range(2):
+        slots.update_demand(lambda: 5, running=running)
+    assert asked[:1] == wanted
+
+
+def test_demand_that_was_met_is_withdrawn_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the next of it could take the place before a trial does."""
+    states: dict[str, str] = {}
+
+    def ask(bundles: list[dict[str, float]]) -> str:
+        states[name := f"g{len(states)}"] = "PENDING"
+        return name
+
+    groups = import_module("ray.util.placement_group")  # `ray.util.placement_group` is also a function
+    monkeypatch.setattr(groups, "placement_group", ask)
+    monkeypatch.setattr(groups, "placement_group_table", lambda group: {"state": states[group]})
+    monkeypatch.setattr(groups, "remove_placement_group", lambda group: states.update({group: "REMOVED"}))
+    slots = TrialSlots({"CPU": 1.0}, workers=1, can_grow=True)
+    for trials, pending in ((3, 3), (20, 16), (2, 2)):
+        slots._ask_for(trials)
+        assert list(states.values()).count("PENDING") == pending
+    states[slots._demand[0]] = "CREATED"
+    slots._ask_for(2)
+    assert set(states.values()) == {"REMOVED"}
+    slots._ask_for(2)
+    assert list(states.values()).count("PENDING") == 2
+
+
 def test_losses_are_settled_when_tune_asks_for_a_trial_since_it_calls_nothing_else_while_none_runs() -> None:
     searcher, stopping, settled = QueueSearcher.__new__(QueueSearcher), threading.Event(), list[str]()
     stopping.set()
@@ -101,7 +160,7 @@ def test_losses_are_settled_when_tune_asks_for_a_trial_since_it_calls_nothing_el
 
 @pytest.mark.parametrize(("places", "alone", "wanted"), [(3, False, 3), (5, False, 5), (5, True, 2)])
 def test_no_more_trials_are_proposed_than_places_and_none_while_one_waits_for_a_whole_gpu(
-    places: int, alone: bool, wanted: int
+    places: int, alone: bool, wanted: int, write_sweep: Callable[..., Sweep]
 ) -> None:
     names = [f"t{number}" for number in range(9)]
     running: set[str] = set()
@@ -115,10 +174,11 @@ def test_no_more_trials_are_proposed_than_places_and_none_while_one_waits_for_a_
 
     searcher = QueueSearcher.__new__(QueueSearcher)
     searcher.__dict__ |= {"_settle": Mock(), "_stopping": threading.Event(), "_store": Mock(queue=queue)}
-    searcher.__dict__ |= {"_slots": Mock(left_out=()), "_gate": Mock(), "_ids": upcoming()}
+    searcher.__dict__ |= {"_slots": Mock(left_out=()), "_gate": Mock(), "_ids": upcoming(), "_placement": Mock()}
     searcher._slots.count.return_value = places
     searcher._gate.is_full.return_value = False
     searcher._store.index.trial_folder.side_effect = Path
+    searcher._store.index.get.return_value = Mock(settings=first_settings(write_sweep()))
     proposed = [searcher.suggest("any") for _ in range(8)]
     assert [one["trial"] for one in proposed if isinstance(one, dict)] == names[:wanted]
     assert proposed[wanted:] == [None] * (8 - wanted)

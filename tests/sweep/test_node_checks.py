@@ -25,6 +25,7 @@ from server_processes import end_nodes, node_without_dashboard
 from small_sweep import SWEEP
 
 import whale_ray
+from whale_ray.data.image_io import Geometry
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.inference.bundle_transfer.photograph_download import download_photographs
@@ -44,7 +45,7 @@ from whale_ray.sweep.planning.node_checks import (
     needs_of,
 )
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
-from whale_ray.sweep.trials.worker import run_trial_on_ray
+from whale_ray.sweep.trials.worker import NODE, run_trial_on_ray
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
@@ -85,6 +86,19 @@ def test_a_node_with_the_same_photographs_decodes_them_into_its_own_cache(
     driver = np.load(next((tmp_path / "unseen").rglob("pixels.npy")))
     np.testing.assert_array_equal(here.pixels(geometry).array, driver)
     assert dataset_on_this_node(here, str(root)) is here
+
+
+def test_a_node_decodes_the_geometry_of_its_trial_only(
+    opened: Callable[[str], Dataset], root: Path, tmp_path: Path
+) -> None:
+    driver = opened(str(root))
+    (first,) = driver.decoded
+    larger = Geometry(48, 96)
+    driver = dataclasses.replace(driver, decoded={**driver.decoded, larger: "0" * 16})
+    for geometry, wanted in ((larger, larger), (Geometry(8, 8), first), (None, first)):
+        (decoded,) = dataset_on_this_node(driver, str(root), geometry).decoded
+        assert decoded == wanted
+        assert len(list((tmp_path / "node" / "pixels").glob("*/"))) == (1 if geometry == larger else 2)
 
 
 def test_photographs_at_a_url_are_downloaded_on_the_node(
@@ -224,8 +238,10 @@ def test_the_sweep_ends_when_no_node_is_left_that_can_run_trials(others: bool) -
     callback = _EventCallback.__new__(_EventCallback)
     callback.__dict__ |= {"_slots": slots, "_stopping": stopping, "_events": Mock(), "_progress": Mock()}
     callback.has_no_node = False
+    callback._placement = Mock()
     trial = Mock(config={"trial": "1"})
-    callback.on_trial_result(1, [], trial, {UNFIT_NODE: "n1", "note": "node n1 lacks 3 photographs"})
+    callback.on_trial_result(1, [], trial, {NODE: "n1", UNFIT_NODE: "n1", "note": "node n1 lacks 3 photographs"})
+    callback._placement.record_node.assert_called_once_with("1", "n1")
     callback._events.unplaced.assert_called_once_with("1")
     slots.leave_out.assert_called_once_with("n1", "node n1 lacks 3 photographs")
     assert stopping.is_set() is callback.has_no_node is not others

@@ -17,6 +17,7 @@ from ray._common.ray_option_utils import task_options
 from ray.tune.execution.tune_controller import TuneController, _get_max_pending_trials
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.trainable.function_trainable import FunctionTrainable
+from ray.tune.utils.object_cache import _ObjectCache
 from ray.util.placement_group import placement_group
 
 from whale_ray.sweep.execution.runners.ray_workarounds import (
@@ -98,6 +99,26 @@ def test_ray_replaces_the_sigterm_handler(cluster: str) -> None:
     assert getattr(handler, "__module__", "").startswith("ray."), "ray.init keeps SIGTERM: drop kept_sigterm_handler"
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_tune_keeps_an_idle_worker_on_its_node_unless_no_trial_can_follow(keep: bool) -> None:
+    trial = Mock(placement_group_factory=tune.PlacementGroupFactory([{"CPU": 1.0}]))
+    controller = Mock(_reuse_actors=True, _staged_trials=set(), _actor_cache=_ObjectCache(may_keep_one=True))
+    controller._search_alg.is_finished.return_value = False  # lost trials may still come back
+    controller._actor_manager.is_actor_failed.return_value = False
+    controller._trial_to_actor, controller._actor_to_trial = {trial: "worker"}, {"worker": trial}
+    controller._started_actors = {"worker"}
+    EarlyStoppingScheduler(Mock(queue=Mock(may_go_on=lambda: keep))).on_trial_complete(controller, trial, {})
+    assert TuneController._maybe_cache_trial_actor(controller, trial) is keep
+
+
+def test_tune_asks_the_scheduler_before_it_keeps_a_worker() -> None:
+    controller, trial = Mock(_callbacks=Mock()), Mock(status="RUNNING", last_result={})
+    TuneController.stop_trial(controller, trial)
+    called = [name for name, *_ in controller.mock_calls]
+    assert called.index("_scheduler_alg.on_trial_complete") < called.index("_schedule_graceful_trial_stop")
+    assert controller._scheduler_alg.on_trial_complete.call_args.args[0] is controller, "not a wrapper"
+
+
 def test_the_sigterm_handler_is_kept() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
@@ -113,7 +134,7 @@ def test_the_sigterm_handler_is_kept() -> None:
 
 
 def test_a_trial_that_prefers_a_node_would_not_get_a_running_worker() -> None:
-    """docs/explanation/scaling.md: why trials are not placed where their cache is."""
+    """docs/explanation/scaling.md: why the order of trials places them, not their reservations."""
     anywhere = tune.PlacementGroupFactory([{"CPU": 1.0}])
     assert anywhere == tune.PlacementGroupFactory([{"CPU": 1.0}])
     selector = {"bundle_label_selector": [{"ray.io/node-id": "a"}]}

@@ -395,6 +395,28 @@ def test_finalists_are_repeated_with_new_seeds_at_the_end_and_ranked_by_their_me
     assert run_all(open_store(folder, *options)) == []
 
 
+def test_repeats_are_handed_out_at_the_same_time_when_the_trials_of_the_search_have_ended(folder: Path) -> None:
+    store = open_store(folder, "search.repeats=2", "search.finalists=2")
+    upcoming = store.queue.trials()
+    begun = [str(next(upcoming)) for _ in range(5)]
+    for trial in begun[:-1]:
+        end(store, trial, 0.5)
+        assert next(upcoming) is None, "the finalists are not known yet"
+    assert store.queue.may_go_on()
+    end(store, begun[-1], 0.6)
+    repeats, waiting = [], []
+    for _ in range(4):
+        repeats.append(str(next(upcoming)))
+        waiting.append(store.queue.count_waiting())
+    assert {store.index.get(trial).kind for trial in repeats} == {"repeat"}
+    assert waiting == [3, 2, 1, 0]
+    assert next(upcoming) is None
+    assert not store.queue.may_go_on()
+    for trial in repeats:
+        end(store, trial, 0.5)
+    assert list(upcoming) == []
+
+
 def test_a_later_better_trial_is_repeated_and_may_win(folder: Path) -> None:
     options = ("search.repeats=1", "search.finalists=1")
     run_all(open_store(folder, *options))
@@ -415,6 +437,55 @@ def test_the_hours_budget_counts_all_sessions(folder: Path) -> None:
     store = open_store(folder, "search.hours=2")
     store.clock.save_if_due()
     assert json.loads((folder / "clock.json").read_text())["seconds"] >= 3600
+
+
+def test_the_trials_that_wait_are_counted_down_to_none(folder: Path) -> None:
+    store = open_store(folder)
+    upcoming, waiting = store.queue.trials(), [store.queue.count_waiting()]
+    begun = []
+    for _ in range(5):
+        begun.append(str(next(upcoming)))
+        waiting.append(store.queue.count_waiting())
+    assert waiting == [5, 4, 3, 2, 1, 0], "the baseline and four cells"
+    assert not store.queue.may_go_on()
+    store.queue.run_again(begun[0])
+    assert store.queue.count_waiting() == 1
+    assert store.queue.may_go_on()
+
+
+def test_unfinished_trials_wait_and_those_of_other_settings_do_not_count(folder: Path) -> None:
+    run_all(open_store(folder))
+    other = ("model.embedding_size=[32, 48]",)
+    interrupted = open_store(folder, *other)
+    next(interrupted.queue.trials())
+    resumed = open_store(folder, *other).queue
+    assert resumed.count_waiting() == 4
+    assert len([trial for trial, _ in zip(resumed.trials(), range(4), strict=False)]) == 4
+    assert resumed.count_waiting() == 0
+
+
+def test_after_the_hours_only_unfinished_trials_and_baselines_wait(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "clock.json").write_text('{"seconds": 3600.0}')
+    queue = open_store(folder, "search.hours=1").queue
+    assert queue.count_waiting() == 1
+    next(queue.trials())
+    assert queue.count_waiting() == 0
+    assert not queue.may_go_on()
+
+
+def test_no_trial_waits_when_a_search_has_drawn_all_of_its_space(folder: Path) -> None:
+    queue = open_store(folder, "search.strategy=random", "search.trials=50").queue
+    upcoming = queue.trials()
+    assert len([trial for trial, _ in zip(upcoming, range(5), strict=False)]) == 5
+    assert next(upcoming) is None
+    assert queue.count_waiting() == 0
+
+
+def test_workers_are_kept_for_repeats_of_the_finalists(folder: Path) -> None:
+    queue = open_store(folder, "search.repeats=1", "search.finalists=1").queue
+    assert len([trial for trial, _ in zip(queue.trials(), range(5), strict=False)]) == 5
+    assert queue.may_go_on()
 
 
 def test_a_trial_that_lost_its_worker_runs_again_before_new_ones_begin(folder: Path) -> None:

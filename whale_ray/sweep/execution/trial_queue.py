@@ -8,9 +8,10 @@ from itertools import islice
 
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.config.trial_identity import trial_identity
-from whale_ray.sweep.planning.dry_run import planned_trials, trials_left
+from whale_ray.sweep.planning.dry_run import trials_left
 from whale_ray.sweep.planning.optuna_study import Proposal, Study
 from whale_ray.sweep.planning.resume import copy_state, find_shorter_trial
+from whale_ray.sweep.planning.search_space import ChooseCaches, next_in_order
 from whale_ray.sweep.planning.study_feedback import StudyFeedback
 from whale_ray.sweep.planning.trial_points import Point, Settings, baselines, grid_points, listed_points
 from whale_ray.sweep.run_folder.leaderboard import goodness, sweep_leaderboard
@@ -26,6 +27,9 @@ class TrialQueue:
 
     The order: trials that have lost their worker, unfinished trials of earlier sessions, baselines, proposals of the
     search, trials that need a whole GPU, repeats of the finalists with other seeds.
+
+    Attributes:
+        choose: Chooses the next point of a grid or a screen by the caches that its trial needs.
     """
 
     def __init__(
@@ -47,6 +51,10 @@ class TrialQueue:
         self._too_large: list[str] = []
         self._alone: set[str] = set()
         self._started: set[str] = set()
+        self._due: tuple[int, int] | None = None
+        self._taken, self._is_over = 0, False
+        self._repeats: list[tuple[Point, Settings]] | None = None  # known when the trials of the search have ended
+        self.choose: ChooseCaches = next_in_order
 
     @property
     def running(self) -> frozenset[str]:
@@ -59,9 +67,19 @@ class TrialQueue:
         return bool(self._alone & (self._running - self._started))
 
     def count_waiting(self) -> int:
-        """Return how many trials wait for a place, without asking the study; repeats of finalists are not counted."""
-        begun = sum(record.kind == "trial" for record in self._index.records())
-        return len(self._lost) + len(self._too_large) + max(0, planned_trials(self._sweep) - begun)
+        """Return how many trials wait for a place, without asking the study; repeats once the finalists are known."""
+        self._due = self._due or self._count_due()
+        begun, searched = self._due
+        if self._clock.hours() >= self._hours:
+            searched, repeats = 0, 0
+        else:
+            repeats = len(self._repeats or ())
+        left = 0 if self._is_over else max(0, begun + searched - self._taken)
+        return len(self._lost) + len(self._too_large) + left + repeats
+
+    def may_go_on(self) -> bool:
+        """Return whether another trial can follow the running ones, if none of them is lost."""
+        return self.count_waiting() > 0 or (self._repeats is None and self._sweep.fixed["search.repeats"] > 0)
 
     def has_work(self) -> bool:
         """Return whether a trial is left to run, without asking the study for a proposal."""
@@ -70,7 +88,7 @@ class TrialQueue:
             return True
         if self._clock.hours() >= self._hours:
             return False
-        return trials_left(self._sweep, self._index.records()) > 0 or self._missing_repeat() is not None
+        return trials_left(self._sweep, self._index.records()) > 0 or bool(self._missing_repeats())
 
     def trials(self) -> Iterator[str | None]:
         """Yield the IDs of the trials to run, each created when it is asked for.
@@ -79,14 +97,28 @@ class TrialQueue:
         """
         first = self._first_runs()
         while True:
-            following = self._lost.pop(0) if self._lost else next(first, None)
+            following = self._lost.pop(0) if self._lost else self._take(first)
             if following is None and self._too_large:
                 following = self._too_large.pop()
-            if following is None and not self._running:
+            if following is None and all(self._index.get(trial).kind == "repeat" for trial in self._running):
                 following = self._next_repeat()
-                if following is None:
+                if following is None and not self._running:
                     return
             yield following and self._handed_out(following)
+
+    def _take(self, first: Iterator[str]) -> str | None:
+        self._due = self._due or self._count_due()  # before the first trial is created
+        following = next(first, None)
+        self._is_over = following is None
+        self._taken += following is not None
+        return following
+
+    def _count_due(self) -> tuple[int, int]:
+        """Return how many trials are left that run whatever the hours, and how many the search may begin."""
+        records = self._index.records()
+        unfinished = sum(record.status == "running" for record in records)
+        missing = sum(trial not in self._index for trial, *_ in self._baselines())
+        return unfinished + missing, trials_left(self._sweep, records)
 
     def mark_started(self, trial: str) -> None:
         """Record that a trial has a worker."""
@@ -156,7 +188,7 @@ class TrialQueue:
 
     def _proposals(self) -> Iterator[Proposal]:
         """Yield what the search draws; after many duplicates, the points of a listable space that have no trial."""
-        drawn = iter(self._study.ask, None)
+        drawn = iter(lambda: self._study.ask(self.choose), None)
         if listed_points(self._sweep) is not None:
             yield from drawn
             return
@@ -170,24 +202,28 @@ class TrialQueue:
 
     def _next_repeat(self) -> str | None:
         """Create the next repeat of a finalist and return its ID; None if all finalists have theirs."""
-        found = self._missing_repeat()
-        return None if found is None else self._create(self.trial_id(found[1]), "repeat", *found)
-
-    def _missing_repeat(self) -> tuple[Point, Settings] | None:
-        wanted, finalists = self._sweep.fixed["search.repeats"], self._sweep.fixed["search.finalists"]
-        if not wanted or self._clock.hours() >= self._hours:
+        if self._repeats is None:
+            self._repeats = self._missing_repeats()
+        if not self._repeats or self._clock.hours() >= self._hours:
             return None
+        point, settings = self._repeats.pop(0)
+        return self._create(self.trial_id(settings), "repeat", point, settings)
+
+    def _missing_repeats(self) -> list[tuple[Point, Settings]]:
+        wanted, finalists = self._sweep.fixed["search.repeats"], self._sweep.fixed["search.finalists"]
+        if not wanted:
+            return []
         board = sweep_leaderboard(self._index.records(), self._sweep)
         trained = board[(board["status"] == "finished") & (board["kind"] == "trial")]
         # Finalists are ranked by the seed that all trials share: a trial that came later can become a finalist, too.
         first = goodness(trained[self._sweep.ranked_by], self._sweep.ranked_by)
         best_first = first.sort_values(ascending=False, kind="stable").index
         leading = trained.loc[best_first, "trial"].iloc[:finalists]
-        for record, count in itertools.product(map(self._index.get, leading), range(1, wanted + 1)):
-            settings = record.settings | {"seed": record.settings["seed"] + count}
-            if self.trial_id(settings) not in self._index:
-                return record.point, settings
-        return None
+        repeats = (
+            (record.point, record.settings | {"seed": record.settings["seed"] + count})
+            for record, count in itertools.product(map(self._index.get, leading), range(1, wanted + 1))
+        )
+        return [(point, settings) for point, settings in repeats if self.trial_id(settings) not in self._index]
 
     def _create(self, trial: str, kind: str, point: Point, settings: Settings) -> str:
         shorter = find_shorter_trial(settings, self._index.records())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whale_ray.data.caches.cache_folder import pixel_cache
+from whale_ray.data.image_io import Geometry
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import is_url
 
@@ -149,12 +150,13 @@ def check_image_files(folder: Path, images: Sequence[Path]) -> None:
         raise UnfitNodeError(_photographs_fault(lack, _COPY))
 
 
-def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
+def dataset_on_this_node(dataset: Dataset, root: str, geometry: Geometry | None = None) -> Dataset:
     """Return the dataset with the folders of this node, whose photographs are those of the driver.
 
     Args:
         dataset: The dataset as the driver opened it.
         root: `data.root`; a URL is downloaded into the cache of this node.
+        geometry: At which photographs are decoded for the comparison if this node has to; default: the first one.
 
     Raises:
         UnfitNodeError: If photographs are missing or differ, or cannot be downloaded or decoded here.
@@ -168,7 +170,9 @@ def dataset_on_this_node(dataset: Dataset, root: str) -> Dataset:
         if is_url(root):
             catalog = dataclasses.replace(catalog, folder=_folder_here(dataset, root))
         check_image_files(catalog.folder, _usable_images(dataset, catalog))
-        geometry, own = next(iter(dataset.decoded)), pixel_cache()
+        if geometry is None or geometry not in dataset.decoded:
+            geometry = next(iter(dataset.decoded))
+        own = pixel_cache()
         pixels = decode_images(catalog, geometry, cache=own)
     except UnfitNodeError:
         raise

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from whale_ray.sweep.config.sweep_spec import Sweep
-from whale_ray.sweep.planning.search_space import fits, suggest_point
+from whale_ray.sweep.planning.search_space import ChooseCaches, PointList, fits, next_in_order, suggest_point
 from whale_ray.sweep.planning.study_storage import move_damaged, open_shared_storage
 from whale_ray.sweep.planning.trial_points import Point, listed_points
 
@@ -63,7 +63,7 @@ class Study:
         seed = int(sweep.fixed["search.seed"])
         self._axes = sweep.axes
         cells = listed_points(sweep)
-        self._cells = None if cells is None else (point for point in cells if not known(point))
+        self._cells = None if cells is None else PointList(cells, sweep, known)
         # A resumed TPE search must not draw its first points again. `random` draws and skips them, so that an
         # interrupted search ends with the same trials as one that ran through.
         sampler = _tree_parzen(seed + len(begun)) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed)
@@ -94,10 +94,14 @@ class Study:
             self._study.ask()
         self._study.tell(left_by_a_kill.number, state=TrialState.FAIL)
 
-    def ask(self) -> Proposal | None:
-        """Return the next point; None if a grid or a screen has no more."""
+    def ask(self, choose: ChooseCaches = next_in_order) -> Proposal | None:
+        """Return the next point; None if a grid or a screen has no more.
+
+        Args:
+            choose: Chooses among the points of a grid or a screen; searches draw theirs in one order.
+        """
         if self._cells is not None:
-            cell = next(self._cells, None)
+            cell = self._cells.take(choose)
             return None if cell is None else self.ask_for(cell)
         return self._ask()
 

@@ -1,15 +1,21 @@
-"""Axes as an Optuna search space: distributions, suggested points and the check whether a point lies in the space."""
+"""Search space: axes as distributions of Optuna, suggested points, and the points of a grid in a chosen order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from whale_ray.sweep.config.axes import Axis
-from whale_ray.sweep.planning.trial_points import Point, exists
+from whale_ray.sweep.config.sweep_spec import Sweep
+from whale_ray.sweep.planning.trial_points import Caches, Point, caches_of, exists
+
+ChooseCaches = Callable[[Mapping[Caches, int]], Caches]
+_CACHED_BY = ("image_size", "resize", "affine", "encoder", "weights", "freeze")  # ends of the names of axes
 
 
 def axis_distribution(axis: Axis) -> BaseDistribution:
@@ -63,3 +69,52 @@ def _contains(axis: Axis, value: Any) -> bool:
     if axis.values is not None:
         return value in axis.values
     return isinstance(value, int | float) and (axis.low or 0) <= value <= (axis.high or 0)
+
+
+def next_in_order(waiting: Mapping[Caches, int]) -> Caches:
+    """Return the caches that the trial of the next point needs, whatever node it will run on."""
+    return next(iter(waiting))
+
+
+class PointList:
+    """Points of a grid or a screen that have no trial yet; those whose trials need the same caches stay in their order.
+
+    Args:
+        points: The points.
+        sweep: Their sweep.
+        known: Returns whether a point has a trial already.
+    """
+
+    def __init__(self, points: Iterable[Point], sweep: Sweep, known: Callable[[Point], bool]) -> None:
+        self._points, self._sweep, self._known = iter(points), sweep, known
+        self._names = [axis.name for axis in sweep.axes if axis.name.endswith(_CACHED_BY)]
+
+    def take(self, choose: ChooseCaches) -> Point | None:
+        """Return the next point without a trial and forget it; None if there is no more.
+
+        Args:
+            choose: Returns what the trial shall need, given the number of points for each choice, in the order of
+                their first points.
+        """
+        if not self._names:
+            return next((point for point in self._points if not self._known(point)), None)
+        while self._lists:
+            order = sorted(self._lists, key=lambda caches: self._lists[caches][0][0])
+            chosen = choose({caches: len(self._lists[caches]) for caches in order})
+            _, point = self._lists[chosen].popleft()
+            if not self._lists[chosen]:
+                del self._lists[chosen]
+            if not self._known(point):
+                return point
+        return None
+
+    @cached_property
+    def _lists(self) -> dict[Caches, deque[tuple[int, Point]]]:
+        found: dict[Caches, deque[tuple[int, Point]]] = {}
+        by_values: dict[tuple[Any, ...], Caches] = {}
+        for place, point in enumerate(self._points):
+            values = tuple(point.get(name) for name in self._names)
+            if values not in by_values:
+                by_values[values] = caches_of(self._sweep.settings(point))
+            found.setdefault(by_values[values], deque()).append((place, point))
+        return found

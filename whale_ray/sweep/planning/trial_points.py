@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from whale_ray.data.image_io import Geometry
@@ -25,6 +25,7 @@ LEADING = {
 }
 Point = dict[str, Any]
 Settings = dict[str, Any]
+Caches = tuple[Hashable, ...]
 
 
 def grid_points(axes: Sequence[Axis]) -> Iterator[Point]:
@@ -125,6 +126,16 @@ def geometries(sweep: Sweep) -> list[Geometry]:
     points = corner_points(sweep, "data.image_size", "data.resize", "train.affine")
     found = (sweep.settings(point) for point in points)
     return list(dict.fromkeys(geometry_of(settings["data"], settings["train"]) for settings in found))
+
+
+def caches_of(settings: Settings) -> Caches:
+    """Return what a node keeps of a trial for later ones: decoded photographs and the features of a frozen trunk.
+
+    Args:
+        settings: Settings of the trial.
+    """
+    geometry, model = geometry_of(settings["data"], settings["train"]), settings["model"]
+    return (geometry, (geometry, model["encoder"], model["weights"])) if model["freeze"] == "trunk" else (geometry,)
 
 
 def frozen_poolings(sweep: Sweep) -> tuple[tuple[str, int], ...]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from whale_ray.device import reserved_device
+from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.run_folder.heartbeat import Beat
 from whale_ray.sweep.run_store.trial_files import published_trial
 from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
@@ -214,7 +215,8 @@ def train_as_worker(config: dict[str, Any]) -> None:
 
     trial, context = config["trial"], config["context"]
     os.chdir(context.working_folder)  # relative paths in settings start from there; Ray Train has moved the worker
-    context = context.on_this_node()
+    _, settings = config["record"]
+    context = context.on_this_node(geometry_of(settings["data"], settings["train"]))
     place = train.get_context()
     workers = WorkerGroup(place.get_world_rank(), place.get_world_size())
     device = "cpu" if reserved_device(context.gpus) == "cpu" else str(get_device())

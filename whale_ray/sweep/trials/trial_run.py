@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.device import keep_freed_memory, limit_threads, reserved_device, worker_resources
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
@@ -75,14 +76,17 @@ class SweepContext:
         """Amounts that Ray reserves for one worker of a trial, by Ray's resource name."""
         return worker_resources(cpus=self.cpus, gpus=self.gpus)
 
-    def on_this_node(self) -> SweepContext:
+    def on_this_node(self, geometry: Geometry | None = None) -> SweepContext:
         """Return the context with the photographs in the folders of this node.
+
+        Args:
+            geometry: Geometry of the trial that needs it.
 
         Raises:
             UnfitNodeError: If this node lacks them, has others, or has other code than the driver.
         """
         check_code(self.code)
-        return dataclasses.replace(self, dataset=dataset_on_this_node(self.dataset, self.data_root))
+        return dataclasses.replace(self, dataset=dataset_on_this_node(self.dataset, self.data_root, geometry))
 
     def trial_folder(self, trial: str) -> Path:
         """Return the folder of a trial."""

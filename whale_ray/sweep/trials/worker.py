@@ -32,6 +32,8 @@ from whale_ray.sweep.trials.trial_run import FOLDS, SweepContext, TrialRun
 
 # PyTorch's allocator: "CUDA out of memory"; a context without memory: "CUDA error: out of memory"; its libraries:
 # "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED".
+NODE = "node"
+"""Key of every report: ID of the Ray node."""
 _OUT_OF_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
@@ -39,7 +41,7 @@ def run_trial_on_ray(config: Mapping[str, Any], context: SweepContext) -> None:
     """Run a trial in a worker of Ray Tune and report its epochs to Tune.
 
     Args:
-        config: What Ray Tune passes on; `trial` is the trial's ID.
+        config: What Ray Tune passes on; `trial` is the trial's ID, `geometry` that of its photographs.
         context: What all trials of the sweep share.
     """
     import ray
@@ -53,15 +55,19 @@ def run_trial_on_ray(config: Mapping[str, Any], context: SweepContext) -> None:
     node = ray.get_runtime_context().get_node_id()
     prepare = TrialRun if context.workers == 1 else DistributedRun
     trial, trains = config["trial"], context.workers == 1
+
+    def report(figures: dict[str, Any]) -> None:
+        tune.report({**figures, NODE: node})
+
     try:
         if context.remote is None:
             check_run_folder(context.folder, trial)
         if trains:
-            context = context.on_this_node()
+            context = context.on_this_node(config.get("geometry"))
     except UnfitNodeError as error:
-        tune.report({UNFIT_NODE: node, "note": str(error), "epoch": 0, "done": True, context.scoring.objective: 0.0})
+        report({UNFIT_NODE: node, "note": str(error), "epoch": 0, "done": True, context.scoring.objective: 0.0})
         return
-    with published_trial(context.remote, context.folder, trial, tune.report, trains=trains) as place:
+    with published_trial(context.remote, context.folder, trial, report, trains=trains) as place:
         here = dataclasses.replace(context, folder=place.folder, remote=place.remote)
         run_trial(trial, here, report=place.report, node=node, prepare=prepare, on_beat=place.on_beat)
 

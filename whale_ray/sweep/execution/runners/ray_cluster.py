@@ -23,8 +23,10 @@ _GPU_SECONDS = 20.0  # in which a process starts and imports torch
 
 
 @contextlib.contextmanager
-def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[None]:
+def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[bool]:
     """Connect to the cluster at `address` for the length of the block; None starts a local one that ends with it.
+
+    Yields whether nodes may join: not to a local one, nor to that of a process which is connected already.
 
     Args:
         address: HOST:PORT or `auto`. RAY_ADDRESS counts if it is None or `auto`.
@@ -37,7 +39,7 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
     import ray
 
     if ray.is_initialized():
-        yield
+        yield False
         return
     if folder := shorten_ray_folder():
         say(f"Ray's files are in {folder}: the temporary folder is too long for its sockets")
@@ -54,7 +56,7 @@ def connected(address: str | None, *, say: Callable[[str], None]) -> Iterator[No
     try:
         if context.dashboard_url:
             say(f"Ray dashboard: http://{context.dashboard_url}{_sign_in_hint()}")
-        yield
+        yield target != "local"
     finally:
         ray.shutdown()
 

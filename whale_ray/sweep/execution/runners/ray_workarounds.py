@@ -74,6 +74,19 @@ class FailedResets:
         return found
 
 
+def keep_idle_worker(controller: Any, *, keep: bool) -> None:
+    """Set whether Tune keeps a worker that has ended its trial while no other trial waits.
+
+    With `reuse_actors=True` Tune keeps one such worker until the search has ended, and with it the reservation on its
+    node, which an autoscaler then cannot remove. No setting changes that.
+
+    Args:
+        controller: The `ray.tune.execution.tune_controller.TuneController`.
+        keep: Keep it for a trial that may follow.
+    """
+    controller._actor_cache._may_keep_one = keep
+
+
 @contextlib.contextmanager
 def kept_sigterm_handler() -> Iterator[None]:
     """Keep this process's SIGTERM handler: `ray.init` replaces it by one that exits at once (ray#17308)."""

@@ -137,8 +137,8 @@ def _run_on_ray(
     from whale_ray.sweep.execution.runners.ray_cluster import connected
     from whale_ray.sweep.execution.runners.tune_runner import run_trials
 
-    with connected(address, say=progress.say), progress:
-        return run_trials(store, job, progress, stopping, left_out=left_out)
+    with connected(address, say=progress.say) as can_grow, progress:
+        return run_trials(store, job, progress, stopping, left_out=left_out, can_grow=can_grow)
 
 
 def _job(sweep: Sweep, dataset: Dataset, folder: Path, identity: SweepIdentity) -> SweepContext:

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from whale_ray.errors import InputError
-from whale_ray.ray_private import has_autoscaler
 
 _REFRESH_SECONDS, _DEMAND_SECONDS = 2.0, 5.0
 _MAX_DEMAND = 16  # trials for which nodes are asked at once
@@ -24,9 +23,18 @@ def count_places(nodes: Iterable[Mapping[str, float]], share: Mapping[str, float
         share: What one worker of a trial reserves; a worker is on one node.
         workers: Number of workers of a trial.
     """
+    return sum(places_by_node(nodes, share)) // workers
+
+
+def places_by_node(nodes: Iterable[Mapping[str, float]], share: Mapping[str, float]) -> list[int]:
+    """Return how many workers fit on each node.
+
+    Args:
+        nodes: Resources of each node, by Ray's resource name.
+        share: What one worker reserves.
+    """
     wanted = {name: amount for name, amount in share.items() if amount > 0} or {"CPU": 1.0}
-    fitting = sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()) for node in nodes)
-    return fitting // workers
+    return [min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()) for node in nodes]
 
 
 class TrialSlots:
@@ -36,27 +44,39 @@ class TrialSlots:
         share: What one worker of a trial reserves, more than 0 of each of Ray's resources (CPU, GPU).
         workers: Number of workers of a trial.
         left_out: Faults of nodes that get no trial, by their ID.
+        can_grow: Nodes may join the cluster. Whether an autoscaler adds them is not known: Ray 2.60 has a record of its
+            node types, but its autoscalers do not write it.
 
     Attributes:
         left_out: Faults of the nodes that get no further trial, by their ID.
     """
 
     def __init__(
-        self, share: Mapping[str, float], *, workers: int, left_out: Mapping[str, str] = MappingProxyType({})
+        self,
+        share: Mapping[str, float],
+        *,
+        workers: int,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+        can_grow: bool = False,
     ) -> None:
-        self._share = dict(share)
+        self._share, self._can_grow = dict(share), can_grow
         self._workers = workers
-        self._count, self._counted_at = 0, float("-inf")
+        self._places: list[int] = []
+        self._counted_at = float("-inf")
         self.left_out = dict(left_out)
         self._demand: list[Any] = []
         self._asked_at = float("-inf")
 
     def count(self) -> int:
         """Return how many trials fit at once, counted again every two seconds."""
+        return sum(self.by_node()) // self._workers
+
+    def by_node(self) -> list[int]:
+        """Return how many workers fit on each node, counted again every two seconds."""
         if time.monotonic() - self._counted_at >= _REFRESH_SECONDS:
-            self._count = count_places(_alive_nodes(self.left_out), self._share, workers=self._workers)
+            self._places = places_by_node(_alive_nodes(self.left_out), self._share)
             self._counted_at = time.monotonic()
-        return self._count
+        return self._places
 
     def other_nodes(self) -> dict[str, str]:
         """Return the host name by ID of each node beside the driver's that can run a worker and is not left out."""
@@ -111,16 +131,19 @@ class TrialSlots:
             wait = ". If nodes can still join, set resources.wait_minutes" if not minutes else ""
             raise InputError(f"a trial's resources must fit on the cluster, but {self._lack()}. {remedy}{wait}")
 
-    def update_demand(self, waiting: Callable[[], int]) -> None:
+    def update_demand(self, waiting: Callable[[], int], *, running: int) -> None:
         """Show the autoscaler, every few seconds, the trials that wait for a place; others need no demand.
 
-        A demand is a placement group that ends with the driver, also if that is killed. If it is met, it is removed, so
-        that a trial takes the place.
+        A demand is a placement group that ends with the driver, also if that is killed. All are removed while a place
+        is free, so that a trial takes it.
 
         Args:
             waiting: Returns the number of trials beyond those that run.
+            running: Number of trials that were handed out and have not ended.
         """
-        if time.monotonic() - self._asked_at >= _DEMAND_SECONDS and has_autoscaler():
+        if self.count() > running:
+            self.end_demand()
+        elif self._can_grow and time.monotonic() - self._asked_at >= _DEMAND_SECONDS:
             self._ask_for(waiting())
             self._asked_at = time.monotonic()
 
@@ -132,11 +155,11 @@ class TrialSlots:
     def _ask_for(self, trials: int) -> None:
         from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
-        is_met = {group.id: placement_group_table(group)["state"] == "CREATED" for group in self._demand}
-        kept = [group for group in self._demand if not is_met[group.id]][: min(trials, _MAX_DEMAND)]
-        for group in self._demand:
-            if group not in kept:
-                remove_placement_group(group)
+        if any(placement_group_table(group)["state"] == "CREATED" for group in self._demand):
+            trials = 0  # a trial that was handed out takes the place before there is demand again
+        kept = self._demand[: min(trials, _MAX_DEMAND)]
+        for group in self._demand[len(kept) :]:
+            remove_placement_group(group)
         bundles = [self._share] * self._workers
         self._demand = kept + [placement_group(bundles) for _ in range(min(trials, _MAX_DEMAND) - len(kept))]
 

@@ -15,6 +15,7 @@ from ray import tune
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.execution.console import Progress
+from whale_ray.sweep.execution.runners import tune_search
 from whale_ray.sweep.execution.runners.lost_workers import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.runners.node_screening import NodeScreening
 from whale_ray.sweep.execution.runners.prometheus import metrics_of
@@ -29,7 +30,7 @@ from whale_ray.sweep.report.live import LiveReport
 from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
 from whale_ray.sweep.run_store.trial_files import HEARTBEAT
 from whale_ray.sweep.trials.trial_run import SweepContext
-from whale_ray.sweep.trials.worker import run_trial_on_ray
+from whale_ray.sweep.trials.worker import NODE, run_trial_on_ray
 
 MAX_WORKER_LOSSES = 3
 _MAX_STALLS = 2
@@ -42,6 +43,7 @@ def run_trials(
     stopping: threading.Event,
     *,
     left_out: Mapping[str, str],
+    can_grow: bool = False,
 ) -> str:
     """Run all trials that are left, on the cluster that Ray is connected to.
 
@@ -51,6 +53,7 @@ def run_trials(
         progress: Display of the sweep.
         stopping: When it is set, running trials end and keep their last checkpoint; set if no node is left.
         left_out: Faults of nodes that get no trial, by their ID.
+        can_grow: Nodes may join the cluster.
 
     Returns:
         Why no node is left that can run the trials, naming each; empty if all trials have ended or `stopping` was set.
@@ -59,7 +62,7 @@ def run_trials(
         InputError: If one trial does not fit on the cluster, or torch cannot use its GPU.
     """
     fixed = store.sweep.fixed
-    slots = TrialSlots(job.worker_resources, workers=job.workers, left_out=left_out)
+    slots = TrialSlots(job.worker_resources, workers=job.workers, left_out=left_out, can_grow=can_grow)
     slots.wait_for_one(minutes=fixed["resources.wait_minutes"], say=progress.say, stopping=stopping)
     if stopping.is_set():
         return ""
@@ -71,12 +74,15 @@ def run_trials(
         LiveReport(store.folder, say=progress.say) as report,
     ):
         events = TrialEventHandler(store, progress, stopping, report, metrics_of(store))
+        placement = tune_search.TrialPlacement(slots)
+        if job.workers == 1:  # the nodes of several workers are Ray's choice
+            store.queue.choose = placement.choose
         screening = NodeScreening(needs_of(job.dataset, job.data_root, job.code))
-        callback = _EventCallback(store, progress, events, stopping, slots, screening)
+        callback = _EventCallback(store, progress, events, stopping, slots, screening, placement)
         tune.Tuner(
             tune.with_resources(trainable, lambda config: _reservation(slots, config)),
             tune_config=tune.TuneConfig(
-                search_alg=QueueSearcher(store, progress, stopping, slots, callback.settle),
+                search_alg=QueueSearcher(store, progress, stopping, slots, callback.settle, placement),
                 scheduler=EarlyStoppingScheduler(store),
                 num_samples=-1,
                 reuse_actors=True,
@@ -123,9 +129,10 @@ class _EventCallback(NoTuneState, tune.Callback):
         stopping: threading.Event,
         slots: TrialSlots,
         screening: NodeScreening,
+        placement: tune_search.TrialPlacement,
     ) -> None:
         self._store, self._progress, self._events = store, progress, events
-        self._stopping, self._slots, self._screening = stopping, slots, screening
+        self._stopping, self._slots, self._screening, self._placement = stopping, slots, screening, placement
         self.has_no_node = False
         self._losses = WorkerLosses(limit=MAX_WORKER_LOSSES, probe=RayNodeProbe)
         self._errors: dict[str, str] = {}
@@ -141,6 +148,7 @@ class _EventCallback(NoTuneState, tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Show the figures of an epoch, or record a heartbeat."""
+        self._placement.record_node(trial_id(trial), result[NODE])
         if place := result.get(HEARTBEAT):
             self._events.heartbeat(trial_id(trial), place)
         elif node := result.get(UNFIT_NODE):
@@ -151,12 +159,14 @@ class _EventCallback(NoTuneState, tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that ended by itself or was stopped."""
+        self._placement.end(trial_id(trial))
         self._events.ended(trial_id(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that has lost its worker."""
         self._failed_resets.mark_reported(trial)
         name = trial_id(trial)
+        self._placement.end(name, is_lost=True)
         self._errors[name] = str(trial.get_error())
         self._losses.record(name, node=node_of_loss(self._store.index.trial_folder(name), self._errors[name]))
 
@@ -173,7 +183,8 @@ class _EventCallback(NoTuneState, tune.Callback):
 
     def settle(self) -> None:
         """Queue or fail trials that have lost a worker, and show the autoscaler how many trials wait."""
-        self._slots.update_demand(self._store.queue.count_waiting)
+        queue, stops = self._store.queue, self._stopping.is_set()
+        self._slots.update_demand(lambda: 0 if stops else queue.count_waiting(), running=len(queue.running))
         self._screening.look(self._slots.other_nodes)
         for node, fault in self._screening.settle():
             self._leave_out(node, fault)
@@ -202,6 +213,7 @@ class _EventCallback(NoTuneState, tune.Callback):
             self._events.failed(trial, error=losses, details=self._errors[trial])
 
     def _run_again(self, trial: str) -> None:
+        self._placement.end(trial, is_lost=True)
         self._events.fetch(trial)
         if self._store.index.reload(trial).status == "running":
             self._store.queue.run_again(trial)
