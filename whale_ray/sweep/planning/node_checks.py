@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whale_ray.data.caches.cache_folder import pixel_cache
-from whale_ray.data.image_io import Geometry
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import is_url
 
 if TYPE_CHECKING:
     from whale_ray.data.catalog import Catalog
+    from whale_ray.data.image_io import Geometry
     from whale_ray.sweep.planning.dataset import Dataset
 
 SAME_CODE = "Install the same version on all nodes, or send it with the sweep: `ray job submit --working-dir .`"
