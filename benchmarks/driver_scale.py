@@ -131,9 +131,13 @@ def main(
         return found
 
     def on_worker(config: Mapping[str, Any], context: Any) -> None:
+        import ray
         from ray import tune
 
-        run_one(config["trial"], context, report=tune.report)
+        from whale_ray.sweep.trials.worker import NODE
+
+        node = ray.get_runtime_context().get_node_id()
+        run_one(config["trial"], context, report=lambda figures: tune.report({**figures, NODE: node}))
 
     vars(in_process_runner)["run_trial"] = run_one
     vars(tune_runner)["run_trial_on_ray"] = on_worker

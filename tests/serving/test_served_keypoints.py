@@ -90,7 +90,8 @@ def check_equal(result: dict[str, Any], expected: Identification) -> None:
 def test_the_service_answers_as_the_bundle(local_bundle: Path, asked: httpx.Client, box: Box | None) -> None:
     bundle = Bundle.load(local_bundle)
     data = [encode(spotted(number, 5), "PNG") for number in (0, 3, 5, 40)]
-    expected = bundle.identify(data, top=4, boxes=[box] * len(data))
+    # One by one: on some processors an embedding differs in the last digits with the number of images in its batch.
+    expected = [answer for one in data for answer in bundle.identify([one], top=4, boxes=[box])]
     for one, answer in zip(data, expected, strict=True):
         check_equal(identify(asked, one, box, top=4), answer)
     assert [answer.candidates[0].individual for answer in expected[:3]] == ["w_00", "w_03", "w_05"]
