@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import psutil
@@ -35,20 +35,44 @@ def training_workers() -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_stopped_trial_ends_all_its_workers(
+def test_two_workers_train_like_one_though_one_is_killed_and_a_stopped_trial_frees_both(
     write_sweep: Callable[..., Sweep], cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their losses are compared with one worker's, and one of them is killed, in tests/sweep/test_nodes_on_s3.py."""
-    counts: list[int] = []
+    sweep = write_sweep("resources.workers=2", "train.epochs=3", "train.precision=fp32")
+    labels: dict[str, str] = {}
+    killed: list[int] = []
+
+    def may_continue(store: TrialStore, trial: str, figures: Mapping[str, Any]) -> bool:
+        return "arcface" not in labels[trial]
+
+    def kill_one(trial: str, figures: Mapping[str, Any]) -> None:
+        if "proxy_anchor" in labels[trial] and not killed:
+            workers = training_workers()
+            assert len(workers) == 2  # the stopped trial has none
+            killed.append(workers[-1].pid)
+            workers[-1].kill()
+
+    class Labels(RecordingProgress):
+        def started(self, trial: str, label: str) -> None:
+            labels[trial] = label
+            super().started(trial, label)
+
     monkeypatch.setattr(TrialQueue, "_baselines", lambda queue: iter(()))  # each trial starts four processes
-    monkeypatch.setattr(TrialStore, "may_continue", lambda *_: False)
-    sweep = write_sweep("resources.workers=2", "train.epochs=3", "loss.name=arcface")
-    progress = RecordingProgress(lambda trial, figures: counts.append(len(training_workers())))
-    result = run_sweep(sweep, runs=tmp_path, progress=progress)
-    assert counts == [2]
-    assert result.table["status"].tolist() == ["pruned"]
+    monkeypatch.setattr(TrialStore, "may_continue", may_continue)
+    result = run_sweep(sweep, runs=tmp_path / "two", progress=Labels(kill_one))
+    assert killed
+    table = result.table.set_index("loss.name")
+    assert table.loc["arcface", "status"] == "pruned"
+    assert table.loc["proxy_anchor", "status"] == "finished"
     wait_until(lambda: training_workers() == [], rest=0.2)
-    assert pd.read_csv(result.folder / "trials" / result.table["trial"][0] / "epochs.csv")["epoch"].tolist() == [1]
+
+    monkeypatch.setattr(TrialStore, "may_continue", lambda *_: True)
+    alone = write_sweep("resources.workers=2", "train.epochs=3", "train.precision=fp32", "loss.name=proxy_anchor")
+    one = run_sweep(alone, runs=tmp_path / "one", in_process=True)
+    trial = table.loc["proxy_anchor", "trial"]
+    curves = [pd.read_csv(run.folder / "trials" / trial / "epochs.csv") for run in (result, one)]
+    assert curves[0]["epoch"].tolist() == [1, 2, 3]
+    assert curves[0]["loss"].to_list() == pytest.approx(curves[1]["loss"].to_list(), rel=1e-2)
 
 
 @pytest.mark.parametrize(

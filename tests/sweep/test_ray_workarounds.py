@@ -99,15 +99,18 @@ def test_ray_replaces_the_sigterm_handler(cluster: str) -> None:
     assert getattr(handler, "__module__", "").startswith("ray."), "ray.init keeps SIGTERM: drop kept_sigterm_handler"
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_tune_keeps_an_idle_worker_on_its_node_unless_no_trial_can_follow(keep: bool) -> None:
+@pytest.mark.parametrize(("follows", "workers", "keep"), [(True, 1, True), (False, 1, False), (False, 2, True)])
+def test_tune_keeps_an_idle_worker_unless_it_has_a_place_on_a_node_and_no_trial_can_follow(
+    follows: bool, workers: int, keep: bool
+) -> None:
     trial = Mock(placement_group_factory=tune.PlacementGroupFactory([{"CPU": 1.0}]))
     controller = Mock(_reuse_actors=True, _staged_trials=set(), _actor_cache=_ObjectCache(may_keep_one=True))
     controller._search_alg.is_finished.return_value = False  # lost trials may still come back
     controller._actor_manager.is_actor_failed.return_value = False
     controller._trial_to_actor, controller._actor_to_trial = {trial: "worker"}, {"worker": trial}
     controller._started_actors = {"worker"}
-    EarlyStoppingScheduler(Mock(queue=Mock(may_go_on=lambda: keep))).on_trial_complete(controller, trial, {})
+    store = Mock(queue=Mock(may_go_on=lambda: follows), sweep=Mock(fixed={"resources.workers": workers}))
+    EarlyStoppingScheduler(store).on_trial_complete(controller, trial, {})
     assert TuneController._maybe_cache_trial_actor(controller, trial) is keep
 
 

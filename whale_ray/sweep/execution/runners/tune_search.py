@@ -178,8 +178,13 @@ class EarlyStoppingScheduler(NoTuneState, FIFOScheduler):
         return str(FIFOScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Let the worker of a trial end with it if no other trial can follow, so that its node becomes idle."""
-        keep_idle_worker(tune_controller, keep=self._store.queue.may_go_on())
+        """Let the worker of a trial end with it if no other trial can follow, so that its node becomes idle.
+
+        The process of a trial with several workers reserves no place on a node. It is kept: if it ends before Ray
+        Train's controller has, the places of the workers stay reserved until Ray notices.
+        """
+        has_place = self._store.sweep.fixed["resources.workers"] == 1
+        keep_idle_worker(tune_controller, keep=not has_place or self._store.queue.may_go_on())
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Return None: Tune starts the waiting trials in their order by itself.
