@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.image_io import Geometry
 from whale_ray.errors import DataError
@@ -20,7 +21,7 @@ from whale_ray.sweep.config.schema.all_settings import section_settings
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.preparation import check_inputs, prepare_dataset
-from whale_ray.sweep.planning.dataset import MARGIN, Dataset, geometry_of, open_dataset, pixel_cache, write_split
+from whale_ray.sweep.planning.dataset import MARGIN, Dataset, geometry_of, open_dataset, write_split
 
 GEOMETRY = Geometry(16, 32)
 

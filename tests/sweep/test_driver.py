@@ -16,12 +16,13 @@ import pandas as pd
 import pytest
 from recording_progress import RecordingProgress
 
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.data.pixel_cache import decode_images
 from whale_ray.errors import InputError
 from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.execution.driver import SweepResult, run_sweep
-from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
+from whale_ray.sweep.planning.dataset import catalog_of
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 
 if TYPE_CHECKING:

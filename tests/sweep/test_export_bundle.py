@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.decoding.thumbnails import THUMBNAIL_SIDE
 from whale_ray.errors import BundleError
@@ -23,7 +24,7 @@ from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.execution.bundle_pictures import gallery_thumbnails
 from whale_ray.sweep.execution.export_bundle import make_best_bundle, make_bundle
-from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
 from whale_ray.sweep.run_folder.records import Record, read_record

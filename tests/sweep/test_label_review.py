@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.formats.animal_rows import complete_rows
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import decode_images
 from whale_ray.data.review.apply_review import COLUMNS
-from whale_ray.sweep.planning.dataset import pixel_cache
 from whale_ray.sweep.report.review import label_votes, near_identical
 from whale_ray.sweep.report.review.label_review import QUESTIONS, read_review, show_review, write_review
 from whale_ray.sweep.report.review.label_votes import choose_voters, matcher_vote, read_votes

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from keypoint_networks import write_matcher, write_network
 
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.errors import BundleError, InputError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.kaggle_submission import write_submission
@@ -40,7 +41,7 @@ from whale_ray.sweep.analysis.rescoring import rescore_for_good
 from whale_ray.sweep.execution.export_bundle import make_bundle
 from whale_ray.sweep.execution.gather_local_evidence import gather_local_evidence
 from whale_ray.sweep.execution.preparation import check_inputs
-from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.report.example_matches import find_examples
 from whale_ray.sweep.report.keypoint_pictures import with_keypoints

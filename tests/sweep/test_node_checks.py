@@ -25,6 +25,7 @@ from server_processes import end_nodes, node_without_dashboard
 from small_sweep import SWEEP
 
 import whale_ray
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.data.image_io import Geometry
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
@@ -33,7 +34,7 @@ from whale_ray.sweep.execution.runners import trial_slots
 from whale_ray.sweep.execution.runners.trial_slots import TrialSlots, describe_left_out
 from whale_ray.sweep.execution.runners.tune_runner import _EventCallback
 from whale_ray.sweep.planning import node_checks
-from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset
 from whale_ray.sweep.planning.node_checks import (
     UNFIT_NODE,
     NodeNeeds,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import read_bundle
 from whale_ray.inference.predictor import Bundle
@@ -22,7 +23,7 @@ from whale_ray.retrieval.search.gallery_index import normalize_rows
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import rescore_for_good
 from whale_ray.sweep.execution.export_bundle import make_bundle
-from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
 from whale_ray.sweep.run_folder.records import Record, read_record

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle import read_gallery_table
 from whale_ray.inference.predictions import AnimalTraits, SearchedPool
@@ -21,7 +22,7 @@ from whale_ray.sweep.analysis.rescoring import rescore_for_good, score_again
 from whale_ray.sweep.config.sweep_spec import load_sweep
 from whale_ray.sweep.execution.driver import run_sweep
 from whale_ray.sweep.execution.export_bundle import make_bundle
-from whale_ray.sweep.planning.dataset import Dataset, open_dataset, pixel_cache
+from whale_ray.sweep.planning.dataset import Dataset, open_dataset
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.run_folder.records import Record, read_record
 from whale_ray.sweep.trials.embeddings_io import read_embeddings

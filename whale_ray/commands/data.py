@@ -62,12 +62,13 @@ def audit(
 ) -> None:
     """Report how a data set is understood and what is wrong with it. Changes nothing."""
     from whale_ray.data.audit import audit_photographs
+    from whale_ray.data.caches.cache_folder import pixel_cache
     from whale_ray.data.encounters.contact_sheet import write_contact_sheet
     from whale_ray.data.formats.understanding import understanding_lines, understood
     from whale_ray.data.image_io import Geometry
     from whale_ray.data.pixel_cache import decode_images
     from whale_ray.sweep.config.sweep_spec import data_settings
-    from whale_ray.sweep.planning.dataset import catalog_of, pixel_cache
+    from whale_ray.sweep.planning.dataset import catalog_of
 
     chosen = set_ or []
     if (file := Path(folder)).is_file():

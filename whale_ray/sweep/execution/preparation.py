@@ -8,13 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from whale_ray.atomic_files import write_atomically
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.encounters.contact_sheet import write_contact_sheet
 from whale_ray.errors import InputError
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.gather_local_evidence import check_keypoints
-from whale_ray.sweep.planning.dataset import Dataset, catalog_of, open_dataset, pixel_cache, write_split
+from whale_ray.sweep.planning.dataset import Dataset, catalog_of, open_dataset, write_split
 from whale_ray.sweep.planning.pair_positives import check_positives
 from whale_ray.sweep.planning.study_storage import check_storage
 from whale_ray.sweep.planning.trial_points import check_encoders, first_settings, geometries

@@ -13,7 +13,6 @@ import pandas as pd
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.audit import Audit, audit_photographs
-from whale_ray.data.caches.cache_folder import pixel_cache as pixel_cache
 from whale_ray.data.catalog import Catalog, read_catalog
 from whale_ray.data.decoding.file_limit import MAX_BYTES
 from whale_ray.data.decoding.thumbnails import StoredThumbnails

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.data.pixel_cache import cache_size
 from whale_ray.device import IDLE_GPU, available_cpus
 from whale_ray.errors import DataError
@@ -18,7 +19,7 @@ from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.config.screening_design import RESOLUTIONS, confounding, describe_aliases, fold_over, screen
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.config.trial_identity import trial_identity
-from whale_ray.sweep.planning.dataset import catalog_of, check_groups, pixel_cache
+from whale_ray.sweep.planning.dataset import catalog_of, check_groups
 from whale_ray.sweep.planning.trial_points import (
     Point,
     baselines,

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.data.catalog import Catalog
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.near_duplicates import MIN_CORRELATION, coarse_vectors, find_copies
 from whale_ray.data.pixel_cache import decode_images, find_decoded
 from whale_ray.retrieval.label_quality.nearest_pairs import nearest_pairs
-from whale_ray.sweep.planning.dataset import pixel_cache
 from whale_ray.sweep.run_folder.optional_json import read_optional_json
 
 _LOOKS_ALIKE = 2  # neighbors of a photograph by its pixels that are compared with it
