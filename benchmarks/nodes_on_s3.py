@@ -23,8 +23,8 @@ from ray_machines import Cluster
 from s3_cluster import cluster_on_s3
 
 SWEEP = """
-name: nodes
-data: {root: ROOT, image_size: 32x64, val_fraction: 0.4}
+name: NAME
+data: {root: ROOT, image_size: SIZE, val_fraction: 0.4}
 model: {encoder: tiny, embedding_size: 16, weights: random}
 loss: {name: arcface}
 train: {epochs: EPOCHS, batch_size: 16, learning_rate: [RATES], precision: fp32}
@@ -35,6 +35,8 @@ resources: {cpus: 1, workers: WORKERS}
 """
 TIMES = ("seconds", "milliseconds_per_image", "images_per_second")
 LOSSES = "kill, terminate, freeze, head: with a comma one after the other, with + at the same time; none."
+Nodes = Annotated[int, typer.Option(help="Number of nodes with one place for a trial each.")]
+Epochs = Annotated[int, typer.Option(help="Epochs of a trial.")]
 RATE = 1.0e-3  # learning rate of the first trial; the others have multiples of it
 
 
@@ -76,8 +78,8 @@ def compare_losses(first: Path, second: Path, rate: float) -> float:
 
 def main(
     trials: Annotated[int, typer.Option(help="Number of trials beside the baseline.")] = 24,
-    nodes: Annotated[int, typer.Option(help="Number of nodes with one place for a trial each.")] = 3,
-    epochs: Annotated[int, typer.Option(help="Epochs of a trial.")] = 12,
+    nodes: Nodes = 3,
+    epochs: Epochs = 12,
     workers: Annotated[
         int, typer.Option(help="With several, one trial more that so many workers train at the end.")
     ] = 1,
@@ -197,11 +199,39 @@ def draw_photographs(folder: Path) -> str:
     return str(folder)
 
 
-def write_sweep(file: Path, photographs: str, *, trials: int, epochs: int, workers: int = 1) -> Path:
-    """Write the sweep file and return it."""
-    rates = ", ".join(f"{RATE * (1 + number):g}" for number in range(trials))
-    text = SWEEP.replace("ROOT", photographs).replace("RATES", rates)
-    file.write_text(text.replace("EPOCHS", str(epochs)).replace("WORKERS", str(workers)))
+def write_sweep(
+    file: Path,
+    photographs: str,
+    *,
+    trials: int,
+    epochs: int,
+    workers: int = 1,
+    name: str = "nodes",
+    image_size: str = "32x64",
+) -> Path:
+    """Write a sweep file and return it.
+
+    Args:
+        file: The file.
+        photographs: Folder of the photographs.
+        trials: Number of learning rates, and so of trials for each image size.
+        epochs: Epochs of a trial.
+        workers: Workers of a trial.
+        name: Name of the sweep.
+        image_size: Image size, or a list of them, in YAML.
+    """
+    values = {
+        "NAME": name,
+        "ROOT": photographs,
+        "SIZE": image_size,
+        "RATES": ", ".join(f"{RATE * (1 + number):g}" for number in range(trials)),
+        "EPOCHS": str(epochs),
+        "WORKERS": str(workers),
+    }
+    text = SWEEP
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    file.write_text(text)
     return file
 
 

@@ -16,21 +16,11 @@ from typing import Annotated
 
 import psutil
 import typer
-from nodes_on_s3 import compare, draw_photographs
+from nodes_on_s3 import Epochs, Nodes, compare, draw_photographs, write_sweep
 from ray_machines import Cluster
 from s3_cluster import cluster_on_s3
 
-SWEEP = """
-name: NAME
-data: {root: ROOT, image_size: [32x64, 48x96, 64x128], val_fraction: 0.4}
-model: {encoder: tiny, embedding_size: 16, weights: random}
-loss: {name: arcface}
-train: {epochs: EPOCHS, batch_size: 16, learning_rate: [RATES], precision: fp32}
-retrieval: {vote: [nearest, softmax], neighbours: [1, 5], flip: [none, average]}
-search: {strategy: grid}
-bundle: {examples: 3, runtime: torch}
-resources: {cpus: 1}
-"""
+IMAGE_SIZES = "[32x64, 48x96, 64x128]"
 IN_ORDER = """
 import sys
 from whale_ray.sweep.execution.runners import tune_search
@@ -68,23 +58,21 @@ def processor_seconds(cluster: Cluster) -> float:
     return total
 
 
-def run_grid(cluster: Cluster, bucket: str, name: str, text: str, *, in_order: bool, path: str) -> Path:
+def run_grid(cluster: Cluster, bucket: str, file: Path, *, in_order: bool, path: str) -> Path:
     """Run the grid on nodes without decoded photographs, print what it took and return the run folder of the driver.
 
     Args:
         cluster: The nodes.
         bucket: URL of run folders.
-        name: Name of the sweep.
-        text: The sweep file.
+        file: The sweep file, named after its sweep.
         in_order: Hand out the trials in the order of the grid, whatever the nodes have decoded.
         path: PYTHONPATH of the driver, whose decoder is not slow.
     """
     caches = {one.name: Path(one.environment["WHALE_RAY_CACHE"]) / "pixels" for one in cluster.started[1:]}
     for cache in caches.values():
         shutil.rmtree(cache, ignore_errors=True)
-    (cluster.folder / f"{name}.yaml").write_text(text.replace("NAME", name))
     command = [sys.executable, *(("-c", IN_ORDER) if in_order else ("-m", "whale_ray.sweep"))]
-    command += [f"{name}.yaml", "--runs", bucket, "--address", cluster.address]
+    command += [str(file), "--runs", bucket, "--address", cluster.address]
     used, begun = processor_seconds(cluster), time.monotonic()
     ran = subprocess.run(
         command,
@@ -99,16 +87,16 @@ def run_grid(cluster: Cluster, bucket: str, name: str, text: str, *, in_order: b
     counts = {node: sum(one.is_dir() for one in cache.glob("*")) for node, cache in caches.items()}
     order = "in the order of the grid" if in_order else "placed"
     typer.echo(f"{order}: {seconds:.1f} s, {used:.1f} s of a core on the nodes; geometries decoded: {counts}")
-    (mirror,) = cluster.folder.glob(f"driver/cache/runs/*/{name}")
-    trials = {node: len(list(cache.parent.glob(f"runs/*/{name}/trials/*"))) for node, cache in caches.items()}
+    (mirror,) = cluster.folder.glob(f"driver/cache/runs/*/{file.stem}")
+    trials = {node: len(list(cache.parent.glob(f"runs/*/{file.stem}/trials/*"))) for node, cache in caches.items()}
     typer.echo(f"  trials by node: {trials}; load {os.getloadavg()[0]:.0f}")
     return mirror
 
 
 def main(
-    nodes: Annotated[int, typer.Option(help="Number of nodes with one place for a trial each.")] = 3,
+    nodes: Nodes = 3,
     rates: Annotated[int, typer.Option(help="Learning rates of the grid; three image sizes each.")] = 4,
-    epochs: Annotated[int, typer.Option(help="Epochs of a trial.")] = 6,
+    epochs: Epochs = 6,
     wait: Annotated[
         float, typer.Option(help="Seconds that the decoder of a node waits for each of 72 pictures.")
     ] = 0.5,
@@ -122,13 +110,14 @@ def main(
     os.environ["PYTHONPATH"] = f"{slow}:{path}"
     try:
         with cluster_on_s3(nodes, "") as (cluster, bucket):
-            text = SWEEP.replace("ROOT", draw_photographs(cluster.folder / "drawn")).replace("EPOCHS", str(epochs))
-            text = text.replace("RATES", ", ".join(f"{0.001 * (1 + number):g}" for number in range(rates)))
+            photographs = draw_photographs(cluster.folder / "drawn")
             for number in range(rounds):
-                runs = [
-                    run_grid(cluster, bucket, f"{name}{number}", text, in_order=name == "ordered", path=path)
-                    for name in ("ordered", "placed")
-                ]
+                runs = []
+                for order in ("ordered", "placed"):
+                    name = f"{order}{number}"
+                    file = cluster.folder / f"{name}.yaml"
+                    write_sweep(file, photographs, trials=rates, epochs=epochs, name=name, image_size=IMAGE_SIZES)
+                    runs.append(run_grid(cluster, bucket, file, in_order=order == "ordered", path=path))
                 typer.echo(f"  the tables of {compare(*runs, together=None)} trials are equal to the last digit")
     finally:
         shutil.rmtree(slow)
