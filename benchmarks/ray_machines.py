@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from whale_ray.ray_private import SOCKET_POLLING
+
 
 class Machine:
     """A Ray node in a mount namespace of its own: other machines' homes are empty there.
@@ -100,7 +102,7 @@ def node_environment() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "RAY_raylet_start_wait_time_s": "120",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
-        "RAY_raylet_client_connect_timeout_milliseconds": "50",
+        **SOCKET_POLLING,
         "RAY_raylet_client_num_connect_attempts": "2400",
         **{f"RAY_health_check_{name}": str(value) for name, value in health.items()},
     }

@@ -26,14 +26,16 @@ from process_groups import GroupScheduling, end_shared, mark_by_fixtures, pytest
 from server_processes import free_port, server_process
 from small_sweep import SWEEP
 
+from whale_ray.ray_private import SOCKET_POLLING
+
 # Before torch is imported: threads that wait for each other cost more than the small tensors of the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray's processes look for each other's sockets once a second for 10 s, and a node has 30 s to start: here 20 times a
 # second, and two minutes each.
-os.environ.setdefault("RAY_raylet_client_connect_timeout_milliseconds", "50")
-os.environ.setdefault("RAY_raylet_client_num_connect_attempts", "2400")
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+PATIENCE = {"RAY_raylet_client_num_connect_attempts": "2400", "RAY_raylet_start_wait_time_s": "120"}
+for variable, default in (SOCKET_POLLING | PATIENCE).items():
+    os.environ.setdefault(variable, default)
 # The tests start hundreds of processes, and each would compile the project again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
