@@ -81,7 +81,7 @@ def check_run_folder(folder: Path, trial: str, *, seconds: float = 10.0) -> None
 
 @dataclass(frozen=True)
 class NodeNeeds:
-    """What a node must have for a trial, as far as it can be checked within a fraction of a second.
+    """Needs of a trial on its node, as far as they can be checked within a fraction of a second.
 
     Attributes:
         code: `code_version()` of the driver.

@@ -30,10 +30,10 @@ from whale_ray.sweep.trials.distributed_run import DistributedRun, WorkerLostErr
 from whale_ray.sweep.trials.ensemble import MEMBERS, join_members
 from whale_ray.sweep.trials.trial_run import FOLDS, SweepContext, TrialRun
 
-# PyTorch's allocator: "CUDA out of memory"; a context without memory: "CUDA error: out of memory"; its libraries:
-# "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED".
 NODE = "node"
 """Key of every report: ID of the Ray node."""
+# PyTorch's allocator: "CUDA out of memory"; a context without memory: "CUDA error: out of memory"; its libraries:
+# "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED".
 _OUT_OF_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
