@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray._private.authentication.authentication_token_setup import _get_default_token_path
+from ray.autoscaler._private.util import fillout_defaults
 
 from whale_ray.serving.deployment.settings import ServeSettings
 
@@ -91,11 +94,59 @@ def test_the_service_on_kubernetes_has_settings_that_exist_and_needs_a_key() -> 
     assert "insecure" not in application["args"]
 
 
-def test_the_file_of_ray_up_follows_rays_own_schema() -> None:
+def images(value: Any) -> Iterator[str]:
+    """Yield the value of every key `image` in a parsed file."""
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        yield from [one] if key == "image" else images(one)
+
+
+@pytest.mark.parametrize("name", ["ray-cluster.yaml", *(f"kuberay/{name}" for name in SPECS)])
+def test_an_image_has_a_registry_to_replace_since_no_node_has_built_it(name: str) -> None:
+    found = list(images(yaml.safe_load((DEPLOY / name).read_text())))
+    assert found
+    assert [one for one in found if not one.startswith("REGISTRY/whale_ray")] == []
+
+
+def test_the_file_of_ray_up_follows_rays_own_schema(ray_up: dict[str, Any]) -> None:
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
-    cluster = yaml.safe_load((DEPLOY / "ray-cluster.yaml").read_text())
-    jsonschema.validate(cluster, schema)
-    assert cluster["head_node_type"] in cluster["available_node_types"]
+    jsonschema.validate(ray_up, schema)
+    assert ray_up["head_node_type"] in ray_up["available_node_types"]
+
+
+@pytest.fixture
+def ray_up() -> dict[str, Any]:
+    cluster: dict[str, Any] = yaml.safe_load((DEPLOY / "ray-cluster.yaml").read_text())
+    return cluster
+
+
+def test_ray_up_installs_nothing_over_the_image_by_rays_defaults(ray_up: dict[str, Any]) -> None:
+    filled = fillout_defaults(ray_up)
+    assert [filled[f"{part}setup_commands"] for part in ("", "head_", "worker_")] == [[], [], []]
+
+
+def test_ray_up_copies_the_token_to_where_the_user_of_the_image_has_it(ray_up: dict[str, Any]) -> None:
+    dockerfile = (DEPLOY.parent / "Dockerfile").read_text()
+    assert "RAY_AUTH_MODE=token" in dockerfile
+    assert "USER whale" in dockerfile
+    ((there, here),) = ray_up["file_mounts"].items()
+    assert there == "/home/whale/.ray/auth_token"
+    assert Path(here).expanduser() == _get_default_token_path()
+
+
+def test_a_node_of_ray_up_gives_its_container_a_shared_folder_and_its_gpus(
+    ray_up: dict[str, Any], tmp_path: Path
+) -> None:
+    (volume,) = (one.split()[1] for one in ray_up["docker"]["run_options"] if one.startswith("--volume"))
+    assert volume == "/shared:/shared"
+    assert ray_up["docker"]["worker_run_options"] == ["--gpus all"]
+    shared = tmp_path / "shared"
+    fakes = {"sudo": '"$@"', "mount": f'[ -d "{shared}" ] && echo "$@" >> "{tmp_path}/mounts"'}
+    fakes["mountpoint"] = f'[ -e "{tmp_path}/mounts" ]'
+    script = "\n".join(f"{name}() {{ {body}; }}" for name, body in fakes.items())
+    for command in ray_up["initialization_commands"] * 2:  # `ray up` runs them again after a change of the file
+        line = f"{script}\n{command.replace('/shared', str(shared))}"
+        subprocess.run(["bash", "-c", line], check=True)
+    assert (tmp_path / "mounts").read_text() == f"-t nfs4 FILESYSTEM:/ {shared}\n"
 
 
 FAKES = {
