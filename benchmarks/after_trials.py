@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import pairs
+import paired_timing
 import pandas as pd
 import typer
 
@@ -73,10 +73,14 @@ def time_sweep(file: Path, data: Path, runs: Path, options: list[str]) -> Ending
 def report(name: str, found: Ending) -> None:
     """Print the steps that took at least half a second, and the verdicts."""
     rows = [[line[:70], f"{seconds:.1f}"] for line, seconds in found.steps if seconds >= 0.5]
-    pairs.print_table([f"{name}: after this line", "seconds"], rows)
+    paired_timing.print_table([f"{name}: after this line", "seconds"], rows)
     text = f"from the last trial to the prompt, {name}: seconds"
-    pairs.print_verdict(f"{text} / of the trials", found.seconds / found.trials, at_most=SHARE_GOAL, obstacle=OBSTACLE)
-    pairs.print_verdict(f"{text} / {SECONDS_GOAL:g} s", found.seconds / SECONDS_GOAL, at_most=1.0, obstacle=OBSTACLE)
+    paired_timing.print_verdict(
+        f"{text} / of the trials", found.seconds / found.trials, at_most=SHARE_GOAL, obstacle=OBSTACLE
+    )
+    paired_timing.print_verdict(
+        f"{text} / {SECONDS_GOAL:g} s", found.seconds / SECONDS_GOAL, at_most=1.0, obstacle=OBSTACLE
+    )
 
 
 def main(

@@ -6,7 +6,7 @@ AccuracyCalculator, which returns precision@1, MAP@R and R-precision only. The m
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy and torch
 import resource
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def library(vectors: np.ndarray, codes: np.ndarray, gallery: int) -> Callable[[]
     import torch
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
-    torch.set_num_threads(pairs.THREADS)
+    torch.set_num_threads(paired_timing.THREADS)
     calculator = AccuracyCalculator(include=("precision_at_1", "mean_average_precision_at_r", "r_precision"), k=50)
     unit, labels = torch.from_numpy(vectors.astype(np.float32)), torch.from_numpy(codes)
     return lambda: calculator.get_accuracy(unit[gallery:], labels[gallery:], unit[:gallery], labels[:gallery])
@@ -97,24 +97,24 @@ def main(
     vectors, codes = draw(gallery + queries, round(INDIVIDUALS * scale))
     full = vectors.astype(np.float32)
     evaluated = whole_evaluation(vectors, codes, gallery)
-    product = pairs.take_turns(evaluated, lambda: full[gallery:] @ full[:gallery].T, rounds=rounds)
-    beside = pairs.take_turns(evaluated, library(vectors, codes, gallery), rounds=rounds)
+    product = paired_timing.take_turns(evaluated, lambda: full[gallery:] @ full[:gallery].T, rounds=rounds)
+    beside = paired_timing.take_turns(evaluated, library(vectors, codes, gallery), rounds=rounds)
     size = f"{queries} x {gallery} x {SIZE}"
     rows = [
         ["neighbours, votes, scores, intervals", size, f"{median(product.first):.2f}"],
         ["bare matrix product", size, f"{median(product.second):.2f}"],
         ["AccuracyCalculator", size, f"{median(beside.second):.2f}"],
     ]
-    pairs.print_table(["case", "queries x gallery x D", "seconds"], rows)
+    paired_timing.print_table(["case", "queries x gallery x D", "seconds"], rows)
     for other, ratio, goal, obstacle in (
         ("bare matrix product", product.ratio, PRODUCT_GOAL, PRODUCT_OBSTACLE),
         ("AccuracyCalculator", beside.ratio, LIBRARY_GOAL, LIBRARY_OBSTACLE),
     ):
-        pairs.print_verdict(f"evaluation / {other}, {size}", ratio, at_most=goal, obstacle=obstacle)
+        paired_timing.print_verdict(f"evaluation / {other}, {size}", ratio, at_most=goal, obstacle=obstacle)
     if memory:
         command = [sys.executable, __file__, "--only-memory", "--memory", str(memory)]
         ratio = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        pairs.print_verdict(
+        paired_timing.print_verdict(
             f"memory of embeddings and search / embeddings, {memory} x {memory} x {SIZE}", ratio, at_most=MEMORY_GOAL
         )
 

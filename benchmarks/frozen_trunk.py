@@ -1,4 +1,4 @@
-"""Benchmark of frozen trunks: epochs on stored features against epochs that run the trunk, and passes for a whole grid.
+"""Benchmark of frozen trunks: epochs on stored features against epochs that run the trunk; forward passes of a grid.
 
 Both train the same neck on the same frozen ResNet-18 with random weights. The passes count the images that the trunk
 gets while every trial of a grid embeds both views of all photographs.
@@ -6,7 +6,7 @@ gets while every trial of a grid embeds both views of all photographs.
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy and torch
 import itertools
 import tempfile
 from collections.abc import Callable, Sequence
@@ -85,7 +85,7 @@ def main(
     side: Annotated[int, typer.Option(help="Side of the images in pixels.", min=32)] = 112,
 ) -> None:
     """Print how much faster epochs on stored features are, and the passes of two grids; about two minutes."""
-    torch.set_num_threads(pairs.THREADS)
+    torch.set_num_threads(paired_timing.THREADS)
     geometry = Geometry(side, side)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "photographs"
@@ -101,14 +101,14 @@ def main(
         shared: dict[str, Any] = {"train": train, "seed": 0, "embedder": embedder, "workers": SINGLE_WORKER}
         stored = build_batches(encoders[0], np.arange(photographs), labels, **shared)
         both = [epochs_of(*one, epochs=rounds + 1) for one in zip(encoders, (stored, through), strict=True)]
-        pair = pairs.take_turns(both[1], both[0], rounds=rounds)
+        pair = paired_timing.take_turns(both[1], both[0], rounds=rounds)
         found = {name: passes(pixels, Path(scratch) / name, grid) for name, grid in GRIDS.items()}
     rows = [["on stored features", f"{median(pair.second):.3f}"], ["through the trunk", f"{median(pair.first):.3f}"]]
-    pairs.print_table([f"{photographs} photographs, {side} px", "seconds per epoch"], rows)
+    paired_timing.print_table([f"{photographs} photographs, {side} px", "seconds per epoch"], rows)
     name = "an epoch through the frozen trunk / on its stored features"
-    pairs.print_verdict(name, pair.ratio, at_least=SPEED_GOAL, obstacle=SPEED_OBSTACLE)
+    paired_timing.print_verdict(name, pair.ratio, at_least=SPEED_GOAL, obstacle=SPEED_OBSTACLE)
     for name, ratio in found.items():
-        pairs.print_verdict(f"passes through the trunk and view, grid of {name}", ratio, at_most=PASSES_GOAL)
+        paired_timing.print_verdict(f"passes through the trunk and view, grid of {name}", ratio, at_most=PASSES_GOAL)
 
 
 if __name__ == "__main__":

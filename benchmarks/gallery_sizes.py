@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated
 
-import pairs
+import paired_timing
 import typer
 from clients import ask_for, photograph_request
 from large_gallery import draw
@@ -97,13 +97,13 @@ def main(
         bundles = {size: with_gallery(encoder, Path(scratch), size) for size in sizes}
         found = measure(bundles, seconds=seconds, rounds=rounds, patience=patience)
     rows = [[f"{size:,}", str(clients), f"{median(each):.1f}"] for (size, clients), each in found.items()]
-    pairs.print_table(["gallery", "clients", "p50 ms"], rows)
+    paired_timing.print_table(["gallery", "clients", "p50 ms"], rows)
     for size in sizes[1:]:
         for clients in CLIENTS:
             rounds_of = zip(found[size, clients], found[sizes[0], clients], strict=True)
             ratio = median(large / small for large, small in rounds_of)
             name = f"p50 with {size:,} gallery images / with {sizes[0]:,}, {clients} client{'s' * (clients > 1)}"
-            pairs.print_verdict(name, ratio, at_most=GOAL, obstacle=OBSTACLE)
+            paired_timing.print_verdict(name, ratio, at_most=GOAL, obstacle=OBSTACLE)
 
 
 if __name__ == "__main__":

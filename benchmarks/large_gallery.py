@@ -7,7 +7,7 @@ twenty queries on.
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy
 import time
 from functools import partial
 from statistics import median
@@ -73,15 +73,15 @@ def measure(images: int, spread: float, *, rounds: int) -> list[str]:
     name = f"{images:,} x {SIZE}, spread {spread:g}"
     row = [name, f"{lists.recall:.4f}", f"{made:.0f}", f"{lists.nbytes / index.vectors.nbytes:.3f}", f"{recall:.4f}"]
     for at_once in (1, 32, QUERIES):
-        pair = pairs.take_turns(
+        pair = paired_timing.take_turns(
             partial(_in_calls, lambda part: flat.search(part, NEAREST), queries, at_once),
             partial(_in_calls, search, queries, at_once),
             rounds=rounds,
         )
         row += [f"{1000 * median(side) / _asked(at_once):.2f}" for side in (pair.first, pair.second)]
         text = f"exact flat / inverted lists, {name}, {at_once} at a time"
-        pairs.print_verdict(text, pair.ratio, at_least=SPEED_GOAL, obstacle=SPEED_OBSTACLE)
-    pairs.print_verdict(f"recall@{NEAREST} of exact search, {name}", recall, at_least=RECALL_GOAL)
+        paired_timing.print_verdict(text, pair.ratio, at_least=SPEED_GOAL, obstacle=SPEED_OBSTACLE)
+    paired_timing.print_verdict(f"recall@{NEAREST} of exact search, {name}", recall, at_least=RECALL_GOAL)
     return row
 
 
@@ -103,7 +103,7 @@ def main(
     rows = [measure(images, spread, rounds=rounds) for spread in (0.3, 0.7)]
     head = ["gallery", "measured recall", "s to make", "memory / vectors", f"recall@{NEAREST}"]
     head += [f"{name} ms, {count}" for count in (1, 32, QUERIES) for name in ("flat", "lists")]
-    pairs.print_table(head, rows)
+    paired_timing.print_table(head, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ shortlist of 100 is searched and no index is built. One thread; CPU time, for th
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # noqa: F401  # sets one thread; must precede NumPy
+import paired_timing  # isort: skip  # noqa: F401  # sets one thread; must precede NumPy
 import argparse
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Losses of nodes in the middle of a sweep: the command of the sweep, and what takes nodes and the head from it."""
+"""Helpers that run a sweep and take nodes or the head from it."""
 
 from __future__ import annotations
 

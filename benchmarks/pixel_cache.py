@@ -7,7 +7,7 @@ the kernel counts for each process (`Pss`), summed over processes that have read
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy
 import re
 import subprocess
 import sys
@@ -96,7 +96,7 @@ def main(
         def cached() -> None:
             decode_images(catalog, GEOMETRY, cache=Path(scratch) / f"cache_{next(number)}", workers=cores)
 
-        pair = pairs.take_turns(cached, bare_loop(catalog), rounds=rounds)
+        pair = paired_timing.take_turns(cached, bare_loop(catalog), rounds=rounds)
         rates = len(catalog.table) / median(pair.first), len(catalog.table) / median(pair.second)
         (folder,) = (path for path in (Path(scratch) / "cache_0").iterdir() if path.is_dir())
         alone, together = (shared_memory(folder / "pixels.npy", trials) for trials in (1, TRIALS))
@@ -104,12 +104,12 @@ def main(
         [f"pixel cache, {cores} cores", f"{rates[0]:.0f}", f"{rates[0] / cores:.0f}"],
         ["Pillow, decode and resize", f"{rates[1]:.0f}", f"{rates[1]:.0f}"],
     ]
-    pairs.print_table(["case", "photographs/s", "per core"], rows)
+    paired_timing.print_table(["case", "photographs/s", "per core"], rows)
     per_core = 1.0 / (pair.ratio * cores)
-    pairs.print_verdict(
+    paired_timing.print_verdict(
         "photographs/s per core, pixel cache / Pillow", per_core, at_least=SPEED_GOAL, obstacle=SPEED_OBSTACLE
     )
-    pairs.print_verdict(f"memory of the pixels, {TRIALS} trials / one", together / alone, at_most=MEMORY_GOAL)
+    paired_timing.print_verdict(f"memory of the pixels, {TRIALS} trials / one", together / alone, at_most=MEMORY_GOAL)
 
 
 if __name__ == "__main__":

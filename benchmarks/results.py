@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pairs import ROWS_VARIABLE
+from paired_timing import ROWS_VARIABLE
 
 FOLDER = Path(__file__).parent
 LIBRARIES = ("ray", "torch", "torchvision", "faiss-cpu", "numpy", "pandas", "onnxruntime", "openvino")

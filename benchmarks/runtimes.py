@@ -1,11 +1,11 @@
-"""Benchmark of the choice of a runtime: its seconds, the recall@1 that the chosen one keeps, its speed against torch.
+"""Benchmark of the choice of a runtime: its duration, the recall@1 of the chosen one, its speed against torch.
 
 ResNet-18 with random weights, 512 dimensions, at 224 pixels, a gallery of 2,000; one thread.
 """
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy and torch
 import tempfile
 import time
 from pathlib import Path
@@ -44,17 +44,17 @@ def main(
     rows = [
         [name, f"{alone:.1f}", f"{eight:.1f}", str(recalls.get(name, ""))] for name, (alone, eight) in speeds.items()
     ]
-    pairs.print_table(["runtime", "images/s alone", "in eights", "recall@1"], rows)
+    paired_timing.print_table(["runtime", "images/s alone", "in eights", "recall@1"], rows)
     for name, reason in chosen["passed_over"].items():
         print(f"{name} is passed over: {reason}")
     here = f"{chosen['name']}, resnet18 at {size}x{size}"
-    pairs.print_verdict(
+    paired_timing.print_verdict(
         f"seconds of the choice / {SECONDS_GOAL:g} s", seconds / SECONDS_GOAL, at_most=1.0, obstacle=SECONDS_OBSTACLE
     )
     kept = recalls[chosen["name"]] / recalls["torch"] if recalls else 1.0
-    pairs.print_verdict(f"recall@1 of the chosen runtime / of torch, {here}", kept, at_least=1.0)
+    paired_timing.print_verdict(f"recall@1 of the chosen runtime / of torch, {here}", kept, at_least=1.0)
     faster = speeds[chosen["name"]][1] / speeds["torch"][1]
-    pairs.print_verdict(
+    paired_timing.print_verdict(
         f"images/s of the chosen runtime / of torch, in eights, {here}", faster, at_least=1.0, obstacle=SPEED_OBSTACLE
     )
 

@@ -7,7 +7,7 @@ extrapolated from a measured number of steps.
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy and torch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -143,8 +143,8 @@ def measure(case: Case, *, rounds: int) -> tuple[list[str], float, float]:
     individuals = table["individual"][known].nunique()
     together = scoring(case, table, animals, case.settings)
     alone = scoring(case, table, animals, [case.settings[len(case.settings) // 2]])
-    pair = pairs.take_turns(together, training(case, individuals, rounds=rounds), rounds=rounds)
-    separate = pairs.take_turns(alone, together, rounds=rounds).ratio * len(case.settings)
+    pair = paired_timing.take_turns(together, training(case, individuals, rounds=rounds), rounds=rounds)
+    separate = paired_timing.take_turns(alone, together, rounds=rounds).ratio * len(case.settings)
     gallery, queries = int(known.sum()), int((table["part"] == "val").sum())
     scale = gallery / (case.steps * case.batch)
     row = [
@@ -163,7 +163,7 @@ def measure(case: Case, *, rounds: int) -> tuple[list[str], float, float]:
 
 def main(rounds: Annotated[int, typer.Option(help="Rounds of both, in alternation.", min=1)] = 5) -> None:
     """Print the time to score retrieval settings divided by that of one epoch; about two minutes on one thread."""
-    torch.set_num_threads(pairs.THREADS)
+    torch.set_num_threads(paired_timing.THREADS)
     keep_freed_memory()  # as a trial does
     rows, verdicts, others = [], [], []
     for case in cases():
@@ -173,11 +173,11 @@ def main(rounds: Annotated[int, typer.Option(help="Rounds of both, in alternatio
             others.append((f"{len(MANY)} separate evaluations / one of all settings, {case.name}, {row[1]}", separate))
         verdicts.append((f"scoring {len(case.settings)} settings / one epoch, {case.name}, {row[1]}", ratio))
     head = ["case", "encoder", "gallery x queries x D", "settings", "scoring s", "epoch s (extrapolated)"]
-    pairs.print_table([*head, "steps measured", "ratio", "ratio, processor time"], rows)
+    paired_timing.print_table([*head, "steps measured", "ratio", "ratio, processor time"], rows)
     for name, ratio in verdicts:
-        pairs.print_verdict(name, ratio, at_most=GOAL, obstacle=OBSTACLE)
+        paired_timing.print_verdict(name, ratio, at_most=GOAL, obstacle=OBSTACLE)
     for name, ratio in others:
-        pairs.print_verdict(name, ratio, at_least=SEPARATE_GOAL, obstacle=SEPARATE_OBSTACLE)
+        paired_timing.print_verdict(name, ratio, at_least=SEPARATE_GOAL, obstacle=SEPARATE_OBSTACLE)
 
 
 if __name__ == "__main__":

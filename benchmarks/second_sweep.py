@@ -6,7 +6,7 @@ only the data and the cache on disk.
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -29,9 +29,9 @@ def open_photographs(root: Path, cache: Path, geometry: Geometry) -> tuple[int, 
     counts: list[int] = []
 
     def opened() -> None:
-        counts.append(decode_images(read_catalog(root), geometry, cache=cache, workers=pairs.THREADS).decoded)
+        counts.append(decode_images(read_catalog(root), geometry, cache=cache, workers=paired_timing.THREADS).decoded)
 
-    clock, _ = pairs.seconds(opened)
+    clock, _ = paired_timing.seconds(opened)
     return counts[0], clock
 
 
@@ -53,8 +53,8 @@ def main(
                 counts, clocks = zip(*each, strict=True)
                 name = f"{geometry.height} px, {sweep} sweep"
                 rows.append([name, str(images), str(max(counts)), f"{median(clocks):.3f}"])
-    pairs.print_table(["case", "photographs", "decoded", "seconds"], rows)
-    pairs.print_verdict(
+    paired_timing.print_table(["case", "photographs", "decoded", "seconds"], rows)
+    paired_timing.print_verdict(
         "photographs decoded again / photographs", again / (images * rounds * len(GEOMETRIES)), at_most=0
     )
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import pairs
+import paired_timing
 import psutil
 import typer
 from clients import Answers, ask_for, photograph_request
@@ -299,16 +299,16 @@ def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) 
         figures = (f"{middle(name, clients, 'rate'):.0f}", *(f"{middle(name, clients, p):.0f}" for p in ("50", "99")))
         rows.append([name, str(clients), *figures, str(failed)])
     print(f"\n{size} px")
-    pairs.print_table(["case", "clients", "images/s", "p50 ms", "p99 ms", "failed"], rows)
+    paired_timing.print_table(["case", "clients", "images/s", "p50 ms", "p99 ms", "failed"], rows)
     at_least = {64: 0.85, 224: 0.9}[size]
     name, rate = f"{size} px, 32 clients: service / plain FastAPI", beside("plain", 32, "rate")
-    pairs.print_verdict(name, rate, at_least=at_least, obstacle=OBSTACLES[32])
+    paired_timing.print_verdict(name, rate, at_least=at_least, obstacle=OBSTACLES[32])
     if size == 224:
-        pairs.print_verdict(
+        paired_timing.print_verdict(
             "224 px, 32 clients: service / bare loop", middle("service", 32, "rate") / loop, at_least=0.8
         )
     else:
-        pairs.print_verdict(
+        paired_timing.print_verdict(
             "64 px, 32 clients: service / minimal Ray Serve", beside("minimal", 32, "rate"), at_least=2.0
         )
     if ("split", 32) in found:
@@ -317,7 +317,9 @@ def report(size: int, loop: float, found: dict[tuple[str, int], list[Answers]]) 
     for ours in ("service", DIRECT):
         waited = beside("plain", 1, "50", ours=ours)
         name = f"{size} px, 1 client: p50 of the {ours} / of plain FastAPI"
-        pairs.print_verdict(name, waited, at_most=1.15, obstacle=PAST_HAPROXY if ours == DIRECT else OBSTACLES[1])
+        paired_timing.print_verdict(
+            name, waited, at_most=1.15, obstacle=PAST_HAPROXY if ours == DIRECT else OBSTACLES[1]
+        )
 
 
 def main(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated
 
 import httpx
-import pairs
+import paired_timing
 import psutil
 import typer
 from clients import Answers, ask_for, ask_while, photograph_request
@@ -162,8 +162,8 @@ def report(answers: Answers, killed: float, memory: Memory, enrolments: Enrolmen
     print(f"cut by the kill: {len(cut)}; failed otherwise: {len(other)} {sorted({status for _, status in other})}")
     print(f"enrolments by status: {enrolments.statuses if enrolments.possible else 'the service offers no enrolment'}")
     rows = [[f"{seconds / 60:.1f}", f"{used:.0f}"] for seconds, used in memory.seen[:: max(1, len(memory.seen) // 12)]]
-    pairs.print_table(["minutes", "MiB"], rows)
-    pairs.print_verdict("failed calls, except those cut by the kill", float(len(other)), at_most=0.0)
+    paired_timing.print_table(["minutes", "MiB"], rows)
+    paired_timing.print_verdict("failed calls, except those cut by the kill", float(len(other)), at_most=0.0)
 
 
 def main(

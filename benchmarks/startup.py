@@ -6,7 +6,7 @@ that Python's start are subtracted from `import` and `--help`, since no command 
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy and torch
 import asyncio
 import subprocess
 import sys
@@ -69,7 +69,7 @@ def main(
         ]
         rows, verdicts = [], []
         for name, command, beside, goal in cases:
-            pair = pairs.take_turns(command, beside, rounds=rounds)
+            pair = paired_timing.take_turns(command, beside, rounds=rounds)
             first, second = median(pair.first), median(pair.second)
             start = second if beside is bare else 0.0
             rows.append([name, f"{first:.2f}", "python" if beside is bare else "import torch, ray", f"{second:.2f}"])
@@ -77,15 +77,15 @@ def main(
         if serve:
             bundle = make_bundle(Path(scratch), 64, gallery=1_000, on_gpu=True)  # on torch, not chosen
             request = photograph_request(pictures(1)[0])
-            waited = [(serve_once(bundle, request), pairs.seconds(heavy)[0]) for _ in range(min(rounds, 3))]
+            waited = [(serve_once(bundle, request), paired_timing.seconds(heavy)[0]) for _ in range(min(rounds, 3))]
             first, second = (median(each) for each in zip(*waited, strict=True))
             rows.append(["whale-ray serve, first answer", f"{first:.2f}", "import torch, ray", f"{second:.2f}"])
             ratio = median(ours / other for ours, other in waited)
             text = "whale-ray serve to the first answer / import torch, ray"
             verdicts.append((text, ratio, SERVE_GOAL, SERVE_OBSTACLE))
-    pairs.print_table(["command", "seconds", "beside", "seconds"], rows)
+    paired_timing.print_table(["command", "seconds", "beside", "seconds"], rows)
     for name, ratio, goal, obstacle in verdicts:
-        pairs.print_verdict(name, ratio, at_most=goal, obstacle=obstacle)
+        paired_timing.print_verdict(name, ratio, at_most=goal, obstacle=obstacle)
 
 
 if __name__ == "__main__":

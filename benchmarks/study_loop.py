@@ -1,4 +1,4 @@
-"""Benchmark of a trial: its images/s divided by those of a loop as in a study; goal 3.
+"""Benchmark of training: images/s of a trial divided by those of a plain training loop; goal 3.
 
 The loop decodes each photograph with Pillow and resizes it in every step, and trains in float32 in batches of 8. Both
 train the same torchvision model with the same loss on one thread. The photographs are drawn, 600 x 1,050 pixels.
@@ -6,7 +6,7 @@ train the same torchvision model with the same loss on one thread. The photograp
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy and torch
 import itertools
 import tempfile
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def main(
     short: Annotated[bool, typer.Option("--short", help="Two rounds of the first case.")] = False,
 ) -> None:
     """Print images/s of a trial divided by those of the study's loop; about two minutes on one thread."""
-    torch.set_num_threads(pairs.THREADS)
+    torch.set_num_threads(paired_timing.THREADS)
     keep_freed_memory()
     rounds, cases = (2, CASES[:1]) if short else (rounds, CASES)
     place, rows, ratios = PLACES["cpu"], [], {}
@@ -75,13 +75,15 @@ def main(
         for case in cases:
             images = place.steps * case.batch
             study = study_round(files, case, images // BATCH)
-            pair = pairs.take_turns(study, trial_round(place, case, Path(scratch), rounds=rounds), rounds=rounds)
+            pair = paired_timing.take_turns(
+                study, trial_round(place, case, Path(scratch), rounds=rounds), rounds=rounds
+            )
             rows.append([case.name, *(f"{images / median(side):.1f}" for side in (pair.second, pair.first))])
             ratios[case.name] = pair.ratio
-    pairs.print_table(["case", "trial images/s", "study's images/s"], rows)
+    paired_timing.print_table(["case", "trial images/s", "study's images/s"], rows)
     for name, ratio in ratios.items():
         text = f"a trial's images/s / those of the study's loop, {name}"
-        pairs.print_verdict(text, ratio, at_least=GOAL, obstacle=OBSTACLE)
+        paired_timing.print_verdict(text, ratio, at_least=GOAL, obstacle=OBSTACLE)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ loss, backward and AdamW, in the number format and memory format that is fastest
 
 from __future__ import annotations
 
-import pairs  # isort: skip  # sets one thread; must precede NumPy and torch
+import paired_timing  # isort: skip  # sets one thread; must precede NumPy and torch
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -138,7 +138,7 @@ def fastest_format(place: Place, case: Case) -> tuple[Callable[[], None], str]:
     """Return a round of bare steps in the fastest format (median of three timings), and the name of that format."""
     steps = [bare_step(place, case, dtype, layout) for dtype, layout in FORMATS]
     once = [partial(_repeat, place, step, 1) for step in steps]
-    taken = [[pairs.seconds(one)[0] for one in once] for _ in range(4)][1:]  # the first warms up
+    taken = [[paired_timing.seconds(one)[0] for one in once] for _ in range(4)][1:]  # the first warms up
     best = int(np.median(taken, axis=0).argmin())
     return partial(_repeat, place, steps[best], place.steps), " ".join(
         str(part).removeprefix("torch.") for part in FORMATS[best]
@@ -193,7 +193,7 @@ def main(
     short: Annotated[bool, typer.Option("--short", help="Three rounds of the first case.")] = False,
 ) -> None:
     """Print images/s of a trial divided by those of the bare training step; some minutes on one thread."""
-    limit_threads(pairs.THREADS)
+    limit_threads(paired_timing.THREADS)
     keep_freed_memory()  # as a trial does
     place = PLACES[device]
     if short:
@@ -202,15 +202,15 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         for case in place.cases:
             bare, layout = fastest_format(place, case)
-            pair = pairs.take_turns(bare, trial_round(place, case, Path(folder), rounds=rounds), rounds=rounds)
+            pair = paired_timing.take_turns(bare, trial_round(place, case, Path(folder), rounds=rounds), rounds=rounds)
             images = place.steps * case.batch
             ratios[case.name] = pair.ratio
             rates = (f"{images / median(side):.1f}" for side in (pair.second, pair.first))
             rows.append([case.name, str(case.batch), layout, *rates, f"{pair.ratio:.3f}", f"{pair.cpu_ratio:.3f}"])
     head = ["case", "batch", "best format", "trial images/s", "bare images/s", "ratio", "ratio, processor time"]
-    pairs.print_table(head, rows)
+    paired_timing.print_table(head, rows)
     for name, ratio in ratios.items():
-        pairs.print_verdict(
+        paired_timing.print_verdict(
             f"a trial's images/s / the bare step's, {name}", ratio, at_least=GOAL, obstacle=OBSTACLES[device]
         )
 

@@ -76,7 +76,7 @@ def main(
     if plain is not None:
         run_plainly(plain, plain.parent / "plain_runs")
         return
-    import pairs
+    import paired_timing
 
     from whale_ray.data.synthetic.dataset import draw_dataset
 
@@ -98,9 +98,9 @@ def main(
         [name, str(TRIALS), f"{median(each):.1f}"]
         for name, each in zip(("sweep", "plain"), zip(*taken, strict=True), strict=True)
     ]
-    pairs.print_table(["case", "trials", "seconds"], rows)
+    paired_timing.print_table(["case", "trials", "seconds"], rows)
     ratio = median(a / b for a, b in taken)
-    pairs.print_verdict("seconds of the sweep / of the plain process", ratio, at_most=GOAL, obstacle=OBSTACLE)
+    paired_timing.print_verdict("seconds of the sweep / of the plain process", ratio, at_most=GOAL, obstacle=OBSTACLE)
 
 
 if __name__ == "__main__":

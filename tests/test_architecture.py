@@ -44,7 +44,7 @@ def test_a_node_is_checked_without_libraries_that_take_seconds_to_load() -> None
 
 
 def test_a_driver_checks_the_nodes_before_it_loads_pandas_or_torch() -> None:
-    module = "whale_ray.sweep.execution.runners.node_screening"
+    module = "whale_ray.sweep.execution.cluster.node_admission"
     assert loaded_by(module, "torch", "pandas", "optuna", "ray.tune") == []
 
 

@@ -20,8 +20,9 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 ROW = """
 import sys
 sys.path.insert(0, FOLDER)
-import pairs
-pairs.print_verdict("one / other", float(sys.argv[1:][0] if sys.argv[1:] else 0.5), at_least=0.9, obstacle="It waits.")
+import paired_timing
+ratio = float(sys.argv[1:][0] if sys.argv[1:] else 0.5)
+paired_timing.print_verdict("one / other", ratio, at_least=0.9, obstacle="It waits.")
 """
 SCRIPTS = {
     "good.py": "",

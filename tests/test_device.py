@@ -30,7 +30,7 @@ from whale_ray.device import (
 from whale_ray.errors import InputError
 from whale_ray.serving.deployment.rollout import check_gpus
 from whale_ray.serving.deployment.settings import ServeSettings
-from whale_ray.sweep.execution.runners.ray_cluster import check_gpu
+from whale_ray.sweep.execution.cluster.ray_cluster import check_gpu
 from whale_ray.sweep.trials.worker import may_fit_alone
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -83,7 +83,7 @@ def test_a_gpu_that_no_trial_uses_is_reported(monkeypatch: pytest.MonkeyPatch) -
 
 @WITHOUT_GPU
 def test_waiting_for_a_gpu_is_reported_and_can_be_interrupted(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whale_ray.sweep.execution.runners.ray_cluster._GPU_SECONDS", 0.0)
+    monkeypatch.setattr("whale_ray.sweep.execution.cluster.ray_cluster._GPU_SECONDS", 0.0)
     messages, stopping = [], threading.Event()
 
     def say(text: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import psutil
@@ -13,10 +13,13 @@ import pytest
 from recording_progress import RecordingProgress
 from waiting import wait_until
 
+from whale_ray.sweep.execution.cluster import worker_groups
+from whale_ray.sweep.execution.cluster.worker_groups import WorkerGroups
 from whale_ray.sweep.execution.driver import run_sweep
 from whale_ray.sweep.execution.trial_queue import TrialQueue
 from whale_ray.sweep.execution.trial_store import TrialStore
-from whale_ray.sweep.trials.distributed_run import is_lost_worker
+from whale_ray.sweep.trials.distributed.distributed_run import is_lost_worker
+from whale_ray.sweep.trials.distributed.training_channel import open_channel
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
@@ -35,44 +38,49 @@ def training_workers() -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_two_workers_train_like_one_though_one_is_killed_and_a_stopped_trial_frees_both(
+def test_each_stopped_trial_frees_the_places_of_its_workers(
     write_sweep: Callable[..., Sweep], cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = write_sweep("resources.workers=2", "train.epochs=3", "train.precision=fp32")
-    labels: dict[str, str] = {}
-    killed: list[int] = []
+    """Two workers are compared with one, and one of them is killed, in tests/sweep/test_nodes_on_s3.py."""
+    import ray
 
-    def may_continue(store: TrialStore, trial: str, figures: Mapping[str, Any]) -> bool:
-        return "arcface" not in labels[trial]
-
-    def kill_one(trial: str, figures: Mapping[str, Any]) -> None:
-        if "proxy_anchor" in labels[trial] and not killed:
-            workers = training_workers()
-            assert len(workers) == 2  # the stopped trial has none
-            killed.append(workers[-1].pid)
-            workers[-1].kill()
-
-    class Labels(RecordingProgress):
-        def started(self, trial: str, label: str) -> None:
-            labels[trial] = label
-            super().started(trial, label)
-
+    counts: list[int] = []
     monkeypatch.setattr(TrialQueue, "_baselines", lambda queue: iter(()))  # each trial starts four processes
-    monkeypatch.setattr(TrialStore, "may_continue", may_continue)
-    result = run_sweep(sweep, runs=tmp_path / "two", progress=Labels(kill_one))
-    assert killed
-    table = result.table.set_index("loss.name")
-    assert table.loc["arcface", "status"] == "pruned"
-    assert table.loc["proxy_anchor", "status"] == "finished"
+    monkeypatch.setattr(TrialStore, "may_continue", lambda *_: False)
+    sweep = write_sweep("resources.workers=2", "train.epochs=3")
+    progress = RecordingProgress(lambda trial, figures: counts.append(len(training_workers())))
+    result = run_sweep(sweep, runs=tmp_path, progress=progress)
+    assert counts == [2, 2]  # the second trial needs the places of the first
+    assert result.table["status"].tolist() == ["pruned", "pruned"]
+    for trial in result.table["trial"]:
+        assert pd.read_csv(result.folder / "trials" / trial / "epochs.csv")["epoch"].tolist() == [1]
+    wait_until(lambda: ray.available_resources().get("CPU") == 2.0, rest=0.2)
     wait_until(lambda: training_workers() == [], rest=0.2)
 
-    monkeypatch.setattr(TrialStore, "may_continue", lambda *_: True)
-    alone = write_sweep("resources.workers=2", "train.epochs=3", "train.precision=fp32", "loss.name=proxy_anchor")
-    one = run_sweep(alone, runs=tmp_path / "one", in_process=True)
-    trial = table.loc["proxy_anchor", "trial"]
-    curves = [pd.read_csv(run.folder / "trials" / trial / "epochs.csv") for run in (result, one)]
-    assert curves[0]["epoch"].tolist() == [1, 2, 3]
-    assert curves[0]["loss"].to_list() == pytest.approx(curves[1]["loss"].to_list(), rel=1e-2)
+
+def test_the_driver_frees_the_places_of_a_trial_whose_process_is_lost(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.util.placement_group import placement_group
+
+    places = placement_group([{"CPU": 1}] * 2)
+    ray.get(places.ready())
+    name, channel = open_channel("0a")
+    groups = WorkerGroups()
+    groups.record("0a", {"channel": name, "places": places.id.hex()})
+    groups.settle()
+    groups.end("0a")
+    groups.end("a trial with one worker")
+    assert ray.get(channel.wait_for_answer.remote()) is False
+    groups.settle()
+    assert ray.available_resources().get("CPU", 0.0) == 0.0  # the workers have five seconds to leave
+    monkeypatch.setattr(worker_groups, "_LEAVE_SECONDS", 0.0)
+    groups.settle()
+    wait_until(lambda: ray.available_resources().get("CPU") == 2.0, rest=0.1)
+    groups.record("0b", {"channel": "no such channel", "places": places.id.hex()})
+    groups.settle(at_once=True)  # neither the channel nor the places exist any more
+    ray.kill(channel)
 
 
 @pytest.mark.parametrize(

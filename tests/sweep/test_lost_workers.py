@@ -13,10 +13,10 @@ from unittest.mock import Mock
 import pytest
 
 from whale_ray.errors import InputError
-from whale_ray.sweep.execution.runners import trial_slots
-from whale_ray.sweep.execution.runners.lost_workers import WorkerLosses, node_of_loss
-from whale_ray.sweep.execution.runners.trial_slots import TrialSlots, count_places
-from whale_ray.sweep.execution.runners.tune_runner import _EventCallback
+from whale_ray.sweep.execution.cluster import trial_slots
+from whale_ray.sweep.execution.cluster.lost_workers import WorkerLosses, node_of_loss
+from whale_ray.sweep.execution.cluster.trial_slots import TrialSlots, count_places
+from whale_ray.sweep.execution.runners.tune_callback import SweepCallback
 from whale_ray.sweep.execution.runners.tune_search import QueueSearcher
 from whale_ray.sweep.planning.trial_points import first_settings
 
@@ -100,10 +100,10 @@ def test_without_a_wait_a_trial_that_does_not_fit_is_refused_with_the_setting_th
 
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_sweep_that_ends_asks_for_no_more_nodes(stops: bool) -> None:
-    callback, stopping = _EventCallback.__new__(_EventCallback), threading.Event()
+    callback, stopping = SweepCallback.__new__(SweepCallback), threading.Event()
     callback.__dict__ |= {"_slots": Mock(), "_stopping": stopping, "_store": Mock(), "_losses": Mock()}
     callback._losses.settle.return_value = []
-    callback._screening = Mock(settle=list)
+    callback._admission, callback.groups = Mock(settle=list), Mock()
     callback._store.queue = Mock(count_waiting=lambda: 7, running={"a", "b"})
     if stops:
         stopping.set()
@@ -174,7 +174,7 @@ def test_no_more_trials_are_proposed_than_places_and_none_while_one_waits_for_a_
 
     searcher = QueueSearcher.__new__(QueueSearcher)
     searcher.__dict__ |= {"_settle": Mock(), "_stopping": threading.Event(), "_store": Mock(queue=queue)}
-    searcher.__dict__ |= {"_slots": Mock(left_out=()), "_gate": Mock(), "_ids": upcoming(), "_placement": Mock()}
+    searcher.__dict__ |= {"_slots": Mock(left_out=()), "_gate": Mock(), "_ids": upcoming(), "_order": Mock()}
     searcher._slots.count.return_value = places
     searcher._gate.is_full.return_value = False
     searcher._store.index.trial_folder.side_effect = Path

@@ -30,9 +30,9 @@ from whale_ray.data.image_io import Geometry
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.inference.bundle_transfer.photograph_download import download_photographs
-from whale_ray.sweep.execution.runners import trial_slots
-from whale_ray.sweep.execution.runners.trial_slots import TrialSlots, describe_left_out
-from whale_ray.sweep.execution.runners.tune_runner import _EventCallback
+from whale_ray.sweep.execution.cluster import trial_slots
+from whale_ray.sweep.execution.cluster.trial_slots import TrialSlots, describe_left_out
+from whale_ray.sweep.execution.runners.tune_callback import SweepCallback
 from whale_ray.sweep.planning import node_checks
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset
 from whale_ray.sweep.planning.node_checks import (
@@ -236,13 +236,13 @@ def test_a_run_folder_that_a_node_sees_a_little_later_is_waited_for(
 def test_the_sweep_ends_when_no_node_is_left_that_can_run_trials(others: bool) -> None:
     slots, stopping = Mock(left_out={}), threading.Event()
     slots.leave_out.return_value = others
-    callback = _EventCallback.__new__(_EventCallback)
+    callback = SweepCallback.__new__(SweepCallback)
     callback.__dict__ |= {"_slots": slots, "_stopping": stopping, "_events": Mock(), "_progress": Mock()}
     callback.has_no_node = False
-    callback._placement = Mock()
+    callback._order = Mock()
     trial = Mock(config={"trial": "1"})
     callback.on_trial_result(1, [], trial, {NODE: "n1", UNFIT_NODE: "n1", "note": "node n1 lacks 3 photographs"})
-    callback._placement.record_node.assert_called_once_with("1", "n1")
+    callback._order.record_node.assert_called_once_with("1", "n1")
     callback._events.unplaced.assert_called_once_with("1")
     slots.leave_out.assert_called_once_with("n1", "node n1 lacks 3 photographs")
     assert stopping.is_set() is callback.has_no_node is not others

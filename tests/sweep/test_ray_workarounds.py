@@ -20,13 +20,13 @@ from ray.tune.trainable.function_trainable import FunctionTrainable
 from ray.tune.utils.object_cache import _ObjectCache
 from ray.util.placement_group import placement_group
 
-from whale_ray.sweep.execution.runners.ray_workarounds import (
+from whale_ray.sweep.execution.cluster.ray_workarounds import (
     FailedResets,
     NoTuneState,
     kept_sigterm_handler,
     set_ray_environment,
 )
-from whale_ray.sweep.execution.runners.trial_slots import TrialSlots
+from whale_ray.sweep.execution.cluster.trial_slots import TrialSlots
 from whale_ray.sweep.execution.runners.tune_runner import _reservation
 from whale_ray.sweep.execution.runners.tune_search import LEFT_OUT, EarlyStoppingScheduler
 
@@ -112,6 +112,17 @@ def test_tune_keeps_an_idle_worker_unless_it_has_a_place_on_a_node_and_no_trial_
     store = Mock(queue=Mock(may_go_on=lambda: follows), sweep=Mock(fixed={"resources.workers": workers}))
     EarlyStoppingScheduler(store).on_trial_complete(controller, trial, {})
     assert TuneController._maybe_cache_trial_actor(controller, trial) is keep
+
+
+@pytest.mark.parametrize(
+    ("report", "is_epoch"), [({"heartbeat/pid": 1}, False), ({"workers/channel": "c"}, False), ({"epoch": 2}, True)]
+)
+def test_early_stopping_is_asked_after_epochs_only(report: dict[str, object], is_epoch: bool) -> None:
+    store = Mock()
+    store.may_continue.return_value = False
+    decision = EarlyStoppingScheduler(store).on_trial_result(Mock(), Mock(config={"trial": "1"}), report)
+    assert decision == (FIFOScheduler.STOP if is_epoch else FIFOScheduler.CONTINUE)
+    assert store.may_continue.called is is_epoch
 
 
 def test_tune_asks_the_scheduler_before_it_keeps_a_worker() -> None:

@@ -86,6 +86,6 @@ def _check_cluster(sweep: Sweep, address: str | None, progress: Progress) -> dic
     target = check_driver_address(address)
     if target == "local":
         return {}
-    from whale_ray.sweep.execution.runners.node_screening import check_nodes
+    from whale_ray.sweep.execution.cluster.node_admission import check_nodes
 
     return check_nodes(sweep, target, say=progress.say)

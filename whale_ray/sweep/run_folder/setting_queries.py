@@ -1,4 +1,4 @@
-"""Read and write setting_queries.npz: what each retrieval setting of a trial gives each query.
+"""Read and write setting_queries.npz: results per query for each retrieval setting of a trial.
 
 The evaluation computes it for every setting; the comparison of axes reads it, instead of searching again.
 """

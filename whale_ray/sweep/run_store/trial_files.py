@@ -1,4 +1,4 @@
-"""Files of one trial on a node whose disk the driver does not see: fetched before it trains, published beside it."""
+"""Downloads a trial's files to a node without a shared disk, and uploads what changes during training."""
 
 from __future__ import annotations
 

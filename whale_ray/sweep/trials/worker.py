@@ -26,7 +26,7 @@ from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_folder.heartbeat import Heartbeat
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU, read_record, write_result
 from whale_ray.sweep.run_store.trial_files import published_trial
-from whale_ray.sweep.trials.distributed_run import DistributedRun, WorkerLostError
+from whale_ray.sweep.trials.distributed.distributed_run import DistributedRun, WorkerLostError
 from whale_ray.sweep.trials.ensemble import MEMBERS, join_members
 from whale_ray.sweep.trials.trial_run import FOLDS, SweepContext, TrialRun
 

@@ -134,7 +134,7 @@ def _run_on_ray(
     address: str | None,
     left_out: Mapping[str, str],
 ) -> str:
-    from whale_ray.sweep.execution.runners.ray_cluster import connected
+    from whale_ray.sweep.execution.cluster.ray_cluster import connected
     from whale_ray.sweep.execution.runners.tune_runner import run_trials
 
     with connected(address, say=progress.say) as can_grow, progress:

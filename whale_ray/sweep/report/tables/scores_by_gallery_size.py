@@ -1,4 +1,4 @@
-"""Mix of animals that the headline holds for: known queries by the gallery photographs of their individual."""
+"""Says how the best score depends on the number of gallery photographs of an individual."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places for trials on the cluster, counted again while it grows and shrinks, and the demand for more nodes."""
+"""Counts how many trials the cluster can run at once, and asks its autoscaler for more nodes."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ a trial that early stopping ends have left before its process takes another one.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import tempfile
@@ -22,12 +21,13 @@ from whale_ray.device import reserved_device
 from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.run_folder.heartbeat import Beat
 from whale_ray.sweep.run_store.trial_files import published_trial
+from whale_ray.sweep.trials.distributed.training_channel import WORKERS, open_channel, own_places
 from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
 
 Row = dict[str, Any]
 _COLLECTIVE_SECONDS = 24 * 3600  # the others wait while the first worker scores; the heartbeat finds stalled trials
 _POLL_SECONDS = 1.0
-_BEAT, _EPOCH, _RESULT = "beat", "epoch", "result"
+_BEAT, _REPORT, _RESULT = "beat", "report", "result"
 _LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "TCPStore")
 
 
@@ -69,13 +69,16 @@ class DistributedRun:
         """
         import ray
 
-        channel = ray.remote(num_cpus=0)(_Channel).remote()
-        config = {"trial": self._trial, "record": self._record, "context": self._context, "channel": channel}
+        name, channel = open_channel(self._trial)
+        config = {"trial": self._trial, "record": self._record, "context": self._context, "channel": (name, channel)}
         training = _TrainingThread(config, workers=self._context.workers, resources=self._context.worker_resources)
         training.start()
         result: Row | None = None
         try:
             result = self._follow(channel, training, report)
+        except BaseException:  # Tune ends a stopped trial by SystemExit
+            channel.answer.remote(False)
+            raise
         finally:
             training.join()
             ray.kill(channel)
@@ -85,7 +88,7 @@ class DistributedRun:
         return result
 
     def _follow(self, channel: Any, training: _TrainingThread, report: Callable[[Row], object]) -> Row | None:
-        """Pass on the epochs until the training has ended; return the result, None if it failed."""
+        """Pass on the reports until the training has ended; return the result, None if it failed."""
         import ray
 
         has_started = False
@@ -106,46 +109,9 @@ class DistributedRun:
                 self.earlier_seconds = value["earlier_seconds"]
                 result: Row = value["result"]
                 return result
-            if kind == _EPOCH:
-                _answer(channel, value, report)
-
-
-def _answer(channel: Any, row: Row, report: Callable[[Row], object]) -> None:
-    try:
-        report(row)
-    except BaseException:  # Tune ends a stopped trial by SystemExit
-        channel.answer.remote(False)
-        raise
-    channel.answer.remote(True)
-
-
-class _Channel:
-    """Actor between the first worker and the trial's process: epochs one way, answers the other way."""
-
-    def __init__(self) -> None:
-        self._messages: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self._answers: asyncio.Queue[bool] = asyncio.Queue()
-
-    async def send(self, kind: str, value: Any) -> None:
-        """Hand a message to the trial's process."""
-        await self._messages.put((kind, value))
-
-    async def receive(self, seconds: float) -> tuple[str, Any] | None:
-        """Return the next message; None if there is none within `seconds`."""
-        if not self._messages.empty():
-            return self._messages.get_nowait()
-        try:
-            return await asyncio.wait_for(self._messages.get(), seconds)
-        except TimeoutError:
-            return None
-
-    async def answer(self, may_continue: bool) -> None:
-        """Answer an epoch."""
-        await self._answers.put(may_continue)
-
-    async def wait_for_answer(self) -> bool:
-        """Return whether the trial continues."""
-        return await self._answers.get()
+            if kind == _REPORT:
+                report(value)
+                channel.answer.remote(True)
 
 
 class _TrainingThread(threading.Thread):
@@ -158,10 +124,11 @@ class _TrainingThread(threading.Thread):
 
     def run(self) -> None:
         """Train until all workers have ended."""
-        from ray.train import RunConfig, ScalingConfig
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         has_gpus = bool(self._resources.get("GPU"))
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # it would start all workers again by itself
         try:
             with tempfile.TemporaryDirectory(prefix="whale_ray_train_") as scratch:
                 TorchTrainer(
@@ -174,7 +141,12 @@ class _TrainingThread(threading.Thread):
                     scaling_config=ScalingConfig(
                         num_workers=self._workers, use_gpu=has_gpus, resources_per_worker=self._resources
                     ),
-                    run_config=RunConfig(name="trial", storage_path=scratch),
+                    run_config=RunConfig(
+                        name="trial",
+                        storage_path=scratch,
+                        # Workers that are lost with a warned node are the sweep's to start again, like all others.
+                        failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+                    ),
                 ).fit()
         except Exception as error:
             self._error = error
@@ -206,7 +178,7 @@ def train_as_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: `trial`: ID of the trial; `record`: its kind and settings; `context`: what all trials of the sweep
-            share; `channel`: actor that passes messages to the trial's process.
+            share; `channel`: name and handle of the actor that passes messages to the trial's process.
     """
     from ray import train
     from ray.train.torch import get_device
@@ -228,16 +200,21 @@ def train_as_worker(config: dict[str, Any]) -> None:
         prepare(context, folder=Path(scratch)).assist()
 
 
-def _train_as_first(trial: str, context: SweepContext, channel: Any, prepare: Callable[..., TrialRun]) -> None:
+def _train_as_first(
+    trial: str, context: SweepContext, named_channel: tuple[str, Any], prepare: Callable[..., TrialRun]
+) -> None:
     """Train, score and write the trial where it belongs on this node, which may be another than that of its process."""
     import ray
 
+    name, channel = named_channel
+
     def report(row: Row) -> None:
-        ray.get(channel.send.remote(_EPOCH, row))
+        ray.get(channel.send.remote(_REPORT, row))
         if not ray.get(channel.wait_for_answer.remote()):
             raise _TrialStoppedError
 
     with suppress(_TrialStoppedError):
+        report({WORKERS: {"channel": name, "places": own_places()}})
         with published_trial(context.remote, context.folder, trial, report) as place:
             here = dataclasses.replace(context, folder=place.folder)
             ray.get(channel.send.remote(_BEAT, None))

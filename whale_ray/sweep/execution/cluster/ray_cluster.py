@@ -17,7 +17,7 @@ from whale_ray.errors import InputError
 from whale_ray.ray_address import check_driver_address, describe_mismatch
 from whale_ray.ray_private import free_agent_port, is_token_auth_enabled
 from whale_ray.ray_temp_folder import shorten_ray_folder
-from whale_ray.sweep.execution.runners.ray_workarounds import kept_sigterm_handler, set_ray_environment
+from whale_ray.sweep.execution.cluster.ray_workarounds import kept_sigterm_handler, set_ray_environment
 
 _GPU_SECONDS = 20.0  # in which a process starts and imports torch
 

@@ -23,9 +23,9 @@ from s3_cluster import cluster_on_s3
 IMAGE_SIZES = "[32x64, 48x96, 64x128]"
 IN_ORDER = """
 import sys
-from whale_ray.sweep.execution.runners import tune_search
+from whale_ray.sweep.execution.cluster import cache_aware_order
 from whale_ray.sweep.command import main
-tune_search.TrialPlacement.choose = lambda self, waiting: next(iter(waiting))
+cache_aware_order.CacheAwareOrder.choose = lambda self, waiting: next(iter(waiting))
 sys.exit(main())
 """
 SLOW_DECODER = """

@@ -1,4 +1,4 @@
-"""Simulated grids with several geometries on several nodes: decodes and length, in the order of the grid and placed.
+"""Simulates decodes and duration of a grid on several nodes, with and without the order by the nodes' caches.
 
 The decisions are those of the sweep; clock, nodes and durations are simulated, so that many nodes need no machine.
 """
@@ -13,10 +13,10 @@ from statistics import fmean
 from types import SimpleNamespace
 from typing import Annotated
 
-import pairs
+import paired_timing
 import typer
 
-from whale_ray.sweep.execution.runners.tune_search import TrialPlacement
+from whale_ray.sweep.execution.cluster.cache_aware_order import CacheAwareOrder
 from whale_ray.sweep.planning.search_space import next_in_order
 from whale_ray.sweep.planning.trial_points import Caches
 
@@ -40,8 +40,8 @@ def simulate(
     """
     rng = random.Random(seed)
     # One place, since the sweep itself does not place trials on nodes with many.
-    placement = TrialPlacement(SimpleNamespace(by_node=lambda: [1] * nodes, left_out=set()))  # type: ignore[arg-type]
-    choose = placement.choose if placed else next_in_order
+    order = CacheAwareOrder(SimpleNamespace(by_node=lambda: [1] * nodes, left_out=set()))  # type: ignore[arg-type]
+    choose = order.choose if placed else next_in_order
     waiting: Counter[Caches] = Counter({(f"g{number}",): rates for number in range(geometries)})
     decoded_at: dict[tuple[str, Caches], float] = {}
     cores_free: dict[str, float] = defaultdict(float)
@@ -51,7 +51,7 @@ def simulate(
     def hand_out(name: str) -> Caches:
         caches = choose({one: count for one, count in waiting.items() if count})
         waiting[caches] -= 1
-        placement.hand_out(name, caches)
+        order.hand_out(name, caches)
         return caches
 
     def start(name: str, node: str, caches: Caches) -> None:
@@ -68,8 +68,8 @@ def simulate(
     count = len(first)
     while running:
         now, name, node = heapq.heappop(running)
-        placement.record_node(name, node)
-        placement.end(name)
+        order.record_node(name, node)
+        order.end(name)
         if waiting.total():
             start(f"t{count}", node, hand_out(f"t{count}"))
             count += 1
@@ -94,7 +94,7 @@ def main(
         lengths = (fmean(ratios), min(ratios), max(ratios))
         rows.append([f"{nodes} of {places}", *(f"{one:.1f}" for one in counts), *(f"{one:.3f}" for one in lengths)])
     heads = ["nodes of places", "decodes, grid order", "placed", "length, placed / grid order", "smallest", "largest"]
-    pairs.print_table(heads, rows)
+    paired_timing.print_table(heads, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from whale_ray.sweep.execution.runners.tune_search import TrialPlacement
+from whale_ray.sweep.execution.cluster.cache_aware_order import CacheAwareOrder
 from whale_ray.sweep.planning.search_space import PointList, next_in_order
 from whale_ray.sweep.planning.trial_points import Caches, caches_of, grid_points
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 SMALL, MIDDLE, LARGE = (("small",), ("middle",), ("large",))
 
 
-def placed_on(*places: int, left_out: tuple[str, ...] = ()) -> TrialPlacement:
-    return TrialPlacement(SimpleNamespace(by_node=lambda: list(places), left_out=set(left_out)))  # type: ignore[arg-type]
+def placed_on(*places: int, left_out: tuple[str, ...] = ()) -> CacheAwareOrder:
+    return CacheAwareOrder(SimpleNamespace(by_node=lambda: list(places), left_out=set(left_out)))  # type: ignore[arg-type]
 
 
-def run(placement: TrialPlacement, waiting: Counter[Caches], nodes: list[str], *, seconds: dict[str, int]) -> list[Any]:
+def run(order: CacheAwareOrder, waiting: Counter[Caches], nodes: list[str], *, seconds: dict[str, int]) -> list[Any]:
     """Hand out all trials to nodes with one place each; return (node, caches) of each in the order of their starts."""
     started: list[tuple[str, Caches]] = []
     busy: dict[str, tuple[int, str]] = {}
     now = 0
 
     def start(node: str) -> None:
-        caches = placement.choose({one: count for one, count in waiting.items() if count})
+        caches = order.choose({one: count for one, count in waiting.items() if count})
         waiting[caches] -= 1
         name = f"t{len(started)}"
-        placement.hand_out(name, caches)
+        order.hand_out(name, caches)
         started.append((node, caches))
         busy[node] = now + seconds[node], name
 
@@ -43,8 +43,8 @@ def run(placement: TrialPlacement, waiting: Counter[Caches], nodes: list[str], *
     while busy:
         node = min(busy, key=lambda one: busy[one])
         now, name = busy.pop(node)
-        placement.record_node(name, node)
-        placement.end(name)
+        order.record_node(name, node)
+        order.end(name)
         if waiting.total():
             start(node)
     return started
@@ -65,15 +65,15 @@ def test_a_node_that_has_nothing_left_decodes_another_geometry_instead_of_waitin
 
 
 def test_two_nodes_that_need_another_geometry_at_the_same_time_decode_different_ones() -> None:
-    placement = placed_on(1, 1)
+    order = placed_on(1, 1)
     for name, node in (("t1", "a"), ("t2", "b")):
-        placement.hand_out(name, SMALL)
-        placement.record_node(name, node)
-        placement.end(name)
+        order.hand_out(name, SMALL)
+        order.record_node(name, node)
+        order.end(name)
     chosen = []
     for name in ("t3", "t4"):
-        chosen.append(placement.choose({MIDDLE: 4, LARGE: 4}))
-        placement.hand_out(name, chosen[-1])
+        chosen.append(order.choose({MIDDLE: 4, LARGE: 4}))
+        order.hand_out(name, chosen[-1])
     assert set(chosen) == {MIDDLE, LARGE}
 
 
@@ -86,40 +86,40 @@ def test_more_nodes_than_geometries_share_them_evenly() -> None:
 
 
 def test_places_of_the_same_node_share_what_it_decodes() -> None:
-    placement = placed_on(2, 2)
+    order = placed_on(2, 2)
     for name, node, caches in (("t1", "a", SMALL), ("t2", "b", LARGE)):
-        placement.hand_out(name, caches)
-        placement.record_node(name, node)
-    placement.end("t1")
-    assert placement.choose({SMALL: 1, LARGE: 9}) == SMALL
+        order.hand_out(name, caches)
+        order.record_node(name, node)
+    order.end("t1")
+    assert order.choose({SMALL: 1, LARGE: 9}) == SMALL
 
 
 @pytest.mark.parametrize("places", [(2, 0), (8, 8)])
 def test_trials_of_one_node_and_of_nodes_with_many_places_keep_their_order(places: tuple[int, ...]) -> None:
-    placement = placed_on(*places)
-    placement.hand_out("t1", SMALL)
-    placement.record_node("t1", "a")
-    placement.end("t1")
-    assert placement.choose({LARGE: 1, SMALL: 9}) == LARGE
+    order = placed_on(*places)
+    order.hand_out("t1", SMALL)
+    order.record_node("t1", "a")
+    order.end("t1")
+    assert order.choose({LARGE: 1, SMALL: 9}) == LARGE
 
 
 @pytest.mark.parametrize("fate", ["lost", "left out"])
 def test_a_node_without_its_worker_gets_no_trial_for_its_cache(fate: str) -> None:
-    placement = placed_on(1, 1, left_out=("a",) if fate == "left out" else ())
-    placement.hand_out("t1", SMALL)
-    placement.record_node("t1", "a")
-    placement.end("t1", is_lost=fate == "lost")
-    assert placement.choose({LARGE: 9, SMALL: 1}) == LARGE
+    order = placed_on(1, 1, left_out=("a",) if fate == "left out" else ())
+    order.hand_out("t1", SMALL)
+    order.record_node("t1", "a")
+    order.end("t1", is_lost=fate == "lost")
+    assert order.choose({LARGE: 9, SMALL: 1}) == LARGE
 
 
 def test_features_of_a_frozen_trunk_attract_its_trials() -> None:
     plain, frozen = ("small",), ("small", ("small", "resnet18"))
-    placement = placed_on(1, 1)
-    placement.hand_out("t1", frozen)
-    placement.record_node("t1", "a")
-    placement.end("t1")
-    assert placement.choose({("large",): 9, ("small", ("small", "vit")): 9, frozen: 1}) == frozen
-    assert placement.choose({("large",): 9, ("small", ("small", "vit")): 9, plain: 1}) == plain
+    order = placed_on(1, 1)
+    order.hand_out("t1", frozen)
+    order.record_node("t1", "a")
+    order.end("t1")
+    assert order.choose({("large",): 9, ("small", ("small", "vit")): 9, frozen: 1}) == frozen
+    assert order.choose({("large",): 9, ("small", ("small", "vit")): 9, plain: 1}) == plain
 
 
 AXES = (

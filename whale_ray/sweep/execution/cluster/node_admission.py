@@ -1,4 +1,4 @@
-"""Checks of the cluster's nodes by a light task on each, before trials start there and beside them."""
+"""Checks code and photographs of each node by a light task, before the sweep begins and when a node joins."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from whale_ray.device import worker_resources
 from whale_ray.errors import InputError, first_line
 from whale_ray.inference.bundle_transfer.object_store import is_url
 from whale_ray.sweep.config.sweep_spec import Sweep
-from whale_ray.sweep.execution.runners.ray_cluster import connected, start_on
-from whale_ray.sweep.execution.runners.trial_slots import describe_left_out, nodes_with_places
+from whale_ray.sweep.execution.cluster.ray_cluster import connected, start_on
+from whale_ray.sweep.execution.cluster.trial_slots import describe_left_out, nodes_with_places
 from whale_ray.sweep.planning.node_checks import SAME_CODE, NodeNeeds, code_version
 
 _LONGEST_SECONDS = 30.0  # while no node is known that can run a trial
@@ -23,7 +23,7 @@ _SECONDS = 5.0  # for the other nodes
 _LOOK_SECONDS = 2.0
 
 
-class NodeScreening:
+class NodeAdmission:
     """Checks each node once, by a task that imports neither PyTorch nor pandas and reserves nothing.
 
     A node that does not answer is not judged: the worker of its first trial makes the same checks.
@@ -119,9 +119,9 @@ def check_nodes(sweep: Sweep, address: str, *, say: Callable[[str], None]) -> di
     fixed = sweep.fixed
     share = worker_resources(cpus=fixed["resources.cpus"], gpus=fixed["resources.gpus"])
     with connected(address, say=lambda line: None), _first_needs(fixed["data.root"]) as needs:
-        screening = NodeScreening(needs)
-        screening.start(nodes := nodes_with_places(share))
-        found = dict(_answers(screening))
+        admission = NodeAdmission(needs)
+        admission.start(nodes := nodes_with_places(share))
+        found = dict(_answers(admission))
     if found.keys() == nodes.keys() and found and not fixed["resources.wait_minutes"]:
         raise InputError(describe_left_out(found.values()))
     for fault in found.values():
@@ -129,10 +129,10 @@ def check_nodes(sweep: Sweep, address: str, *, say: Callable[[str], None]) -> di
     return found
 
 
-def _answers(screening: NodeScreening) -> Iterator[tuple[str, str]]:
+def _answers(admission: NodeAdmission) -> Iterator[tuple[str, str]]:
     begun = time.monotonic()
-    while not screening.is_done() and time.monotonic() - begun < (_SECONDS if screening.fit else _LONGEST_SECONDS):
-        yield from screening.settle(seconds=0.1)
+    while not admission.is_done() and time.monotonic() - begun < (_SECONDS if admission.fit else _LONGEST_SECONDS):
+        yield from admission.settle(seconds=0.1)
 
 
 @contextmanager
