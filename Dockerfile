@@ -17,9 +17,15 @@ COPY sweeps ./sweeps
 COPY whale_ray ./whale_ray
 # PyPI's builds of PyTorch for Linux contain CUDA. PyTorch's own index has smaller builds for the CPU.
 RUN if [ "$DEVICE" = cpu ]; then export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu; fi \
-    && /opt/whale_ray/bin/pip install ".[fast,postgresql]"
+    && /opt/whale_ray/bin/pip install ".[fast,postgresql]" boto3
 
 FROM python:${PYTHON_VERSION}-slim
+# `ray up` copies files with rsync and reaches nodes with ssh; its autoscaler calls AWS with boto3. It runs commands in a
+# login shell, which resets PATH. KubeRay's health checks call wget.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends openssh-client rsync wget \
+    && rm -rf /var/lib/apt/lists/* \
+    && echo 'export PATH=/opt/whale_ray/bin:$PATH' > /etc/profile.d/whale_ray.sh
 COPY --from=build /opt/whale_ray /opt/whale_ray
 COPY sweeps /home/whale/sweeps
 # Ray, Hugging Face and Torch write below HOME. Mount volumes at the last three folders.

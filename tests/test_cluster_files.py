@@ -1,13 +1,12 @@
-"""Files of deploy/ for clusters: `ray up`, KubeRay and SLURM."""
+"""Files of deploy/ for clusters: `ray up` and KubeRay."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import stat
+import re
+import shlex
 import subprocess
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,9 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from documentation_pages import commands
+from ray._private.authentication.authentication_token_setup import _get_default_token_path
+from ray.autoscaler._private.util import fillout_defaults
 
 from whale_ray.serving.deployment.settings import ServeSettings
 
@@ -91,96 +93,95 @@ def test_the_service_on_kubernetes_has_settings_that_exist_and_needs_a_key() -> 
     assert "insecure" not in application["args"]
 
 
-def test_the_file_of_ray_up_follows_rays_own_schema() -> None:
+def submitted_sweeps() -> list[str]:
+    """Return the commands of the deploy files and the pages that submit a sweep to a cluster."""
+    comments = [
+        line.removeprefix("#").lstrip() for file in DEPLOY.rglob("*.yaml") for line in file.read_text().splitlines()
+    ]
+    lines = ["\n".join(comments).replace("\\\n", " "), *commands()]
+    entrypoint = yaml.safe_load((DEPLOY / "kuberay" / "rayjob.yaml").read_text())["spec"]["entrypoint"]
+    return [
+        entrypoint,
+        *(found for line in lines for found in re.findall(r"ray job submit .*whale_ray\.sweep.*", line)),
+    ]
+
+
+@pytest.mark.parametrize("sweep", submitted_sweeps())
+def test_a_submitted_sweep_names_photographs_and_runs_that_are_not_sent_with_it(sweep: str) -> None:
+    words = shlex.split(sweep)
+    for option in ("--data", "--runs"):
+        assert words[words.index(option) + 1].startswith(("/shared/", "s3://"))
+
+
+def test_sweeps_are_submitted_by_two_files_and_a_page() -> None:
+    assert len(submitted_sweeps()) >= 4
+
+
+def test_a_sweep_on_kubernetes_whose_trials_failed_is_not_repeated_on_another_cluster() -> None:
+    """Exit code 3 says that there is a bundle; the operator takes it for a failure, as every other code but 0."""
+    assert yaml.safe_load((DEPLOY / "kuberay" / "rayjob.yaml").read_text())["spec"]["backoffLimit"] == 0
+
+
+def test_the_secret_of_the_service_is_not_the_one_in_which_the_operator_keeps_the_token_of_a_cluster() -> None:
+    text = (DEPLOY / "kuberay" / "raycluster.yaml").read_text()
+    cluster = yaml.safe_load(text)["metadata"]["name"]
+    assert f"kubectl get secret {cluster} --output jsonpath='{{.data.auth_token}}'" in text
+    names = re.findall(
+        r"secret generic (\S+)|secretName: ([\w-]+)", (DEPLOY / "kuberay" / "rayservice.yaml").read_text()
+    )
+    assert {"".join(found) for found in names} == {"whale-ray-keys"} != {cluster}
+
+
+def images(value: Any) -> Iterator[str]:
+    """Yield the value of every key `image` in a parsed file."""
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        yield from [one] if key == "image" else images(one)
+
+
+@pytest.mark.parametrize("name", ["ray-cluster.yaml", *(f"kuberay/{name}" for name in SPECS)])
+def test_an_image_has_a_registry_to_replace_since_no_node_has_built_it(name: str) -> None:
+    found = list(images(yaml.safe_load((DEPLOY / name).read_text())))
+    assert found
+    assert [one for one in found if not one.startswith("REGISTRY/whale_ray")] == []
+
+
+def test_the_file_of_ray_up_follows_rays_own_schema(ray_up: dict[str, Any]) -> None:
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
-    cluster = yaml.safe_load((DEPLOY / "ray-cluster.yaml").read_text())
-    jsonschema.validate(cluster, schema)
-    assert cluster["head_node_type"] in cluster["available_node_types"]
-
-
-FAKES = {
-    "scontrol": 'printf "%s\\n" n1 n2 n3',
-    # a job step: runs its command, and ends with it
-    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
-    "ray": """
-case "$1" in
-start) [ -z "${FAIL:-}" ] || [ "${*#*$FAIL}" = "$*" ] || exit 1
-       touch "$STATE/node.$$"; trap 'rm "$STATE/node.$$"; exit 0' TERM; while :; do sleep 0.05; done ;;
-status) echo Active:; for one in "$STATE"/node.*; do [ ! -e "$one" ] || echo " 1 node_$one"; done; echo Pending: ;;
-esac""",
-    # the sweep: an epoch at a time, resumed by the next job
-    "python": """
-echo "$@" >> "$STATE/commands"
-trap 'exit 130' TERM
-while [ "$(cat "$STATE/epochs" 2> /dev/null | wc -l)" -lt 4 ]; do echo epoch >> "$STATE/epochs"; sleep 0.5; done
-exit ${CODE:-0}""",
-}
-
-
-class Slurm:
-    """Commands of SLURM and Ray that only pretend, and jobs that run deploy/slurm.sh with them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.state, tools = folder / "state", folder / "bin"
-        self.state.mkdir()
-        tools.mkdir()
-        for name, body in FAKES.items():
-            (tools / name).write_text(f"#!/bin/bash\n{body}\n")
-            (tools / name).chmod(stat.S_IRWXU)
-        self.environment = os.environ | {
-            "PATH": f"{tools}:{os.environ['PATH']}",
-            "STATE": str(self.state),
-            "SLURM_JOB_NODELIST": "n[1-3]",
-        }
-
-    def submit(self, **environment: str) -> subprocess.Popen[str]:
-        command = [str(DEPLOY / "slurm.sh"), "a.yaml", "--runs", "/shared/my runs"]
-        return subprocess.Popen(command, env=self.environment | environment, stderr=subprocess.PIPE, text=True)
-
-    def epochs(self) -> int:
-        file = self.state / "epochs"
-        return len(file.read_text().splitlines()) if file.exists() else 0
-
-    def has_nodes(self) -> bool:
-        return any(self.state.glob("node.*"))
+    jsonschema.validate(ray_up, schema)
+    assert ray_up["head_node_type"] in ray_up["available_node_types"]
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> Slurm:
-    return Slurm(tmp_path)
+def ray_up() -> dict[str, Any]:
+    cluster: dict[str, Any] = yaml.safe_load((DEPLOY / "ray-cluster.yaml").read_text())
+    return cluster
 
 
-@pytest.mark.parametrize("code", [0, 3])
-def test_a_slurm_job_has_the_exit_code_of_its_sweep_and_leaves_no_node(slurm: Slurm, code: int) -> None:
-    job = slurm.submit(CODE=str(code))
-    job.communicate(timeout=300)
-    assert job.returncode == code
-    assert (slurm.state / "commands").read_text() == (
-        "-m whale_ray.sweep a.yaml --runs /shared/my runs --address n1:6379\n"
-    )
-    assert not slurm.has_nodes()
+def test_ray_up_installs_nothing_over_the_image_by_rays_defaults(ray_up: dict[str, Any]) -> None:
+    filled = fillout_defaults(ray_up)
+    assert [filled[f"{part}setup_commands"] for part in ("", "head_", "worker_")] == [[], [], []]
 
 
-def test_a_slurm_job_that_is_ended_twice_goes_on_each_time(slurm: Slurm) -> None:
-    for epoch in (1, 2):
-        job = slurm.submit()
-        while slurm.epochs() < epoch:
-            time.sleep(0.02)
-        job.send_signal(signal.SIGTERM)
-        job.communicate(timeout=300)
-        assert job.returncode == 130
-        assert not slurm.has_nodes()
-    job = slurm.submit()
-    job.communicate(timeout=300)
-    assert job.returncode == 0
-    assert slurm.epochs() == 4
+def test_ray_up_copies_the_token_to_where_the_user_of_the_image_has_it(ray_up: dict[str, Any]) -> None:
+    dockerfile = (DEPLOY.parent / "Dockerfile").read_text()
+    assert "RAY_AUTH_MODE=token" in dockerfile
+    assert "USER whale" in dockerfile
+    ((there, here),) = ray_up["file_mounts"].items()
+    assert there == "/home/whale/.ray/auth_token"
+    assert Path(here).expanduser() == _get_default_token_path()
 
 
-@pytest.mark.parametrize("what", ["--head", "--address"])
-def test_a_slurm_job_whose_ray_does_not_start_fails_before_the_sweep(slurm: Slurm, what: str) -> None:
-    job = slurm.submit(FAIL=what)
-    _, said = job.communicate(timeout=300)
-    assert job.returncode == 1
-    assert "a `ray start` has failed" in said
-    assert not (slurm.state / "commands").exists()
-    assert not slurm.has_nodes()
+def test_a_node_of_ray_up_gives_its_container_a_shared_folder_and_its_gpus(
+    ray_up: dict[str, Any], tmp_path: Path
+) -> None:
+    (volume,) = (one.split()[1] for one in ray_up["docker"]["run_options"] if one.startswith("--volume"))
+    assert volume == "/shared:/shared"
+    assert ray_up["docker"]["worker_run_options"] == ["--gpus all"]
+    shared = tmp_path / "shared"
+    fakes = {"sudo": '"$@"', "mount": f'[ -d "{shared}" ] && echo "$@" >> "{tmp_path}/mounts"'}
+    fakes["mountpoint"] = f'[ -e "{tmp_path}/mounts" ]'
+    script = "\n".join(f"{name}() {{ {body}; }}" for name, body in fakes.items())
+    for command in ray_up["initialization_commands"] * 2:  # `ray up` runs them again after a change of the file
+        line = f"{script}\n{command.replace('/shared', str(shared))}"
+        subprocess.run(["bash", "-c", line], check=True)
+    assert (tmp_path / "mounts").read_text() == f"-t nfs4 FILESYSTEM:/ {shared}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,26 @@ def test_the_container_runs_whale_ray_without_root() -> None:
     last: dict[str, str] = dict(instructions())
     assert last["USER"] not in ("", "root", "0")
     assert last["ENTRYPOINT"] == '["whale-ray"]'
+
+
+def test_the_image_has_what_ray_up_and_kuberay_call_in_it() -> None:
+    runs = [rest for word, rest in instructions() if word == "RUN"]
+    (packages,) = (one.split(" && ")[0] for run in runs for one in re.findall(r"apt-get install (.*)", run))
+    assert {"openssh-client", "rsync", "wget"} <= set(packages.split())
+    (modules,) = (one for run in runs for one in re.findall(r"pip install (.*)", run))
+    assert "boto3" in modules.split()
+
+
+def test_a_login_shell_which_resets_path_finds_the_commands_of_the_image(tmp_path: Path) -> None:
+    """`ray up` and older versions of KubeRay run `ray` in a login shell; Debian's /etc/profile sets PATH anew."""
+    (line,) = (one for word, run in instructions() if word == "RUN" for one in run.split("&&") if "profile.d" in one)
+    subprocess.run(["bash", "-c", line.replace("/etc/profile.d", str(tmp_path))], check=True)
+    (script,) = tmp_path.glob("*.sh")
+    command = ["env", "-i", "PATH=/usr/bin:/bin", "bash", "-c", f". {script}; echo $PATH"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    first = re.search(r"PATH=(\S+):\$PATH", dict(instructions())["ENV"])
+    assert first
+    assert found == f"{first[1]}:/usr/bin:/bin"
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
