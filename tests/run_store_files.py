@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,3 +53,21 @@ def write_files(folder: Path, files: dict[str, str]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder
+
+
+def refuse_calls(
+    name: str, times: int, monkeypatch: pytest.MonkeyPatch, *, error: Exception | None = None
+) -> list[str]:
+    """Let a method of all stores fail at first; the returned list names the calls of it and of `reconnect`."""
+    calls: list[str] = []
+    method, reconnect = getattr(ObjectStore, name), ObjectStore.reconnect
+
+    def refuse(self: ObjectStore, *arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        if calls.count(name) <= times:
+            raise error or OSError("the credentials have expired")
+        return method(self, *arguments, **options)
+
+    monkeypatch.setattr(ObjectStore, name, refuse)
+    monkeypatch.setattr(ObjectStore, "reconnect", lambda self: (calls.append("reconnect"), reconnect(self))[1])
+    return calls

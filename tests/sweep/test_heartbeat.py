@@ -73,8 +73,9 @@ def test_a_trial_has_stalled_if_its_heartbeat_does_not_change(tmp_path: Path) ->
 
 
 def handler_of_events(folder: Path, fetched: list[tuple[str, int]]) -> TrialEventHandler:
-    index = SimpleNamespace(trial_folder=lambda trial: folder)
-    store = SimpleNamespace(index=index, fetch=lambda trial, epochs: fetched.append((trial, epochs)))
+    index = SimpleNamespace(trial_folder=lambda trial: folder, reload=lambda trial: SimpleNamespace(status="running"))
+    queue = SimpleNamespace(run_again=lambda trial: None)
+    store = SimpleNamespace(index=index, queue=queue, fetch=lambda trial, epochs: fetched.append((trial, epochs)))
     progress = SimpleNamespace(epoch=lambda trial, figures: None, say=print)
     return TrialEventHandler(store, progress, threading.Event(), SimpleNamespace())  # type: ignore[arg-type]
 
@@ -90,7 +91,7 @@ def test_a_stalled_trial_on_another_node_is_found_by_the_heartbeats_that_it_has_
     assert list(detector.find_stalled({"a": tmp_path})) == []
     time.sleep(0.05)
     assert list(detector.find_stalled({"a": tmp_path})) == ["a"]
-    events.fetch("a")
+    events.lost("a", may_retry=True)
     assert read_heartbeat(tmp_path) is None
     assert fetched == [("a", 0)]
 
@@ -101,6 +102,6 @@ def test_a_trial_that_was_fetched_and_one_on_the_disk_of_the_driver_are_not_fetc
     events.epoch("local", {"epoch": 1})
     events.epoch("remote", {"epoch": 2, "elsewhere": True})
     for _ in range(2):
-        events.fetch("local")
-        events.fetch("remote", epochs=2)
-    assert fetched == [("remote", 2)]
+        events.lost("local", may_retry=True)
+        events.lost("remote", may_retry=True)
+    assert fetched == [("remote", 0)]

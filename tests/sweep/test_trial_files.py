@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stamina
-from run_store_files import store_on_disk, use_empty_cache, write_files
+from run_store_files import refuse_calls, store_on_disk, use_empty_cache, write_files
 from waiting import wait_until
 
 from whale_ray.atomic_files import write_atomically
@@ -159,22 +158,6 @@ def test_a_store_that_takes_no_files_does_not_stop_the_training(
     assert set(uploader.finish()) == set(FILES)
 
 
-def refuse_calls(name: str, times: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let a method of all stores fail at first; the returned list names the calls of it and of `reconnect`."""
-    calls: list[str] = []
-    method, reconnect = getattr(ObjectStore, name), ObjectStore.reconnect
-
-    def refuse(self: ObjectStore, *arguments: Any, **options: Any) -> Any:
-        calls.append(name)
-        if calls.count(name) <= times:
-            raise OSError("the credentials have expired")
-        return method(self, *arguments, **options)
-
-    monkeypatch.setattr(ObjectStore, name, refuse)
-    monkeypatch.setattr(ObjectStore, "reconnect", lambda self: (calls.append("reconnect"), reconnect(self))[1])
-    return calls
-
-
 def test_a_refused_upload_is_tried_again_with_fresh_credentials_while_the_sweep_runs(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,17 +193,6 @@ def test_a_trial_begins_although_the_store_does_not_answer_at_first(
     with trial_on_a_node(store, tmp_path / "node", [], monkeypatch) as place:
         assert (place.folder / "trials/1/settings.json").exists()
     assert calls[calls.index("list") :][:4] == ["list", "reconnect", "list", "reconnect"]
-
-
-def test_the_driver_downloads_a_trial_although_the_store_does_not_answer_at_first(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with opened(store.url.rpartition("/")[0]) as runs, stamina.set_testing(True, attempts=5, cap=True):
-        store.write("trials/1/epochs.csv", b"epoch\n1\n")
-        with monkeypatch.context() as refusing:
-            refuse_calls("list", 2, refusing)
-            runs.fetch_trial("1")
-        assert (runs.folder / "little/trials/1/epochs.csv").exists()
 
 
 def test_a_claim_outlasts_an_emptied_store_and_is_passed_on_to_the_workers_of_the_trial(store: ObjectStore) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow
 import stamina
 
 from whale_ray.atomic_files import write_atomically
@@ -22,7 +24,9 @@ from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.publisher import Publisher
 from whale_ray.sweep.run_store.run_download import Say, download_run, mirror_folder
 
-_FETCH_SECONDS = 30.0
+_EPOCHS_SECONDS = 30.0
+_WEIGHTS_SECONDS = 600.0
+logging.getLogger("stamina").addHandler(logging.NullHandler())  # only the last failure is reported
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,15 @@ class OpenedRuns:
         unpublished: Files that could not be uploaded, known when the block has ended.
     """
 
-    def __init__(self, folder: Path, remote: RemoteRun | None = None, mirror: RunMirror | None = None) -> None:
-        self.folder, self.remote, self._mirror = folder, remote, mirror
+    def __init__(
+        self,
+        folder: Path,
+        remote: RemoteRun | None = None,
+        mirror: RunMirror | None = None,
+        *,
+        say: Say = lambda line: None,
+    ) -> None:
+        self.folder, self.remote, self._mirror, self._say = folder, remote, mirror, say
         self.unpublished: list[str] = []
 
     def watched(self, *, stall_minutes: float | None) -> RemoteRun | None:
@@ -82,17 +93,16 @@ class OpenedRuns:
             epochs: Number of epochs that the worker has reported; up to 30 s, they are awaited.
 
         Raises:
-            OSError: If the store does not answer.
+            OSError: If the store does not answer, after a few seconds.
+            pyarrow.ArrowException: As above.
         """
         if self._mirror is None:
             return
-        deadline = time.monotonic() + _FETCH_SECONDS
-        for attempt in stamina.retry_context(on=OSError, attempts=5, timeout=_FETCH_SECONDS):
-            with attempt:
-                self._mirror.pull(f"trials/{trial}/", weights=False)
+        deadline = time.monotonic() + _EPOCHS_SECONDS
+        _pull(self._mirror, f"trials/{trial}/", weights=False)
         while not _has_epochs(self._mirror.folder / "trials" / trial, epochs) and time.monotonic() < deadline:
             time.sleep(0.2)
-            self._mirror.pull(f"trials/{trial}/", weights=False)
+            _pull(self._mirror, f"trials/{trial}/", weights=False)
 
     def fetch_weights(self, trial: str) -> None:
         """Download the weights of a finished trial, which all other downloads leave out.
@@ -101,13 +111,33 @@ class OpenedRuns:
             trial: ID of the trial.
 
         Raises:
-            OSError: If the store does not answer.
+            InputError: If the store does not answer for 10 minutes.
         """
         prefix = f"trials/{trial}/checkpoint/"
         if self._mirror is not None and self._mirror.has_left_out(prefix):
-            for attempt in stamina.retry_context(on=OSError, attempts=5, timeout=_FETCH_SECONDS):
-                with attempt:
-                    self._mirror.pull(prefix)
+            url = self._mirror.store.url
+            with storage_errors(url):
+                waits = f"waiting for {url}, from which the weights of trial {trial} are downloaded"
+                _pull(self._mirror, prefix, attempts=None, seconds=_WEIGHTS_SECONDS, on_wait=lambda: self._say(waits))
+
+
+def _pull(
+    mirror: RunMirror,
+    prefix: str,
+    *,
+    weights: bool = True,
+    attempts: int | None = 3,
+    seconds: float = 10.0,
+    on_wait: Callable[[], None] = lambda: None,
+) -> None:
+    """Download a folder of a mirror; after an error, say so once and try again with a new connection."""
+    for attempt in stamina.retry_context(on=(OSError, pyarrow.ArrowException), attempts=attempts, timeout=seconds):
+        with attempt:
+            if attempt.num == 2:
+                on_wait()
+            if attempt.num > 1:
+                mirror.store.reconnect()
+            mirror.pull(prefix, weights=weights)
 
 
 def _has_epochs(folder: Path, epochs: int) -> bool:
@@ -155,7 +185,7 @@ def opened_runs(
             if fresh:
                 _move_aside(store, folder)
             mirror = download_run(store, folder, say)
-        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, real_path(folder)), mirror)
+        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, real_path(folder)), mirror, say=say)
         with _published(opened, mirror, say):
             yield opened
     finally:

@@ -102,7 +102,7 @@ class SweepCallback(NoTuneState, tune.Callback):
             self._end_stalled(name)
 
     def settle(self) -> None:
-        """Queue or fail trials that have lost a worker, and show the autoscaler how many trials wait."""
+        """Queue or fail lost trials, record late ones, and show the autoscaler how many trials wait."""
         queue, stops = self._store.queue, self._stopping.is_set()
         self._slots.update_demand(lambda: 0 if stops else queue.count_waiting(), running=len(queue.running))
         self.groups.settle()
@@ -110,7 +110,9 @@ class SweepCallback(NoTuneState, tune.Callback):
         for node, fault in self._admission.settle():
             self._leave_out(node, fault)
         for name, may_retry in self._losses.settle():
-            self._end_loss(name, may_retry=may_retry)
+            error = f"its worker was lost {MAX_WORKER_LOSSES} times"
+            self._events.lost(name, may_retry=may_retry, error=error, details=self._errors[name])
+        self._events.settle()
 
     def _leave_out(self, node: str, fault: str) -> None:
         """Give a node no further trial; the sweep ends if no other node can run one."""
@@ -123,23 +125,11 @@ class SweepCallback(NoTuneState, tune.Callback):
             self.has_no_node = True
             self._stopping.set()
 
-    def _end_loss(self, trial: str, *, may_retry: bool) -> None:
-        self._events.fetch(trial)
-        if self._stopping.is_set() or self._store.index.reload(trial).status != "running":
-            self._events.ended(trial)
-        elif may_retry:
-            self._store.queue.run_again(trial)
-        else:
-            losses = f"its worker was lost {MAX_WORKER_LOSSES} times"
-            self._events.failed(trial, error=losses, details=self._errors[trial])
-
     def _run_again(self, trial: str) -> None:
         self._order.end(trial, is_lost=True)
         self.groups.end(trial)
-        self._events.fetch(trial)
-        if self._store.index.reload(trial).status == "running":
-            self._store.queue.run_again(trial)
-            self._progress.say(f"trial {trial} lost its worker before it started, and gets another one")
+        note = f"trial {trial} lost its worker before it started, and gets another one"
+        self._events.lost(trial, may_retry=True, note=note)
 
     def _end_stalled(self, trial: str) -> None:
         folder = self._store.index.trial_folder(trial)
