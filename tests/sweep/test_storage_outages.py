@@ -1,4 +1,4 @@
-"""Outages of object storage while a sweep runs: trials are fetched and published when the storage answers again."""
+"""Outages of object storage at the driver: trials are fetched when the storage answers again."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from waiting import wait_until
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
-from whale_ray.sweep.run_store import publisher
+from whale_ray.sweep.run_store import publisher, trial_files
 from whale_ray.sweep.run_store.driver_run_folder import RemoteRun, opened_runs
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.publisher import Publisher
@@ -88,6 +88,7 @@ def test_a_trial_whose_files_the_store_refuses_says_so(
     with published_trial(remote, remote.folder, "1", reported.append) as place:
         (place.folder / "trials/1/result.json").write_text('{"status": "finished"}')
         monkeypatch.setattr(ObjectStore, "upload", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+        monkeypatch.setattr(trial_files, "WAIT_SECONDS", 0.2)
         place.report({"done": True})
     assert "takes no files; 1 files of the trial wait in" in reported[0]["no_room"]
 

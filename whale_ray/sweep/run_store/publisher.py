@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pyarrow
 
 from whale_ray.errors import first_line
+from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_store.mirror import RunMirror
 
 EVERY_SECONDS = 3.0
@@ -39,7 +40,7 @@ class Publisher:
         self._mirror, self._prefix, self._say, self._may_publish = mirror, prefix, say, may_publish
         self.is_superseded = False
         self._ended = threading.Event()
-        self._is_failing = False
+        self._is_failing = self._is_disk_full = False
         self._state = threading.Condition()
         self._requested = self._published = 0
         self._thread = threading.Thread(target=self._run, name="run store publisher", daemon=True)
@@ -63,12 +64,22 @@ class Publisher:
             self._state.notify_all()
         self._thread.join()
 
-    def finish(self) -> list[str]:
-        """Upload what is left, for up to 20 s if the store does not answer, and return what is not uploaded."""
+    def finish(self, *, seconds: float | None = None, on_wait: Callable[[], object] = lambda: None) -> list[str]:
+        """Upload what is left, again and again if the store does not answer, and return what is not uploaded.
+
+        Args:
+            seconds: Longest time; None for 20 s. A full disk of this machine is awaited for 20 s at most.
+            on_wait: Called before each further try.
+        """
         self.stop()
-        begun = time.monotonic()
-        while not self._push(thorough=True) and time.monotonic() - begun < FINISH_SECONDS:
-            time.sleep(min(1.0, FINISH_SECONDS / 4))
+        begun, limit = time.monotonic(), FINISH_SECONDS if seconds is None else seconds
+        while not self._push(thorough=True):
+            if self._is_disk_full:
+                limit = min(limit, FINISH_SECONDS)
+            if time.monotonic() - begun >= limit:
+                break
+            on_wait()
+            time.sleep(min(1.0, limit / 4))
         return [] if self.is_superseded else self._mirror.changes(self._prefix).changed
 
     def _run(self) -> None:
@@ -93,7 +104,7 @@ class Publisher:
             if not self.is_superseded:
                 self._mirror.publish(changes)
         except (OSError, pyarrow.ArrowException) as error:
-            is_failing = True
+            is_failing, self._is_disk_full = True, is_disk_full(error)
             if not self._is_failing:
                 self._say(
                     f"{self._mirror.store.url} takes no files: {first_line(error)}. The sweep continues; its files are "

@@ -28,6 +28,10 @@ _EVIDENCE = "local-"
 Report = Callable[[dict[str, Any]], object]
 
 
+class UnpublishedTrialError(Exception):
+    """A trial has ended, but its files could not be published."""
+
+
 @dataclass(frozen=True)
 class TrialPlace:
     """Run folder of a trial on its node, and the functions that report to the driver.
@@ -53,7 +57,8 @@ def published_trial(
 
     Each epoch is published while the next one trains. All files are published before the report that the trial has
     ended, and, if the process is ended by SIGTERM, before it exits. Reports have `elsewhere`; the last one has
-    `no_room` with the reason if files could not be published.
+    `no_room` with the reason if files could not be published. If the store takes no files at the end of a trial, it is
+    asked again for 10 minutes; if the trial is stopped, for 20 s.
 
     Args:
         remote: The run folder in a run store; None if `folder` is the run folder.
@@ -64,6 +69,7 @@ def published_trial(
 
     Raises:
         SystemExit: From a report, if another worker has taken over the trial.
+        UnpublishedTrialError: If files could not be published, and no report of the end has said so.
     """
     prefix = f"trials/{trial}/"
     if remote is None:
@@ -81,6 +87,7 @@ def published_trial(
     atexit.register(files.finish)
     try:
         yield TrialPlace(files.folder, files.report, files.report_heartbeat, claimed)
+        files.finish_unreported()
     finally:
         atexit.unregister(files.finish)
         files.finish()
@@ -96,15 +103,17 @@ class _TrialFiles:
         _fetch(RunMirror(ObjectStore(remote.url), self.folder, below=prefix), prefix, claim)
         self._publisher = self._open_publisher() if trains else None
         self._pending: list[str] | None = None
+        self._has_waited = False
+        self._place: dict[str, Any] | None = None
         self._beaten_at = float("-inf")
 
     def report(self, figures: dict[str, Any]) -> object:
         """Publish an epoch or the whole trial and report it."""
         figures = figures | {"elsewhere": True}
         if figures.get("done"):
-            if pending := self.finish():
-                reason = f"{self._remote.url} takes no files; {len(pending)} files of the trial wait in {self.folder}"
-                figures["no_room"] = reason
+            pending = self.finish(waits=not figures.get("no_room"))
+            if pending and not figures.get("no_room"):
+                figures["no_room"] = self._reason(pending)
         elif self._publisher:
             self._publisher.publish_epoch()
         self._leave_if_superseded()
@@ -112,17 +121,43 @@ class _TrialFiles:
 
     def report_heartbeat(self, place: dict[str, Any]) -> None:
         """Report a sign of life, every 15 s at most: Tune stops the training for the time of a report."""
+        self._place = place
         if time.monotonic() - self._beaten_at >= self._remote.heartbeat_seconds:
             self._leave_if_superseded()
             self._report({HEARTBEAT: place, "elsewhere": True})
             self._beaten_at = time.monotonic()
 
-    def finish(self) -> list[str]:
-        """Publish what is left and return what is not published, the same in all further calls."""
+    def finish(self, *, waits: bool = False) -> list[str]:
+        """Publish what is left and return what is not published, the same in all further calls.
+
+        Args:
+            waits: Ask a store that takes no files for 10 minutes, with heartbeats for the driver, which may stop the
+                trial meanwhile. After the trial was stopped, nothing can be reported any more.
+        """
         if self._pending is None:
             self._publisher = self._publisher or self._open_publisher()
-            self._pending = self._publisher.finish()
+            options: dict[str, Any] = {"seconds": WAIT_SECONDS, "on_wait": self._wait} if waits else {}
+            self._pending = self._publisher.finish(**options)
         return self._pending
+
+    def finish_unreported(self) -> None:
+        """Publish what is left of a trial whose end was not reported.
+
+        Raises:
+            UnpublishedTrialError: If files are not published.
+        """
+        if self._pending is None and (pending := self.finish(waits=True)):
+            raise UnpublishedTrialError(self._reason(pending))
+
+    def _wait(self) -> None:
+        if not self._has_waited:
+            print(f"the files of the trial wait for {self._remote.url}, for up to {WAIT_SECONDS:g} s")
+            self._has_waited = True
+        if self._place is not None:
+            self.report_heartbeat(self._place)
+
+    def _reason(self, pending: list[str]) -> str:
+        return f"{self._remote.url} takes no files; {len(pending)} files of the trial wait in {self.folder}"
 
     def _open_publisher(self) -> Publisher:
         mirror = RunMirror(ObjectStore(self._remote.url), self.folder, below=self._prefix)

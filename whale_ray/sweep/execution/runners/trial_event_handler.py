@@ -90,7 +90,7 @@ class TrialEventHandler:
             self._metrics.started(trial, setting, epochs=epochs_of(record.settings))
 
     def epoch(self, trial: str, figures: Mapping[str, Any]) -> None:
-        """Show the figures of an epoch; stop the sweep if the trial's disk is full.
+        """Show the figures of an epoch; stop the sweep if the trial cannot write its files.
 
         Args:
             trial: ID of the trial.
@@ -101,7 +101,7 @@ class TrialEventHandler:
             self._elsewhere[trial] = 0 if figures.get("done") else int(figures["epoch"])
         if reason := figures.get("no_room"):
             self._stopping.set()
-            self._progress.say(f"trial {trial} cannot write to its disk: {reason}")
+            self._progress.say(f"trial {trial} cannot write its files: {reason}")
         if note := figures.get("note"):
             self._progress.say(f"trial {trial}: {note.splitlines()[0]}")
         self._progress.epoch(trial, figures)

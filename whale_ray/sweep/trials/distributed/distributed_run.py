@@ -20,7 +20,7 @@ from typing import Any
 from whale_ray.device import reserved_device
 from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.run_folder.heartbeat import Beat
-from whale_ray.sweep.run_store.trial_files import published_trial
+from whale_ray.sweep.run_store.trial_files import UnpublishedTrialError, published_trial
 from whale_ray.sweep.trials.distributed.training_channel import WORKERS, open_channel, own_places
 from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
 
@@ -167,7 +167,9 @@ class _TrainingThread(threading.Thread):
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Return whether an error of a worker says that it, or another one, has been killed."""
+    """Return whether an error says that a worker has been killed, or has ended without publishing the trial."""
+    if isinstance(error, UnpublishedTrialError):
+        return True
     if type(error).__module__.startswith("ray."):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST_PEER)
