@@ -4,9 +4,10 @@
 #   sbatch --nodes=3 --gpus-per-node=4 deploy/slurm.sh sweeps/vit_proxy.yaml --runs /shared/runs
 #
 # The nodes share the photographs and the run folder. SLURM ends a job at its time limit: five minutes before, it sends
-# SIGTERM to this script, which ends the sweep after the running epochs. Submit the same job again to go on; --requeue
-# lets SLURM do so after a node failure. The exit code is that of the sweep: 0, or 3 if some trials failed; 4 if no node
-# was left that could run them; 130 if it was interrupted; 1 if Ray could not be started.
+# SIGTERM to this script, which ends the sweep. Trials keep the epochs that have ended or end within 10 s; the rest of the
+# time is for report and bundle. Submit the same job again to go on; --requeue lets SLURM do so after a node failure. The
+# exit code is that of the sweep: 0, or 3 if some trials failed; 4 if no node was left that could run them; 130 if it was
+# interrupted; 1 if Ray could not be started.
 #
 #SBATCH --job-name=whale_ray
 #SBATCH --ntasks-per-node=1
@@ -30,16 +31,17 @@ ray get-auth-token --generate > /dev/null   # in the home folder, which the node
 
 steps=()
 driver=
-signaled=
+ended=       # a signal came before the driver
+signaled=    # a signal came while this script waited for the driver
 
 stop_all() {
     [ ${#steps[@]} -eq 0 ] || kill "${steps[@]}" 2> /dev/null
     wait
 }
 
-on_term() {   # the time limit, or scancel: the driver ends after the running epochs
+on_term() {   # the time limit, or scancel: the driver ends the sweep
     signaled=yes
-    [ -z "$driver" ] || kill -TERM "$driver" 2> /dev/null
+    if [ -z "$driver" ]; then ended=yes; else kill -TERM "$driver" 2> /dev/null; fi
 }
 
 start_step() {   # NODE COMMAND…: runs until the job ends
@@ -60,25 +62,35 @@ count_nodes() {
     ray status --address "$address" 2> /dev/null | sed -n '/^Active:/,/^Pending:/p' | grep -c ' node_'
 }
 
-wait_for_nodes() {   # COUNT: until as many nodes have joined; fails if a step has ended or time is up
+wait_for_nodes() {   # COUNT: until as many nodes have joined; fails if a step or the job has ended or time is up
     local deadline=$((SECONDS + seconds))
     until [ "$(count_nodes)" -ge "$1" ]; do
+        [ -z "$ended" ] || return 1
         are_steps_alive || { echo "a \`ray start\` has failed; its output is above" >&2; return 1; }
         [ $SECONDS -lt $deadline ] || { echo "$1 nodes did not join within $seconds s" >&2; return 1; }
         sleep 2
     done
 }
 
+start_nodes() {
+    local node
+    start_step "${nodes[0]}" ray start --head --port="$port" --block
+    wait_for_nodes 1 || return 1
+    for node in "${nodes[@]:1}"; do
+        start_step "$node" ray start --address="$address" --block
+    done
+    wait_for_nodes ${#nodes[@]}
+}
+
 trap on_term TERM INT
-start_step "${nodes[0]}" ray start --head --port="$port" --block
-wait_for_nodes 1 || { stop_all; exit 1; }
-for node in "${nodes[@]:1}"; do
-    start_step "$node" ray start --address="$address" --block
-done
-wait_for_nodes ${#nodes[@]} || { stop_all; exit 1; }
+code=
+start_nodes || code=1
+[ -z "$ended" ] || { echo "the job was ended before the sweep began; submit it again" >&2; code=130; }
+[ -z "$code" ] || { stop_all; exit "$code"; }
 
 python -m whale_ray.sweep "$@" --address "$address" &
 driver=$!
+[ -z "$ended" ] || kill -TERM "$driver" 2> /dev/null   # the signal came just before the driver
 signaled=yes
 while [ -n "$signaled" ]; do   # `wait` also returns at a signal
     signaled=
@@ -86,5 +98,6 @@ while [ -n "$signaled" ]; do   # `wait` also returns at a signal
     code=$?
 done
 driver=
+[ "$code" -ne 143 ] || code=130   # Python was still starting and did not handle SIGTERM
 stop_all
 exit "$code"

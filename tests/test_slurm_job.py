@@ -15,13 +15,17 @@ pytestmark = pytest.mark.integration
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 FAKES = {
+    # the script looks for nodes every 2 s
+    "sleep": '[ "$1" != 2 ] || set -- 0.1; exec /bin/sleep "$1"',
     "scontrol": 'printf "%s\\n" n1 n2 n3',
     # a job step: runs its command, and ends with it
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
     "ray": """
 case "$1" in
 start) [ -z "${FAIL:-}" ] || [ "${*#*$FAIL}" = "$*" ] || exit 1
-       touch "$STATE/node.$$"; trap 'rm "$STATE/node.$$"; exit 0' TERM; while :; do sleep 0.05; done ;;
+       node="$STATE/node.$$"; trap 'rm -f "$node"; exit 0' TERM
+       if [ -n "${HOLD:-}" ] && [ "${*#*$HOLD}" != "$*" ]; then touch "$STATE/held"; else touch "$node"; fi
+       while :; do sleep 0.05; done ;;
 status) echo Active:; for one in "$STATE"/node.*; do [ ! -e "$one" ] || echo " 1 node_$one"; done; echo Pending: ;;
 esac""",
     # the sweep: an epoch at a time, resumed by the next job
@@ -37,14 +41,14 @@ class Slurm:
     """Commands of SLURM and Ray that only pretend, and jobs that run deploy/slurm.sh with them."""
 
     def __init__(self, folder: Path) -> None:
-        self.state, tools = folder / "state", folder / "bin"
+        self.state, self.tools = folder / "state", folder / "bin"
         self.state.mkdir()
-        tools.mkdir()
+        self.tools.mkdir()
         for name, body in FAKES.items():
-            (tools / name).write_text(f"#!/bin/bash\n{body}\n")
-            (tools / name).chmod(stat.S_IRWXU)
+            (self.tools / name).write_text(f"#!/bin/bash\n{body}\n")
+            (self.tools / name).chmod(stat.S_IRWXU)
         self.environment = os.environ | {
-            "PATH": f"{tools}:{os.environ['PATH']}",
+            "PATH": f"{self.tools}:{os.environ['PATH']}",
             "STATE": str(self.state),
             "SLURM_JOB_NODELIST": "n[1-3]",
         }
@@ -100,3 +104,26 @@ def test_a_slurm_job_whose_ray_does_not_start_fails_before_the_sweep(slurm: Slur
     assert "a `ray start` has failed" in said
     assert not (slurm.state / "commands").exists()
     assert not slurm.has_nodes()
+
+
+@pytest.mark.parametrize("what", ["--head", "--address"])
+def test_a_slurm_job_that_is_ended_while_its_nodes_start_begins_no_sweep(slurm: Slurm, what: str) -> None:
+    job = slurm.submit(HOLD=what)
+    while not (slurm.state / "held").exists():
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    _, said = job.communicate(timeout=300)
+    assert job.returncode == 130
+    assert "submit it again" in said
+    assert not (slurm.state / "commands").exists()
+    assert not slurm.has_nodes()
+
+
+def test_a_sweep_that_is_ended_before_it_handles_signals_counts_as_interrupted(slurm: Slurm) -> None:
+    (slurm.tools / "python").write_text('#!/bin/bash\ntouch "$STATE/python"; while :; do sleep 0.05; done\n')
+    job = slurm.submit()
+    while not (slurm.state / "python").exists():
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=300)
+    assert job.returncode == 130
