@@ -134,12 +134,29 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "adlfs", None)
     monkeypatch.delitem(_registry, "az", raising=False)
     with pytest.raises(InputError, match=r"az:// needs a Python package .* Install adlfs to access Azure"):
-        ObjectStore("az://whales/runs")
+        ObjectStore("az://whales/runs").list()
 
 
 def test_a_protocol_that_needs_more_than_a_url_is_refused() -> None:
-    with pytest.raises(InputError, match=r"reference://whales must be storage that fsspec can open, but"):
-        ObjectStore("reference://whales")
+    url = "reference://whales"
+    with (
+        pytest.raises(InputError, match=r"reference://whales must be storage that can be used, but"),
+        storage_errors(url),
+    ):
+        ObjectStore(url).list()
+
+
+def test_a_server_that_is_down_is_an_error_of_each_call_until_it_is_back(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("a", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Blobs, "__init__", lambda *_, **__: (_ for _ in ()).throw(ValueError("no answer")))
+        store.reconnect()
+        for _ in range(2):
+            with pytest.raises(OSError, match="ValueError: no answer"):
+                store.list()
+    assert set(store.list()) == {"a"}
 
 
 def test_a_bundle_is_looked_for_at_any_protocol(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ def open_with_fsspec(url: str) -> tuple[Any, str]:
         url: A URL whose scheme is a protocol of fsspec.
 
     Raises:
-        InputError: If the package of the protocol is not installed, or refuses the URL or the credentials.
+        InputError: If the package of the protocol is not installed.
+        OSError: If the package refuses the URL or the credentials, or the server does not answer.
     """
     import fsspec
 
@@ -35,10 +36,7 @@ def open_with_fsspec(url: str) -> tuple[Any, str]:
             f"{scheme}:// needs a Python package on each machine, but it is not installed: {error}. "
             "Install it with pip, or name storage at s3:// or gs://"
         ) from error
-    try:
-        system, place = fsspec.url_to_fs(url, skip_instance_cache=True)
-    except Exception as error:  # each package has errors of its own
-        raise InputError(f"{url} must be storage that fsspec can open, but: {first_line(error)}") from error
+    system, place = _raises_os_errors(fsspec.url_to_fs)(url, skip_instance_cache=True)
     if not system.async_impl:
         system = _PerThread(system, lambda: fsspec.url_to_fs(url, skip_instance_cache=True)[0])
     return PyFileSystem(_Handler(_Calls(system))), str(place).rstrip("/")

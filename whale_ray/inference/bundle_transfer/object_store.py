@@ -23,23 +23,21 @@ def is_url(address: str | Path) -> bool:
 class ObjectStore:
     """Reads and writes objects; a key is a path below the URL.
 
-    Every failed call raises OSError or ArrowException. `reconnect` reads credentials again.
+    The first call opens the storage. Every failed call raises OSError or ArrowException; a URL that cannot work raises
+    InputError: another scheme, no bucket, or a protocol whose package is not installed.
 
     Args:
         url: `s3://BUCKET/PATH`, `gs://BUCKET/PATH`, `file:///PATH` or a URL of another protocol of fsspec.
-
-    Raises:
-        InputError: If the URL has another scheme or no bucket, or the package of its protocol is not installed.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._is_disk = writes_in_place(url)
-        self.reconnect()
+        self._opened: tuple[Any, str] | None = None
 
     def reconnect(self) -> None:
-        """Open the storage again, with the credentials of the environment as they are now."""
-        self._system, self._place = open_storage(self.url)
+        """Let the next call open the storage again, with the credentials of the environment as they are then."""
+        self._opened = None
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> dict[str, ObjectVersion]:
         """Return the objects below a prefix by key; an empty dict without any.
@@ -147,6 +145,20 @@ class ObjectStore:
             yield stream
         if draft != key:
             self._system.move(self._path(draft), self._path(key))
+
+    @property
+    def _system(self) -> Any:
+        return self._open()[0]
+
+    @property
+    def _place(self) -> str:
+        return self._open()[1]
+
+    def _open(self) -> tuple[Any, str]:
+        opened = self._opened
+        if opened is None:
+            opened = self._opened = open_storage(self.url)
+        return opened
 
     def _make_folder(self, key: str) -> None:
         if self._is_disk:  # object storage has no folders

@@ -77,6 +77,7 @@ class DriverLease:
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
+        self._store.reconnect()  # this thread has used its connection last when the sweep began
         try:
             self._store.delete(self._key)
         except (OSError, pyarrow.ArrowException):
@@ -105,8 +106,8 @@ class DriverLease:
             except LeaseLostError:
                 self._on_lost()
                 return
-            except (OSError, pyarrow.ArrowException):
-                continue  # the publisher says so; the lease expires only if another driver asks for it
+            except (OSError, pyarrow.ArrowException):  # the publisher says so
+                self._store.reconnect()  # the lease expires only if another driver asks for it
 
     def _write(self) -> None:
         self._beats += 1

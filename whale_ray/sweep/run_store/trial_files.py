@@ -75,7 +75,8 @@ def published_trial(
     if remote is None:
         yield TrialPlace(folder, report, _ignore, None)
         return
-    claim = TrialClaim(ObjectStore(remote.url), prefix, token=remote.claim)
+    store = ObjectStore(remote.url)
+    claim = TrialClaim(store, prefix, token=remote.claim)
     claimed = dataclasses.replace(remote, claim=claim.token)
     if remote.is_shared(remote.folder):
         with contextlib.suppress(OSError, pyarrow.ArrowException):  # the driver's publisher reports it
@@ -83,7 +84,7 @@ def published_trial(
         yield TrialPlace(remote.folder, report, _ignore, claimed)
         _release(claim)
         return
-    files = _TrialFiles(claimed, prefix, claim, report, trains=trains)
+    files = _TrialFiles(store, claimed, prefix, claim, report, trains=trains)
     atexit.register(files.finish)
     try:
         yield TrialPlace(files.folder, files.report, files.report_heartbeat, claimed)
@@ -97,10 +98,13 @@ def published_trial(
 class _TrialFiles:
     """The files of a trial on this node, published while it trains."""
 
-    def __init__(self, remote: RemoteRun, prefix: str, claim: TrialClaim, report: Report, *, trains: bool) -> None:
+    def __init__(
+        self, store: ObjectStore, remote: RemoteRun, prefix: str, claim: TrialClaim, report: Report, *, trains: bool
+    ) -> None:
+        self._store = store  # that of the claim, so that both are connected again
         self.folder = mirror_folder(remote.url)
         self._remote, self._prefix, self._claim, self._report = remote, prefix, claim, report
-        _fetch(RunMirror(ObjectStore(remote.url), self.folder, below=prefix), prefix, claim)
+        _fetch(RunMirror(store, self.folder, below=prefix), prefix, claim)
         self._publisher = self._open_publisher() if trains else None
         self._pending: list[str] | None = None
         self._has_waited = False
@@ -160,7 +164,7 @@ class _TrialFiles:
         return f"{self._remote.url} takes no files; {len(pending)} files of the trial wait in {self.folder}"
 
     def _open_publisher(self) -> Publisher:
-        mirror = RunMirror(ObjectStore(self._remote.url), self.folder, below=self._prefix)
+        mirror = RunMirror(self._store, self.folder, below=self._prefix)
         return Publisher(mirror, prefix=self._prefix, say=print, may_publish=self._claim.is_held)
 
     def _leave_if_superseded(self) -> None:
