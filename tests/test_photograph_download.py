@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +91,39 @@ def test_an_interrupted_download_continues(stored: Path, monkeypatch: pytest.Mon
     assert names(fetch(stored)) == {"train.csv", "train/a.jpg", "train/b.jpg"}
     assert "train/b.jpg" in keys
     assert "train.csv" not in keys
+
+
+KILLED_AT_THE_LAST_FILE = """
+import json, os, sys, time
+from pathlib import Path
+from whale_ray.inference.bundle_transfer import photograph_download
+from whale_ray.inference.bundle_transfer.object_store import ObjectStore
+photograph_download._SAVE_SECONDS, photograph_download._CONNECTIONS = 0.0, 1
+download, calls = ObjectStore.download, []
+
+def recorded():
+    return sum(len(json.loads(path.read_text())) for path in Path(sys.argv[2]).rglob(".downloaded.json"))
+
+def kill_at_the_last(store, key, path):
+    calls.append(key)
+    if len(calls) == 3:
+        limit = time.monotonic() + 30.0
+        while recorded() < 2 and time.monotonic() < limit:
+            time.sleep(0.01)
+        os.kill(os.getpid(), 9)
+    download(store, key, path)
+
+ObjectStore.download = kill_at_the_last
+photograph_download.local_photographs(sys.argv[1])
+"""
+
+
+def test_a_download_continues_after_its_process_was_killed(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", KILLED_AT_THE_LAST_FILE, f"file://{stored}", stored.parent / "cache"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    keys = downloaded(monkeypatch)
+    assert names(fetch(stored)) == {"train.csv", "train/a.jpg", "train/b.jpg"}
+    assert len(keys) == 1
 
 
 def test_an_empty_prefix_is_named(stored: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from whale_ray.verbosity import is_quiet, track_steps
 
 _RECORD = ".downloaded.json"
 _CONNECTIONS = 8
+_SAVE_SECONDS = 10.0  # what a process that is killed downloads again
 _KEPT_FREE = 1e9  # bytes of the disk that a download leaves
 
 
@@ -41,7 +43,7 @@ def download_photographs(url: str) -> Path:
     """Download the objects below a URL that the cache of this node lacks, and return their folder.
 
     One process of a node downloads, the others wait for it. Objects that have changed are downloaded again; files
-    whose objects are gone are deleted. An interrupted download continues.
+    whose objects are gone are deleted. An interrupted download continues, also after its process was killed.
 
     Args:
         url: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///PATH`.
@@ -79,8 +81,12 @@ def _synchronize(store: ObjectStore, folder: Path, found: Mapping[str, ObjectVer
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             text = f"downloading {len(wanted)} files, {size / 1e6:.1f} MB, from {store.url}"
             done = pool.map(lambda key: _download(store, key, folder), wanted)
+            saved = time.monotonic()
             for key in track_steps(done, text, progress=not is_quiet() and bool(wanted), total=len(wanted)):
                 have[key] = str(found[key])
+                if time.monotonic() - saved >= _SAVE_SECONDS:
+                    _write_record(folder, have)
+                    saved = time.monotonic()
 
 
 def _download(store: ObjectStore, key: str, folder: Path) -> str:
@@ -102,12 +108,15 @@ def _require_room(url: str, folder: Path, size: int) -> None:
 @contextmanager
 def _recorded(folder: Path) -> Iterator[dict[str, str]]:
     """Yield the version of each downloaded object by key; it is written at the end, also of a failed download."""
-    path = folder / _RECORD
     try:
-        have = dict(json.loads(path.read_text()))
+        have = dict(json.loads((folder / _RECORD).read_text()))
     except (OSError, ValueError):
         have = {}
     try:
         yield have
     finally:
-        write_atomically(path, json.dumps(have))
+        _write_record(folder, have)
+
+
+def _write_record(folder: Path, have: Mapping[str, str]) -> None:
+    write_atomically(folder / _RECORD, json.dumps(have))
