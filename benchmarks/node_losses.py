@@ -138,6 +138,7 @@ class Disturbance:
         self._cluster, self._start, self._say = cluster, start, say
         self.losses: Counter[str] = Counter()
         self.warned: set[str] = set()
+        self._returned: list[str] = []
         self.driver = start()
 
     def lose(self, kinds: Sequence[str], *, after: int) -> None:
@@ -145,31 +146,32 @@ class Disturbance:
 
         Args:
             kinds: One for each lost node, without waiting for what becomes of its trial: kill (SIGKILL); terminate
-                (SIGTERM, and SIGKILL at most 10 s later); freeze (cut off until its trial runs elsewhere). Or head
-                alone: head and driver are killed, another cluster is started and the same command typed.
+                (SIGTERM, and SIGKILL at most 25 s later); freeze (SIGSTOP until its trial runs elsewhere); cut (cut off
+                from the network until its trial runs elsewhere; see `rejoin`). Or head alone: head and driver are
+                killed, another cluster is started, which nodes that were cut off join, and the same command typed.
             after: Number of finished trials.
         """
         if kinds == ["head"]:
             self._wait_for_victim("head", after)
             self._restart()
             return
-        added, frozen = None, list[Machine]()
+        added, silent = None, list[tuple[str, Machine]]()
         for kind in kinds:
             victim = self._wait_for_victim(kind, after, but=added)
             del self._cluster.machines[victim.name]
             if kind == "kill":
                 victim.kill()
-            if kind == "freeze":
-                victim.signal(signal.SIGSTOP)
-                frozen.append(victim)
+            if kind in ("freeze", "cut"):
+                self._silence(kind, victim)
+                silent.append((kind, victim))
             if kind == "terminate":
-                victim.terminate(seconds=10.0)
+                victim.terminate(seconds=25.0)
             added = added or self._cluster.add(f"new{len(self._cluster.started)}")
         assert added
         added.wait_until_started()
         self._say(f"node {added.name} has joined")
-        for victim in frozen:
-            self._thaw(victim, str(running_trial(victim)))
+        for kind, victim in silent:
+            self._bring_back(kind, victim, str(running_trial(victim)))
         driver = self.driver
         wait_for(lambda: driver.has_ended() or running_trial(added), "a trial on the new node", seconds=600.0)
         self._say(f"node {added.name} has trial {running_trial(added)}")
@@ -191,16 +193,37 @@ class Disturbance:
         self.losses.update(trial for one in lost if (trial := running_trial(one)))
         return busy[0]
 
-    def _thaw(self, victim: Machine, trial: str) -> None:
+    def _silence(self, kind: str, victim: Machine) -> None:
+        if kind == "freeze":
+            victim.signal(signal.SIGSTOP)
+        elif network := self._cluster.network:
+            network.cut(victim.name)
+
+    def _bring_back(self, kind: str, victim: Machine, trial: str) -> None:
+        """Bring a silent node back, which went on with its trial if it was cut off, once that trial runs elsewhere."""
         wait_for(lambda: self.driver.has_ended() or self.driver.starts(trial) > 1, "the trial elsewhere", seconds=600.0)
-        victim.signal(signal.SIGCONT)
-        self._say(f"node {victim.name} is back; trial {trial} was started elsewhere")
+        self._say(f"trial {trial} was started elsewhere; node {victim.name} comes back")
+        if kind == "freeze":
+            victim.signal(signal.SIGCONT)
+        elif network := self._cluster.network:
+            network.mend(victim.name)
+            self._returned.append(victim.name)
+
+    def rejoin(self) -> None:
+        """Start Ray again on the nodes that were cut off; what ran there ends, for Ray has given it up."""
+        while self._returned:
+            node = self._cluster.add(self._returned.pop())
+            node.wait_until_started()
+            self._say(f"node {node.name} has joined again")
 
     def _restart(self) -> None:
         self.driver.process.kill()
         self._cluster.head.kill()
         self._cluster.start_head()
-        self._cluster.add_all([f"new{len(self._cluster.started) + number}" for number in range(2)])
+        self._cluster.add_all(
+            [f"new{len(self._cluster.started) + number}" for number in range(2 - len(self._returned))]
+        )
+        self.rejoin()
         self._say("another cluster runs; the nodes of the old one still train")
         self.driver = self._start()
 

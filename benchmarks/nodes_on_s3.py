@@ -7,6 +7,7 @@ digit. Each loss may repeat one finished epoch of a trial, and none if the node 
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -34,7 +35,7 @@ bundle: {examples: 3, runtime: torch}
 resources: {cpus: 1, workers: WORKERS}
 """
 TIMES = ("seconds", "milliseconds_per_image", "images_per_second")
-LOSSES = "kill, terminate, freeze, head: with a comma one after the other, with + at the same time; none."
+LOSSES = "kill, terminate, freeze, cut, head: with a comma one after the other, with + at the same time; none."
 Nodes = Annotated[int, typer.Option(help="Number of nodes with one place for a trial each.")]
 Epochs = Annotated[int, typer.Option(help="Epochs of a trial.")]
 RATE = 1.0e-3  # learning rate of the first trial; the others have multiples of it
@@ -84,17 +85,18 @@ def main(
         int, typer.Option(help="With several, one trial more that so many workers train at the end.")
     ] = 1,
     losses: Annotated[str, typer.Option(help=LOSSES)] = "kill",
-    s3: Annotated[str, typer.Option(help="URL of a running moto server; empty: start one.")] = "",
+    s3: Annotated[str, typer.Option(help="URL of a running moto server; empty, or with cut: start one.")] = "",
     photographs: Annotated[str, typer.Option(help="Folder of photographs; empty: draw 72.")] = "",
 ) -> None:
     """Run the sweep on several nodes, lose some in the middle and compare the table with that of one machine."""
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nodes and networks end with this process
 
     def say(text: str) -> None:
         typer.echo(f"{time.monotonic() - begun:6.1f} s  {text}")
 
     with ExitStack() as stack:
-        cluster, bucket = stack.enter_context(cluster_on_s3(nodes, s3))
+        cluster, bucket = stack.enter_context(cluster_on_s3(nodes, s3, has_networks="cut" in losses))
         say(f"{nodes} nodes run, each with one place for a trial")
         photographs = photographs or draw_photographs(cluster.folder / "drawn")
         file = write_sweep(cluster.folder / "nodes.yaml", photographs, trials=trials, epochs=epochs)
@@ -137,6 +139,7 @@ def run_disturbed(
     try:
         for number, group in enumerate(groups, start=1):
             disturbance.lose(group, after=number * trials // 4)
+        disturbance.rejoin()
         disturbance.driver.follow(trials, cluster, say)
     except (TimeoutError, AssertionError):
         typer.echo("\n".join(disturbance.driver.lines()[-100:]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from node_network import NodeNetwork
 
 from whale_ray.ray_private import SOCKET_POLLING
 
@@ -27,9 +28,12 @@ class Machine:
         hidden: Homes of other machines.
         arguments: Arguments of `ray start`.
         environment: Environment variables.
+        enter: Command that runs another one in the node's network; empty for that of this process.
     """
 
-    def __init__(self, home: Path, hidden: list[Path], arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, home: Path, hidden: list[Path], arguments: list[str], environment: dict[str, str], enter: Iterable[str]
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.name = home.name
         self.environment = environment | {"HOME": str(home), "WHALE_RAY_CACHE": str(home / "cache")}
@@ -38,7 +42,7 @@ class Machine:
         self.log = home / "ray.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*namespace(), "sh", "-c", command], env=self.environment, stdout=log, stderr=log
+                [*enter, *namespace(), "sh", "-c", command], env=self.environment, stdout=log, stderr=log
             )
 
     def wait_until_started(self) -> None:
@@ -137,10 +141,11 @@ class Cluster:
     Args:
         folder: Folder of all homes.
         environment: Environment variables of all machines.
+        network: Network that they share; None for that of this process.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.folder, self.environment = folder, environment
+    def __init__(self, folder: Path, environment: dict[str, str], network: NodeNetwork | None = None) -> None:
+        self.folder, self.environment, self.network = folder, environment, network
         self.machines: dict[str, Machine] = {}
         self.started: list[Machine] = []
         self.start_head()
@@ -148,11 +153,12 @@ class Cluster:
     def start_head(self) -> None:
         """Start the head of a new cluster, with which the driver shares its home."""
         self.machines = {}
-        self.address = f"127.0.0.1:{(port := free_port())}"
+        host = self.network.host if self.network else "127.0.0.1"
+        self.address = f"{host}:{(port := free_port())}"
         # Ray's default port of its client server would end a second head on this machine.
         options = ("--num-cpus=0", "--include-dashboard=false", "--no-monitor")
-        ports = (f"--port={port}", f"--ray-client-server-port={free_port()}")
-        self.head = self._machine("driver", ["--head", *ports, *options], hidden=[])
+        place = (f"--node-ip-address={host}", f"--port={port}", f"--ray-client-server-port={free_port()}")
+        self.head = self._machine("driver", ["--head", *place, *options], hidden=[])
         self.head.wait_until_started()
 
     def add_all(self, names: Iterable[str]) -> list[Machine]:
@@ -169,12 +175,15 @@ class Cluster:
             name: Its name.
             without: A folder that is empty there, beside the home of the driver.
         """
-        arguments = [f"--address={self.address}", "--num-cpus=1"]
+        arguments, enter = [f"--address={self.address}", "--num-cpus=1"], list[str]()
+        if self.network:
+            enter, address = self.network.join(name)
+            arguments.append(f"--node-ip-address={address}")
         hidden = [self.folder / "driver", *([] if without is None else [without])]
-        node = self.machines[name] = self._machine(name, arguments, hidden=hidden)
+        node = self.machines[name] = self._machine(name, arguments, hidden=hidden, enter=enter)
         return node
 
-    def _machine(self, name: str, arguments: list[str], *, hidden: list[Path]) -> Machine:
+    def _machine(self, name: str, arguments: list[str], *, hidden: list[Path], enter: Iterable[str] = ()) -> Machine:
         arguments += [
             f"--temp-dir={self.folder / name}/r{len(self.started)}",
             "--dashboard-agent-listen-port=0",
@@ -182,7 +191,7 @@ class Cluster:
             "--object-store-memory=100000000",
             "--disable-usage-stats",
         ]
-        self.started.append(Machine(self.folder / name, hidden, arguments, self.environment))
+        self.started.append(Machine(self.folder / name, hidden, arguments, self.environment, enter))
         return self.started[-1]
 
     def stop(self) -> None:

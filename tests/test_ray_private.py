@@ -35,6 +35,7 @@ NAMES = {
     "ray.serve._private.client": "CLIENT_POLLING_INTERVAL_S",
     "ray.serve.context": "_get_global_client",
     "ray.serve.config": "HTTPOptions",
+    "ray.train.torch.config": "_TorchBackend",
 }
 REMEDY = "Check whale_ray/ray_private.py against the new Ray, then change RAY_VERSION and the pin in pyproject.toml."
 

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 RAY_VERSION = "2.60"
@@ -96,6 +96,27 @@ def local_cluster_address() -> str:
     from ray._private.services import canonicalize_bootstrap_address
 
     return str(canonicalize_bootstrap_address("auto"))
+
+
+def torch_config(before: Callable[[], None], **options: Any) -> Any:
+    """Return a `ray.train.torch.TorchConfig` with which each worker calls a function before it connects to the others.
+
+    Args:
+        before: The function.
+        **options: Options of `TorchConfig`.
+    """
+    from ray.train.torch import TorchConfig
+    from ray.train.torch.config import _TorchBackend
+
+    class PreparedBackend(_TorchBackend):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(before)
+            super().on_start(worker_group, backend_config)
+
+    class PreparedConfig(TorchConfig):  # type: ignore[misc]
+        backend_cls = PreparedBackend
+
+    return PreparedConfig(**options)
 
 
 def proxy_hosts() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -19,6 +20,7 @@ from whale_ray.sweep.execution.driver import run_sweep
 from whale_ray.sweep.execution.trial_queue import TrialQueue
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.trials.distributed.distributed_run import is_lost_worker
+from whale_ray.sweep.trials.distributed.network_interface import name_interface
 from whale_ray.sweep.trials.distributed.training_channel import open_channel
 
 if TYPE_CHECKING:
@@ -81,6 +83,21 @@ def test_the_driver_frees_the_places_of_a_trial_whose_process_is_lost(
     groups.record("0b", {"channel": "no such channel", "places": places.id.hex()})
     groups.settle(at_once=True)  # neither the channel nor the places exist any more
     ray.kill(channel)
+
+
+@pytest.mark.parametrize(("set_before", "wanted"), [("", "eth1"), ("ib0", "ib0")])
+def test_a_worker_listens_at_the_address_by_which_ray_knows_its_node(
+    set_before: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"lo": ["127.0.1.1"], "eth0": ["192.0.2.1", "2001:db8::1"], "eth1": ["fe80::1", "198.51.100.7"]}
+    interfaces = {name: [SimpleNamespace(address=one) for one in addresses] for name, addresses in found.items()}
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: interfaces)
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "198.51.100.7")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", set_before)
+    if not set_before:
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    name_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == wanted
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import psutil
 import pytest
 from run_store_files import check_object_calls
 from server_processes import free_port, server_process
 
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle import MANIFEST
+from whale_ray.inference.bundle_transfer import fsspec_systems
 from whale_ray.inference.bundle_transfer.addresses import local_bundle
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
@@ -64,6 +66,23 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def test_objects_are_written_listed_moved_and_deleted(bucket: str, tmp_path: Path) -> None:
     check_object_calls(ObjectStore(bucket), tmp_path)
+
+
+def test_an_sftp_server_that_stops_to_answer_is_an_error_until_it_answers_again(
+    sftp: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsspec_systems, "_ANSWER_SECONDS", 1.0)
+    (server,) = [one for one in psutil.Process().children() if str(SFTP_SERVER) in one.cmdline()]
+    store = ObjectStore(f"{sftp}{tmp_path}")
+    store.write("one", b"1")
+    server.suspend()
+    try:
+        with pytest.raises(OSError, match="no answer within 1 s"):
+            store.read("one")
+    finally:
+        server.resume()
+    store.reconnect()
+    assert store.read("one") == b"1"
 
 
 def test_a_sweep_has_the_local_results_and_continues_elsewhere(

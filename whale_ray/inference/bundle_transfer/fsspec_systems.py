@@ -13,6 +13,8 @@ from pyarrow.fs import FileInfo, FileSelector, FileType, FSSpecHandler, PyFileSy
 
 from whale_ray.errors import InputError, first_line
 
+_ANSWER_SECONDS = 60.0  # paramiko has no limit of its own
+_SSH_LIMITS = {"timeout": 30.0, "banner_timeout": 30.0, "auth_timeout": 30.0}
 _VERSIONS = ("etag", "ETag", "blob_id", "xet_hash", "mtime", "last_modified", "LastModified", "updated", "created")
 
 
@@ -36,10 +38,21 @@ def open_with_fsspec(url: str) -> tuple[Any, str]:
             f"{scheme}:// needs a Python package on each machine, but it is not installed: {error}. "
             "Install it with pip, or name storage at s3:// or gs://"
         ) from error
-    system, place = _raises_os_errors(fsspec.url_to_fs)(url, skip_instance_cache=True)
+    system, place = _raises_os_errors(_connect)(url, scheme)
     if not system.async_impl:
-        system = _PerThread(system, lambda: fsspec.url_to_fs(url, skip_instance_cache=True)[0])
+        system = _PerThread(system, lambda: _connect(url, scheme)[0])
     return PyFileSystem(_Handler(_Calls(system))), str(place).rstrip("/")
+
+
+def _connect(url: str, scheme: str) -> tuple[Any, str]:
+    """Return a new file system of fsspec, and the path in it; a server that does not answer is an error in time."""
+    import fsspec
+
+    is_ssh = scheme in ("sftp", "ssh")
+    system, place = fsspec.url_to_fs(url, skip_instance_cache=True, **(_SSH_LIMITS if is_ssh else {}))
+    if is_ssh:
+        system.ftp.get_channel().settimeout(_ANSWER_SECONDS)
+    return system, place
 
 
 class _PerThread:
@@ -75,6 +88,8 @@ def _raises_os_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
+        except TimeoutError as error:
+            raise TimeoutError(str(error) or f"no answer within {_ANSWER_SECONDS:g} s") from error
         except (OSError, pyarrow.ArrowException):
             raise
         except Exception as error:

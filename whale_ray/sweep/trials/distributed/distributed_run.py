@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from whale_ray.device import reserved_device
+from whale_ray.ray_private import torch_config
 from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.run_folder.heartbeat import Beat
 from whale_ray.sweep.run_store.trial_files import UnpublishedTrialError, published_trial
+from whale_ray.sweep.trials.distributed.network_interface import name_interface
 from whale_ray.sweep.trials.distributed.training_channel import WORKERS, open_channel, own_places
 from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
 
@@ -125,7 +127,7 @@ class _TrainingThread(threading.Thread):
     def run(self) -> None:
         """Train until all workers have ended."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
 
         has_gpus = bool(self._resources.get("GPU"))
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # it would start all workers again by itself
@@ -135,8 +137,10 @@ class _TrainingThread(threading.Thread):
                     train_as_worker,
                     train_loop_config=self._config,
                     # Objects are always broadcast on the CPU.
-                    torch_config=TorchConfig(
-                        backend="cpu:gloo,cuda:nccl" if has_gpus else "gloo", timeout_s=_COLLECTIVE_SECONDS
+                    torch_config=torch_config(
+                        name_interface,
+                        backend="cpu:gloo,cuda:nccl" if has_gpus else "gloo",
+                        timeout_s=_COLLECTIVE_SECONDS,
                     ),
                     scaling_config=ScalingConfig(
                         num_workers=self._workers, use_gpu=has_gpus, resources_per_worker=self._resources
