@@ -77,7 +77,7 @@ def test_a_gpu_that_no_trial_uses_is_reported(monkeypatch: pytest.MonkeyPatch) -
     messages: list[str] = []
     for resources in ({"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}):
         monkeypatch.setattr(ray, "cluster_resources", lambda resources=resources: resources)
-        check_gpu(0.0, say=messages.append, stopping=threading.Event())
+        check_gpu(0.0, left_out=(), say=messages.append, stopping=threading.Event())
     assert messages == ["no trial uses the GPU that is there: with resources.gpus=0.5, two trials share one"]
 
 
@@ -90,7 +90,7 @@ def test_waiting_for_a_gpu_is_reported_and_can_be_interrupted(cluster: str, monk
         messages.append(text)
         stopping.set()
 
-    check_gpu(0.5, say=say, stopping=stopping)
+    check_gpu(0.5, left_out=(), say=say, stopping=stopping)
     assert messages == ["waiting for 0.5 GPU of the cluster, which others hold"]
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from whale_ray.data.caches.cache_folder import pixel_cache
 from whale_ray.device import worker_resources
-from whale_ray.errors import InputError, first_line
+from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import is_url
 from whale_ray.sweep.config.sweep_spec import Sweep
-from whale_ray.sweep.execution.cluster.ray_cluster import connected, start_on
+from whale_ray.sweep.execution.cluster.ray_cluster import connected, start_on, task_failure
 from whale_ray.sweep.execution.cluster.trial_slots import describe_left_out, nodes_with_places
 from whale_ray.sweep.planning.node_checks import SAME_CODE, NodeNeeds, code_version
 
@@ -92,15 +92,9 @@ class NodeAdmission:
         try:
             return str(ray.get(task))
         except ray.exceptions.RayTaskError as error:
-            return f"node {self._hosts[node]} must run the driver's code, but: {_reason(error)}. {SAME_CODE}"
+            return f"node {self._hosts[node]} must run the driver's code, but: {task_failure(error)}. {SAME_CODE}"
         except ray.exceptions.RayError:
             return None
-
-
-def _reason(error: Exception) -> str:
-    """Return the last line of an error of a task, which names the exception."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else first_line(error)
 
 
 def check_nodes(sweep: Sweep, address: str, *, say: Callable[[str], None]) -> dict[str, str]:

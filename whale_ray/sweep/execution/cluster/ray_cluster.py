@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from whale_ray.device import IDLE_GPU, reserved_device, without_default_threads
-from whale_ray.errors import InputError
+from whale_ray.errors import InputError, first_line
 from whale_ray.ray_address import check_driver_address, describe_mismatch
 from whale_ray.ray_private import free_agent_port, is_token_auth_enabled
 from whale_ray.ray_temp_folder import shorten_ray_folder
 from whale_ray.sweep.execution.cluster.ray_workarounds import kept_sigterm_handler, set_ray_environment
 
 _GPU_SECONDS = 20.0  # in which a process starts and imports torch
+_GPU_TRIES = 3  # of a check whose process or node is lost
 
 
 @contextlib.contextmanager
@@ -103,18 +105,36 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def check_gpu(gpus: float, *, say: Callable[[str], None], stopping: threading.Event) -> None:
+def select_other_nodes(nodes: Iterable[str]) -> dict[str, str]:
+    """Return the label selector of Ray for all nodes but some.
+
+    Args:
+        nodes: IDs of the nodes that get nothing.
+    """
+    excluded = ",".join(nodes)
+    return {"ray.io/node-id": f"!in({excluded})"} if excluded else {}
+
+
+def task_failure(error: Exception) -> str:
+    """Return the last line of an error of a task, which names the exception."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else first_line(error)
+
+
+def check_gpu(gpus: float, *, left_out: Iterable[str], say: Callable[[str], None], stopping: threading.Event) -> None:
     """Check on a node of the cluster that torch can use the GPU share that Ray reserves.
 
-    If other programs hold the GPUs, wait until one is free or `stopping` is set.
+    If other programs hold the GPUs, wait until one is free or `stopping` is set. A check that is lost with its process
+    or node is repeated.
 
     Args:
         gpus: GPU share of one trial; 0 prints a hint if the cluster has a GPU.
+        left_out: IDs of nodes that get no trial, and no check.
         say: Prints a line for the user.
         stopping: Ends the wait.
 
     Raises:
-        InputError: If torch cannot use a GPU there.
+        InputError: If torch cannot use a GPU there, or the check fails.
     """
     import ray
 
@@ -122,17 +142,53 @@ def check_gpu(gpus: float, *, say: Callable[[str], None], stopping: threading.Ev
         if ray.cluster_resources().get("GPU"):
             say(IDLE_GPU)
         return
-    check = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_fault_of_gpu).remote(gpus)
+    options = {"num_cpus": 0, "num_gpus": gpus, "max_retries": 0, "label_selector": select_other_nodes(left_out)}
+    task = ray.remote(**options)(_fault_of_gpu)
+    fault: str | None = None
+    for _ in range(_GPU_TRIES):
+        check = task.remote(gpus)
+        if not _is_done(check, f"{gpus:g} GPU", say=say, stopping=stopping):
+            return
+        try:
+            fault = ray.get(check)
+            break
+        except ray.exceptions.RayTaskError as error:
+            fault = f"{node_of_failure(error)} must run the check of its GPU, but: {task_failure(error)}"
+            break
+        except ray.exceptions.RayError as error:
+            fault = f"the check of a GPU was lost {_GPU_TRIES} times, at last: {first_line(error)}"
+    if fault:
+        raise InputError(f"resources.gpus: {fault}")
+
+
+def _is_done(check: Any, share: str, *, say: Callable[[str], None], stopping: threading.Event) -> bool:
+    """Wait until a task has ended; False if it was cancelled since `stopping` was set."""
+    import ray
+
     began, is_announced = time.monotonic(), False
     while not ray.wait([check], timeout=1.0)[0]:
         if stopping.is_set():
             ray.cancel(check)
-            return
+            return False
         if not is_announced and time.monotonic() - began > _GPU_SECONDS:
-            say(f"waiting for {gpus:g} GPU of the cluster, which others hold")
+            say(f"waiting for {share} of the cluster, which others hold")
             is_announced = True
-    if fault := ray.get(check):
-        raise InputError(f"resources.gpus: {fault}")
+    return True
+
+
+def node_of_failure(error: Exception) -> str:
+    """Return the node on which a task has failed, as `node HOST`.
+
+    Args:
+        error: A RayTaskError. `ray.get` raises it with the attributes of its cause; only its text has the IP address.
+    """
+    import ray
+
+    found = re.search(r"\bip=([\w.:]+)", str(error))
+    if found is None:
+        return "a node"
+    hosts = {node["NodeManagerAddress"]: node["NodeManagerHostname"] for node in ray.nodes()}
+    return f"node {hosts.get(found[1], found[1])}"
 
 
 def _fault_of_gpu(gpus: float) -> str:

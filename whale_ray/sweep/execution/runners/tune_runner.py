@@ -15,7 +15,7 @@ from ray import tune
 
 from whale_ray.sweep.execution.cluster.cache_aware_order import CacheAwareOrder
 from whale_ray.sweep.execution.cluster.node_admission import NodeAdmission
-from whale_ray.sweep.execution.cluster.ray_cluster import check_gpu
+from whale_ray.sweep.execution.cluster.ray_cluster import check_gpu, select_other_nodes
 from whale_ray.sweep.execution.cluster.ray_workarounds import NoTuneState
 from whale_ray.sweep.execution.cluster.trial_slots import TrialSlots, describe_left_out
 from whale_ray.sweep.execution.console import Progress
@@ -60,7 +60,7 @@ def run_trials(
     slots.wait_for_one(minutes=fixed["resources.wait_minutes"], say=progress.say, stopping=stopping)
     if stopping.is_set():
         return ""
-    check_gpu(fixed["resources.gpus"], say=progress.say, stopping=stopping)
+    check_gpu(fixed["resources.gpus"], left_out=slots.left_out, say=progress.say, stopping=stopping)
     trainable = tune.with_parameters(run_trial_on_ray, context=job)
     trainable.__name__ = f"{store.sweep.name}: one trial at a time"  # name of the actors in Ray's dashboard
     with (
@@ -105,8 +105,7 @@ def _reservation(slots: TrialSlots, config: Mapping[str, Any]) -> Any:
     amounts = slots.reservation(alone=config["alone"])
     if not config[LEFT_OUT]:
         return amounts
-    others = {"ray.io/node-id": f"!in({','.join(config[LEFT_OUT])})"}
-    return tune.PlacementGroupFactory([amounts], bundle_label_selector=[others])
+    return tune.PlacementGroupFactory([amounts], bundle_label_selector=[select_other_nodes(config[LEFT_OUT])])
 
 
 class _EventStopper(NoTuneState, tune.Stopper):
