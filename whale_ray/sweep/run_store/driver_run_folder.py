@@ -21,6 +21,7 @@ from whale_ray.inference.bundle_transfer.object_store import ObjectStore, is_url
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 from whale_ray.sweep.run_store.driver_lease import DriverLease
 from whale_ray.sweep.run_store.mirror import RunMirror
+from whale_ray.sweep.run_store.node_cache import adopt_cache, session_file
 from whale_ray.sweep.run_store.publisher import Publisher
 from whale_ray.sweep.run_store.run_download import Say, download_run, mirror_folder
 
@@ -39,6 +40,7 @@ class RemoteRun:
         folder: The driver's mirror, on its node.
         heartbeat_seconds: Time between two heartbeats of a trial on another node.
         claim: Token of the claim on a trial; "" before it is claimed.
+        earlier_claim: Token of the worker from which it was taken.
     """
 
     url: str
@@ -46,11 +48,12 @@ class RemoteRun:
     folder: Path
     heartbeat_seconds: float = 15.0
     claim: str = ""
+    earlier_claim: str = ""
 
     def is_shared(self, folder: Path) -> bool:
         """Return whether a local folder is the mirror that the driver itself uses and publishes."""
         try:
-            return _session_file(folder).read_text() == self.session
+            return session_file(folder).read_text() == self.session
         except OSError:
             return False
 
@@ -62,6 +65,7 @@ class OpenedRuns:
         folder: The local folder; the run folder is below it.
         remote: The run folder in a run store; None if `folder` is all there is.
         unpublished: Files that could not be uploaded, known when the block has ended.
+        publish: Uploads what has changed until now and waits for it, unless the store takes no files.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class OpenedRuns:
     ) -> None:
         self.folder, self.remote, self._mirror, self._say = folder, remote, mirror, say
         self.unpublished: list[str] = []
+        self.publish: Callable[[], None] = lambda: None
 
     def watched(self, *, stall_minutes: float | None) -> RemoteRun | None:
         """Return `remote` with heartbeats that are frequent enough to find stalled trials.
@@ -184,6 +189,7 @@ def opened_runs(
             folder = mirror_folder(url)
             if fresh:
                 _move_aside(store, folder)
+            adopt_cache(store, folder, say=say)
             mirror = download_run(store, folder, say)
         opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, real_path(folder)), mirror, say=say)
         with _published(opened, mirror, say):
@@ -195,8 +201,9 @@ def opened_runs(
 @contextmanager
 def _published(opened: OpenedRuns, mirror: RunMirror, say: Say) -> Iterator[None]:
     assert opened.remote is not None
-    write_atomically(_session_file(mirror.folder), opened.remote.session)
+    write_atomically(session_file(mirror.folder), opened.remote.session)
     publisher = Publisher(mirror, say=say)
+    opened.publish = publisher.flush
     try:
         yield
     finally:
@@ -217,10 +224,6 @@ def _refuse_job_folder(folder: Path) -> None:
             "working folder, which Ray deletes. Name a folder that the nodes share or object storage: "
             "--runs s3://BUCKET/PREFIX"
         )
-
-
-def _session_file(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.session")
 
 
 def _move_aside(store: ObjectStore, folder: Path) -> None:

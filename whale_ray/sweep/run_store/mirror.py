@@ -13,9 +13,8 @@ from typing import NamedTuple
 from whale_ray.atomic_files import replace_symlink
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store.changed_folders import LINK, ChangedFolders, Group, group_of, version_of
-from whale_ray.sweep.run_store.sync_record import SyncedVersions, SyncRecord
+from whale_ray.sweep.run_store.sync_record import RECORD, SyncedVersions, SyncRecord
 
-_RECORD = ".published.json"
 _FIRST = ("sweep.yaml", "identity.json")
 _LAST = ("result.json", "bundle.json", LINK)
 _WEIGHTS = "/checkpoint/encoder.safetensors"
@@ -58,7 +57,7 @@ class RunMirror:
         self.store, self.folder = store, folder
         self._lock = threading.Lock()
         self._downloading: set[str] = set()
-        self._record = SyncRecord(folder / below / _RECORD)
+        self._record = SyncRecord(folder / below / RECORD)
         self._folders = ChangedFolders(folder)
 
     def pull(

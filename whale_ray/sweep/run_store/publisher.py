@@ -57,6 +57,11 @@ class Publisher:
             self._state.notify_all()
             self._state.wait_for(lambda: self._published >= before or self._is_failing or self._ended.is_set())
 
+    def flush(self) -> None:
+        """Upload what has changed until now, and wait for it; not while the store takes no files."""
+        self.publish_epoch()
+        self.publish_epoch()
+
     def stop(self) -> None:
         """End the thread after the upload that it is in."""
         self._ended.set()

@@ -10,6 +10,9 @@ from typing import NamedTuple
 from whale_ray.atomic_files import write_atomically
 from whale_ray.sweep.run_store.changed_folders import group_of
 
+RECORD = ".published.json"
+"""Name of the record in a run folder, or in the folder of a trial on a node."""
+
 
 class SyncedVersions(NamedTuple):
     """Versions of a file when it was last uploaded or downloaded.

@@ -6,6 +6,9 @@ import uuid
 
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 
+CLAIM = ".worker"
+"""Name of the claim's object in the folder of a trial, and of the file with the last token of a node's cache."""
+
 
 class TrialClaim:
     """Claim of one worker on a trial.
@@ -19,24 +22,37 @@ class TrialClaim:
         store: Store of the run folder.
         prefix: Folder of the trial in it, with a slash at the end.
         token: Token of a claim that another process of the same worker has taken; "" for a new one.
+        previous: With a token: token of the worker from which the claim was taken.
+
+    Attributes:
+        token: Token of this claim.
+        previous: Token of the worker from which the claim was taken; "" if that has released it, None before `take`.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, *, token: str = "") -> None:
+    def __init__(self, store: ObjectStore, prefix: str, *, token: str = "", previous: str = "") -> None:
         self.token = token or uuid.uuid4().hex
+        self.previous = previous if token else None
         self._store, self._prefix = store, prefix
         self._is_passed_on = bool(token)
 
     def take(self) -> None:
         """Take the claim from any other worker; a claim with a token is taken already."""
         if not self._is_passed_on:
+            if self.previous is None:  # the first call, or one after errors
+                self.previous = self.holder() or ""
             self._store.write(self._key, self.token.encode())
+
+    def holder(self) -> str | None:
+        """Return the token in the store; None if there is none."""
+        try:
+            return self._store.read(self._key).decode()
+        except FileNotFoundError:
+            return None
 
     def is_held(self) -> bool:
         """Return whether no other worker has taken the claim. An emptied store does not change the holder."""
-        try:
-            return self._store.read(self._key).decode() == self.token
-        except FileNotFoundError:
-            return self._store.size(f"{self._prefix}settings.json") is None
+        holder = self.holder()
+        return self._store.size(f"{self._prefix}settings.json") is None if holder is None else holder == self.token
 
     def release(self) -> None:
         """Delete the claim if this process has taken it and still holds it."""
@@ -45,4 +61,4 @@ class TrialClaim:
 
     @property
     def _key(self) -> str:
-        return f"{self._prefix}.worker"
+        return f"{self._prefix}{CLAIM}"

@@ -14,12 +14,14 @@ from typing import Any
 
 import pyarrow
 
+from whale_ray.atomic_files import write_atomically
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store.driver_run_folder import RemoteRun
 from whale_ray.sweep.run_store.mirror import RunMirror
+from whale_ray.sweep.run_store.node_cache import drop_other_run, drop_stale_files
 from whale_ray.sweep.run_store.publisher import Publisher
 from whale_ray.sweep.run_store.run_download import mirror_folder
-from whale_ray.sweep.run_store.trial_claim import TrialClaim
+from whale_ray.sweep.run_store.trial_claim import CLAIM, TrialClaim
 
 WAIT_SECONDS = 600.0
 HEARTBEAT = "heartbeat"
@@ -58,7 +60,8 @@ def published_trial(
     Each epoch is published while the next one trains. All files are published before the report that the trial has
     ended, and, if the process is ended by SIGTERM, before it exits. Reports have `elsewhere`; the last one has
     `no_room` with the reason if files could not be published. If the store takes no files at the end of a trial, it is
-    asked again for 10 minutes; if the trial is stopped, for 20 s.
+    asked again for 10 minutes; if the trial is stopped, for 20 s. Files that wait then count if the trial starts on
+    this node again before another worker has had it: the claim is kept.
 
     Args:
         remote: The run folder in a run store; None if `folder` is the run folder.
@@ -76,23 +79,22 @@ def published_trial(
         yield TrialPlace(folder, report, _ignore, None)
         return
     store = ObjectStore(remote.url)
-    claim = TrialClaim(store, prefix, token=remote.claim)
-    claimed = dataclasses.replace(remote, claim=claim.token)
+    claim = TrialClaim(store, prefix, token=remote.claim, previous=remote.earlier_claim)
     if remote.is_shared(remote.folder):
         with contextlib.suppress(OSError, pyarrow.ArrowException):  # the driver's publisher reports it
             claim.take()
-        yield TrialPlace(remote.folder, report, _ignore, claimed)
+        yield TrialPlace(remote.folder, report, _ignore, _passed_on(remote, claim))
         _release(claim)
         return
-    files = _TrialFiles(store, claimed, prefix, claim, report, trains=trains)
+    files = _TrialFiles(store, remote, prefix, claim, report, trains=trains)
     atexit.register(files.finish)
     try:
-        yield TrialPlace(files.folder, files.report, files.report_heartbeat, claimed)
+        yield TrialPlace(files.folder, files.report, files.report_heartbeat, _passed_on(remote, claim))
         files.finish_unreported()
     finally:
         atexit.unregister(files.finish)
-        files.finish()
-        _release(claim)
+        if not files.finish():
+            _release(claim)
 
 
 class _TrialFiles:
@@ -104,7 +106,7 @@ class _TrialFiles:
         self._store = store  # that of the claim, so that both are connected again
         self.folder = mirror_folder(remote.url)
         self._remote, self._prefix, self._claim, self._report = remote, prefix, claim, report
-        _fetch(RunMirror(store, self.folder, below=prefix), prefix, claim)
+        _fetch(store, self.folder, prefix, claim)
         self._publisher = self._open_publisher() if trains else None
         self._pending: list[str] | None = None
         self._has_waited = False
@@ -172,23 +174,37 @@ class _TrialFiles:
             raise SystemExit(f"another worker has taken over {self._remote.url}/{self._prefix}")
 
 
-def _fetch(mirror: RunMirror, prefix: str, claim: TrialClaim) -> None:
+def _fetch(store: ObjectStore, folder: Path, prefix: str, claim: TrialClaim) -> None:
     """Claim and download the trial, once the driver has published its settings, and what its scoring needs."""
     begun = time.monotonic()
     while True:
         try:
-            claim.take()
-            mirror.pull(prefix)
-            if (mirror.folder / prefix / "settings.json").exists():
-                RunMirror(mirror.store, mirror.folder).pull(recursive=False, beginning=_EVIDENCE)
+            if f"{prefix}settings.json" in store.list(prefix):
+                _download(store, folder, prefix, claim)
                 return
-            reason = f"{mirror.store.url}/{prefix}settings.json is not published"
+            reason = f"{store.url}/{prefix}settings.json is not published"
         except (OSError, pyarrow.ArrowException) as error:
             reason = str(error)
-            mirror.store.reconnect()
+            store.reconnect()
         if time.monotonic() - begun > WAIT_SECONDS:
             raise OSError(f"a trial starts from its settings, but {reason}")
         time.sleep(1.0)
+
+
+def _download(store: ObjectStore, folder: Path, prefix: str, claim: TrialClaim) -> None:
+    """Make the cached files of the trial those of the store, with what its last worker here could not upload."""
+    drop_other_run(store, folder)
+    claim.take()
+    path = folder / prefix / CLAIM
+    is_last = path.exists() and path.read_text() in (claim.previous, claim.token)
+    drop_stale_files(folder, prefix, store.list(prefix), is_last=is_last)
+    RunMirror(store, folder, below=prefix).pull(prefix)
+    RunMirror(store, folder).pull(recursive=False, beginning=_EVIDENCE)
+    write_atomically(path, claim.token)
+
+
+def _passed_on(remote: RemoteRun, claim: TrialClaim) -> RemoteRun:
+    return dataclasses.replace(remote, claim=claim.token, earlier_claim=claim.previous or "")
 
 
 def _release(claim: TrialClaim) -> None:

@@ -82,6 +82,7 @@ def run_session(
         identity = sweep_identity(folder, sweep.name)
         if retry_failed:
             forget_failed(folder)
+            opened.publish()  # lest another node downloads the results that are gone
         gather_local_evidence(sweep, dataset, folder, say=progress.say, progress=progress.console.is_terminal)
         if import_from is not None:
             for line in import_run(import_from, folder, sweep, dataset).lines(import_from):
