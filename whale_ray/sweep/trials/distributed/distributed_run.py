@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from whale_ray.device import reserved_device
+from whale_ray.errors import first_line
 from whale_ray.ray_private import torch_config
 from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.run_folder.heartbeat import Beat
@@ -67,7 +68,7 @@ class DistributedRun:
             report: Called with the row of each new epoch. If it raises, all workers end before it is raised again.
 
         Raises:
-            WorkerLostError: If a worker has been killed.
+            WorkerLostError: If a worker, or the channel to the workers, has been killed before the result has come.
         """
         import ray
 
@@ -84,8 +85,8 @@ class DistributedRun:
         finally:
             training.join()
             ray.kill(channel)
-        training.raise_error()
         if result is None:
+            training.raise_error()
             raise WorkerLostError("the workers ended without a result")
         return result
 
@@ -96,7 +97,10 @@ class DistributedRun:
         has_started = False
         while True:
             has_ended = not training.is_alive()
-            message = ray.get(channel.receive.remote(0.0 if has_ended else _POLL_SECONDS))
+            try:
+                message = ray.get(channel.receive.remote(0.0 if has_ended else _POLL_SECONDS))
+            except ray.exceptions.RayActorError as error:
+                raise WorkerLostError(f"the channel to the workers is lost: {first_line(error)}") from error
             if message is None and has_ended:
                 return None
             if message is None:
