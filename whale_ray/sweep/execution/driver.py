@@ -73,6 +73,8 @@ def run_sweep(
             in_process=in_process,
             left_out=left_out,
         )
+    if opened.is_taken_over:  # the URL has the results of another driver
+        return replace(result, interrupted=True)
     url = opened.remote.url if opened.remote else None
     return replace(result, url=url, unpublished=tuple(opened.unpublished))
 

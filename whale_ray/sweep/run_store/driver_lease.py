@@ -44,7 +44,10 @@ class DriverLease:
     Args:
         store: Store of the run folder.
         say: Prints a line while another driver's lease is watched.
-        on_lost: Called if another driver has taken the lease.
+        on_lost: Called once if another driver has taken the lease.
+
+    Attributes:
+        is_lost: Another driver has taken the lease.
     """
 
     def __init__(self, store: ObjectStore, *, say: Callable[[str], None], on_lost: Callable[[], None]) -> None:
@@ -52,6 +55,8 @@ class DriverLease:
         self._key = f"{FOLDER}/{uuid.uuid4().hex}"
         self._beats = 0
         self._seen: dict[str, int] = {}
+        self.is_lost = False
+        self._losing = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run store lease", daemon=True)
 
@@ -89,8 +94,7 @@ class DriverLease:
         Raises:
             LeaseLostError: If another driver has deleted it or has written its own.
         """
-        # Without any object, the bucket has vanished or was emptied: no driver has taken over.
-        if self._key not in self._store.list(FOLDER) and self._store.list():
+        if self._is_taken():
             raise LeaseLostError
         self._write()
         others = self._others()
@@ -99,12 +103,34 @@ class DriverLease:
         if any(count >= _MAX_SEEN and not self._has_ended(key) for key, count in self._seen.items()):
             raise LeaseLostError
 
+    def is_held(self) -> bool:
+        """Return whether no other driver has taken the lease, as the store says now.
+
+        A driver that was suspended asks before it renews its lease.
+
+        Raises:
+            OSError: If the storage refuses the call.
+        """
+        if not self.is_lost and self._is_taken():
+            self._lose()
+        return not self.is_lost
+
+    def _is_taken(self) -> bool:
+        # Without any object, the bucket has vanished or was emptied: no driver has taken over.
+        return self._store.size(self._key) is None and bool(self._store.list())
+
+    def _lose(self) -> None:
+        with self._losing:
+            if not self.is_lost:
+                self.is_lost = True
+                self._on_lost()
+
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
             try:
                 self.renew()
             except LeaseLostError:
-                self._on_lost()
+                self._lose()
                 return
             except (OSError, pyarrow.ArrowException):  # the publisher says so
                 self._store.reconnect()  # the lease expires only if another driver asks for it

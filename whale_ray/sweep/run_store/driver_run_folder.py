@@ -22,6 +22,7 @@ from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 from whale_ray.sweep.run_store.driver_lease import DriverLease
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.node_cache import adopt_cache, session_file
+from whale_ray.sweep.run_store.old_runs import move_run_aside
 from whale_ray.sweep.run_store.publisher import Publisher
 from whale_ray.sweep.run_store.run_download import Say, download_run, mirror_folder
 
@@ -65,6 +66,7 @@ class OpenedRuns:
         folder: The local folder; the run folder is below it.
         remote: The run folder in a run store; None if `folder` is all there is.
         unpublished: Files that could not be uploaded, known when the block has ended.
+        is_taken_over: Another driver has taken over the run folder; known when the block has ended.
         publish: Uploads what has changed until now and waits for it, unless the store takes no files.
     """
 
@@ -78,6 +80,7 @@ class OpenedRuns:
     ) -> None:
         self.folder, self.remote, self._mirror, self._say = folder, remote, mirror, say
         self.unpublished: list[str] = []
+        self.is_taken_over = False
         self.publish: Callable[[], None] = lambda: None
 
     def watched(self, *, stall_minutes: float | None) -> RemoteRun | None:
@@ -188,27 +191,33 @@ def opened_runs(
         with storage_errors(url):
             folder = mirror_folder(url)
             if fresh:
-                _move_aside(store, folder)
+                move_run_aside(store, folder)
             adopt_cache(store, folder, say=say)
             mirror = download_run(store, folder, say)
         opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, real_path(folder)), mirror, say=say)
-        with _published(opened, mirror, say):
+        with _published(opened, mirror, lease, say):
             yield opened
     finally:
         lease.release()
 
 
 @contextmanager
-def _published(opened: OpenedRuns, mirror: RunMirror, say: Say) -> Iterator[None]:
+def _published(opened: OpenedRuns, mirror: RunMirror, lease: DriverLease, say: Say) -> Iterator[None]:
     assert opened.remote is not None
     write_atomically(session_file(mirror.folder), opened.remote.session)
-    publisher = Publisher(mirror, say=say)
+    publisher = Publisher(mirror, say=say, may_publish=lease.is_held)
     opened.publish = publisher.flush
     try:
         yield
     finally:
         opened.unpublished = publisher.finish()
-        if opened.unpublished:
+        opened.is_taken_over = lease.is_lost
+        if lease.is_lost:
+            say(
+                f"another driver has taken over {mirror.store.url}: nothing was published after that, neither "
+                f"leaderboard nor best bundle. The files of this sweep are in {mirror.folder}"
+            )
+        elif opened.unpublished:
             shown = ", ".join(opened.unpublished[:5]) + (", …" if len(opened.unpublished) > 5 else "")
             say(
                 f"{len(opened.unpublished)} files are not in {mirror.store.url}: {shown}. They are kept in "
@@ -224,14 +233,3 @@ def _refuse_job_folder(folder: Path) -> None:
             "working folder, which Ray deletes. Name a folder that the nodes share or object storage: "
             "--runs s3://BUCKET/PREFIX"
         )
-
-
-def _move_aside(store: ObjectStore, folder: Path) -> None:
-    """Give the objects of a run other keys, beside the run folder, and its mirror another name."""
-    parent, _, name = store.url.rpartition("/")
-    runs, aside = ObjectStore(parent), f"{name}.{time.strftime('%Y%m%d-%H%M%S')}"
-    for key in store.list():
-        if not key.startswith("."):
-            runs.move(f"{name}/{key}", f"{aside}/{key}")
-    folder.rename(folder.with_name(aside))
-    folder.mkdir()

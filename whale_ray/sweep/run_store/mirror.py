@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing, contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,16 +113,17 @@ class RunMirror:
             deleted += found.deleted
         return Changes(sorted(changed, key=_order), deleted)
 
-    def publish(self, changes: Changes) -> None:
+    def publish(self, changes: Changes, *, may_go_on: Callable[[], bool] = lambda: True) -> None:
         """Upload changed files, results last, and delete the objects of deleted ones.
 
         Args:
             changes: The changes that `changes` has returned.
+            may_go_on: Asked before each file; if False, the others are left.
         """
         with self._saved_record():
-            for key in changes.changed:
+            for key in takewhile(lambda _: may_go_on(), changes.changed):
                 self._upload(key)
-            for key in changes.deleted:
+            for key in takewhile(lambda _: may_go_on(), changes.deleted):
                 self.store.delete(key)
                 self._record.put(key, None)
 

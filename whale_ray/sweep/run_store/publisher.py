@@ -13,6 +13,7 @@ from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_store.mirror import RunMirror
 
 EVERY_SECONDS = 3.0
+ASK_SECONDS = 5.0
 FINISH_SECONDS = 20.0
 
 
@@ -23,7 +24,8 @@ class Publisher:
         mirror: The mirror.
         prefix: Folder below the run folder to upload; "" for all.
         say: Prints a line when the store cannot be reached, and when it can be reached again.
-        may_publish: Asked before each upload; if False, nothing is uploaded any more.
+        may_publish: Asked before changes are uploaded, and again in an upload that takes long or whose process was
+            suspended; if False, nothing is uploaded or deleted any more.
 
     Attributes:
         is_superseded: True once `may_publish` was False.
@@ -39,6 +41,7 @@ class Publisher:
     ) -> None:
         self._mirror, self._prefix, self._say, self._may_publish = mirror, prefix, say, may_publish
         self.is_superseded = False
+        self._asked_at = float("-inf")
         self._ended = threading.Event()
         self._is_failing = self._is_disk_full = False
         self._state = threading.Condition()
@@ -104,10 +107,9 @@ class Publisher:
             if self._is_failing:
                 self._mirror.store.reconnect()
             changes = self._mirror.changes(self._prefix, thorough=thorough)
-            if changes and not (self.is_superseded or self._may_publish()):
-                self.is_superseded = True
-            if not self.is_superseded:
-                self._mirror.publish(changes)
+            self._asked_at = float("-inf")
+            if changes and self._may_go_on():
+                self._mirror.publish(changes, may_go_on=self._may_go_on)
         except (OSError, pyarrow.ArrowException) as error:
             is_failing, self._is_disk_full = True, is_disk_full(error)
             if not self._is_failing:
@@ -122,3 +124,10 @@ class Publisher:
             self._published = self._published if is_failing else requested
             self._state.notify_all()
         return not is_failing
+
+    def _may_go_on(self) -> bool:
+        now = time.time()  # unlike the monotonic clock, it goes on while a machine is suspended
+        if not self.is_superseded and abs(now - self._asked_at) > ASK_SECONDS:
+            self.is_superseded = not self._may_publish()
+            self._asked_at = now
+        return not self.is_superseded
