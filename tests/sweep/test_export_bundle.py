@@ -21,6 +21,7 @@ from whale_ray.data.catalog import Catalog
 from whale_ray.data.decoding.thumbnails import THUMBNAIL_SIDE
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle import read_bundle
+from whale_ray.inference.golden_images import golden_distance
 from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.execution.bundle_pictures import gallery_thumbnails
 from whale_ray.sweep.execution.export_bundle import make_best_bundle, make_bundle
@@ -28,6 +29,7 @@ from whale_ray.sweep.planning.dataset import Dataset, open_dataset
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
 from whale_ray.sweep.run_folder.leaderboard import finished_trials
 from whale_ray.sweep.run_folder.records import Record, read_record
+from whale_ray.sweep.trials.embeddings_io import read_embeddings
 
 if TYPE_CHECKING:
     from whale_ray.sweep.execution.driver import SweepResult
@@ -159,6 +161,17 @@ def test_a_collapsed_encoder_cannot_become_a_bundle(record: Record, dataset: Dat
     assert not (tmp_path / "bundles").exists()
 
 
+def test_a_trial_knows_whether_its_encoder_has_collapsed(record: Record) -> None:
+    assert record.result["golden_distance"] > 1e-3
+    assert not record.has_collapsed
+    views, _ = read_embeddings(record.folder)
+    same = np.repeat(views["plain"][:1], 20, axis=0)
+    few = np.concatenate([views["plain"][:3]] * 5)
+    for embeddings, collapsed in ((views["plain"], False), (same, True), (few, True), (same[:1], False)):
+        result = {**record.result, "golden_distance": golden_distance(embeddings)}
+        assert dataclasses.replace(record, result=result).has_collapsed is collapsed
+
+
 def test_the_next_trial_becomes_the_bundle_if_the_best_cannot_with_a_notice(
     record: Record, finished: SweepResult, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -171,7 +184,14 @@ def test_the_next_trial_becomes_the_bundle_if_the_best_cannot_with_a_notice(
     (line,) = [message for message in messages if "cannot" in message]
     assert f"trial {record.trial} cannot become a bundle" in line
     assert "keep_checkpoints" in line
-    assert make_best_bundle([record], dataset, run=tmp_path, say=messages.append, **OPTIONS) is None
+    messages.clear()
+    assert make_best_bundle([record] * 2_000, dataset, run=tmp_path, say=messages.append, **OPTIONS) is None
+    (line,) = messages
+    assert "and 1997 more cannot become a bundle" in line
+    messages.clear()
+    collapsed = dataclasses.replace(record, result={**record.result, "golden_distance": 1e-6})
+    assert make_best_bundle([collapsed, record], dataset, run=tmp_path, say=messages.append, **OPTIONS) is None
+    assert ["has collapsed" in line for line in messages] == [True, False]
 
 
 def test_the_ranking_in_service_is_the_ranking_that_was_scored(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from whale_ray.sweep.run_folder.leaderboard import finished_trials, leaderboard, write_leaderboard
+from whale_ray.sweep.run_folder.leaderboard import finished_trials, kept_weights, leaderboard, write_leaderboard
 from whale_ray.sweep.run_folder.records import read_record, read_records, write_record, write_result
 
 AXES = ["loss.name", "train.learning_rate"]
@@ -116,3 +117,13 @@ def test_an_unfinished_trial_shows_the_last_epoch_that_was_evaluated(tmp_path: P
 def test_a_trial_folder_without_records_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "trials" / "empty").mkdir(parents=True)
     assert read_records(tmp_path) == []
+
+
+def test_weights_of_collapsed_trials_are_kept_only_in_place_of_no_others(tmp_path: Path) -> None:
+    for number, name in enumerate("abcde"):
+        trial(tmp_path, name, status="finished", recallat_1=0.9 - number / 10)
+    sweep: Any = SimpleNamespace(objective="recall@1", also=None, ranked_by="recall@1", fixed={"keep_checkpoints": 3})
+    table = table_of(tmp_path)
+    assert kept_weights(table, sweep) == {"a", "b", "c"}
+    assert kept_weights(table, sweep, collapsed={"a", "b"}) == {"c", "d", "e"}
+    assert kept_weights(table, sweep, collapsed={"a", "b", "d"}) == {"c", "e", "a"}

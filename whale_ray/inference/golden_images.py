@@ -10,6 +10,8 @@ from whale_ray.errors import BundleError
 from whale_ray.inference.bundle_contents import BundleContents, golden_tolerance
 from whale_ray.inference.keypoints.keypoint_files import check_golden_keypoints
 
+GOLDEN_IMAGES = 6
+
 
 def check_golden_images(contents: BundleContents, *, runtime: str, difference: Callable[[np.ndarray], float]) -> None:
     """Check that the golden images of a bundle give their embeddings within its tolerance, and their keypoints.
@@ -42,6 +44,34 @@ def check_golden_images(contents: BundleContents, *, runtime: str, difference: C
         )
     if contents.keypoints is not None:
         check_golden_keypoints(contents.keypoints, contents.golden, bundle=name)
+
+
+def far_apart(vectors: np.ndarray, count: int) -> list[int]:
+    """Return the rows of up to `count` vectors, each the farthest from those before it (greedy).
+
+    Args:
+        vectors: Float32, of length 1, shape (N, D).
+        count: Number of rows.
+    """
+    chosen = [0]
+    nearest = vectors @ vectors[0]
+    while len(chosen) < min(count, len(vectors)):
+        chosen.append(int(np.argmin(nearest)))
+        nearest = np.maximum(nearest, vectors @ vectors[chosen[-1]])
+    return chosen
+
+
+def golden_distance(embeddings: np.ndarray) -> float:
+    """Return the smallest cosine distance between the embeddings that golden images would have.
+
+    Near 0 if the encoder has collapsed to a few embeddings: it cannot become a bundle.
+
+    Args:
+        embeddings: Of the gallery, any floats, shape (N, D).
+    """
+    vectors = embeddings.astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return 10.0 * largest_tolerance(vectors[far_apart(vectors, GOLDEN_IMAGES)])
 
 
 def largest_tolerance(golden_vectors: np.ndarray) -> float:

@@ -8,13 +8,11 @@ import numpy as np
 
 from whale_ray.errors import BundleError
 from whale_ray.inference.bundle_contents import BundleContents
-from whale_ray.inference.golden_images import largest_tolerance
+from whale_ray.inference.golden_images import GOLDEN_IMAGES, far_apart, largest_tolerance
 from whale_ray.inference.keypoints.keypoint_files import features_of_pictures
 from whale_ray.inference.predictor import Bundle
 from whale_ray.sweep.execution.bundle_pictures import golden_pictures
 from whale_ray.sweep.planning.dataset import Dataset
-
-GOLDEN_IMAGES = 6
 
 
 def with_golden_images(contents: BundleContents, dataset: Dataset) -> BundleContents:
@@ -27,7 +25,7 @@ def with_golden_images(contents: BundleContents, dataset: Dataset) -> BundleCont
     Raises:
         BundleError: If the encoder has collapsed: it cannot tell its golden images apart.
     """
-    rows = _far_apart(contents.gallery.astype(np.float32), GOLDEN_IMAGES)
+    rows = far_apart(contents.gallery.astype(np.float32), GOLDEN_IMAGES)
     golden = golden_pictures(dataset, contents.table["image"].iloc[rows])
     if contents.keypoints is not None:
         features = features_of_pictures(golden, contents.keypoints.gallery.kind)
@@ -45,13 +43,3 @@ def with_golden_images(contents: BundleContents, dataset: Dataset) -> BundleCont
         )
     manifest = contents.manifest | {"tolerance": tolerance}
     return dataclasses.replace(contents, manifest=manifest, golden=golden, golden_vectors=together)
-
-
-def _far_apart(vectors: np.ndarray, count: int) -> list[int]:
-    """Return the rows of up to `count` vectors, each the farthest from those before it (greedy)."""
-    chosen = [0]
-    nearest = vectors @ vectors[0]
-    while len(chosen) < min(count, len(vectors)):
-        chosen.append(int(np.argmin(nearest)))
-        nearest = np.maximum(nearest, vectors @ vectors[chosen[-1]])
-    return chosen

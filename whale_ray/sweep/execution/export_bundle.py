@@ -41,6 +41,14 @@ from whale_ray.sweep.trials.embeddings_io import TRAITS, read_embeddings, read_p
 
 MOST_QUERIES = 200
 _MOST_CALIBRATION = 256
+_COLLAPSED = (
+    "its encoder has collapsed to (nearly) one embedding, so that other trials' weights were kept. Train it longer, or "
+    "with a smaller learning rate"
+)
+_DROPPED = (
+    "a bundle needs weights, which were dropped when others were better. Raise keep_checkpoints before a sweep whose "
+    "objective may change"
+)
 _TIMED = "; the runtimes of its encoder are timed on this machine"
 
 
@@ -71,14 +79,34 @@ def make_best_bundle(
             the weights of the trial.
         **options: Options of `load_made_bundle`.
     """
+    without: list[Record] = []
     for record in records:
+        if retrain is None and not _has_weights(record):
+            without.append(record)
+            continue
+        _say_without_weights(without, say)
         try:
             source = record if retrain is None else dataclasses.replace(record, folder=retrain(record.trial))
             say(f"the bundle of trial {record.trial} is made" + _TIMED * (options.get("runtime") == "auto"))
             return load_made_bundle(source, dataset, run=run, **options)
         except BundleError as error:
             say(f"trial {record.trial} cannot become a bundle: {error}")
+    _say_without_weights(without, say)
     return None
+
+
+def _say_without_weights(records: list[Record], say: Callable[[str], None]) -> None:
+    """Say why trials have no weights, in a line for each reason, and forget them; thousands of trials have none."""
+    for reason, has_collapsed in ((_COLLAPSED, True), (_DROPPED, False)):
+        trials = [record.trial for record in records if record.has_collapsed is has_collapsed]
+        if trials:
+            shown = ", ".join(trials[:3]) + (f" and {len(trials) - 3} more" if len(trials) > 3 else "")
+            say(f"trial {shown} cannot become a bundle: {reason}")
+    records.clear()
+
+
+def _has_weights(record: Record) -> bool:
+    return (record.folder / "checkpoint" / WEIGHTS).exists()
 
 
 def make_bundle(record: Record, dataset: Dataset, *, run: Path, **options: Any) -> Path:
@@ -117,11 +145,8 @@ def load_made_bundle(
     Raises:
         BundleError: If the encoder has collapsed to (nearly) one embedding, or the trial's weights were not kept.
     """
-    if not (record.folder / "checkpoint" / WEIGHTS).exists():
-        raise BundleError(
-            f"a bundle needs weights, but those of trial {record.trial} were dropped when it was not among the best. "
-            "Raise keep_checkpoints before a sweep whose objective may change"
-        )
+    if not _has_weights(record):
+        raise BundleError(f"trial {record.trial} cannot become a bundle: {_DROPPED}")
     contents = _contents(record, dataset, examples=examples, thumbnails=thumbnails, license_id=license_id)
     contents = with_golden_images(contents, dataset)
     folder = run / "bundles" / str(contents.manifest["id"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.run_folder.records import SCORES, SCORES_OVER_INDIVIDUALS, Record
 
 
-def kept_weights(table: pd.DataFrame, sweep: Sweep) -> set[str]:
+def kept_weights(table: pd.DataFrame, sweep: Sweep, *, collapsed: Container[str] = ()) -> set[str]:
     """Return the trials whose weights are kept, at most `keep_checkpoints`.
 
     With two objectives, the best trials of both: the winner by the other one is deployed after `prefer` changes.
@@ -25,13 +25,15 @@ def kept_weights(table: pd.DataFrame, sweep: Sweep) -> set[str]:
     Args:
         table: The leaderboard.
         sweep: The sweep.
+        collapsed: Trials that cannot become a bundle: their weights are kept only in place of no others.
     """
     finished = table[table["status"] == "finished"]
     orders = [finished["trial"].tolist()]
     for name in (sweep.objective, sweep.also):
         if name is not None and name != sweep.ranked_by:
             orders.append(finished.sort_values(name, ascending=name == sweep.also)["trial"].tolist())
-    return set(first_in_turn(orders, sweep.fixed["keep_checkpoints"]))
+    in_turn = first_in_turn(orders, len(finished))
+    return set(sorted(in_turn, key=lambda trial: trial in collapsed)[: sweep.fixed["keep_checkpoints"]])
 
 
 def first_in_turn(orders: Sequence[Sequence[str]], count: int) -> list[str]:

@@ -22,6 +22,8 @@ SCORES = (*QUERY_SCORES, "recall@1_low", "recall@1_high")
 SCORES_OVER_INDIVIDUALS = tuple(f"{name}{end}" for name in INDIVIDUAL_SCORES for end in ("", "_low", "_high"))
 """Columns of leaderboard.csv after all others except those of repeated trials."""
 
+_COLLAPSED = 1e-5  # cosine distance; rounding of float32 differs by up to 1e-6 between runtimes
+
 
 @dataclass(frozen=True)
 class Record:
@@ -49,6 +51,11 @@ class Record:
     def status(self) -> str:
         """Return finished, pruned or failed; running if there is no result (also after an interruption)."""
         return str(self.result.get("status", "running"))
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Return whether the encoder gives photographs (nearly) the same embedding, so that it cannot be served."""
+        return float(self.result.get("golden_distance", 1.0)) < _COLLAPSED
 
 
 def write_record(

@@ -17,6 +17,7 @@ import numpy as np
 from whale_ray.data.image_io import Geometry
 from whale_ray.data.pixel_cache import DecodedImages
 from whale_ray.device import keep_freed_memory, limit_threads, reserved_device, worker_resources
+from whale_ray.inference.golden_images import golden_distance
 from whale_ray.retrieval.search.proxy_classifier import ClassProxies
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.planning.dataset import Dataset, geometry_of
@@ -182,6 +183,7 @@ class TrialRun:
         evaluation = score_trial(
             views, table, scoring=self.scoring, settings=self.settings, run=self.context.folder, proxies=proxies
         )
+        named = (table["individual"] != self.settings["data"]["unknown_label"]).to_numpy()
         write_scores(evaluation, self.folder)
         write_embeddings(views, table, self.folder, proxies)
         shutil.rmtree(self.folder / FOLDS, ignore_errors=True)
@@ -192,6 +194,7 @@ class TrialRun:
             **curve.last_note(),
             "epochs": len(curve.epochs),
             "embedding_size": views["plain"].shape[1],
+            "golden_distance": golden_distance(views["plain"][named]),
             "milliseconds_per_image": 1000.0 / speed,
         }
 
