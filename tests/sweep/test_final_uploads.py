@@ -6,15 +6,23 @@ import errno
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from run_store_files import store_on_disk, use_empty_cache, write_files
+from run_store_files import refuse_calls, store_on_disk, use_empty_cache, write_files
 
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
+from whale_ray.sweep.planning.node_checks import UNFIT_NODE
 from whale_ray.sweep.run_store import publisher, trial_files
 from whale_ray.sweep.run_store.driver_run_folder import RemoteRun
-from whale_ray.sweep.run_store.trial_files import TrialPlace, UnpublishedTrialError, published_trial
+from whale_ray.sweep.run_store.trial_files import (
+    TrialPlace,
+    UnpublishedTrialError,
+    UnreachableStoreError,
+    published_trial,
+)
 from whale_ray.sweep.trials.distributed.distributed_run import is_lost_worker
+from whale_ray.sweep.trials.worker import run_trial_on_ray
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -118,3 +126,23 @@ def test_a_trial_of_several_workers_is_lost_if_its_files_are_not_published(
     with pytest.raises(UnpublishedTrialError, match="takes no files; 1 files of the trial wait in") as raised:
         train()
     assert is_lost_worker(raised.value)
+
+
+def test_a_node_that_does_not_reach_the_store_for_minutes_is_left_out(
+    remote: RemoteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[dict[str, Any]] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: Mock(get_node_id=lambda: "n1"))
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    monkeypatch.setattr(trial_files, "WAIT_SECONDS", 0.2)
+    refuse_calls("list", 1_000_000, monkeypatch)
+    context = Mock(working_folder=tmp_path, folder=tmp_path / "runs/little", remote=remote, workers=1)
+    context.on_this_node.return_value = context
+    run_trial_on_ray({"trial": "1"}, context)
+    assert [one[UNFIT_NODE] for one in reported] == ["n1"]
+    assert "must reach the run folder for each trial, but for 0.2 s: the credentials" in reported[0]["note"]
+
+
+def test_a_worker_of_several_that_does_not_reach_the_store_is_lost() -> None:
+    assert is_lost_worker(UnreachableStoreError("no answer"))

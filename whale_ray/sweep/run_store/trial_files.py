@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow
 
 from whale_ray.atomic_files import write_atomically
+from whale_ray.errors import first_line
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store.driver_run_folder import RemoteRun
 from whale_ray.sweep.run_store.mirror import RunMirror
@@ -28,6 +30,10 @@ HEARTBEAT = "heartbeat"
 """Key of a report that only shows that the trial is alive: its process (`pid`) and Ray node (`node`)."""
 _EVIDENCE = "local-"
 Report = Callable[[dict[str, Any]], object]
+
+
+class UnreachableStoreError(Exception):
+    """A trial could not begin on a node, since the store did not answer or has no settings of the trial."""
 
 
 class UnpublishedTrialError(Exception):
@@ -71,6 +77,7 @@ def published_trial(
         trains: False if other processes train and publish; this one publishes at the end only.
 
     Raises:
+        UnreachableStoreError: If the trial cannot begin, after 10 minutes.
         SystemExit: From a report, if another worker has taken over the trial.
         UnpublishedTrialError: If files could not be published, and no report of the end has said so.
     """
@@ -184,10 +191,13 @@ def _fetch(store: ObjectStore, folder: Path, prefix: str, claim: TrialClaim) -> 
                 return
             reason = f"{store.url}/{prefix}settings.json is not published"
         except (OSError, pyarrow.ArrowException) as error:
-            reason = str(error)
+            reason = first_line(error)
             store.reconnect()
         if time.monotonic() - begun > WAIT_SECONDS:
-            raise OSError(f"a trial starts from its settings, but {reason}")
+            raise UnreachableStoreError(
+                f"node {socket.gethostname()} must reach the run folder for each trial, but for {WAIT_SECONDS:g} s: "
+                f"{reason}"
+            )
         time.sleep(1.0)
 
 

@@ -25,7 +25,7 @@ from whale_ray.sweep.run_folder.checkpoints import drop_state
 from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_folder.heartbeat import Heartbeat
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU, read_record, write_result
-from whale_ray.sweep.run_store.trial_files import published_trial
+from whale_ray.sweep.run_store.trial_files import UnreachableStoreError, published_trial
 from whale_ray.sweep.trials.distributed.distributed_run import DistributedRun, WorkerLostError
 from whale_ray.sweep.trials.ensemble import MEMBERS, join_members
 from whale_ray.sweep.trials.trial_run import FOLDS, SweepContext, TrialRun
@@ -64,12 +64,11 @@ def run_trial_on_ray(config: Mapping[str, Any], context: SweepContext) -> None:
             check_run_folder(context.folder, trial)
         if trains:
             context = context.on_this_node(config.get("geometry"))
-    except UnfitNodeError as error:
+        with published_trial(context.remote, context.folder, trial, report, trains=trains) as place:
+            here = dataclasses.replace(context, folder=place.folder, remote=place.remote)
+            run_trial(trial, here, report=place.report, node=node, prepare=prepare, on_beat=place.on_beat)
+    except (UnfitNodeError, UnreachableStoreError) as error:
         report({UNFIT_NODE: node, "note": str(error), "epoch": 0, "done": True, context.scoring.objective: 0.0})
-        return
-    with published_trial(context.remote, context.folder, trial, report, trains=trains) as place:
-        here = dataclasses.replace(context, folder=place.folder, remote=place.remote)
-        run_trial(trial, here, report=place.report, node=node, prepare=prepare, on_beat=place.on_beat)
 
 
 class Run(Protocol):

@@ -22,7 +22,7 @@ from whale_ray.errors import first_line
 from whale_ray.ray_private import torch_config
 from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.run_folder.heartbeat import Beat
-from whale_ray.sweep.run_store.trial_files import UnpublishedTrialError, published_trial
+from whale_ray.sweep.run_store.trial_files import UnpublishedTrialError, UnreachableStoreError, published_trial
 from whale_ray.sweep.trials.distributed.network_interface import name_interface
 from whale_ray.sweep.trials.distributed.training_channel import WORKERS, open_channel, own_places
 from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
@@ -175,8 +175,8 @@ class _TrainingThread(threading.Thread):
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Return whether an error says that a worker has been killed, or has ended without publishing the trial."""
-    if isinstance(error, UnpublishedTrialError):
+    """Return whether an error says that a worker has been killed, or did not reach the run store."""
+    if isinstance(error, UnreachableStoreError | UnpublishedTrialError):
         return True
     if type(error).__module__.startswith("ray."):
         return True
