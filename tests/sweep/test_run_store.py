@@ -9,12 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_store_files import store_on_disk, use_empty_cache, write_files
+from waiting import wait_until
 
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
@@ -208,18 +210,80 @@ def test_the_lease_of_a_killed_driver_of_this_machine_is_free_at_once(
     assert said == []
 
 
-def test_a_lease_whose_object_comes_back_is_lost_to_the_driver_that_holds_it(
+def write_foreign_lease(store: ObjectStore, *, beats: int) -> None:
+    holder = {"pid": 1, "host": "b", "machine": "b", "beats": beats}
+    store.write(f"{driver_lease.FOLDER}/other", json.dumps(holder).encode())
+
+
+def test_a_lease_is_lost_to_another_driver_that_renews_its_own(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver_lease, "RENEW_SECONDS", 1000.0)
     holder = lease(store)
     holder.acquire()
-    store.write(f"{driver_lease.FOLDER}/other", json.dumps({"pid": 1, "host": "b", "machine": "b"}).encode())
-    holder.renew()
-    holder.renew()
+    for beats in (1, 2):
+        write_foreign_lease(store, beats=beats)
+        holder.renew()
+    write_foreign_lease(store, beats=3)
     with pytest.raises(LeaseLostError):
         holder.renew()
     holder.release()
+
+
+def test_a_lease_outlasts_what_a_killed_driver_on_another_machine_has_left(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_lease, "RENEW_SECONDS", 1000.0)
+    holder = lease(store)
+    holder.acquire()
+    write_foreign_lease(store, beats=1)
+    for _ in range(10):
+        holder.renew()
+    holder.release()
+
+
+def interrupt_after_write(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let the next call that lists others' leases raise."""
+
+    def raise_error(self: DriverLease) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(DriverLease, "_others", raise_error)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("gone")])
+def test_a_driver_that_is_interrupted_while_it_asks_leaves_no_lease(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    interrupt_after_write(monkeypatch, error)
+    with pytest.raises(type(error)):
+        lease(store).acquire()
+    assert not store.list(driver_lease.FOLDER)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
+def test_a_lease_that_is_written_after_its_driver_gave_up_is_deleted(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+) -> None:
+    landed, write, may_land = list[str](), store.write, threading.Event()
+
+    def write_late(key: str, content: bytes) -> None:
+        may_land.wait(60)
+        write(key, content)
+        landed.append(key)
+
+    def interrupt(self: Future[None], timeout: float) -> None:
+        raise error or AssertionError
+
+    monkeypatch.setattr(store, "write", write_late)
+    monkeypatch.setattr(driver_lease, "WRITE_SECONDS", 0.05)
+    with monkeypatch.context() as patch:
+        if error:
+            patch.setattr(Future, "result", interrupt)
+        with pytest.raises((TimeoutError, KeyboardInterrupt)):
+            lease(store).acquire()
+    may_land.set()
+    wait_until(lambda: bool(landed) and not store.list(driver_lease.FOLDER), rest=0.01)
 
 
 def test_a_local_folder_is_used_as_it_is(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ no conditional writes are needed, which pyarrow does not offer.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -28,7 +29,7 @@ FOLDER = ".lease"
 RENEW_SECONDS = 5.0
 EXPIRE_SECONDS = 30.0
 WRITE_SECONDS = 6.0  # S3's own limits end a write without an answer after 20 s
-_MAX_SEEN = 3
+_MAX_CHANGES = 2  # of another lease, as seen at the renewals of this one
 
 
 class LeaseLostError(Exception):
@@ -54,27 +55,31 @@ class DriverLease:
         self._store, self._say, self._on_lost = store, say, on_lost
         self._key = f"{FOLDER}/{uuid.uuid4().hex}"
         self._beats = 0
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, tuple[bytes, int]] = {}  # contents and changes of others' leases
         self.is_lost = False
         self._losing = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run store lease", daemon=True)
 
     def acquire(self) -> None:
-        """Take the lease.
+        """Take the lease. If that fails or is interrupted, no object of this driver is left.
 
         Raises:
             InputError: If another driver holds it.
             OSError: If the storage refuses a call, or a write has no answer after 6 s.
         """
         self._store.list(FOLDER)  # without an answer, this fails after 6 s
-        while True:
-            _call_within(WRITE_SECONDS, self._write)
-            others = self._others()
-            if not others:
-                break
-            self._store.delete(self._key)
-            self._wait_for(others)
+        try:
+            while True:
+                _call_within(WRITE_SECONDS, self._write, undo=self._delete)
+                others = self._others()
+                if not others:
+                    break
+                self._store.delete(self._key)
+                self._wait_for(others)
+        except BaseException:
+            self._delete()
+            raise
         self._thread.start()
 
     def release(self) -> None:
@@ -83,24 +88,21 @@ class DriverLease:
         if self._thread.ident is not None:
             self._thread.join()
         self._store.reconnect()  # this thread has used its connection last when the sweep began
-        try:
-            self._store.delete(self._key)
-        except (OSError, pyarrow.ArrowException):
-            return  # it expires
+        self._delete()
 
     def renew(self) -> None:
         """Change the lease's object, so that others see a living driver.
 
         Raises:
-            LeaseLostError: If another driver has deleted it or has written its own.
+            LeaseLostError: If another driver has deleted it, or renews its own.
         """
         if self._is_taken():
             raise LeaseLostError
         self._write()
-        others = self._others()
-        self._seen = {key: self._seen.get(key, 0) + 1 for key in others}
-        # A driver that only asks deletes its object at once.
-        if any(count >= _MAX_SEEN and not self._has_ended(key) for key, count in self._seen.items()):
+        found = {key: content for key in self._others() if (content := self._content(key)) is not None}
+        self._seen = {key: self._count_change(key, content) for key, content in found.items()}
+        # A driver that only asks deletes its object at once, or leaves one that does not change if it is killed.
+        if any(changes >= _MAX_CHANGES for _, changes in self._seen.values()):
             raise LeaseLostError
 
     def is_held(self) -> bool:
@@ -134,6 +136,14 @@ class DriverLease:
                 return
             except (OSError, pyarrow.ArrowException):  # the publisher says so
                 self._store.reconnect()  # the lease expires only if another driver asks for it
+
+    def _count_change(self, key: str, content: bytes) -> tuple[bytes, int]:
+        before, changes = self._seen.get(key, (content, 0))
+        return content, changes + (content != before)
+
+    def _delete(self) -> None:
+        with contextlib.suppress(OSError, pyarrow.ArrowException):  # it expires
+            self._store.delete(self._key)
 
     def _write(self) -> None:
         self._beats += 1
@@ -186,22 +196,36 @@ class DriverLease:
             return False
 
 
-def _call_within(seconds: float, write: Callable[[], None]) -> None:
-    """Call a function that writes, in a thread; raise TimeoutError and leave the thread if it takes longer."""
+def _call_within(seconds: float, write: Callable[[], None], *, undo: Callable[[], None]) -> None:
+    """Call a function that writes, in a thread; raise TimeoutError and leave the thread if it takes longer.
+
+    Args:
+        seconds: Longest time.
+        write: The function.
+        undo: Called by the thread after a write that was not awaited.
+    """
     outcome: Future[None] = Future()
 
     def run() -> None:
+        error = None
         try:
             write()
+        except Exception as caught:
+            error = caught
+        if not outcome.set_running_or_notify_cancel():
+            undo()
+        elif error is None:
             outcome.set_result(None)
-        except Exception as error:
+        else:
             outcome.set_exception(error)
 
     threading.Thread(target=run, name="run store write", daemon=True).start()
     try:
         outcome.result(timeout=seconds)
-    except TimeoutError as error:
-        raise TimeoutError(f"it lists objects, but a write has no answer after {seconds:g} s") from error
+    except BaseException as error:
+        if outcome.cancel() and isinstance(error, TimeoutError):
+            raise TimeoutError(f"it lists objects, but a write has no answer after {seconds:g} s") from error
+        raise
 
 
 def _this_process() -> dict[str, Any]:
