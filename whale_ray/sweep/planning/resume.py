@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from whale_ray.errors import InputError
 from whale_ray.sweep.config.loss_schema import completed
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
 from whale_ray.sweep.planning.trial_points import Settings
-from whale_ray.sweep.run_folder.checkpoints import STATES
-from whale_ray.sweep.run_folder.records import Record, sweep_file
+from whale_ray.sweep.run_folder.checkpoints import STATES, drop_state
+from whale_ray.sweep.run_folder.records import Record, sweep_file, write_result
 
 GROUPING = ("data.group_by", "data.group_linkage")
 """Settings that decide which photographs the split keeps together, and that a run folder keeps."""
@@ -107,6 +107,19 @@ def can_be_continued(settings: dict[str, Any]) -> bool:
     """
     train = settings["train"]
     return bool(train.get("schedule") == "constant" and not train.get("pseudo_labels"))
+
+
+def write_end(folder: Path, result: Mapping[str, Any], settings: dict[str, Any] | None) -> None:
+    """Write the result of a trial, and drop its training state unless a longer trial can continue from it.
+
+    Args:
+        folder: The trial's folder.
+        result: Status, scores and chosen retrieval setting.
+        settings: Settings of the trial; None if they could not be read.
+    """
+    write_result(folder, result)
+    if settings is None or not can_be_continued(settings):
+        drop_state(folder / "checkpoint")
 
 
 def find_shorter_trial(settings: dict[str, Any], records: Iterable[Record]) -> Record | None:

@@ -20,11 +20,10 @@ from whale_ray.atomic_files import write_atomically
 from whale_ray.device import available_device, restored_threads
 from whale_ray.errors import WhaleRayError
 from whale_ray.sweep.planning.node_checks import UNFIT_NODE, UnfitNodeError, check_run_folder
-from whale_ray.sweep.planning.resume import can_be_continued
-from whale_ray.sweep.run_folder.checkpoints import drop_state
+from whale_ray.sweep.planning.resume import write_end
 from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_folder.heartbeat import Heartbeat
-from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU, read_record, write_result
+from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU, read_record
 from whale_ray.sweep.run_store.trial_files import UnreachableStoreError, published_trial
 from whale_ray.sweep.trials.distributed.distributed_run import DistributedRun, WorkerLostError
 from whale_ray.sweep.trials.ensemble import MEMBERS, join_members
@@ -160,10 +159,8 @@ def _run_and_record(
             return {}
         result = {"status": "failed", "error": _first_line(error)}
     result["seconds"] = time.perf_counter() - started + (run.earlier_seconds if run else 0.0)
-    write_result(folder, result)
+    write_end(folder, result, run.settings if run else None)
     shutil.rmtree(folder / FOLDS, ignore_errors=True)
-    if run is None or not can_be_continued(run.settings):
-        drop_state(folder / "checkpoint")
     return result
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -21,6 +22,7 @@ from whale_ray.device import reserved_device
 from whale_ray.errors import first_line
 from whale_ray.ray_private import torch_config
 from whale_ray.sweep.planning.dataset import geometry_of
+from whale_ray.sweep.planning.resume import write_end
 from whale_ray.sweep.run_folder.heartbeat import Beat
 from whale_ray.sweep.run_store.trial_files import UnpublishedTrialError, UnreachableStoreError, published_trial
 from whale_ray.sweep.trials.distributed.network_interface import name_interface
@@ -213,10 +215,14 @@ def train_as_worker(config: dict[str, Any]) -> None:
 def _train_as_first(
     trial: str, context: SweepContext, named_channel: tuple[str, Any], prepare: Callable[..., TrialRun]
 ) -> None:
-    """Train, score and write the trial where it belongs on this node, which may be another than that of its process."""
+    """Train, score and write the trial where it belongs on this node, which may be another than that of its process.
+
+    The result is written here as well, so that the files that are published are those of a trial that has ended.
+    """
     import ray
 
     name, channel = named_channel
+    started = time.perf_counter()
 
     def report(row: Row) -> None:
         ray.get(channel.send.remote(_REPORT, row))
@@ -231,4 +237,7 @@ def _train_as_first(
             beat = Beat(here.trial_folder(trial), on_beat=lambda: channel.send.remote(_BEAT, None))
             run = prepare(here, on_batch=beat)
             result = run.run(place.report)
+            seconds = time.perf_counter() - started + run.earlier_seconds
+            end = {**result, "status": "finished", "error": "", "seconds": seconds}
+            write_end(here.trial_folder(trial), end, run.settings)
         ray.get(channel.send.remote(_RESULT, {"result": result, "earlier_seconds": run.earlier_seconds}))
