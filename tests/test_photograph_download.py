@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from run_store_files import refuse_calls
 from typer.testing import CliRunner
 
 from whale_ray.cli import application
@@ -124,6 +126,40 @@ def test_a_download_continues_after_its_process_was_killed(stored: Path, monkeyp
     keys = downloaded(monkeypatch)
     assert names(fetch(stored)) == {"train.csv", "train/a.jpg", "train/b.jpg"}
     assert len(keys) == 1
+
+
+@pytest.mark.parametrize("name", ["list", "download"])
+def test_a_node_waits_for_storage_that_has_answered_before(
+    stored: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    url = f"file://{stored}"
+    with monkeypatch.context() as refusing:
+        refuse_calls("list", 1, refusing)
+        with pytest.raises(DataError, match="but: the credentials have expired"):
+            local_photographs(url, seconds=60.0)  # never reached: more likely the credentials than an outage
+    (fetch(stored) / "train" / "a.jpg").unlink()
+    with monkeypatch.context() as refusing:
+        refuse_calls(name, 4, refusing)
+        with pytest.raises(DataError, match="but: the credentials have expired"):
+            fetch(stored)
+        assert names(local_photographs(url, seconds=60.0)) == {"train.csv", "train/a.jpg", "train/b.jpg"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "the disk is full"), None])
+def test_a_node_does_not_wait_for_what_will_not_come(
+    stored: Path, error: OSError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(stored)
+    if error:
+        (stored / "train" / "a.jpg").write_text("another photograph")
+    else:
+        shutil.rmtree(stored)
+    download_photographs.cache_clear()
+    calls = refuse_calls("download", 1_000_000, monkeypatch, error=error)
+    with pytest.raises(DataError, match="the disk is full" if error else "nothing is at"):
+        local_photographs(f"file://{stored}", seconds=60.0)
+    assert len(calls) == (1 if error else 0)
 
 
 def test_an_empty_prefix_is_named(stored: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+
+import pyarrow
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.caches.cache_folder import cache_folder
@@ -26,20 +29,21 @@ _SAVE_SECONDS = 10.0  # what a process that is killed downloads again
 _KEPT_FREE = 1e9  # bytes of the disk that a download leaves
 
 
-def local_photographs(root: Path | str) -> Path:
+def local_photographs(root: Path | str, *, seconds: float = 0.0) -> Path:
     """Return the local folder of photographs; photographs at a URL are downloaded first.
 
     Args:
         root: A folder, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///PATH`.
+        seconds: Time for which storage that has answered on this node before is asked again.
 
     Raises:
         DataError: If the storage cannot be used, holds nothing there, or more than the disk of this node can take.
     """
-    return download_photographs(str(root)) if is_url(root) else Path(root)
+    return download_photographs(str(root), seconds=seconds) if is_url(root) else Path(root)
 
 
 @functools.cache  # within one process the photographs do not change
-def download_photographs(url: str) -> Path:
+def download_photographs(url: str, *, seconds: float = 0.0) -> Path:
     """Download the objects below a URL that the cache of this node lacks, and return their folder.
 
     One process of a node downloads, the others wait for it. Objects that have changed are downloaded again; files
@@ -47,21 +51,40 @@ def download_photographs(url: str) -> Path:
 
     Args:
         url: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///PATH`.
+        seconds: Time for which storage that has answered on this node before is asked again.
 
     Raises:
         DataError: If the storage cannot be used, holds nothing there, or more than the disk of this node can take.
     """
     folder = cache_folder() / "photographs" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    with storage_errors(url, DataError), lock_file(folder.with_suffix(".lock")):
-        store = ObjectStore(url)
-        found = {key: version for key, version in store.list().items() if _is_usable(key)}
-        if not found:
-            raise DataError(
-                f"data.root must hold a table and photographs, but nothing is at {url}. Check the bucket and the prefix"
-            )
-        _synchronize(store, folder, found)
-    return folder
+    begun = time.monotonic()
+    while True:
+        try:
+            with storage_errors(url, DataError), lock_file(folder.with_suffix(".lock")):
+                _download_missing(url, folder)
+            return folder
+        except DataError as error:
+            is_known = (folder / _RECORD).exists()
+            if not (is_known and _is_outage(error.__cause__)) or time.monotonic() - begun >= seconds:
+                raise
+        time.sleep(1.0)
+
+
+def _is_outage(cause: BaseException | None) -> bool:
+    """Return whether an error of the storage may pass, unlike a full disk of this node."""
+    is_full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(cause, OSError | pyarrow.ArrowException) and not is_full
+
+
+def _download_missing(url: str, folder: Path) -> None:
+    store = ObjectStore(url)
+    found = {key: version for key, version in store.list().items() if _is_usable(key)}
+    if not found:
+        raise DataError(
+            f"data.root must hold a table and photographs, but nothing is at {url}. Check the bucket and the prefix"
+        )
+    _synchronize(store, folder, found)
 
 
 def _is_usable(key: str) -> bool:

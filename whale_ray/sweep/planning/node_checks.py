@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SAME_CODE = "Install the same version on all nodes, or send it with the sweep: `ray job submit --working-dir .`"
 """Remedy of a node whose code differs."""
 _MAX_LOOKED_FOR = 100
+_DOWNLOAD_SECONDS = 600.0  # for which a node waits for storage that has answered there before
 _COPY = "Copy them to the same path on all nodes, or name them by a URL with --data s3://BUCKET/PREFIX"
 
 UNFIT_NODE = "unfit_node"
@@ -199,4 +200,6 @@ def _folder_here(dataset: Dataset, root: str) -> Path:
 
     recognition = dataset.catalog.recognition
     top = recognition.root if recognition else None
-    return local_photographs(root) / dataset.catalog.folder.relative_to(top or dataset.catalog.folder)
+    return local_photographs(root, seconds=_DOWNLOAD_SECONDS) / dataset.catalog.folder.relative_to(
+        top or dataset.catalog.folder
+    )
