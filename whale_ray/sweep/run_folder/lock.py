@@ -40,6 +40,13 @@ def claimed(folder: Path, *, fresh: bool = False) -> Iterator[Path]:
         yield folder
 
 
+def name_aside(folder: Path) -> Path:
+    """Return the path NAME.TIME beside a folder, for an old run; there is nothing yet."""
+    while (aside := folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")).exists():
+        time.sleep(0.1)
+    return aside
+
+
 def _refuse_foreign(folder: Path) -> None:
     """Raise InputError if the folder holds something other than a run."""
     inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
@@ -54,9 +61,7 @@ def _move_aside(folder: Path) -> None:
     with _locked(folder):
         if not (folder / "sweep.yaml").exists():
             return
-        while (old := folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")).exists():
-            time.sleep(0.1)
-        folder.rename(old)
+        folder.rename(name_aside(folder))
 
 
 @contextlib.contextmanager

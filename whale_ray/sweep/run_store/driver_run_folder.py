@@ -22,7 +22,7 @@ from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 from whale_ray.sweep.run_store.driver_lease import DriverLease
 from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.node_cache import adopt_cache, session_file
-from whale_ray.sweep.run_store.old_runs import move_run_aside
+from whale_ray.sweep.run_store.old_runs import finish_move, move_run_aside
 from whale_ray.sweep.run_store.publisher import Publisher
 from whale_ray.sweep.run_store.run_download import Say, download_run, mirror_folder
 
@@ -190,8 +190,9 @@ def opened_runs(
     try:
         with storage_errors(url):
             folder = mirror_folder(url)
+            finish_move(store, folder, is_held=lease.is_held)
             if fresh:
-                move_run_aside(store, folder)
+                move_run_aside(store, folder, is_held=lease.is_held)
             adopt_cache(store, folder, say=say)
             mirror = download_run(store, folder, say)
         opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, real_path(folder)), mirror, say=say)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Container
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from filelock import FileLock
 from whale_ray.atomic_files import write_atomically
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store.changed_folders import ChangedFolders, group_of
+from whale_ray.sweep.run_store.old_runs import move_folder_aside
 from whale_ray.sweep.run_store.sync_record import RECORD, SyncRecord
 from whale_ray.sweep.run_store.trial_claim import CLAIM, TrialClaim
 
@@ -88,21 +88,12 @@ def adopt_cache(store: ObjectStore, folder: Path, *, say: Callable[[str], None])
     stored, local = _run_id(_stored_identity(store)), _run_id(_local_identity(folder))
     was_mirror = session_file(folder).exists()
     if was_mirror and stored and stored != local and any(folder.iterdir()):
-        aside = move_aside(folder)
+        aside = move_folder_aside(folder)
         say(f"{store.url} holds another run than the local files of this machine, which are now in {aside}")
     elif not was_mirror and (not stored or stored != local):
         _empty(folder)
     else:
         _adopt_trials(store, folder)
-
-
-def move_aside(folder: Path) -> Path:
-    """Rename a run folder to NAME.TIME, make an empty one in its place, and return the new path of the old one."""
-    while (aside := folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")).exists():
-        time.sleep(0.1)
-    folder.rename(aside)
-    folder.mkdir()
-    return aside
 
 
 def _adopt_trials(store: ObjectStore, folder: Path) -> None:
