@@ -23,6 +23,7 @@ from ray.util.placement_group import placement_group
 from whale_ray.sweep.execution.cluster.ray_workarounds import (
     FailedResets,
     NoTuneState,
+    forget_metrics,
     kept_sigterm_handler,
     set_ray_environment,
 )
@@ -123,6 +124,18 @@ def test_early_stopping_is_asked_after_epochs_only(report: dict[str, object], is
     decision = EarlyStoppingScheduler(store).on_trial_result(Mock(), Mock(config={"trial": "1"}), report)
     assert decision == (FIFOScheduler.STOP if is_epoch else FIFOScheduler.CONTINUE)
     assert store.may_continue.called is is_epoch
+
+
+def test_tune_keeps_figures_of_each_report_and_they_are_dropped() -> None:
+    tune.registry.register_trainable("nothing", lambda config: None)
+    trial = tune.experiment.Trial("nothing", stub=True)
+    for epoch in (1, 2):
+        trial.update_last_result({"epoch": epoch, "training_iteration": epoch, "recall@1": 0.5, "config": {}})
+    assert {"epoch", "recall@1"} <= trial.metric_analysis.keys(), "Tune keeps nothing any more: drop forget_metrics"
+    forget_metrics(trial)
+    assert trial.metric_analysis == trial.metric_n_steps == {}
+    assert trial.last_result["epoch"] == 2
+    trial.update_last_result({"epoch": 3, "training_iteration": 3, "config": {}})  # it goes on after a lost worker
 
 
 def test_tune_asks_the_scheduler_before_it_keeps_a_worker() -> None:

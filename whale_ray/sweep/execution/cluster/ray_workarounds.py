@@ -74,6 +74,18 @@ class FailedResets:
         return found
 
 
+def forget_metrics(trial: Any) -> None:
+    """Drop what Tune has computed from the reports of a trial that has ended: nothing reads it, and it stays in memory.
+
+    For each figure, Tune keeps extremes, means and two queues, together about 90 KiB per trial.
+
+    Args:
+        trial: The `ray.tune.experiment.Trial`.
+    """
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
+
+
 def keep_idle_worker(controller: Any, *, keep: bool) -> None:
     """Set whether Tune keeps a worker that has ended its trial while no other trial waits.
 

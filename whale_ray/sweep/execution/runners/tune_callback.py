@@ -12,7 +12,7 @@ from whale_ray.sweep.execution.cluster.cache_aware_order import CacheAwareOrder
 from whale_ray.sweep.execution.cluster.lost_workers import WorkerLosses, node_of_loss
 from whale_ray.sweep.execution.cluster.node_admission import NodeAdmission
 from whale_ray.sweep.execution.cluster.ray_cluster import RayNodeProbe, end_worker
-from whale_ray.sweep.execution.cluster.ray_workarounds import FailedResets, NoTuneState
+from whale_ray.sweep.execution.cluster.ray_workarounds import FailedResets, NoTuneState, forget_metrics
 from whale_ray.sweep.execution.cluster.trial_slots import TrialSlots
 from whale_ray.sweep.execution.cluster.worker_groups import WorkerGroups
 from whale_ray.sweep.execution.console import Progress
@@ -79,6 +79,7 @@ class SweepCallback(NoTuneState, tune.Callback):
         """Record a trial that ended by itself or was stopped."""
         self._order.end(trial_id(trial))
         self.groups.end(trial_id(trial))
+        forget_metrics(trial)
         self._events.ended(trial_id(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
