@@ -134,7 +134,7 @@ def main(
         import ray
         from ray import tune
 
-        from whale_ray.sweep.trials.worker import NODE
+        from whale_ray.sweep.trial_reports import NODE
 
         node = ray.get_runtime_context().get_node_id()
         run_one(config["trial"], context, report=lambda figures: tune.report({**figures, NODE: node}))

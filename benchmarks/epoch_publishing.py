@@ -58,7 +58,8 @@ def time_epochs(file: Path, runs: str, *, cache: Path | None) -> tuple[list[Epoc
     from whale_ray.sweep.config.sweep_spec import load_sweep
     from whale_ray.sweep.execution.driver import run_sweep
     from whale_ray.sweep.execution.runners import in_process_runner
-    from whale_ray.sweep.run_store.trial_files import HEARTBEAT, published_trial
+    from whale_ray.sweep.run_store.trial_files import published_trial
+    from whale_ray.sweep.trial_reports import HEARTBEAT
     from whale_ray.sweep.trials.worker import run_trial
 
     ends: dict[str, list[Epoch]] = {}

@@ -12,7 +12,6 @@ import pytest
 from run_store_files import refuse_calls, store_on_disk, use_empty_cache, write_files
 
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
-from whale_ray.sweep.planning.node_checks import UNFIT_NODE
 from whale_ray.sweep.run_store import publisher, trial_files
 from whale_ray.sweep.run_store.driver_run_folder import RemoteRun
 from whale_ray.sweep.run_store.trial_files import (
@@ -21,6 +20,7 @@ from whale_ray.sweep.run_store.trial_files import (
     UnreachableStoreError,
     published_trial,
 )
+from whale_ray.sweep.trial_reports import UNFIT_NODE
 from whale_ray.sweep.trials.distributed.distributed_run import is_lost_worker
 from whale_ray.sweep.trials.worker import run_trial_on_ray
 

@@ -36,7 +36,6 @@ from whale_ray.sweep.execution.runners.tune_callback import SweepCallback
 from whale_ray.sweep.planning import node_checks
 from whale_ray.sweep.planning.dataset import Dataset, open_dataset
 from whale_ray.sweep.planning.node_checks import (
-    UNFIT_NODE,
     NodeNeeds,
     UnfitNodeError,
     check_code,
@@ -46,7 +45,8 @@ from whale_ray.sweep.planning.node_checks import (
     needs_of,
 )
 from whale_ray.sweep.planning.trial_points import first_settings, geometries
-from whale_ray.sweep.trials.worker import NODE, run_trial_on_ray
+from whale_ray.sweep.trial_reports import NODE, UNFIT_NODE
+from whale_ray.sweep.trials.worker import run_trial_on_ray
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep

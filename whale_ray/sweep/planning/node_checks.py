@@ -31,9 +31,6 @@ _MAX_LOOKED_FOR = 100
 _DOWNLOAD_SECONDS = 600.0  # for which a node waits for storage that has answered there before
 _COPY = "Copy them to the same path on all nodes, or name them by a URL with --data s3://BUCKET/PREFIX"
 
-UNFIT_NODE = "unfit_node"
-"""Figure of the report of a trial that cannot train on its node: the ID of the node."""
-
 
 class UnfitNodeError(InputError):
     """A node has other code than the driver, does not see its run folder, lacks the photographs or has others."""

@@ -24,10 +24,9 @@ from whale_ray.sweep.run_store.node_cache import drop_other_run, drop_stale_file
 from whale_ray.sweep.run_store.publisher import Publisher
 from whale_ray.sweep.run_store.run_download import mirror_folder
 from whale_ray.sweep.run_store.trial_claim import CLAIM, TrialClaim
+from whale_ray.sweep.trial_reports import HEARTBEAT
 
 WAIT_SECONDS = 600.0
-HEARTBEAT = "heartbeat"
-"""Key of a report that only shows that the trial is alive: its process (`pid`) and Ray node (`node`)."""
 _EVIDENCE = "local-"
 Report = Callable[[dict[str, Any]], object]
 

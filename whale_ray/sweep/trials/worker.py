@@ -19,18 +19,17 @@ from typing import Any, Protocol
 from whale_ray.atomic_files import write_atomically
 from whale_ray.device import available_device, restored_threads
 from whale_ray.errors import WhaleRayError
-from whale_ray.sweep.planning.node_checks import UNFIT_NODE, UnfitNodeError, check_run_folder
+from whale_ray.sweep.planning.node_checks import UnfitNodeError, check_run_folder
 from whale_ray.sweep.planning.resume import write_end
 from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_folder.heartbeat import Heartbeat
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU, read_record
 from whale_ray.sweep.run_store.trial_files import UnreachableStoreError, published_trial
+from whale_ray.sweep.trial_reports import NODE, UNFIT_NODE
 from whale_ray.sweep.trials.distributed.distributed_run import DistributedRun, WorkerLostError
 from whale_ray.sweep.trials.ensemble import MEMBERS, join_members
 from whale_ray.sweep.trials.trial_run import FOLDS, SweepContext, TrialRun
 
-NODE = "node"
-"""Key of every report: ID of the Ray node."""
 # PyTorch's allocator: "CUDA out of memory"; a context without memory: "CUDA error: out of memory"; its libraries:
 # "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED".
 _OUT_OF_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")

@@ -12,6 +12,7 @@ from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHand
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.report.live import LiveReport
 from whale_ray.sweep.run_folder.disk_space import DiskSpaceGate
+from whale_ray.sweep.trial_reports import ReportKind, kind_of
 from whale_ray.sweep.trials.trial_run import SweepContext
 from whale_ray.sweep.trials.worker import run_trial
 
@@ -51,7 +52,7 @@ def _run(
     def report(figures: dict[str, Any]) -> None:
         events.epoch(trial, figures)
         store.clock.save_if_due()
-        if not figures.get("done") and (stopping.is_set() or not store.may_continue(trial, figures)):
+        if kind_of(figures) is ReportKind.EPOCH and (stopping.is_set() or not store.may_continue(trial, figures)):
             raise _TrialStopped
 
     events.started(trial)

@@ -19,11 +19,8 @@ from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
 from whale_ray.sweep.execution.runners.tune_search import trial_id
 from whale_ray.sweep.execution.trial_store import TrialStore
-from whale_ray.sweep.planning.node_checks import UNFIT_NODE
 from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
-from whale_ray.sweep.run_store.trial_files import HEARTBEAT
-from whale_ray.sweep.trials.distributed.training_channel import WORKERS
-from whale_ray.sweep.trials.worker import NODE
+from whale_ray.sweep.trial_reports import HEARTBEAT, NODE, UNFIT_NODE, WORKERS, ReportKind, kind_of
 
 MAX_WORKER_LOSSES = 3
 _MAX_STALLS = 2
@@ -63,17 +60,19 @@ class SweepCallback(NoTuneState, tune.Callback):
         self._events.started(trial_id(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Show the figures of an epoch, or record a heartbeat."""
-        self._order.record_node(trial_id(trial), result[NODE])
-        if place := result.get(HEARTBEAT):
-            self._events.heartbeat(trial_id(trial), place)
-        elif group := result.get(WORKERS):
-            self.groups.record(trial_id(trial), group)
-        elif node := result.get(UNFIT_NODE):
-            self._events.unplaced(trial_id(trial))
-            self._leave_out(node, result["note"])
-        else:
-            self._events.epoch(trial_id(trial), result)
+        """Show or record what a worker reports."""
+        name = trial_id(trial)
+        self._order.record_node(name, result[NODE])
+        match kind_of(result):
+            case ReportKind.HEARTBEAT:
+                self._events.heartbeat(name, result[HEARTBEAT])
+            case ReportKind.WORKERS:
+                self.groups.record(name, result[WORKERS])
+            case ReportKind.UNFIT_NODE:
+                self._events.unplaced(name)
+                self._leave_out(result[UNFIT_NODE], result["note"])
+            case ReportKind.EPOCH | ReportKind.END:
+                self._events.epoch(name, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that ended by itself or was stopped."""

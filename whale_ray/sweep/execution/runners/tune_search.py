@@ -18,9 +18,10 @@ from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.trial_points import caches_of
 from whale_ray.sweep.run_folder.disk_space import DiskSpaceGate
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU
+from whale_ray.sweep.trial_reports import ReportKind, kind_of
 
 LEFT_OUT = "left_out"
-"""Key of a trial's config: IDs of the nodes that lack the photographs."""
+"""Key of a trial's config: IDs of the nodes that get no trial, for any fault."""
 
 
 def trial_id(trial: Any) -> str:
@@ -89,8 +90,7 @@ class EarlyStoppingScheduler(NoTuneState, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return Tune's decision on a trial after an epoch."""
-        is_epoch = "epoch" in result and not result.get("done")
-        if not is_epoch or self._store.may_continue(trial_id(trial), result):
+        if kind_of(result) is not ReportKind.EPOCH or self._store.may_continue(trial_id(trial), result):
             return str(FIFOScheduler.CONTINUE)
         return str(FIFOScheduler.STOP)
 

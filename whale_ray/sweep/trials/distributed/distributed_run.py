@@ -25,8 +25,9 @@ from whale_ray.sweep.planning.dataset import geometry_of
 from whale_ray.sweep.planning.resume import write_end
 from whale_ray.sweep.run_folder.heartbeat import Beat
 from whale_ray.sweep.run_store.trial_files import UnpublishedTrialError, UnreachableStoreError, published_trial
+from whale_ray.sweep.trial_reports import WORKERS
 from whale_ray.sweep.trials.distributed.network_interface import name_interface
-from whale_ray.sweep.trials.distributed.training_channel import WORKERS, open_channel, own_places
+from whale_ray.sweep.trials.distributed.training_channel import open_channel, own_places
 from whale_ray.sweep.trials.trial_run import SweepContext, TrialRun
 
 Row = dict[str, Any]

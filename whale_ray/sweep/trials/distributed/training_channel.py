@@ -11,9 +11,6 @@ import asyncio
 import secrets
 from typing import Any
 
-WORKERS = "workers"
-"""Key of a report on the workers of a trial: name of their `channel`, and the placement group of their `places`."""
-
 
 class Channel:
     """Actor between the first worker and the trial's process: epochs one way, answers the other way."""
