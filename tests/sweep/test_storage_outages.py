@@ -119,6 +119,23 @@ def test_a_sweep_ends_if_the_storage_stays_away_or_the_disk_of_the_driver_is_ful
     assert all(one == ("fetch", 2) for one in driver.done)
 
 
+@pytest.mark.parametrize(
+    ("figures", "outcome"),
+    [
+        ({"epoch": 3, "loss": 0.5, "done": True}, [("fetch", 3), "pruned"]),
+        ({"epoch": 3, "no_room": "", "done": True}, [("fetch", 0), "failed"]),
+    ],
+)
+def test_a_trial_without_result_is_pruned_after_its_last_epoch_and_failed_after_its_end(
+    tmp_path: Path, figures: dict[str, Any], outcome: list[Any]
+) -> None:
+    """Tune sets `done` at the epoch at which early stopping ends a trial."""
+    driver = Driver(tmp_path, None)
+    driver.events.epoch("1", figures | {"elsewhere": True})
+    driver.events.ended("1")
+    assert driver.done == outcome
+
+
 def test_a_trial_of_an_interrupted_sweep_that_cannot_be_downloaded_stays_unfinished(tmp_path: Path) -> None:
     driver = Driver(tmp_path, OSError("no answer"))
     driver.stopping.set()

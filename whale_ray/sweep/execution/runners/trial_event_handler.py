@@ -77,12 +77,14 @@ class TrialEventHandler:
         self._store, self._progress, self._stopping = store, progress, stopping
         self._report, self._metrics = report, metrics
         self._unplaced: set[str] = set()
+        self._finished: set[str] = set()  # trials whose workers have reported the end
         self._elsewhere: dict[str, int] = {}  # the last epoch that each trial on another node has reported
         self._unfetched: dict[str, _Unfetched] = {}
         self._next_try = 0.0
 
     def started(self, trial: str) -> None:
         """Show a trial that begins."""
+        self._finished.discard(trial)
         record = self._store.index.get(trial)
         setting = label(record.point, kind=record.kind)
         self._progress.started(trial, setting)
@@ -98,7 +100,9 @@ class TrialEventHandler:
                 the trial publishes its files from another node.
         """
         if figures.get("elsewhere"):
-            self._elsewhere[trial] = 0 if figures.get("done") else int(figures["epoch"])
+            self._elsewhere[trial] = 0 if _is_end(figures) else int(figures["epoch"])
+        if _is_end(figures):
+            self._finished.add(trial)
         if reason := figures.get("no_room"):
             self._stopping.set()
             self._progress.say(f"trial {trial} cannot write its files: {reason}")
@@ -213,7 +217,8 @@ class TrialEventHandler:
         if self._store.queue.requeue_alone(trial):
             self._progress.say(f"trial {trial} did not fit beside others, and will run again alone on a whole GPU")
         elif self._store.index.reload(trial).status != "running" or not self._stopping.is_set():
-            self._settle(trial, status="pruned")
+            error = "its worker has reported the end, but there is no result" if trial in self._finished else ""
+            self._settle(trial, status="failed" if error else "pruned", error=error)
 
     def _settle(self, trial: str, *, status: str, error: str = "") -> None:
         record = self._store.outcomes.settle(trial, status=status, error=error)
@@ -222,3 +227,8 @@ class TrialEventHandler:
         if self._metrics:
             self._metrics.ended(record.trial, status=record.status, score=score)
         self._report.changed()
+
+
+def _is_end(figures: Mapping[str, Any]) -> bool:
+    """Return whether a worker reports its end; Tune sets `done` also at an epoch that early stopping ends."""
+    return bool(figures.get("done")) and "no_room" in figures
