@@ -19,7 +19,7 @@ from small_sweep import SWEEP
 
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.execution.driver import run_sweep
-from whale_ray.sweep.execution.runners import tune_runner
+from whale_ray.sweep.execution.runners import tune_callback
 from whale_ray.sweep.run_folder.heartbeat import StallDetector, read_heartbeat
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def test_lost_and_stalled_workers_and_a_loss_of_nan_leave_a_bundle_and_each_fail
     rates = f"train.learning_rate=[{HANGING}, {FROZEN}, {LOST}, 1.0e+30]"
     sweep = write_sweep("loss.name=arcface", rates, "train.epochs=9", "resources.cpus=0.5", STALLED)
     progress = Faults(tmp_path)
-    monkeypatch.setattr(tune_runner, "StallDetector", progress.stall_detector)
+    monkeypatch.setattr(tune_callback, "StallDetector", progress.stall_detector)
     result = run_sweep(sweep, runs=tmp_path, progress=progress)
     assert sorted(progress.killed) == [FROZEN, FROZEN, LOST, LOST, LOST]
     assert sorted(progress.stalled) == [FROZEN, HANGING, HANGING]
