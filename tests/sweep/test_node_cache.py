@@ -262,3 +262,17 @@ def test_a_claim_remembers_the_worker_from_which_it_was_taken_after_an_error(sto
     second.take()
     second.take()
     assert (first.previous, second.previous) == ("", first.token)
+
+
+def test_a_worker_of_an_old_run_publishes_nothing_into_a_new_one_without_its_trial(
+    store: ObjectStore, machine: Callable[[str], None]
+) -> None:
+    machine("driver")
+    drive(store, run="first", files=SETTINGS)
+    machine("node")
+    remote = RemoteRun(store.url, "session", Path("/not_here"))
+    with published_trial(remote, remote.folder, "1", lambda figures: None) as place:
+        machine("driver")
+        drive(store, run="second", files={"sweep.yaml": "name: a"}, fresh=True)
+        write_files(place.folder, {STATE: "epoch 1"})
+    assert set(store.list()) == {"identity.json", "sweep.yaml"}

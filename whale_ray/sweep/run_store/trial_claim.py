@@ -50,9 +50,14 @@ class TrialClaim:
             return None
 
     def is_held(self) -> bool:
-        """Return whether no other worker has taken the claim. An emptied store does not change the holder."""
+        """Return whether no other worker has taken the claim, and no other run begun, in which the trial waits.
+
+        An emptied store does not change the holder.
+        """
         holder = self.holder()
-        return self._store.size(f"{self._prefix}settings.json") is None if holder is None else holder == self.token
+        if holder is None:
+            return all(self._store.size(key) is None for key in (f"{self._prefix}settings.json", "identity.json"))
+        return holder == self.token
 
     def release(self) -> None:
         """Delete the claim if this process has taken it and still holds it."""
