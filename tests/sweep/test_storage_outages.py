@@ -200,3 +200,23 @@ def test_weights_that_cannot_be_downloaded_are_named(store: ObjectStore, monkeyp
             f"waiting for {store.url}, from which the weights of trial 1 are downloaded"
         ]
         assert (runs.folder / "little/trials/1/checkpoint/encoder.safetensors").read_bytes() == b"weights"
+
+
+def test_an_interrupted_sweep_does_not_wait_for_weights(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = threading.Event()
+    with opened_runs(store.url.rpartition("/")[0], "little", fresh=False, say=print, stopping=stopping) as runs:
+        store.write("trials/1/checkpoint/encoder.safetensors", b"weights")
+        runs.fetch_trial("1")
+        prefixes: list[str] = []
+
+        def interrupt(self: ObjectStore, prefix: str = "", **options: Any) -> Any:
+            prefixes.append(prefix)
+            if prefixes.count("trials/1/checkpoint/") == 2:
+                stopping.set()
+            raise OSError("no answer")
+
+        with monkeypatch.context() as refusing, stamina.set_testing(True, attempts=100):
+            refusing.setattr(ObjectStore, "list", interrupt)
+            with pytest.raises(InputError, match="no answer"):
+                runs.fetch_weights("1")
+        assert prefixes.count("trials/1/checkpoint/") == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import uuid
@@ -10,9 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import pyarrow
-import stamina
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
@@ -24,11 +20,10 @@ from whale_ray.sweep.run_store.mirror import RunMirror
 from whale_ray.sweep.run_store.node_cache import adopt_cache, session_file
 from whale_ray.sweep.run_store.old_runs import finish_move, move_run_aside
 from whale_ray.sweep.run_store.publisher import Publisher
-from whale_ray.sweep.run_store.run_download import Say, download_run, mirror_folder
+from whale_ray.sweep.run_store.run_download import Say, download_run, mirror_folder, pull_with_retries
 
 _EPOCHS_SECONDS = 30.0
 _WEIGHTS_SECONDS = 600.0
-logging.getLogger("stamina").addHandler(logging.NullHandler())  # only the last failure is reported
 
 
 @dataclass(frozen=True)
@@ -77,8 +72,10 @@ class OpenedRuns:
         mirror: RunMirror | None = None,
         *,
         say: Say = lambda line: None,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.folder, self.remote, self._mirror, self._say = folder, remote, mirror, say
+        self.folder, self.remote, self._mirror = folder, remote, mirror
+        self._say, self._is_stopping = say, is_stopping
         self.unpublished: list[str] = []
         self.is_taken_over = False
         self.publish: Callable[[], None] = lambda: None
@@ -107,10 +104,10 @@ class OpenedRuns:
         if self._mirror is None:
             return
         deadline = time.monotonic() + _EPOCHS_SECONDS
-        _pull(self._mirror, f"trials/{trial}/", weights=False)
+        pull_with_retries(self._mirror, f"trials/{trial}/", weights=False)
         while not _has_epochs(self._mirror.folder / "trials" / trial, epochs) and time.monotonic() < deadline:
             time.sleep(0.2)
-            _pull(self._mirror, f"trials/{trial}/", weights=False)
+            pull_with_retries(self._mirror, f"trials/{trial}/", weights=False)
 
     def fetch_weights(self, trial: str) -> None:
         """Download the weights of a finished trial, which all other downloads leave out.
@@ -119,33 +116,22 @@ class OpenedRuns:
             trial: ID of the trial.
 
         Raises:
-            InputError: If the store does not answer for 10 minutes.
+            InputError: If the store does not answer for 10 minutes, or when the sweep is interrupted.
         """
         prefix = f"trials/{trial}/checkpoint/"
         if self._mirror is not None and self._mirror.has_left_out(prefix):
-            url = self._mirror.store.url
-            with storage_errors(url):
-                waits = f"waiting for {url}, from which the weights of trial {trial} are downloaded"
-                _pull(self._mirror, prefix, attempts=None, seconds=_WEIGHTS_SECONDS, on_wait=lambda: self._say(waits))
-
-
-def _pull(
-    mirror: RunMirror,
-    prefix: str,
-    *,
-    weights: bool = True,
-    attempts: int | None = 3,
-    seconds: float = 10.0,
-    on_wait: Callable[[], None] = lambda: None,
-) -> None:
-    """Download a folder of a mirror; after an error, say so once and try again with a new connection."""
-    for attempt in stamina.retry_context(on=(OSError, pyarrow.ArrowException), attempts=attempts, timeout=seconds):
-        with attempt:
-            if attempt.num == 2:
-                on_wait()
-            if attempt.num > 1:
-                mirror.store.reconnect()
-            mirror.pull(prefix, weights=weights)
+            store = self._mirror.store
+            waits = f"waiting for {store.url}, from which the weights of trial {trial} are downloaded"
+            store.reconnect()  # an interrupted sweep tries once
+            with storage_errors(store.url):
+                pull_with_retries(
+                    self._mirror,
+                    prefix,
+                    attempts=None,
+                    seconds=_WEIGHTS_SECONDS,
+                    on_wait=lambda: self._say(waits),
+                    is_stopping=self._is_stopping,
+                )
 
 
 def _has_epochs(folder: Path, epochs: int) -> bool:
@@ -195,7 +181,8 @@ def opened_runs(
                 move_run_aside(store, folder, is_held=lease.is_held)
             adopt_cache(store, folder, say=say)
             mirror = download_run(store, folder, say)
-        opened = OpenedRuns(mirror.folder.parent, RemoteRun(url, uuid.uuid4().hex, real_path(folder)), mirror, say=say)
+        remote = RemoteRun(url, uuid.uuid4().hex, real_path(folder))
+        opened = OpenedRuns(mirror.folder.parent, remote, mirror, say=say, is_stopping=stopping.is_set)
         with _published(opened, mirror, lease, say):
             yield opened
     finally:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
+import stamina
 
 from whale_ray.data.caches.cache_folder import cache_folder
 from whale_ray.errors import InputError, first_line
@@ -14,6 +16,7 @@ from whale_ray.inference.bundle_transfer.object_store import ObjectStore, is_url
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 from whale_ray.sweep.run_store.mirror import RunMirror
 
+logging.getLogger("stamina").addHandler(logging.NullHandler())  # only the last failure is reported
 _OWN = ("sweep.yaml", "identity.json")
 
 Say = Callable[[str], None]
@@ -115,3 +118,41 @@ def mirror_folder(url: str, *, use: str = "write") -> Path:
     folder = cache_folder() / kind / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def pull_with_retries(
+    mirror: RunMirror,
+    prefix: str,
+    *,
+    weights: bool = True,
+    attempts: int | None = 3,
+    seconds: float = 10.0,
+    on_wait: Callable[[], None] = lambda: None,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> None:
+    """Download a folder of a mirror; after an error, try again with a new connection.
+
+    Args:
+        mirror: The mirror.
+        prefix: Folder below the run folder.
+        weights: Also download the weights of trials.
+        attempts: Largest number of tries; None for no limit.
+        seconds: Time in which a further try may begin.
+        on_wait: Called after the first error.
+        is_stopping: Asked after each error; if True, it is raised.
+
+    Raises:
+        OSError: If the store does not answer.
+        pyarrow.ArrowException: As above.
+    """
+
+    def may_pass(error: Exception) -> bool:
+        return isinstance(error, OSError | pyarrow.ArrowException) and not is_stopping()
+
+    for attempt in stamina.retry_context(on=may_pass, attempts=attempts, timeout=seconds):
+        with attempt:
+            if attempt.num == 2:
+                on_wait()
+            if attempt.num > 1:
+                mirror.store.reconnect()
+            mirror.pull(prefix, weights=weights)
