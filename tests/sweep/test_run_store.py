@@ -50,6 +50,15 @@ def opened(url: str, name: str = "little", *, fresh: bool = False, said: list[st
     return opened_runs(url, name, fresh=fresh, say=lines.append, stopping=threading.Event())
 
 
+def test_a_database_that_cannot_be_copied_is_an_error_of_the_storage_and_leaves_no_copy(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    here = written(tmp_path / "here", {**FILES, "study.db": "no database " * 200})
+    with pytest.raises(OSError, match=r"study\.db cannot be copied: file is not a database"):
+        RunMirror(store, here).push()
+    assert not list(here.glob(".study.db*"))
+
+
 def test_another_mirror_of_the_store_has_the_same_files_link_and_database(store: ObjectStore, tmp_path: Path) -> None:
     here = written(tmp_path / "here", {**FILES, "lock": "1", ".draft": "2", "study.db-journal": "3"})
     (here / "best").symlink_to("bundles/b")

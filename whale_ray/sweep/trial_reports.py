@@ -22,7 +22,7 @@ UNFIT_NODE = "unfit_node"
 
 
 class ReportKind(Enum):
-    """What a report tells."""
+    """Kind of a report."""
 
     EPOCH = "epoch"
     END = "end"

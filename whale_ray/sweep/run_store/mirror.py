@@ -242,8 +242,15 @@ def _copied(path: Path, content: bytes) -> Iterator[Path]:
 
 @contextmanager
 def _database_copy(path: Path) -> Iterator[Path]:
-    """Yield a consistent copy of an SQLite database that another connection may be writing to."""
+    """Yield a consistent copy of an SQLite database that another connection may be writing to.
+
+    Raises:
+        OSError: If it cannot be copied now; the publisher tries again.
+    """
     with _copied(path, b"") as copy:
-        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
+        try:
+            with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+        except sqlite3.Error as error:
+            raise OSError(f"{path} cannot be copied: {error}") from error
         yield copy
