@@ -13,7 +13,7 @@ from server_processes import postgresql_server
 
 from whale_ray.errors import InputError, SettingsError, hide_passwords
 from whale_ray.sweep.planning.optuna_study import Study
-from whale_ray.sweep.planning.study_storage import open_shared_storage
+from whale_ray.sweep.planning.study_storage import open_shared_storage, share_distributions
 
 if TYPE_CHECKING:
     from whale_ray.sweep.config.sweep_spec import Sweep
@@ -21,6 +21,23 @@ if TYPE_CHECKING:
     WriteSweep = Callable[..., Sweep]
 
 SECRET = "s3cr:e/t@x"
+
+
+def test_trials_that_were_read_from_a_study_share_equal_distributions(tmp_path: Path) -> None:
+    share_distributions()
+    share_distributions()
+    values = optuna.distributions.CategoricalDistribution(tuple(range(50)))
+    parse = optuna.distributions.json_to_distribution
+    written = optuna.distributions.distribution_to_json(values)
+    assert parse.__wrapped__(written) is not parse.__wrapped__(written), "Optuna shares them: drop share_distributions"
+    place = {"storage": f"sqlite:///{tmp_path / 'study.db'}", "study_name": "one"}
+    study = optuna.create_study(**place)
+    for value in (3, 7):
+        study.add_trial(optuna.trial.create_trial(params={"x": value}, distributions={"x": values}, value=0.5))
+    first, second = optuna.load_study(**place).get_trials(deepcopy=False)
+    assert (first.params["x"], second.params["x"]) == (3, 7)
+    assert first.distributions["x"] is second.distributions["x"]
+    assert first.distributions["x"] == values
 
 
 def open_study(sweep: Sweep, folder: Path, sweep_id: str, *begun: str) -> Study:

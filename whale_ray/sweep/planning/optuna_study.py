@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from whale_ray.sweep.config.sweep_spec import Sweep
 from whale_ray.sweep.planning.search_space import ChooseCaches, PointList, fits, next_in_order, suggest_point
-from whale_ray.sweep.planning.study_storage import move_damaged, open_shared_storage
+from whale_ray.sweep.planning.study_storage import move_damaged, open_shared_storage, share_distributions
 from whale_ray.sweep.planning.trial_points import Point, listed_points
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -69,6 +69,7 @@ class Study:
         sampler = _tree_parzen(seed + len(begun)) if strategy == "optuna" else optuna.samplers.RandomSampler(seed=seed)
         shared = sweep.fixed["search.storage"]
         self.damaged = None if shared else move_damaged(path)
+        share_distributions()
         self._study = _open_study(
             sweep,
             open_shared_storage(shared) if shared else f"sqlite:///{path}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import time
 import warnings
@@ -16,6 +17,17 @@ from sqlalchemy.pool import NullPool
 from whale_ray.errors import InputError, hide_passwords
 
 _TIMEOUT_SECONDS = 30
+
+
+def share_distributions() -> None:
+    """Let the trials of a study have equal distributions in common.
+
+    Optuna's storage parses the distribution of each parameter of each trial anew and keeps it: for the listed values of
+    an axis, memory grows with their number times the number of trials.
+    """
+    parse = optuna.distributions.json_to_distribution
+    if not hasattr(parse, "cache_info"):
+        optuna.distributions.json_to_distribution = functools.lru_cache(maxsize=1024)(parse)
 
 
 def check_storage(url: str | None) -> None:
