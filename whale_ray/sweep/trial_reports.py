@@ -1,8 +1,8 @@
 """Reports of a trial's worker to the driver: their keys and kinds.
 
 Ray Tune passes them on. The report of an epoch has its figures (`epoch`, `loss`, scores), the last one of a trial has
-`done`. Both may have `note`, `no_room` with the reason if the trial cannot write its files, and `elsewhere` if it
-publishes them from another node.
+`done`, and `no_room` with the reason if the trial cannot write its files, otherwise "". Both may have `note`, and
+`elsewhere` if the trial publishes its files from another node.
 """
 
 from __future__ import annotations
@@ -42,4 +42,5 @@ def kind_of(report: Mapping[str, Any]) -> ReportKind:
     for kind in (ReportKind.HEARTBEAT, ReportKind.WORKERS, ReportKind.UNFIT_NODE):
         if kind.value in keys:
             return kind
-    return ReportKind.END if report.get("done") else ReportKind.EPOCH
+    # Tune sets `done` also at an epoch with which early stopping ends a trial.
+    return ReportKind.END if report.get("done") and "no_room" in report else ReportKind.EPOCH

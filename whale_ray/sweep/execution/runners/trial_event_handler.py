@@ -17,6 +17,7 @@ from whale_ray.sweep.planning.trial_points import epochs_of, label
 from whale_ray.sweep.report.live import LiveReport
 from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_folder.heartbeat import drop_heartbeat, write_heartbeat
+from whale_ray.sweep.trial_reports import ReportKind, kind_of
 
 RETRY_SECONDS = 10.0
 GIVE_UP_SECONDS = 600.0
@@ -99,9 +100,10 @@ class TrialEventHandler:
             figures: Epoch, loss, scores and speed; `no_room` with the reason if nothing can be written; `elsewhere` if
                 the trial publishes its files from another node.
         """
+        is_end = kind_of(figures) is ReportKind.END
         if figures.get("elsewhere"):
-            self._elsewhere[trial] = 0 if _is_end(figures) else int(figures["epoch"])
-        if _is_end(figures):
+            self._elsewhere[trial] = 0 if is_end else int(figures["epoch"])
+        if is_end:
             self._finished.add(trial)
         if reason := figures.get("no_room"):
             self._stopping.set()
@@ -227,8 +229,3 @@ class TrialEventHandler:
         if self._metrics:
             self._metrics.ended(record.trial, status=record.status, score=score)
         self._report.changed()
-
-
-def _is_end(figures: Mapping[str, Any]) -> bool:
-    """Return whether a worker reports its end; Tune sets `done` also at an epoch that early stopping ends."""
-    return bool(figures.get("done")) and "no_room" in figures
