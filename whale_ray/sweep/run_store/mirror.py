@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from whale_ray.atomic_files import replace_symlink
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store.changed_folders import LINK, ChangedFolders, Group, group_of, version_of
 from whale_ray.sweep.run_store.sync_record import RECORD, SyncedVersions, SyncRecord
+from whale_ray.sweep.run_store.upload_copies import content_copy, database_copy
 
 _FIRST = ("sweep.yaml", "identity.json")
 _LAST = ("result.json", "bundle.json", LINK)
@@ -200,10 +200,10 @@ class RunMirror:
             return
         try:
             if key == LINK:
-                with _copied(path, os.readlink(path).encode()) as copy:
+                with content_copy(path, os.readlink(path).encode()) as copy:
                     published = self.store.upload(copy, key)
             elif path.suffix == ".db":
-                with _database_copy(path) as copy:
+                with database_copy(path) as copy:
                     published = self.store.upload(copy, key)
             else:
                 published = self.store.upload(path, key)
@@ -228,29 +228,3 @@ def _is_hidden(key: str) -> bool:
 def _order(key: str) -> tuple[int, str]:
     name = key.rpartition("/")[2]
     return (_LAST.index(name) + 1 if name in _LAST else -1 if key in _FIRST else 0), key
-
-
-@contextmanager
-def _copied(path: Path, content: bytes) -> Iterator[Path]:
-    copy = path.with_name(f".{path.name}.published")
-    copy.write_bytes(content)
-    try:
-        yield copy
-    finally:
-        copy.unlink(missing_ok=True)
-
-
-@contextmanager
-def _database_copy(path: Path) -> Iterator[Path]:
-    """Yield a consistent copy of an SQLite database that another connection may be writing to.
-
-    Raises:
-        OSError: If it cannot be copied now; the publisher tries again.
-    """
-    with _copied(path, b"") as copy:
-        try:
-            with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
-        except sqlite3.Error as error:
-            raise OSError(f"{path} cannot be copied: {error}") from error
-        yield copy
