@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from run_store_files import refuse_calls, store_on_disk, use_empty_cache, write_files
+from run_store_files import refuse_calls, write_files
 
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.run_store import publisher, trial_files
@@ -26,15 +26,7 @@ from whale_ray.sweep.trials.worker import run_trial_on_ray
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    return store_on_disk(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_empty_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def upload_fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[Exception]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_store_files import store_on_disk, use_empty_cache, write_files
+from run_store_files import use_empty_cache, write_files
 
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
 from whale_ray.sweep.config.sweep_spec import Sweep
@@ -26,11 +26,6 @@ RESULT = f"{T}/result.json"
 STATE = f"{T}/checkpoint/state.pt"
 SETTINGS = {"sweep.yaml": "name: a", f"{T}/settings.json": "{}"}
 FAILED = {RESULT: '{"status": "failed"}', STATE: "epoch 3", f"{T}/traceback.txt": "Error"}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    return store_on_disk(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -166,10 +161,8 @@ def test_a_driver_whose_files_are_of_another_run_keeps_them_under_another_name(
     assert (Path(line.rpartition(" ")[2]) / RESULT).read_text() == FAILED[RESULT]
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_files_that_could_not_be_uploaded_count_until_another_worker_has_the_trial(
-    store: ObjectStore, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, elsewhere: bool
-) -> None:
+def train_beyond_the_store(store: ObjectStore, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train an epoch on a node, and the last one while the store takes no files."""
     machine("driver")
     drive(store, run="first", files=SETTINGS)
     machine("node")
@@ -177,6 +170,13 @@ def test_files_that_could_not_be_uploaded_count_until_another_worker_has_the_tri
     with monkeypatch.context() as patch:
         refuse_uploads(patch)
         train(store, {STATE: "epoch 2", RESULT: "finished"})
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_files_that_could_not_be_uploaded_count_until_another_worker_has_the_trial(
+    store: ObjectStore, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    train_beyond_the_store(store, machine, monkeypatch)
     if elsewhere:
         machine("other_node")
         assert train(store, {})[STATE] == "epoch 1"
@@ -191,13 +191,7 @@ def test_files_that_could_not_be_uploaded_count_until_another_worker_has_the_tri
 def test_a_driver_publishes_what_a_worker_on_its_machine_could_not_upload(
     store: ObjectStore, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, elsewhere: bool
 ) -> None:
-    machine("driver")
-    drive(store, run="first", files=SETTINGS)
-    machine("node")
-    train(store, {STATE: "epoch 1"})
-    with monkeypatch.context() as patch:
-        refuse_uploads(patch)
-        train(store, {STATE: "epoch 2", RESULT: "finished"})
+    train_beyond_the_store(store, machine, monkeypatch)
     if elsewhere:
         machine("other_node")
         train(store, {})

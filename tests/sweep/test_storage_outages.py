@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 import pytest
 import stamina
-from run_store_files import refuse_calls, store_on_disk, use_empty_cache
+from run_store_files import refuse_calls
 
 from whale_ray.errors import InputError
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore
@@ -22,15 +22,12 @@ from whale_ray.sweep.run_store.driver_run_folder import opened_runs
 
 ERRORS = [OSError("no answer"), pyarrow.ArrowInvalid("no answer")]
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    return store_on_disk(tmp_path)
+pytestmark = pytest.mark.usefixtures("store")
 
 
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_empty_cache(tmp_path, monkeypatch)
+def opened(store: ObjectStore, stopping: threading.Event | None = None) -> Any:
+    runs = store.url.rpartition("/")[0]
+    return opened_runs(runs, "little", fresh=False, say=print, stopping=stopping or threading.Event())
 
 
 class Driver:
@@ -149,9 +146,7 @@ def test_a_trial_of_an_interrupted_sweep_that_cannot_be_downloaded_stays_unfinis
 def test_the_driver_waits_for_epochs_although_the_store_does_not_answer_meanwhile(
     store: ObjectStore, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened_runs(
-        store.url.rpartition("/")[0], "little", fresh=False, say=print, stopping=threading.Event()
-    ) as runs:
+    with opened(store) as runs:
         store.write("trials/1/epochs.csv", b"epoch,loss\n1,0.5\n")
         listed, calls = ObjectStore.list, list[str]()
 
@@ -173,9 +168,7 @@ def test_the_driver_waits_for_epochs_although_the_store_does_not_answer_meanwhil
 def test_the_driver_downloads_a_trial_by_a_new_connection(
     store: ObjectStore, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened_runs(
-        store.url.rpartition("/")[0], "little", fresh=False, say=print, stopping=threading.Event()
-    ) as runs:
+    with opened(store) as runs:
         store.write("trials/1/epochs.csv", b"epoch\n1\n")
         with monkeypatch.context() as refusing, stamina.set_testing(True, attempts=3, cap=True):
             calls = refuse_calls("list", 2, refusing, error=error)
@@ -204,7 +197,7 @@ def test_weights_that_cannot_be_downloaded_are_named(store: ObjectStore, monkeyp
 
 def test_an_interrupted_sweep_does_not_wait_for_weights(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     stopping = threading.Event()
-    with opened_runs(store.url.rpartition("/")[0], "little", fresh=False, say=print, stopping=stopping) as runs:
+    with opened(store, stopping) as runs:
         store.write("trials/1/checkpoint/encoder.safetensors", b"weights")
         runs.fetch_trial("1")
         prefixes: list[str] = []

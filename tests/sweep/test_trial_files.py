@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_store_files import refuse_calls, store_on_disk, use_empty_cache, write_files
+from run_store_files import refuse_calls, write_files
 from waiting import wait_until
 
 from whale_ray.atomic_files import write_atomically
@@ -25,15 +25,7 @@ from whale_ray.sweep.run_store.trial_files import published_trial
 
 FILES = {"sweep.yaml": "name: a", "trials/1/settings.json": "{}"}
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    return store_on_disk(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_empty_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def written(folder: Path, files: dict[str, str] = FILES) -> Path:
