@@ -150,9 +150,8 @@ class CheckpointQuota:
             table: The leaderboard.
         """
         collapsed = {record.trial for record in self._index.records() if record.has_collapsed}
-        wanted = kept_weights(table, self._sweep, collapsed=collapsed) | {
-            member.trial for member in self.members(table)
-        }
+        wanted = kept_weights(table, self._sweep, collapsed=collapsed)
+        wanted |= {member.trial for member in self.members(table)}
         finished = set(table.loc[table["status"] == "finished", "trial"])
         for trial in finished - wanted - self._dropped:
             drop_weights(self._index.trial_folder(trial) / "checkpoint")

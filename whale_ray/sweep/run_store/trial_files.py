@@ -185,7 +185,7 @@ def _fetch(store: ObjectStore, folder: Path, prefix: str, claim: TrialClaim) -> 
     begun = time.monotonic()
     while True:
         try:
-            if f"{prefix}settings.json" in store.list(prefix):
+            if store.size(f"{prefix}settings.json") is not None:
                 _download(store, folder, prefix, claim)
                 return
             reason = f"{store.url}/{prefix}settings.json is not published"

@@ -9,9 +9,8 @@ from whale_ray.sweep.execution.cluster.trial_slots import TrialSlots
 from whale_ray.sweep.planning.search_space import next_in_order
 from whale_ray.sweep.planning.trial_points import Caches
 
-_MOST_PLACES = (
-    2  # on a node; with more a simulation gains little or nothing: benchmarks/cache_aware_order_simulation.py
-)
+# With more places on a node, benchmarks/cache_aware_order_simulation.py gains little or nothing.
+_MOST_PLACES = 2
 
 
 class CacheAwareOrder:

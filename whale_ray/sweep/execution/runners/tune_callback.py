@@ -76,8 +76,7 @@ class SweepCallback(NoTuneState, tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that ended by itself or was stopped."""
-        self._order.end(trial_id(trial))
-        self.groups.end(trial_id(trial))
+        self._leave_node(trial_id(trial))
         forget_metrics(trial)
         self._events.ended(trial_id(trial))
 
@@ -85,8 +84,7 @@ class SweepCallback(NoTuneState, tune.Callback):
         """Record a trial that has lost its worker."""
         self._failed_resets.mark_reported(trial)
         name = trial_id(trial)
-        self._order.end(name, is_lost=True)
-        self.groups.end(name)
+        self._leave_node(name, is_lost=True)
         self._errors[name] = str(trial.get_error())
         self._losses.record(name, node=node_of_loss(self._store.index.trial_folder(name), self._errors[name]))
 
@@ -114,6 +112,11 @@ class SweepCallback(NoTuneState, tune.Callback):
             self._events.lost(name, may_retry=may_retry, error=error, details=self._errors[name])
         self._events.settle()
 
+    def _leave_node(self, trial: str, *, is_lost: bool = False) -> None:
+        """Give back the place of a trial whose worker waits for another trial, or is lost."""
+        self._order.end(trial, is_lost=is_lost)
+        self.groups.end(trial)
+
     def _leave_out(self, node: str, fault: str) -> None:
         """Give a node no further trial; the sweep ends if no other node can run one."""
         if node in self._slots.left_out:
@@ -126,8 +129,7 @@ class SweepCallback(NoTuneState, tune.Callback):
             self._stopping.set()
 
     def _run_again(self, trial: str) -> None:
-        self._order.end(trial, is_lost=True)
-        self.groups.end(trial)
+        self._leave_node(trial, is_lost=True)
         note = f"trial {trial} lost its worker before it started, and gets another one"
         self._events.lost(trial, may_retry=True, note=note)
 
