@@ -1,4 +1,4 @@
-"""Messages for errors of the file system that a user can mend."""
+"""Messages for errors of the file system that a user can mend, and the errors of a full disk."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # The remedy of each error that is no fault of the program.
 _REMEDIES = {
     errno.EACCES: "Change its permissions, or name another place",
@@ -63,3 +64,13 @@ def real_path(path: str | Path) -> Path:
 def short_reason(error: Exception) -> str:
     """Return why a file cannot be used, without the number and path that the text of an OSError has."""
     return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error, or its cause, says that the disk is full, over quota or read-only.
+
+    Libraries that write tensors pass on only the text of the system's error.
+    """
+    cause = error.__cause__ or error.__context__
+    is_own = isinstance(error, OSError) and error.errno in _FULL
+    return is_own or os.strerror(errno.ENOSPC) in str(error) or (cause is not None and is_disk_full(cause))

@@ -18,9 +18,8 @@ import typer
 
 from whale_ray.device import limit_default_threads
 from whale_ray.errors import InputError
-from whale_ray.file_errors import explain_file_error
+from whale_ray.file_errors import explain_file_error, is_disk_full
 from whale_ray.sweep.config.sweep_spec import Sweep, load_sweep
-from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.verbosity import set_verbosity
 
 EXAMPLES = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
@@ -18,6 +17,7 @@ import pyarrow
 from whale_ray.atomic_files import write_atomically
 from whale_ray.data.caches.cache_folder import cache_folder
 from whale_ray.errors import DataError
+from whale_ray.file_errors import is_disk_full
 from whale_ray.inference.bundle_transfer.object_store import ObjectStore, ObjectVersion, is_url
 from whale_ray.inference.bundle_transfer.storage_systems import storage_errors
 from whale_ray.retrieval.file_lock import lock_file
@@ -73,8 +73,7 @@ def download_photographs(url: str, *, seconds: float = 0.0) -> Path:
 
 def _is_outage(cause: BaseException | None) -> bool:
     """Return whether an error of the storage may pass, unlike a full disk of this node."""
-    is_full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(cause, OSError | pyarrow.ArrowException) and not is_full
+    return isinstance(cause, OSError | pyarrow.ArrowException) and not is_disk_full(cause)
 
 
 def _download_missing(url: str, folder: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pyarrow
 
 from whale_ray.errors import first_line
-from whale_ray.sweep.run_folder.disk_space import is_disk_full
+from whale_ray.file_errors import is_disk_full
 from whale_ray.sweep.run_store.mirror import RunMirror
 
 EVERY_SECONDS = 3.0

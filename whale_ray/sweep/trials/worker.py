@@ -19,9 +19,9 @@ from typing import Any, Protocol
 from whale_ray.atomic_files import write_atomically
 from whale_ray.device import available_device, restored_threads
 from whale_ray.errors import WhaleRayError
+from whale_ray.file_errors import is_disk_full
 from whale_ray.sweep.planning.node_checks import UnfitNodeError, check_run_folder
 from whale_ray.sweep.planning.resume import write_end
-from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_folder.heartbeat import Heartbeat
 from whale_ray.sweep.run_folder.records import NEEDS_WHOLE_GPU, read_record
 from whale_ray.sweep.run_store.trial_files import UnreachableStoreError, published_trial

@@ -11,11 +11,11 @@ import pyarrow
 
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import first_line
+from whale_ray.file_errors import is_disk_full
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.trial_store import TrialStore
 from whale_ray.sweep.planning.trial_points import epochs_of, label
 from whale_ray.sweep.report.live import LiveReport
-from whale_ray.sweep.run_folder.disk_space import is_disk_full
 from whale_ray.sweep.run_folder.heartbeat import drop_heartbeat, write_heartbeat
 from whale_ray.sweep.trial_reports import ReportKind, kind_of
 
