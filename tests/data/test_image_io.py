@@ -6,6 +6,7 @@ import io
 import os
 import random
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from PIL import Image
 from tiff_files import Page, write_tiff
 
 from whale_ray.data.decoding.image_formats import register_decoders
-from whale_ray.data.image_io import FILL, Geometry, center_crop, decode_image, fit_image
+from whale_ray.data.image_io import FILL, Geometry, center_crop, decode_image, fit_image, read_file
 from whale_ray.errors import DataError, ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
 
 
@@ -91,6 +92,19 @@ def test_the_limits_are_settings(tmp_path: Path) -> None:
     for source in (data, tmp_path / "a.png"):
         with pytest.raises(ImageTooLargeError, match="bytes"):
             decode_image(source, max_bytes=len(data) - 1)
+
+
+def test_reading_a_file_reserves_memory_for_its_size_and_not_for_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(drawn(), "PNG"))
+    tracemalloc.start()
+    try:
+        data = read_file(path, 2**30)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert data == path.read_bytes()
+    assert peak < len(data) + 2**18
 
 
 def test_a_cmyk_jpeg_keeps_its_colors(hostile: dict[str, bytes]) -> None:

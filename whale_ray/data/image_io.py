@@ -138,11 +138,11 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     Raises:
         OSError: If it cannot be read, or is a pipe or device, which might never end.
     """
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise OSError(errno.EINVAL, "it is a pipe, socket or device")
     with path.open("rb") as stream:
-        return stream.read(max_bytes + 1)
+        return stream.read(min(status.st_size, max_bytes) + 1)  # Python reserves as many bytes as are asked for
 
 
 def fit_image(image: Image.Image, geometry: Geometry, *, box: Box | None = None, fill: int = FILL) -> np.ndarray:
