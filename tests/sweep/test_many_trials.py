@@ -12,7 +12,10 @@ import optuna
 import pandas as pd
 import pytest
 
+from whale_ray.atomic_files import replaced_atomically
 from whale_ray.sweep.analysis import fanova
+from whale_ray.sweep.analysis.ensemble_choice import rank_by_fold
+from whale_ray.sweep.analysis.per_query_scores import of_trials, query_scores
 from whale_ray.sweep.analysis.trial_comparison import chosen_by_others
 from whale_ray.sweep.config.axes import Axis
 from whale_ray.sweep.config.sweep_spec import load_sweep
@@ -85,7 +88,7 @@ def test_the_200th_trial_opens_as_many_files_as_the_50th(tmp_path: Path, monkeyp
     assert len(pd.read_csv(store.folder / "leaderboard.csv")) == 201
 
 
-def test_a_large_table_is_written_at_most_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_table_is_written_at_most_2_percent_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     pace = WritingPace()
@@ -93,10 +96,10 @@ def test_a_large_table_is_written_at_most_a_tenth_of_the_time(monkeypatch: pytes
     with pace.measured():
         now += 0.5
     due = {}
-    for now in (100.5, 104.9, 105.1):
+    for now in (100.5, 124.9, 125.1):
         due[now] = pace.is_due(2000)
         assert pace.is_due(100), "a small table is always written"
-    assert due == {100.5: False, 104.9: False, 105.1: True}
+    assert due == {100.5: False, 124.9: False, 125.1: True}
 
 
 def test_shares_of_the_variance_come_from_at_most_200_trials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,31 +117,57 @@ def test_shares_of_the_variance_come_from_at_most_200_trials(monkeypatch: pytest
     assert set(sizes) == {200}
 
 
-def test_each_trial_is_scored_once_for_all_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    queries = pd.DataFrame(
-        {
-            "image": [f"{row}.jpg" for row in range(10)],
-            "individual": [f"w_{row % 5}" for row in range(10)],
-            "cluster": [f"w_{row % 5}" for row in range(10)],
-            "fold": [row % 5 for row in range(10)],
-            "known": True,
-            "rank": 1,
-            "image_rank": 1,
-        }
-    )
+@pytest.fixture
+def scored(tmp_path: Path) -> list[Record]:
+    """Three trials that answered the same ten queries, the last one best."""
     records = []
-    for name in ("a", "b", "c"):
+    for place, name in enumerate(("a", "b", "c")):
         (tmp_path / name).mkdir()
-        queries.to_parquet(tmp_path / name / "queries.parquet")
+        queries_of(right=5 + 2 * place).to_parquet(tmp_path / name / "queries.parquet")
         records.append(Record(name, tmp_path / name, "trial", {}, {}, "", {"status": "finished", "recall@1": 1.0}))
-    scored: list[int] = []
-    score = "whale_ray.sweep.analysis.trial_comparison.score_queries"
-    from whale_ray.sweep.analysis.per_query_scores import score_queries
+    return records
 
-    monkeypatch.setattr(score, lambda *arguments: scored.append(1) or score_queries(*arguments))
-    chosen = chosen_by_others(records, "recall@1")
-    assert sorted(chosen["image"]) == sorted(queries["image"])
-    assert len(scored) == 3
+
+def queries_of(*, right: int) -> pd.DataFrame:
+    """Return ten queries, the first of which are answered right."""
+    names = {"individual": [f"w_{row % 5}" for row in range(10)], "cluster": [f"w_{row % 5}" for row in range(10)]}
+    ranks = [1 if row < right else 2 for row in range(10)]
+    images = [f"{row}.jpg" for row in range(10)]
+    folds = {"image": images, "fold": [row % 5 for row in range(10)], "known": True}
+    return pd.DataFrame({**folds, **names, "rank": ranks, "image_rank": ranks})
+
+
+def test_the_queries_of_each_trial_are_read_once_for_all_comparisons(
+    scored: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = pd.read_parquet
+    monkeypatch.setattr(pd, "read_parquet", lambda path: read.append(path.parent.name) or original(path))
+    for _ in range(2):
+        assert of_trials(scored, "recall@1")[0] == scored
+        assert [ranked[0].trial for ranked in rank_by_fold(scored, "recall@1")] == ["c"] * 5
+    assert sorted(read) == ["a", "b", "c"]
+    chosen = chosen_by_others(scored, "recall@1")
+    assert (chosen["rank"] == 1).sum() == 9
+    assert set(read[3:]) == {"c"}, "all columns of the chosen trials only"
+
+
+def test_trials_with_the_same_queries_share_all_but_their_scores(scored: list[Record]) -> None:
+    first, *others = (query_scores(record, "recall@1") for record in scored)
+    for other in others:
+        assert other.names is first.names
+        assert other.clusters is first.clusters
+        assert other.folds is first.folds
+        assert other.scores is not first.scores
+
+
+def test_queries_that_were_scored_again_are_read_again(scored: list[Record]) -> None:
+    before = [query_scores(record, "recall@1").scores.mean() for record in scored]
+    with replaced_atomically(scored[0].folder / "queries.parquet") as draft:
+        queries_of(right=10).to_parquet(draft)
+    after = [query_scores(record, "recall@1").scores.mean() for record in scored]
+    assert (before, after) == ([0.5, 0.7, 0.9], [1.0, 0.7, 0.9])
+    assert [ranked[0].trial for ranked in rank_by_fold(scored, "recall@1")] == ["a"] * 5
 
 
 def finished_records(folder: Path, count: int) -> list[Record]:

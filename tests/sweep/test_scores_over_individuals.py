@@ -64,10 +64,10 @@ def trial(run: Path, name: str, *, noise: float, objective: str = "recall@1") ->
 def test_the_mean_of_the_per_query_scores_is_the_score_of_the_trial(objective: str, tmp_path: Path) -> None:
     record = trial(tmp_path, "a", noise=0.8)
     scores = query_scores(record, objective)
-    assert scores["score"].mean() == pytest.approx(record.result[objective])
-    assert scores.index.is_unique
+    assert scores.scores.mean() == pytest.approx(record.result[objective])
+    assert len(set(scores.names)) == len(scores.names)
     if objective in INDIVIDUAL_SCORES:
-        assert set(scores.index) == {f"w_{number:02d}" for number in range(20)}
+        assert set(scores.names) == {f"w_{number:02d}" for number in range(20)}
 
 
 @pytest.mark.parametrize("objective", [*INDIVIDUAL_SCORES, "map@5", "image_recall@1"])
@@ -76,7 +76,7 @@ def test_the_means_of_each_setting_are_those_of_the_table(objective: str, tmp_pa
     units, scores = of_settings(record, SETTINGS, objective)
     table = pd.read_csv(record.folder / "retrieval.csv")
     assert scores.mean(axis=0).tolist() == pytest.approx(table[objective].tolist())
-    assert set(units) == set(query_scores(record, objective).index)
+    assert set(units) == set(query_scores(record, objective).names)
 
 
 @pytest.mark.parametrize("objective", INDIVIDUAL_SCORES)

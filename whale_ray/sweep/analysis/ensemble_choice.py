@@ -10,7 +10,7 @@ import pandas as pd
 
 from whale_ray.atomic_files import replaced_atomically
 from whale_ray.retrieval.evaluation.query_clusters import FOLDS
-from whale_ray.sweep.analysis.per_query_scores import read_queries, score_queries
+from whale_ray.sweep.analysis.per_query_scores import query_scores, read_queries, score_arrays
 from whale_ray.sweep.run_folder.records import Record, read_record, write_result
 from whale_ray.sweep.trials.ensemble import (
     KIND,
@@ -109,15 +109,30 @@ def rank_by_fold(trials: Sequence[Record], objective: str) -> list[list[Record]]
         trials: The trials, best first; the order decides between equal ones.
         objective: Name of the score.
     """
-    tables = [score_queries(read_queries(trial), objective) for trial in trials]
-    if not tables or any(table.empty for table in tables):
+    means = np.array([query_scores(trial, objective).means_outside_folds() for trial in trials])
+    if not len(means) or np.isnan(means).all(axis=1).any():
         return []
     ranked = []
     for fold in range(FOLDS):
-        means = [float(table.loc[table["fold"] != fold, "score"].mean()) for table in tables]
-        order = np.argsort(-np.nan_to_num(means, nan=-1.0), kind="stable")
+        order = np.argsort(-np.nan_to_num(means[:, fold], nan=-1.0), kind="stable")
         ranked.append([trials[place] for place in order])
     return ranked
+
+
+def means_by_fold(record: Record, objective: str) -> np.ndarray:
+    """Return, by fold, the mean score over the queries outside of it, of what `queries_by_fold` returns; NaN for none.
+
+    Args:
+        record: The trial.
+        objective: Name of the score.
+
+    Returns:
+        Shape (FOLDS,).
+    """
+    if not _is_cross_fitted(record):
+        return query_scores(record, objective).means_outside_folds()
+    found = queries_by_fold(record).items()
+    return np.array([score_arrays(table, objective).means_outside_folds()[fold] for fold, table in found])
 
 
 def queries_by_fold(record: Record) -> Mapping[int, pd.DataFrame]:
@@ -125,9 +140,11 @@ def queries_by_fold(record: Record) -> Mapping[int, pd.DataFrame]:
 
     An ensemble of an earlier version has its own as well: its members are those that all queries choose.
     """
-    path = record.folder / _FILE
-    if MEMBERS_BY_FOLD not in record.result or not path.exists():
-        own = read_queries(record)
-        return dict.fromkeys(range(FOLDS), own)
-    every = pd.read_parquet(path)
+    if not _is_cross_fitted(record):
+        return dict.fromkeys(range(FOLDS), read_queries(record))
+    every = pd.read_parquet(record.folder / _FILE)
     return {fold: every[every["left_out"] == fold].drop(columns="left_out") for fold in range(FOLDS)}
+
+
+def _is_cross_fitted(record: Record) -> bool:
+    return MEMBERS_BY_FOLD in record.result and (record.folder / _FILE).exists()

@@ -212,8 +212,8 @@ def _of_retrieval(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
         return []
     points = [_setting_point(record.trial, setting, axes) for record in trials for setting in settings]
     contrasts = matched_contrasts(points, axes)
-    clusters = query_scores(trials[0], sweep.objective).get("cluster", pd.Series(dtype=str))
-    if clusters.empty:
+    queries = query_scores(trials[0], sweep.objective)
+    if not len(queries.names):
         return []
     try:
         found = [of_settings(record, settings, sweep.objective) for record in trials]
@@ -223,8 +223,8 @@ def _of_retrieval(trials: Sequence[Record], sweep: Sweep) -> list[Row]:
         return _rows(
             PAIRED, contrasts, plain, f"of a retrieval axis cannot be given, since only retrieval.csv is there: {error}"
         )
-    scores = np.concatenate([pd.DataFrame(each, index=images).loc[clusters.index] for images, each in found], axis=1)
-    outcomes = Outcomes(scores, clusters.to_numpy(dtype=str), np.zeros(len(clusters)))
+    scores = np.concatenate([pd.DataFrame(each, index=images).loc[queries.names] for images, each in found], axis=1)
+    outcomes = Outcomes(scores, queries.clusters, queries.folds)
     over = f"over the {len(trials)} leading trials, " if len(trials) > 1 else ""
     note = f"of a retrieval axis, {over}allows for other queries"
     rows = _differences(PAIRED, contrasts, outcomes, None, note)

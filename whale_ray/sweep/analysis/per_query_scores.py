@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pandas as pd
 
 from whale_ray.retrieval.evaluation.evaluation_tables import SettingQueries
 from whale_ray.retrieval.evaluation.metrics import values_of_ranks
+from whale_ray.retrieval.evaluation.query_clusters import FOLDS
 from whale_ray.retrieval.evaluation.score_names import MAP, averages_individuals
 from whale_ray.retrieval.search.retrieval_settings import RetrievalSetting
 from whale_ray.sweep.analysis.rescoring import proxies_to_score, rescore
+from whale_ray.sweep.file_cache import FileCache
 from whale_ray.sweep.run_folder.records import Record
 from whale_ray.sweep.run_folder.setting_queries import read_setting_queries
 from whale_ray.sweep.trials.scoring import Scoring
@@ -33,16 +39,70 @@ class Outcomes:
     folds: np.ndarray
 
 
-def query_scores(record: Record, objective: str) -> pd.DataFrame:
-    """Return fold, cluster and score of each query that the objective counts, by image; empty without queries.parquet.
+class QueryScores(NamedTuple):
+    """Scores of the Q queries of a trial that an objective counts, or of the Q individuals that it averages over.
 
-    For an objective averaged over individuals: of each individual, by its name.
+    Attributes:
+        names: Images of the queries, or individuals, in order, shape (Q,).
+        clusters: Unit of resampling of each, shape (Q,).
+        folds: Cross-fitting fold of each, shape (Q,).
+        scores: Score of each, shape (Q,).
+    """
+
+    names: np.ndarray
+    clusters: np.ndarray
+    folds: np.ndarray
+    scores: np.ndarray
+
+    def means_outside_folds(self) -> np.ndarray:
+        """Return the mean over the queries outside of each fold, shape (FOLDS,); NaN where there is none."""
+        outside = self.folds[:, None] != np.arange(FOLDS)
+        sums, counts = np.where(outside, self.scores[:, None], 0.0).sum(axis=0), outside.sum(axis=0)
+        return np.asarray(np.divide(sums, counts, out=np.full(FOLDS, np.nan), where=counts > 0))
+
+
+def query_scores(record: Record, objective: str) -> QueryScores:
+    """Return the scores of a trial's queries; of none without queries.parquet.
+
+    They are read once per version of the file. Trials with the same queries share names, clusters and folds, so that
+    each further trial takes 8 bytes per query.
 
     Args:
         record: The trial.
         objective: Name of the score.
     """
-    return score_queries(read_queries(record), objective)
+    path = record.folder / "queries.parquet"
+    return _scores_in(path, objective) if path.exists() else score_arrays(pd.DataFrame(), objective)
+
+
+def _read_scores(path: Path, objective: str) -> QueryScores:
+    return score_arrays(pd.read_parquet(path), objective)
+
+
+_scores_in = FileCache(_read_scores, weigh=lambda found: len(found.scores), most=2**25)
+
+
+def score_arrays(queries: pd.DataFrame, objective: str) -> QueryScores:
+    """Return the scores of queries, as in queries.parquet.
+
+    Args:
+        queries: The queries.
+        objective: Name of the score.
+    """
+    table = score_queries(queries, objective)
+    if table.empty:
+        return QueryScores(*(np.array([], dtype=kind) for kind in (str, str, int, float)))
+    names, clusters = (_shared(values.to_numpy(dtype=str)) for values in (table.index, table["cluster"]))
+    return QueryScores(names, clusters, _shared(table["fold"].to_numpy()), table["score"].to_numpy(dtype=float))
+
+
+_SHARED: WeakValueDictionary[tuple[str, bytes], np.ndarray] = WeakValueDictionary()
+
+
+def _shared(values: np.ndarray) -> np.ndarray:
+    """Return an equal array that other trials have as well, if there is one."""
+    key = (values.dtype.str, hashlib.blake2b(values.tobytes()).digest())
+    return _SHARED.setdefault(key, values)
 
 
 def read_queries(record: Record) -> pd.DataFrame:
@@ -52,7 +112,9 @@ def read_queries(record: Record) -> pd.DataFrame:
 
 
 def score_queries(queries: pd.DataFrame, objective: str) -> pd.DataFrame:
-    """Return fold, cluster and score of each query as `query_scores` does.
+    """Return fold, cluster and score of each query that the objective counts, by image.
+
+    For an objective averaged over individuals: of each individual, by its name.
 
     Args:
         queries: The queries, as in queries.parquet.
@@ -78,15 +140,20 @@ def of_trials(records: Sequence[Record], objective: str) -> tuple[list[Record], 
         records: The trials.
         objective: Name of the score.
     """
-    scored = [one for one in records if one.status == "finished" and one.result.get(objective) is not None]
-    found = [(record, query_scores(record, objective)) for record in scored]
-    if not found or found[0][1].empty:
+    same, columns = list[Record](), list[QueryScores]()
+    for record in records:
+        if record.status != "finished" or record.result.get(objective) is None:
+            continue
+        found = query_scores(record, objective)
+        if not columns and not len(found.names):
+            return [], None
+        if not columns or np.array_equal(found.names, columns[0].names):
+            same.append(record)
+            columns.append(found)
+    if not columns:
         return [], None
-    first = found[0][1]
-    same = [(record, table) for record, table in found if table.index.equals(first.index)]
-    scores = np.column_stack([table["score"].to_numpy(dtype=float) for _, table in same])
-    outcomes = Outcomes(scores, first["cluster"].to_numpy(dtype=str), first["fold"].to_numpy())
-    return [record for record, _ in same], outcomes
+    scores = np.column_stack([found.scores for found in columns])
+    return same, Outcomes(scores, columns[0].clusters, columns[0].folds)
 
 
 def of_settings(record: Record, settings: Sequence[RetrievalSetting], objective: str) -> tuple[pd.Index, np.ndarray]:

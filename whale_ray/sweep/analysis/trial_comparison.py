@@ -10,7 +10,7 @@ import pandas as pd
 
 from whale_ray.retrieval.evaluation.query_clusters import FOLDS, bootstrap_interval
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES, MAP
-from whale_ray.sweep.analysis.ensemble_choice import queries_by_fold
+from whale_ray.sweep.analysis.ensemble_choice import means_by_fold, queries_by_fold
 from whale_ray.sweep.analysis.per_query_scores import of_trials, score_queries
 from whale_ray.sweep.run_folder.records import Record
 
@@ -97,19 +97,10 @@ def chosen_by_others(records: Sequence[Record], objective: str) -> pd.DataFrame:
         records: Trials that answered the same queries; the first of equals is chosen.
         objective: Name of the score.
     """
-    tables = [queries_by_fold(record) for record in records]
-    scored = [_score_by_fold(table, objective) for table in tables]
+    means = np.array([means_by_fold(record, objective) for record in records])
     rows = []
     for fold in range(FOLDS):
-        means = [one[fold].loc[one[fold]["fold"] != fold, "score"].mean() for one in scored]
-        best = 0 if np.isnan(means).any() else int(np.argmax(means))
-        chosen = tables[best][fold]
+        best = 0 if np.isnan(means[:, fold]).any() else int(np.argmax(means[:, fold]))
+        chosen = queries_by_fold(records[best])[fold]
         rows.append(chosen[chosen["fold"] == fold])
     return pd.concat(rows, ignore_index=True)
-
-
-def _score_by_fold(tables: Mapping[int, pd.DataFrame], objective: str) -> dict[int, pd.DataFrame]:
-    """Return the scored queries of each fold; most trials have one table for all folds, which is scored once."""
-    distinct = {id(table): table for table in tables.values()}
-    scored = {key: score_queries(table, objective) for key, table in distinct.items()}
-    return {fold: scored[id(table)] for fold, table in tables.items()}

@@ -20,14 +20,14 @@ from whale_ray.sweep.trials.ensemble import EnsembleScorer, choose_members, make
 from whale_ray.sweep.trials.scoring import scoring_of
 
 _ALWAYS_WRITTEN = 100  # rows of a table that takes milliseconds
-_REST = 9  # pause after a writing, as a multiple of its time
+_REST = 49  # pause after a writing, as a multiple of its time
 
 
 class TrialOutcomes:
     """Writes down what became of each trial of one sweep.
 
     The files read per settled trial do not depend on the number of trials in the run folder. The leaderboard is written
-    after each trial; with many trials, at most a tenth of the time goes into it, and the last trials follow later.
+    after each trial; with many trials, at most 2 % of the time goes into it, and the last trials follow later.
     """
 
     def __init__(self, sweep: Sweep, index: RecordIndex, queue: TrialQueue, feedback: StudyFeedback) -> None:

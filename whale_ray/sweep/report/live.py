@@ -10,7 +10,7 @@ from pathlib import Path
 from whale_ray.sweep.report.page import write_report
 
 _LEAST_SECONDS = 5.0
-_REST = 10  # the share of its time that the writing may take is 1 in so many
+_REST = 30  # pause after a writing, as a multiple of its time
 
 
 class LiveReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 from whale_ray.atomic_files import write_atomically
 from whale_ray.errors import InputError
 from whale_ray.retrieval.evaluation.score_names import INDIVIDUAL_SCORES, OBJECTIVES, QUERY_SCORES
+from whale_ray.sweep.file_cache import FileCache
 
 NEEDS_WHOLE_GPU = "alone"
 """File in the folder of a trial that is tried again with a GPU for itself."""
@@ -102,14 +104,14 @@ def read_records(run: Path) -> list[Record]:
 
 
 def read_record(folder: Path) -> Record:
-    """Return the record of one trial.
+    """Return the record of one trial; records of the same version of its files share their content.
 
     Raises:
         InputError: If a file is damaged or of another project.
     """
     result_path = folder / "result.json"
     try:
-        written = json.loads((folder / "settings.json").read_text())
+        written = _content_of(folder / "settings.json")
         return Record(
             trial=folder.name,
             folder=folder,
@@ -117,13 +119,25 @@ def read_record(folder: Path) -> Record:
             point=written["point"],
             settings=written["settings"],
             data_fingerprint=written.get("data_fingerprint", ""),
-            result=json.loads(result_path.read_text()) if result_path.exists() else _unfinished(folder),
+            result=_content_of(result_path) if result_path.exists() else _unfinished(folder),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"a trial's settings.json, result.json and epochs.csv must be whole, but of {folder} one is damaged or of "
             f"another project: {type(error).__name__} {error}. Move that folder away, and the trial is trained again"
         ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a file whose names all trials have: they are in memory once."""
+    return dict(json.loads(path.read_text(), object_pairs_hook=_with_shared_names))
+
+
+def _with_shared_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {sys.intern(name): value for name, value in pairs}
+
+
+_content_of = FileCache(_read_json)
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from whale_ray.sweep.report.plots.svg import Curve, plot_curves
 from whale_ray.sweep.run_folder.records import Record
 
 _MOST_CURVES = 300
+_EPOCHS = "epochs.csv"
 LOOKS = ("c0", "c1", "c2", "c3", "c4")
 
 
@@ -111,32 +112,25 @@ def plot_learning(records: Sequence[Record], looks: Mapping[str, str], objective
         looks: Look by trial id.
         objective: Name of the score.
     """
-    epochs = {record.trial: _epochs(record) for record in records}
-    trained = [record for record in records if len(epochs[record.trial])]
+    trained = [record for record in records if (record.folder / _EPOCHS).exists()]
     trained.sort(key=lambda record: record.trial not in looks)
     groups = [(objective, trained, objective)]
     for name in sorted({str(record.settings["loss"]["name"]) for record in trained}):
         groups.append((f"loss: {name}", [one for one in trained if one.settings["loss"]["name"] == name], "loss"))
-    plots = [_learning(title, group, looks, epochs, column, objective) for title, group, column in groups]
+    plots = [_learning(title, group, looks, column, objective) for title, group, column in groups]
     return [plot for plot in plots if plot is not None]
-
-
-def _epochs(record: Record) -> pd.DataFrame:
-    path = record.folder / "epochs.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
 def _learning(
     title: str,
     group: Sequence[Record],
     looks: Mapping[str, str],
-    epochs: Mapping[str, pd.DataFrame],
     column: str,
     objective: str,
 ) -> Plot | None:
     curves = []
     for record in group[:_MOST_CURVES]:
-        table = epochs[record.trial]
+        table = pd.read_csv(record.folder / _EPOCHS)
         scored = table.dropna(subset=[column]) if column in table else table.iloc[:0]
         points = (
             tuple(zip(scored["epoch"].astype(float), scored[column].astype(float), strict=True)) if len(scored) else ()

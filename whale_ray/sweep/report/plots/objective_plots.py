@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from whale_ray.retrieval.search.retrieval_settings import SETTING_FIELDS
 from whale_ray.sweep.config.axes import Axis
+from whale_ray.sweep.file_cache import FileCache
 from whale_ray.sweep.report.plots.curves import Plot, describe, is_finite, is_share, show_value
 from whale_ray.sweep.report.plots.scale import Scale, scale_of
 from whale_ray.sweep.report.plots.svg import Curve, Row, plot_curves, plot_dots, plot_rows
@@ -36,8 +38,8 @@ def plot_effects(records: Sequence[Record], axes: Sequence[Axis], objective: str
     trials = [record for record in finished if is_finite(record.result.get(objective))]
     found: list[tuple[str, list[Point], Axis | None]]
     found = [(axis.name, _at_axis(trials, axis.name, objective), axis) for axis in axes]
-    tables = [(record, _settings_of(record)) for record in trials]
-    found += [(f"retrieval.{name}", _at_retrieval(tables, name, objective), None) for name in RETRIEVAL_AXES]
+    tables = [(record, _best_settings_of(record, objective)) for record in trials]
+    found += [(f"retrieval.{name}", _at_retrieval(tables, name), None) for name in RETRIEVAL_AXES]
     effects = [
         _effect(name, points, axis, objective) for name, points, axis in found if len({p[0] for p in points}) > 1
     ]
@@ -52,21 +54,33 @@ def _at_axis(trials: Sequence[Record], name: str, objective: str) -> list[Point]
     return [(record.point[name], float(record.result[objective]), describe(record)) for record in have]
 
 
-def _settings_of(record: Record) -> list[dict[Any, Any]]:
-    """Return the rows of retrieval.csv: a comparison by pandas takes a millisecond per trial and axis."""
+Best = dict[str, dict[Any, float]]
+
+
+def _best_settings_of(record: Record, objective: str) -> Best:
+    """Return the best score that a trial reaches with each value of each retrieval axis, values in order."""
     path = record.folder / "retrieval.csv"
-    return pd.read_csv(path).to_dict("records") if path.exists() else []
+    return _best_settings_in(path, objective) if path.exists() else {}
 
 
-def _at_retrieval(tables: Sequence[tuple[Record, list[dict[Any, Any]]]], name: str, objective: str) -> list[Point]:
-    points: list[Point] = []
-    for record, rows in tables:
-        scores: dict[Any, list[float]] = {}
+def _read_best_settings(path: Path, objective: str) -> Best:
+    rows = pd.read_csv(path).to_dict("records")  # a comparison by pandas takes a millisecond per axis
+    found: Best = {}
+    for name in RETRIEVAL_AXES:
+        scores: dict[Any, float] = {}
         for row in rows:
             if not pd.isna(row.get(name)) and not pd.isna(row.get(objective)):
-                scores.setdefault(row[name], []).append(float(row[objective]))
-        points += [(value, max(own), describe(record)) for value, own in sorted(scores.items())]
-    return points
+                scores[row[name]] = max(float(row[objective]), scores.get(row[name], -math.inf))
+        if scores:
+            found[name] = dict(sorted(scores.items()))
+    return found
+
+
+_best_settings_in = FileCache(_read_best_settings)
+
+
+def _at_retrieval(tables: Sequence[tuple[Record, Best]], name: str) -> list[Point]:
+    return [(value, score, describe(record)) for record, best in tables for value, score in best.get(name, {}).items()]
 
 
 def _effect(name: str, points: Sequence[Point], axis: Axis | None, objective: str) -> tuple[float, Plot]:
