@@ -69,7 +69,7 @@ def test_the_driver_frees_the_places_of_a_trial_whose_process_is_lost(
     places = placement_group([{"CPU": 1}] * 2)
     ray.get(places.ready())
     name, channel = open_channel("0a")
-    groups = WorkerGroups()
+    groups = WorkerGroups({"CPU": 1.0}, workers=2)
     groups.record("0a", {"channel": name, "places": places.id.hex()})
     groups.settle()
     groups.end("0a")
@@ -83,6 +83,35 @@ def test_the_driver_frees_the_places_of_a_trial_whose_process_is_lost(
     groups.record("0b", {"channel": "no such channel", "places": places.id.hex()})
     groups.settle(at_once=True)  # neither the channel nor the places exist any more
     ray.kill(channel)
+
+
+def test_the_driver_frees_places_that_a_trial_has_reserved_but_not_reported(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+    monkeypatch.setattr(worker_groups, "_LEAVE_SECONDS", 0.0)
+    sizes = {"lost": [{"CPU": 0.25}] * 2, "running": [{"CPU": 0.25}] * 2, "other": [{"CPU": 0.25}] * 3}
+    made = {name: placement_group(bundles) for name, bundles in sizes.items()}
+    ray.get([places.ready() for places in made.values()])
+
+    def reserved() -> set[str]:
+        table = placement_group_table()
+        return {name for name, places in made.items() if table[places.id.hex()]["state"] == "CREATED"}
+
+    groups = WorkerGroups({"CPU": 0.25}, workers=2)
+    for trial in ("0a", "0b"):
+        groups.start(trial)
+    groups.end("0a")
+    groups.settle()
+    assert reserved() == set(made)  # either could be that of the trial whose workers still start
+    groups.record("0b", {"channel": "", "places": made["running"].id.hex()})
+    groups.settle()
+    wait_until(lambda: reserved() == {"running", "other"}, rest=0.1)
+    groups.settle(at_once=True)
+    wait_until(lambda: reserved() == {"other"}, rest=0.1)
+    remove_placement_group(made["other"])
 
 
 @pytest.mark.parametrize(("set_before", "wanted"), [("", "eth1"), ("ib0", "ib0")])

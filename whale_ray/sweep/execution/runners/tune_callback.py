@@ -31,7 +31,6 @@ class SweepCallback(NoTuneState, tune.Callback):
 
     Attributes:
         has_no_node: The sweep ends because no node is left that can run its trials.
-        groups: The workers of trials that have several.
     """
 
     def __init__(
@@ -43,10 +42,11 @@ class SweepCallback(NoTuneState, tune.Callback):
         slots: TrialSlots,
         admission: NodeAdmission,
         order: CacheAwareOrder,
+        groups: WorkerGroups,
     ) -> None:
         self._store, self._progress, self._events = store, progress, events
         self._stopping, self._slots, self._admission, self._order = stopping, slots, admission, order
-        self.has_no_node, self.groups = False, WorkerGroups()
+        self.has_no_node, self._groups = False, groups
         self._losses = WorkerLosses(limit=MAX_WORKER_LOSSES, probe=RayNodeProbe)
         self._errors: dict[str, str] = {}
         self._minutes = store.sweep.fixed["resources.stall_minutes"]
@@ -57,6 +57,7 @@ class SweepCallback(NoTuneState, tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that begins."""
         self._store.queue.mark_started(trial_id(trial))
+        self._groups.start(trial_id(trial))
         self._events.started(trial_id(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -67,7 +68,7 @@ class SweepCallback(NoTuneState, tune.Callback):
             case ReportKind.HEARTBEAT:
                 self._events.heartbeat(name, result[HEARTBEAT])
             case ReportKind.WORKERS:
-                self.groups.record(name, result[WORKERS])
+                self._groups.record(name, result[WORKERS])
             case ReportKind.UNFIT_NODE:
                 self._events.unplaced(name)
                 self._leave_out(result[UNFIT_NODE], result["note"])
@@ -103,7 +104,7 @@ class SweepCallback(NoTuneState, tune.Callback):
         """Queue or fail lost trials, record late ones, and show the autoscaler how many trials wait."""
         queue, stops = self._store.queue, self._stopping.is_set()
         self._slots.update_demand(lambda: 0 if stops else queue.count_waiting(), running=len(queue.running))
-        self.groups.settle()
+        self._groups.settle()
         self._admission.look(self._slots.other_nodes)
         for node, fault in self._admission.settle():
             self._leave_out(node, fault)
@@ -115,7 +116,7 @@ class SweepCallback(NoTuneState, tune.Callback):
     def _leave_node(self, trial: str, *, is_lost: bool = False) -> None:
         """Give back the place of a trial whose worker waits for another trial, or is lost."""
         self._order.end(trial, is_lost=is_lost)
-        self.groups.end(trial)
+        self._groups.end(trial)
 
     def _leave_out(self, node: str, fault: str) -> None:
         """Give a node no further trial; the sweep ends if no other node can run one."""

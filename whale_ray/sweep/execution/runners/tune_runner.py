@@ -18,6 +18,7 @@ from whale_ray.sweep.execution.cluster.node_admission import NodeAdmission
 from whale_ray.sweep.execution.cluster.ray_cluster import check_gpu, select_other_nodes
 from whale_ray.sweep.execution.cluster.ray_workarounds import NoTuneState
 from whale_ray.sweep.execution.cluster.trial_slots import TrialSlots, describe_left_out
+from whale_ray.sweep.execution.cluster.worker_groups import WorkerGroups
 from whale_ray.sweep.execution.console import Progress
 from whale_ray.sweep.execution.runners.prometheus import metrics_of
 from whale_ray.sweep.execution.runners.trial_event_handler import TrialEventHandler
@@ -72,7 +73,8 @@ def run_trials(
         if job.workers == 1:  # the nodes of several workers are Ray's choice
             store.queue.choose = order.choose
         admission = NodeAdmission(needs_of(job.dataset, job.data_root, job.code))
-        callback = SweepCallback(store, progress, events, stopping, slots, admission, order)
+        groups = WorkerGroups(job.worker_resources, workers=job.workers)
+        callback = SweepCallback(store, progress, events, stopping, slots, admission, order, groups)
         tune.Tuner(
             tune.with_resources(trainable, lambda config: _reservation(slots, config)),
             tune_config=tune.TuneConfig(
@@ -92,7 +94,7 @@ def run_trials(
                 stop=_EventStopper(stopping),
             ),
         ).fit()
-    callback.groups.settle(at_once=True)
+    groups.settle(at_once=True)
     slots.end_demand()
     return describe_left_out(slots.left_out.values()) if callback.has_no_node else ""
 
