@@ -103,7 +103,7 @@ def test_a_sweep_that_ends_asks_for_no_more_nodes(stops: bool) -> None:
     callback, stopping = SweepCallback.__new__(SweepCallback), threading.Event()
     callback.__dict__ |= {"_slots": Mock(), "_stopping": stopping, "_store": Mock(), "_losses": Mock()}
     callback._losses.settle.return_value = []
-    callback._admission, callback.groups, callback._events = Mock(settle=list), Mock(), Mock()
+    callback._admission, callback._groups, callback._events = Mock(settle=list), Mock(), Mock()
     callback._store.queue = Mock(count_waiting=lambda: 7, running={"a", "b"})
     if stops:
         stopping.set()
