@@ -699,7 +699,8 @@ def test_a_call_that_times_out_is_not_retried(page: Page, address: str, tmp_path
     page.goto(address)
     calls = answer_with(page, lambda route: None)
     choose(page, photograph(tmp_path))
-    page.get_by_role("button", name="Identify").click()
+    with page.expect_request(re.compile("/v1/identify")):  # the page shows progress before it has read the photograph
+        page.get_by_role("button", name="Identify").click()
     wait_for_status(page, "Identifying: 0 of 1 done")
     page.clock.fast_forward(121_000)
     page.locator(".answer .problem").get_by_text("The service is busy or does not answer").wait_for()

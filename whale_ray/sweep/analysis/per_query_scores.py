@@ -55,7 +55,7 @@ class QueryScores(NamedTuple):
     scores: np.ndarray
 
     def means_outside_folds(self) -> np.ndarray:
-        """Return the mean over the queries outside of each fold, shape (FOLDS,); NaN where there is none."""
+        """Return the mean over the queries outside of each fold, shape (FOLDS,); NaN if all are in it."""
         outside = self.folds[:, None] != np.arange(FOLDS)
         sums, counts = np.where(outside, self.scores[:, None], 0.0).sum(axis=0), outside.sum(axis=0)
         return np.asarray(np.divide(sums, counts, out=np.full(FOLDS, np.nan), where=counts > 0))

@@ -54,18 +54,18 @@ def _at_axis(trials: Sequence[Record], name: str, objective: str) -> list[Point]
     return [(record.point[name], float(record.result[objective]), describe(record)) for record in have]
 
 
-Best = dict[str, dict[Any, float]]
+BestScores = dict[str, dict[Any, float]]
 
 
-def _best_settings_of(record: Record, objective: str) -> Best:
+def _best_settings_of(record: Record, objective: str) -> BestScores:
     """Return the best score that a trial reaches with each value of each retrieval axis, values in order."""
     path = record.folder / "retrieval.csv"
     return _best_settings_in(path, objective) if path.exists() else {}
 
 
-def _read_best_settings(path: Path, objective: str) -> Best:
+def _read_best_settings(path: Path, objective: str) -> BestScores:
     rows = pd.read_csv(path).to_dict("records")  # a comparison by pandas takes a millisecond per axis
-    found: Best = {}
+    found: BestScores = {}
     for name in RETRIEVAL_AXES:
         scores: dict[Any, float] = {}
         for row in rows:
@@ -79,7 +79,7 @@ def _read_best_settings(path: Path, objective: str) -> Best:
 _best_settings_in = FileCache(_read_best_settings)
 
 
-def _at_retrieval(tables: Sequence[tuple[Record, Best]], name: str) -> list[Point]:
+def _at_retrieval(tables: Sequence[tuple[Record, BestScores]], name: str) -> list[Point]:
     return [(value, score, describe(record)) for record, best in tables for value, score in best.get(name, {}).items()]
 
 
