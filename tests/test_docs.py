@@ -155,6 +155,23 @@ def test_every_link_has_a_target(page: str, link: str) -> None:
         assert ((ROOT / page).parent / target).exists(), f"{page}: {link}"
 
 
+def anchor_of(heading: str) -> str:
+    """Return the anchor that GitHub and MyST give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_experiment_is_linked_from_the_index() -> None:
+    folder = "docs/experiments/"
+    index = TEXTS[f"{folder}index.md"]
+    pages = {page.removeprefix(folder): text for page, text in TEXTS.items() if page.startswith(folder)}
+    sections = [
+        f"{page}#{anchor_of(heading)}" for page, text in pages.items() for heading in re.findall(r"(?m)^## (.+)$", text)
+    ]
+    missing = [section for section in sections if f"]({section})" not in index]
+    assert sections
+    assert not missing, f"Add a row to {folder}index.md for: {', '.join(missing)}"
+
+
 def test_every_picture_is_small_and_shown() -> None:
     pictures = [path for path in (ROOT / "docs" / "figures").iterdir() if path.is_file()]
     everything = "\n".join(TEXTS.values())
