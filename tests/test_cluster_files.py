@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import ray
 import yaml
@@ -22,6 +23,7 @@ from whale_ray.serving.deployment.settings import ServeSettings
 
 pytestmark = pytest.mark.integration
 
+KUBERNETES = "1.30"
 DEPLOY = Path(__file__).parents[1] / "deploy"
 TEMPLATE = {"type": "object", "required": ["spec"]}
 GROUP = {"rayStartParams": {"type": "object", "additionalProperties": {"type": "string"}}, "template": TEMPLATE}
@@ -77,11 +79,25 @@ def test_a_kuberay_manifest_has_the_fields_of_the_operators_api(name: str) -> No
     manifest = yaml.safe_load((DEPLOY / "kuberay" / name).read_text())
     assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", kind)
     jsonschema.validate(manifest["spec"], spec)
+
+
+def pods(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pods that the operator makes from the groups of a manifest, without what it adds itself."""
     cluster = manifest["spec"].get("rayClusterSpec") or manifest["spec"].get("rayClusterConfig") or manifest["spec"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        pod = group["template"]["spec"]
-        volumes = {volume["name"] for volume in pod["volumes"]}
-        assert {mount["name"] for one in pod["containers"] for mount in one["volumeMounts"]} == volumes
+    groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    return [{"apiVersion": "v1", "kind": "Pod", "metadata": {}, **group["template"]} for group in groups]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_kubernetes_takes_the_pods_of_a_kuberay_manifest(name: str) -> None:
+    found = pods(yaml.safe_load((DEPLOY / "kuberay" / name).read_text()))
+    for pod in found:
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+        assert {mount["name"] for one in pod["spec"]["containers"] for mount in one["volumeMounts"]} == volumes
+    found[0]["spec"]["containers"][0]["imagepullPolicy"] = "Always"
+    with pytest.raises(kubernetes_validate.ValidationError, match="imagepullPolicy"):
+        kubernetes_validate.validate(found[0], KUBERNETES, strict=True)
 
 
 def test_the_service_on_kubernetes_has_settings_that_exist_and_needs_a_key() -> None:
