@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -117,20 +119,26 @@ def plot_learning(records: Sequence[Record], looks: Mapping[str, str], objective
     groups = [(objective, trained, objective)]
     for name in sorted({str(record.settings["loss"]["name"]) for record in trained}):
         groups.append((f"loss: {name}", [one for one in trained if one.settings["loss"]["name"] == name], "loss"))
-    plots = [_learning(title, group, looks, column, objective) for title, group, column in groups]
+    read = functools.cache(_read_epochs)  # a trial has a curve in several plots
+    plots = [_learning(title, group, looks, read, column, objective) for title, group, column in groups]
     return [plot for plot in plots if plot is not None]
+
+
+def _read_epochs(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path)
 
 
 def _learning(
     title: str,
     group: Sequence[Record],
     looks: Mapping[str, str],
+    read: Callable[[Path], pd.DataFrame],
     column: str,
     objective: str,
 ) -> Plot | None:
     curves = []
     for record in group[:_MOST_CURVES]:
-        table = pd.read_csv(record.folder / _EPOCHS)
+        table = read(record.folder / _EPOCHS)
         scored = table.dropna(subset=[column]) if column in table else table.iloc[:0]
         points = (
             tuple(zip(scored["epoch"].astype(float), scored[column].astype(float), strict=True)) if len(scored) else ()
