@@ -149,6 +149,7 @@ def test_the_queries_of_each_trial_are_read_once_for_all_comparisons(
     assert sorted(read) == ["a", "b", "c"]
     chosen = chosen_by_others(scored, "recall@1")
     assert (chosen["rank"] == 1).sum() == 9
+    assert sorted(chosen["image"]) == sorted(queries_of(right=0)["image"])
     assert set(read[3:]) == {"c"}, "all columns of the chosen trials only"
 
 
