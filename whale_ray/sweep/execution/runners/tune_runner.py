@@ -62,8 +62,6 @@ def run_trials(
     if stopping.is_set():
         return ""
     check_gpu(fixed["resources.gpus"], left_out=slots.left_out, say=progress.say, stopping=stopping)
-    trainable = tune.with_parameters(run_trial_on_ray, context=job)
-    trainable.__name__ = f"{store.sweep.name}: one trial at a time"  # name of the actors in Ray's dashboard
     with (
         tempfile.TemporaryDirectory(prefix="whale_ray_tune_") as scratch,
         LiveReport(store.folder, say=progress.say) as report,
@@ -76,7 +74,7 @@ def run_trials(
         groups = WorkerGroups(job.worker_resources, workers=job.workers)
         callback = SweepCallback(store, progress, events, stopping, slots, admission, order, groups)
         tune.Tuner(
-            tune.with_resources(trainable, lambda config: _reservation(slots, config)),
+            _trainable(store.sweep.name, job, slots),
             tune_config=tune.TuneConfig(
                 search_alg=QueueSearcher(store, progress, stopping, slots, callback.settle, order),
                 scheduler=EarlyStoppingScheduler(store),
@@ -97,6 +95,12 @@ def run_trials(
     groups.settle(at_once=True)
     slots.end_demand()
     return describe_left_out(slots.left_out.values()) if callback.has_no_node else ""
+
+
+def _trainable(sweep: str, job: SweepContext, slots: TrialSlots) -> Any:
+    trainable = tune.with_parameters(run_trial_on_ray, context=job)
+    trainable.__name__ = f"{sweep}: one trial at a time"  # name of the actors in Ray's dashboard
+    return tune.with_resources(trainable, lambda config: _reservation(slots, config))
 
 
 def _reservation(slots: TrialSlots, config: Mapping[str, Any]) -> Any:
